@@ -1,0 +1,97 @@
+"""What a source says to its owner: events, in order, and the state of the source itself.
+
+A source runs in a thread of its own and hands events to a `Sink`; it never waits for what the
+owner does with them. Contract:
+
+* `Replaced` carries a *complete* list. It is sent only when the last page (or the bookmark that ends a
+  streaming list) has come; what it does not hold has vanished.
+* `Changed` and `Deleted` are applied in the order in which they are sent.
+* `SourceState` may come at any time and says nothing about objects.
+* `Resync` asks the owner to hand every cached object to the handlers again. It is local and costs no request.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from shmroute.objects import AppModel, EndpointSlice, InvalidAppModel, ObjectKey
+
+__all__ = [
+    "Changed",
+    "Deleted",
+    "Event",
+    "Item",
+    "Replaced",
+    "Resource",
+    "Resync",
+    "Sink",
+    "Source",
+    "SourceState",
+]
+
+Resource: TypeAlias = Literal["appmodels", "endpointslices"]
+Item: TypeAlias = AppModel | InvalidAppModel | EndpointSlice
+
+
+class Replaced(msgspec.Struct, frozen=True):
+    """The complete state of one resource as this source sees it."""
+
+    resource: Resource
+    items: tuple[Item, ...]
+    received_ns: int = 0
+    """Monotonic clock when the last byte arrived."""
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """An object was added or modified."""
+
+    resource: Resource
+    item: Item
+    received_ns: int = 0
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    """An object is gone, or no longer matches the selector."""
+
+    resource: Resource
+    key: ObjectKey
+    received_ns: int = 0
+
+
+class Resync(msgspec.Struct, frozen=True):
+    """Hand every cached object of the resource to the handlers again."""
+
+    resource: Resource
+
+
+class SourceState(msgspec.Struct, frozen=True):
+    """How the source stands. `contact_ns`: monotonic clock of the last proof that it is in step."""
+
+    resource: Resource
+    phase: Literal["starting", "listing", "watching", "backing-off", "stopped"]
+    contact_ns: int
+    reason: str = ""
+    """Why it is not watching, in plain words; "" while all is well."""
+    restarts: int = 0
+    lists: int = 0
+    backoff_seconds: float = 0.0
+
+
+Event: TypeAlias = Replaced | Changed | Deleted | Resync | SourceState
+
+
+class Sink(Protocol):
+    """Takes events from a source's thread; never blocks."""
+
+    def put(self, event: Event) -> None: ...
+
+
+class Source(Protocol):
+    """One resource of one place. `run` returns soon (well under 1 s) after `stop` is set."""
+
+    resource: Resource
+
+    def run(self, sink: Sink, stop: threading.Event) -> None: ...
