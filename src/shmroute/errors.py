@@ -6,6 +6,11 @@ This module imports nothing of shmroute and is safe in a worker.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = [
     "ApiError",
     "AppNotFound",
@@ -13,6 +18,7 @@ __all__ = [
     "ConfigError",
     "InvalidObject",
     "LayoutMismatch",
+    "MetadataNotJson",
     "ModelNotFound",
     "NoEndpoints",
     "NotReady",
@@ -66,11 +72,13 @@ class NoEndpoints(ShmrouteError, LookupError):
     has no pod, for instance scaled to zero) or "ambiguous port" (several ports, and none was named).
     """
 
-    def __init__(self, app: str, service: str, reason: str) -> None:
+    def __init__(self, app: str, service: str, reason: str, detail: str = "") -> None:
         self.app = app
         self.service = service
         self.reason = reason
-        super().__init__(f"app {app!r} has no endpoint: Service {service!r} is {reason}")
+        self.detail = detail
+        more = f" ({detail})" if detail else ""
+        super().__init__(f"app {app!r} has no endpoint: Service {service!r}: {reason}{more}")
 
 
 class StaleRoutes(ShmrouteError):
@@ -82,6 +90,14 @@ class StaleRoutes(ShmrouteError):
         super().__init__(
             f"routes were last in step with their source {age:.1f} s ago, more than the {max_age:g} s asked for"
         )
+
+
+class MetadataNotJson(ShmrouteError, ValueError):
+    """A model's metadata is there, but it is not JSON; `Route.metadata_bytes` has it."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(f"the metadata of model {model!r} is not JSON: use metadata_bytes")
 
 
 class LayoutMismatch(ShmrouteError):
@@ -130,11 +146,26 @@ class InvalidObject(ShmrouteError, ValueError):
 
 
 class ApiError(ShmrouteError):
-    """The Kubernetes API refused a request. `status` is the HTTP status, 0 where there was no answer."""
+    """The Kubernetes API refused a request. `status` is the HTTP status, 0 where there was no answer.
 
-    def __init__(self, what: str, status: int, reason: str, message: str) -> None:
+    `reason` and `message` are those of the server's Status, `details` its details (causes and the like),
+    `retry_after_seconds` what the header Retry-After asked for.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        status: int,
+        reason: str,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
         self.what = what
         self.status = status
         self.reason = reason
         self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        self.details = details
         super().__init__(f"{what}: {status or 'no answer'} {reason}: {message}".rstrip(": "))
