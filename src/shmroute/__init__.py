@@ -1,0 +1,40 @@
+"""shmroute: which app serves a model, looked up lock-free by every worker process of a pod.
+
+    from shmroute import resolve
+
+    resolve("iiot_dataservice").app
+
+One watcher process per pod (`shmroute watch`) keeps the snapshot in shared memory; see `shmroute.client`.
+"""
+
+from shmroute.client import Reader, get, resolve
+from shmroute.errors import (
+    AppNotFound,
+    ConfigError,
+    LayoutMismatch,
+    MetadataNotJson,
+    ModelNotFound,
+    NoEndpoints,
+    NotReady,
+    ShmrouteError,
+    StaleRoutes,
+)
+from shmroute.routes import App, Endpoint, Route
+
+__all__ = [
+    "App",
+    "AppNotFound",
+    "ConfigError",
+    "Endpoint",
+    "LayoutMismatch",
+    "MetadataNotJson",
+    "ModelNotFound",
+    "NoEndpoints",
+    "NotReady",
+    "Reader",
+    "Route",
+    "ShmrouteError",
+    "StaleRoutes",
+    "get",
+    "resolve",
+]

@@ -1,12 +1,24 @@
-"""The answers: `Route` and `Endpoint`, frozen values a worker gets from a look-up."""
+"""The answers a worker gets: `Route`, `App` and `Endpoint`, frozen values.
+
+A route is a value of one generation. Its endpoints and metadata are looked up through the reader that made it when they
+are asked for, at that moment's generation, so a route that is held never leads to an address that has been withdrawn.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-__all__ = ["Endpoint", "Route"]
+from shmroute.errors import ShmrouteError
+
+if TYPE_CHECKING:
+    from shmroute.client import Reader
+    from shmroute.metadata_value import MetadataValue
+    from shmroute.picking import Pool
+
+__all__ = ["App", "Endpoint", "Route"]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -23,11 +35,26 @@ class Endpoint(msgspec.Struct, frozen=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class App(msgspec.Struct, frozen=True, array_like=True):
+    """What one AppModel says of its app. The wire form is an array of the fields in this order."""
+
+    app: str
+    version: str
+    namespace: str
+    appmodel: str
+    """`metadata.name` of the AppModel."""
+    service: str
+    """`namespace/name` of the app's Service."""
+    models: tuple[tuple[str, str], ...]
+    """(name, version) of each model, as in the AppModel."""
+
+
 class Route(msgspec.Struct, frozen=True, array_like=True):
-    """Which app serves a model, in which version. The wire form is an array of the fields in this order."""
+    """Which app serves a model, in which version. The wire form is an array of the public fields in this order."""
 
     model: str
     version: str
+    """The model's version."""
     app: str
     app_version: str
     namespace: str
@@ -36,3 +63,126 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
     others: tuple[Route, ...] = ()
     """The same model's routes in other namespaces, the oldest AppModel first."""
     _reader: Any = None
+    _pool: Any = None
+    _metadata: Any = None
+
+    # --- endpoints -----------------------------------------------------------------------------------------
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Addresses of the app's pods: the ready ones; where none is ready, the serving ones that terminate.
+
+        Empty both for a Service without pods and for one that is not known; `pick` tells them apart.
+        """
+        return self._current_pool().endpoints
+
+    def pick(self, key: str | bytes | None = None) -> Endpoint:
+        """One address to send a request to.
+
+        Without `key`: round-robin within this process, from a random start. With `key`: the same address for the same
+        key as long as it is there, in every worker (rendezvous hashing); when one of n goes, only its 1/n of the
+        keys move. Endpoints meant for this pod's zone (`SHMROUTE_ZONE`) are preferred where the slices carry hints.
+
+        Raises:
+            NoEndpoints: there is none; its `reason` says why.
+        """
+        pool: Pool | None = self._pool
+        if pool is None or not self._reader.is_current(pool):
+            pool = self._current_pool()
+        return pool.next() if key is None else pool.for_key(key)
+
+    def connection(self) -> AbstractContextManager[Endpoint]:
+        """`with route.connection() as endpoint:` picks the less busy of two random addresses.
+
+        Busy means: picked this way by this process and not yet left.
+
+        Raises:
+            NoEndpoints: there is none; its `reason` says why.
+        """
+        return self._current_pool().connection()
+
+    def _current_pool(self) -> Pool:
+        reader = self._bound_reader()
+        pool = reader.pool_of(self)
+        msgspec.structs.force_setattr(self, "_pool", pool)
+        return pool
+
+    # --- metadata ------------------------------------------------------------------------------------------
+
+    @property
+    def metadata(self) -> Any:
+        """The model's metadata, decoded from JSON once per worker and change; None while there is none.
+
+        The value is shared by all callers in this process: do not change it.
+
+        Raises:
+            MetadataNotJson: there is a value, and it is not JSON; `metadata_bytes` has it.
+        """
+        return self._current_metadata().value()
+
+    @property
+    def metadata_bytes(self) -> bytes | None:
+        """The value as it stands in Redis, or None while there is none."""
+        return self._current_metadata().raw
+
+    @property
+    def metadata_version(self) -> str | None:
+        """The model version the value was read for, or None while there is none.
+
+        Differs from `version` while a newer value has not arrived yet.
+        """
+        return self._current_metadata().version
+
+    @property
+    def metadata_state(self) -> str:
+        """Why the metadata is as it is.
+
+        "loaded"; "pending" (not read yet, or the store is away), "missing" (no such key), "outdated" (the value calls
+        itself another version), "too-large", "wrong-type": asked for again, and meanwhile the last value, if any, is
+        given; "off": the watcher reads no metadata.
+        """
+        return self._current_metadata().state
+
+    def _current_metadata(self) -> MetadataValue:
+        value: MetadataValue | None = self._metadata
+        if value is None or not self._reader.is_current(value):
+            value = self._bound_reader().metadata_of(self)
+            msgspec.structs.force_setattr(self, "_metadata", value)
+        return value
+
+    def _bound_reader(self) -> Reader:
+        reader: Reader | None = self._reader
+        if reader is None:
+            raise ShmrouteError(
+                f"this route of model {self.model!r} was not made by a reader, or came from another process:"
+                " resolve it again for its endpoints and metadata"
+            )
+        return reader
+
+    # --- as a value ----------------------------------------------------------------------------------------
+
+    def _public(self) -> tuple[Any, ...]:
+        return (
+            self.model,
+            self.version,
+            self.app,
+            self.app_version,
+            self.namespace,
+            self.appmodel,
+            self.others,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return self._public() == other._public() if isinstance(other, Route) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._public())
+
+    def __repr__(self) -> str:
+        return (
+            f"Route(model={self.model!r}, version={self.version!r}, app={self.app!r},"
+            f" app_version={self.app_version!r}, namespace={self.namespace!r}, appmodel={self.appmodel!r})"
+        )
+
+    def __reduce__(self) -> tuple[type[Route], tuple[Any, ...]]:
+        return Route, self._public()

@@ -15,8 +15,8 @@ from typing import TypeAlias
 import msgspec
 
 __all__ = [
-    "AppRow",
     "ConflictRow",
+    "EndpointRow",
     "EndpointsRow",
     "EndpointsState",
     "InvalidRow",
@@ -33,7 +33,7 @@ class Kind(enum.IntEnum):
     """What a row is about. The key of each kind stands behind it."""
 
     MODEL = 1  # model name -> `shmroute.routes.Route`, the winner; other namespaces' routes in `others`
-    APP = 2  # app name -> tuple[AppRow, ...], one for each AppModel that names the app, the oldest first
+    APP = 2  # app name -> tuple[shmroute.routes.App, ...], one for each AppModel that names the app, the oldest first
     ENDPOINTS = 3  # "namespace/appmodel" -> EndpointsRow
     METADATA = 4  # "namespace/model" -> MetadataRow
     CONFLICT = 5  # "namespace/model" -> ConflictRow
@@ -43,20 +43,6 @@ class Kind(enum.IntEnum):
 
 RowKey: TypeAlias = tuple[int, str]
 """`(kind, key)`; keys hold no NUL character."""
-
-
-class AppRow(msgspec.Struct, frozen=True, array_like=True):
-    """What one AppModel says of its app."""
-
-    app: str
-    version: str
-    namespace: str
-    appmodel: str
-    """`metadata.name` of the AppModel."""
-    service: str
-    """`namespace/name` of the app's Service."""
-    models: tuple[tuple[str, str], ...]
-    """(name, version) of each model, as in the AppModel."""
 
 
 class EndpointsState(enum.IntEnum):

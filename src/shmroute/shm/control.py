@@ -1,0 +1,243 @@
+"""The control block of an area: the generation word, and what a writer says of itself.
+
+`ControlReader` is for every process (read-only mapping), `ControlWriter` for the one that holds the area's lock. Only
+the generation word and the current segment's start are needed to read correctly; the rest is information.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from contextlib import suppress
+from typing import Final
+from zlib import crc32
+
+from shmroute.errors import AreaBusy, LayoutMismatch
+from shmroute.shm import memory
+from shmroute.shm.layout import (
+    CONTACT_AT,
+    CONTROL_BYTES,
+    CONTROL_HEADER,
+    CONTROL_MAGIC,
+    FORMAT_VERSION,
+    GENERATION_AT,
+    HEARTBEAT_AT,
+    SEGMENT_AT,
+    STATUS_AT,
+    STATUS_BYTES,
+    STATUS_HEADER,
+    SYNCED_AT,
+    WORD_BYTES,
+    WRITER_PID_AT,
+    WRITER_STARTED_AT,
+    check_control_header,
+)
+
+_CREATE_ATTEMPTS: Final = 100
+"""Each lost race means that somebody else made progress; more than a few in a row do not happen."""
+
+
+def fence() -> None:
+    """Order what was stored before against what is stored after, for readers in other processes.
+
+    Releasing and taking a lock are a full barrier on every processor CPython runs on (a no-op's worth on x86-64).
+    """
+    lock = threading.Lock()
+    lock.acquire()
+    lock.release()
+    lock.acquire()
+    lock.release()
+
+
+class ControlReader:
+    """A read-only view of an area's control block.
+
+    Raises:
+        FileNotFoundError: the area has never been written.
+        LayoutMismatch: it is damaged, foreign or of another format version.
+    """
+
+    def __init__(self, area: str) -> None:
+        name = memory.control_name(area)
+        try:
+            self._map = memory.attach(name)
+        except ValueError as error:
+            raise LayoutMismatch(name, "it is empty") from error
+        check_control_header(name, self._map[:CONTROL_BYTES])
+        view = memoryview(self._map)
+        self._words = view[:CONTROL_BYTES].cast("Q")
+        self.head: memoryview[float] = view[GENERATION_AT : GENERATION_AT + WORD_BYTES].cast("B").cast("d", shape=())
+        """The generation as `head[()]`, a float: a memoryview without dimensions is the quickest to read."""
+
+    def _word(self, offset: int) -> int:
+        return int(self._words[offset // WORD_BYTES])
+
+    @property
+    def generation(self) -> int:
+        """The newest published generation, 0 before the first."""
+        return int(self.head[()])
+
+    @property
+    def segment(self) -> int:
+        """The start generation of the current segment, 0 before the first."""
+        return self._word(SEGMENT_AT)
+
+    @property
+    def writer_pid(self) -> int:
+        """The writer's process id, in its own pid namespace."""
+        return self._word(WRITER_PID_AT)
+
+    @property
+    def writer_started_ns(self) -> int:
+        """When the writer took the area, on the monotonic clock."""
+        return self._word(WRITER_STARTED_AT)
+
+    @property
+    def heartbeat_ns(self) -> int:
+        """When the writer's loop last turned, on the monotonic clock."""
+        return self._word(HEARTBEAT_AT)
+
+    @property
+    def contact_ns(self) -> int:
+        """When the published rows were last known to be in step with every source, on the monotonic clock."""
+        return self._word(CONTACT_AT)
+
+    @property
+    def synced(self) -> bool:
+        """Whether the present writer has published a complete list of its own."""
+        return self._word(SYNCED_AT) != 0
+
+    def status(self) -> bytes | None:
+        """The newest status page that is whole, or None."""
+        pages = []
+        for start in STATUS_AT:
+            sequence, length, checksum = STATUS_HEADER.unpack_from(self._map, start)
+            begin = start + STATUS_HEADER.size
+            payload = self._map[begin : begin + min(length, STATUS_BYTES)]
+            if sequence and crc32(payload) == checksum:
+                pages.append((sequence, payload))
+        return max(pages)[1] if pages else None
+
+
+class ControlWriter(ControlReader):
+    """The control block in the hands of the one process that holds the area's lock.
+
+    Made by `acquire`. Creates the block where there is none, and replaces one of another format version (readers of
+    that version keep what they mapped and see it grow stale).
+    """
+
+    def __init__(self, area: str, descriptor: int) -> None:
+        super().__init__(area)
+        self._descriptor = descriptor
+        self._writable = memory.attach(memory.control_name(area), write=True)
+        self._buffer = memoryview(self._writable)
+        self._store = self._buffer[:CONTROL_BYTES].cast("Q")
+        self._store_head = self._buffer[GENERATION_AT : GENERATION_AT + WORD_BYTES].cast("d")
+        self._sequence = max(STATUS_HEADER.unpack_from(self._map, start)[0] for start in STATUS_AT)
+
+    @classmethod
+    def acquire(cls, area: str, ownership: memory.Ownership) -> ControlWriter:
+        """Take the area's lock, which this process keeps until `close` or its death.
+
+        Raises:
+            AreaBusy: another process has it.
+            OutOfSharedMemory: no room for the control block.
+        """
+        name = memory.control_name(area)
+        for _ in range(_CREATE_ATTEMPTS):
+            try:
+                descriptor = os.open(memory.path_of(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                _create(name, ownership)
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                try:
+                    pid = ControlReader(area).writer_pid
+                except (FileNotFoundError, LayoutMismatch):
+                    pid = 0
+                raise AreaBusy(area, pid) from None
+            if not _is_named(descriptor, name):  # replaced between open and lock
+                os.close(descriptor)
+                continue
+            try:
+                check_control_header(name, os.pread(descriptor, CONTROL_BYTES, 0))
+            except LayoutMismatch:
+                memory.unlink(name)
+                os.close(descriptor)
+                continue
+            ownership.apply(descriptor)
+            return cls(area, descriptor)
+        raise LayoutMismatch(name, "it keeps being replaced")
+
+    def store_generation(self, generation: int) -> None:
+        """Publish: from this store on, readers go to `generation`."""
+        fence()
+        self._store_head[0] = float(generation)
+
+    def _set(self, offset: int, value: int) -> None:
+        self._store[offset // WORD_BYTES] = value
+
+    def store_segment(self, start: int) -> None:
+        """Name the segment that those who attach from now on open."""
+        fence()
+        self._set(SEGMENT_AT, start)
+
+    def introduce(self, now_ns: int) -> None:
+        """Say who writes now."""
+        self._set(SYNCED_AT, 0)
+        self._set(WRITER_PID_AT, os.getpid())
+        self._set(WRITER_STARTED_AT, now_ns)
+        self._set(HEARTBEAT_AT, now_ns)
+
+    def beat(self, now_ns: int, contact_ns: int, *, synced: bool) -> None:
+        """Say that the writer's loop turns, and when its rows were last in step with every source."""
+        self._set(HEARTBEAT_AT, now_ns)
+        if contact_ns:
+            self._set(CONTACT_AT, contact_ns)
+        self._set(SYNCED_AT, int(synced))
+
+    def store_status(self, payload: bytes) -> None:
+        """Show a status page; one that is too long is left out."""
+        if len(payload) > STATUS_BYTES - STATUS_HEADER.size:
+            return
+        self._sequence += 1
+        start = STATUS_AT[self._sequence % len(STATUS_AT)]
+        begin = start + STATUS_HEADER.size
+        self._buffer[begin : begin + len(payload)] = payload
+        STATUS_HEADER.pack_into(self._buffer, start, self._sequence, len(payload), crc32(payload))
+
+    def close(self) -> None:
+        """Give the lock back; the area stays."""
+        for view in (self._store_head, self._store, self._buffer):
+            view.release()
+        self._writable.close()
+        os.close(self._descriptor)
+
+
+def _create(name: str, ownership: memory.Ownership) -> None:
+    """Make a control block under a temporary name and link it into place; no harm if somebody was faster."""
+    temporary = f"{name}.new-{os.getpid()}-{threading.get_ident()}"
+    path = memory.path_of(temporary)
+    with suppress(FileNotFoundError):
+        path.unlink()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        memory.reserve(descriptor, name, 0, CONTROL_BYTES)
+        os.pwrite(descriptor, CONTROL_HEADER.pack(CONTROL_MAGIC, FORMAT_VERSION, 0), 0)
+        ownership.apply(descriptor)
+        with suppress(FileExistsError):
+            os.link(path, memory.path_of(name))
+    finally:
+        os.close(descriptor)
+        memory.unlink(temporary)
+
+
+def _is_named(descriptor: int, name: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), memory.path_of(name).stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,180 @@
+"""The bytes of a control block and of a segment: offsets, structs, checksums. Pure functions over values and buffers.
+
+Used by the publisher and the reader; nobody else needs to know an offset. All integers are little-endian; every word
+that is stored or loaded as one lies at a multiple of 8 (asserted below).
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from shmroute.errors import LayoutMismatch
+
+FORMAT_VERSION: Final = 1
+"""Raised with every change of this module or of `shmroute.rows`."""
+
+CONTROL_MAGIC: Final = b"shmrctl\n"
+SEGMENT_MAGIC: Final = b"shmrseg\n"
+
+WORD_BYTES: Final = 8
+
+# --- control block -----------------------------------------------------------------------------------------
+
+CONTROL_BYTES: Final = 65536
+CONTROL_HEADER: Final = struct.Struct("<8sII")  # magic, format version, pad
+
+GENERATION_AT: Final = 64  # float64, alone on its cache line: the only word a reader must look at
+SEGMENT_AT: Final = 128  # uint64: the start generation of the current segment, part of its name
+WRITER_PID_AT: Final = 136
+WRITER_STARTED_AT: Final = 144  # monotonic nanoseconds
+HEARTBEAT_AT: Final = 152  # monotonic nanoseconds
+CONTACT_AT: Final = 160  # monotonic nanoseconds of the last proof of being in step with every source
+SYNCED_AT: Final = 168  # 1 once this writer has published a complete list
+
+STATUS_AT: Final = (4096, 4096 + 30720)
+"""Two slots for the status page, written in turn."""
+STATUS_BYTES: Final = 30720
+STATUS_HEADER: Final = struct.Struct("<QII")  # sequence, length, crc32 of the payload
+
+# --- segment -----------------------------------------------------------------------------------------------
+
+SEGMENT_HEADER: Final = struct.Struct("<8sIIQQQQQ")
+"""magic, format version, crc32 of the rest, start generation, slots, records' start, log's start, capacity"""
+HINT_AT: Final = 64  # uint64: byte offset of the newest batch, 0 before the first
+SLOTS_USED_AT: Final = 72  # uint64, information for the next writer
+LIVE_ROWS_AT: Final = 80  # uint64, information
+SLOTS_AT: Final = 128
+
+RECORD: Final = struct.Struct("<IHBBII")
+"""crc32 of key and value (seeded), key length, kind, flags, value length, superseded record in 8-byte units"""
+RECORD_BYTES: Final = RECORD.size
+RECORD_READ: Final = struct.Struct("<IHBBI")
+"""The same without the last field: what a look-up needs."""
+DELETED: Final = 1
+MAX_KEY_BYTES: Final = 0xFFFF
+MAX_VALUE_BYTES: Final = 0xFFFFFFFF
+
+BATCH: Final = struct.Struct("<QQIIII")
+"""generation, next segment's start generation (0 unless sealed), length in bytes, records, flags, crc32"""
+BATCH_BYTES: Final = BATCH.size
+SEALED: Final = 1
+RESET: Final = 2
+
+MAX_SEGMENT_BYTES: Final = 8 << 32
+"""Offsets are kept in 32 bits of 8-byte units."""
+
+MIN_SLOTS: Final = 1024
+SLOTS_PER_ROW: Final = 2
+"""At least so many slots for each row of the base: short probes, and room for rows to come."""
+
+assert sys.byteorder == "little", "the format is little-endian"  # noqa: S101
+for _offset in (GENERATION_AT, SEGMENT_AT, HEARTBEAT_AT, HINT_AT, SLOTS_AT, *STATUS_AT):
+    assert _offset % WORD_BYTES == 0  # noqa: S101
+assert BATCH_BYTES % WORD_BYTES == 0  # noqa: S101
+assert RECORD_BYTES % WORD_BYTES == 0  # noqa: S101
+
+
+class SegmentHeader(NamedTuple):
+    """What a segment says of itself; sizes and offsets in bytes."""
+
+    start: int
+    slots: int
+    records_at: int
+    log_at: int
+    capacity: int
+
+
+class Batch(NamedTuple):
+    """The header of one generation's changes."""
+
+    generation: int
+    next_start: int
+    length: int
+    records: int
+    flags: int
+
+
+def align(size: int) -> int:
+    """`size` rounded up to a whole word."""
+    return (size + 7) & ~7
+
+
+def record_size(key_length: int, value_length: int) -> int:
+    """Bytes a record takes in a segment."""
+    return align(RECORD_BYTES + key_length + value_length)
+
+
+def slots_for(rows: int) -> int:
+    """The number of slots (a power of two) for a base of `rows` rows."""
+    return max(MIN_SLOTS, 1 << (rows * SLOTS_PER_ROW - 1).bit_length() if rows else 0)
+
+
+def pack_segment_header(header: SegmentHeader) -> bytes:
+    """The header's bytes, checksum included."""
+    body = SEGMENT_HEADER.pack(SEGMENT_MAGIC, FORMAT_VERSION, 0, *header)
+    return SEGMENT_HEADER.pack(SEGMENT_MAGIC, FORMAT_VERSION, crc32(body), *header)
+
+
+def unpack_segment_header(name: str, data: bytes, size: int) -> SegmentHeader:
+    """The header in the first bytes of a segment of `size` bytes.
+
+    Raises:
+        LayoutMismatch: not a segment, damaged, cut short, or of another format version.
+    """
+    if len(data) < SLOTS_AT:
+        raise LayoutMismatch(name, f"{len(data)} bytes are too few for a segment")
+    magic, version, checksum, *fields = SEGMENT_HEADER.unpack_from(data)
+    if magic != SEGMENT_MAGIC:
+        raise LayoutMismatch(name, "not a segment of shmroute (bad magic)")
+    if version != FORMAT_VERSION:
+        raise LayoutMismatch(name, f"format version {version}, this process reads version {FORMAT_VERSION}")
+    header = SegmentHeader(*fields)
+    if crc32(SEGMENT_HEADER.pack(magic, version, 0, *header)) != checksum:
+        raise LayoutMismatch(name, "its header is damaged (checksum)")
+    slots = header.slots
+    if slots < 1 or slots & (slots - 1) or header.records_at != SLOTS_AT + slots * WORD_BYTES:
+        raise LayoutMismatch(name, "its header contradicts itself")
+    if not header.records_at <= header.log_at <= header.capacity <= size:
+        raise LayoutMismatch(name, f"cut short: {size} bytes, its header speaks of {header.capacity}")
+    return header
+
+
+def check_control_header(name: str, data: bytes) -> None:
+    """Raises `LayoutMismatch` unless `data` begins a control block of this format version."""
+    if len(data) < CONTROL_HEADER.size:
+        raise LayoutMismatch(name, f"{len(data)} bytes are too few for a control block")
+    magic, version, _ = CONTROL_HEADER.unpack_from(data)
+    if magic != CONTROL_MAGIC:
+        raise LayoutMismatch(name, "not a control block of shmroute (bad magic)")
+    if version != FORMAT_VERSION:
+        raise LayoutMismatch(name, f"format version {version}, this process reads version {FORMAT_VERSION}")
+    if len(data) < CONTROL_BYTES:
+        raise LayoutMismatch(name, f"cut short: {len(data)} bytes instead of {CONTROL_BYTES}")
+
+
+def pack_record(kind: int, flags: int, key: bytes, value: bytes, previous: int) -> bytes:
+    """One record, padded to whole words; `previous` is the superseded record's offset in words, 0 for none."""
+    data = key + value
+    size = RECORD_BYTES + len(data)
+    header = RECORD.pack(crc32(data, record_seed(kind, flags, len(key))), len(key), kind, flags, len(value), previous)
+    return header + data + b"\0" * (-size & 7)
+
+
+def record_seed(kind: int, flags: int, key_length: int) -> int:
+    """What the checksum of a record starts from, so that a damaged header shows too."""
+    return kind << 24 | flags << 16 | key_length
+
+
+def pack_batch(generation: int, records: bytes, count: int, flags: int = 0, next_start: int = 0) -> bytes:
+    """A batch of already packed records."""
+    length = BATCH_BYTES + len(records)
+    bare = BATCH.pack(generation, next_start, length, count, flags, 0)
+    return BATCH.pack(generation, next_start, length, count, flags, crc32(records, crc32(bare))) + records
+
+
+def batch_checksum(batch: Batch, records: bytes) -> int:
+    """The checksum that `pack_batch` stored."""
+    return crc32(records, crc32(BATCH.pack(*batch, 0)))
