@@ -1,7 +1,8 @@
 """A new base, built a slice at a time between publishes.
 
-Called by the publisher only. Incremental, in the writer's own thread, instead of a helper process: nothing to start, feed,
-supervise or clean up, no second copy of the rows, and a publish waits for one slice at the most, bounded in time. A helper would halve the wall time on an idle core, which nobody waits for.
+Called by the publisher only. Incremental, in the writer's own thread, instead of a helper process: nothing to start,
+feed, supervise or clean up, no second copy of the rows, and a publish waits for one slice at the most, which is
+bounded in time. A helper would halve the wall time on an idle core, which nobody waits for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from shmroute.shm.writing import SegmentWriter
 _ROWS_BETWEEN_CLOCK_READS: Final = 64
 
 
-class Outgrown(Exception):  # noqa: N818 - it is news, not an error
+class Outgrown(Exception):
     """What was published meanwhile does not fit into the new segment: begin again, with the new sizes."""
 
 
