@@ -7,7 +7,7 @@ Called from one thread (the watcher's owner thread). Survives being killed at an
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple, Self
 
 from shmroute.errors import LayoutMismatch, OutOfSharedMemory
@@ -169,6 +169,13 @@ class Publisher:
         if self._writer is None:
             return None
         return self._writer.reading.find(kind, key.encode(), self._writer.end // WORD_BYTES)
+
+    def rows(self, kind: int) -> Iterator[tuple[str, bytes]]:
+        """`(key, value)` of the rows of one kind as they are published now."""
+        if self._writer is not None:
+            for record in self._writer.reading.rows(self._writer.end // WORD_BYTES, kind):
+                if record.value is not None:
+                    yield record.key.decode(), record.value
 
     def _effective(self, changes: Mapping[tuple[int, str], bytes | None]) -> list[Change]:
         effective: list[Change] = []

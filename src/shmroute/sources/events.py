@@ -8,6 +8,7 @@ owner does with them. Contract:
 * `Changed` and `Deleted` are applied in the order in which they are sent.
 * `SourceState` may come at any time and says nothing about objects.
 * `Resync` asks the owner to hand every cached object to the handlers again. It is local and costs no request.
+* `AuditResult` tells what a comparison with the server found; a repair, where one is due, follows as `Replaced`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import msgspec
 from shmroute.objects import AppModel, EndpointSlice, InvalidAppModel, ObjectKey
 
 __all__ = [
+    "AuditResult",
     "Changed",
     "Deleted",
     "Event",
@@ -80,7 +82,22 @@ class SourceState(msgspec.Struct, frozen=True):
     backoff_seconds: float = 0.0
 
 
-Event: TypeAlias = Replaced | Changed | Deleted | Resync | SourceState
+class AuditResult(msgspec.Struct, frozen=True):
+    """What a fresh list of the server showed beside what the source had handed out."""
+
+    resource: Resource
+    checked: int
+    """Objects in the fresh list."""
+    differences: int
+    """Objects that were missing, too many or of another version, and stayed so: this must read 0."""
+    keys: tuple[ObjectKey, ...] = ()
+    """The first few of them."""
+    seconds: float = 0.0
+    error: str = ""
+    """Why the audit could not be completed; `differences` then says nothing."""
+
+
+Event: TypeAlias = Replaced | Changed | Deleted | Resync | SourceState | AuditResult
 
 
 class Sink(Protocol):
@@ -90,8 +107,8 @@ class Sink(Protocol):
 
 
 class Source(Protocol):
-    """One resource of one place. `run` returns soon (well under 1 s) after `stop` is set."""
+    """One or more resources of one place. `run` returns soon (well under 1 s) after `stop` is set."""
 
-    resource: Resource
+    resources: tuple[Resource, ...]
 
     def run(self, sink: Sink, stop: threading.Event) -> None: ...

@@ -1,0 +1,8 @@
+"""The version of this package, as installed."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Final
+
+__version__: Final = version("shmroute")
