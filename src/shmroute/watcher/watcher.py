@@ -1,0 +1,358 @@
+"""The owner thread: applies events in order, publishes what they change, keeps the area's heart beating.
+
+Started by the command line and by tests. Everything that can wait (sources, Redis, handlers, HTTP) runs in threads of
+its own and talks to the owner through one queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from shmroute.errors import AreaBusy, OutOfSharedMemory
+from shmroute.index import Handler, Index
+from shmroute.rows import Kind, RowKey, SettingsRow, encode
+from shmroute.shm.publisher import Publisher
+from shmroute.sources.events import Changed, Deleted, Event, Replaced, Resync, Source, SourceState
+from shmroute.version import __version__
+from shmroute.watcher.dispatch import Dispatcher
+from shmroute.watcher.metadata_feed import MetadataFeed, MetadataRows
+from shmroute.watcher.status import Status, encode_status
+
+__all__ = ["Watcher"]
+
+_log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS: Final = 1.0
+"""How often the owner says that it lives; a supervisor takes five missed ones for frozen."""
+
+STANDBY_RETRY_SECONDS: Final = 0.5
+"""How often a watcher that stands by tries the lock: it must take over within 2 s."""
+
+PUBLISH_RETRY_SECONDS: Final = 1.0
+"""How often a publish that found no room is tried again."""
+
+ENDPOINTS_GRACE_SECONDS: Final = 5.0
+"""How long the first snapshot waits for EndpointSlices once the AppModels are complete: routes are worth having alone,
+for instance where the right to list EndpointSlices is missing."""
+
+EVENTS_A_TURN: Final = 20_000
+"""Events applied before they are published: bounds how long the first of a storm waits for the last."""
+
+_JOIN_SECONDS: Final = 0.8
+"""How long the end waits for threads in all: `watch` ends within a second."""
+
+_WAKE: Final = None
+
+
+class Watcher:
+    """Follows `sources` and publishes into `area` until it is stopped.
+
+    Args:
+        area: the area's name.
+        sources: where objects come from; each runs in a thread of its own.
+        settings: what is watched, shown to readers.
+        default_port: `Index`'s choice of port where an AppModel makes none.
+        metadata: the metadata loader's feed, or None.
+        handlers: users' own handlers, called in a thread of their own.
+        group: a group that may read the area too.
+        clock: monotonic nanoseconds; tests inject one.
+    """
+
+    def __init__(
+        self,
+        area: str,
+        sources: Sequence[Source],
+        *,
+        settings: SettingsRow,
+        default_port: str = "",
+        metadata: MetadataFeed | None = None,
+        handlers: Sequence[Handler] = (),
+        group: str | int | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.area = area
+        self._sources = tuple(sources)
+        self._settings = settings
+        self._metadata = metadata
+        self._group = group
+        self._clock = clock
+        self._index = Index(default_port)
+        self._dispatcher = Dispatcher(handlers)
+        self._events: queue.SimpleQueue[Event | MetadataRows | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._states: dict[str, SourceState] = {}
+        self._unsynced = {resource for source in sources for resource in source.resources}
+        self._appmodels_synced_ns = 0
+        self._replaced = False
+        self._unpublished: dict[RowKey, bytes | None] = {}
+        self._publisher: Publisher | None = None
+        self._retry_at_ns = 0
+        self._started = time.time()
+        self._event_count = self._publishes = self._publish_failures = 0
+        self._publish_seconds = self._propagation_seconds = 0.0
+        self._oldest_received_ns = 0
+        self._problem = ""
+        self.status: Status = self._status("standing by")
+        """Rewritten every second; any thread may read it."""
+
+    # --- life ----------------------------------------------------------------------------------------------
+
+    def put(self, event: Event | MetadataRows) -> None:
+        """Take an event from a source or the metadata loader. Any thread; never waits."""
+        self._events.put(event)
+
+    def stop(self) -> None:
+        """Have `run` return within a second. Any thread, or a signal handler."""
+        self._stop.set()
+        self._events.put(_WAKE)
+
+    def run(self) -> None:
+        """Take the area, standing by while another watcher has it, then follow the sources until `stop`.
+
+        Raises:
+            ConfigError, LayoutMismatch: the area cannot be used.
+        """
+        publisher = self._acquire()
+        if publisher is None:
+            return
+        self._publisher = publisher
+        try:
+            self._start_threads()
+            self._loop(publisher)
+        finally:
+            self._stop.set()
+            self._join()
+            publisher.close()
+
+    def _acquire(self) -> Publisher | None:
+        told = False
+        while not self._stop.is_set():
+            try:
+                return Publisher(self.area, group=self._group, now_ns=self._clock())
+            except AreaBusy as error:
+                if not told:
+                    _log.info("%s: standing by", error)
+                    told = True
+                self._problem = str(error)
+            except OutOfSharedMemory as error:
+                if self._problem != str(error):
+                    _log.error("%s", error)  # noqa: TRY400 - the text says it all
+                self._problem = str(error)
+            self.status = self._status("standing by")
+            self._stop.wait(STANDBY_RETRY_SECONDS)
+        return None
+
+    def _start_threads(self) -> None:
+        self._problem = ""
+        self._dispatcher.start()
+        for source in self._sources:
+            self._start(f"source {'+'.join(source.resources)}", lambda source=source: source.run(self, self._stop))  # type: ignore[misc]
+        if self._metadata is not None:
+            metadata = self._metadata
+            self._start("metadata", lambda: metadata.run(self.put, self._stop))
+
+    def _start(self, name: str, target: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                target()
+            except Exception:
+                _log.exception("thread %s failed; the watcher ends so that it can be started again", name)
+                self._failed = True
+                self.stop()
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    _failed = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether `run` ended because of a defect rather than `stop`."""
+        return self._failed
+
+    def _join(self) -> None:
+        deadline = time.monotonic() + _JOIN_SECONDS
+        self._dispatcher.stop(_JOIN_SECONDS)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    # --- the loop ------------------------------------------------------------------------------------------
+
+    def _loop(self, publisher: Publisher) -> None:
+        beat_at_ns = 0
+        while not self._stop.is_set():
+            now_ns = self._clock()
+            if now_ns >= beat_at_ns:
+                self._beat(publisher, now_ns)
+                beat_at_ns = now_ns + int(HEARTBEAT_SECONDS * 1e9)
+            wait = 0.0 if publisher.rebuilding else max(0.0, (beat_at_ns - now_ns) / 1e9)
+            if self._take_events(wait):
+                self._index_changes()
+            elif publisher.rebuilding:
+                publisher.maintain()
+            if self._unpublished or not self._replaced:
+                self._publish(publisher)
+
+    def _take_events(self, wait_seconds: float) -> bool:
+        """Apply what has arrived, at least one event if one comes in time."""
+        try:
+            event = self._events.get(timeout=wait_seconds) if wait_seconds else self._events.get_nowait()
+        except queue.Empty:
+            return False
+        for _ in range(EVENTS_A_TURN):
+            self._apply(event)
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                return True
+        self._apply(event)
+        return True
+
+    def _apply(self, event: Event | MetadataRows | None) -> None:
+        match event:
+            case None:
+                return
+            case SourceState():
+                self._states[event.resource] = event
+                return
+            case MetadataRows():
+                self._unpublished.update(event.rows)
+                return
+            case Replaced():
+                self._unsynced.discard(event.resource)
+                self._event_count += 1
+            case Changed() | Deleted():
+                self._event_count += 1
+                if event.received_ns and not self._oldest_received_ns:
+                    self._oldest_received_ns = event.received_ns
+            case Resync():
+                if self._metadata is not None:
+                    self._metadata.retry_failed()
+        self._dispatcher.put(self._index.apply(event))
+
+    def _index_changes(self) -> None:
+        changes = self._index.take_changes()
+        if self._metadata is not None:
+            self._unpublished.update(self._metadata.follow(changes))
+        self._unpublished.update(changes)
+
+    # --- publishing ----------------------------------------------------------------------------------------
+
+    def _publish(self, publisher: Publisher) -> None:
+        now_ns = self._clock()
+        if now_ns < self._retry_at_ns or not self._may_publish(now_ns):
+            return
+        started = time.perf_counter()
+        before = publisher.generation
+        held_back = self._held_back()
+        try:
+            if self._replaced:
+                publisher.publish({key: value for key, value in self._unpublished.items() if key not in held_back})
+            else:
+                publisher.replace(self._complete_table(publisher))
+        except OutOfSharedMemory as error:
+            self._publish_failures += 1
+            self._retry_at_ns = now_ns + int(PUBLISH_RETRY_SECONDS * 1e9)
+            if not self._problem:
+                _log.error("%s", error)  # noqa: TRY400 - the text says it all
+            self._problem = str(error)
+            return
+        if self._problem:
+            _log.info("area %s: there is room again, generation %d is published", self.area, publisher.generation)
+        self._problem = ""
+        self._replaced = True
+        self._unpublished = {key: self._unpublished[key] for key in held_back}
+        if publisher.generation != before:
+            self._publishes += 1
+            self._publish_seconds += time.perf_counter() - started
+            if self._oldest_received_ns:
+                self._propagation_seconds = (self._clock() - self._oldest_received_ns) / 1e9
+        self._oldest_received_ns = 0
+
+    def _may_publish(self, now_ns: int) -> bool:
+        """Whether the first snapshot is complete: before that, what a former watcher published stays."""
+        if self._replaced or not self._unsynced:
+            return True
+        if "appmodels" in self._unsynced:
+            return False
+        self._appmodels_synced_ns = self._appmodels_synced_ns or now_ns
+        return now_ns - self._appmodels_synced_ns >= ENDPOINTS_GRACE_SECONDS * 1e9
+
+    def _held_back(self) -> set[RowKey]:
+        """Endpoints are not said to be unknown before the slices have been listed: what was known stays."""
+        if "endpointslices" not in self._unsynced:
+            return set()
+        return {key for key in self._unpublished if key[0] == Kind.ENDPOINTS}
+
+    def _complete_table(self, publisher: Publisher) -> dict[RowKey, bytes]:
+        """The index's rows, and what only a former watcher or the metadata loader knows of them."""
+        table = dict(self._index.rows())
+        table[Kind.SETTINGS, ""] = encode(self._settings)
+        kept = {Kind.METADATA} if self._metadata is not None else set()
+        if "endpointslices" in self._unsynced:
+            kept.add(Kind.ENDPOINTS)
+            for key in [key for key in table if key[0] == Kind.ENDPOINTS]:
+                del table[key]
+        for kind in kept:
+            for key, value in publisher.rows(kind):
+                table.setdefault((kind, key), value)
+        for row_key, changed in self._unpublished.items():
+            if row_key[0] == Kind.METADATA:
+                if changed is None:
+                    table.pop(row_key, None)
+                else:
+                    table[row_key] = changed
+        return table
+
+    # --- saying how it stands ------------------------------------------------------------------------------
+
+    def _beat(self, publisher: Publisher, now_ns: int) -> None:
+        contacts = [self._states[name].contact_ns if name in self._states else 0 for name in self._resources()]
+        contact = min(contacts, default=0) if self._replaced and not self._problem else 0
+        publisher.control.beat(now_ns, contact, synced=self._replaced)
+        self.status = self._status("writing")
+        publisher.control.store_status(encode_status(self.status))
+
+    def _resources(self) -> list[str]:
+        return [resource for source in self._sources for resource in source.resources]
+
+    def _status(self, role: str) -> Status:
+        now_ns = self._clock()
+        publisher = self._publisher
+        sizes = publisher.sizes if publisher else None
+        states = tuple(self._states[name] for name in self._resources() if name in self._states)
+        return Status(
+            version=__version__,
+            area=self.area,
+            role=role,
+            started=self._started,
+            now=time.time(),
+            generation=publisher.generation if publisher else 0,
+            rows=sizes.rows if sizes else 0,
+            models=self._index.model_count,
+            apps=self._index.app_count,
+            segment_bytes=sizes.segment_bytes if sizes else 0,
+            log_bytes=sizes.log_bytes if sizes else 0,
+            rebuilding=bool(sizes and sizes.rebuilding),
+            events=self._event_count,
+            publishes=self._publishes,
+            publish_failures=self._publish_failures,
+            publish_seconds=self._publish_seconds,
+            propagation_seconds=self._propagation_seconds,
+            conflicts=self._index.conflict_count,
+            invalid=self._index.invalid_count,
+            handler_failures=self._dispatcher.failures,
+            sources=states,
+            source_ages=tuple(
+                (now_ns - state.contact_ns) / 1e9 if state.contact_ns else float("inf") for state in states
+            ),
+            metadata=self._metadata.status() if self._metadata else None,
+            problem=self._problem,
+        )
