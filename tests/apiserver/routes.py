@@ -1,0 +1,258 @@
+"""What stands behind each path: authentication, then the list, watch, object or write asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from . import merging, selectors, status
+from .auth import Auth
+from .encoding import Object, dumps, loads
+from .lists import Lister
+from .reply import Reply
+from .request import Request
+from .selectors import Selector
+from .status import ApiError, bad_request
+from .store import Store, Table, object_key
+from .watches import Watch, Watches
+from .writes import Options, Outcome, Writer
+
+VERSION = {
+    "major": "1",
+    "minor": "36",
+    "emulationMajor": "1",
+    "emulationMinor": "36",
+    "minCompatibilityMajor": "1",
+    "minCompatibilityMinor": "35",
+    "gitVersion": "v1.36.2",
+    "gitCommit": "$Format:%H$",
+    "gitTreeState": "",
+    "buildDate": "1970-01-01T00:00:00Z",
+    "goVersion": "go1.27.3",
+    "compiler": "gc",
+    "platform": "linux/amd64",
+}
+
+_PUBLIC = ("/version", "/readyz", "/livez", "/healthz")
+
+_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+
+
+class Routes:
+    """Answers requests from one store."""
+
+    def __init__(
+        self, store: Store, writer: Writer, lister: Lister, watches: Watches, auth: Auth
+    ) -> None:
+        self.store = store
+        self.writer = writer
+        self.lister = lister
+        self.watches = watches
+        self.auth = auth
+
+    def answer(self, request: Request, reply: Reply) -> None:
+        """Send the response; ApiError where it is a refusal."""
+        if request.path in _PUBLIC and "authorization" not in request.headers:
+            user = "system:anonymous"
+        else:
+            user = self.auth.authenticate(request.headers.get("authorization", ""))
+        if not request.verb:
+            self._outside(request, reply)
+            return
+        self.auth.authorize(
+            user,
+            request.verb,
+            request.group,
+            request.resource,
+            request.namespace or "",
+            request.name,
+        )
+        table = self._table(request)
+        match request.verb:
+            case "list":
+                body = self.lister.list(table, _selector(table, request), request.query)
+                reply.send(200, body)
+            case "watch":
+                self._watch(table, request, reply)
+            case "get":
+                self._get(table, request, reply)
+            case "deletecollection":
+                self._delete_all(table, request, reply)
+            case _:
+                self._write(table, request, reply)
+
+    def _table(self, request: Request) -> Table:
+        table = self.store.table(request.group, request.resource)
+        if table is None or table.kind.version != request.version:
+            raise status.page_not_found()
+        cluster_wide = request.namespace is None
+        if not table.kind.namespaced and not cluster_wide:
+            raise status.page_not_found()
+        if table.kind.namespaced and cluster_wide and request.verb not in ("list", "watch"):
+            raise status.page_not_found()
+        if request.subresource and request.subresource != "status":
+            raise status.page_not_found()
+        return table
+
+    def _outside(self, request: Request, reply: Reply) -> None:
+        match request.path.rstrip("/"):
+            case "/version":
+                reply.send(200, json.dumps(VERSION, indent=2).encode())
+            case "/readyz" | "/livez" | "/healthz":
+                reply.send(200, b"ok", "text/plain; charset=utf-8")
+            case path:
+                found = self._discovery(path)
+                if found is None:
+                    raise status.page_not_found()
+                reply.send(200, dumps(found) + b"\n")
+
+    def _discovery(self, path: str) -> Object | None:
+        """Enough of the discovery API for clients that ask for it."""
+        with self.store.lock:
+            kinds = [table.kind for table in self.store.tables.values()]
+        if path == "/api":
+            return {"kind": "APIVersions", "versions": ["v1"]}
+        if path == "/apis":
+            groups = []
+            for group, version in sorted({(k.group, k.version) for k in kinds if k.group}):
+                one = {"groupVersion": f"{group}/{version}", "version": version}
+                groups.append({"name": group, "versions": [one], "preferredVersion": one})
+            return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+        api_version = path.removeprefix("/apis/").removeprefix("/api/")
+        resources = [
+            {
+                "name": kind.plural,
+                "singularName": kind.kind.lower(),
+                "namespaced": kind.namespaced,
+                "kind": kind.kind,
+                "verbs": list(_VERBS),
+            }
+            for kind in kinds
+            if kind.api_version == api_version
+        ]
+        if not resources:
+            return None
+        return {
+            "kind": "APIResourceList",
+            "apiVersion": "v1",
+            "groupVersion": api_version,
+            "resources": resources,
+        }
+
+    def _get(self, table: Table, request: Request, reply: Reply) -> None:
+        kind = table.kind
+        item = table.items.get(object_key(request.namespace or "", request.name))
+        if item is None:
+            raise status.not_found(kind.group, kind.plural, request.name)
+        reply.send(200, kind.whole(item.element) + b"\n")
+
+    def _watch(self, table: Table, request: Request, reply: Reply) -> None:
+        self.watches.check(request.query)
+        selector = _selector(table, request)
+        watch = Watch(table, selector, request.query, reply.send_lines, reply.alive)
+        reply.start()
+        self.watches.run(watch)
+        reply.finish()
+
+    def _write(self, table: Table, request: Request, reply: Reply) -> None:
+        outcome = self._written(table, request)
+        headers = [("Warning", f"299 - {json.dumps(text)}") for text in outcome.warnings]
+        kind = table.kind
+        if outcome.gone:
+            details: Object = {"name": request.name}
+            if kind.group:
+                details["group"] = kind.group
+            details["kind"] = kind.plural
+            details["uid"] = outcome.item.decode()["metadata"].get("uid", "")
+            body = dumps(status.success(details))
+        else:
+            body = kind.whole(outcome.item.element)
+        reply.send(outcome.code, body + b"\n", headers=headers)
+
+    def _written(self, table: Table, request: Request) -> Outcome:
+        namespace, name = request.namespace or "", request.name
+        options = _options(request)
+        if request.verb == "delete":
+            return self.writer.delete(table, namespace, name)
+        if request.verb == "create":
+            return self.writer.create(table, parse_body(request), namespace, options)
+        if request.verb == "update":
+            return self.writer.replace(table, parse_body(request), namespace, name, options)
+        body = parse_body(request)
+        match request.headers.get("content-type", "").partition(";")[0]:
+            case "application/apply-patch+yaml" | "application/apply-patch+json":
+                if not request.query.get("fieldManager"):
+                    text = "Required value: is required for apply patch"
+                    raise status.invalid_options(
+                        "PatchOptions", "fieldManager", "FieldValueRequired", text
+                    )
+                return self.writer.apply(table, body, namespace, name, options)
+            case "application/merge-patch+json":
+                change = _merge(body)
+            case "application/strategic-merge-patch+json" if not table.kind.custom:
+                change = _merge(body)
+            case "application/json-patch+json" if isinstance(body, list):
+                change = _operations(body)
+            case _:
+                raise ApiError(
+                    415,
+                    "the body of the request was in an unknown format - accepted media types "
+                    "include: application/json-patch+json, application/merge-patch+json, "
+                    "application/apply-patch+yaml",
+                    "UnsupportedMediaType",
+                )
+        return self.writer.patch(table, change, namespace, name, options)
+
+    def _delete_all(self, table: Table, request: Request, reply: Reply) -> None:
+        selector = _selector(table, request)
+        with self.store.lock:
+            body = self.lister.list(table, selector, {})
+            for item in list(table.items.values()):
+                if selector.matches(item.namespace, item.name, item.labels):
+                    self.writer.delete(table, item.namespace, item.name)
+        reply.send(200, body)
+
+
+def _merge(patch: Any) -> Callable[[Object], Object]:
+    def change(obj: Object) -> Object:
+        merged: Object = merging.merge_patch(obj, patch)
+        return merged
+
+    return change
+
+
+def _operations(operations: list[Object]) -> Callable[[Object], Object]:
+    return lambda obj: merging.json_patch(obj, operations)
+
+
+def _selector(table: Table, request: Request) -> Selector:
+    namespace = request.namespace if table.kind.namespaced else None
+    labels = request.query.get("labelSelector", "")
+    return selectors.parse(table.kind, namespace, labels, request.query.get("fieldSelector", ""))
+
+
+def _options(request: Request) -> Options:
+    query = request.query
+    return Options(
+        manager=query.get("fieldManager") or request.user_agent.partition("/")[0] or "unknown",
+        force=query.get("force", "") in ("1", "true"),
+        dry_run=query.get("dryRun") == "All",
+        strict=query.get("fieldValidation") == "Strict",
+    )
+
+
+def parse_body(request: Request) -> Any:
+    """The body as an object: JSON, or YAML where the content type says so."""
+    content_type = request.headers.get("content-type", "")
+    try:
+        return loads(request.body)
+    except ValueError as error:
+        if "yaml" not in content_type:
+            raise bad_request(f"error decoding JSON: {error}") from error
+    try:
+        return yaml.safe_load(request.body)
+    except yaml.YAMLError as error:
+        raise bad_request(f"error decoding YAML: {error}") from error

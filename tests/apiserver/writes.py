@@ -1,0 +1,366 @@
+"""Creating, applying, replacing, patching and deleting objects, as the API server does it.
+
+Called by the HTTP routes and by the direct control of a test; both see the same rules. Takes
+decoded objects, never requests.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from . import managed, merging, schema, status
+from .definitions import complete_definition
+from .encoding import Object, dumps_sorted
+from .kinds import CUSTOM_RESOURCE_DEFINITIONS, ENDPOINT_SLICES, Kind
+from .status import ApiError, Cause, bad_request
+from .store import Item, Store, Table, object_key
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_NAME_MESSAGE = (
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or "
+    "'.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used "
+    "for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+)
+
+#: What stays as it is, whatever an update says.
+_IDENTITY = ("name", "namespace", "uid", "creationTimestamp", "generation", "deletionTimestamp")
+
+
+@dataclass
+class Outcome:
+    """What a write came to: the HTTP code, the object as it is now, warnings for the client."""
+
+    code: int
+    item: Item
+    warnings: list[str] = field(default_factory=list)
+    gone: bool = False
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the query of a write says."""
+
+    manager: str = "unknown"
+    force: bool = False
+    dry_run: bool = False
+    strict: bool = False
+
+
+class Writer:
+    """Writes to one store. `clock` and `new_uid` may be replaced by a test."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self.new_uid: Callable[[], str] = lambda: str(uuid.uuid4())
+        #: Called after a commit, under the lock, with the table and the object's key.
+        self.committed: Callable[[Table, str], None] = lambda _table, _key: None
+
+    def now(self) -> str:
+        return self.clock().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def create(self, table: Table, obj: Object, namespace: str, options: Options) -> Outcome:
+        kind = table.kind
+        new = self._incoming(kind, obj, namespace)
+        metadata = new["metadata"]
+        if not metadata.get("name") and metadata.get("generateName"):
+            metadata["name"] = metadata["generateName"] + self.new_uid()[:5]
+        name = metadata.get("name", "")
+        new, warnings = _pruned(kind, new, options.strict)
+        _check(kind, name, new)
+        with self.store.lock:
+            if object_key(metadata.get("namespace", ""), name) in table.items:
+                raise status.already_exists(kind.group, kind.plural, name)
+            return self._update(table, None, new, options, warnings)
+
+    def replace(
+        self, table: Table, obj: Object, namespace: str, name: str, options: Options
+    ) -> Outcome:
+        kind = table.kind
+        new = self._incoming(kind, obj, namespace)
+        if new["metadata"].get("name") != name:
+            given = new["metadata"].get("name", "")
+            message = (
+                f"the name of the object ({given}) does not match the name on the URL ({name})"
+            )
+            raise bad_request(message)
+        with self.store.lock:
+            before = self._existing(table, namespace, name)
+            version = new["metadata"].get("resourceVersion")
+            if not version and kind.custom:
+                text = 'Invalid value: "": must be specified for an update'
+                cause = ("metadata.resourceVersion", "FieldValueInvalid", text)
+                raise status.invalid(kind.group, kind.plural, name, [cause])
+            if version and version != str(before.revision):
+                raise status.modified(kind.group, kind.plural, name)
+            new, warnings = _pruned(kind, new, options.strict)
+            _check(kind, name, new)
+            return self._update(table, before, new, options, warnings)
+
+    def patch(
+        self,
+        table: Table,
+        change: Callable[[Object], Object],
+        namespace: str,
+        name: str,
+        options: Options,
+    ) -> Outcome:
+        """A merge patch or JSON patch: change makes the new object from the present one."""
+        kind = table.kind
+        with self.store.lock:
+            before = self._existing(table, namespace, name)
+            new = change(before.decode())
+            new.setdefault("metadata", {})
+            version = new["metadata"].get("resourceVersion")
+            if version and version != str(before.revision):
+                raise status.modified(kind.group, kind.plural, name)
+            new, warnings = _pruned(kind, new, options.strict)
+            _check(kind, name, new)
+            return self._update(table, before, new, options, warnings)
+
+    def apply(
+        self, table: Table, config: Object, namespace: str, name: str, options: Options
+    ) -> Outcome:
+        kind = table.kind
+        config = self._incoming(kind, config, namespace)
+        metadata = config["metadata"]
+        if metadata.setdefault("name", name) != name:
+            given = metadata["name"]
+            message = (
+                f"the name of the object ({given}) does not match the name on the URL ({name})"
+            )
+            raise bad_request(message)
+        if metadata.pop("managedFields", None):
+            raise bad_request("metadata.managedFields must be nil")
+        _check_typed(kind, config, namespace, name)
+        with self.store.lock:
+            before = table.items.get(object_key(namespace, name))
+            version = metadata.pop("resourceVersion", None)
+            if version and (before is None or version != str(before.revision)):
+                raise status.modified(kind.group, kind.plural, name)
+            live = before.decode() if before else {"metadata": {}}
+            managers = managed.read(live)
+            mine = managed.Manager(options.manager, "Apply", kind.api_version, managed.NOTHING, "")
+            others = [each for each in managers if each.identity != mine.identity]
+            own = next((each for each in managers if each.identity == mine.identity), None)
+            mine.fields = managed.applied_fields(kind, config)
+            mine.time = self.now()
+            new: Object = merging.merge_applied(live, config, (), kind.associative)
+            if own:
+                owned = managed.NOTHING.union(*(each.fields for each in others))
+                merging.remove_abandoned(new, own.fields - mine.fields, owned)
+            new = _defaulted(kind, live, new)
+            changes = managed.compare(kind, live, new)
+            touched = frozenset(changes.added | changes.modified)
+            found = [(each, each.fields & touched) for each in others if each.fields & touched]
+            if found and not options.force:
+                raise managed.conflict(found)
+            for each in others:
+                each.fields -= touched | changes.removed
+            _check(kind, name, new)
+            return self._store(table, before, new, [*others, mine], options)
+
+    def delete(self, table: Table, namespace: str, name: str) -> Outcome:
+        with self.store.lock:
+            before = self._existing(table, namespace, name)
+            obj = before.decode()
+            metadata = obj["metadata"]
+            if metadata.get("finalizers"):
+                if "deletionTimestamp" not in metadata:
+                    metadata["deletionTimestamp"] = self.now()
+                    metadata["deletionGracePeriodSeconds"] = 0
+                    metadata["generation"] = metadata.get("generation", 1) + 1
+                    self.store.commit(table, obj)
+                return Outcome(200, table.items[before.key])
+            self.store.commit(table, None, before.key)
+            self.committed(table, before.key)
+            return Outcome(200, before, gone=True)
+
+    def _existing(self, table: Table, namespace: str, name: str) -> Item:
+        item = table.items.get(object_key(namespace, name))
+        if item is None:
+            raise status.not_found(table.kind.group, table.kind.plural, name)
+        return item
+
+    def _incoming(self, kind: Kind, obj: Object, namespace: str) -> Object:
+        """A copy of what a client sent, one level deep, checked against where it was sent."""
+        if not isinstance(obj, dict) or not isinstance(obj.get("metadata", {}), dict):
+            raise bad_request("the object provided is unrecognized (must be of type object)")
+        for key, wanted in (("apiVersion", kind.api_version), ("kind", kind.kind)):
+            if obj.get(key, wanted) != wanted:
+                raise bad_request(
+                    f"the {key} in the data ({obj[key]}) does not match the expected {key} "
+                    f"({wanted})"
+                )
+        new = {**obj, "metadata": dict(obj.get("metadata") or {})}
+        if kind.namespaced:
+            if new["metadata"].setdefault("namespace", namespace) != namespace:
+                raise bad_request(
+                    "the namespace of the provided object does not match the namespace sent on "
+                    "the request"
+                )
+        else:
+            new["metadata"].pop("namespace", None)
+        return new
+
+    def _update(
+        self,
+        table: Table,
+        before: Item | None,
+        new: Object,
+        options: Options,
+        warnings: list[str],
+    ) -> Outcome:
+        """Work out who owns what after a write that is not an apply, then store."""
+        kind = table.kind
+        live = before.decode() if before else {"metadata": {}}
+        merging.drop_empty_metadata(new)
+        new = _defaulted(kind, live, new)
+        managers = managed.read(live)
+        changes = managed.compare(kind, live, new)
+        touched = frozenset(changes.added | changes.modified)
+        mine = managed.Manager(options.manager, "Update", kind.api_version, touched, self.now())
+        kept = []
+        for each in managers:
+            each.fields -= changes.removed
+            if each.identity != mine.identity:
+                each.fields -= touched
+                kept.append(each)
+            elif touched:
+                mine.fields |= each.fields
+            else:
+                mine = each
+        return self._store(table, before, new, [*kept, mine], options, warnings)
+
+    def _store(
+        self,
+        table: Table,
+        before: Item | None,
+        new: Object,
+        managers: list[managed.Manager],
+        options: Options,
+        warnings: list[str] | None = None,
+    ) -> Outcome:
+        kind = table.kind
+        metadata = new["metadata"]
+        live = before.decode() if before else None
+        for key in _IDENTITY:
+            if live and key in live["metadata"]:
+                metadata[key] = live["metadata"][key]
+            elif key not in ("name", "namespace"):
+                metadata.pop(key, None)
+        metadata.pop("resourceVersion", None)
+        metadata["managedFields"] = managed.write(managers)
+        if kind.custom:
+            new["apiVersion"], new["kind"] = kind.api_version, kind.kind
+        if live is None:
+            metadata["creationTimestamp"] = self.now()
+            metadata["uid"] = self.new_uid()
+            if kind.generations:
+                metadata["generation"] = 1
+        elif before is not None and _same(kind, live, new):
+            return Outcome(200, before, warnings or [])
+        elif kind.generations and _content(kind, live) != _content(kind, new):
+            metadata["generation"] = metadata.get("generation", 0) + 1
+        if not kind.custom:
+            new = {**kind.empty, **new}
+        if options.dry_run:
+            item = Item(kind, new, before.revision if before else 0)
+            return Outcome(200 if before else 201, item, warnings or [])
+        event = self.store.commit(table, new)
+        key = event.item.key
+        self.committed(table, key)
+        if "deletionTimestamp" in metadata and not metadata.get("finalizers"):
+            self.store.commit(table, None, key)
+        return Outcome(200 if before else 201, event.item, warnings or [])
+
+
+def _defaulted(kind: Kind, live: Object, new: Object) -> Object:
+    """What the server fills in before it looks at who owns what."""
+    if kind is CUSTOM_RESOURCE_DEFINITIONS:
+        return complete_definition(live, new)
+    return new
+
+
+def _content(kind: Kind, obj: Object) -> Object:
+    """What generation counts the changes of."""
+    outside = ("apiVersion", "kind", "metadata") if kind.custom else ("metadata", "status")
+    return {key: value for key, value in obj.items() if key not in outside}
+
+
+def _same(kind: Kind, live: Object, new: Object) -> bool:
+    def comparable(obj: Object) -> bytes:
+        metadata = {k: v for k, v in obj["metadata"].items() if k != "resourceVersion"}
+        entries = metadata.get("managedFields") or []
+        metadata["managedFields"] = [
+            {key: value for key, value in entry.items() if key != "time"} for entry in entries
+        ]
+        plain = {**obj, "metadata": metadata}
+        return dumps_sorted({**kind.empty, **plain})
+
+    return comparable(live) == comparable(new)
+
+
+def _pruned(kind: Kind, obj: Object, strict: bool) -> tuple[Object, list[str]]:
+    if kind.schema is None:
+        return obj, []
+    kept, dropped = schema.prune(kind.schema, obj)
+    warnings = [f'unknown field "{path}"' for path in dropped]
+    if warnings and strict:
+        raise bad_request(
+            f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: '
+            f"strict decoding error: {', '.join(warnings)}"
+        )
+    return kept, warnings
+
+
+def _check_typed(kind: Kind, config: Object, namespace: str, name: str) -> None:
+    if kind.schema is None:
+        return
+    errors = schema.typed_patch_errors(kind.schema, config)
+    if not errors:
+        return
+    text = errors[0].strip() if len(errors) == 1 else "errors:\n" + "\n".join(errors)
+    where = object_key(namespace, name)
+    type_name = f"{kind.api_version}, Kind={kind.kind}"
+    message = f"failed to create typed patch object ({where}; {type_name}): {text}"
+    raise ApiError(500, message)
+
+
+def _check(kind: Kind, name: str, obj: Object) -> None:
+    causes: list[Cause] = []
+    if not name:
+        text = "Required value: name or generateName is required"
+        causes.append(("metadata.name", "FieldValueRequired", text))
+    elif not _NAME.fullmatch(name) or len(name) > 253:
+        text = f'Invalid value: "{name}": {_NAME_MESSAGE}'
+        causes.append(("metadata.name", "FieldValueInvalid", text))
+    if kind.schema is not None:
+        causes += schema.validate(kind.schema, obj)
+    elif kind is ENDPOINT_SLICES and not obj.get("addressType"):
+        causes.append(("addressType", "FieldValueRequired", "Required value"))
+    elif kind is CUSTOM_RESOURCE_DEFINITIONS:
+        causes += _check_definition(name, obj.get("spec") or {})
+    if causes:
+        raise status.invalid(kind.group, kind.kind, name, causes)
+
+
+def _check_definition(name: str, spec: Object) -> list[Cause]:
+    names = spec.get("names") or {}
+    versions = spec.get("versions") or []
+    causes: list[Cause] = []
+    for field_name, value in (("group", spec.get("group")), ("scope", spec.get("scope"))):
+        if not value:
+            causes.append((f"spec.{field_name}", "FieldValueRequired", "Required value"))
+    if sum(bool(each.get("storage")) for each in versions) != 1:
+        text = "Invalid value: must have exactly one version marked as storage version"
+        causes.append(("spec.versions", "FieldValueInvalid", text))
+    wanted = f"{names.get('plural', '')}.{spec.get('group', '')}"
+    if name != wanted:
+        text = f'Invalid value: "{name}": must be spec.names.plural+"."+spec.group'
+        causes.append(("metadata.name", "FieldValueInvalid", text))
+    return causes
