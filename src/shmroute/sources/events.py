@@ -8,6 +8,7 @@ owner does with them. Contract:
 * `Changed` and `Deleted` are applied in the order in which they are sent.
 * `SourceState` may come at any time and says nothing about objects.
 * `Resync` asks the owner to hand every cached object to the handlers again. It is local and costs no request.
+* `FileProblem` says that a file of manifests was set aside, and later that it is no longer so.
 * `AuditResult` tells what a comparison with the server found; a repair, where one is due, follows as `Replaced`.
 """
 
@@ -25,6 +26,7 @@ __all__ = [
     "Changed",
     "Deleted",
     "Event",
+    "FileProblem",
     "Item",
     "Replaced",
     "Resource",
@@ -97,7 +99,19 @@ class AuditResult(msgspec.Struct, frozen=True):
     """Why the audit could not be completed; `differences` then says nothing."""
 
 
-Event: TypeAlias = Replaced | Changed | Deleted | Resync | SourceState | AuditResult
+class FileProblem(msgspec.Struct, frozen=True):
+    """A file of manifests, or a part of it, that was set aside: an `InvalidRow` of kind "File" under its path.
+
+    Sent when it begins, when its words change, and with `reason` None once it is over.
+    """
+
+    path: str
+    reason: str | None
+    last_good: bool = False
+    """Whether objects that the file held before it broke are still in force."""
+
+
+Event: TypeAlias = Replaced | Changed | Deleted | Resync | SourceState | AuditResult | FileProblem
 
 
 class Sink(Protocol):
