@@ -270,6 +270,8 @@ class Reader:
             self._head = rows.control.head
         elif self._head[()] == self._seen:
             return rows
+        if rows.control.retired:
+            return self._attach_again(rows)
         seen = float(self._head[()])
         try:
             changed = rows.refresh()
@@ -294,6 +296,19 @@ class Reader:
             self._forget(changed)
         self._seen = seen
         self._point(self._head, seen)
+        return rows
+
+    def _attach_again(self, retired: RowReader) -> RowReader:
+        """Go to the new area of this name; while there is none, stay with the rows of the retired one."""
+        try:
+            rows = RowReader(self.area)
+        except NotReady:
+            return retired
+        self._forget_all()
+        self._rows = rows
+        self._head = rows.control.head
+        self._seen = float(rows.generation)
+        self._point(self._head, self._seen)
         return rows
 
     def _forget(self, changed: list[tuple[int, bytes]]) -> None:

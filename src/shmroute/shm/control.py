@@ -23,6 +23,7 @@ from shmroute.shm.layout import (
     FORMAT_VERSION,
     GENERATION_AT,
     HEARTBEAT_AT,
+    RETIRED,
     SEGMENT_AT,
     STATUS_AT,
     STATUS_BYTES,
@@ -75,8 +76,14 @@ class ControlReader:
 
     @property
     def generation(self) -> int:
-        """The newest published generation, 0 before the first."""
-        return int(self.head[()])
+        """The newest published generation, 0 before the first and in a retired area."""
+        word = self.head[()]
+        return 0 if word == RETIRED else int(word)
+
+    @property
+    def retired(self) -> bool:
+        """Whether the area's name has been taken away, so that another of that name may be there."""
+        return bool(self.head[()] == RETIRED)
 
     @property
     def segment(self) -> int:
@@ -177,6 +184,10 @@ class ControlWriter(ControlReader):
         """Publish: from this store on, readers go to `generation`."""
         fence()
         self._store_head[0] = float(generation)
+
+    def retire(self) -> None:
+        """Tell those who map this area that its name is about to be taken away."""
+        self._store_head[0] = RETIRED
 
     def _set(self, offset: int, value: int) -> None:
         self._store[offset // WORD_BYTES] = value

@@ -27,6 +27,8 @@ CONTROL_BYTES: Final = 65536
 CONTROL_HEADER: Final = struct.Struct("<8sII")  # magic, format version, pad
 
 GENERATION_AT: Final = 64  # float64, alone on its cache line: the only word a reader must look at
+RETIRED: Final = float("inf")
+"""The word of an area whose name has been taken away: whoever maps it looks for a new area of that name."""
 SEGMENT_AT: Final = 128  # uint64: the start generation of the current segment, part of its name
 WRITER_PID_AT: Final = 136
 WRITER_STARTED_AT: Final = 144  # monotonic nanoseconds

@@ -315,9 +315,13 @@ class Publisher:
         )
 
     def close(self, *, remove: bool = False) -> None:
-        """Give the area back. The rows stay for readers and the next writer unless `remove` is set."""
+        """Give the area back. The rows stay for readers and the next writer unless `remove` is set.
+
+        Readers of a removed area go on with what they mapped, and with the next area of that name once there is one.
+        """
         self._drop_rebuild()
         if remove:
+            self.control.retire()
             for name in memory.segment_names(self.area):
                 memory.unlink(name)
             memory.unlink(memory.control_name(self.area))
