@@ -1,5 +1,94 @@
-"""The command `shmroute`."""
+"""The command `shmroute`: options in, library calls, answers on standard output, all else on standard error.
+
+One module a command; each is imported only when it is called, so that `shmroute resolve` stays quick.
+Exit codes: 0 ok, 1 failure, 2 usage, 5 not found, 6 stale, 7 not ready. Never 3 or 4, at which gunicorn up to 23 stops
+the whole server if a child of it ends so.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import click
+
+from shmroute import errors
+
+__all__ = ["main"]
+
+COMMANDS: Final = {
+    "apply": "Write AppModels to a cluster by server-side apply.",
+    "crd": "Print or install the CustomResourceDefinition.",
+    "delete": "Delete AppModels from a cluster.",
+    "demo": "Show the main job on this machine: watcher, workers, a model that moves.",
+    "get": "List what the area holds: models, apps, endpoints, metadata, conflicts, invalid objects.",
+    "resolve": "Look models up in the area, as a worker does.",
+    "run": "Run a server's command with a watcher beside it.",
+    "status": "Say how the watcher stands and how fresh the routes are.",
+    "wait": "Wait until the area holds a first snapshot.",
+    "watch": "Follow AppModels and publish routes for the workers of this pod.",
+}
+"""Name and short help of each command; its code is `shmroute.cli.<name>:command`."""
+
+_EXIT_CODES: Final[tuple[tuple[type[errors.ShmrouteError], int], ...]] = (
+    (errors.ConfigError, 2),
+    (errors.InvalidObject, 1),
+    (errors.ModelNotFound, 5),
+    (errors.AppNotFound, 5),
+    (errors.StaleRoutes, 6),
+    (errors.NotReady, 7),
+)
+
+
+def exit_code(error: errors.ShmrouteError) -> int:
+    """The exit code that tells a script what it can do about `error`."""
+    if isinstance(error, errors.ApiError) and error.status == 404:
+        return 5
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+
+
+class _Commands(click.Group):
+    """Loads a command's module when it is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module = __import__(f"shmroute.cli.{cmd_name}", fromlist=["command"])
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="shmroute", message="%(prog)s %(version)s")
+def group() -> None:
+    """Model -> app -> pod address, for every worker process of a pod.
+
+    One watcher per pod (`shmroute watch`) keeps a snapshot of the AppModels in shared memory; workers look models up
+    with `from shmroute import resolve`. Each option can be given as an environment variable too.
+    """
 
 
 def main() -> None:
-    raise SystemExit(2)
+    """The entry point: runs a command, turns errors into one line and an exit code."""
+    try:
+        code = group.main(prog_name="shmroute", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except errors.ShmrouteError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(exit_code(error))
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,7 +1,7 @@
 """Hands the index's announcements to handlers, in a thread of its own.
 
-A slow handler delays nobody else: announcements wait here, at most one for each AppModel (the newest, with the state the
-handler knows as `old`), so that memory is bounded by what exists. A handler that raises is logged and counted; the
+A slow handler delays nobody else: announcements wait here, at most one for each AppModel (the newest, with the state
+the handler knows as `old`), so that memory is bounded by what exists. A handler that raises is logged and counted; the
 object comes again with the next resync.
 """
 
@@ -68,9 +68,11 @@ class Dispatcher:
             for handler in self._handlers:
                 try:
                     _call(handler, old, new)
-                except Exception:
+                except Exception:  # noqa: BLE001 - users' code
                     self.failures += 1
-                    _log.exception("handler %r failed for AppModel %s; it comes again with the next resync", handler, key)
+                    _log.exception(
+                        "handler %r failed for AppModel %s; it comes again with the next resync", handler, key
+                    )
 
 
 def _call(handler: Handler, old: AppModel | None, new: AppModel | None) -> None:

@@ -142,7 +142,7 @@ class Watcher:
                 self._problem = str(error)
             except OutOfSharedMemory as error:
                 if self._problem != str(error):
-                    _log.error("%s", error)  # noqa: TRY400 - the text says it all
+                    _log.error("%s", error)
                 self._problem = str(error)
             self.status = self._status("standing by")
             self._stop.wait(STANDBY_RETRY_SECONDS)
@@ -161,7 +161,7 @@ class Watcher:
         def guarded() -> None:
             try:
                 target()
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever it is, it must be heard
                 _log.exception("thread %s failed; the watcher ends so that it can be started again", name)
                 self._failed = True
                 self.stop()
@@ -261,7 +261,7 @@ class Watcher:
             self._publish_failures += 1
             self._retry_at_ns = now_ns + int(PUBLISH_RETRY_SECONDS * 1e9)
             if not self._problem:
-                _log.error("%s", error)  # noqa: TRY400 - the text says it all
+                _log.error("%s", error)
             self._problem = str(error)
             return
         if self._problem:

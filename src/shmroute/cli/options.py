@@ -1,0 +1,83 @@
+"""Options that several commands share, each also readable from an environment variable `SHMROUTE_*`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from shmroute.client import DEFAULT_AREA
+
+__all__ = ["area", "cluster", "filename", "namespaces", "output"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def area(function: F) -> F:
+    """`--area`."""
+    return click.option(
+        "--area",
+        envvar="SHMROUTE_AREA",
+        default=DEFAULT_AREA,
+        show_default=True,
+        help="Name of the shared-memory area.",
+    )(function)
+
+
+def output(*forms: str) -> Callable[[F], F]:
+    """`-o`, with the forms a command knows; the first is the default."""
+    return click.option(
+        "-o",
+        "--output",
+        envvar="SHMROUTE_OUTPUT",
+        type=click.Choice(forms),
+        default=forms[0],
+        show_default=True,
+        help="Form of the answer.",
+    )
+
+
+def namespaces(function: F) -> F:
+    """`-n` and `-A`."""
+    function = click.option(
+        "-A",
+        "--all-namespaces",
+        is_flag=True,
+        envvar="SHMROUTE_ALL_NAMESPACES",
+        help="All namespaces.",
+    )(function)
+    return click.option("-n", "--namespace", envvar="SHMROUTE_NAMESPACE", help="One namespace.")(function)
+
+
+def cluster(function: F) -> F:
+    """`--kubeconfig` and `--context`."""
+    function = click.option(
+        "--context",
+        envvar="SHMROUTE_CONTEXT",
+        help="Context of the kubeconfig; its current one by default.",
+    )(function)
+    return click.option(
+        "--kubeconfig",
+        envvar="SHMROUTE_KUBECONFIG",
+        help="Path of a kubeconfig; by default KUBECONFIG, ~/.kube/config, or the pod's service account.",
+    )(function)
+
+
+def filename(function: F) -> F:
+    """`-f`."""
+    return click.option(
+        "-f",
+        "--filename",
+        "files",
+        multiple=True,
+        envvar="SHMROUTE_FILENAME",
+        help="YAML or JSON file with one or more AppModels, or a folder of them; - for standard input.",
+    )(function)
+
+
+def one_namespace(namespace: str | None, all_namespaces: bool) -> str | None:
+    """The namespace to restrict an answer to, None for all."""
+    if namespace and all_namespaces:
+        raise click.UsageError("-n and -A exclude each other")
+    return namespace

@@ -1,0 +1,86 @@
+"""`shmroute resolve`: look models up in the area, as a worker does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from shmroute.cli import options, output
+from shmroute.client import Reader
+from shmroute.errors import MetadataNotJson, ModelNotFound
+from shmroute.routes import Route
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("-n", "--namespace", envvar="SHMROUTE_NAMESPACE", help="The route in that namespace.")
+@options.area
+@click.option("--wait", type=float, default=0.0, envvar="SHMROUTE_WAIT", help="Seconds to wait for the first snapshot.")
+@click.option("--max-age", type=float, envvar="SHMROUTE_MAX_AGE", help="Refuse routes older than so many seconds.")
+@options.output("table", "wide", "json", "yaml", "name")
+def command(
+    models: tuple[str, ...],
+    namespace: str | None,
+    area: str,
+    wait: float,
+    max_age: float | None,
+    output: str,
+) -> None:
+    """Say which app serves each MODEL.
+
+    Ends with 5 if one of them is not served, with 6 if the routes are older than --max-age, with 7 if there are
+    none yet.
+    """
+    with Reader(area) as reader:
+        if wait:
+            reader.wait_ready(wait)
+        found: list[Route] = []
+        missing: ModelNotFound | None = None
+        for model in models:
+            try:
+                found.append(reader.resolve(model, namespace=namespace, max_age=max_age))
+            except ModelNotFound as error:
+                click.echo(f"error: {error}", err=True)
+                missing = error
+        items = [item_of(route) for route in found]
+    if len(models) == 1 and items and output in ("json", "yaml"):
+        click.echo(_document(items[0], output))
+    else:
+        show(items, output)
+    if missing is not None:
+        raise SystemExit(5)
+
+
+def item_of(route: Route) -> dict[str, Any]:
+    """A route with its endpoints and metadata, of builtin types."""
+    try:
+        metadata = route.metadata
+    except MetadataNotJson:
+        metadata = (route.metadata_bytes or b"").decode(errors="replace")
+    return {
+        "model": route.model,
+        "version": route.version,
+        "app": route.app,
+        "app_version": route.app_version,
+        "namespace": route.namespace,
+        "appmodel": route.appmodel,
+        "endpoints": [str(endpoint) for endpoint in route.endpoints],
+        "metadata": metadata,
+        "metadata_version": route.metadata_version,
+        "metadata_state": route.metadata_state,
+    }
+
+
+def show(items: list[dict[str, Any]], form: str) -> None:
+    """Print routes; shared with `shmroute get models`."""
+    output.show(
+        items,
+        form,
+        {"model": "model", "version": "version", "app": "app", "app-version": "app_version", "namespace": "namespace"},
+        {"appmodel": "appmodel", "endpoints": "endpoints", "metadata": "metadata_state"},
+        "model",
+    )
+
+
+_document = output.document

@@ -1,0 +1,17 @@
+"""`shmroute wait`: until there are routes; a start-up probe."""
+
+from __future__ import annotations
+
+import click
+
+from shmroute.cli import options
+from shmroute.client import Reader
+
+
+@click.command()
+@options.area
+@click.option("--timeout", type=float, default=30.0, show_default=True, envvar="SHMROUTE_WAIT", help="Seconds.")
+def command(area: str, timeout: float) -> None:
+    """Wait until the area holds a first snapshot. Ends with 7 if there is none in time."""
+    with Reader(area) as reader:
+        reader.wait_ready(timeout)

@@ -1,0 +1,80 @@
+"""The options of a watcher, shared by `shmroute watch` and `shmroute run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from shmroute.cli import options
+from shmroute.watcher.options import WatchOptions
+
+__all__ = ["watch_arguments", "watch_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def watch_options(function: F) -> F:
+    """All options of `shmroute.watcher.assemble.WatchOptions`."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def watch_arguments(context: click.Context) -> list[str]:
+    """The options of `shmroute watch` that were given to this command, as its arguments; the area left out."""
+    arguments: list[str] = []
+    names = set(WatchOptions.__struct_fields__) - {"area"} | {"log_level", "log_format"}
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name not in names or value in (None, "", ()) or not isinstance(parameter, click.Option):
+            continue
+        if isinstance(value, bool):
+            flags = parameter.opts if value else parameter.secondary_opts
+            arguments += flags[-1:]
+        else:
+            for item in value if isinstance(value, tuple) else (value,):
+                arguments += [parameter.opts[-1], str(item)]
+    return arguments
+
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    options.area,
+    options.namespaces,
+    click.option(
+        "-l",
+        "--selector",
+        envvar="SHMROUTE_SELECTOR",
+        help="Label selector of the AppModels.  [default: iidp=iidp in a cluster, everything in a folder]",
+    ),
+    options.cluster,
+    click.option(
+        "--manifests",
+        envvar="SHMROUTE_MANIFESTS",
+        help="Watch a folder of manifests instead of a cluster.",
+    ),
+    click.option(
+        "--resync",
+        "resync_seconds",
+        type=click.FloatRange(min=1.0),
+        envvar="SHMROUTE_RESYNC",
+        default=300.0,
+        show_default=True,
+        help="Seconds between handing every object to the handlers again; asks the API server nothing.",
+    ),
+    click.option(
+        "--endpoints/--no-endpoints",
+        envvar="SHMROUTE_ENDPOINTS",
+        default=True,
+        show_default=True,
+        help="Follow EndpointSlices too.",
+    ),
+    click.option(
+        "--port",
+        envvar="SHMROUTE_PORT",
+        default="",
+        help="Name or number of the apps' port, where an AppModel does not say.",
+    ),
+    click.option("--group", envvar="SHMROUTE_GROUP", help="Group that may read the area too (mode 0640)."),
+)

@@ -1,0 +1,68 @@
+"""From options to a watcher: which sources, which store, which area. Called by the command line and by tests."""
+
+from __future__ import annotations
+
+from shmroute.errors import ConfigError
+from shmroute.rows import SettingsRow
+from shmroute.sources.events import Resource, Source
+from shmroute.watcher.options import DEFAULT_SELECTOR, WatchOptions
+from shmroute.watcher.watcher import Watcher
+
+__all__ = ["build"]
+
+
+def build(options: WatchOptions) -> Watcher:
+    """The watcher that `options` describe, not started yet.
+
+    Raises:
+        ConfigError: options that contradict each other, or a cluster configuration that cannot be used.
+    """
+    if options.namespace and options.all_namespaces:
+        raise ConfigError("-n and -A exclude each other")
+    if options.manifests and (options.kubeconfig or options.context):
+        raise ConfigError("--manifests watches a folder: it goes without --kubeconfig and --context")
+    sources, settings = _folder(options) if options.manifests else _cluster(options)
+    return Watcher(
+        options.area,
+        sources,
+        settings=settings,
+        default_port=options.port,
+        group=int(options.group) if options.group and options.group.isdigit() else options.group,
+    )
+
+
+def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
+    from shmroute.kube.connection import Connection
+    from shmroute.sources.kubernetes import KubernetesSource
+
+    connection = Connection(options.kubeconfig, options.context)
+    namespace = None if options.all_namespaces else options.namespace or connection.namespace
+    selector = DEFAULT_SELECTOR if options.selector is None else options.selector
+    sources: list[Source] = [
+        KubernetesSource(
+            connection,
+            resource,
+            namespace=namespace,
+            selector=selector if resource == "appmodels" else "",
+            resync_seconds=options.resync_seconds,
+        )
+        for resource in _resources(options)
+    ]
+    return sources, SettingsRow(namespace or "", selector, connection.host)
+
+
+def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
+    from shmroute.sources.folder import FolderSource
+
+    assert options.manifests is not None  # noqa: S101 - the caller's condition
+    source = FolderSource(
+        options.manifests,
+        namespace=None if options.all_namespaces else options.namespace,
+        selector=options.selector or "",
+        resync_seconds=options.resync_seconds,
+    )
+    return [source], SettingsRow(options.namespace or "", options.selector or "", options.manifests)
+
+
+def _resources(options: WatchOptions) -> tuple[Resource, ...]:
+    return ("appmodels", "endpointslices") if options.endpoints else ("appmodels",)

@@ -1,0 +1,28 @@
+"""What a watcher can be asked for: the command line's options by their names, and their defaults."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+__all__ = ["DEFAULT_SELECTOR", "WatchOptions"]
+
+DEFAULT_SELECTOR: Final = "iidp=iidp"
+
+
+class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What to watch and how; the command line's options by their names."""
+
+    area: str
+    namespace: str | None = None
+    """None: the namespace of the kubeconfig's context or of the pod."""
+    all_namespaces: bool = False
+    selector: str | None = None
+    kubeconfig: str | None = None
+    context: str | None = None
+    manifests: str | None = None
+    resync_seconds: float = 300.0
+    endpoints: bool = True
+    port: str = ""
+    group: str | None = None
