@@ -9,8 +9,9 @@ It keeps no file, needs no network but the loopback, and knows nothing about shm
 """
 
 from .auth import Auth
-from .faults import Fault, Faults
+from .faults import Faults
 from .request import Request, RequestLog
+from .rules import Fault
 from .samples import (
     app_model,
     app_model_definition,

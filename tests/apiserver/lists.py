@@ -157,7 +157,8 @@ def _page(
         high = min(high, low + 1)
     chosen: list[Item] = []
     at = low
-    for at, item in enumerate(islice(state.items, low, high), low + 1):
+    for item in islice(state.items, low, high):
+        at += 1
         if selector.matches(item.namespace, item.name, item.labels):
             chosen.append(item)
             if limit and len(chosen) == limit:

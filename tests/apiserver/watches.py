@@ -27,6 +27,9 @@ POLL_SECONDS = 0.1
 #: The server's own end of a watch that names no timeout, in seconds.
 DEFAULT_TIMEOUT_SECONDS = 1800.0
 
+#: The last bookmark comes this long before the end.
+LAST_CALL_SECONDS = 2.0
+
 #: The event's type ("" for injected bytes), the event it comes from if any, and its bytes.
 Line = tuple[str, Event | None, bytes]
 
@@ -41,8 +44,8 @@ class Settings:
     bookmark_every: float = 60.0
     #: Streaming lists work. If not, they get the in-stream ERROR 500 of an old etcd.
     streaming_lists: bool = True
-    #: What a second of the protocol lasts; below 1, timeouts come sooner.
-    second: float = 1.0
+    #: The clock that timeouts and bookmarks go by; a test may turn it.
+    clock: Callable[[], float] = time.monotonic
     #: Send bookmarks even where no event has come since the start, as a real server does not.
     quiet_bookmarks: bool = False
     #: Synthetic events come in this generator's order instead of the storage's.
@@ -139,38 +142,38 @@ class Watches:
 
     def _run(self, watch: Watch) -> None:
         timeout = float(watch.query.get("timeoutSeconds") or 0) or DEFAULT_TIMEOUT_SECONDS
-        second = self.settings.second
-        deadline = time.monotonic() + timeout * second
-        last_call = deadline - 2 * second  # a bookmark two seconds before the end
-        next_bookmark = time.monotonic() + self.settings.bookmark_every * second
-        if time.monotonic() < last_call < next_bookmark:
+        clock = self.settings.clock
+        deadline = clock() + timeout
+        last_call = deadline - LAST_CALL_SECONDS
+        next_bookmark = clock() + self.settings.bookmark_every
+        if clock() < last_call < next_bookmark:
             next_bookmark = last_call
         self._send(watch, self._initial(watch))
         bookmarked = watch.revision if watch.streaming_list else 0
         while True:
             lines: list[Line] = []
             with self.store.lock:
-                until = min(deadline, next_bookmark, time.monotonic() + POLL_SECONDS)
+                until = min(deadline, next_bookmark, clock() + POLL_SECONDS)
                 if not self._pending(watch):
-                    watch.table.changed.wait(max(0.0, until - time.monotonic()))
+                    watch.table.changed.wait(max(0.0, until - clock()))
                 if watch.aborted is not None:
                     raise watch.aborted
                 paused = self.is_paused(watch)
                 if not paused:
                     lines = self._live(watch)
-                now = time.monotonic()
+                now = clock()
                 wanted, watch.bookmark_wanted = watch.bookmark_wanted, False
                 if wanted and watch.bookmarks:
                     lines.append(self._bookmark(watch))
                 elif now >= next_bookmark:
-                    every = now + self.settings.bookmark_every * second
+                    every = now + self.settings.bookmark_every
                     next_bookmark = last_call if now < last_call < every else every
                     if not paused and self._may_bookmark(watch, bookmarked):
                         lines.append(self._bookmark(watch))
                         bookmarked = watch.revision
                 ended = watch.ended or watch.table.closed
             self._send(watch, lines)
-            if ended or time.monotonic() >= deadline or not watch.alive():
+            if ended or clock() >= deadline or not watch.alive():
                 return
 
     def _pending(self, watch: Watch) -> bool:
@@ -178,11 +181,8 @@ class Watches:
             return True
         if self.is_paused(watch):
             return False
-        return (
-            bool(watch.injected)
-            or watch.bookmark_wanted
-            or watch.table.last_revision > watch.revision
-        )
+        behind = watch.table.last_revision > watch.revision
+        return behind or bool(watch.injected) or watch.bookmark_wanted
 
     def _live(self, watch: Watch) -> list[Line]:
         lines: list[Line] = []

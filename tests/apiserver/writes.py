@@ -6,25 +6,18 @@ decoded objects, never requests.
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from . import managed, merging, schema, status
+from . import managed, merging, status
+from .checks import check, check_typed, pruned
 from .definitions import complete_definition
 from .encoding import Object, dumps_sorted
-from .kinds import CUSTOM_RESOURCE_DEFINITIONS, ENDPOINT_SLICES, Kind
-from .status import ApiError, Cause, bad_request
+from .kinds import CUSTOM_RESOURCE_DEFINITIONS, Kind
+from .status import ApiError, bad_request
 from .store import Item, Store, Table, object_key
-
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_NAME_MESSAGE = (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or "
-    "'.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used "
-    "for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
-)
 
 #: What stays as it is, whatever an update says.
 _IDENTITY = ("name", "namespace", "uid", "creationTimestamp", "generation", "deletionTimestamp")
@@ -70,8 +63,8 @@ class Writer:
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = metadata["generateName"] + self.new_uid()[:5]
         name = metadata.get("name", "")
-        new, warnings = _pruned(kind, new, options.strict)
-        _check(kind, name, new)
+        new, warnings = pruned(kind, new, options.strict)
+        check(kind, name, new)
         with self.store.lock:
             if object_key(metadata.get("namespace", ""), name) in table.items:
                 raise status.already_exists(kind.group, kind.plural, name)
@@ -83,11 +76,7 @@ class Writer:
         kind = table.kind
         new = self._incoming(kind, obj, namespace)
         if new["metadata"].get("name") != name:
-            given = new["metadata"].get("name", "")
-            message = (
-                f"the name of the object ({given}) does not match the name on the URL ({name})"
-            )
-            raise bad_request(message)
+            raise _other_name(new["metadata"].get("name", ""), name)
         with self.store.lock:
             before = self._existing(table, namespace, name)
             version = new["metadata"].get("resourceVersion")
@@ -97,8 +86,8 @@ class Writer:
                 raise status.invalid(kind.group, kind.plural, name, [cause])
             if version and version != str(before.revision):
                 raise status.modified(kind.group, kind.plural, name)
-            new, warnings = _pruned(kind, new, options.strict)
-            _check(kind, name, new)
+            new, warnings = pruned(kind, new, options.strict)
+            check(kind, name, new)
             return self._update(table, before, new, options, warnings)
 
     def patch(
@@ -118,8 +107,8 @@ class Writer:
             version = new["metadata"].get("resourceVersion")
             if version and version != str(before.revision):
                 raise status.modified(kind.group, kind.plural, name)
-            new, warnings = _pruned(kind, new, options.strict)
-            _check(kind, name, new)
+            new, warnings = pruned(kind, new, options.strict)
+            check(kind, name, new)
             return self._update(table, before, new, options, warnings)
 
     def apply(
@@ -129,14 +118,10 @@ class Writer:
         config = self._incoming(kind, config, namespace)
         metadata = config["metadata"]
         if metadata.setdefault("name", name) != name:
-            given = metadata["name"]
-            message = (
-                f"the name of the object ({given}) does not match the name on the URL ({name})"
-            )
-            raise bad_request(message)
+            raise _other_name(metadata["name"], name)
         if metadata.pop("managedFields", None):
             raise bad_request("metadata.managedFields must be nil")
-        _check_typed(kind, config, namespace, name)
+        check_typed(kind, config, namespace, name)
         with self.store.lock:
             before = table.items.get(object_key(namespace, name))
             version = metadata.pop("resourceVersion", None)
@@ -161,7 +146,7 @@ class Writer:
                 raise managed.conflict(found)
             for each in others:
                 each.fields -= touched | changes.removed
-            _check(kind, name, new)
+            check(kind, name, new)
             return self._store(table, before, new, [*others, mine], options)
 
     def delete(self, table: Table, namespace: str, name: str) -> Outcome:
@@ -279,6 +264,11 @@ class Writer:
         return Outcome(200 if before else 201, event.item, warnings or [])
 
 
+def _other_name(given: str, name: str) -> ApiError:
+    message = f"the name of the object ({given}) does not match the name on the URL ({name})"
+    return bad_request(message)
+
+
 def _defaulted(kind: Kind, live: Object, new: Object) -> Object:
     """What the server fills in before it looks at who owns what."""
     if kind is CUSTOM_RESOURCE_DEFINITIONS:
@@ -303,64 +293,3 @@ def _same(kind: Kind, live: Object, new: Object) -> bool:
         return dumps_sorted({**kind.empty, **plain})
 
     return comparable(live) == comparable(new)
-
-
-def _pruned(kind: Kind, obj: Object, strict: bool) -> tuple[Object, list[str]]:
-    if kind.schema is None:
-        return obj, []
-    kept, dropped = schema.prune(kind.schema, obj)
-    warnings = [f'unknown field "{path}"' for path in dropped]
-    if warnings and strict:
-        raise bad_request(
-            f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: '
-            f"strict decoding error: {', '.join(warnings)}"
-        )
-    return kept, warnings
-
-
-def _check_typed(kind: Kind, config: Object, namespace: str, name: str) -> None:
-    if kind.schema is None:
-        return
-    errors = schema.typed_patch_errors(kind.schema, config)
-    if not errors:
-        return
-    text = errors[0].strip() if len(errors) == 1 else "errors:\n" + "\n".join(errors)
-    where = object_key(namespace, name)
-    type_name = f"{kind.api_version}, Kind={kind.kind}"
-    message = f"failed to create typed patch object ({where}; {type_name}): {text}"
-    raise ApiError(500, message)
-
-
-def _check(kind: Kind, name: str, obj: Object) -> None:
-    causes: list[Cause] = []
-    if not name:
-        text = "Required value: name or generateName is required"
-        causes.append(("metadata.name", "FieldValueRequired", text))
-    elif not _NAME.fullmatch(name) or len(name) > 253:
-        text = f'Invalid value: "{name}": {_NAME_MESSAGE}'
-        causes.append(("metadata.name", "FieldValueInvalid", text))
-    if kind.schema is not None:
-        causes += schema.validate(kind.schema, obj)
-    elif kind is ENDPOINT_SLICES and not obj.get("addressType"):
-        causes.append(("addressType", "FieldValueRequired", "Required value"))
-    elif kind is CUSTOM_RESOURCE_DEFINITIONS:
-        causes += _check_definition(name, obj.get("spec") or {})
-    if causes:
-        raise status.invalid(kind.group, kind.kind, name, causes)
-
-
-def _check_definition(name: str, spec: Object) -> list[Cause]:
-    names = spec.get("names") or {}
-    versions = spec.get("versions") or []
-    causes: list[Cause] = []
-    for field_name, value in (("group", spec.get("group")), ("scope", spec.get("scope"))):
-        if not value:
-            causes.append((f"spec.{field_name}", "FieldValueRequired", "Required value"))
-    if sum(bool(each.get("storage")) for each in versions) != 1:
-        text = "Invalid value: must have exactly one version marked as storage version"
-        causes.append(("spec.versions", "FieldValueInvalid", text))
-    wanted = f"{names.get('plural', '')}.{spec.get('group', '')}"
-    if name != wanted:
-        text = f'Invalid value: "{name}": must be spec.names.plural+"."+spec.group'
-        causes.append(("metadata.name", "FieldValueInvalid", text))
-    return causes
