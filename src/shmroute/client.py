@@ -209,6 +209,14 @@ class Reader:
         """Why the newest generation is not the one answered from; None while it is."""
         return self._fault
 
+    def attach(self) -> None:
+        """Attach now, without waiting, rather than at the first look-up.
+
+        Raises:
+            NotReady, LayoutMismatch
+        """
+        self._attached(wait=False)
+
     def wait_ready(self, timeout: float) -> None:
         """Wait until there is something to answer from.
 
@@ -461,3 +469,12 @@ resolve: Final[Resolve] = _default.resolve
 
 get: Final = _default.get
 """`Reader.get` of this process's default reader."""
+
+
+def attach() -> None:
+    """Attach this process's default reader now rather than at its first look-up, if there is a snapshot.
+
+    Raises:
+        NotReady, LayoutMismatch
+    """
+    _default.attach()

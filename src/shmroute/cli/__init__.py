@@ -30,6 +30,9 @@ COMMANDS: Final = {
 }
 """Name and short help of each command; its code is `shmroute.cli.<name>:command`."""
 
+_HIDDEN: Final = ("keep",)
+"""Commands that only shmroute itself calls."""
+
 _EXIT_CODES: Final[tuple[tuple[type[errors.ShmrouteError], int], ...]] = (
     (errors.ConfigError, 2),
     (errors.InvalidObject, 1),
@@ -54,7 +57,7 @@ class _Commands(click.Group):
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in COMMANDS:
+        if cmd_name not in COMMANDS and cmd_name not in _HIDDEN:
             return None
         module = __import__(f"shmroute.cli.{cmd_name}", fromlist=["command"])
         command: click.Command = module.command

@@ -36,4 +36,4 @@ def command(wait_seconds: float, command: tuple[str, ...], **chosen: Any) -> Non
     context = click.get_current_context()
     given = context.get_parameter_source("area") is not click.core.ParameterSource.DEFAULT
     area = chosen["area"] if given else f"run-{os.getpid()}"
-    sys.exit(run(area, watch_arguments(context), command, wait_seconds))
+    sys.exit(run(area, watch_arguments(context), command, wait_seconds, shared=given))

@@ -76,5 +76,10 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         default="",
         help="Name or number of the apps' port, where an AppModel does not say.",
     ),
+    click.option(
+        "--checkpoint",
+        envvar="SHMROUTE_CHECKPOINT",
+        help="Keep the routes in this file too, for a start while the API server is away.",
+    ),
     click.option("--group", envvar="SHMROUTE_GROUP", help="Group that may read the area too (mode 0640)."),
 )

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from shmroute.errors import AreaBusy, ShmrouteError
+from shmroute.errors import ShmrouteError
 from shmroute.shm.control import ControlReader
 from shmroute.shm.publisher import Publisher
 
@@ -31,6 +31,9 @@ BACKOFF_FIRST_SECONDS: Final = 0.5
 BACKOFF_LIMIT_SECONDS: Final = 30.0
 HEALTHY_SECONDS: Final = 60.0
 """A watcher that has lived so long is started again as if it had never failed."""
+
+TAKEOVER_SECONDS: Final = 1.2
+"""Within this a watcher that stands by has taken the area over."""
 
 STOP_SECONDS: Final = 2.0
 """A watcher ends within a second of SIGTERM; after twice that it is killed."""
@@ -74,11 +77,12 @@ class Keeper:
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS * 2 + 1)
 
-    def remove_area(self) -> None:
-        """Take the area's memory away, unless another watcher has taken it over."""
+    def remove_area(self, grace_seconds: float = 0.0) -> None:
+        """Take the area's memory away, unless another watcher has taken it over within `grace_seconds`."""
+        time.sleep(grace_seconds)
         try:
             publisher = Publisher(self._area)
-        except (AreaBusy, ShmrouteError, OSError):
+        except (ShmrouteError, OSError):
             return
         publisher.close(remove=True)
 

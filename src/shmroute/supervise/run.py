@@ -16,7 +16,7 @@ from typing import Final
 
 from shmroute.client import Reader
 from shmroute.errors import NotReady
-from shmroute.supervise.keeper import Keeper
+from shmroute.supervise.keeper import TAKEOVER_SECONDS, Keeper
 from shmroute.supervise.lifeline import Lifeline
 
 __all__ = ["run"]
@@ -51,9 +51,13 @@ def run(
     watch_arguments: Sequence[str],
     command: Sequence[str],
     wait_seconds: float,
+    *,
+    shared: bool,
     environment: Mapping[str, str] = os.environ,
 ) -> int:
     """Run `command` beside a watcher of `area`.
+
+    `shared` says that other watchers may stand by for the area, which is left to them then.
 
     Waits up to `wait_seconds` for the first snapshot, and starts the command then in any case: its look-ups raise
     `NotReady` until there is one.
@@ -91,7 +95,7 @@ def run(
         return _wait(process, keeper)
     finally:
         keeper.stop()
-        keeper.remove_area()
+        keeper.remove_area(TAKEOVER_SECONDS if shared else 0.0)
         for number, handler in former.items():
             signal.signal(number, handler)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from shmroute.errors import ConfigError
 from shmroute.rows import SettingsRow
 from shmroute.sources.events import Resource, Source
+from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.options import DEFAULT_SELECTOR, WatchOptions
 from shmroute.watcher.watcher import Watcher
 
@@ -27,6 +28,7 @@ def build(options: WatchOptions) -> Watcher:
         sources,
         settings=settings,
         default_port=options.port,
+        checkpoint=Checkpoint(options.checkpoint, options.area) if options.checkpoint else None,
         group=int(options.group) if options.group and options.group.isdigit() else options.group,
     )
 

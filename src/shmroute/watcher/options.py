@@ -26,3 +26,4 @@ class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: bool = True
     port: str = ""
     group: str | None = None
+    checkpoint: str | None = None

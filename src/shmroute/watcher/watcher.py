@@ -19,6 +19,7 @@ from shmroute.rows import Kind, RowKey, SettingsRow, encode
 from shmroute.shm.publisher import Publisher
 from shmroute.sources.events import Changed, Deleted, Event, Replaced, Resync, Source, SourceState
 from shmroute.version import __version__
+from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.dispatch import Dispatcher
 from shmroute.watcher.metadata_feed import MetadataFeed, MetadataRows
 from shmroute.watcher.status import Status, encode_status
@@ -58,6 +59,7 @@ class Watcher:
         settings: what is watched, shown to readers.
         default_port: `Index`'s choice of port where an AppModel makes none.
         metadata: the metadata loader's feed, or None.
+        checkpoint: where the rows are kept on disk too, or None.
         handlers: users' own handlers, called in a thread of their own.
         group: a group that may read the area too.
         clock: monotonic nanoseconds; tests inject one.
@@ -71,6 +73,7 @@ class Watcher:
         settings: SettingsRow,
         default_port: str = "",
         metadata: MetadataFeed | None = None,
+        checkpoint: Checkpoint | None = None,
         handlers: Sequence[Handler] = (),
         group: str | int | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
@@ -79,6 +82,7 @@ class Watcher:
         self._sources = tuple(sources)
         self._settings = settings
         self._metadata = metadata
+        self._checkpoint = checkpoint
         self._group = group
         self._clock = clock
         self._index = Index(default_port)
@@ -123,6 +127,7 @@ class Watcher:
             return
         self._publisher = publisher
         try:
+            self._publish_checkpoint(publisher)
             self._start_threads()
             self._loop(publisher)
         finally:
@@ -148,6 +153,23 @@ class Watcher:
             self._stop.wait(STANDBY_RETRY_SECONDS)
         return None
 
+    def _publish_checkpoint(self, publisher: Publisher) -> None:
+        """Serve what was last written to disk, if nothing is served: until the first list, marked as not synced."""
+        saved = self._checkpoint.load() if self._checkpoint and not publisher.generation else None
+        if saved is None:
+            return
+        now_ns = self._clock()
+        age_ns = int(max(0.0, time.time() - saved.contact) * 1e9)
+        try:
+            publisher.replace(saved.rows)
+        except OutOfSharedMemory as error:
+            _log.error("the checkpoint's rows find no room: %s", error)
+            return
+        publisher.control.beat(now_ns, max(1, now_ns - age_ns), synced=False)
+        _log.warning(
+            "serving %d rows of the checkpoint, %.0f s old, until the first list", len(saved.rows), age_ns / 1e9
+        )
+
     def _start_threads(self) -> None:
         self._problem = ""
         self._dispatcher.start()
@@ -156,6 +178,9 @@ class Watcher:
         if self._metadata is not None:
             metadata = self._metadata
             self._start("metadata", lambda: metadata.run(self.put, self._stop))
+        if self._checkpoint is not None:
+            checkpoint = self._checkpoint
+            self._start("checkpoint", lambda: checkpoint.run(self._stop))
 
     def _start(self, name: str, target: Callable[[], None]) -> None:
         def guarded() -> None:
@@ -198,7 +223,10 @@ class Watcher:
             elif publisher.rebuilding:
                 publisher.maintain()
             if self._unpublished or not self._replaced:
+                synced = self._replaced
                 self._publish(publisher)
+                if self._replaced != synced:
+                    beat_at_ns = 0
 
     def _take_events(self, wait_seconds: float) -> bool:
         """Apply what has arrived, at least one event if one comes in time."""
