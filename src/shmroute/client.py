@@ -217,6 +217,10 @@ class Reader:
         """
         self._attached(wait=False)
 
+    def choose(self, area: str | None) -> None:
+        """Read another area from the next attach on. For `use_area`."""
+        self._area = area
+
     def wait_ready(self, timeout: float) -> None:
         """Wait until there is something to answer from.
 
@@ -469,6 +473,12 @@ resolve: Final[Resolve] = _default.resolve
 
 get: Final = _default.get
 """`Reader.get` of this process's default reader."""
+
+
+def use_area(area: str | None) -> None:
+    """Point this process's default reader at another area; None means `SHMROUTE_AREA` again. For tests."""
+    _default.close()
+    _default.choose(area)
 
 
 def attach() -> None:

@@ -4,9 +4,9 @@ In `gunicorn.conf.py`:
 
     from shmroute.contrib.gunicorn import on_exit, post_fork, when_ready
 
-The watcher's options are environment variables (`SHMROUTE_MANIFESTS`, `SHMROUTE_NAMESPACE`, ...: see `shmroute watch
---help`). The watcher is started after the bind and before the first worker, in a process group of its own; workers wait
-up to `SHMROUTE_WAIT` seconds (10 unless set) for the first snapshot.
+The watcher's options are environment variables (`SHMROUTE_MANIFESTS`, `SHMROUTE_NAMESPACE` and so on, as listed by
+`shmroute watch --help`). The watcher is started after the bind and before the first worker, in a process group of
+its own; workers wait up to `SHMROUTE_WAIT` seconds (10 unless set) for the first snapshot.
 
 State lives in this module, not in the configuration file, which SIGHUP runs anew. During a binary upgrade (USR2) the new
 master's watcher stands by and takes the area over.
