@@ -86,12 +86,13 @@ class Objects:
         filled in where they are missing. For malformed objects, and for recorded ones.
         """
         table, namespace, _ = self._address(obj)
-        metadata = {
-            "creationTimestamp": self.writer.now(),
-            "uid": self.writer.new_uid(),
-            "generation": 1,
-            **obj["metadata"],
-        }
+        metadata = dict(obj["metadata"])
+        if table.kind.generations:
+            metadata.setdefault("generation", 1)
+        if "creationTimestamp" not in metadata:
+            metadata["creationTimestamp"] = self.writer.now()
+        if "uid" not in metadata:
+            metadata["uid"] = self.writer.new_uid()
         if table.kind.namespaced:
             metadata["namespace"] = namespace
         self.store.put_raw(table, {**obj, "metadata": metadata})

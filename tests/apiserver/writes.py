@@ -7,7 +7,7 @@ decoded objects, never requests.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -132,7 +132,7 @@ class Writer:
             mine = managed.Manager(options.manager, "Apply", kind.api_version, managed.NOTHING, "")
             others = [each for each in managers if each.identity != mine.identity]
             own = next((each for each in managers if each.identity == mine.identity), None)
-            mine.fields = managed.applied_fields(kind, config)
+            mine.fields = _countable(kind, managed.applied_fields(kind, config))
             mine.time = self.now()
             new: Object = merging.merge_applied(live, config, (), kind.associative)
             if own:
@@ -140,7 +140,7 @@ class Writer:
                 merging.remove_abandoned(new, own.fields - mine.fields, owned)
             new = _defaulted(kind, live, new)
             changes = managed.compare(kind, live, new)
-            touched = frozenset(changes.added | changes.modified)
+            touched = _countable(kind, changes.added | changes.modified)
             found = [(each, each.fields & touched) for each in others if each.fields & touched]
             if found and not options.force:
                 raise managed.conflict(found)
@@ -207,7 +207,7 @@ class Writer:
         new = _defaulted(kind, live, new)
         managers = managed.read(live)
         changes = managed.compare(kind, live, new)
-        touched = frozenset(changes.added | changes.modified)
+        touched = _countable(kind, changes.added | changes.modified)
         mine = managed.Manager(options.manager, "Update", kind.api_version, touched, self.now())
         kept = []
         for each in managers:
@@ -262,6 +262,11 @@ class Writer:
         if "deletionTimestamp" in metadata and not metadata.get("finalizers"):
             self.store.commit(table, None, key)
         return Outcome(200 if before else 201, event.item, warnings or [])
+
+
+def _countable(kind: Kind, fields: Iterable[managed.Path]) -> managed.Fields:
+    """The fields that a write to the object itself can own: a built-in's status is apart."""
+    return frozenset(path for path in fields if kind.custom or path[0] != "f:status")
 
 
 def _other_name(given: str, name: str) -> ApiError:
