@@ -8,8 +8,8 @@ The watcher's options are environment variables (`SHMROUTE_MANIFESTS`, `SHMROUTE
 `shmroute watch --help`). The watcher is started after the bind and before the first worker, in a process group of
 its own; workers wait up to `SHMROUTE_WAIT` seconds (10 unless set) for the first snapshot.
 
-State lives in this module, not in the configuration file, which SIGHUP runs anew. During a binary upgrade (USR2) the new
-master's watcher stands by and takes the area over.
+State lives in this module, not in the configuration file, which SIGHUP runs anew. During a binary upgrade (USR2) the
+new master's watcher stands by and takes the area over.
 """
 
 from __future__ import annotations
