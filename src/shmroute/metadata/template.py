@@ -1,0 +1,39 @@
+"""How a store's key is made of a model's names. Pure."""
+
+from __future__ import annotations
+
+from string import Formatter
+from typing import Final
+
+from shmroute.errors import ConfigError
+
+__all__ = ["DEFAULT_TEMPLATE", "KeyTemplate"]
+
+DEFAULT_TEMPLATE: Final = "{app}_{model}"
+
+_FIELDS: Final = ("namespace", "app", "model", "version")
+
+
+class KeyTemplate:
+    """A template such as `{app}_{model}`. Fields: namespace, app, model, version; `{{` and `}}` stand for braces.
+
+    Raises:
+        ConfigError: a field that does not exist, or none for the model: all models of an app would share one value.
+    """
+
+    def __init__(self, template: str = DEFAULT_TEMPLATE) -> None:
+        self.template = template
+        try:
+            parts = list(Formatter().parse(template))
+        except ValueError as error:
+            raise ConfigError(f"key template {template!r}: {error}") from error
+        used = [field for _, field, _, _ in parts if field is not None]
+        for _, field, spec, conversion in parts:
+            if field is not None and (field not in _FIELDS or spec or conversion):
+                raise ConfigError(f"key template {template!r}: write only {{{'}, {'.join(_FIELDS)}}}")
+        if "model" not in used:
+            raise ConfigError(f"key template {template!r} lacks {{model}}: all models would share one value")
+
+    def key(self, namespace: str, app: str, model: str, version: str) -> str:
+        """The key that holds the metadata of one model."""
+        return self.template.format(namespace=namespace, app=app, model=model, version=version)
