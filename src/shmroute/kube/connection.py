@@ -114,6 +114,15 @@ class Stream:
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise _no_answer(self._what, error) from error
 
+    def allow_silence(self, seconds: float) -> None:
+        """Set how long each `read` may wait from now on.
+
+        An answer that says `Connection: close` has no reachable socket any more and keeps its first timeout.
+        """
+        connection = getattr(self._response, "connection", None)
+        if connection is not None and connection.sock is not None:
+            connection.sock.settimeout(seconds)
+
     def interrupt(self) -> None:
         """End a blocked `read` at once, from any thread."""
         self.interrupted = True
@@ -187,13 +196,23 @@ class Connection:
             return Answer(stream.status, stream.headers, b"".join(chunks))
 
     def open(
-        self, path: str, query: Mapping[str, str], *, read_timeout_seconds: float, abort: Abort | None = None
+        self,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        read_timeout_seconds: float,
+        answer_timeout_seconds: float | None = None,
+        abort: Abort | None = None,
     ) -> Stream:
-        """GET a body to be read as it arrives. `read_timeout_seconds` bounds the silence before each byte.
+        """GET a body to be read as it arrives. `read_timeout_seconds` bounds each silence within it.
 
-        Raises `ApiError` as `request` does. The caller closes the stream.
+        `answer_timeout_seconds` bounds the wait for its head, where that must be shorter. Raises `ApiError` as
+        `request` does. The caller closes the stream.
         """
-        return self._open("GET", path, query, None, "", read_timeout_seconds, abort)
+        first = read_timeout_seconds if answer_timeout_seconds is None else answer_timeout_seconds
+        stream = self._open("GET", path, query, None, "", first, abort)
+        stream.allow_silence(read_timeout_seconds)
+        return stream
 
     def close(self) -> None:
         """Drop idle connections. What is in flight goes on, and the connection stays usable."""

@@ -1,7 +1,7 @@
 """What a source says to its owner: events, in order, and the state of the source itself.
 
-A source runs in a thread of its own and hands events to a `Sink`; it never waits for what the
-owner does with them. Contract:
+A source runs in a thread of its own and hands events to a `Sink`, one at a time (though helpers of the
+source may do it from threads of theirs); it never waits for what the owner does with them. Contract:
 
 * `Replaced` carries a *complete* list. It is sent only when the last page (or the bookmark that ends a
   streaming list) has come; what it does not hold has vanished.
@@ -15,7 +15,7 @@ owner does with them. Contract:
 from __future__ import annotations
 
 import threading
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -23,11 +23,13 @@ from shmroute.objects import AppModel, EndpointSlice, InvalidAppModel, ObjectKey
 
 __all__ = [
     "AuditResult",
+    "Audited",
     "Changed",
     "Deleted",
     "Event",
     "FileProblem",
     "Item",
+    "Phase",
     "Replaced",
     "Resource",
     "Resync",
@@ -38,6 +40,7 @@ __all__ = [
 
 Resource: TypeAlias = Literal["appmodels", "endpointslices"]
 Item: TypeAlias = AppModel | InvalidAppModel | EndpointSlice
+Phase: TypeAlias = Literal["starting", "listing", "watching", "backing-off", "stopped"]
 
 
 class Replaced(msgspec.Struct, frozen=True):
@@ -75,7 +78,7 @@ class SourceState(msgspec.Struct, frozen=True):
     """How the source stands. `contact_ns`: monotonic clock of the last proof that it is in step."""
 
     resource: Resource
-    phase: Literal["starting", "listing", "watching", "backing-off", "stopped"]
+    phase: Phase
     contact_ns: int
     reason: str = ""
     """Why it is not watching, in plain words; "" while all is well."""
@@ -118,6 +121,13 @@ class Sink(Protocol):
     """Takes events from a source's thread; never blocks."""
 
     def put(self, event: Event) -> None: ...
+
+
+@runtime_checkable
+class Audited(Protocol):
+    """A source that can be asked to compare itself with its server; an `AuditResult` follows."""
+
+    def audit_now(self) -> None: ...
 
 
 class Source(Protocol):
