@@ -14,8 +14,13 @@ from shmroute.cli.watching import watch_options
 @click.command()
 @watch_options
 @log_options
+@click.option(
+    "--listen",
+    envvar="SHMROUTE_LISTEN",
+    help="HOST:PORT or :PORT for /healthz, /readyz and /metrics.",
+)
 @click.option("--lifeline", type=int, hidden=True, help="End when nobody holds the other side of this pipe.")
-def command(lifeline: int | None, **chosen: Any) -> None:
+def command(lifeline: int | None, listen: str | None, **chosen: Any) -> None:
     """Follow AppModels and publish routes for the workers of this pod.
 
     From a cluster (the pod's service account, or a kubeconfig), or from a folder of manifests (--manifests). A second
@@ -29,6 +34,11 @@ def command(lifeline: int | None, **chosen: Any) -> None:
     watcher = build(WatchOptions(**chosen))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watcher.stop())
+    signal.signal(signal.SIGUSR1, lambda *_: watcher.audit())
+    if listen:
+        from shmroute.watcher.health import serve
+
+        serve(watcher, listen)
     if lifeline is not None:
         call_at_end(lifeline, watcher.stop)
     watcher.run()

@@ -6,24 +6,27 @@ The loader follows MODEL rows rather than AppModels, so that of several claims o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
 from shmroute.metadata.loader import MetadataLoader, MetadataRead
 from shmroute.routes import Route
-from shmroute.rows import Kind, MetadataRow, RowKey, encode
+from shmroute.rows import Kind, RowKey
 from shmroute.watcher.status import MetadataStatus
 
-__all__ = ["MetadataFeed", "MetadataRows"]
+__all__ = ["MetadataFeed", "MetadataReads"]
 
 _decode_route = msgspec.msgpack.Decoder(Route).decode
 
+Current = Callable[[RowKey], "bytes | None"]
+"""The row as it is published, or about to be."""
 
-class MetadataRows(msgspec.Struct, frozen=True):
-    """METADATA rows to publish; None for one that is gone."""
 
-    rows: Mapping[RowKey, bytes | None]
+class MetadataReads(msgspec.Struct, frozen=True):
+    """What the loader has read, on its way to the owner."""
+
+    reads: list[MetadataRead]
 
 
 class MetadataFeed:
@@ -33,34 +36,43 @@ class MetadataFeed:
         self._loader = loader
         self._namespaces: dict[str, tuple[str, ...]] = {}
 
-    def run(self, put: Callable[[MetadataRows], None], stop: threading.Event) -> None:
-        """Read what is wanted until `stop`; `put` takes the results from this thread."""
-        self._loader.run(lambda reads: put(MetadataRows(_rows(reads))), stop)
+    def run(self, put: Callable[[MetadataReads], None], stop: threading.Event) -> None:
+        """Read what is wanted until `stop`; `put` takes the results, in another thread."""
+        self._loader.run(lambda reads: put(MetadataReads(reads)), stop)
 
-    def follow(self, changes: Mapping[RowKey, bytes | None]) -> dict[RowKey, bytes | None]:
-        """Want what the changed MODEL rows ask for. Returns METADATA rows of routes that are gone."""
-        gone: dict[RowKey, bytes | None] = {}
-        for (kind, model), value in changes.items():
-            if kind != Kind.MODEL:
-                continue
-            route = _decode_route(value) if value is not None else None
-            routes = (route, *route.others) if route else ()
-            namespaces = tuple(each.namespace for each in routes)
-            for namespace in self._namespaces.get(model, ()):
-                if namespace not in namespaces:
+    def follow(self, changes: Mapping[RowKey, bytes | None], current: Current) -> dict[RowKey, bytes | None]:
+        """Want what the changed MODEL rows ask for. Returns the METADATA rows to publish with them."""
+        rows: dict[RowKey, bytes | None] = {}
+        wanted: list[MetadataRead | None] = []
+        with self._loader.changes():
+            for (kind, model), value in changes.items():
+                if kind != Kind.MODEL:
+                    continue
+                route = _decode_route(value) if value is not None else None
+                routes = (route, *route.others) if route else ()
+                for namespace in self._leave(model, tuple(each.namespace for each in routes)):
                     self._loader.gone(namespace, model)
-                    gone[Kind.METADATA, f"{namespace}/{model}"] = None
-            if routes:
-                self._namespaces[model] = namespaces
-            else:
-                self._namespaces.pop(model, None)
-            for each in routes:
-                self._loader.want(each.namespace, each.model, each.app, each.version)
-        return gone
+                    rows[Kind.METADATA, f"{namespace}/{model}"] = None
+                wanted += [self._loader.want(each.namespace, model, each.app, each.version) for each in routes]
+        rows.update(self.settle((read for read in wanted if read is not None), current))
+        return rows
 
-    def adopt(self, rows: Mapping[str, MetadataRow]) -> None:
-        """Take over what a former watcher has published, by row key: what fits need not be read again."""
-        self._loader.adopt(rows)
+    def _leave(self, model: str, namespaces: tuple[str, ...]) -> list[str]:
+        """The namespaces that serve the model no more."""
+        before = self._namespaces.pop(model, ())
+        if namespaces:
+            self._namespaces[model] = namespaces
+        return [namespace for namespace in before if namespace not in namespaces]
+
+    def settle(self, reads: Iterable[MetadataRead], current: Current) -> dict[RowKey, bytes | None]:
+        """The METADATA rows to publish for what was read, unless something else is wanted by now."""
+        rows: dict[RowKey, bytes | None] = {}
+        for read in reads:
+            key = (Kind.METADATA, f"{read.namespace}/{read.model}")
+            row = self._loader.settled(read, current(key))
+            if row is not None:
+                rows[key] = row
+        return rows
 
     def retry_failed(self) -> None:
         """Ask again for what is pending, now."""
@@ -68,8 +80,13 @@ class MetadataFeed:
 
     def status(self) -> MetadataStatus:
         """Counters for the status page."""
-        return self._loader.status()
-
-
-def _rows(reads: list[MetadataRead]) -> dict[RowKey, bytes | None]:
-    return {(Kind.METADATA, f"{read.namespace}/{read.model}"): encode(read.row) for read in reads}
+        counters = self._loader.counters
+        return MetadataStatus(
+            self._loader.store_name,
+            counters.reads,
+            counters.read_commands,
+            counters.skipped_by_version,
+            counters.failures,
+            counters.pending,
+            self._loader.problem,
+        )

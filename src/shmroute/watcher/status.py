@@ -9,7 +9,7 @@ import msgspec
 
 from shmroute.sources.events import SourceState
 
-__all__ = ["MetadataStatus", "Status", "decode_status", "encode_status"]
+__all__ = ["AuditStatus", "MetadataStatus", "Status", "decode_status", "encode_status"]
 
 
 class MetadataStatus(msgspec.Struct, frozen=True):
@@ -28,6 +28,20 @@ class MetadataStatus(msgspec.Struct, frozen=True):
     """Why the store cannot be read, "" while it can."""
 
 
+class AuditStatus(msgspec.Struct, frozen=True):
+    """What the audits of one resource have shown since the watcher started."""
+
+    resource: str
+    count: int
+    """Audits completed."""
+    differences: int
+    """Objects found different, summed: this must read 0."""
+    newest: float
+    """Unix seconds of the newest one, completed or not."""
+    problem: str = ""
+    """Why the newest one could not be completed."""
+
+
 class Status(msgspec.Struct, frozen=True):
     """One second of a watcher's life. Times are Unix seconds, counters count from the watcher's start."""
 
@@ -37,6 +51,8 @@ class Status(msgspec.Struct, frozen=True):
     """"writing", or "standing by" while another watcher holds the area."""
     started: float
     now: float
+    synced: bool
+    """Whether this watcher has published a complete list of its own."""
     generation: int
     rows: int
     models: int
@@ -51,13 +67,16 @@ class Status(msgspec.Struct, frozen=True):
     publish_seconds: float
     """Time spent publishing, summed."""
     propagation_seconds: float
-    """From the newest change's last byte to its publication."""
+    """From a change's last byte to its publication, the newest."""
+    propagations: int
+    propagation_seconds_sum: float
     conflicts: int
     invalid: int
     handler_failures: int
     sources: tuple[SourceState, ...]
     source_ages: tuple[float, ...]
     """Seconds since each source last proved that it is in step; infinite before it first did."""
+    audits: tuple[AuditStatus, ...] = ()
     metadata: MetadataStatus | None = None
     problem: str = ""
     """Why the newest state is not published, "" while it is."""

@@ -17,12 +17,12 @@ from shmroute.errors import AreaBusy, OutOfSharedMemory
 from shmroute.index import Handler, Index
 from shmroute.rows import Kind, RowKey, SettingsRow, encode
 from shmroute.shm.publisher import Publisher
-from shmroute.sources.events import Changed, Deleted, Event, Replaced, Resync, Source, SourceState
+from shmroute.sources.events import Audited, AuditResult, Changed, Deleted, Event, Replaced, Resync, Source, SourceState
 from shmroute.version import __version__
 from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.dispatch import Dispatcher
-from shmroute.watcher.metadata_feed import MetadataFeed, MetadataRows
-from shmroute.watcher.status import Status, encode_status
+from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
+from shmroute.watcher.status import AuditStatus, Status, encode_status
 
 __all__ = ["Watcher"]
 
@@ -87,7 +87,7 @@ class Watcher:
         self._clock = clock
         self._index = Index(default_port)
         self._dispatcher = Dispatcher(handlers)
-        self._events: queue.SimpleQueue[Event | MetadataRows | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event | MetadataReads | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._states: dict[str, SourceState] = {}
@@ -98,8 +98,12 @@ class Watcher:
         self._publisher: Publisher | None = None
         self._retry_at_ns = 0
         self._started = time.time()
+        self.turned_ns = clock()
+        """When the owner last turned, on the monotonic clock, writing or standing by."""
         self._event_count = self._publishes = self._publish_failures = 0
-        self._publish_seconds = self._propagation_seconds = 0.0
+        self._propagations = 0
+        self._publish_seconds = self._propagation_seconds = self._propagation_seconds_sum = 0.0
+        self._audits: dict[str, AuditStatus] = {}
         self._oldest_received_ns = 0
         self._problem = ""
         self.status: Status = self._status("standing by")
@@ -107,7 +111,7 @@ class Watcher:
 
     # --- life ----------------------------------------------------------------------------------------------
 
-    def put(self, event: Event | MetadataRows) -> None:
+    def put(self, event: Event | MetadataReads) -> None:
         """Take an event from a source or the metadata loader. Any thread; never waits."""
         self._events.put(event)
 
@@ -115,6 +119,17 @@ class Watcher:
         """Have `run` return within a second. Any thread, or a signal handler."""
         self._stop.set()
         self._events.put(_WAKE)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where its objects come from."""
+        return self._sources
+
+    def audit(self) -> None:
+        """Have every source that can compare itself with its server now. Any thread, or a signal handler."""
+        for source in self._sources:
+            if isinstance(source, Audited):
+                source.audit_now()
 
     def run(self) -> None:
         """Take the area, standing by while another watcher has it, then follow the sources until `stop`.
@@ -149,6 +164,7 @@ class Watcher:
                 if self._problem != str(error):
                     _log.error("%s", error)
                 self._problem = str(error)
+            self.turned_ns = self._clock()
             self.status = self._status("standing by")
             self._stop.wait(STANDBY_RETRY_SECONDS)
         return None
@@ -243,15 +259,19 @@ class Watcher:
         self._apply(event)
         return True
 
-    def _apply(self, event: Event | MetadataRows | None) -> None:
+    def _apply(self, event: Event | MetadataReads | None) -> None:
         match event:
             case None:
                 return
             case SourceState():
                 self._states[event.resource] = event
                 return
-            case MetadataRows():
-                self._unpublished.update(event.rows)
+            case AuditResult():
+                self._audits[event.resource] = _audited(self._audits.get(event.resource), event)
+                return
+            case MetadataReads():
+                if self._metadata is not None:
+                    self._unpublished.update(self._metadata.settle(event.reads, self._row))
                 return
             case Replaced():
                 self._unsynced.discard(event.resource)
@@ -268,8 +288,14 @@ class Watcher:
     def _index_changes(self) -> None:
         changes = self._index.take_changes()
         if self._metadata is not None:
-            self._unpublished.update(self._metadata.follow(changes))
+            self._unpublished.update(self._metadata.follow(changes, self._row))
         self._unpublished.update(changes)
+
+    def _row(self, key: RowKey) -> bytes | None:
+        """The row as it is published, or about to be."""
+        if key in self._unpublished:
+            return self._unpublished[key]
+        return self._publisher.get(*key) if self._publisher else None
 
     # --- publishing ----------------------------------------------------------------------------------------
 
@@ -302,6 +328,8 @@ class Watcher:
             self._publish_seconds += time.perf_counter() - started
             if self._oldest_received_ns:
                 self._propagation_seconds = (self._clock() - self._oldest_received_ns) / 1e9
+                self._propagation_seconds_sum += self._propagation_seconds
+                self._propagations += 1
         self._oldest_received_ns = 0
 
     def _may_publish(self, now_ns: int) -> bool:
@@ -320,23 +348,17 @@ class Watcher:
         return {key for key in self._unpublished if key[0] == Kind.ENDPOINTS}
 
     def _complete_table(self, publisher: Publisher) -> dict[RowKey, bytes]:
-        """The index's rows, and what only a former watcher or the metadata loader knows of them."""
+        """The index's rows and the metadata's; of a former watcher's, the endpoints while the slices are unknown."""
         table = dict(self._index.rows())
         table[Kind.SETTINGS, ""] = encode(self._settings)
-        kept = {Kind.METADATA} if self._metadata is not None else set()
         if "endpointslices" in self._unsynced:
-            kept.add(Kind.ENDPOINTS)
             for key in [key for key in table if key[0] == Kind.ENDPOINTS]:
                 del table[key]
-        for kind in kept:
-            for key, value in publisher.rows(kind):
-                table.setdefault((kind, key), value)
-        for row_key, changed in self._unpublished.items():
-            if row_key[0] == Kind.METADATA:
-                if changed is None:
-                    table.pop(row_key, None)
-                else:
-                    table[row_key] = changed
+            for name, value in publisher.rows(Kind.ENDPOINTS):
+                table[Kind.ENDPOINTS, name] = value
+        for key, changed in self._unpublished.items():
+            if key[0] == Kind.METADATA and changed is not None:
+                table[key] = changed
         return table
 
     # --- saying how it stands ------------------------------------------------------------------------------
@@ -345,6 +367,7 @@ class Watcher:
         contacts = [self._states[name].contact_ns if name in self._states else 0 for name in self._resources()]
         contact = min(contacts, default=0) if self._replaced and not self._problem else 0
         publisher.control.beat(now_ns, contact, synced=self._replaced)
+        self.turned_ns = now_ns
         self.status = self._status("writing")
         publisher.control.store_status(encode_status(self.status))
 
@@ -362,6 +385,7 @@ class Watcher:
             role=role,
             started=self._started,
             now=time.time(),
+            synced=self._replaced,
             generation=publisher.generation if publisher else 0,
             rows=sizes.rows if sizes else 0,
             models=self._index.model_count,
@@ -374,6 +398,8 @@ class Watcher:
             publish_failures=self._publish_failures,
             publish_seconds=self._publish_seconds,
             propagation_seconds=self._propagation_seconds,
+            propagations=self._propagations,
+            propagation_seconds_sum=self._propagation_seconds_sum,
             conflicts=self._index.conflict_count,
             invalid=self._index.invalid_count,
             handler_failures=self._dispatcher.failures,
@@ -381,6 +407,15 @@ class Watcher:
             source_ages=tuple(
                 (now_ns - state.contact_ns) / 1e9 if state.contact_ns else float("inf") for state in states
             ),
+            audits=tuple(self._audits.values()),
             metadata=self._metadata.status() if self._metadata else None,
             problem=self._problem,
         )
+
+
+def _audited(before: AuditStatus | None, result: AuditResult) -> AuditStatus:
+    """The audits of one resource, one more counted."""
+    count, differences = (before.count, before.differences) if before else (0, 0)
+    if not result.error:
+        count, differences = count + 1, differences + result.differences
+    return AuditStatus(result.resource, count, differences, time.time(), result.error)
