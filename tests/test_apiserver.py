@@ -70,9 +70,7 @@ class Story:
     def send(self, request: bytes) -> RawExchange:
         return RawExchange("127.0.0.1", self.api.port, request)
 
-    def request(
-        self, method: str, target: str, body: Object | None = None, content_type: str = ""
-    ) -> Object:
+    def request(self, method: str, target: str, body: Object | None = None, content_type: str = "") -> Object:
         """A request that was made but not recorded; without a User-Agent, as all of them."""
         data = json.dumps(body).encode() if body is not None else b""
         head = (
@@ -197,9 +195,7 @@ def test_the_answer_is_the_recorded_one(story: Story, name: str) -> None:
         ("create-without-spec", "19:04:26", 215),
     ],
 )
-def test_a_write_answers_with_the_recorded_object(
-    story: Story, name: str, time: str, revision: int
-) -> None:
+def test_a_write_answers_with_the_recorded_object(story: Story, name: str, time: str, revision: int) -> None:
     story.definition_applied()
     story.until(revision)
     story.at(time, json.loads(recording(name).body)["metadata"]["uid"])

@@ -126,9 +126,7 @@ def test_an_error_ends_by_itself_when_its_time_is_over(api: ApiServer) -> None:
     assert fetch(api)[0] == 200
 
 
-def test_a_rotated_token_is_refused_until_the_new_one_is_used(
-    api: ApiServer, tmp_path: Path
-) -> None:
+def test_a_rotated_token_is_refused_until_the_new_one_is_used(api: ApiServer, tmp_path: Path) -> None:
     token_file = tmp_path / "token"
     api.kubeconfig(tmp_path / "kubeconfig", token_file=token_file)
     old = api.auth.token
@@ -307,9 +305,7 @@ def test_a_watch_is_told_410_in_the_stream_or_by_status(api: ApiServer, http: bo
         ("inject_error", b'{"type":"ERROR"'),
     ],
 )
-def test_what_is_injected_comes_out_of_every_open_watch(
-    api: ApiServer, inject: str, expected: bytes
-) -> None:
+def test_what_is_injected_comes_out_of_every_open_watch(api: ApiServer, inject: str, expected: bytes) -> None:
     with watch(api, from_now(api)) as exchange:
         assert getattr(api.faults, inject)() == 1
         chunk = exchange.chunk()

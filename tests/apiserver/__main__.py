@@ -25,9 +25,7 @@ def main() -> None:
     parser.add_argument("--load", type=Path, action="append", default=[], help="YAML to apply")
     parser.add_argument("--models", type=int, default=0, help="AppModels to start with")
     parser.add_argument("--no-crd", action="store_true", help="without the AppModel definition")
-    parser.add_argument(
-        "--rate", type=float, default=0.0, help="change so many of the --models per second"
-    )
+    parser.add_argument("--rate", type=float, default=0.0, help="change so many of the --models per second")
     arguments = parser.parse_args()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

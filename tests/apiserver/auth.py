@@ -29,9 +29,7 @@ class Rule:
         )
 
 
-def rule(
-    verbs: str | Iterable[str], resources: str | Iterable[str] = "*", namespaces: str = "*"
-) -> Rule:
+def rule(verbs: str | Iterable[str], resources: str | Iterable[str] = "*", namespaces: str = "*") -> Rule:
     def words(value: str | Iterable[str]) -> frozenset[str]:
         return frozenset(value.split(",") if isinstance(value, str) else value)
 
@@ -62,9 +60,7 @@ class Auth:
             self._tokens[self.token] = user
             return self.token
 
-    def grant(
-        self, user: str, verbs: str | Iterable[str], resources: str = "*", namespaces: str = "*"
-    ) -> None:
+    def grant(self, user: str, verbs: str | Iterable[str], resources: str = "*", namespaces: str = "*") -> None:
         """From the first grant on, a user may do only what is granted. verbs: "list,watch"."""
         with self._lock:
             self._grants.setdefault(user, []).append(rule(verbs, resources, namespaces))
@@ -96,9 +92,7 @@ class Auth:
             return "system:anonymous"
         return user
 
-    def authorize(
-        self, user: str, verb: str, group: str, plural: str, namespace: str, name: str
-    ) -> None:
+    def authorize(self, user: str, verb: str, group: str, plural: str, namespace: str, name: str) -> None:
         """ApiError 403 where the user may not."""
         with self._lock:
             grants = self._grants.get(user)

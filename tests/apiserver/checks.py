@@ -48,6 +48,13 @@ def check_typed(kind: Kind, config: Object, namespace: str, name: str) -> None:
 
 def check(kind: Kind, name: str, obj: Object) -> None:
     """ApiError 422 where the object is invalid."""
+    for field in ("labels", "annotations"):
+        values = obj["metadata"].get(field) or {}
+        if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
+            raise bad_request(
+                f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: '
+                f"json: cannot unmarshal ObjectMeta.metadata.{field}: want a map of strings"
+            )
     causes: list[Cause] = []
     if not name:
         text = "Required value: name or generateName is required"

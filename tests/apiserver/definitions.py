@@ -91,9 +91,7 @@ class Definitions:
             kind = self.table.kind
             changes = managed.compare(kind, live, obj)
             fields = frozenset(changes.added | changes.modified)
-            entry = managed.Manager(
-                "kube-apiserver", "Update", kind.api_version, fields, now, "status"
-            )
+            entry = managed.Manager("kube-apiserver", "Update", kind.api_version, fields, now, "status")
             obj["metadata"]["managedFields"] = managed.write([*managed.read(live), entry])
             self.store.commit(self.table, obj)
             self.store.serve(kind_of_definition(obj))

@@ -88,9 +88,7 @@ class Faults(WatchFaults):
         """401 whatever the token. To refuse only an old one, rotate: `api.auth.rotate()`."""
         return self.fail(401, times, verb=verb)
 
-    def forbidden(
-        self, times: int | None = None, *, verb: str | None = None, resource: str | None = None
-    ) -> Fault:
+    def forbidden(self, times: int | None = None, *, verb: str | None = None, resource: str | None = None) -> Fault:
         """403 with the server's own words."""
         return self.fail(403, times, verb=verb, resource=resource)
 
@@ -107,9 +105,7 @@ class Faults(WatchFaults):
         options = {"after_bytes": after_bytes, "page": page}
         return self._add("cut", verb, resource, times, None, **options)
 
-    def fail_page(
-        self, page: int, code: int = 500, *, times: int | None = 1, resource: str | None = None
-    ) -> Fault:
+    def fail_page(self, page: int, code: int = 500, *, times: int | None = 1, resource: str | None = None) -> Fault:
         """Answer the request for this page of a list with an error."""
         return self._add("fail", "list", resource, times, None, code=code, page=page)
 

@@ -29,9 +29,7 @@ _LINGER_RESET = struct.pack("ii", 1, 0)
 class HttpServer:
     """Accepts connections and hands each request to the handler."""
 
-    def __init__(
-        self, handler: Handler, host: str, port: int, tls: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, handler: Handler, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.handler = handler
         self.tls = tls
         self.stopping = threading.Event()
@@ -60,9 +58,7 @@ class HttpServer:
         listener = _bound(self.host, self.port)
         listener.listen(1024)
         self._listener = listener
-        self._acceptor = threading.Thread(
-            target=self._accept, args=(listener,), name="apiserver-accept", daemon=True
-        )
+        self._acceptor = threading.Thread(target=self._accept, args=(listener,), name="apiserver-accept", daemon=True)
         self._acceptor.start()
 
     def refuse(self) -> None:
@@ -106,9 +102,7 @@ class HttpServer:
             with self._lock:
                 self.accepted += 1
                 number = self.accepted
-                thread = threading.Thread(
-                    target=self._serve, args=(sock, number), name="apiserver", daemon=True
-                )
+                thread = threading.Thread(target=self._serve, args=(sock, number), name="apiserver", daemon=True)
                 self._connections[sock] = thread
             thread.start()
 

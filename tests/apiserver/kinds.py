@@ -68,9 +68,7 @@ class Kind:
         return self.whole(dumps({"metadata": metadata, **self.empty}))
 
 
-_MANAGED_FIELDS = dict.fromkeys(
-    ("manager", "operation", "apiVersion", "time", "fieldsType", "fieldsV1", "subresource")
-)
+_MANAGED_FIELDS = dict.fromkeys(("manager", "operation", "apiVersion", "time", "fieldsType", "fieldsV1", "subresource"))
 
 _METADATA: Order = {
     "name": None,
@@ -84,16 +82,12 @@ _METADATA: Order = {
     "deletionGracePeriodSeconds": None,
     "labels": None,
     "annotations": None,
-    "ownerReferences": dict.fromkeys(
-        ("apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion")
-    ),
+    "ownerReferences": dict.fromkeys(("apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion")),
     "finalizers": None,
     "managedFields": _MANAGED_FIELDS,
 }
 
-_OBJECT_REFERENCE = dict.fromkeys(
-    ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
-)
+_OBJECT_REFERENCE = dict.fromkeys(("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"))
 
 ENDPOINT_SLICES = Kind(
     group="discovery.k8s.io",
@@ -128,9 +122,7 @@ SERVICES = Kind(
     order={
         "metadata": _METADATA,
         "spec": {
-            "ports": dict.fromkeys(
-                ("name", "protocol", "appProtocol", "port", "targetPort", "nodePort")
-            ),
+            "ports": dict.fromkeys(("name", "protocol", "appProtocol", "port", "targetPort", "nodePort")),
             "selector": None,
             "clusterIP": None,
             "clusterIPs": None,
@@ -202,9 +194,7 @@ CUSTOM_RESOURCE_DEFINITIONS = Kind(
             "preserveUnknownFields": None,
         },
         "status": {
-            "conditions": dict.fromkeys(
-                ("type", "status", "lastTransitionTime", "reason", "message")
-            ),
+            "conditions": dict.fromkeys(("type", "status", "lastTransitionTime", "reason", "message")),
             "acceptedNames": _CRD_NAMES,
             "storedVersions": None,
         },

@@ -52,12 +52,13 @@ def _bad_token(text: str) -> status.ApiError:
     return bad_request(f"invalid continue token: continue key is not valid: {text}")
 
 
-def parse_revision(text: str) -> int | None:
-    """A resourceVersion parameter; None where it is not given."""
+def parse_number(query: Mapping[str, str], name: str) -> int | None:
+    """A parameter such as resourceVersion or limit; None where it is not given."""
+    text = query.get(name, "")
     if not text:
         return None
-    if not text.isdigit():
-        raise bad_request(f'resourceVersion: Invalid value: "{text}": invalid resource version')
+    if not text.isdecimal():
+        raise bad_request(f'{name}: Invalid value: "{text}": must be a number')
     return int(text)
 
 
@@ -73,8 +74,8 @@ class Lister:
 
     def list(self, table: Table, selector: Selector, query: Mapping[str, str]) -> bytes:
         """The body of the answer to a list request, newline included."""
-        limit = int(query.get("limit") or 0)
-        revision = parse_revision(query.get("resourceVersion", ""))
+        limit = parse_number(query, "limit") or 0
+        revision = parse_number(query, "resourceVersion")
         match = query.get("resourceVersionMatch", "")
         token = query.get("continue", "")
         _check_options(query, revision, match)
@@ -134,18 +135,14 @@ class Lister:
 def _check_options(query: Mapping[str, str], revision: int | None, match: str) -> None:
     if "sendInitialEvents" in query:
         text = "Forbidden: sendInitialEvents is forbidden for list"
-        raise status.invalid_options(
-            "ListOptions", "sendInitialEvents", "FieldValueForbidden", text
-        )
+        raise status.invalid_options("ListOptions", "sendInitialEvents", "FieldValueForbidden", text)
     if match and revision is None:
         text = "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
         name = "resourceVersionMatch"
         raise status.invalid_options("ListOptions", name, "FieldValueForbidden", text)
 
 
-def _page(
-    kind: Kind, state: State, selector: Selector, limit: int, start: str, revision: int
-) -> bytes:
+def _page(kind: Kind, state: State, selector: Selector, limit: int, start: str, revision: int) -> bytes:
     low, high = state.bounds(selector.namespace)
     if start:
         # Where the list is of one namespace, the token's key leaves the namespace out.

@@ -23,10 +23,7 @@ def merge_applied(live: Any, config: Any, path: Path, lists: Associative) -> Any
     if isinstance(live, list) and path in lists and isinstance(config, list):
         olds = children(live, path, lists) or {}
         news = children(config, path, lists) or {}
-        merged = {
-            step: merge_applied(olds.get(step), each, (*path, step), lists)
-            for step, each in news.items()
-        }
+        merged = {step: merge_applied(olds.get(step), each, (*path, step), lists) for step, each in news.items()}
         return list({**olds, **merged}.values())
     return copy.deepcopy(config)
 

@@ -48,9 +48,7 @@ class Objects:
     def apply(self, obj: Object, *, manager: str = TEST_MANAGER, force: bool = True) -> Object:
         """Server-side apply, straight into the store. Returns the object; ApiError if refused."""
         table, namespace, name = self._address(obj)
-        return self._result(
-            table, self.writer.apply(table, obj, namespace, name, _options(manager, force))
-        )
+        return self._result(table, self.writer.apply(table, obj, namespace, name, _options(manager, force)))
 
     def create(self, obj: Object, *, manager: str = TEST_MANAGER) -> Object:
         table, namespace, _ = self._address(obj)
@@ -64,13 +62,9 @@ class Objects:
             item = table.items.get(object_key(namespace, name))
             metadata["resourceVersion"] = str(item.revision) if item else ""
         new = {**obj, "metadata": metadata}
-        return self._result(
-            table, self.writer.replace(table, new, namespace, name, _options(manager))
-        )
+        return self._result(table, self.writer.replace(table, new, namespace, name, _options(manager)))
 
-    def delete(
-        self, what: Object | str, name: str | None = None, namespace: str = "default"
-    ) -> None:
+    def delete(self, what: Object | str, name: str | None = None, namespace: str = "default") -> None:
         """Delete an object, given itself or by resource ("appmodels"), name and namespace."""
         if isinstance(what, str):
             assert name is not None

@@ -96,9 +96,7 @@ class RequestLog:
 
     def select(self, verb: str | None = None, resource: str | None = None) -> list[Request]:
         """Those with this verb ("list", "watch", "get", ...) and resource ("appmodels", ...)."""
-        return [
-            each for each in self if verb in (None, each.verb) and resource in (None, each.resource)
-        ]
+        return [each for each in self if verb in (None, each.verb) and resource in (None, each.resource)]
 
     def count(self, verb: str | None = None, resource: str | None = None) -> int:
         return len(self.select(verb, resource))

@@ -44,9 +44,7 @@ _VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "updat
 class Routes:
     """Answers requests from one store."""
 
-    def __init__(
-        self, store: Store, writer: Writer, lister: Lister, watches: Watches, auth: Auth
-    ) -> None:
+    def __init__(self, store: Store, writer: Writer, lister: Lister, watches: Watches, auth: Auth) -> None:
         self.store = store
         self.writer = writer
         self.lister = lister
@@ -186,13 +184,12 @@ class Routes:
             case "application/apply-patch+yaml" | "application/apply-patch+json":
                 if not request.query.get("fieldManager"):
                     text = "Required value: is required for apply patch"
-                    raise status.invalid_options(
-                        "PatchOptions", "fieldManager", "FieldValueRequired", text
-                    )
+                    raise status.invalid_options("PatchOptions", "fieldManager", "FieldValueRequired", text)
                 return self.writer.apply(table, body, namespace, name, options)
             case "application/merge-patch+json":
                 change = _merge(body)
             case "application/strategic-merge-patch+json" if not table.kind.custom:
+                # Lists of the kinds here have no merge keys worth a second algorithm.
                 change = _merge(body)
             case "application/json-patch+json" if isinstance(body, list):
                 change = _operations(body)
@@ -217,6 +214,9 @@ class Routes:
 
 
 def _merge(patch: Any) -> Callable[[Object], Object]:
+    if not isinstance(patch, dict):
+        raise bad_request("json: cannot unmarshal array into Go value of type map[string]interface {}")
+
     def change(obj: Object) -> Object:
         merged: Object = merging.merge_patch(obj, patch)
         return merged

@@ -104,10 +104,7 @@ class Rules:
         if fault := self._take("fail", request, page):
             raise _failure(fault, request)
         if "sendInitialEvents" in request.query and self._take("no_streaming_http", request):
-            text = (
-                "Forbidden: sendInitialEvents is forbidden for watch unless the WatchList "
-                "feature gate is enabled"
-            )
+            text = "Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled"
             name = "sendInitialEvents"
             raise status.invalid_options("ListOptions", name, "FieldValueForbidden", text)
 
@@ -162,9 +159,7 @@ class Rules:
 
     def is_paused(self, watch: Watch) -> bool:
         plural = watch.table.kind.plural
-        return any(
-            each.action == "freeze" and each.covers("watch", plural) for each in self._faults
-        )
+        return any(each.action == "freeze" and each.covers("watch", plural) for each in self._faults)
 
     def let_through(self, watch: Watch, event_type: str, event: Event | None) -> bool:
         if not self._faults:
@@ -172,8 +167,7 @@ class Rules:
         plural = watch.table.kind.plural
         with self._lock:
             return not any(
-                self._silences(fault, plural, event_type)
-                or self._drops(fault, plural, event_type, event)
+                self._silences(fault, plural, event_type) or self._drops(fault, plural, event_type, event)
                 for fault in self._faults
             )
 

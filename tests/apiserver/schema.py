@@ -139,9 +139,7 @@ def typed_patch_errors(schema: Object, value: Any, path: str = "") -> list[str]:
             return [f"{at}expected list, got {_go_pointer(value)}"]
         items = schema.get("items") or {}
         return [
-            error
-            for index, each in enumerate(value)
-            for error in typed_patch_errors(items, each, f"{path}[{index}]")
+            error for index, each in enumerate(value) for error in typed_patch_errors(items, each, f"{path}[{index}]")
         ]
     if wanted == "string" and not isinstance(value, str):
         return [f"{at}expected string, got &value.valueUnstructured{{Value:{_go(value, True)}}}"]

@@ -128,9 +128,7 @@ class ApiServer(Objects):
         with self.store.lock:
             return sum(resource in (None, each.table.kind.plural) for each in self.watches.open)
 
-    def wait_for_watches(
-        self, count: int = 1, resource: str | None = None, timeout: float = 10.0
-    ) -> None:
+    def wait_for_watches(self, count: int = 1, resource: str | None = None, timeout: float = 10.0) -> None:
         """Wait until so many watches are open; TimeoutError if they are not."""
         self.wait_until(lambda: self.open_watches(resource) >= count, timeout)
 

@@ -119,15 +119,10 @@ def _details(group: str, kind: str, name: str = "") -> Object:
     return details
 
 
-def forbidden(
-    user: str, verb: str, group: str, plural: str, namespace: str = "", name: str = ""
-) -> ApiError:
+def forbidden(user: str, verb: str, group: str, plural: str, namespace: str = "", name: str = "") -> ApiError:
     where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
     what = f'{qualified(group, plural)} "{name}"' if name else qualified(group, plural)
-    message = (
-        f'{what} is forbidden: User "{user}" cannot {verb} resource "{plural}" '
-        f'in API group "{group}" {where}'
-    )
+    message = f'{what} is forbidden: User "{user}" cannot {verb} resource "{plural}" in API group "{group}" {where}'
     headers = [("X-Content-Type-Options", "nosniff")]
     details = _details(group, plural, name)
     return ApiError(403, message, "Forbidden", details=details, headers=headers)
@@ -157,9 +152,7 @@ def invalid(group: str, kind: str, name: str, causes: Iterable[Cause]) -> ApiErr
     texts = [f"{field}: {message}" for field, _, message in listed]
     text = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
     details = _details(group, kind, name)
-    details["causes"] = [
-        {"reason": reason, "message": message, "field": field} for field, reason, message in listed
-    ]
+    details["causes"] = [{"reason": reason, "message": message, "field": field} for field, reason, message in listed]
     message = f'{qualified(group, kind)} "{name}" is invalid: {text}'
     return ApiError(422, message, "Invalid", details=details)
 
@@ -198,7 +191,6 @@ def expired_continue(fresh_token: str) -> ApiError:
 def no_watch_progress() -> ApiError:
     """A streaming list where the storage cannot say how far it is (etcd before 3.4.31)."""
     message = (
-        "a watch stream was requested by the client but the required storage feature "
-        "RequestWatchProgress is disabled"
+        "a watch stream was requested by the client but the required storage feature RequestWatchProgress is disabled"
     )
     return ApiError(500, message, "InternalError")

@@ -32,7 +32,8 @@ class Item:
         self.name: str = metadata["name"]
         self.namespace: str = metadata.get("namespace", "") if kind.namespaced else ""
         self.key = object_key(self.namespace, self.name)
-        self.labels: dict[str, str] = metadata.get("labels") or {}
+        labels = metadata.get("labels")
+        self.labels: dict[str, str] = labels if isinstance(labels, dict) else {}
         self.revision = revision
         self.element = kind.encode(obj)
 

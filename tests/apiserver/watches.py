@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from . import status
 from .encoding import dumps
-from .lists import Lister, parse_revision
+from .lists import Lister, parse_number
 from .reply import Aborted
 from .selectors import Selector
 from .status import ApiError
@@ -73,7 +73,7 @@ class Watch:
 
     @property
     def asked_revision(self) -> int:
-        return parse_revision(self.query.get("resourceVersion", "")) or 0
+        return parse_number(self.query, "resourceVersion") or 0
 
     @property
     def bookmarks(self) -> bool:
@@ -102,13 +102,12 @@ class Watches:
 
     def check(self, query: Mapping[str, str]) -> None:
         """ApiError where the options are refused before a stream is opened."""
-        parse_revision(query.get("resourceVersion", ""))
+        parse_number(query, "resourceVersion")
+        parse_number(query, "timeoutSeconds")
         match = query.get("resourceVersionMatch", "")
         forbidden = "FieldValueForbidden"
         if "sendInitialEvents" in query and match != "NotOlderThan":
-            text = (
-                "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-            )
+            text = "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
             raise status.invalid_options("ListOptions", "resourceVersionMatch", forbidden, text)
         if match and "sendInitialEvents" not in query:
             text = "Forbidden: resourceVersionMatch is forbidden for watch unless "
@@ -141,7 +140,7 @@ class Watches:
                 watch.table.changed.notify_all()
 
     def _run(self, watch: Watch) -> None:
-        timeout = float(watch.query.get("timeoutSeconds") or 0) or DEFAULT_TIMEOUT_SECONDS
+        timeout = parse_number(watch.query, "timeoutSeconds") or DEFAULT_TIMEOUT_SECONDS
         clock = self.settings.clock
         deadline = clock() + timeout
         last_call = deadline - LAST_CALL_SECONDS
@@ -232,9 +231,7 @@ class Watches:
             items = self._matching_items(table, watch.selector)
             if self.settings.shuffle and not watch.streaming_list:
                 self.settings.shuffle.shuffle(items)
-        lines: list[Line] = [
-            ("ADDED", None, event_line("ADDED", table.kind.whole(item.element))) for item in items
-        ]
+        lines: list[Line] = [("ADDED", None, event_line("ADDED", table.kind.whole(item.element))) for item in items]
         if watch.streaming_list and watch.bookmarks:
             end = table.kind.bookmark(watch.revision, INITIAL_EVENTS_END)
             lines.append(("BOOKMARK", None, event_line("BOOKMARK", end)))
@@ -243,11 +240,7 @@ class Watches:
     def _matching_items(self, table: Table, selector: Selector) -> list[Item]:
         state = table.state_at(table.cache_revision)
         low, high = state.bounds(selector.namespace)
-        return [
-            item
-            for item in state.items[low:high]
-            if selector.matches(item.namespace, item.name, item.labels)
-        ]
+        return [item for item in state.items[low:high] if selector.matches(item.namespace, item.name, item.labels)]
 
     def _send(self, watch: Watch, lines: Iterable[Line]) -> None:
         with self.store.lock:

@@ -72,15 +72,11 @@ class WatchFaults:
         """Watches end as soon as they are open; cut: without a proper end."""
         return self._add("end", "watch", resource, times, seconds, cut=cut)
 
-    def cut_after_lines(
-        self, lines: int, times: int | None = 1, *, resource: str | None = None
-    ) -> Fault:
+    def cut_after_lines(self, lines: int, times: int | None = 1, *, resource: str | None = None) -> Fault:
         """Watches opened from now on are cut after so many lines, initial events included."""
         return self._add("cut_lines", "watch", resource, times, None, lines=lines)
 
-    def gone(
-        self, times: int | None = 1, *, http: bool = False, resource: str | None = None
-    ) -> Fault:
+    def gone(self, times: int | None = 1, *, http: bool = False, resource: str | None = None) -> Fault:
         """New watches are told 410: as an ERROR event, or as the HTTP status."""
         if http:
             return self._add("fail", "watch", resource, times, None, code=410)
@@ -143,9 +139,7 @@ class WatchFaults:
 
     def _each(self, resource: str | None, change: Callable[[Watch], None]) -> int:
         with self._watches.store.lock:
-            chosen = [
-                each for each in self._watches.open if resource in (None, each.table.kind.plural)
-            ]
+            chosen = [each for each in self._watches.open if resource in (None, each.table.kind.plural)]
             for watch in chosen:
                 change(watch)
         self._watches.wake()

@@ -70,9 +70,7 @@ class Writer:
                 raise status.already_exists(kind.group, kind.plural, name)
             return self._update(table, None, new, options, warnings)
 
-    def replace(
-        self, table: Table, obj: Object, namespace: str, name: str, options: Options
-    ) -> Outcome:
+    def replace(self, table: Table, obj: Object, namespace: str, name: str, options: Options) -> Outcome:
         kind = table.kind
         new = self._incoming(kind, obj, namespace)
         if new["metadata"].get("name") != name:
@@ -102,8 +100,7 @@ class Writer:
         kind = table.kind
         with self.store.lock:
             before = self._existing(table, namespace, name)
-            new = change(before.decode())
-            new.setdefault("metadata", {})
+            new = self._incoming(kind, change(before.decode()), namespace)
             version = new["metadata"].get("resourceVersion")
             if version and version != str(before.revision):
                 raise status.modified(kind.group, kind.plural, name)
@@ -111,9 +108,7 @@ class Writer:
             check(kind, name, new)
             return self._update(table, before, new, options, warnings)
 
-    def apply(
-        self, table: Table, config: Object, namespace: str, name: str, options: Options
-    ) -> Outcome:
+    def apply(self, table: Table, config: Object, namespace: str, name: str, options: Options) -> Outcome:
         kind = table.kind
         config = self._incoming(kind, config, namespace)
         metadata = config["metadata"]
@@ -177,16 +172,12 @@ class Writer:
             raise bad_request("the object provided is unrecognized (must be of type object)")
         for key, wanted in (("apiVersion", kind.api_version), ("kind", kind.kind)):
             if obj.get(key, wanted) != wanted:
-                raise bad_request(
-                    f"the {key} in the data ({obj[key]}) does not match the expected {key} "
-                    f"({wanted})"
-                )
+                raise bad_request(f"the {key} in the data ({obj[key]}) does not match the expected {key} ({wanted})")
         new = {**obj, "metadata": dict(obj.get("metadata") or {})}
         if kind.namespaced:
             if new["metadata"].setdefault("namespace", namespace) != namespace:
                 raise bad_request(
-                    "the namespace of the provided object does not match the namespace sent on "
-                    "the request"
+                    "the namespace of the provided object does not match the namespace sent on the request"
                 )
         else:
             new["metadata"].pop("namespace", None)
@@ -291,9 +282,7 @@ def _same(kind: Kind, live: Object, new: Object) -> bool:
     def comparable(obj: Object) -> bytes:
         metadata = {k: v for k, v in obj["metadata"].items() if k != "resourceVersion"}
         entries = metadata.get("managedFields") or []
-        metadata["managedFields"] = [
-            {key: value for key, value in entry.items() if key != "time"} for entry in entries
-        ]
+        metadata["managedFields"] = [{key: value for key, value in entry.items() if key != "time"} for entry in entries]
         plain = {**obj, "metadata": metadata}
         return dumps_sorted({**kind.empty, **plain})
 
