@@ -356,10 +356,8 @@ class Watcher:
                 del table[key]
             for name, value in publisher.rows(Kind.ENDPOINTS):
                 table[Kind.ENDPOINTS, name] = value
-        for key, changed in self._unpublished.items():
-            if key[0] == Kind.METADATA and changed is not None:
-                table[key] = changed
-        return table
+        read = self._unpublished.items()
+        return table | {key: row for key, row in read if key[0] == Kind.METADATA and row is not None}
 
     # --- saying how it stands ------------------------------------------------------------------------------
 
