@@ -283,7 +283,8 @@ def _same(kind: Kind, live: Object, new: Object) -> bool:
         metadata = {k: v for k, v in obj["metadata"].items() if k != "resourceVersion"}
         entries = metadata.get("managedFields") or []
         metadata["managedFields"] = [{key: value for key, value in entry.items() if key != "time"} for entry in entries]
-        plain = {**obj, "metadata": metadata}
-        return dumps_sorted({**kind.empty, **plain})
+        # What is sent names its type; a stored object of a built-in kind does not.
+        typed = {"apiVersion": kind.api_version, "kind": kind.kind}
+        return dumps_sorted({**kind.empty, **obj, **typed, "metadata": metadata})
 
     return comparable(live) == comparable(new)
