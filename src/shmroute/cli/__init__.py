@@ -18,9 +18,11 @@ __all__ = ["main"]
 
 COMMANDS: Final = {
     "apply": "Write AppModels to a cluster by server-side apply.",
+    "audit": "Have the watcher compare itself with its server now.",
     "crd": "Print or install the CustomResourceDefinition.",
     "delete": "Delete AppModels from a cluster.",
     "demo": "Show the main job on this machine: watcher, workers, a model that moves.",
+    "explain": "Say why a model is answered as it is.",
     "get": "List what the area holds: models, apps, endpoints, metadata, conflicts, invalid objects.",
     "resolve": "Look models up in the area, as a worker does.",
     "run": "Run a server's command with a watcher beside it.",

@@ -76,6 +76,8 @@ class Status(msgspec.Struct, frozen=True):
     sources: tuple[SourceState, ...]
     source_ages: tuple[float, ...]
     """Seconds since each source last proved that it is in step; infinite before it first did."""
+    audited: tuple[str, ...] = ()
+    """Resources whose source can compare itself with its server."""
     audits: tuple[AuditStatus, ...] = ()
     metadata: MetadataStatus | None = None
     problem: str = ""

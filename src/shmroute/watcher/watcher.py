@@ -405,6 +405,9 @@ class Watcher:
             source_ages=tuple(
                 (now_ns - state.contact_ns) / 1e9 if state.contact_ns else float("inf") for state in states
             ),
+            audited=tuple(
+                resource for source in self._sources if isinstance(source, Audited) for resource in source.resources
+            ),
             audits=tuple(self._audits.values()),
             metadata=self._metadata.status() if self._metadata else None,
             problem=self._problem,

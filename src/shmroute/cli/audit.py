@@ -1,0 +1,73 @@
+"""`shmroute audit`: have the running watcher compare itself with its server now."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Final
+
+import click
+
+from shmroute.cli import options
+from shmroute.errors import ConfigError, NotReady, ShmrouteError
+from shmroute.shm.control import ControlReader
+from shmroute.watcher.status import AuditStatus, decode_status
+
+_POLL_SECONDS: Final = 0.2
+
+
+@click.command()
+@options.area
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for the result.")
+def command(area: str, timeout: float) -> None:
+    """Compare a fresh list of the cluster with what is served; differences are repaired.
+
+    Asks the watcher, so run it where its process can be signalled (in a pod: in the watcher's container). Ends with 1
+    if there were differences, or an audit could not be completed.
+    """
+    try:
+        control = ControlReader(area)
+    except FileNotFoundError:
+        raise NotReady(area) from None
+    before = _audits(control)
+    try:
+        os.kill(control.writer_pid, signal.SIGUSR1)
+    except (ProcessLookupError, PermissionError) as error:
+        raise ConfigError(f"the watcher (pid {control.writer_pid}) cannot be signalled from here: {error}") from None
+    resources = _resources(control)
+    deadline = time.monotonic() + timeout
+    done: dict[str, AuditStatus] = {}
+    while len(done) < len(resources):
+        if time.monotonic() > deadline:
+            raise ShmrouteError(f"no result within {timeout:g} s")
+        time.sleep(_POLL_SECONDS)
+        done = {name: audit for name, audit in _audits(control).items() if _is_newer(audit, before.get(name))}
+    failed = False
+    for name, audit in sorted(done.items()):
+        found = audit.differences - (before[name].differences if name in before else 0)
+        failed = failed or bool(found or audit.problem)
+        click.echo(f"{name}: {audit.problem or f'{found} differences'}")
+    if failed:
+        raise SystemExit(1)
+
+
+def _audits(control: ControlReader) -> dict[str, AuditStatus]:
+    page = control.status()
+    status = decode_status(page) if page else None
+    return {audit.resource: audit for audit in status.audits} if status else {}
+
+
+def _resources(control: ControlReader) -> list[str]:
+    page = control.status()
+    status = decode_status(page) if page else None
+    names: list[str] = (
+        [source.resource for source in status.sources if source.resource in status.audited] if status else []
+    )
+    if not names:
+        raise ConfigError("the watcher's sources have no server to compare themselves with")
+    return names
+
+
+def _is_newer(audit: AuditStatus, before: AuditStatus | None) -> bool:
+    return before is None or audit.newest > before.newest
