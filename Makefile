@@ -1,0 +1,66 @@
+# From a fresh clone with nothing but make, Python 3.11 or newer and a package index: `make help`.
+
+VENV ?= .venv
+PYTHON ?=
+ARGS ?=
+SECONDS ?= 60
+SEED ?= 1
+
+RUN := $(VENV)/bin/python -m
+
+export PYTHON
+
+.DEFAULT_GOAL := help
+# Targets share one virtual environment.
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## this list
+	@echo "make TARGET [PYTHON=/path/to/python] [ARGS='more arguments for the command']"
+	@sed -n 's/^\([a-z-]*\):.*## /  \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+		printf '%-14s %s\n' "$$name" "$$text"; done
+
+# One stamp for each dependency group that is in the virtual environment.
+$(VENV)/.has-%: pyproject.toml constraints.txt
+	@scripts/venv $(VENV) $*
+
+TESTING := $(VENV)/.has-test $(VENV)/.has-redis-server
+
+.PHONY: venv
+venv: $(VENV)/.has-check $(VENV)/.has-demo $(VENV)/.has-bench $(VENV)/.has-redis-server ## the virtual environment with everything
+
+.PHONY: demo
+demo: $(VENV)/.has-demo ## from a folder of AppModels to every worker of a server, in a minute
+	$(RUN) shmroute demo $(ARGS)
+
+.PHONY: test
+test: $(TESTING) ## all tests but the long ones
+	$(RUN) pytest --durations=15 $(ARGS)
+
+.PHONY: test-long
+test-long: $(TESTING) ## the long tests
+	$(RUN) pytest -m long --timeout=7200 $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.has-check ## style, types, and which module may import which
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+	$(VENV)/bin/lint-imports
+
+.PHONY: fuzz
+fuzz: $(TESTING) ## the property tests with many more examples
+	$(RUN) pytest -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(ARGS)
+
+.PHONY: wheel
+wheel: $(VENV)/.has-build ## the wheel and the source archive, in dist/
+	$(RUN) build --no-isolation $(ARGS)
+
+.PHONY: pins
+pins: ## constraints.txt anew, with the newest versions; run with the oldest Python supported
+	scripts/pins
+
+.PHONY: clean
+clean: ## remove the virtual environment and whatever was made here
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
