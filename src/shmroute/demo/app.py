@@ -1,0 +1,124 @@
+"""The demo's WSGI application: what a team's own server would hold, and a few paths that tell what happens inside.
+
+Run by gunicorn: `gunicorn shmroute.demo.app:application`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from shmroute import NoEndpoints, Reader, ShmrouteError, get, resolve
+
+LOOK_SECONDS: Final = 0.0005
+"""The look-out thread resolves its model so often, to say when this worker saw it move."""
+
+BENCH_SECONDS: Final = 0.3
+BACKEND_SECONDS: Final = 5.0
+
+_seen: Final[dict[str, int]] = {}
+_looking: Final = threading.Lock()
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Answer one request with JSON."""
+    query = {name: values[0] for name, values in parse_qs(environ.get("QUERY_STRING", "")).items()}
+    handler = _PATHS.get(environ["PATH_INFO"])
+    if handler is None:
+        status, answer = "404 Not Found", {"error": "no such path"}
+    else:
+        try:
+            status, answer = "200 OK", handler(query)
+        except (ShmrouteError, OSError, http.client.HTTPException) as error:
+            status, answer = "502 Bad Gateway", {"error": f"{type(error).__name__}: {error}"}
+    body = json.dumps({"pid": os.getpid(), **answer}).encode()
+    start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def _call(query: dict[str, str]) -> dict[str, Any]:
+    """The main job: from a model's name to its app's pod, and the pod's answer."""
+    route = resolve(query["model"])
+    with route.connection() as endpoint:
+        connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=BACKEND_SECONDS)
+        try:
+            connection.request("GET", f"/{route.model}")
+            pod = connection.getresponse().read().decode()
+        finally:
+            connection.close()
+    return {"app": route.app, "version": route.version, "pod": pod}
+
+
+def _look(query: dict[str, str]) -> dict[str, Any]:
+    """Begin to look out for the moves of a model, in a thread that resolves it again and again."""
+    with _looking:
+        if not _seen:
+            model = query["model"]
+            _seen[resolve(model).app] = time.monotonic_ns()
+            threading.Thread(target=_look_out, args=(model,), daemon=True).start()
+    return {"seen": _seen}
+
+
+def _look_out(model: str) -> None:
+    while True:
+        route = get(model)
+        if route is not None and route.app not in _seen:
+            _seen[route.app] = time.monotonic_ns()
+        time.sleep(LOOK_SECONDS)
+
+
+def _bench(query: dict[str, str]) -> dict[str, Any]:
+    """Look-ups a second in this worker, over 500 models."""
+    models = [f"model_{number}" for number in range(int(query["models"]))][:500]
+    for model in models:
+        resolve(model)
+    count = 0
+    started = time.perf_counter()
+    while (spent := time.perf_counter() - started) < BENCH_SECONDS:
+        for model in models:
+            resolve(model)
+        count += len(models)
+    return {"lookups_per_second": count / spent}
+
+
+def _memory(query: dict[str, str]) -> dict[str, Any]:
+    """Private memory that 500 hot models cost this worker, and that a dict of all models costs."""
+    reader = Reader()
+    before = _private_bytes()
+    for number in range(500):
+        reader.resolve(f"model_{number}")
+    shared = _private_bytes() - before
+    before = _private_bytes()
+    table = reader.models()
+    private = _private_bytes() - before
+    reader.close()
+    return {"shmroute_bytes": shared, "dict_bytes": private, "models": len(table), "wanted": int(query["models"])}
+
+
+def _private_bytes() -> int:
+    text = Path("/proc/self/smaps_rollup").read_text()
+    lines = dict(line.split(":", 1) for line in text.splitlines() if line.startswith("Private_"))
+    return sum(int(value.split()[0]) for value in lines.values()) * 1024
+
+
+def _pick(query: dict[str, str]) -> dict[str, Any]:
+    try:
+        return {"endpoint": str(resolve(query["model"]).pick())}
+    except NoEndpoints as error:
+        return {"endpoint": None, "reason": error.reason}
+
+
+_PATHS: Final[dict[str, Callable[[dict[str, str]], dict[str, Any]]]] = {
+    "/call": _call,
+    "/look": _look,
+    "/bench": _bench,
+    "/memory": _memory,
+    "/pick": _pick,
+}
