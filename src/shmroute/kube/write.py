@@ -1,0 +1,284 @@
+"""Writing AppModels to a cluster: validated, then applied by server-side apply; and deleting them.
+
+Called by `shmroute apply` and `shmroute delete`, and by users through `shmroute.kube`. Nothing is sent unless
+everything that was given is valid. It writes no metadata itself: `before_send` is where a caller does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from shmroute.errors import ApiError, InvalidObject
+from shmroute.kube.connection import path_of
+from shmroute.kube.server_side_apply import Outcome, apply_object
+from shmroute.manifests import Document, encode
+from shmroute.objects import AppModel, InvalidAppModel, ObjectKey, find_problems, parse_appmodel
+from shmroute.rules import API_VERSION, KIND, PORT_ANNOTATION, SERVICE_ANNOTATION
+
+if TYPE_CHECKING:
+    from shmroute.kube.connection import Abort, Connection
+
+__all__ = ["Written", "apply_appmodels", "appmodel_manifest", "delete_appmodels", "find_keys"]
+
+FIELD_MANAGER = "appmodels-manager"
+"""The platform's own, so that what it and shmroute write are one owner's statements."""
+
+LABEL = ("iidp", "iidp")
+"""Watchers select AppModels by this label unless told otherwise."""
+
+SERVER_SET = (
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+)
+"""Of `metadata`: what a server writes there. A manifest got by `kubectl get -o yaml` has it; applying it back
+would be refused (managedFields) or tied to one state of one cluster (resourceVersion, uid)."""
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What became of one AppModel."""
+
+    key: ObjectKey
+    outcome: Outcome
+
+
+Report = Callable[[Written], object]
+"""Told of each AppModel as soon as it is written: many take a while."""
+
+
+def appmodel_manifest(
+    app: str,
+    version: str,
+    models: Mapping[str, str] | Iterable[tuple[str, str]],
+    *,
+    name: str | None = None,
+    namespace: str | None = None,
+    service: str | None = None,
+    port: str | int | None = None,
+) -> dict[str, Any]:
+    """An AppModel's manifest from its parts, not validated yet.
+
+    Args:
+        app: the app's name.
+        version: the app's version.
+        models: model name to model version; or pairs of them.
+        name: `metadata.name`; the app's name in lower case by default, as Kubernetes takes no capitals.
+        namespace: the AppModel's namespace; left open by default.
+        service: the app's Service where it is not called as the AppModel is: `name` or `namespace/name`.
+        port: name or number of the Service's port where it has several.
+    """
+    metadata: dict[str, Any] = {"name": app.lower() if name is None else name}
+    if namespace is not None:
+        metadata["namespace"] = namespace
+    annotations = {SERVICE_ANNOTATION: service, PORT_ANNOTATION: None if port is None else str(port)}
+    if given := {key: value for key, value in annotations.items() if value is not None}:
+        metadata["annotations"] = given
+    pairs = models.items() if isinstance(models, Mapping) else models
+    listed = [{"name": model, "version": model_version} for model, model_version in pairs]
+    spec = {"app": app, "version": version, "models": listed}
+    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
+
+
+def apply_appmodels(
+    connection: Connection,
+    manifests: Iterable[Document | Mapping[str, Any]],
+    *,
+    namespace: str | None = None,
+    before_send: Callable[[Sequence[AppModel]], object] | None = None,
+    report: Report | None = None,
+    abort: Abort | None = None,
+) -> list[Written]:
+    """Create or update AppModels by server-side apply, forced, in the order given.
+
+    The label `iidp=iidp`, by which watchers find them, is added.
+
+    Args:
+        connection: the cluster.
+        manifests: what `shmroute.manifests.read` returns, or plain manifests.
+        namespace: for manifests that name none; by default that of the connection's context.
+        before_send: called once with all AppModels, after the server has accepted every one in a dry run and
+            before the first is written. Whatever must be there before anybody sees the new versions, such as
+            metadata, is written in it; what it raises ends the call with nothing sent.
+        report: called with each result as it comes.
+        abort: ends the call from another thread.
+
+    Returns:
+        For each AppModel whether it was `CREATED`, `CONFIGURED` or `UNCHANGED`.
+
+    Raises:
+        InvalidObject: something is wrong with the manifests; all problems are told, nothing was sent.
+        ApiError: the server refused one, or did not answer. Those before it are written; applying all again
+            is safe.
+    """
+    prepared = _prepare(manifests, namespace or connection.namespace)
+    if before_send is not None:
+        for appmodel, body in prepared:
+            _apply(connection, appmodel.key, body, dry_run=True, abort=abort)
+        before_send([appmodel for appmodel, _ in prepared])
+    results = []
+    for appmodel, body in prepared:
+        written = Written(appmodel.key, _apply(connection, appmodel.key, body, dry_run=False, abort=abort))
+        results.append(written)
+        if report is not None:
+            report(written)
+    return results
+
+
+def find_keys(manifests: Iterable[Document | Mapping[str, Any]], *, namespace: str) -> list[ObjectKey]:
+    """The AppModels that manifests name, for `delete_appmodels`: their specs need not be valid.
+
+    `namespace` is for manifests that name none. Raises `InvalidObject` for another kind or a missing name.
+    """
+    documents = _documents(manifests)
+    problems: list[str] = []
+    keys = []
+    for document in documents:
+        metadata = document.manifest.get("metadata")
+        metadata = metadata if isinstance(metadata, Mapping) else {}
+        name, own = metadata.get("name"), metadata.get("namespace")
+        if document.kind != KIND or document.api_version != API_VERSION:
+            problems.append(f"{document.where}: not an AppModel ({document.api_version} {document.kind})")
+        elif not isinstance(name, str) or not name:
+            problems.append(f"{document.where}: metadata.name is missing")
+        elif own is not None and not isinstance(own, str):
+            problems.append(f"{document.where}: metadata.namespace is no string")
+        else:
+            keys.append(ObjectKey(own or namespace, name))
+    _refuse(problems, "deleted")
+    return keys
+
+
+def delete_appmodels(
+    connection: Connection,
+    keys: Iterable[ObjectKey],
+    *,
+    report: Report | None = None,
+    abort: Abort | None = None,
+) -> list[Written]:
+    """Delete AppModels by namespace and name, in the order given.
+
+    Returns for each whether it was `DELETED` or `NOT_FOUND`. Raises `ApiError` where the server refused one or
+    did not answer; those before it are gone.
+    """
+    results = []
+    for key in keys:
+        try:
+            connection.request("DELETE", _path(key), abort=abort)
+            written = Written(key, Outcome.DELETED)
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND or error.reason != "NotFound":
+                raise _named(error, f"delete of AppModel {key}") from error
+            written = Written(key, Outcome.NOT_FOUND)
+        results.append(written)
+        if report is not None:
+            report(written)
+    return results
+
+
+def _prepare(manifests: Iterable[Document | Mapping[str, Any]], namespace: str) -> list[tuple[AppModel, bytes]]:
+    """What is to be sent, each with its AppModel. Raises `InvalidObject` with all problems of all manifests."""
+    problems: list[str] = []
+    prepared: list[tuple[AppModel, bytes]] = []
+    first: dict[ObjectKey, str] = {}
+    documents = _documents(manifests)
+    for document in documents:
+        completed = Document(document.where, _completed(document.manifest, namespace))
+        found = [*find_problems(completed.manifest), *_label_problems(completed.manifest)]
+        if found:
+            problems += (f"{_name_of(completed)}: {problem}" for problem in found)
+            continue
+        body = encode(completed)
+        appmodel = parse_appmodel(body, default_namespace=namespace)
+        if isinstance(appmodel, InvalidAppModel):
+            problems.append(f"{_name_of(completed)}: {appmodel.reason}")
+        elif appmodel.key in first:
+            problems.append(f"{_name_of(completed)}: {first[appmodel.key]} is the same object")
+        else:
+            first[appmodel.key] = document.where
+            prepared.append((appmodel, body))
+    if not documents:
+        problems.append("no AppModel was given")
+    _refuse(problems, "sent")
+    return prepared
+
+
+def _documents(manifests: Iterable[Document | Mapping[str, Any]]) -> list[Document]:
+    return [
+        each if isinstance(each, Document) else Document(f"manifest {number}", dict(each))
+        for number, each in enumerate(manifests, 1)
+    ]
+
+
+def _completed(manifest: dict[str, Any], namespace: str) -> dict[str, Any]:
+    """The manifest as it will be sent; one that is no object at all stays, to be refused for it."""
+    metadata = manifest.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return manifest
+    completed = {key: value for key, value in metadata.items() if key not in SERVER_SET}
+    completed["namespace"] = completed.get("namespace") or namespace
+    labels = completed.get("labels")
+    if labels is None or isinstance(labels, Mapping):
+        key, value = LABEL
+        completed["labels"] = {key: value, **(labels or {})}
+    return {**manifest, "metadata": completed}
+
+
+def _label_problems(manifest: dict[str, Any]) -> Iterator[str]:
+    key, wanted = LABEL
+    metadata = manifest.get("metadata")
+    labels = metadata.get("labels") if isinstance(metadata, Mapping) else None
+    if isinstance(labels, Mapping) and labels[key] != wanted:
+        yield (
+            f"metadata.labels.{key} is {labels[key]!r}: no watcher would find the AppModel;"
+            f" write {wanted}, or leave it out and it will be added"
+        )
+
+
+def _name_of(document: Document) -> str:
+    """Where a problem is: the file, and the object's name where it has one."""
+    metadata = document.manifest.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    return f"{document.where} ({document.kind} {name})" if isinstance(name, str) and name else document.where
+
+
+def _refuse(problems: list[str], done: str) -> None:
+    if len(problems) == 1:
+        raise InvalidObject(f"nothing was {done}", problems[0])
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise InvalidObject(f"{len(problems)} problems, nothing was {done}", listed)
+
+
+def _apply(connection: Connection, key: ObjectKey, body: bytes, *, dry_run: bool, abort: Abort | None) -> Outcome:
+    try:
+        return apply_object(connection, _path(key), body, field_manager=FIELD_MANAGER, dry_run=dry_run, abort=abort)
+    except ApiError as error:
+        raise _named(error, f"apply of AppModel {key}") from error
+
+
+def _path(key: ObjectKey) -> str:
+    return path_of("apis", "iidp.com", "v1", "namespaces", key.namespace, "appmodels", key.name)
+
+
+def _named(error: ApiError, what: str) -> ApiError:
+    """The error under the object's name, with a way out where there is a likely one."""
+    message = error.message
+    if error.status == HTTPStatus.NOT_FOUND and error.reason != "NotFound":
+        message = f"{message}: the cluster does not know AppModels; `shmroute crd install` installs the CRD"
+    return ApiError(
+        what,
+        error.status,
+        error.reason,
+        message,
+        retry_after_seconds=error.retry_after_seconds,
+        details=error.details,
+    )

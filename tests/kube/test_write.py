@@ -1,0 +1,312 @@
+"""Writing AppModels: what is sent, what is refused before anything is sent, and what the result says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from shmroute.errors import ApiError, InvalidObject
+from shmroute.kube import (
+    Abort,
+    Connection,
+    Outcome,
+    Written,
+    apply_appmodels,
+    appmodel_manifest,
+    delete_appmodels,
+    find_keys,
+)
+from shmroute.manifests import decode
+from shmroute.objects import AppModel, ObjectKey
+from tests.apiserver import ApiServer, app_model
+from tests.kube.conftest import Cluster
+
+NEWSDKAPP = """\
+apiVersion: iidp.com/v1
+kind: AppModel
+metadata:
+  name: newsdkapp
+spec:
+  app: newSdkApp
+  version: v-2
+  models:
+  - name: model1
+    version: v-1
+  - {name: model2, version: v-1}
+"""
+
+PLATFORM_EXAMPLE = """\
+apiVersion: iidp.com/v1
+kind: AppModel
+metadata:
+  name: base
+spec:
+  type: model
+  version: "1.7"
+  models: [model1, model2]
+"""
+
+
+def outcomes(results: Sequence[Written]) -> dict[str, str]:
+    return {result.key.name: str(result.outcome) for result in results}
+
+
+def test_an_appmodel_is_applied_as_the_platform_would_and_the_result_says_what_became_of_it(cluster: Cluster) -> None:
+    def apply(text: str) -> dict[str, str]:
+        return outcomes(
+            apply_appmodels(cluster.connection, decode(text.encode(), "app.yaml"), namespace=cluster.namespace)
+        )
+
+    assert apply(NEWSDKAPP) == {"newsdkapp": "created"}
+    assert apply(NEWSDKAPP) == {"newsdkapp": "unchanged"}
+    assert apply(NEWSDKAPP.replace("v-2", "v-3")) == {"newsdkapp": "configured"}
+    stored = cluster.get("newsdkapp")
+    assert stored["metadata"]["labels"] == {"iidp": "iidp"}
+    assert stored["spec"]["app"] == "newSdkApp"
+    assert stored["spec"]["version"] == "v-3"
+    assert [(entry["manager"], entry["operation"]) for entry in stored["metadata"]["managedFields"]] == [
+        ("appmodels-manager", "Apply")
+    ]
+
+
+def test_a_model_taken_out_of_the_manifest_is_taken_out_of_the_object(cluster: Cluster) -> None:
+    models = {"model1": "v1", "model2": "v1"}
+    apply_appmodels(cluster.connection, [appmodel_manifest("app", "v1", models, namespace=cluster.namespace)])
+    del models["model1"]
+    apply_appmodels(cluster.connection, [appmodel_manifest("app", "v2", models, namespace=cluster.namespace)])
+    assert [model["name"] for model in cluster.get("app")["spec"]["models"]] == ["model2"]
+
+
+def test_fields_of_another_writer_are_taken_over(cluster: Cluster) -> None:
+    by_hand = app_model("app", {"model": "v1"}, namespace=cluster.namespace)
+    cluster.connection.request("POST", cluster.path(), body=json.dumps(by_hand).encode())
+    manifest = appmodel_manifest("app", "v2", {"model": "v2"}, namespace=cluster.namespace)
+    assert outcomes(apply_appmodels(cluster.connection, [manifest])) == {"app": "configured"}
+    assert cluster.get("app")["spec"]["models"] == [{"name": "model", "version": "v2"}]
+
+
+def test_what_was_exported_from_a_cluster_can_be_applied_again(cluster: Cluster) -> None:
+    manifest = appmodel_manifest("app", "v1", {"model": "v1"}, namespace=cluster.namespace)
+    apply_appmodels(cluster.connection, [manifest])
+    exported = cluster.get("app")
+    delete_appmodels(cluster.connection, [ObjectKey(cluster.namespace, "app")])
+    assert outcomes(apply_appmodels(cluster.connection, [exported])) == {"app": "created"}
+    assert outcomes(apply_appmodels(cluster.connection, [exported])) == {"app": "unchanged"}
+
+
+def test_the_largest_number_of_models_that_is_taken_can_be_written(cluster: Cluster) -> None:
+    models = {f"model-{number:05}": "v1" for number in range(10_000)}
+    manifest = appmodel_manifest("large", "v1", models, namespace=cluster.namespace)
+    assert outcomes(apply_appmodels(cluster.connection, [manifest])) == {"large": "created"}
+    assert len(cluster.get("large")["spec"]["models"]) == 10_000
+
+
+@pytest.mark.parametrize("spoiled", [0, 1, 2])
+def test_nothing_is_sent_unless_every_document_is_valid(
+    api: ApiServer, api_connection: Connection, spoiled: int
+) -> None:
+    manifests = [appmodel_manifest(name, "v1", {f"{name}-model": "v1"}) for name in ("a", "b", "c")]
+    del manifests[spoiled]["spec"]["app"]
+    with pytest.raises(InvalidObject, match=r"nothing was sent.*spec\.app is missing"):
+        apply_appmodels(api_connection, manifests)
+    assert len(api.requests) == 0
+
+
+def test_all_problems_of_all_documents_are_told_at_once_with_their_places(api_connection: Connection) -> None:
+    text = "\n---\n".join([PLATFORM_EXAMPLE, NEWSDKAPP, NEWSDKAPP.replace("v-2", "1.10"), "kind: Service"])
+    with pytest.raises(InvalidObject) as caught:
+        apply_appmodels(api_connection, decode(text.encode(), "apps.yaml"))
+    told = str(caught.value)
+    assert "apps.yaml, document 1 (AppModel base): spec.app is missing" in told
+    assert "spec.models[0] is a plain string: write {name: ..., version: ...}" in told
+    assert "spec.type is not a field of an AppModel" in told
+    assert 'apps.yaml, document 3 (AppModel newsdkapp): spec.version is a number: write "1.10", in quotes' in told
+    assert "apps.yaml, document 4: kind is 'Service': write AppModel" in told
+    assert "document 2" not in told
+
+
+def test_one_object_given_twice_is_refused(api: ApiServer, api_connection: Connection) -> None:
+    text = "\n---\n".join([NEWSDKAPP, NEWSDKAPP.replace("v-2", "v-3")])
+    with pytest.raises(InvalidObject, match=r"document 2 \(AppModel newsdkapp\): apps.yaml, document 1 is the same"):
+        apply_appmodels(api_connection, decode(text.encode(), "apps.yaml"))
+    assert len(api.requests) == 0
+
+
+def test_no_manifest_at_all_is_refused(api_connection: Connection) -> None:
+    with pytest.raises(InvalidObject, match="no AppModel was given"):
+        apply_appmodels(api_connection, [])
+
+
+def test_a_label_that_would_hide_the_object_from_watchers_is_refused(api_connection: Connection) -> None:
+    manifest = app_model("app", labels={"iidp": "no", "team": "x"})
+    with pytest.raises(InvalidObject, match=r"metadata\.labels\.iidp is 'no'"):
+        apply_appmodels(api_connection, [manifest])
+
+
+def test_other_labels_stay_beside_the_added_one(api: ApiServer, api_connection: Connection) -> None:
+    apply_appmodels(api_connection, [app_model("app", labels={"team": "x"})])
+    stored = api.get("appmodels", "app")
+    assert stored is not None
+    assert stored["metadata"]["labels"] == {"iidp": "iidp", "team": "x"}
+
+
+def test_the_namespace_is_the_manifests_then_the_option_then_the_contexts(
+    api: ApiServer, api_connection: Connection
+) -> None:
+    named, open_ = appmodel_manifest("a", "v", {"m": "1"}, namespace="its-own"), appmodel_manifest("b", "v", {"n": "1"})
+    assert [result.key.namespace for result in apply_appmodels(api_connection, [named, open_], namespace="option")] == [
+        "its-own",
+        "option",
+    ]
+    assert apply_appmodels(api_connection, [open_])[0].key.namespace == api_connection.namespace == "default"
+    assert "namespace" not in open_["metadata"]
+
+
+def test_a_refusal_names_the_object_and_what_came_before_it_is_written(
+    api: ApiServer, api_connection: Connection
+) -> None:
+    api.auth.grant("admin", "get,create,patch", "appmodels", "allowed")
+    manifests = [
+        appmodel_manifest("a", "v1", {"m": "v1"}, namespace="allowed"),
+        appmodel_manifest("b", "v1", {"n": "v1"}, namespace="closed"),
+        appmodel_manifest("c", "v1", {"o": "v1"}, namespace="allowed"),
+    ]
+    told: list[Written] = []
+    with pytest.raises(ApiError, match=r'apply of AppModel closed/b: 403 Forbidden: .*cannot get resource "appmodels"'):
+        apply_appmodels(api_connection, manifests, report=told.append)
+    assert told == [Written(ObjectKey("allowed", "a"), Outcome.CREATED)]
+    assert [item["metadata"]["name"] for item in api.list("appmodels")] == ["a"]
+
+
+def test_a_cluster_without_the_crd_gets_an_error_that_says_how_to_install_it(tmp_path: Any) -> None:
+    with ApiServer(crd=False) as server:
+        connection = Connection(str(server.kubeconfig(tmp_path / "kubeconfig")))
+        with pytest.raises(ApiError, match="shmroute crd install"):
+            apply_appmodels(connection, [app_model("app")])
+        with pytest.raises(ApiError, match="shmroute crd install"):
+            delete_appmodels(connection, [ObjectKey("default", "app")])
+        connection.close()
+
+
+def test_what_must_be_there_first_is_done_before_anything_is_written_and_after_the_server_has_agreed(
+    cluster: Cluster,
+) -> None:
+    seen: list[tuple[list[str], list[str]]] = []
+
+    def before_send(appmodels: Sequence[AppModel]) -> None:
+        seen.append(([appmodel.app for appmodel in appmodels], cluster.names()))
+
+    manifests = [appmodel_manifest(app, "v1", {f"{app}-m": "v1"}, namespace=cluster.namespace) for app in ("A", "B")]
+    results = apply_appmodels(cluster.connection, manifests, before_send=before_send)
+    assert seen == [(["A", "B"], [])]
+    assert outcomes(results) == {"a": "created", "b": "created"}
+
+
+def test_a_server_that_would_refuse_one_object_keeps_everything_from_being_written(
+    api: ApiServer, api_connection: Connection
+) -> None:
+    api.auth.grant("admin", "get,create,patch", "appmodels", "allowed")
+    manifests = [
+        appmodel_manifest("a", "v1", {"m": "v1"}, namespace="allowed"),
+        appmodel_manifest("b", "v1", {"n": "v1"}, namespace="closed"),
+    ]
+    with pytest.raises(ApiError, match="closed/b"):
+        apply_appmodels(api_connection, manifests, before_send=lambda _: pytest.fail("must not be called"))
+    assert api.list("appmodels") == []
+
+
+def test_a_failure_of_what_must_be_there_first_keeps_everything_from_being_written(
+    api: ApiServer, api_connection: Connection
+) -> None:
+    def before_send(_: Sequence[AppModel]) -> None:
+        raise OSError("no metadata store")
+
+    with pytest.raises(OSError, match="no metadata store"):
+        apply_appmodels(api_connection, [app_model("app")], before_send=before_send)
+    assert api.list("appmodels") == []
+
+
+def test_an_apply_that_hangs_ends_when_it_is_told_to(api: ApiServer, api_connection: Connection) -> None:
+    api.faults.hang(verb="patch")
+    abort = Abort()
+    failures: list[ApiError] = []
+
+    def apply() -> None:
+        try:
+            apply_appmodels(api_connection, [app_model("app")], abort=abort)
+        except ApiError as error:
+            failures.append(error)
+
+    applying = threading.Thread(target=apply, daemon=True)
+    applying.start()
+    api.requests.wait(1, "patch", "appmodels")
+    abort.set()
+    applying.join(10)
+    assert not applying.is_alive()
+    assert failures[0].reason == "Aborted"
+
+
+def test_deleting_says_what_was_there_and_what_was_not(cluster: Cluster) -> None:
+    manifest = appmodel_manifest("app", "v1", {"m": "v1"}, namespace=cluster.namespace)
+    apply_appmodels(cluster.connection, [manifest])
+    keys = find_keys([manifest, app_model("never", namespace=cluster.namespace)], namespace="elsewhere")
+    told: list[Written] = []
+    assert outcomes(delete_appmodels(cluster.connection, keys, report=told.append)) == {
+        "app": "deleted",
+        "never": "not found",
+    }
+    assert cluster.get("app") is None
+    assert len(told) == 2
+
+
+def test_a_refused_deletion_names_the_object(api: ApiServer, api_connection: Connection) -> None:
+    api.apply(app_model("app"))
+    api.auth.forbid("delete", "appmodels")
+    with pytest.raises(ApiError, match="delete of AppModel default/app: 403 Forbidden"):
+        delete_appmodels(api_connection, [ObjectKey("default", "app")])
+
+
+def test_keys_are_found_in_manifests_whose_specs_are_broken() -> None:
+    assert find_keys(decode(PLATFORM_EXAMPLE.encode(), "f"), namespace="ns") == [ObjectKey("ns", "base")]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "problem"),
+    [
+        ({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}}, r"not an AppModel \(v1 Service\)"),
+        ({"apiVersion": "iidp.com/v1", "kind": "AppModel", "metadata": {}}, r"metadata\.name is missing"),
+        ({"apiVersion": "iidp.com/v1", "kind": "AppModel"}, r"metadata\.name is missing"),
+        (app_model("a") | {"metadata": {"name": "a", "namespace": 3}}, r"metadata\.namespace is no string"),
+    ],
+)
+def test_what_cannot_be_told_apart_is_not_deleted(manifest: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InvalidObject, match=f"nothing was deleted: manifest 1: {problem}"):
+        find_keys([manifest], namespace="ns")
+
+
+def test_an_appmodel_is_made_from_its_parts() -> None:
+    made = appmodel_manifest("newSdkApp", "v-2", [("m1", "v-1"), ("m2", "v-2")], service="other/svc", port=8060)
+    assert made == {
+        "apiVersion": "iidp.com/v1",
+        "kind": "AppModel",
+        "metadata": {"name": "newsdkapp", "annotations": {"iidp.com/service": "other/svc", "iidp.com/port": "8060"}},
+        "spec": {
+            "app": "newSdkApp",
+            "version": "v-2",
+            "models": [{"name": "m1", "version": "v-1"}, {"name": "m2", "version": "v-2"}],
+        },
+    }
+
+
+def test_the_functions_for_clusters_cost_a_worker_nothing() -> None:
+    code = (
+        "import sys, shmroute, shmroute.kube; print([m for m in ('yaml', 'urllib3', 'kubernetes') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
