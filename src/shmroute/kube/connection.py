@@ -14,7 +14,6 @@ server refused, and never logs a token. All of a request's failures become `ApiE
 from __future__ import annotations
 
 import email.utils
-import importlib.metadata
 import logging
 import threading
 import time
@@ -27,6 +26,7 @@ import urllib3
 
 from shmroute.errors import ApiError, ConfigError
 from shmroute.kube.configuration import ClusterConfiguration
+from shmroute.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ READ_BYTES = 1 << 16
 ERROR_BODY_MAX_BYTES = 1 << 16
 """What is read of a refusal; a Status is far smaller."""
 
-USER_AGENT = f"shmroute/{importlib.metadata.version('shmroute')}"
+USER_AGENT = f"shmroute/{__version__}"
 
 
 class Answer(msgspec.Struct, frozen=True):

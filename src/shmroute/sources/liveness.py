@@ -107,7 +107,10 @@ class Liveness:
     def run(self) -> None:
         """Probe every period until `stop`; `abort` ends a request under way."""
         pause = 0.0
-        while not self._stop.wait(max(pause, self._timing.probe_seconds * random.uniform(1 - JITTER, 1 + JITTER))):  # noqa: S311
+        while True:
+            spread = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads load, guards nothing
+            if self._stop.wait(max(pause, self._timing.probe_seconds * spread)):
+                return
             pause = 0.0
             if not self._watched.watching:
                 continue

@@ -1,0 +1,485 @@
+"""Requests: authentication, TLS, errors, and that every wait can be ended."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shmroute.errors import ApiError
+from shmroute.kube.configuration import USER_TIMEOUT_MILLISECONDS
+from shmroute.kube.connection import Abort, Connection, Stream, path_of
+from shmroute.version import __version__
+from tests.apiserver import ApiServer, Certificates, app_model, make_certificates
+
+ALL = "/apis/iidp.com/v1/appmodels"
+BLOCKED_SECONDS = 20.0
+"""A wait that nobody ended; tests end theirs within a fraction of it."""
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Certificates, Certificates]:
+    folder = tmp_path_factory.mktemp("certificates")
+    return make_certificates(folder, "first"), make_certificates(folder, "second")
+
+
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """A port that neither accepts nor refuses: its queue of connections is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        yield address[1]
+
+
+def write_kubeconfig(path: Path, server: str, **cluster: str) -> str:
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": server, **cluster}}],
+        "users": [{"name": "u", "user": {"token": "test-token"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    """Start `work` in a thread; its result, or the ApiError it raised, is in the list at the end."""
+    results: list[object] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except ApiError as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, results
+
+
+def test_a_request_says_who_we_are_and_what_we_are(api: ApiServer, api_connection: Connection) -> None:
+    answer = api_connection.request("GET", ALL)
+
+    assert answer.status == 200
+    assert answer.headers["CONTENT-TYPE"] == "application/json"
+    assert answer.data.startswith(b'{"apiVersion":"iidp.com/v1"')
+    [request] = api.requests
+    assert request.headers["authorization"] == "Bearer test-token"
+    assert request.headers["user-agent"] == f"shmroute/{__version__}"
+
+
+def test_a_body_goes_out_as_it_is_under_its_content_type(api: ApiServer, api_connection: Connection) -> None:
+    path = path_of("apis", "iidp.com", "v1", "namespaces", "default", "appmodels", "one")
+    body = yaml.safe_dump(app_model("one")).encode()
+
+    answer = api_connection.request(
+        "PATCH", path, {"fieldManager": "tests", "force": "true"}, body, "application/apply-patch+yaml"
+    )
+
+    assert answer.status == 201
+    assert api.get("appmodels", "one") is not None
+
+
+def test_a_segment_of_a_path_cannot_leave_it() -> None:
+    assert path_of("apis", "a/../b", "c?d") == "/apis/a%2F..%2Fb/c%3Fd"
+
+
+def test_a_refusal_carries_the_servers_status_reason_and_message(api: ApiServer, api_connection: Connection) -> None:
+    api.faults.forbidden(times=1)
+
+    with pytest.raises(ApiError) as caught:
+        api_connection.request("GET", ALL)
+
+    assert caught.value.status == 403
+    assert caught.value.reason == "Forbidden"
+    assert "cannot list resource" in caught.value.message
+    assert caught.value.details == {"group": "iidp.com", "kind": "appmodels"}
+
+
+def test_a_refusal_that_is_no_status_is_told_in_the_words_it_has(api_connection: Connection) -> None:
+    with pytest.raises(ApiError) as caught:
+        api_connection.request("GET", "/apis/nothing/v1")
+
+    assert (caught.value.status, caught.value.message) == (404, "404 page not found")
+
+
+def test_retry_after_is_told_in_seconds(api: ApiServer, api_connection: Connection) -> None:
+    api.faults.unavailable(times=1, retry_after=7)
+
+    with pytest.raises(ApiError) as caught:
+        api_connection.request("GET", ALL)
+
+    assert (caught.value.status, caught.value.retry_after_seconds) == (503, 7.0)
+
+
+def test_a_redirect_is_a_refusal_and_is_not_followed(api: ApiServer, api_connection: Connection) -> None:
+    api.faults.fail(302, times=1)
+
+    with pytest.raises(ApiError) as caught:
+        api_connection.request("GET", ALL)
+
+    assert caught.value.status == 302
+    assert len(api.requests) == 1
+
+
+def test_a_token_that_was_rotated_is_read_again_after_a_401(api: ApiServer, tmp_path: Path) -> None:
+    token_file = tmp_path / "token"
+    connection = Connection(str(api.kubeconfig(tmp_path / "kubeconfig", token_file=token_file)))
+    connection.request("GET", ALL)
+
+    token_file.write_text(api.auth.rotate())
+    connection.request("GET", ALL)
+
+    assert [request.status for request in api.requests] == [200, 401, 200]
+
+
+def test_a_credential_that_stays_refused_is_tried_twice_and_no_more(api: ApiServer, api_connection: Connection) -> None:
+    api.auth.rotate()
+
+    with pytest.raises(ApiError) as caught:
+        api_connection.request("GET", ALL)
+
+    assert (caught.value.status, caught.value.reason) == (401, "Unauthorized")
+    assert len(api.requests) == 2
+
+
+def test_a_kubeconfig_that_was_replaced_counts_before_anything_is_refused(api: ApiServer, tmp_path: Path) -> None:
+    kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
+    connection = Connection(str(kubeconfig))
+    connection.request("GET", ALL)
+
+    api.auth.rotate("another-token-of-another-length")
+    api.kubeconfig(kubeconfig)
+    connection.request("GET", ALL)
+
+    assert [request.status for request in api.requests] == [200, 200]
+
+
+def test_a_kubeconfig_half_written_leaves_the_old_one_in_force(api: ApiServer, tmp_path: Path) -> None:
+    kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
+    connection = Connection(str(kubeconfig))
+    good = kubeconfig.read_text()
+
+    kubeconfig.write_text(good[: len(good) // 2])
+
+    assert connection.request("GET", ALL).status == 200
+
+
+def test_a_pods_token_that_was_rotated_counts_at_once(
+    certificates: tuple[Certificates, Certificates], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kubernetes.config import incluster_config
+
+    first, _ = certificates
+    with ApiServer(certificates=first) as api:
+        token_file = tmp_path / "token"
+        token_file.write_text(api.auth.token + "\n")
+        (tmp_path / "namespace").write_text("of-the-pod")
+        monkeypatch.delenv("KUBECONFIG", raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
+        monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token_file))
+        monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(first.ca))
+        connection = Connection()
+        connection.request("GET", ALL)
+
+        token_file.write_text(api.auth.rotate())
+        connection.request("GET", ALL)
+
+        assert connection.namespace == "of-the-pod"
+        assert connection.host == f"https://127.0.0.1:{api.port}"
+        assert [request.status for request in api.requests] == [200, 200]
+
+
+def test_a_server_whose_certificate_nobody_vouches_for_is_not_talked_to(
+    certificates: tuple[Certificates, Certificates], tmp_path: Path
+) -> None:
+    first, second = certificates
+    with ApiServer(certificates=first) as api:
+        kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", api.url, **{"certificate-authority": str(second.ca)})
+
+        with pytest.raises(ApiError, match="certificate verify failed") as caught:
+            Connection(kubeconfig).request("GET", ALL)
+
+        assert caught.value.status == 0
+        assert not list(api.requests)
+
+
+def test_a_server_of_another_name_is_not_talked_to(
+    certificates: tuple[Certificates, Certificates], tmp_path: Path
+) -> None:
+    first, _ = certificates
+    with ApiServer(certificates=first) as api:
+        kubeconfig = write_kubeconfig(
+            tmp_path / "kubeconfig",
+            api.url,
+            **{"certificate-authority": str(first.ca), "tls-server-name": "elsewhere.example"},
+        )
+
+        with pytest.raises(ApiError, match=r"elsewhere\.example"):
+            Connection(kubeconfig).request("GET", ALL)
+
+
+@pytest.mark.parametrize("embedded", [False, True], ids=["as a file", "within the kubeconfig"])
+def test_a_rotated_authority_counts_on_the_next_connect(
+    certificates: tuple[Certificates, Certificates], tmp_path: Path, embedded: bool
+) -> None:
+    first, second = certificates
+    ca, kubeconfig = tmp_path / "ca.crt", tmp_path / "kubeconfig"
+
+    def trust(certificate: Certificates, server: str) -> str:
+        ca.write_bytes(certificate.ca.read_bytes())
+        if embedded:
+            data = {"certificate-authority-data": base64.b64encode(ca.read_bytes()).decode()}
+            return write_kubeconfig(kubeconfig, server, **data)
+        return write_kubeconfig(kubeconfig, server, **{"certificate-authority": str(ca)})
+
+    with ApiServer(certificates=first) as api:
+        connection = Connection(trust(first, api.url))
+        connection.request("GET", ALL)
+        api.use_certificates(second)
+        api.faults.drop_connections()
+        with pytest.raises(ApiError):
+            connection.request("GET", ALL)
+
+        trust(second, api.url)
+
+        assert connection.request("GET", ALL).status == 200
+
+
+def test_an_idle_connection_is_not_used_once_the_authority_has_changed(
+    certificates: tuple[Certificates, Certificates], tmp_path: Path
+) -> None:
+    first, second = certificates
+    ca = tmp_path / "ca.crt"
+    ca.write_bytes(first.ca.read_bytes())
+    with ApiServer(certificates=first) as api:
+        kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", api.url, **{"certificate-authority": str(ca)})
+        connection = Connection(kubeconfig)
+        connection.request("GET", ALL)
+
+        ca.write_bytes(second.ca.read_bytes())
+
+        with pytest.raises(ApiError, match="certificate verify failed"):
+            connection.request("GET", ALL)
+
+
+def test_one_connection_is_kept_for_request_after_request(api: ApiServer, api_connection: Connection) -> None:
+    for _ in range(3):
+        api_connection.request("GET", ALL)
+
+    assert api.connections == 1
+
+
+def test_a_refused_connection_is_no_answer(tmp_path: Path) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{reserved.getsockname()[1]}")
+
+        with pytest.raises(ApiError, match="no answer") as caught:
+            Connection(kubeconfig).request("GET", ALL)
+
+    assert caught.value.status == 0
+
+
+def test_an_answer_cut_short_is_no_answer(api: ApiServer, api_connection: Connection) -> None:
+    api.preload(app_model(f"m{number}") for number in range(50))
+    api.faults.cut_body(2_000)
+
+    with pytest.raises(ApiError, match="no answer"):
+        api_connection.request("GET", ALL)
+
+
+def test_a_server_that_never_answers_is_given_up(api: ApiServer, api_connection: Connection) -> None:
+    with api.faults.hang(), pytest.raises(ApiError, match=r"[Tt]imed out"):
+        api_connection.request("GET", ALL, timeout_seconds=0.2)
+
+
+def test_an_answer_that_trickles_in_for_ever_is_given_up(api: ApiServer, api_connection: Connection) -> None:
+    api.preload(app_model(f"m{number}") for number in range(50))
+    api.faults.trickle(10, 0.01)
+
+    with pytest.raises(ApiError, match=r"not complete in 0\.2 s"):
+        api_connection.request("GET", ALL, timeout_seconds=0.2)
+
+
+def test_a_stream_gives_bytes_as_they_come_and_ends_properly(api: ApiServer, api_connection: Connection) -> None:
+    api.settings.clock = lambda: time.monotonic() * 10
+    with api_connection.open(ALL, {"watch": "1", "timeoutSeconds": "3"}, read_timeout_seconds=5) as stream:
+        api.wait_for_watches(1)
+        api.apply(app_model("one"))
+        first = stream.read()
+        rest = b"".join(iter(stream.read, b""))
+
+    assert first.startswith(b'{"type":"ADDED"')
+    assert rest == b""
+    assert not stream.interrupted
+
+
+def test_a_stream_that_is_cut_raises_instead_of_ending(api: ApiServer, api_connection: Connection) -> None:
+    with api_connection.open(ALL, {"watch": "1"}, read_timeout_seconds=5) as stream:
+        api.wait_for_watches(1)
+        api.faults.cut_streams()
+
+        with pytest.raises(ApiError, match="no answer"):
+            stream.read()
+
+
+def test_a_stream_waits_for_its_head_no_longer_than_it_should(api: ApiServer, api_connection: Connection) -> None:
+    with api.faults.hang(), pytest.raises(ApiError, match=r"[Tt]imed out"):
+        api_connection.open(ALL, {"watch": "1"}, read_timeout_seconds=60, answer_timeout_seconds=0.2)
+
+
+def test_silence_within_a_stream_may_last_longer_than_the_wait_for_its_head(
+    api: ApiServer, api_connection: Connection
+) -> None:
+    query = {"watch": "1"}
+    with api_connection.open(ALL, query, read_timeout_seconds=30, answer_timeout_seconds=0.2) as stream:
+        api.wait_for_watches(1)
+        threading.Timer(0.5, lambda: api.apply(app_model("one"))).start()
+
+        assert stream.read().startswith(b'{"type":"ADDED"')
+
+
+def test_silence_that_lasts_too_long_ends_a_stream(api: ApiServer, api_connection: Connection) -> None:
+    with (
+        api_connection.open(ALL, {"watch": "1"}, read_timeout_seconds=0.2) as stream,
+        pytest.raises(ApiError, match=r"[Tt]imed out"),
+    ):
+        stream.read()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_another_thread_ends_a_blocked_read_at_once(
+    certificates: tuple[Certificates, Certificates], tmp_path: Path, tls: bool
+) -> None:
+    with ApiServer(certificates=certificates[0] if tls else None) as api:
+        connection = Connection(str(api.kubeconfig(tmp_path / "kubeconfig")))
+        stream = connection.open(ALL, {"watch": "1"}, read_timeout_seconds=BLOCKED_SECONDS)
+        reader, results = in_thread(stream.read)
+
+        stream.interrupt()
+        reader.join(BLOCKED_SECONDS / 4)
+
+        assert not reader.is_alive()
+        assert stream.interrupted
+        assert len(results) == 1  # b"" or an ApiError: whoever interrupted knows what it means
+        stream.close()
+
+
+def test_an_interrupt_after_the_end_disturbs_nobody(api: ApiServer, api_connection: Connection) -> None:
+    with api_connection.open(ALL, {}, read_timeout_seconds=5) as stream:
+        b"".join(iter(stream.read, b""))
+        stream.interrupt()
+
+    assert api_connection.request("GET", ALL).status == 200
+
+
+def test_an_abort_ends_the_wait_for_an_answer(api: ApiServer, api_connection: Connection) -> None:
+    abort = Abort()
+    with api.faults.hang():
+        waiter, results = in_thread(
+            lambda: api_connection.request("GET", ALL, timeout_seconds=BLOCKED_SECONDS, abort=abort)
+        )
+        api.requests.wait(1)
+
+        abort.set()
+        waiter.join(BLOCKED_SECONDS / 4)
+
+        assert not waiter.is_alive()
+        assert isinstance(results[0], ApiError)
+
+
+def test_an_abort_ends_a_connect_that_hangs(deaf_port: int, tmp_path: Path) -> None:
+    connection = Connection(write_kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{deaf_port}"))
+    abort = Abort()
+    waiter, results = in_thread(lambda: connection.request("GET", ALL, abort=abort))
+    time.sleep(0.1)  # most likely within the connect by now; the test holds if it is not
+
+    abort.set()
+    waiter.join(BLOCKED_SECONDS / 10)
+
+    assert not waiter.is_alive()
+    assert isinstance(results[0], ApiError)
+
+
+def test_an_abort_ends_a_stream_that_is_open(api: ApiServer, api_connection: Connection) -> None:
+    abort = Abort()
+    stream = api_connection.open(ALL, {"watch": "1"}, read_timeout_seconds=BLOCKED_SECONDS, abort=abort)
+    reader, _ = in_thread(stream.read)
+
+    abort.set()
+    reader.join(BLOCKED_SECONDS / 4)
+
+    assert not reader.is_alive()
+    assert stream.interrupted
+    stream.close()
+
+
+def test_an_abort_that_was_set_before_sends_nothing(api: ApiServer, api_connection: Connection) -> None:
+    abort = Abort()
+    abort.set()
+
+    with pytest.raises(ApiError, match="ended by the caller"):
+        api_connection.request("GET", ALL, abort=abort)
+
+    assert not list(api.requests)
+
+
+def test_what_comes_after_an_abort_is_closed(api: ApiServer, api_connection: Connection) -> None:
+    abort = Abort()
+    with api.faults.delay(0.3):
+        waiter, _ = in_thread(
+            lambda: api_connection.open(ALL, {"watch": "1"}, read_timeout_seconds=BLOCKED_SECONDS, abort=abort)
+        )
+        api.requests.wait(1)
+        abort.set()
+        waiter.join(BLOCKED_SECONDS / 4)
+
+    api.wait_until(lambda: api.http.connections == 0 and api.open_watches() == 0)
+
+
+def test_the_kernel_gives_up_a_peer_that_is_gone_within_30_s(api: ApiServer, api_connection: Connection) -> None:
+    def option(stream: Stream, name: str, level: int = socket.IPPROTO_TCP) -> int:
+        connection: Any = stream._response.connection
+        return int(connection.sock.getsockopt(level, getattr(socket, name)))
+
+    with api_connection.open(ALL, {"watch": "1"}, read_timeout_seconds=5) as stream:
+        assert option(stream, "SO_KEEPALIVE", socket.SOL_SOCKET)
+        idle = option(stream, "TCP_KEEPIDLE") + option(stream, "TCP_KEEPCNT") * option(stream, "TCP_KEEPINTVL")
+        assert 0 < idle < 30
+        assert 0 < option(stream, "TCP_USER_TIMEOUT") == USER_TIMEOUT_MILLISECONDS < 30_000
+
+
+def test_no_token_is_ever_logged_or_told(api: ApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    connection = Connection(str(api.kubeconfig(tmp_path / "kubeconfig")))
+    told: list[str] = [repr(connection), repr(vars(connection))]
+    connection.request("GET", ALL)
+    api.auth.rotate("a-fresh-secret")
+    for path in (ALL, "/nothing", ALL):
+        with pytest.raises(ApiError) as caught:
+            connection.request("GET", path)
+        api.faults.refuse()
+        told += [str(caught.value), repr(caught.value), repr(vars(caught.value))]
+
+    assert caplog.records
+    secrets = ("test-token", "a-fresh-secret")
+    assert not [text for text in (caplog.text, *told) for secret in secrets if secret in text]
