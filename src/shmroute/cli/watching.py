@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from shmroute.cli import options
-from shmroute.watcher.options import WatchOptions
+from shmroute.watcher.options import DEFAULT_SLICE_SELECTOR, WatchOptions
 
 __all__ = ["watch_arguments", "watch_options"]
 
@@ -71,8 +71,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Follow EndpointSlices too.",
     ),
     click.option(
+        "--slice-selector",
+        envvar="SHMROUTE_SLICE_SELECTOR",
+        default=DEFAULT_SLICE_SELECTOR,
+        show_default=True,
+        help="Label selector of the EndpointSlices, which carry the labels of their Service.",
+    ),
+    click.option(
         "--port",
-        envvar="SHMROUTE_PORT",
+        envvar="SHMROUTE_ENDPOINT_PORT",  # SHMROUTE_PORT is what Kubernetes sets for a Service named shmroute
         default="",
         help="Name or number of the apps' port, where an AppModel does not say.",
     ),

@@ -45,7 +45,7 @@ def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
             connection,
             resource,
             namespace=namespace,
-            selector=selector if resource == "appmodels" else "",
+            selector=selector if resource == "appmodels" else options.slice_selector,
             resync_seconds=options.resync_seconds,
         )
         for resource in _resources(options)

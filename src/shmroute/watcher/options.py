@@ -6,9 +6,12 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["DEFAULT_SELECTOR", "WatchOptions"]
+__all__ = ["DEFAULT_SELECTOR", "DEFAULT_SLICE_SELECTOR", "WatchOptions"]
 
 DEFAULT_SELECTOR: Final = "iidp=iidp"
+
+DEFAULT_SLICE_SELECTOR: Final = "kubernetes.io/service-name"
+"""Any slice of a Service: whether a Service carries the AppModels' label is its owner's business."""
 
 
 class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +27,7 @@ class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     manifests: str | None = None
     resync_seconds: float = 300.0
     endpoints: bool = True
+    slice_selector: str = DEFAULT_SLICE_SELECTOR
     port: str = ""
     group: str | None = None
     checkpoint: str | None = None
