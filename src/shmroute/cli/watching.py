@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from shmroute.cli import options
+from shmroute.metadata.loader import MetadataLimits
+from shmroute.metadata.template import DEFAULT_TEMPLATE
 from shmroute.watcher.options import DEFAULT_SLICE_SELECTOR, WatchOptions
 
 __all__ = ["watch_arguments", "watch_options"]
@@ -82,6 +84,27 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         envvar="SHMROUTE_ENDPOINT_PORT",  # SHMROUTE_PORT is what Kubernetes sets for a Service named shmroute
         default="",
         help="Name or number of the apps' port, where an AppModel does not say.",
+    ),
+    click.option(
+        "--redis",
+        envvar="SHMROUTE_REDIS",
+        help="Redis server with the models' metadata: redis://, rediss:// or unix:// URL.",
+    ),
+    click.option("--metadata", envvar="SHMROUTE_METADATA", help="Folder with the models' metadata, one file a key."),
+    click.option(
+        "--metadata-key",
+        envvar="SHMROUTE_METADATA_KEY",
+        default=DEFAULT_TEMPLATE,
+        show_default=True,
+        help="How a model's key is made, of {namespace}, {app}, {model} and {version}.",
+    ),
+    click.option(
+        "--metadata-limit",
+        type=click.IntRange(min=1),
+        envvar="SHMROUTE_METADATA_LIMIT",
+        default=MetadataLimits().value_bytes,
+        show_default=True,
+        help="Bytes; larger values are listed and not kept.",
     ),
     click.option(
         "--checkpoint",

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from shmroute.errors import ConfigError
+from shmroute.metadata.loader import MetadataLimits, MetadataLoader
+from shmroute.metadata.store import Store
+from shmroute.metadata.template import KeyTemplate
 from shmroute.rows import SettingsRow
 from shmroute.sources.events import Resource, Source
 from shmroute.watcher.checkpoint import Checkpoint
+from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.watcher.options import DEFAULT_SELECTOR, WatchOptions
 from shmroute.watcher.watcher import Watcher
 
@@ -28,6 +32,7 @@ def build(options: WatchOptions) -> Watcher:
         sources,
         settings=settings,
         default_port=options.port,
+        metadata=_metadata(options),
         checkpoint=Checkpoint(options.checkpoint, options.area) if options.checkpoint else None,
         group=int(options.group) if options.group and options.group.isdigit() else options.group,
     )
@@ -64,6 +69,24 @@ def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
         resync_seconds=options.resync_seconds,
     )
     return [source], SettingsRow(options.namespace or "", options.selector or "", options.manifests)
+
+
+def _metadata(options: WatchOptions) -> MetadataFeed | None:
+    if options.redis and options.metadata:
+        raise ConfigError("--redis and --metadata exclude each other")
+    store: Store
+    if options.redis:
+        from shmroute.metadata.redis_store import RedisStore
+
+        store = RedisStore(options.redis)
+    elif options.metadata:
+        from shmroute.metadata.folder_store import FolderStore
+
+        store = FolderStore(options.metadata)
+    else:
+        return None
+    limits = MetadataLimits(value_bytes=options.metadata_limit)
+    return MetadataFeed(MetadataLoader(store, template=KeyTemplate(options.metadata_key), limits=limits))
 
 
 def _resources(options: WatchOptions) -> tuple[Resource, ...]:

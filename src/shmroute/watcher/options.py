@@ -6,6 +6,9 @@ from typing import Final
 
 import msgspec
 
+from shmroute.metadata.loader import MetadataLimits
+from shmroute.metadata.template import DEFAULT_TEMPLATE
+
 __all__ = ["DEFAULT_SELECTOR", "DEFAULT_SLICE_SELECTOR", "WatchOptions"]
 
 DEFAULT_SELECTOR: Final = "iidp=iidp"
@@ -29,5 +32,11 @@ class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: bool = True
     slice_selector: str = DEFAULT_SLICE_SELECTOR
     port: str = ""
+    redis: str | None = None
+    """URL of the Redis server with the models' metadata."""
+    metadata: str | None = None
+    """Folder with the models' metadata instead."""
+    metadata_key: str = DEFAULT_TEMPLATE
+    metadata_limit: int = MetadataLimits().value_bytes
     group: str | None = None
     checkpoint: str | None = None
