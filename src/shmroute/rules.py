@@ -38,11 +38,12 @@ MAX_NAME_CHARACTERS = 253
 longer (a SHA-512 has 128) is an accident, and each name is copied into a row of every area."""
 
 MAX_MODELS = 12_000
-"""In one AppModel. etcd refuses objects over 1.5 MiB, and server-side apply writes down the owner of every
-item beside it, so 10,000 models of ordinary names are about what one object can hold at all."""
+"""In one AppModel. The largest app we know of is to have 10,000; whoever changes one model of such an app sends and
+reads the whole list, so what needs more is better kept in several AppModels."""
 
 MAX_MODEL_NAMES_BYTES = 512 * 1024
-"""All model names of one AppModel together, in UTF-8: 12,000 names of 43 bytes."""
+"""All model names of one AppModel together, in UTF-8: 12,000 names of 43 bytes. Together with `MAX_MODELS` it sets a
+list of a megabyte aside, whether its names are few and long or many and short."""
 
 MAX_PORT = 65_535
 

@@ -17,7 +17,7 @@ from shmroute.rows import EndpointsRow, EndpointsState, InvalidRow, Kind, RowKey
 
 __all__ = ["Endpoints"]
 
-_ENDPOINTS = int(Kind.ENDPOINTS)  # plain, as in `shmroute.index.routes`
+_ENDPOINTS, _INVALID = int(Kind.ENDPOINTS), int(Kind.INVALID)  # plain, as in `shmroute.index.routes`
 
 
 class Endpoints:
@@ -38,6 +38,7 @@ class Endpoints:
         self._slices: dict[ObjectKey, dict[str, bytes]] = {}
         self._service_of: dict[ObjectKey, ObjectKey] = {}
         self._emptied: dict[ObjectKey, None] = {}
+        self._let_go_of: dict[ObjectKey, None] = {}
         # Of a Service, the AppModels that name it by annotation; the one of its own name needs no entry.
         self._annotated: dict[ObjectKey, dict[ObjectKey, None]] = {}
         self._touched: dict[ObjectKey, None] = {}
@@ -52,7 +53,7 @@ class Endpoints:
     # --- AppModels -----------------------------------------------------------------------------------------
 
     def replace(self, old: AppModel | None, new: AppModel | None) -> None:
-        """`old` is no longer in force, `new` is; the caller's mapping says so already."""
+        """`old` is no longer in force, `new` is; the caller's mapping says so already. `settle` ends an event."""
         if old is not None and new is not None and (old.service, old.port) == (new.service, new.port):
             return
         if old is not None:
@@ -70,8 +71,18 @@ class Endpoints:
             annotated.pop(appmodel.key, None)
             if not annotated:
                 del self._annotated[service]
-        if next(self._naming(service), None) is None:
-            self._emptied.pop(service, None)
+        if service in self._emptied:
+            self._let_go_of[service] = None
+
+    def settle(self) -> None:
+        """The AppModels of one event have all been told: what none of them names any more is forgotten.
+
+        Not before, as one AppModel may let go of a Service and another one of the same list name it.
+        """
+        for service in self._let_go_of:
+            if next(self._naming(service), None) is None:
+                self._emptied.pop(service, None)
+        self._let_go_of.clear()
 
     def _naming(self, service: ObjectKey) -> Iterator[ObjectKey]:
         """The AppModels in force that name the Service."""
@@ -168,7 +179,7 @@ class Endpoints:
 
 
 def _problem_key(key: ObjectKey) -> RowKey:
-    return (Kind.INVALID, f"Port {key}")
+    return (_INVALID, f"Port {key}")
 
 
 def _exchange(kept: dict[ObjectKey, bytes], key: ObjectKey, new: bytes | None) -> bool:

@@ -7,6 +7,7 @@ Owned by one thread. The rules it keeps:
   The same rule, over the namespaces' winners, says which one the model's row leads with.
 * *Invalid objects.* An invalid AppModel is listed with its reason. The last valid state of that object, if there is
   one, stays in force until the object is valid again or gone; a complete list that holds it invalid does not end that.
+  Files that a folder source has set aside are listed as it says.
 * *No change.* What leaves a row's bytes as they were is not given out.
 
 The rows are a function of the objects as they are now, of the last valid state of those that are invalid, and of which
@@ -23,9 +24,11 @@ from shmroute.index.handler import Announcement
 from shmroute.index.routes import Routes
 from shmroute.objects import AppModel, EndpointSlice, InvalidAppModel, ObjectKey
 from shmroute.rows import InvalidRow, Kind, RowKey, encode
-from shmroute.sources.events import Changed, Deleted, Event, Item, Replaced, Resync
+from shmroute.sources.events import Changed, Deleted, Event, FileProblem, Item, Replaced, Resync
 
 __all__ = ["Index"]
+
+_INVALID = int(Kind.INVALID)  # plain, as in `shmroute.index.routes`
 
 
 class Index:
@@ -37,8 +40,9 @@ class Index:
 
     def __init__(self, default_port: str = "") -> None:
         self._in_force: dict[ObjectKey, AppModel] = {}
-        self._invalid: dict[ObjectKey, bytes] = {}
-        self._invalid_before: dict[ObjectKey, bytes | None] = {}
+        self._set_aside: dict[ObjectKey, None] = {}
+        self._invalid: dict[str, bytes] = {}
+        self._invalid_before: dict[str, bytes | None] = {}
         self._routes = Routes()
         self._endpoints = Endpoints(self._in_force, default_port)
 
@@ -68,6 +72,11 @@ class Index:
 
     def apply(self, event: Event) -> list[Announcement]:
         """Take one event. Returns what handlers are owed, in an order that only depends on the events."""
+        announcements = self._apply(event)
+        self._endpoints.settle()
+        return announcements
+
+    def _apply(self, event: Event) -> list[Announcement]:
         match event:
             case Replaced(resource="appmodels"):
                 return self._replace_appmodels(event.items)
@@ -83,6 +92,8 @@ class Index:
                 self._endpoints.remove(event.key)
             case Resync(resource="appmodels"):
                 return [Announcement("update", appmodel, appmodel) for appmodel in self._in_force.values()]
+            case FileProblem():
+                self._file_problem(event)
             case _:
                 pass  # no handler is told of slices, and how a source stands changes no row
         return []
@@ -90,7 +101,7 @@ class Index:
     def _replace_appmodels(self, items: tuple[Item, ...]) -> list[Announcement]:
         latest = {item.key: item for item in items if not isinstance(item, EndpointSlice)}
         announcements = [self._put(item) for item in latest.values()]
-        gone = [key for key in dict.fromkeys(chain(self._in_force, self._invalid)) if key not in latest]
+        gone = [key for key in dict.fromkeys(chain(self._in_force, self._set_aside)) if key not in latest]
         announcements += [self._remove(key) for key in gone]
         return [announcement for announcement in announcements if announcement is not None]
 
@@ -99,16 +110,17 @@ class Index:
         old = self._in_force.get(key)
         if isinstance(item, InvalidAppModel):
             row = InvalidRow("AppModel", key.namespace, key.name, item.reason, last_good=old is not None)
-            self._set_invalid(key, encode(row))
+            self._set_aside[key] = None
+            self._set_invalid(_appmodel_key(key), encode(row))
             return None
-        self._set_invalid(key, None)
+        self._mend(key)
         if old is not None and _same(old, item):
             return None
         self._exchange(key, old, item)
         return Announcement("add" if old is None else "update", old, item)
 
     def _remove(self, key: ObjectKey) -> Announcement | None:
-        self._set_invalid(key, None)
+        self._mend(key)
         old = self._in_force.get(key)
         if old is None:
             return None
@@ -123,7 +135,18 @@ class Index:
         self._routes.replace(old, new)
         self._endpoints.replace(old, new)
 
-    def _set_invalid(self, key: ObjectKey, row: bytes | None) -> None:
+    def _mend(self, key: ObjectKey) -> None:
+        if key in self._set_aside:
+            del self._set_aside[key]
+            self._set_invalid(_appmodel_key(key), None)
+
+    def _file_problem(self, event: FileProblem) -> None:
+        row = None
+        if event.reason is not None:
+            row = encode(InvalidRow("File", "", event.path, event.reason, event.last_good))
+        self._set_invalid(event.path, row)
+
+    def _set_invalid(self, key: str, row: bytes | None) -> None:
         before = self._invalid.get(key)
         if before == row:
             return
@@ -147,22 +170,22 @@ class Index:
         for key, before in touched.items():
             row = self._invalid.get(key)
             if row != before:
-                yield _invalid_key(key), row
+                yield (_INVALID, key), row
 
     def rows(self) -> Iterator[tuple[RowKey, bytes]]:
         """The complete table as it is now, whether or not the changes have been taken. Apply nothing meanwhile."""
         yield from self._routes.rows()
         yield from self._endpoints.rows()
         for key, row in self._invalid.items():
-            yield _invalid_key(key), row
+            yield (_INVALID, key), row
 
 
 def _owed(announcement: Announcement | None) -> list[Announcement]:
     return [] if announcement is None else [announcement]
 
 
-def _invalid_key(key: ObjectKey) -> RowKey:
-    return (Kind.INVALID, f"AppModel {key}")
+def _appmodel_key(key: ObjectKey) -> str:
+    return f"AppModel {key}"
 
 
 def _same(old: AppModel, new: AppModel) -> bool:

@@ -60,7 +60,7 @@ def merge(service: str, packed: Iterable[bytes], port: str, default_port: str) -
     if not any(numbers):
         ports = _listed(slices)
         if port:
-            problem = f"port {port!r} is not a port of Service {service}, which has {ports}"
+            problem = f"port {port!r} is not a port of Service {service}, which has {ports or 'no port'}"
         elif ports:
             problem = f"ambiguous port: Service {service} has {ports}: name one in the annotation {PORT_ANNOTATION}"
         else:
