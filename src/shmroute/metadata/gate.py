@@ -150,10 +150,6 @@ class Gate:
         entry = self._entries.get((read.namespace, read.model))
         return entry is not None and entry.ticket == read.ticket
 
-    def wanted(self, namespace: str, model: str) -> bool:
-        """Whether the model's metadata is followed at all."""
-        return (namespace, model) in self._entries
-
     def retry(self, now: Moment) -> None:
         """Ask again for all that is not there, now."""
         for entry in self._pending.values():

@@ -134,11 +134,6 @@ class MetadataLoader:
         with self._changed:
             self._gate.gone(namespace, model)
 
-    def wanted(self, namespace: str, model: str) -> bool:
-        """Whether the model's metadata is followed; rows of others are a former watcher's."""
-        with self._changed:
-            return self._gate.wanted(namespace, model)
-
     def settled(self, read: MetadataRead, published: bytes | None) -> bytes | None:
         """The METADATA row to publish for `read`, given the one that stands now.
 

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shmroute.metadata.folder_store import FolderStore
+from shmroute.metadata.store import Absent, Found, StoreAway
+from shmroute.rows import MetadataState
+
+LIMIT_BYTES = 1_000
+
+
+def one(folder: Path, key: str) -> Found:
+    reading = FolderStore(folder).read([key], limit_bytes=LIMIT_BYTES)
+    assert reading.commands == 1
+    return reading.found[0]
+
+
+def state(folder: Path, key: str) -> MetadataState:
+    found = one(folder, key)
+    assert isinstance(found, Absent)
+    return found.state
+
+
+def test_a_value_is_the_file_named_by_its_key_or_by_key_and_json(tmp_path: Path) -> None:
+    (tmp_path / "app_a").write_bytes(b"\xff\x00 any bytes")
+    (tmp_path / "app_b.json").write_bytes(b"{}")
+    (tmp_path / "app_a.json").write_bytes(b"not this one")
+    found = FolderStore(tmp_path).read(["app_b", "app_a", "app_c"], limit_bytes=LIMIT_BYTES).found
+    assert found == [b"{}", b"\xff\x00 any bytes", Absent(MetadataState.MISSING, "no such file")]
+
+
+def test_a_value_of_the_limit_is_read_and_one_byte_more_is_too_large(tmp_path: Path) -> None:
+    (tmp_path / "fits").write_bytes(b"x" * LIMIT_BYTES)
+    (tmp_path / "large").write_bytes(b"x" * (LIMIT_BYTES + 1))
+    assert one(tmp_path, "fits") == b"x" * LIMIT_BYTES
+    assert one(tmp_path, "large") == Absent(MetadataState.TOO_LARGE, "the value has 1001 bytes, the limit is 1000")
+
+
+def test_a_folder_or_a_fifo_of_that_name_is_the_wrong_type_and_nothing_waits_for_it(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    assert state(tmp_path, "folder") == MetadataState.WRONG_TYPE
+    assert state(tmp_path, "fifo") == MetadataState.WRONG_TYPE
+
+
+@pytest.mark.parametrize("key", ["../outside", "/etc/hostname", "a/b", "..", ".", "", "a\0b"])
+def test_no_key_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
+    (tmp_path / "outside").write_bytes(b"secret")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").mkdir()
+    (folder / "a" / "b").write_bytes(b"secret")
+    assert state(folder, key) == MetadataState.MISSING
+    with pytest.raises(StoreAway):
+        FolderStore(folder).write({key: b"value"})
+
+
+def test_a_file_that_cannot_be_opened_concerns_only_its_own_key(tmp_path: Path) -> None:
+    (tmp_path / "there").write_bytes(b"value")
+    (tmp_path / "loop").symlink_to("loop")
+    found = FolderStore(tmp_path).read(["loop", "x" * 300, "there"], limit_bytes=LIMIT_BYTES).found
+    assert found[0] == Absent(MetadataState.PENDING, "the file cannot be opened: Too many levels of symbolic links")
+    assert found[1] == Absent(MetadataState.PENDING, "the file cannot be opened: File name too long")
+    assert found[2] == b"value"
+
+
+def test_a_folder_that_is_not_there_is_a_store_that_is_away(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "later")
+    with pytest.raises(StoreAway, match="no such folder"):
+        store.read(["a"], limit_bytes=LIMIT_BYTES)
+    with pytest.raises(StoreAway):
+        store.write({"a": b"value"})
+    (tmp_path / "later").mkdir()
+    store.write({"a": b"value"})
+    assert store.read(["a"], limit_bytes=LIMIT_BYTES).found == [b"value"]
+    assert [path.name for path in (tmp_path / "later").iterdir()] == ["a"]
+
+
+def test_its_name_is_the_path(tmp_path: Path) -> None:
+    assert FolderStore(tmp_path).name == str(tmp_path)

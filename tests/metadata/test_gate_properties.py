@@ -1,0 +1,207 @@
+"""The gate against an oracle: models come, change, move and go while a store is written, answers late or not at all.
+
+The machine plays owner, store and reading thread. What is published is a table of rows, as `carry_over` makes them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from shmroute.metadata.carry import carry_over
+from shmroute.metadata.gate import Gate, MetadataRead, Moment, Want
+from shmroute.metadata.store import Absent, Found, too_large
+from shmroute.metadata.template import KeyTemplate
+from shmroute.rows import MetadataRow, MetadataState
+
+NAMESPACES = st.sampled_from(["east", "west"])
+MODELS = st.sampled_from(["m1", "m2", "m3"])
+APPS = st.sampled_from(["alpha", "beta"])
+VERSIONS = st.sampled_from(["v-1", "v-2", "v-3"])
+LIMIT_BYTES = 100
+
+decode = msgspec.msgpack.Decoder(MetadataRow).decode
+
+
+class GateMachine(RuleBasedStateMachine):
+    @initialize(template=st.sampled_from(["{app}_{model}", "{namespace}/{app}_{model}", "{model}@{version}"]))
+    def begin(self, template: str) -> None:
+        self.template = KeyTemplate(template)
+        self.gate = Gate(self.template, dice=lambda: 0.5)
+        self.now = 0.0
+        self.serial = 0
+        self.store: dict[str, bytes | Absent] = {}
+        self.history: dict[str, list[bytes]] = {}
+        self.wanted: dict[tuple[str, str], tuple[str, str]] = {}
+        self.reading: list[list[tuple[Want, Found]]] = []
+        self.queue: list[MetadataRead] = []
+        self.table: dict[tuple[str, str], bytes] = {}
+        self.settled: set[int] = set()
+        """Tickets that are not to be read again: loaded, or too large and not retried since."""
+
+    def moment(self) -> Moment:
+        return Moment(self.now, 1e9 + self.now)
+
+    def found(self, key: str) -> Found:
+        return self.store.get(key, Absent(MetadataState.MISSING, "no such key"))
+
+    def publish(self, read: MetadataRead | None) -> None:
+        if read is not None and self.gate.is_newest(read):
+            name = read.namespace, read.model
+            self.table[name] = carry_over(read.row, self.table.get(name))
+
+    # --- what happens ----------------------------------------------------------------------------------
+
+    @rule(namespace=NAMESPACES, model=MODELS, app=APPS, version=VERSIONS)
+    def want(self, namespace: str, model: str, app: str, version: str) -> None:
+        same = self.wanted.get((namespace, model)) == (app, version)
+        self.wanted[namespace, model] = app, version
+        skipped = self.gate.skipped
+        read = self.gate.want(namespace, model, app, version, self.moment())
+        assert (read is None) == same
+        assert self.gate.skipped == skipped + same
+        self.publish(read)
+
+    @rule(namespace=NAMESPACES, model=MODELS)
+    def go(self, namespace: str, model: str) -> None:
+        self.wanted.pop((namespace, model), None)
+        self.table.pop((namespace, model), None)
+        self.gate.gone(namespace, model)
+
+    @rule(namespace=NAMESPACES, model=MODELS, app=APPS, version=VERSIONS, says=st.none() | VERSIONS)
+    def write(self, namespace: str, model: str, app: str, version: str, says: str | None) -> None:
+        self.serial += 1
+        key = self.template.key(namespace, app, model, version)
+        value = f'{{"serial": {self.serial}, "version": "{says}"}}' if says else f"serial {self.serial}"
+        self.store[key] = value.encode()
+        self.history.setdefault(key, []).append(value.encode())
+
+    @rule(
+        namespace=NAMESPACES,
+        model=MODELS,
+        app=APPS,
+        version=VERSIONS,
+        instead=st.sampled_from(
+            [too_large(LIMIT_BYTES + 1, LIMIT_BYTES), Absent(MetadataState.WRONG_TYPE, "the key holds a list")]
+        ),
+    )
+    def spoil(self, namespace: str, model: str, app: str, version: str, instead: Absent) -> None:
+        self.store[self.template.key(namespace, app, model, version)] = instead
+
+    @rule(namespace=NAMESPACES, model=MODELS, app=APPS, version=VERSIONS)
+    def delete(self, namespace: str, model: str, app: str, version: str) -> None:
+        self.store.pop(self.template.key(namespace, app, model, version), None)
+
+    @rule(count=st.integers(1, 4))
+    def read(self, count: int) -> None:
+        """The store is asked now; its answer comes whenever `answer` says."""
+        wants = self.gate.take(count, self.moment())
+        for want in wants:
+            app, version = self.wanted[want.namespace, want.model]
+            assert want.key == self.template.key(want.namespace, app, want.model, version)
+            assert want.ticket not in self.settled
+            assert all(want.ticket != other.ticket for answers in self.reading for other, _ in answers)
+        if wants:
+            self.reading.append([(want, self.found(want.key)) for want in wants])
+
+    @rule(which=st.integers(0, 10))
+    def answer(self, which: int) -> None:
+        if self.reading:
+            self.take_answers(self.reading.pop(which % len(self.reading)))
+
+    def take_answers(self, answers: list[tuple[Want, Found]]) -> None:
+        self.queue += self.gate.answered(answers, self.moment())
+        for want, found in answers:
+            version = self.wanted.get((want.namespace, want.model), ("", ""))[1]
+            late = isinstance(found, bytes) and b'"version"' in found and f'"{version}"'.encode() not in found
+            if isinstance(found, Absent):
+                late = found.state != MetadataState.TOO_LARGE
+            if not late:
+                self.settled.add(want.ticket)
+
+    @rule(which=st.integers(0, 10))
+    def fail(self, which: int) -> None:
+        if self.reading:
+            wants = [want for want, _ in self.reading.pop(which % len(self.reading))]
+            self.queue += self.gate.unanswered(wants, "connection refused")
+
+    @rule()
+    def owner(self) -> None:
+        """The owner gets round to what was read."""
+        for read in self.queue:
+            self.publish(read)
+        self.queue.clear()
+
+    @rule(seconds=st.sampled_from([0.1, 0.3, 2.0, 500.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def retry(self) -> None:
+        self.gate.retry(self.moment())
+        self.settled -= {entry.ticket for entry in self.gate._pending.values()}
+
+    # --- what always holds -----------------------------------------------------------------------------
+
+    @invariant()
+    def rows_are_those_of_the_models_wanted_and_say_what_is_wanted(self) -> None:
+        if not hasattr(self, "table"):
+            return
+        assert self.table.keys() == self.wanted.keys()
+        for name, row in ((name, decode(row)) for name, row in self.table.items()):
+            assert (row.app, row.wanted) == self.wanted[name]
+            assert (row.value is None) == (row.version is None)
+            if row.state == MetadataState.LOADED:
+                assert row.version == row.wanted
+
+    @invariant()
+    def no_value_stands_under_a_version_it_was_not_read_for(self) -> None:
+        if not hasattr(self, "table"):
+            return
+        for (namespace, model), row in ((name, decode(row)) for name, row in self.table.items()):
+            if row.value is not None:
+                assert row.version is not None
+                key = self.template.key(namespace, row.app, model, row.version)
+                assert row.value in self.history[key]
+                if b"version" in row.value:
+                    assert f'"version": "{row.version}"'.encode() in row.value
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        if hasattr(self, "gate"):
+            assert self.gate.pending_count <= len(self.wanted)
+            assert self.gate.too_large <= self.gate.pending_count
+
+    # --- what comes out in the end ---------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        if not hasattr(self, "gate"):
+            return
+        while self.reading:
+            self.fail(0)
+        self.retry()
+        for _ in range(3):
+            while wants := self.gate.take(100, self.moment()):
+                assert not self.settled & {want.ticket for want in wants}
+                self.take_answers([(want, self.found(want.key)) for want in wants])
+            self.now += 120.0
+        self.owner()
+        pending = {(each.namespace, each.model): each for each in self.gate.pending()}
+        for (namespace, model), (app, version) in self.wanted.items():
+            row = decode(self.table[namespace, model])
+            found = self.found(self.template.key(namespace, app, model, version))
+            there = (namespace, model) not in pending
+            assert there == (row.state == MetadataState.LOADED)
+            if not there:
+                if isinstance(found, Absent):
+                    assert (row.state, row.reason) == (found.state, found.reason)
+                else:
+                    assert row.state == MetadataState.OUTDATED
+        assert self.gate.too_large == sum(each.state == MetadataState.TOO_LARGE for each in pending.values())
+        assert self.gate._again_bytes == sum(entry.size for entry in self.gate._pending.values())
+
+
+GateMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+test_any_history_leaves_rows_that_are_true = GateMachine.TestCase

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from shmroute.metadata.schedule import STORE_CAP_SECONDS, StoreBackoff, key_delay
+
+
+def never() -> float:
+    return 0.0
+
+
+def attempts(until: float) -> list[float]:
+    """Moments of the attempts for one key, each reading at once."""
+    moments = [0.0]
+    while moments[-1] < until:
+        moments.append(moments[-1] + key_delay(moments[-1], 1, 4_096, never))
+    return moments
+
+
+def test_in_the_first_two_minutes_a_value_is_found_within_one_and_a_half_seconds() -> None:
+    moments = attempts(120.0)
+    assert max(later - earlier for earlier, later in pairwise(moments)) <= 1.5
+
+
+def test_a_value_written_with_the_appmodel_is_found_within_a_quarter_of_a_second() -> None:
+    assert attempts(1.0)[:3] == [0.0, 0.25, 0.5]
+
+
+def test_a_key_that_never_comes_is_asked_for_once_a_minute_in_the_end() -> None:
+    assert key_delay(1e9, 1, 0, never) == 60.0
+    assert len(attempts(86_400.0)) < 2_000
+
+
+def test_jitter_only_shortens_the_wait() -> None:
+    assert 1.1 < key_delay(60.0, 1, 0, lambda: 1.0) < key_delay(60.0, 1, 0, lambda: 0.5) < 1.5
+
+
+def test_many_missing_keys_and_many_old_values_are_asked_for_less_often() -> None:
+    assert key_delay(10.0, 10_000, 0, never) == 1.5
+    assert key_delay(10.0, 1_000_000, 0, never) == 50.0
+    assert key_delay(10.0, 1, 10_000 * 4_096, never) == pytest.approx(2.44, abs=0.01)
+
+
+def test_a_store_that_is_away_is_asked_ever_more_seldom_but_soon_enough_to_be_back_within_five_seconds() -> None:
+    backoff = StoreBackoff(never)
+    assert [backoff.failed() for _ in range(6)] == [0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
+    backoff.answered()
+    assert backoff.failed() == 0.25
+    assert StoreBackoff(lambda: 1.0).failed() == 0.1875
+    assert STORE_CAP_SECONDS + 2.0 < 5.0
