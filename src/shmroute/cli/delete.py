@@ -1,0 +1,47 @@
+"""`shmroute delete`: delete AppModels."""
+
+from __future__ import annotations
+
+import click
+
+from shmroute.cli import options
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@options.filename
+@click.option("-n", "--namespace", envvar="SHMROUTE_NAMESPACE", help="Of the NAMEs, and where a manifest names none.")
+@options.cluster
+@click.option("--ignore-not-found", is_flag=True, help="End with 0 if an AppModel is not there.")
+def command(
+    names: tuple[str, ...],
+    files: tuple[str, ...],
+    namespace: str | None,
+    kubeconfig: str | None,
+    context: str | None,
+    ignore_not_found: bool,
+) -> None:
+    """Delete AppModels by their NAMEs (metadata.name), or those that manifests name.
+
+    Ends with 5 if one of them is not there.
+    """
+    from shmroute import manifests
+    from shmroute.kube.connection import Connection
+    from shmroute.kube.server_side_apply import Outcome
+    from shmroute.kube.write import delete_appmodels, find_keys
+    from shmroute.objects import ObjectKey
+
+    if bool(names) == bool(files):
+        raise click.UsageError("give either NAMEs or -f FILE")
+    connection = Connection(kubeconfig, context)
+    where = namespace or connection.namespace
+    keys = find_keys(manifests.read(files), namespace=where) if files else [ObjectKey(where, name) for name in names]
+    written = delete_appmodels(
+        connection,
+        keys,
+        report=lambda one: click.echo(
+            f"appmodel.iidp.com/{one.key.name} {one.outcome}", err=one.outcome is Outcome.NOT_FOUND
+        ),
+    )
+    if not ignore_not_found and any(one.outcome is Outcome.NOT_FOUND for one in written):
+        raise SystemExit(5)
