@@ -1,0 +1,79 @@
+"""What all tests share: areas of their own, clusters to run against, and the check that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.cluster import Cluster, real_cluster
+from tests.cluster import test_server_cluster as server_cluster
+from tests.leftovers import new_area, nothing_left, remove_area
+from tests.redis_server import RedisServer
+
+REAL_CLUSTER = os.environ.get("SHMROUTE_TEST_KUBECONFIG")
+"""A kubeconfig: whatever takes the `cluster` fixture runs against that cluster too, in a namespace of its own."""
+
+# No deadline: nothing is asserted on wall time. Continuous integration tries the same examples every time.
+settings.register_profile("test", deadline=None, derandomize="CI" in os.environ, print_blob=True)
+settings.register_profile(
+    "fuzz",
+    deadline=None,
+    max_examples=20_000,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("test")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    with nothing_left():
+        yield
+
+
+@pytest.fixture
+def make_area() -> Iterator[Callable[[], str]]:
+    """Names of areas of the test's own; their shared memory goes with the test."""
+    areas: list[str] = []
+
+    def make() -> str:
+        areas.append(new_area())
+        return areas[-1]
+
+    yield make
+    for area in areas:
+        remove_area(area)
+
+
+@pytest.fixture
+def area(make_area: Callable[[], str]) -> str:
+    """The name of an area of the test's own; its shared memory goes with the test."""
+    return make_area()
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A real Redis server of the test's own."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(
+    params=[
+        "test server",
+        pytest.param("real", marks=pytest.mark.skipif(not REAL_CLUSTER, reason="SHMROUTE_TEST_KUBECONFIG is not set")),
+    ]
+)
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster that has the CRD, and a namespace in it of the test's own: the test API server, and a real one."""
+    if request.param == "real":
+        assert REAL_CLUSTER
+        with real_cluster(Path(REAL_CLUSTER)) as cluster:
+            yield cluster
+    else:
+        with server_cluster(tmp_path / "kubeconfig") as cluster:
+            yield cluster

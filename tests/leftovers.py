@@ -1,0 +1,106 @@
+"""What a test leaves behind fails it: processes, and shared memory other than that of the `area` fixture.
+
+    with nothing_left():
+        ...
+
+Used around every test (`tests/conftest.py`). What is found is removed first, so that the next test starts clean.
+Several test runs may go on at once: another run's things are never touched.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.processes import children, command_line, is_running, mapping, marked
+
+SHARED_MEMORY = Path("/dev/shm")
+
+MARK = "SHMROUTE_TEST_RUNNING"
+"""In the environment of everything a test executes: its processes are known by it even when their parent has gone."""
+
+GRACE_SECONDS = 3.0
+"""For processes that were told to end, or notice by themselves that their server has gone (within 2 s)."""
+
+_STEP_SECONDS = 0.01
+
+_KEPT_BY_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+"""Helpers of the standard library that live as long as the process that needed them first."""
+
+_numbers = itertools.count()
+
+
+def new_area() -> str:
+    """The name of an area that no other test has, in no other run either."""
+    return f"test-{os.getpid()}-{next(_numbers)}"
+
+
+def remove_area(area: str) -> None:
+    """Take an area's shared memory away, all of it."""
+    for path in SHARED_MEMORY.glob(f"shmroute-{area}*"):
+        if path.name == f"shmroute-{area}" or path.name.startswith(f"shmroute-{area}."):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Fail if what runs inside leaves something behind.
+
+    Raises:
+        AssertionError: naming it; it has been killed or removed.
+    """
+    mark = f"{os.getpid()}-{next(_numbers)}"
+    children_before = children(os.getpid())
+    segments_before = _segments()
+    outer = os.environ.get(MARK)
+    os.environ[MARK] = mark
+    try:
+        yield
+    finally:
+        if outer is None:
+            del os.environ[MARK]
+        else:
+            os.environ[MARK] = outer
+        left = _end_processes(children_before, mark) + _remove_segments(segments_before)
+    assert not left, "left behind: " + "; ".join(left)
+
+
+def _end_processes(before: set[int], mark: str) -> list[str]:
+    deadline = time.monotonic() + GRACE_SECONDS
+    while found := _processes(before, mark):
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(_STEP_SECONDS)
+    left = [f"process {pid} ({command_line(pid)})" for pid in sorted(found)]
+    for pid in found:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while any(map(is_running, found)) and time.monotonic() < deadline + GRACE_SECONDS:
+        time.sleep(_STEP_SECONDS)
+    return left
+
+
+def _processes(before: set[int], mark: str) -> set[int]:
+    found = (children(os.getpid()) - before) | marked(MARK, mark)
+    return {pid for pid in found if not any(helper in command_line(pid) for helper in _KEPT_BY_PYTHON)}
+
+
+def _segments() -> set[Path]:
+    return set(SHARED_MEMORY.glob("shmroute-*"))
+
+
+def _remove_segments(before: set[Path]) -> list[str]:
+    left = []
+    for path in sorted(_segments() - before):
+        if path.name.startswith("shmroute-test-"):
+            continue  # of the `area` fixture, here or in another run
+        if mapping(path) - {os.getpid()}:
+            continue  # of somebody who is at work: none of the test's processes is left
+        path.unlink(missing_ok=True)
+        left.append(str(path))
+    return left

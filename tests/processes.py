@@ -1,0 +1,89 @@
+"""Processes that tests start, and finding those they forget.
+
+`bound` makes a command line whose process cannot outlive the one that starts it. `children` and `marked` look at /proc
+for the check of what a test leaves behind (`tests.leftovers`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+# PR_SET_PDEATHSIG (1) with SIGKILL (9) stays in force over the exec. In a process of its own instead of Popen's
+# preexec_fn, which is unsafe beside threads and says so with a warning. The parent may be gone already.
+_LAUNCHER = """
+import ctypes, os, sys
+if ctypes.CDLL(None).prctl(1, 9, 0, 0, 0) or os.getppid() != int(sys.argv[1]):
+    os._exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def bound(command: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """`command` for `subprocess.Popen`, so that the kernel kills the process when the thread that started it ends.
+
+    So start it in a thread that lives as long as the process shall. The process id is that of `command` itself.
+
+    Raises:
+        FileNotFoundError: there is no such program.
+    """
+    program, *arguments = (os.fspath(part) for part in command)
+    found = shutil.which(program)
+    if found is None:
+        raise FileNotFoundError(f"no program {program!r}")
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), found, *arguments]
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and waits to be reaped has gone."""
+    try:
+        state = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in (b"Z", b"X")
+
+
+def command_line(pid: int) -> str:
+    """What the process was started with; empty if it has gone."""
+    return _read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
+
+
+def children(pid: int) -> set[int]:
+    """The process's own children that run."""
+    found: set[int] = set()
+    for task in (_PROC / str(pid) / "task").iterdir():
+        try:
+            found.update(map(int, (task / "children").read_text().split()))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a thread that has just ended
+    return {child for child in found if is_running(child)}
+
+
+def marked(name: str, value: str) -> set[int]:
+    """Running processes that were executed with the environment variable `name` at `value`, whoever their parent is."""
+    entry = f"{name}={value}".encode()
+    processes = (int(directory.name) for directory in _PROC.iterdir() if directory.name.isdecimal())
+    return {
+        pid
+        for pid in processes
+        if pid != os.getpid() and entry in _read(pid, "environ").split(b"\0") and is_running(pid)
+    }
+
+
+def mapping(path: str | os.PathLike[str]) -> set[int]:
+    """Processes that have the file mapped."""
+    wanted = os.fsencode(path)
+    processes = (int(directory.name) for directory in _PROC.iterdir() if directory.name.isdecimal())
+    return {pid for pid in processes if wanted in _read(pid, "maps")}
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return (_PROC / str(pid) / name).read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""

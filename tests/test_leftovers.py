@@ -1,0 +1,113 @@
+"""A test that leaves something behind fails, and the next one starts clean."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.leftovers import MARK, SHARED_MEMORY, nothing_left, remove_area
+from tests.processes import bound, children, is_running
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+@pytest.fixture(autouse=True)
+def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.leftovers.GRACE_SECONDS", 0.2)
+
+
+def test_a_process_that_runs_on_is_named_and_killed() -> None:
+    with pytest.raises(AssertionError, match=r"left behind: process \d+ \(.*time.sleep\(600\)"), nothing_left():
+        process = subprocess.Popen(SLEEP)
+    assert process.wait(10) == -9
+
+
+def test_an_orphan_is_found_by_its_mark() -> None:
+    code = f"""
+import subprocess
+print(subprocess.Popen({SLEEP!r}, stdout=subprocess.DEVNULL, start_new_session=True).pid)
+"""
+    pids = []
+    with pytest.raises(AssertionError, match=r"left behind: process"), nothing_left():
+        pids.append(int(subprocess.check_output([sys.executable, "-c", code], timeout=60)))
+    assert not is_running(pids[0])
+
+
+def test_a_process_without_the_mark_is_found_as_a_child() -> None:
+    with pytest.raises(AssertionError, match="left behind: process"), nothing_left():
+        process = subprocess.Popen(SLEEP, env={})
+    assert process.wait(10) == -9
+
+
+def test_the_resource_tracker_of_multiprocessing_may_stay() -> None:
+    with nothing_left():
+        multiprocessing.get_context("spawn").Lock()
+
+
+def test_a_process_that_is_about_to_end_is_waited_for() -> None:
+    with nothing_left():
+        process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "pass"])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tests.leftovers.GRACE_SECONDS", 30.0)
+            process.wait(30)
+
+
+def test_processes_from_before_are_left_alone() -> None:
+    with subprocess.Popen(SLEEP) as process:
+        with nothing_left():
+            pass
+        assert process.poll() is None
+        process.kill()
+
+
+def test_shared_memory_outside_the_tests_own_areas_is_named_and_removed() -> None:
+    path = SHARED_MEMORY / f"shmroute-leftover-{os.getpid()}"
+    with pytest.raises(AssertionError, match=f"left behind: {path}"), nothing_left():
+        path.write_bytes(b"x")
+    assert not path.exists()
+
+
+def test_the_shared_memory_of_an_area_goes_with_the_test(make_area: Callable[[], str]) -> None:
+    area = make_area()
+    paths = [SHARED_MEMORY / f"shmroute-{area}{rest}" for rest in ("", ".1", ".2.tmp")]
+    neighbour = SHARED_MEMORY / f"shmroute-{area}0"
+    for path in (*paths, neighbour):
+        path.write_bytes(b"x")
+    remove_area(area)
+    assert not any(path.exists() for path in paths)
+    assert neighbour.exists()
+    neighbour.unlink()
+
+
+def test_the_mark_goes_with_the_test() -> None:
+    before = os.environ.get(MARK)
+    with nothing_left():
+        assert os.environ[MARK] != before
+    assert os.environ.get(MARK) == before
+
+
+def test_a_bound_process_dies_with_the_one_that_started_it() -> None:
+    code = f"import subprocess, time; print(subprocess.Popen({bound(SLEEP)!r}).pid, flush=True); time.sleep(600)"
+    # The process id of the parent stands in the command: it has to be the one that starts it.
+    code = code.replace(repr(str(os.getpid())), "str(__import__('os').getpid())")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
+        assert pid in children(parent.pid)
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while is_running(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_bound_program_that_does_not_exist_is_an_error_at_once() -> None:
+    with pytest.raises(FileNotFoundError, match="no program"):
+        bound([Path("/nonexistent/program")])
