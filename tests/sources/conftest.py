@@ -1,0 +1,28 @@
+"""A fast test server and a connection to it; clusters, real ones too, as in the tests of requests."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shmroute.kube.connection import Connection
+from tests.apiserver import ApiServer
+from tests.kube.conftest import api_connection, cluster
+from tests.sources.following import fast_settings
+
+__all__ = ["api", "api_connection", "cluster", "connection"]
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    with ApiServer(settings=fast_settings()) as server:
+        yield server
+
+
+@pytest.fixture
+def connection(api: ApiServer, tmp_path: Path) -> Iterator[Connection]:
+    with contextlib.closing(Connection(str(api.kubeconfig(tmp_path / "kubeconfig")))) as made:
+        yield made

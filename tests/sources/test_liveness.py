@@ -1,0 +1,199 @@
+"""A quiet watch, a dead one, a server gone back in time: told apart, at the price of a reconnect at most."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from shmroute.kube.connection import Connection
+from shmroute.sources.events import Replaced
+from tests.apiserver import ApiServer, app_model
+from tests.sources.following import CALM, LIVELY, Following
+
+
+def test_a_probe_is_a_pair_of_small_requests(api: ApiServer, connection: Connection) -> None:
+    with Following(connection, selector="iidp=iidp", timing=LIVELY) as follow:
+        follow.wait_synced()
+        follow.wait_probes(1)
+
+        cache, quorum = api.requests.select("list")[:2]
+        name = {"fieldSelector": "metadata.name=-probe-"}
+        assert cache.query == {**name, "resourceVersion": "0"}
+        assert quorum.query == name
+
+
+def test_a_quiet_server_is_never_peeked_at(api: ApiServer, connection: Connection) -> None:
+    with Following(connection, timing=LIVELY) as follow:
+        follow.wait_synced()
+        before = follow.contact_ns
+        follow.wait_probes(4)
+
+        assert follow.source.stats.peeks == 0
+        assert follow.contact_ns > before
+
+
+def test_a_peek_that_sees_nothing_is_remembered(api: ApiServer, connection: Connection) -> None:
+    api.apply(app_model("one"))
+    with Following(connection, timing=LIVELY) as follow:
+        follow.wait_synced()
+        api.apply(app_model("one", version="v2"))
+        follow.wait_for(api)
+        position = api.revision
+        for _ in range(3):
+            before, peeks = follow.contact_ns, follow.source.stats.peeks
+            api.bump(10)
+            while follow.source.stats.peeks == peeks:
+                follow.wait_probes(1)
+            follow.wait_contact(before)
+        peeks = follow.source.stats.peeks
+        follow.wait_probes(3)
+
+        assert follow.source.stats.peeks == peeks == 3
+        starts = [int(each.query["resourceVersion"]) for each in api.requests.select("watch")[-3:]]
+        assert starts == [position, position + 10, position + 20]
+        assert follow.source.stats.restarts == {}
+
+
+def test_an_event_that_the_watch_tells_as_well_is_no_alarm(api: ApiServer, connection: Connection) -> None:
+    with Following(connection, timing=LIVELY) as follow:
+        follow.wait_synced()
+        for number in range(60):
+            api.apply(app_model("one", version=f"v{number}"))
+            follow.stop.wait(0.01)
+        follow.wait_probes(2)
+
+        assert follow.source.stats.restarts == {}
+
+
+def test_events_held_back_are_fetched_by_a_new_watch_without_a_list(api: ApiServer, connection: Connection) -> None:
+    api.apply(app_model("one"))
+    with Following(connection, timing=LIVELY) as follow:
+        follow.wait_synced()
+        with api.faults.freeze() as fault:
+            api.apply(app_model("two"))
+            # The watches opened from now on are not frozen: the one at fault is the one that is open.
+            frozen = api.watches.open[0]
+            api.watches.is_paused = lambda watch: watch is frozen
+            follow.wait_for(api)
+            fault.cancel()
+
+        assert follow.source.stats.restarts == {"silent": 1}
+        assert follow.source.stats.lists == 1
+
+
+def test_where_nothing_tells_whether_something_is_missing_lists_grow_rare(
+    api: ApiServer, connection: Connection
+) -> None:
+    """A server without bookmarks, its other resources busy: it would be listed for ever."""
+    timing = msgspec.structs.replace(LIVELY, probe_seconds=0.05, peek_seconds=1, grace_seconds=0.02)
+    api.settings.streaming_lists = False
+    with Following(connection, timing=timing) as follow:
+        follow.wait_synced()
+        api.settings.bookmark_every = float("inf")
+        target = follow.source.stats.probes + 24
+        while follow.source.stats.probes < target:
+            api.bump()
+            follow.wait_probes(1)
+
+        doubts = follow.source.stats.restarts["doubt"]
+        assert 2 <= doubts <= 2 * 8  # a reconnect and a list each; doubling from 0.05 s leaves room for few
+        assert follow.source.stats.errors == 0
+
+
+def test_doubt_is_settled_by_a_list_where_streams_tell_nothing(api: ApiServer, connection: Connection) -> None:
+    api.apply(app_model("one"))
+    with Following(connection, timing=LIVELY) as follow:
+        follow.wait_synced()
+        with api.faults.silence():
+            api.apply(app_model("two"))
+            follow.wait_for(api)
+
+        assert follow.source.stats.restarts.keys() == {"doubt"}
+
+
+def test_a_probe_without_an_answer_once_is_no_alarm(api: ApiServer, connection: Connection) -> None:
+    with Following(connection, timing=LIVELY) as follow:
+        follow.wait_synced()
+        api.faults.hang(times=1, verb="list")
+        follow.wait_probes(3)
+
+        assert follow.source.stats.restarts == {}
+
+
+def test_a_probe_that_is_refused_says_why_and_leaves_the_watch_alone(api: ApiServer, connection: Connection) -> None:
+    with Following(connection, timing=LIVELY) as follow:
+        follow.wait_synced()
+        with api.faults.forbidden(verb="list"):
+            follow.wait(lambda: "the probe fails" in follow.reason and "403" in follow.reason)
+            contact = follow.contact_ns
+            api.requests.wait(len(api.requests) + 2)
+            assert follow.contact_ns == contact
+        follow.wait(lambda: follow.contact_ns > contact)
+
+        assert follow.reason == ""
+        assert follow.phases[-1] == "watching"
+        assert follow.source.stats.restarts == {}
+
+
+def test_a_probe_waits_as_long_as_it_is_told_to(api: ApiServer, connection: Connection) -> None:
+    with Following(connection, timing=LIVELY) as follow:
+        follow.wait_synced()
+        api.faults.too_many_requests(times=1, retry_after=3600, verb="list")
+        follow.wait(lambda: "429" in follow.reason)
+        asked = len(api.requests)
+        follow.stop.wait(LIVELY.probe_seconds * 4)
+
+        assert len(api.requests) == asked
+
+
+@pytest.mark.parametrize("streams", ["cut", "left open"])
+def test_a_server_that_went_back_in_time_is_listed_again(api: ApiServer, connection: Connection, streams: str) -> None:
+    api.apply(app_model("one"))
+    backup = api.faults.backup()
+    with Following(connection, timing=LIVELY) as follow:
+        api.apply(app_model("two"))
+        follow.wait_for(api)
+        api.faults.rewind(backup, end_streams=streams == "cut")
+
+        follow.wait(lambda: follow.names == {"one"})
+        follow.wait_for(api)
+        assert "rewound" in follow.source.stats.restarts
+        api.apply(app_model("three"))
+        follow.wait_for(api)
+
+
+def test_time_gone_back_is_seen_even_where_our_own_position_is_older(api: ApiServer, connection: Connection) -> None:
+    api.apply(app_model("one"))
+    with Following(connection, timing=LIVELY) as follow:
+        follow.wait_synced()
+        api.apply(app_model("one", version="v2"))
+        follow.wait_for(api)
+        backup = api.faults.backup()
+        highest = api.bump(100)
+        follow.wait(lambda: follow.source._ledger.highest >= highest)
+        api.faults.rewind(backup)
+
+        follow.wait(lambda: "rewound" in follow.source.stats.restarts)
+        follow.wait(lambda: follow.source._ledger.highest == api.revision)
+        restarts = dict(follow.source.stats.restarts)
+        follow.wait_probes(2)
+        assert follow.source.stats.restarts == restarts
+
+
+def test_an_event_from_before_what_came_last_makes_the_source_list_again(
+    api: ApiServer, connection: Connection
+) -> None:
+    api.apply(app_model("one"))
+    backup = api.faults.backup()
+    with Following(connection, timing=CALM) as follow:
+        follow.wait_synced()
+        for number in range(5):
+            api.apply(app_model("two", version=f"v{number}"))
+        follow.wait_for(api)
+        stale = b'{"type":"ADDED","object":{"metadata":{"name":"x","namespace":"default","resourceVersion":"%d"}}}\n'
+        api.faults.rewind(backup)
+        api.faults.inject(stale % api.revision)
+
+        follow.wait_for(api)
+        assert follow.source.stats.restarts == {"rewound": 1}
+        assert len(follow.of(Replaced)) == 2
