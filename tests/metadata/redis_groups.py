@@ -1,0 +1,158 @@
+"""More than one plain Redis server: a master with a replica under Sentinel, a Cluster of one, a server behind TLS."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.processes import bound
+from tests.redis_server import RedisServer, find_redis_server
+
+SERVICE = "main"
+WAIT_SECONDS = 20.0
+_STEP_SECONDS = 0.02
+_BUS_OFFSET = 10_000
+"""A Cluster's node listens on its port and on one that much higher."""
+
+
+class Sentinelled:
+    """A master, a replica of it, and a Sentinel that promotes the replica when the master is gone for 0.5 s."""
+
+    def __init__(self, master: RedisServer, replica: RedisServer, port: int) -> None:
+        self.master = master
+        self.replica = replica
+        self.url = f"redis+sentinel://127.0.0.1:{port}/{SERVICE}"
+        self._port = port
+
+    def wait_for_replica(self) -> None:
+        """Until the Sentinel knows the replica, and the replica has what the master has."""
+        wait_for(lambda: self._sentinel("SENTINEL", "REPLICAS", SERVICE) != [])
+        with self.master.client() as client:
+            wait_for(lambda: client.wait(1, 100) == 1)
+
+    def wait_for_promotion(self) -> None:
+        def promoted() -> bool:
+            with self.replica.client() as client:
+                replication: dict[str, Any] = client.info("replication")
+            return bool(replication["role"] == "master")
+
+        wait_for(promoted)
+
+    def _sentinel(self, *command: str) -> object:
+        with redis.Redis(port=self._port, socket_timeout=5) as client:
+            return client.execute_command(*command)
+
+
+@contextmanager
+def sentinelled(folder: Path) -> Iterator[Sentinelled]:
+    """A group under Sentinel, of processes of its own."""
+    with RedisServer() as master:
+        replica = RedisServer(options=("--replicaof", "127.0.0.1", str(master.port)))
+        with replica:
+            port = free_port()
+            configuration = folder / "sentinel.conf"
+            configuration.write_text(
+                f"port {port}\nbind 127.0.0.1\ndir {folder}\nlogfile {folder / 'sentinel.log'}\n"
+                f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 1\n"
+                f"sentinel down-after-milliseconds {SERVICE} 500\nsentinel failover-timeout {SERVICE} 3000\n"
+            )
+            command = bound([find_redis_server(), configuration, "--sentinel"])
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            try:
+                wait_for(lambda: _listens(port))
+                group = Sentinelled(master, replica, port)
+                group.wait_for_replica()
+                yield group
+            finally:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def one_node_cluster() -> Iterator[RedisServer]:
+    """A Cluster whose one node has all slots."""
+    server = RedisServer(options=("--cluster-enabled", "yes"))
+    server.port = free_port(below=65_536 - _BUS_OFFSET)
+    with server:
+        with server.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+            wait_for(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+        yield server
+
+
+@contextmanager
+def behind_tls(port: int, context: ssl.SSLContext) -> Iterator[int]:
+    """A port of 127.0.0.1 that speaks TLS and leads to `port`; for one connection at a time."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_forward_tls, args=(listener, port, context), daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def _forward_tls(listener: socket.socket, port: int, context: ssl.SSLContext) -> None:
+    while True:
+        try:
+            accepted, _ = listener.accept()
+        except OSError:
+            return
+        with (
+            accepted,
+            suppress(OSError),
+            context.wrap_socket(accepted, server_side=True) as inside,
+            socket.create_connection(("127.0.0.1", port)) as outside,
+            selectors.DefaultSelector() as selector,
+        ):
+            selector.register(inside, selectors.EVENT_READ, outside)
+            selector.register(outside, selectors.EVENT_READ, inside)
+            _forward(selector)
+
+
+def _forward(selector: selectors.DefaultSelector) -> None:
+    while True:
+        for key, _ in selector.select(timeout=30):
+            source = key.fileobj
+            assert isinstance(source, socket.socket)
+            data = source.recv(65_536)
+            while isinstance(source, ssl.SSLSocket) and source.pending():
+                data += source.recv(source.pending())
+            if not data:
+                return
+            key.data.sendall(data)
+
+
+def free_port(below: int = 65_536) -> int:
+    """A port that nobody has, and whose number is less than `below`."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < below:
+            return port
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
+    """Wait until `condition()`, at most `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(_STEP_SECONDS)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shmroute.metadata.redis_store import RedisStore
+from shmroute.metadata.store import Absent, Found, StoreAway
+from shmroute.rows import MetadataState
+from tests.apiserver.tls import make_certificates
+from tests.metadata.redis_groups import behind_tls, one_node_cluster, sentinelled, wait_for
+from tests.redis_server import RedisServer
+
+LIMIT_BYTES = 1024 * 1024
+MISSING = Absent(MetadataState.MISSING, "no such key")
+
+
+@contextmanager
+def opened(url: str, **options: float) -> Iterator[RedisStore]:
+    store = RedisStore(url, **options)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def read(store: RedisStore, *keys: str, measure: tuple[str, ...] = ()) -> list[Found]:
+    return store.read(keys, limit_bytes=LIMIT_BYTES, measure=measure).found
+
+
+def counted(server: RedisServer, *commands: str) -> dict[str, int]:
+    stats = server.commandstats()
+    return {command: stats.get(command, 0) for command in commands}
+
+
+def fill(server: RedisServer, values: dict[str, bytes]) -> None:
+    with server.client() as client:
+        client.mset(values)
+
+
+# --- what is read, and at what cost ------------------------------------------------------------------------
+
+
+def test_a_batch_of_values_is_one_command(redis_server: RedisServer) -> None:
+    values = {f"key-{number}": f"value {number}".encode() for number in range(1_000)}
+    fill(redis_server, values)
+    with opened(redis_server.url) as store:
+        reading = store.read(list(values), limit_bytes=LIMIT_BYTES)
+    assert reading == (list(values.values()), 1)
+    assert counted(redis_server, "mget", "get", "exists", "type", "strlen") == {
+        "mget": 1,
+        "get": 0,
+        "exists": 0,
+        "type": 0,
+        "strlen": 0,
+    }
+
+
+def test_any_bytes_are_given_as_they_are(redis_server: RedisServer) -> None:
+    values = {"empty": b"", "binary": bytes(range(256)), "\u00fc \u2603 key": b"\xff"}
+    fill(redis_server, values)
+    with opened(redis_server.unix_url) as store:
+        assert read(store, *values) == list(values.values())
+
+
+def test_the_same_key_may_be_asked_for_twice_in_a_batch(redis_server: RedisServer) -> None:
+    fill(redis_server, {"a": b"1"})
+    with opened(redis_server.url) as store:
+        assert read(store, "a", "b", "a", "b") == [b"1", MISSING, b"1", MISSING]
+
+
+def test_missing_keys_cost_one_more_command_however_many_they_are(redis_server: RedisServer) -> None:
+    with opened(redis_server.url) as store:
+        reading = store.read([f"key-{number}" for number in range(500)], limit_bytes=LIMIT_BYTES)
+    assert reading == ([MISSING] * 500, 2)
+    assert counted(redis_server, "mget", "exists", "type") == {"mget": 1, "exists": 1, "type": 0}
+
+
+def test_a_key_of_the_wrong_type_is_told_from_a_missing_one(redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        client.rpush("list", "a")
+        client.hset("hash", "a", "b")
+        client.set("string", "value")
+    with opened(redis_server.url) as store:
+        assert read(store, "list", "none", "string", "hash") == [
+            Absent(MetadataState.WRONG_TYPE, "the key holds a list, not a string"),
+            MISSING,
+            b"value",
+            Absent(MetadataState.WRONG_TYPE, "the key holds a hash, not a string"),
+        ]
+
+
+def test_a_value_over_the_limit_is_not_given(redis_server: RedisServer) -> None:
+    fill(redis_server, {"fits": b"x" * LIMIT_BYTES, "large": b"x" * (LIMIT_BYTES + 1)})
+    with opened(redis_server.url) as store:
+        fits, large = read(store, "fits", "large")
+    assert fits == b"x" * LIMIT_BYTES
+    assert large == Absent(MetadataState.TOO_LARGE, "the value has 1048577 bytes, the limit is 1048576")
+
+
+def test_a_value_known_to_be_too_large_is_measured_and_not_carried_over_the_wire(redis_server: RedisServer) -> None:
+    fill(redis_server, {"large": b"x" * 5_000_000, "shrunk": b"small"})
+    with redis_server.client() as client:
+        client.rpush("list", "a")
+    with opened(redis_server.url) as store:
+        assert read(store, "large", measure=("large",)) == [
+            Absent(MetadataState.TOO_LARGE, "the value has 5000000 bytes, the limit is 1048576")
+        ]
+        assert counted(redis_server, "mget", "strlen") == {"mget": 0, "strlen": 1}
+        keys = ("shrunk", "list", "gone")
+        assert read(store, *keys, measure=keys) == [
+            b"small",
+            Absent(MetadataState.WRONG_TYPE, "the key holds a list, not a string"),
+            MISSING,
+        ]
+
+
+def test_databases_and_passwords_are_used() -> None:
+    with RedisServer(password="s3cret") as server:
+        with opened(f"redis://:s3cret@127.0.0.1:{server.port}/3") as store:
+            store.write({"a": b"in 3"})
+            assert read(store, "a") == [b"in 3"]
+        with opened(server.url) as store:
+            assert read(store, "a") == [MISSING]
+
+
+def test_values_are_written_and_can_be_read_at_once(redis_server: RedisServer) -> None:
+    values = {f"key-{number}": b"x" * 100 for number in range(1_200)}
+    with opened(redis_server.url) as store:
+        store.write(values)
+        assert read(store, *values) == list(values.values())
+
+
+# --- when it does not answer -------------------------------------------------------------------------------
+
+
+def refused(server: RedisServer) -> None:
+    server.kill()
+
+
+def frozen(server: RedisServer) -> None:
+    server.freeze()
+
+
+@pytest.mark.parametrize("fault", [refused, frozen])
+def test_a_store_that_does_not_answer_is_away_within_its_timeouts(
+    redis_server: RedisServer, fault: Callable[[RedisServer], None]
+) -> None:
+    with opened(redis_server.url, read_timeout_seconds=0.2, connect_timeout_seconds=0.2) as store:
+        assert read(store, "a") == [MISSING]
+        fault(redis_server)
+        for _ in range(2):
+            with pytest.raises(StoreAway):
+                read(store, "a")
+            with pytest.raises(StoreAway):
+                store.write({"a": b"1"})
+
+
+def test_it_is_back_as_soon_as_the_server_is(redis_server: RedisServer) -> None:
+    with opened(redis_server.url) as store:
+        redis_server.kill()
+        with pytest.raises(StoreAway, match="onnect"):
+            read(store, "a")
+        redis_server.start()
+        assert read(store, "a") == [MISSING]
+
+
+def test_a_late_answer_is_never_taken_for_that_of_a_later_question(redis_server: RedisServer) -> None:
+    fill(redis_server, {"a": b"of a", "b": b"of b"})
+    with opened(redis_server.url, read_timeout_seconds=0.2) as store:
+        redis_server.freeze()
+        with pytest.raises(StoreAway):
+            read(store, "a")
+        redis_server.thaw()
+        assert read(store, "b") == [b"of b"]
+
+
+@pytest.mark.parametrize("login", ["", ":wr0ng@", "nobody:wr0ng@"])
+def test_a_wrong_password_is_a_reason_without_the_password(login: str) -> None:
+    with RedisServer(password="s3cret") as server, opened(f"redis://{login}127.0.0.1:{server.port}") as store:
+        with pytest.raises(StoreAway) as caught:
+            read(store, "a")
+        assert "s3cret" not in str(caught.value)
+        assert "wr0ng" not in str(caught.value)
+        assert "uthenticat" in str(caught.value) or "password" in str(caught.value)
+
+
+def test_a_server_that_takes_no_more_connections_is_away() -> None:
+    with RedisServer() as server, opened(server.url) as store, server.client() as client:
+        client.execute_command("CONFIG", "SET", "maxclients", "1")
+        with pytest.raises(StoreAway):
+            read(store, "a")
+
+
+def test_a_read_under_way_ends_when_the_store_is_closed(redis_server: RedisServer) -> None:
+    store = RedisStore(redis_server.url, read_timeout_seconds=60.0)
+    assert read(store, "a") == [MISSING]
+    redis_server.freeze()
+    failures: list[BaseException] = []
+
+    def reading() -> None:
+        try:
+            read(store, "a")
+        except BaseException as error:  # noqa: BLE001 - any will do
+            failures.append(error)
+
+    thread = threading.Thread(target=reading)
+    thread.start()
+
+    def closed() -> bool:
+        store.close()  # again and again: the first time, the question may not have been sent yet
+        return not thread.is_alive()
+
+    wait_for(closed)
+    assert failures
+
+
+# --- who may read what -------------------------------------------------------------------------------------
+
+
+def acl(server: RedisServer, *rules: str) -> str:
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "reader", "on", ">secret", *rules)
+    return f"redis://reader:secret@127.0.0.1:{server.port}"
+
+
+def test_a_user_who_may_do_nothing_but_mget_is_enough(redis_server: RedisServer) -> None:
+    fill(redis_server, {"a": b"1"})
+    with opened(acl(redis_server, "~*", "+mget")) as store:
+        assert read(store, "a", "b") == [b"1", MISSING]
+
+
+def test_a_key_that_may_not_be_read_does_not_take_the_others_along(redis_server: RedisServer) -> None:
+    fill(redis_server, {"mine_a": b"1", "theirs_b": b"2"})
+    with redis_server.client() as client:
+        client.rpush("mine_list", "a")
+    with opened(acl(redis_server, "~mine_*", "+@read")) as store:
+        mine, theirs, kind, missing = read(store, "mine_a", "theirs_b", "mine_list", "mine_none")
+    assert mine == b"1"
+    assert isinstance(theirs, Absent)
+    assert theirs.state == MetadataState.PENDING
+    assert "permission" in theirs.reason
+    assert kind == Absent(MetadataState.WRONG_TYPE, "the key holds a list, not a string")
+    assert missing == MISSING
+
+
+def test_a_user_who_may_read_nothing_is_told_so(redis_server: RedisServer) -> None:
+    with opened(acl(redis_server, "~*", "-@all")) as store, pytest.raises(StoreAway, match="permission"):
+        read(store, "a", "b")
+
+
+# --- other forms of Redis ----------------------------------------------------------------------------------
+
+
+def test_tls_is_spoken_and_an_unknown_authority_refused(redis_server: RedisServer, tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path)
+    fill(redis_server, {"a": b"x" * 100_000})
+    with behind_tls(redis_server.port, certificates.context()) as port:
+        with opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificates.ca}") as store:
+            assert read(store, "a") == [b"x" * 100_000]
+        with opened(f"rediss://127.0.0.1:{port}") as store, pytest.raises(StoreAway, match="certificate"):
+            read(store, "a")
+        with opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs=/nowhere") as store, pytest.raises(StoreAway):
+            read(store, "a")
+
+
+def test_a_cluster_is_read_slot_by_slot() -> None:
+    with one_node_cluster() as server, opened(f"redis+cluster://127.0.0.1:{server.port}") as store:
+        store.write({f"key-{number}": f"{number}".encode() for number in range(50)})
+        store.write({"large": b"x" * 2_000_000})
+        server.reset_stats()
+        keys = [f"key-{number}" for number in range(50)]
+        reading = store.read(keys, limit_bytes=LIMIT_BYTES)
+        assert reading.found == [f"{number}".encode() for number in range(50)]
+        assert reading.commands == counted(server, "mget")["mget"]
+        with server.client() as client:
+            client.execute_command("RPUSH", "list", "a")
+        missing, large, kind = read(store, "none", "large", "list", measure=("large",))
+        assert missing == MISSING
+        assert isinstance(large, Absent)
+        assert large.state == MetadataState.TOO_LARGE
+        assert kind == Absent(MetadataState.WRONG_TYPE, "the key holds a list, not a string")
+        server.kill()
+        with pytest.raises(StoreAway):
+            read(store, "none")
+        server.start()
+
+
+def test_a_cluster_that_is_not_there_at_the_start_is_away(redis_server: RedisServer) -> None:
+    redis_server.kill()
+    with opened(f"redis+cluster://127.0.0.1:{redis_server.port}") as store:
+        for _ in range(2):
+            with pytest.raises(StoreAway):
+                read(store, "a")
+
+
+def test_a_master_that_dies_is_followed_by_the_one_sentinel_promotes(tmp_path: Path) -> None:
+    with sentinelled(tmp_path) as group, opened(group.url, connect_timeout_seconds=0.5) as store:
+        store.write({"a": b"value"})
+        group.wait_for_replica()
+        assert read(store, "a") == [b"value"]
+        group.master.kill()
+        with pytest.raises(StoreAway):
+            read(store, "a")
+        group.wait_for_promotion()
+
+        def answers() -> bool:
+            try:
+                return read(store, "a") == [b"value"]
+            except StoreAway:
+                return False
+
+        wait_for(answers)
+        assert group.replica.commandstats()["mget"] == 1
