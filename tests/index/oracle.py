@@ -169,10 +169,10 @@ def _union(slices: list[EndpointSlice], numbers: Mapping[ObjectKey, int]) -> tup
                 e.address, numbers[each.key], e.ready, e.serving, e.terminating, e.zone, e.node, e.pod, e.hints
             )
             written = int(each.resource_version or 0)
-            rest = (e.ready, e.serving, not e.terminating, e.zone, e.node, e.pod, e.hints)
-            rows.append(((row.host, row.port), written, rest, row))
-    rows.sort(key=lambda row: row[:3])
-    return tuple(list(doubles)[-1][3] for _, doubles in groupby(rows, key=lambda row: row[0]))
+            rank = (e.ready, e.serving, not e.terminating, written, e.zone, e.node, e.pod, e.hints)
+            rows.append(((row.host, row.port), rank, row))
+    rows.sort(key=lambda row: row[:2])
+    return tuple(list(doubles)[-1][2] for _, doubles in groupby(rows, key=lambda row: row[0]))
 
 
 def _route(item: AppModel, name: str) -> Route:

@@ -114,19 +114,11 @@ def test_an_address_under_two_ports_is_two_endpoints() -> None:
     assert addresses(one("http:80"), one("http:8080")) == ["10.0.0.1:80", "10.0.0.1:8080"]
 
 
-@pytest.mark.parametrize("ready", [True, False])
-def test_of_an_address_in_two_slices_the_one_written_last_is_believed(ready: bool) -> None:
-    older = endpointslice("a", endpoint("10.0.0.1", ready=not ready), service="app", version=9)
-    newer = endpointslice("b", endpoint("10.0.0.1", ready=ready), service="app", version=10)
-    for order in ((older, newer), (newer, older)):
-        row, _ = merge("default/app", map(pack, order), "", "")
-        assert [each.ready for each in row.endpoints] == [ready]
-
-
-def test_of_an_address_in_two_slices_of_no_version_ready_wins() -> None:
+@pytest.mark.parametrize(("first", "second"), [(9, 10), (10, 9), (0, 0)])
+def test_of_an_address_in_two_slices_the_ready_one_counts_whichever_was_written_last(first: int, second: int) -> None:
     slices = [
-        endpointslice("a", endpoint("10.0.0.1", ready=False), service="app", version=0),
-        endpointslice("b", endpoint("10.0.0.1", ready=True), service="app", version=0),
+        endpointslice("a", endpoint("10.0.0.1", ready=False), service="app", version=first),
+        endpointslice("b", endpoint("10.0.0.1", ready=True), service="app", version=second),
     ]
     for order in (slices, slices[::-1]):
         row, _ = merge("default/app", map(pack, order), "", "")

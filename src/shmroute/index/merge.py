@@ -72,8 +72,9 @@ def merge(service: str, packed: Iterable[bytes], port: str, default_port: str) -
 def _union(slices: Sequence[_Packed], numbers: Sequence[int]) -> tuple[EndpointRow, ...]:
     """Every address once.
 
-    Of an address in two slices (an endpoint on its way from one to the other) the slice that was written last knows
-    best: what it says of readiness is newer. Where that is not known, ready wins.
+    Of an address in two slices the ready one counts, then the serving one, as in kube-proxy's slice cache: the address is
+    on its way from one slice to the other, or a terminating pod's address has been given to a new pod. Of equals the
+    slice that was written last counts.
     """
     best: dict[tuple[str, int], tuple[int, SliceEndpoint]] = {}
     for item, number in zip(slices, numbers, strict=True):
@@ -104,10 +105,10 @@ def _union(slices: Sequence[_Packed], numbers: Sequence[int]) -> tuple[EndpointR
 def _rank(candidate: tuple[int, SliceEndpoint]) -> tuple[object, ...]:
     version, endpoint = candidate
     return (
-        version,
         endpoint.ready,
         endpoint.serving,
         not endpoint.terminating,
+        version,
         # The rest only makes the outcome independent of the order.
         endpoint.zone,
         endpoint.node,
