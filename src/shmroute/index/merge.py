@@ -72,8 +72,8 @@ def merge(service: str, packed: Iterable[bytes], port: str, default_port: str) -
 def _union(slices: Sequence[_Packed], numbers: Sequence[int]) -> tuple[EndpointRow, ...]:
     """Every address once.
 
-    Of an address in two slices the ready one counts, then the serving one, as in kube-proxy's slice cache: the address is
-    on its way from one slice to the other, or a terminating pod's address has been given to a new pod. Of equals the
+    Of an address in two slices the ready one counts, then the serving one, as in kube-proxy's slice cache: the address
+    is on its way from one slice to the other, or a terminating pod's address has been given to a new pod. Of equals the
     slice that was written last counts.
     """
     best: dict[tuple[str, int], tuple[int, SliceEndpoint]] = {}
