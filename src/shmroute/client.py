@@ -149,11 +149,19 @@ class Reader:
     def metadata_of(self, route: Route) -> MetadataValue:
         """The metadata of the route's model, as it is now. For `Route`."""
 
+        key = f"{route.namespace}/{route.model}"
+
         def decode(value: bytes | None) -> MetadataValue:
             row = _decode_metadata(value) if value else None
-            return MetadataValue(route.model, row)
+            return MetadataValue(route.model, row, lambda: self._metadata_bytes(key))
 
-        return self._part(Kind.METADATA, f"{route.namespace}/{route.model}", decode)
+        return self._part(Kind.METADATA, key, decode)
+
+    def _metadata_bytes(self, key: str) -> bytes | None:
+        """The value in a METADATA row as it is now. Not remembered: each worker would have a copy of its own."""
+        with self._lock:
+            value = self._refresh().get(Kind.METADATA, key)
+        return _decode_metadata(value).value if value else None
 
     def is_current(self, part: Pool | MetadataValue) -> bool:
         """Whether what was decoded from a row still stands, at this moment's generation. For `Route`."""

@@ -1,7 +1,11 @@
-"""A model's metadata as a worker holds it: the raw bytes, and the decoded value once it has been asked for."""
+"""A model's metadata as a worker holds it: how it stands, and the decoded value once it has been asked for.
+
+The raw bytes stay in shared memory, where a pod has them once; they are copied out when they are asked for.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from shmroute.errors import MetadataNotJson
@@ -13,17 +17,22 @@ _UNDECODED = object()
 
 
 class MetadataValue:
-    """Made by the reader for one METADATA row; `stale` is set when the row changes."""
+    """Made by the reader for one METADATA row; `stale` is set when the row changes. `read` gives the row's value."""
 
-    __slots__ = ("_decoded", "_model", "raw", "stale", "state", "version")
+    __slots__ = ("_decoded", "_model", "_read", "stale", "state", "version")
 
-    def __init__(self, model: str, row: MetadataRow | None) -> None:
+    def __init__(self, model: str, row: MetadataRow | None, read: Callable[[], bytes | None]) -> None:
         self._model = model
+        self._read = read
         self._decoded: Any = _UNDECODED
         self.stale = False
-        self.raw = row.value if row else None
         self.version = row.version if row else None
         self.state = MetadataState(row.state).name.lower().replace("_", "-") if row else "off"
+
+    @property
+    def raw(self) -> bytes | None:
+        """A copy of the bytes; None where there are none."""
+        return None if self.version is None else self._read()
 
     def value(self) -> Any:
         """The decoded value; None where there is none.
@@ -32,13 +41,14 @@ class MetadataValue:
             MetadataNotJson: the bytes are not JSON.
         """
         if self._decoded is _UNDECODED:
-            if self.raw is None:
+            raw = self.raw
+            if raw is None:
                 self._decoded = None
             else:
                 import orjson
 
                 try:
-                    self._decoded = orjson.loads(self.raw)
+                    self._decoded = orjson.loads(raw)
                 except orjson.JSONDecodeError as error:
                     raise MetadataNotJson(self._model) from error
         return self._decoded
