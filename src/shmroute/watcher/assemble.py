@@ -66,6 +66,7 @@ def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
         options.manifests,
         namespace=None if options.all_namespaces else options.namespace,
         selector=options.selector or "",
+        resources=_resources(options),
         resync_seconds=options.resync_seconds,
     )
     return [source], SettingsRow(options.namespace or "", options.selector or "", options.manifests)
