@@ -1,4 +1,4 @@
-"""More than one plain Redis server: a master with a replica under Sentinel, a Cluster of one, a server behind TLS."""
+"""More than one plain Redis server: a master with a replica under Sentinel, a Cluster of one, a server far away."""
 
 from __future__ import annotations
 
@@ -93,15 +93,28 @@ def one_node_cluster() -> Iterator[RedisServer]:
 @contextmanager
 def behind_tls(port: int, context: ssl.SSLContext) -> Iterator[int]:
     """A port of 127.0.0.1 that speaks TLS and leads to `port`; for one connection at a time."""
+    with _forwarder(port, lambda accepted: context.wrap_socket(accepted, server_side=True), 0.0) as forwarded:
+        yield forwarded
+
+
+@contextmanager
+def far_away(port: int, seconds: float) -> Iterator[int]:
+    """A port of 127.0.0.1 that leads to `port`, and whatever passes takes `seconds`; for one connection at a time."""
+    with _forwarder(port, lambda accepted: accepted, seconds) as forwarded:
+        yield forwarded
+
+
+@contextmanager
+def _forwarder(port: int, wrap: Callable[[socket.socket], socket.socket], delay: float) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=_forward_tls, args=(listener, port, context), daemon=True)
+        thread = threading.Thread(target=_accept, args=(listener, port, wrap, delay), daemon=True)
         thread.start()
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)
         thread.join(5)
 
 
-def _forward_tls(listener: socket.socket, port: int, context: ssl.SSLContext) -> None:
+def _accept(listener: socket.socket, port: int, wrap: Callable[[socket.socket], socket.socket], delay: float) -> None:
     while True:
         try:
             accepted, _ = listener.accept()
@@ -110,16 +123,16 @@ def _forward_tls(listener: socket.socket, port: int, context: ssl.SSLContext) ->
         with (
             accepted,
             suppress(OSError),
-            context.wrap_socket(accepted, server_side=True) as inside,
+            wrap(accepted) as inside,
             socket.create_connection(("127.0.0.1", port)) as outside,
             selectors.DefaultSelector() as selector,
         ):
             selector.register(inside, selectors.EVENT_READ, outside)
             selector.register(outside, selectors.EVENT_READ, inside)
-            _forward(selector)
+            _forward(selector, delay)
 
 
-def _forward(selector: selectors.DefaultSelector) -> None:
+def _forward(selector: selectors.DefaultSelector, delay: float) -> None:
     while True:
         for key, _ in selector.select(timeout=30):
             source = key.fileobj
@@ -129,6 +142,7 @@ def _forward(selector: selectors.DefaultSelector) -> None:
                 data += source.recv(source.pending())
             if not data:
                 return
+            time.sleep(delay)
             key.data.sendall(data)
 
 

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shmroute.metadata.folder_store import FolderStore
+from shmroute.metadata.loader import MetadataLimits, MetadataLoader, MetadataRead
+from shmroute.metadata.redis_store import RedisStore
+from shmroute.metadata.store import Reading
+from shmroute.rows import MetadataState
+from tests.metadata.redis_groups import wait_for
+from tests.redis_server import RedisServer
+
+WAIT_SECONDS = 20.0
+
+
+class NotedStore(FolderStore):
+    """A folder that notes its reads: how many keys, and how many bytes came of them."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.batches: list[int] = []
+        self.sizes: list[int] = []
+
+    def read(self, keys: Sequence[str], *, limit_bytes: int, measure: Collection[str] = ()) -> Reading:
+        self.batches.append(len(keys))
+        reading = super().read(keys, limit_bytes=limit_bytes, measure=measure)
+        self.sizes.append(sum(len(found) for found in reading.found if isinstance(found, bytes)))
+        return reading
+
+
+class Loading:
+    """A loader at work; what it reads is in `reads`."""
+
+    def __init__(self, loader: MetadataLoader) -> None:
+        self.loader = loader
+        self.reads: queue.SimpleQueue[MetadataRead] = queue.SimpleQueue()
+        self.failure: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        def sink(reads: list[MetadataRead]) -> None:
+            for read in reads:
+                self.reads.put(read)
+
+        try:
+            self.loader.run(sink, self._stop)
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.failure = error
+
+    def want(self, *models: str, version: str = "v-1") -> None:
+        with self.loader.changes():
+            for model in models:
+                self.loader.want("ns", model, "app", version)
+
+    def next(self) -> MetadataRead:
+        return self.reads.get(timeout=WAIT_SECONDS)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(WAIT_SECONDS)
+        assert not self._thread.is_alive()
+
+    def wait_ended(self) -> None:
+        self._thread.join(WAIT_SECONDS)
+        assert not self._thread.is_alive()
+
+
+@contextmanager
+def loading(loader: MetadataLoader) -> Iterator[Loading]:
+    it = Loading(loader)
+    try:
+        yield it
+    finally:
+        it.stop()
+
+
+def fill(folder: Path, count: int, size: int) -> list[str]:
+    for number in range(count):
+        (folder / f"app_m{number}").write_bytes(b"x" * size)
+    return [f"m{number}" for number in range(count)]
+
+
+# --- batches -----------------------------------------------------------------------------------------------
+
+
+def test_batches_begin_small_and_grow(tmp_path: Path) -> None:
+    store = NotedStore(tmp_path)
+    with loading(MetadataLoader(store)) as it:
+        it.want(*fill(tmp_path, 2_500, 1))
+        assert {it.next().row.state for _ in range(2_500)} == {MetadataState.LOADED}
+    assert store.batches == [16, 64, 256, 1_000, 1_000, 164]
+
+
+def test_large_values_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    store = NotedStore(tmp_path)
+    with loading(MetadataLoader(store, limits=MetadataLimits(batch_bytes=100_000))) as it:
+        it.want(*fill(tmp_path, 100, 10_000))
+        for _ in range(100):
+            it.next()
+    assert store.batches == [16, 10, 10, 10, 10, 10, 10, 10, 10, 4]
+    assert max(store.sizes[1:]) <= 100_000
+
+
+def test_a_value_larger_than_a_batch_is_read_alone(tmp_path: Path) -> None:
+    store = NotedStore(tmp_path)
+    with loading(MetadataLoader(store, limits=MetadataLimits(batch_bytes=1_000))) as it:
+        it.want(*fill(tmp_path, 20, 10_000))
+        for _ in range(20):
+            it.next()
+    assert store.batches == [16, 1, 1, 1, 1]
+
+
+def test_after_a_failure_batches_begin_small_again(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    store = NotedStore(folder)
+    with loading(MetadataLoader(store)) as it:
+        it.want(*fill(folder, 400, 1))
+        for _ in range(400):
+            it.next()
+        folder.rename(tmp_path / "away")
+        it.want(*(f"m{number}" for number in range(400)), version="v-2")
+        assert it.next().row.reason == "no such folder"
+        (tmp_path / "away").rename(folder)
+        wait_for(lambda: it.loader.counters.pending == 0)
+    assert store.batches[:4] == store.batches[-4:] == [16, 64, 256, 64]
+    assert it.loader.counters.failures >= 1
+    assert it.loader.problem == ""
+
+
+# --- its end -----------------------------------------------------------------------------------------------
+
+
+def test_it_ends_at_once_though_the_store_hangs(redis_server: RedisServer) -> None:
+    redis_server.freeze()
+    store = RedisStore(redis_server.url, read_timeout_seconds=3_600.0)
+    with loading(MetadataLoader(store)) as it:
+        it.want("m")
+        wait_for(lambda: store._client is not None)
+        it.stop()
+        assert it.failure is None
+        redis_server.thaw()
+        assert it.reads.empty()
+
+
+def test_it_ends_at_once_when_there_is_nothing_to_do(tmp_path: Path) -> None:
+    with loading(MetadataLoader(FolderStore(tmp_path))) as it:
+        it.stop()
+        assert it.failure is None
+
+
+def test_a_defect_ends_it_with_the_defect(tmp_path: Path) -> None:
+    class Broken(FolderStore):
+        def read(self, keys: Sequence[str], *, limit_bytes: int, measure: Collection[str] = ()) -> Reading:
+            raise ZeroDivisionError
+
+    with loading(MetadataLoader(Broken(tmp_path))) as it:
+        it.want("m")
+        it.wait_ended()
+        assert isinstance(it.failure, ZeroDivisionError)
+
+
+# --- what it says ------------------------------------------------------------------------------------------
+
+
+def test_a_store_that_is_away_is_logged_once_and_once_when_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    folder = tmp_path / "later"
+    with loading(MetadataLoader(FolderStore(folder))) as it:
+        it.want("m")
+        wait_for(lambda: it.loader.counters.failures >= 3)
+        assert it.loader.problem == "no such folder"
+        folder.mkdir()
+        (folder / "app_m").write_bytes(b"1")
+        wait_for(lambda: it.loader.counters.pending == 0)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"metadata store {folder}: no such folder; it is asked again, routes go on",
+        f"metadata store {folder} answers again",
+    ]
+
+
+def test_what_the_owner_asks_never_waits_for_the_store(redis_server: RedisServer) -> None:
+    redis_server.freeze()
+    store = RedisStore(redis_server.url, read_timeout_seconds=3_600.0)
+    with loading(MetadataLoader(store)) as it:
+        for number in range(1_000):
+            it.want("m", version=f"v-{number}")
+            it.loader.retry_failed()
+        it.loader.gone("ns", "m")
+        assert it.loader.pending() == []
+        assert it.loader.counters.reads == 0
+
+
+def test_what_has_been_read_is_dropped_when_something_else_is_wanted_by_now(tmp_path: Path) -> None:
+    (tmp_path / "app_m").write_bytes(b"1")
+    with loading(MetadataLoader(FolderStore(tmp_path))) as it:
+        it.want("m")
+        read = it.next()
+        assert it.loader.settled(read, None) is not None
+        it.want("m", version="v-2")
+        assert it.loader.settled(read, None) is None
+        second = it.next()
+        assert it.loader.settled(second, None) is not None
+        it.loader.gone("ns", "m")
+        assert it.loader.settled(second, None) is None

@@ -1,0 +1,144 @@
+"""A real watcher with real shared memory and a real store, told by the test which AppModels there are."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from shmroute import Reader
+from shmroute.metadata.loader import MetadataCounters, MetadataLimits, MetadataLoader
+from shmroute.metadata.store import Store
+from shmroute.metadata.template import KeyTemplate
+from shmroute.objects import AppModel, ModelVersion, ObjectKey
+from shmroute.rows import SettingsRow
+from shmroute.sources.events import Changed, Deleted, Event, Replaced, Resource, Resync, Sink, SourceState
+from shmroute.watcher.metadata_feed import MetadataFeed
+from shmroute.watcher.watcher import Watcher
+from tests.metadata.redis_groups import wait_for
+
+NAMESPACE = "meta-test"
+JOIN_SECONDS = 10.0
+
+
+def appmodel(name: str, models: dict[str, str], *, version: str = "v-1", app: str = "", created: str = "") -> AppModel:
+    """An AppModel whose app is named as it is, unless `app` says otherwise."""
+    key = ObjectKey(NAMESPACE, name)
+    pairs = tuple(ModelVersion(model, of) for model, of in models.items())
+    return AppModel(key, created, "", app or name, version, pairs, key)
+
+
+class ToldSource:
+    """Sends what the test puts."""
+
+    resources: tuple[Resource, ...] = ("appmodels",)
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+
+    def put(self, event: Event | None) -> None:
+        self._events.put(event)
+
+    def run(self, sink: Sink, stop: threading.Event) -> None:
+        sink.put(SourceState("appmodels", "watching", 1))
+        while not stop.is_set():
+            event = self._events.get(timeout=600)
+            if event is None:
+                return
+            sink.put(event)
+
+
+class Watching:
+    """The watcher at work."""
+
+    def __init__(self, area: str, store: Store, limits: MetadataLimits | None, template: KeyTemplate | None) -> None:
+        self.area = area
+        self.reader = Reader(area)
+        self.loader = MetadataLoader(store, limits=limits, template=template)
+        self._source = ToldSource()
+        settings = SettingsRow(NAMESPACE, "", "the test")
+        self.watcher = Watcher(area, [self._source], settings=settings, metadata=MetadataFeed(self.loader))
+        self._thread = threading.Thread(target=self.watcher.run, name="watcher", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._source.put(None)
+        self.watcher.stop()
+        self._thread.join(JOIN_SECONDS)
+        assert not self._thread.is_alive()
+        assert not self.watcher.failed
+        self.reader.close()
+
+    def list(self, appmodels: Iterable[AppModel]) -> None:
+        """These are all there are."""
+        self._source.put(Replaced("appmodels", tuple(appmodels)))
+
+    def change(self, changed: AppModel) -> None:
+        self._source.put(Changed("appmodels", changed))
+
+    def delete(self, name: str) -> None:
+        self._source.put(Deleted("appmodels", ObjectKey(NAMESPACE, name)))
+
+    def resync(self) -> None:
+        self._source.put(Resync("appmodels"))
+
+    # --- what comes of it ------------------------------------------------------------------------------
+
+    def wait_routed(self, model: str, version: str, *, app_version: str = "") -> None:
+        """Until a worker would see the route; the rows of its metadata are then published too."""
+
+        def routed() -> bool:
+            route = self.reader.get(model)
+            return route is not None and route.version == version and app_version in ("", route.app_version)
+
+        self.reader.wait_ready(JOIN_SECONDS)
+        wait_for(routed)
+
+    def wait_loaded(self, *models: str) -> None:
+        """Until a worker would see the metadata of the models in the versions of their routes."""
+        self.reader.wait_ready(JOIN_SECONDS)
+        for model in models:
+            wait_for(lambda model=model: self.state(model) == "loaded")  # type: ignore[misc]
+
+    def wait_state(self, model: str, state: str, reason: str = "") -> None:
+        """Until a worker would see the state, and whoever lists what is pending the reason."""
+
+        def stands() -> bool:
+            pending = {each.model: each.reason for each in self.loader.pending()}
+            return self.state(model) == state and reason in pending.get(model, "")
+
+        self.reader.wait_ready(JOIN_SECONDS)
+        wait_for(stands)
+
+    def state(self, model: str) -> str:
+        route = self.reader.get(model)
+        return route.metadata_state if route else "no route"
+
+    def settle(self) -> None:
+        """Until all events put so far have been applied and what they change is published."""
+        marker = appmodel("marker", {"marker": "v-1"}, version=f"v-{self._marks}")
+        self._marks += 1
+        self.change(marker)
+        self.wait_routed("marker", "v-1", app_version=marker.version)
+
+    _marks = 0
+
+    @property
+    def counters(self) -> MetadataCounters:
+        return self.loader.counters
+
+
+@contextmanager
+def watching(
+    area: str, store: Store, *, limits: MetadataLimits | None = None, template: KeyTemplate | None = None
+) -> Iterator[Watching]:
+    """A watcher on an area of the test's own."""
+    it = Watching(area, store, limits, template)
+    it.start()
+    try:
+        yield it
+    finally:
+        it.stop()
