@@ -25,9 +25,10 @@ $(VENV)/.has-%: pyproject.toml constraints.txt
 	@scripts/venv $(VENV) $*
 
 TESTING := $(VENV)/.has-test $(VENV)/.has-redis-server
+BENCHMARKING := $(VENV)/.has-bench $(TESTING)
 
 .PHONY: venv
-venv: $(VENV)/.has-check $(VENV)/.has-demo $(VENV)/.has-bench $(VENV)/.has-redis-server ## the virtual environment with everything
+venv: $(VENV)/.has-check $(VENV)/.has-demo $(VENV)/.has-bench $(VENV)/.has-docs $(VENV)/.has-redis-server ## the virtual environment with everything
 
 .PHONY: demo
 demo: $(VENV)/.has-demo ## from a folder of AppModels to every worker of a server, in a minute
@@ -45,12 +46,28 @@ test-long: $(TESTING) ## the long tests
 check: $(VENV)/.has-check ## style, types, and which module may import which
 	$(RUN) ruff check
 	$(RUN) ruff format --check
-	$(RUN) mypy
+	$(RUN) mypy $(wildcard src tests benchmarks examples)
 	$(VENV)/bin/lint-imports
+
+.PHONY: bench
+bench: $(BENCHMARKING) ## shmroute beside its peers, in ten minutes
+	$(RUN) benchmarks $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: $(BENCHMARKING) ## the same in a minute, less exact
+	$(RUN) benchmarks --quick $(ARGS)
+
+.PHONY: chaos
+chaos: $(TESTING) ## every fault at once, by a seeded schedule: SECONDS=600 SEED=1
+	$(RUN) tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(TESTING) ## the property tests with many more examples
 	$(RUN) pytest -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(ARGS)
+
+.PHONY: docs
+docs: $(VENV)/.has-docs ## the documentation as a site, in docs/_build; a warning is an error
+	$(RUN) sphinx --fail-on-warning --keep-going docs docs/_build $(ARGS)
 
 .PHONY: wheel
 wheel: $(VENV)/.has-build ## the wheel and the source archive, in dist/
@@ -62,5 +79,5 @@ pins: ## constraints.txt anew, with the newest versions; run with the oldest Pyt
 
 .PHONY: clean
 clean: ## remove the virtual environment and whatever was made here
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
