@@ -9,15 +9,15 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, Final, Protocol, Self, TypeVar
 
 import msgspec
 
-from shmroute.errors import AppNotFound, LayoutMismatch, ModelNotFound, NotReady, StaleRoutes
+from shmroute.errors import AppNotFound, LayoutMismatch, ModelNotFound, NoAccess, NotReady, StaleRoutes
 from shmroute.metadata_value import MetadataValue
-from shmroute.picking import Pool
+from shmroute.picking import Busy, Pool
 from shmroute.routes import App, Route
 from shmroute.rows import EndpointsRow, Kind, MetadataRow
 from shmroute.shm.reader import RowReader
@@ -32,10 +32,18 @@ MEMO_ROWS: Final = 131_072
 _EVICTED_FRACTION: Final = 8
 """A full memo lets go of its oldest eighth at once: dropping one row at a time would walk the dict's dead entries."""
 
+_MAX_ABSENT_NAME: Final = 512
+"""Names longer than this (characters) are not remembered as absent: whoever asks for a model may have made them up."""
+
+_RETRY_NS: Final = 1_000_000_000
+"""How soon a generation that could not be read is tried again, when no newer one comes: the reason may pass."""
+
 _WAIT_STEP_SECONDS: Final = 0.005
 _NANOSECONDS: Final = 1_000_000_000
 
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
 _decode_route = msgspec.msgpack.Decoder(Route).decode
 _decode_apps = msgspec.msgpack.Decoder(tuple[App, ...]).decode
@@ -76,7 +84,7 @@ class Reader:
         ModelNotFound: no app serves it (a `LookupError`).
         NotReady: nothing has been published yet.
         StaleRoutes: the routes are older than `max_age`.
-        LayoutMismatch: the area cannot be read at all.
+        LayoutMismatch, NoAccess: the area cannot be read at all.
 
     A function made for each reader, since going through `self` would add a fifth to the time of a warm look-up. For the
     same reason the two options are keywords by contract only.
@@ -94,16 +102,21 @@ class Reader:
         self._memo_rows = memo_rows
         self._wait_seconds = wait_seconds
         self._zone = zone
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's or a logger's handler may look up in the middle of a look-up
         self._rows: RowReader | None = None
         self._parts: dict[tuple[int, str], Any] = {}
-        self._busy: dict[str, int] = {}
-        self._fault: LayoutMismatch | None = None
+        self._busy: Busy = {}
+        self._fault: LayoutMismatch | NoAccess | None = None
         self._fault_ns = 0
+        self._retry_ns = 0
+        self._unsettled = False
+        self.closings = 0
+        """How often it has been closed; ends `changes`."""
         self.resolve, self._memo, self._absent, self._point = _make_resolve(self)
         self._head: memoryview[float] = _NEVER
         self._seen = 0.0
-        _readers.add(self)
+        with _readers_lock:
+            _readers.add(self)
 
     # --- look-ups ------------------------------------------------------------------------------------------
 
@@ -118,7 +131,7 @@ class Reader:
         """What the AppModel of app `name` says; of the oldest one if several name it.
 
         Raises:
-            AppNotFound, NotReady, LayoutMismatch
+            AppNotFound, NotReady, LayoutMismatch, NoAccess
         """
         found = self._part(Kind.APP, name, lambda value: _decode_apps(value) if value else ())
         for app in found:
@@ -128,13 +141,13 @@ class Reader:
 
     def models(self) -> dict[str, Route]:
         """All routes by model name, of one generation, decoded now: a copy of the whole table, for listings."""
-        routes = (_decode_route(value) for _, _, value in self._fresh_rows().rows(Kind.MODEL))
-        return {route.model: self._bound(route) for route in routes}
+        rows = self._attached().snapshot()  # so that a long listing holds nobody up
+        return {key: self._route(value) for _, key, value in rows.rows(Kind.MODEL)}
 
     def apps(self) -> dict[str, App]:
         """All apps by name, of one generation; the oldest AppModel's entry where several name one app."""
-        found = (_decode_apps(value) for _, _, value in self._fresh_rows().rows(Kind.APP))
-        return {apps[0].app: apps[0] for apps in found}
+        rows = self._attached().snapshot()
+        return {key: self._decoded(_decode_apps, value)[0] for _, key, value in rows.rows(Kind.APP)}
 
     def pool_of(self, route: Route) -> Pool:
         """The endpoints of the route's app, as they are now. For `Route`."""
@@ -182,18 +195,21 @@ class Reader:
         """The generation that look-ups answer from.
 
         Raises:
-            NotReady, LayoutMismatch
+            NotReady, LayoutMismatch, NoAccess
         """
-        return self._attached().generation
+        return self._attached(wait=False).generation
 
     @property
     def age(self) -> float:
         """Seconds since the routes were last known to be in step with their source; infinite before the first.
 
         On the monotonic clock, which is one for all processes of a machine.
+
+        Raises:
+            LayoutMismatch, NoAccess: the area cannot be read at all.
         """
         try:
-            contact = self._attached().control.contact_ns
+            contact = self._attached(wait=False).control.contact_ns
         except NotReady:
             return float("inf")
         if self._fault is not None:
@@ -208,20 +224,23 @@ class Reader:
     def synced(self) -> bool:
         """Whether the present watcher has published a complete list of its own."""
         try:
-            return self._attached().control.synced
+            return self._attached(wait=False).control.synced
         except NotReady:
             return False
 
     @property
-    def fault(self) -> LayoutMismatch | None:
-        """Why the newest generation is not the one answered from; None while it is."""
+    def fault(self) -> LayoutMismatch | NoAccess | None:
+        """Why the newest generation is not the one answered from; None while it is.
+
+        What could not be read is tried again with each newer generation, and once a second.
+        """
         return self._fault
 
     def attach(self) -> None:
         """Attach now, without waiting, rather than at the first look-up.
 
         Raises:
-            NotReady, LayoutMismatch
+            NotReady, LayoutMismatch, NoAccess
         """
         self._attached(wait=False)
 
@@ -234,15 +253,19 @@ class Reader:
 
         Raises:
             NotReady: not within `timeout` seconds.
+            LayoutMismatch, NoAccess: all that time there was something that cannot be read, as a watcher of another
+                version leaves it until a new one takes over.
         """
         started = time.monotonic()
         while True:
             try:
                 self._attached(wait=False)
-            except NotReady:
+            except (NotReady, LayoutMismatch, NoAccess) as error:
                 waited = time.monotonic() - started
                 if waited >= timeout:
-                    raise NotReady(self.area, waited) from None
+                    if isinstance(error, NotReady):
+                        raise NotReady(self.area, waited) from None
+                    raise
                 time.sleep(min(_WAIT_STEP_SECONDS, timeout - waited))
             else:
                 return
@@ -250,6 +273,7 @@ class Reader:
     def close(self) -> None:
         """Let go of the mapping and of all that was decoded. A later look-up attaches again."""
         with self._lock:
+            self.closings += 1
             self._detach()
 
     def __enter__(self) -> Self:
@@ -277,84 +301,86 @@ class Reader:
             wait = False
             self.wait_ready(seconds)
 
-    def _fresh_rows(self) -> RowReader:
-        """A row reader of its own, so that a long listing holds nobody up."""
-        self._attached()
-        return RowReader(self.area)
-
     def _refresh(self) -> RowReader:
         """Go to the newest generation and forget what it changed. With the lock held."""
         rows = self._rows
         if rows is None:
             rows = self._rows = RowReader(self.area)
-            self._head = rows.control.head
-        elif self._head[()] == self._seen:
+        elif (
+            self._head[()] == self._seen
+            and not self._unsettled
+            and (not self._retry_ns or time.monotonic_ns() < self._retry_ns)
+        ):
             return rows
-        if rows.control.retired:
-            return self._attach_again(rows)
-        seen = float(self._head[()])
+        # An exception in the middle (a time limit's, raised by a signal) must not leave rows behind that have changed.
+        all_changed, self._unsettled = self._unsettled, True
+        seen = float(rows.control.head[()])
         try:
             changed = rows.refresh()
-        except LayoutMismatch as error:
-            self._fault, self._fault_ns = error, self._fault_ns or time.monotonic_ns()
+            fault = None
+        except (LayoutMismatch, NoAccess) as error:
             changed = []
-            import logging
-
-            logging.getLogger(__name__).warning(
-                "generation %d of area %s cannot be read, answering from %d: %s",
-                int(seen),
-                self.area,
-                rows.generation,
-                error,
-            )
-        else:
-            self._fault, self._fault_ns = None, 0
-            seen = float(rows.generation)
-        if changed is None:
+            fault = error
+        if changed is None or all_changed:
             self._forget_all()
         else:
             self._forget(changed)
-        self._seen = seen
-        self._point(self._head, seen)
-        return rows
-
-    def _attach_again(self, retired: RowReader) -> RowReader:
-        """Go to the new area of this name; while there is none, stay with the rows of the retired one."""
-        try:
-            rows = RowReader(self.area)
-        except NotReady:
-            return retired
-        self._forget_all()
-        self._rows = rows
         self._head = rows.control.head
-        self._seen = float(rows.generation)
-        self._point(self._head, self._seen)
+        if fault is None and not rows.control.retired:
+            self._seen = float(rows.generation)
+            self._retry_ns = self._fault_ns = 0
+            self._point(self._head, self._seen)
+        else:
+            now_ns = time.monotonic_ns()
+            self._seen = seen
+            self._retry_ns = now_ns + _RETRY_NS
+            self._fault_ns = self._fault_ns or now_ns
+            self._point(_NEVER, 0.0)  # so that each look-up comes by here, and tries again in time
+        before, self._fault = self._fault, fault
+        self._unsettled = False
+        if fault is not None and str(fault) != str(before):
+            import logging
+
+            logging.getLogger(__name__).warning(
+                "area %s: answering from generation %d, since what follows cannot be read: %s",
+                self.area,
+                rows.generation,
+                fault,
+            )
         return rows
 
     def _forget(self, changed: list[tuple[int, bytes]]) -> None:
-        memo, absent, parts = self._memo, self._absent, self._parts
+        memo, absent = self._memo, self._absent
         for kind, encoded in changed:
             key = encoded.decode()
             if kind == Kind.MODEL:
                 memo.pop(key, None)
                 absent.pop(key, None)
             else:
-                part = parts.pop((kind, key), None)
-                if part is not None and kind in _HELD_BY_ROUTES:
-                    part.stale = True
+                self._forget_parts([(kind, key)])
 
     def _forget_all(self) -> None:
         self._memo.clear()
         self._absent.clear()
-        for (kind, _), part in self._parts.items():
-            if kind in _HELD_BY_ROUTES:
+        self._forget_parts(list(self._parts))
+
+    def _forget_parts(self, keys: Iterable[tuple[int, str]]) -> None:
+        for key in keys:
+            part = self._parts.pop(key, None)
+            if part is not None and key[0] in _HELD_BY_ROUTES:
                 part.stale = True
-        self._parts.clear()
+
+    def start_in_child(self) -> None:
+        """Pick like a worker of its own from here on: not from where the parent, and so all its children, stood."""
+        self._forget_parts([key for key in self._parts if key[0] == Kind.ENDPOINTS])
+        self._busy.clear()
 
     def _detach(self) -> None:
         self._forget_all()
         self._rows = None
         self._head = _NEVER
+        self._fault = None
+        self._retry_ns = self._fault_ns = 0
         self._point(_NEVER, 0.0)
 
     def _part(self, kind: Kind, key: str, decode: Callable[[bytes | None], T]) -> T:
@@ -364,10 +390,19 @@ class Reader:
             rows = self._refresh()
             part: T | None = self._parts.get((kind, key))
             if part is None:
-                part = decode(rows.get(kind, key))
-                _make_room(self._parts, self._memo_rows)
+                part = self._decoded(decode, rows.get(kind, key))
+                self._forget_parts(_outgrown(self._parts, self._memo_rows))
                 self._parts[kind, key] = part
             return part
+
+    def _decoded(self, decode: Callable[[V], T], value: V) -> T:
+        try:
+            return decode(value)
+        except msgspec.DecodeError as error:
+            raise LayoutMismatch(self.area, f"a row is none of shmroute's: {error}") from error
+
+    def _route(self, value: bytes) -> Route:
+        return self._bound(self._decoded(_decode_route, value))
 
     def _bound(self, route: Route) -> Route:
         _bind(route, "_reader", self)
@@ -382,17 +417,22 @@ class Reader:
             ModelNotFound, LayoutMismatch
         """
         with self._lock:
-            rows = self._rows
-            if rows is None:
-                raise NotReady(self.area)
+            rows = self._rows or self._refresh()
             if model in self._absent:
                 raise ModelNotFound(model)
-            value = rows.get(Kind.MODEL, model)
+            try:
+                value = rows.get(Kind.MODEL, model)
+            except AttributeError as error:
+                raise TypeError(f"a model's name is a str, not {type(model).__name__}") from error
             if value is None:
-                _make_room(self._absent, self._memo_rows)
-                self._absent[model] = None
+                if len(model) <= _MAX_ABSENT_NAME:
+                    _make_room(self._absent, self._memo_rows)
+                    self._absent[model] = None
                 raise ModelNotFound(model)
-            route = self._bound(_decode_route(value))
+            try:
+                route = self._bound(_decode_route(value))
+            except msgspec.DecodeError as error:
+                raise LayoutMismatch(self.area, f"the row of model {model!r} is no route: {error}") from error
             _make_room(self._memo, self._memo_rows)
             self._memo[model] = route
             return route
@@ -417,11 +457,16 @@ _HELD_BY_ROUTES: Final = (Kind.ENDPOINTS, Kind.METADATA)
 """Kinds whose decoded rows are kept by routes too, and must be told when they are out of date."""
 
 
+def _outgrown(memo: dict[K, Any], limit: int) -> list[K]:
+    """The oldest entries of a full memo."""
+    return list(islice(memo, max(1, limit // _EVICTED_FRACTION))) if len(memo) >= limit else []
+
+
 def _make_room(memo: dict[Any, Any], limit: int) -> None:
     """Let the oldest entries of a full memo go."""
     if len(memo) >= limit:
-        for key in list(islice(memo, max(1, limit // _EVICTED_FRACTION))):
-            del memo[key]
+        for key in _outgrown(memo, limit):
+            memo.pop(key, None)
 
 
 def _make_resolve(
@@ -461,18 +506,32 @@ def _make_resolve(
 _readers: Final[weakref.WeakSet[Reader]] = weakref.WeakSet()
 """All readers of this process: a fork waits until none is in the middle of a change, so that a child starts whole."""
 
+_readers_lock: Final = threading.Lock()
+"""Held while the set of readers changes, and during a fork."""
+
+_stopped_for_fork: Final[list[Reader]] = []
+
 
 def _before_fork() -> None:
-    for reader in list(_readers):
+    _readers_lock.acquire()
+    _stopped_for_fork.extend(_readers)
+    for reader in _stopped_for_fork:
         reader._lock.acquire()
 
 
-def _after_fork() -> None:
-    for reader in list(_readers):
-        reader._lock.release()
+def _after_fork_in_parent() -> None:
+    while _stopped_for_fork:
+        _stopped_for_fork.pop()._lock.release()
+    _readers_lock.release()
 
 
-os.register_at_fork(before=_before_fork, after_in_child=_after_fork, after_in_parent=_after_fork)
+def _after_fork_in_child() -> None:
+    for reader in _stopped_for_fork:
+        reader.start_in_child()
+    _after_fork_in_parent()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child, after_in_parent=_after_fork_in_parent)
 
 _default: Final = Reader()
 
@@ -493,6 +552,6 @@ def attach() -> None:
     """Attach this process's default reader now rather than at its first look-up, if there is a snapshot.
 
     Raises:
-        NotReady, LayoutMismatch
+        NotReady, LayoutMismatch, NoAccess
     """
     _default.attach()

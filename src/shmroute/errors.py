@@ -20,6 +20,7 @@ __all__ = [
     "LayoutMismatch",
     "MetadataNotJson",
     "ModelNotFound",
+    "NoAccess",
     "NoEndpoints",
     "NotReady",
     "OutOfSharedMemory",
@@ -107,6 +108,18 @@ class LayoutMismatch(ShmrouteError):
         self.name = name
         self.problem = problem
         super().__init__(f"shared memory {name!r} is refused: {problem}")
+
+
+class NoAccess(ShmrouteError):
+    """The operating system refuses shared memory to this process: another user's, or a limit of the process.
+
+    `reason` is in the system's words; the `OSError` is the cause.
+    """
+
+    def __init__(self, name: str, reason: str, hint: str = "") -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"shared memory {name!r} cannot be opened: {reason}{hint}")
 
 
 class OutOfSharedMemory(ShmrouteError):

@@ -7,17 +7,21 @@ other workers: none of the rules needs it.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeAlias
 from zlib import crc32
 
 from shmroute.errors import NoEndpoints
 from shmroute.routes import Endpoint
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState
 
-__all__ = ["Pool"]
+__all__ = ["Busy", "Pool"]
+
+Busy: TypeAlias = dict[str, deque[None]]
+"""Connections in use by address, one entry each: appending and popping need no lock that a fork could catch held."""
 
 _MIX: Final = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 """Multipliers of splitmix64's finalizer (Steele, Lea, Flood 2014): a CRC alone is linear and would favour endpoints."""
@@ -38,12 +42,12 @@ class Pool:
         app: for the error's text.
         row: the row, or None where there is none: not known.
         zone: this process's zone, "" if it is not known.
-        busy: connections in use by address, shared by all pools of a reader, so that counts outlive the row.
+        busy: shared by all pools of a reader, so that counts outlive the row.
     """
 
     __slots__ = ("_app", "_busy", "_candidates", "_row", "_scores", "endpoints", "next", "stale")
 
-    def __init__(self, app: str, row: EndpointsRow | None, zone: str, busy: dict[str, int]) -> None:
+    def __init__(self, app: str, row: EndpointsRow | None, zone: str, busy: Busy) -> None:
         self._app = app
         self._row = row or EndpointsRow("", EndpointsState.UNKNOWN)
         self._busy = busy
@@ -66,9 +70,9 @@ class Pool:
         if not self._candidates:
             self._fail()
         if self._scores is None:
-            self._scores = tuple(crc32(str(endpoint).encode()) for endpoint in self._candidates)
-        hashed = crc32(key.encode() if isinstance(key, str) else key)
-        best = max(range(len(self._scores)), key=lambda index: _mix(hashed << 32 | self._scores[index]))  # type: ignore[index]
+            self._scores = tuple(_hash(str(endpoint).encode()) for endpoint in self._candidates)
+        hashed = _mix(_hash(key.encode() if isinstance(key, str) else key))
+        best = max(range(len(self._scores)), key=lambda index: _mix(hashed ^ self._scores[index]))  # type: ignore[index]
         return self._candidates[best]
 
     @contextmanager
@@ -76,19 +80,30 @@ class Pool:
         """The less busy of two random endpoints (Mitzenmacher 2001), counted as busy until the block is left."""
         if not self._candidates:
             self._fail()
-        one = random.choice(self._candidates)  # noqa: S311
-        other = random.choice(self._candidates)  # noqa: S311
+        endpoint = self._less_busy_of_two()
         busy = self._busy
-        endpoint = one if busy.get(str(one), 0) <= busy.get(str(other), 0) else other
         address = str(endpoint)
-        busy[address] = busy.get(address, 0) + 1
+        connections = busy.get(address)
+        if connections is None:
+            connections = busy.setdefault(address, deque())
+        connections.append(None)
         try:
             yield endpoint
         finally:
-            if busy[address] == 1:
-                del busy[address]
-            else:
-                busy[address] -= 1
+            connections.pop()
+            # A thread that has just found this deque and not counted itself yet goes uncounted; it only weighs less.
+            if not connections and busy.get(address) is connections:
+                busy.pop(address, None)
+
+    def _less_busy_of_two(self) -> Endpoint:
+        candidates = self._candidates
+        count = len(candidates)
+        if count == 1:
+            return candidates[0]
+        first = random.randrange(count)  # noqa: S311
+        second = random.randrange(count - 1)  # noqa: S311
+        one, other = candidates[first], candidates[second + (second >= first)]
+        return one if len(self._busy.get(str(one), ())) <= len(self._busy.get(str(other), ())) else other
 
 
 def _usable(rows: tuple[EndpointRow, ...]) -> tuple[EndpointRow, ...]:
@@ -106,6 +121,11 @@ def _near(rows: tuple[EndpointRow, ...], zone: str) -> tuple[EndpointRow, ...]:
 
 def _endpoint(row: EndpointRow) -> Endpoint:
     return Endpoint(row.host, row.port, row.zone, row.node, row.pod, row.ready)
+
+
+def _hash(data: bytes) -> int:
+    """64 bits of two CRCs, of which two addresses do not share both."""
+    return crc32(data) << 32 | crc32(data[::-1])
 
 
 def _mix(value: int) -> int:

@@ -1,7 +1,8 @@
 """Rows `(kind, key) -> bytes` from one writing process to many reading ones, lock-free.
 
-Knows generations, segments and their bytes; never knows what a model is. Use it on its own through
-`Publisher` (one per area) and `RowReader` (any number, in any process).
+Knows generations, segments and their bytes; never knows what a model is. Of use on its own, see docs/low-level.md:
+`Publisher` (one per area) and `RowReader` (any number, in any process). Both names are loaded when they are asked for,
+so that a worker never loads the publisher.
 
 The generation protocol
 =======================
@@ -45,9 +46,41 @@ gives up with an error.
 **A crash** of the writer at any instant leaves either a batch that is not valid, which nobody looks at and
 the next writer overwrites, or one that is: then its slots may or may not have been set, and the next
 writer sets them again and stores the word. A segment under construction is not named by anything; whoever takes the
-lock next removes it. The lock is `flock` on the control block: it dies with its process.
+lock next removes it. The lock is `flock` on the control block: it dies with its process, and is not left to children.
+The same is done after an exception in the middle of a publish.
 
-Memory is reserved (`posix_fallocate`) before it is written, so a full /dev/shm is an error of the writer, never a
-SIGBUS in anyone. Nothing is ever registered with multiprocessing's resource tracker, which would
-unlink what others use (https://github.com/python/cpython/issues/82300).
+**Removing an area** begins with the word, which becomes infinite: whoever maps the block then looks for another of its
+name. A writer that finds such a block finishes the removal and makes a new one.
+
+**Damage** (somebody else's writes, a file cut short, another format version) is found before it is believed: headers,
+batches and records carry checksums, a slot is compared with the record it leads to, a row that is not found is looked
+for again with a check of all that lies on the way. What these cannot see: a slot that was overwritten with
+another valid one of the same row (an older value), or with zeros (the row is missing).
+
+Memory is reserved (`posix_fallocate`) before it is written, and before it is read: behind the last batch lies an
+empty header, and room for a sealing one. So a full /dev/shm is an error of the writer, never a SIGBUS in anyone.
+Nothing is ever registered with multiprocessing's resource tracker, which would unlink what others use
+(https://github.com/python/cpython/issues/82300).
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shmroute.shm.publisher import Publisher
+    from shmroute.shm.reader import RowChange, RowReader
+
+__all__ = ["Publisher", "RowChange", "RowReader"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Publisher":
+        from shmroute.shm.publisher import Publisher
+
+        return Publisher
+    if name in ("RowChange", "RowReader"):
+        from shmroute.shm import reader
+
+        return getattr(reader, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

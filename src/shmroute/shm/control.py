@@ -9,11 +9,12 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import weakref
 from contextlib import suppress
 from typing import Final
 from zlib import crc32
 
-from shmroute.errors import AreaBusy, LayoutMismatch
+from shmroute.errors import AreaBusy, LayoutMismatch, NoAccess
 from shmroute.shm import memory
 from shmroute.shm.layout import (
     CONTACT_AT,
@@ -23,6 +24,7 @@ from shmroute.shm.layout import (
     FORMAT_VERSION,
     GENERATION_AT,
     HEARTBEAT_AT,
+    MAX_GENERATION,
     RETIRED,
     SEGMENT_AT,
     STATUS_AT,
@@ -57,15 +59,13 @@ class ControlReader:
     Raises:
         FileNotFoundError: the area has never been written.
         LayoutMismatch: it is damaged, foreign or of another format version.
+        NoAccess: the operating system refuses it to this process.
     """
 
     def __init__(self, area: str) -> None:
-        name = memory.control_name(area)
-        try:
-            self._map = memory.attach(name)
-        except ValueError as error:
-            raise LayoutMismatch(name, "it is empty") from error
-        check_control_header(name, self._map[:CONTROL_BYTES])
+        self.name = memory.control_name(area)
+        self._map = memory.attach(self.name)
+        check_control_header(self.name, self._map[:CONTROL_BYTES])
         view = memoryview(self._map)
         self._words = view[:CONTROL_BYTES].cast("Q")
         self.head: memoryview[float] = view[GENERATION_AT : GENERATION_AT + WORD_BYTES].cast("B").cast("d", shape=())
@@ -76,9 +76,17 @@ class ControlReader:
 
     @property
     def generation(self) -> int:
-        """The newest published generation, 0 before the first and in a retired area."""
+        """The newest published generation, 0 before the first and in a retired area.
+
+        Raises:
+            LayoutMismatch: the word is no generation.
+        """
         word = self.head[()]
-        return 0 if word == RETIRED else int(word)
+        if word == RETIRED:
+            return 0
+        if not 0 <= word < MAX_GENERATION or word % 1:
+            raise LayoutMismatch(self.name, f"its generation is damaged ({word})")
+        return int(word)
 
     @property
     def retired(self) -> bool:
@@ -131,13 +139,15 @@ class ControlWriter(ControlReader):
     """The control block in the hands of the one process that holds the area's lock.
 
     Made by `acquire`. Creates the block where there is none, and replaces one of another format version (readers of
-    that version keep what they mapped and see it grow stale).
+    that version keep what they mapped and see it grow stale). The lock stays with this process: a child it forks does
+    not hold it, and may not write.
     """
 
-    def __init__(self, area: str, descriptor: int) -> None:
+    def __init__(self, area: str) -> None:
         super().__init__(area)
-        self._descriptor = descriptor
-        self._writable = memory.attach(memory.control_name(area), write=True)
+        self._area = area
+        self._descriptor = -1
+        self._writable = memory.attach(self.name, write=True)
         self._buffer = memoryview(self._writable)
         self._store = self._buffer[:CONTROL_BYTES].cast("Q")
         self._store_head = self._buffer[GENERATION_AT : GENERATION_AT + WORD_BYTES].cast("d")
@@ -150,35 +160,64 @@ class ControlWriter(ControlReader):
         Raises:
             AreaBusy: another process has it.
             OutOfSharedMemory: no room for the control block.
+            NoAccess: it belongs to another user.
+            LayoutMismatch: something that is no shared memory object has its name.
+            ConfigError: this process may not give files to the group.
         """
         name = memory.control_name(area)
         for _ in range(_CREATE_ATTEMPTS):
             try:
-                descriptor = os.open(memory.path_of(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                descriptor = memory.open_object(name, write=True)
             except FileNotFoundError:
                 _create(name, ownership)
                 continue
+            writer = None
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                try:
-                    pid = ControlReader(area).writer_pid
-                except (FileNotFoundError, LayoutMismatch):
-                    pid = 0
-                raise AreaBusy(area, pid) from None
-            if not _is_named(descriptor, name):  # replaced between open and lock
-                os.close(descriptor)
-                continue
-            try:
-                check_control_header(name, os.pread(descriptor, CONTROL_BYTES, 0))
-            except LayoutMismatch:
-                memory.unlink(name)
-                os.close(descriptor)
-                continue
-            ownership.apply(descriptor)
-            return cls(area, descriptor)
+                writer = cls._locked(area, name, descriptor, ownership)
+            finally:
+                if writer is None:
+                    os.close(descriptor)
+            if writer is not None:
+                writer._descriptor = descriptor
+                _holders.add(writer)
+                return writer
         raise LayoutMismatch(name, "it keeps being replaced")
+
+    @classmethod
+    def _locked(cls, area: str, name: str, descriptor: int, ownership: memory.Ownership) -> ControlWriter | None:
+        """The writer, with the lock of the control block at `descriptor`; None if that is not the area's any more."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = 0
+            with suppress(FileNotFoundError, LayoutMismatch, NoAccess):
+                pid = ControlReader(area).writer_pid
+            raise AreaBusy(area, pid) from None
+        if not _is_named(descriptor, name):  # replaced between open and lock
+            return None
+        try:
+            check_control_header(name, os.pread(descriptor, CONTROL_BYTES, 0))
+        except LayoutMismatch:
+            memory.unlink(name)
+            return None
+        ownership.apply(descriptor)
+        writer = cls(area)
+        if writer.retired:  # a former writer was killed while it took the area away
+            memory.sweep(area)
+            memory.unlink(name)
+            writer.release()
+            return None
+        return writer
+
+    @property
+    def held(self) -> bool:
+        """Whether this process has the lock: False after `close`, and in a child that was forked since."""
+        return self._descriptor >= 0
+
+    def check_held(self) -> None:
+        """Raises `AreaBusy` unless this process has the lock."""
+        if not self.held:
+            raise AreaBusy(self._area, self.writer_pid)
 
     def store_generation(self, generation: int) -> None:
         """Publish: from this store on, readers go to `generation`."""
@@ -221,26 +260,49 @@ class ControlWriter(ControlReader):
         self._buffer[begin : begin + len(payload)] = payload
         STATUS_HEADER.pack_into(self._buffer, start, self._sequence, len(payload), crc32(payload))
 
-    def close(self) -> None:
-        """Give the lock back; the area stays."""
+    def release(self) -> None:
+        """Let go of the writable mapping, not of the lock."""
         for view in (self._store_head, self._store, self._buffer):
             view.release()
         self._writable.close()
-        os.close(self._descriptor)
+
+    def close(self) -> None:
+        """Give the lock back; the area stays."""
+        self.release()
+        if self._descriptor >= 0:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # not left to the last of several processes to close it
+            self.forget()
+
+    def forget(self) -> None:
+        """Close the lock's descriptor, which takes the lock from nobody else. For a forked child."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+_holders: Final[weakref.WeakSet[ControlWriter]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A child would keep the lock beyond the writer's death."""
+    for writer in list(_holders):
+        writer.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _create(name: str, ownership: memory.Ownership) -> None:
     """Make a control block under a temporary name and link it into place; no harm if somebody was faster."""
-    temporary = f"{name}.new-{os.getpid()}-{threading.get_ident()}"
+    temporary = f"{name}.new-{os.urandom(8).hex()}"  # pids of two containers can be the same
     path = memory.path_of(temporary)
-    with suppress(FileNotFoundError):
-        path.unlink()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = memory.create_object(temporary)
     try:
         memory.reserve(descriptor, name, 0, CONTROL_BYTES)
         os.pwrite(descriptor, CONTROL_HEADER.pack(CONTROL_MAGIC, FORMAT_VERSION, 0), 0)
         ownership.apply(descriptor)
-        with suppress(FileExistsError):
+        # Not found: whoever was faster has swept ours.
+        with suppress(FileExistsError, FileNotFoundError):
             os.link(path, memory.path_of(name))
     finally:
         os.close(descriptor)
@@ -249,6 +311,6 @@ def _create(name: str, ownership: memory.Ownership) -> None:
 
 def _is_named(descriptor: int, name: str) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), memory.path_of(name).stat())
+        return os.path.samestat(os.fstat(descriptor), memory.path_of(name).lstat())
     except FileNotFoundError:
         return False

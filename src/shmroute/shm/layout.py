@@ -43,40 +43,49 @@ STATUS_HEADER: Final = struct.Struct("<QII")  # sequence, length, crc32 of the p
 
 # --- segment -----------------------------------------------------------------------------------------------
 
-SEGMENT_HEADER: Final = struct.Struct("<8sIIQQQQQ")
-"""magic, format version, crc32 of the rest, start generation, slots, records' start, log's start, capacity"""
+SEGMENT_HEADER: Final = struct.Struct("<8sIIQQQQQQ")
+"""magic, format version, crc32 of the rest, start generation, slots, records' start, log's start, capacity, rows"""
 HINT_AT: Final = 64  # uint64: byte offset of the newest batch, 0 before the first
-SLOTS_USED_AT: Final = 72  # uint64, information for the next writer
-LIVE_ROWS_AT: Final = 80  # uint64, information
 SLOTS_AT: Final = 128
 
-RECORD: Final = struct.Struct("<IHBBII")
-"""crc32 of key and value (seeded), key length, kind, flags, value length, superseded record in 8-byte units"""
+RECORD: Final = struct.Struct("<IIII")
+"""crc32 of key and value (seeded with the rest), head, value length, superseded record in 8-byte units"""
 RECORD_BYTES: Final = RECORD.size
-RECORD_READ: Final = struct.Struct("<IHBBI")
-"""The same without the last field: what a look-up needs."""
-DELETED: Final = 1
+KIND_SHIFT: Final = 16
+"""A record's head: key length in the low 16 bits, kind in the next 8, flags in the last 8."""
+DELETED: Final = 1 << 24
+MAX_KIND: Final = 0xFF
 MAX_KEY_BYTES: Final = 0xFFFF
-MAX_VALUE_BYTES: Final = 0xFFFFFFFF
+MAX_VALUE_BYTES: Final = 1 << 30
+"""A look-up copies a value; more than this is a mistake. Keeps a batch's length within its 32 bits, too."""
 
-BATCH: Final = struct.Struct("<QQIIII")
-"""generation, next segment's start generation (0 unless sealed), length in bytes, records, flags, crc32"""
+BATCH: Final = struct.Struct("<QQIIIIII")
+"""generation, next segment's start generation (0 unless sealed), length in bytes, records, flags, slots in use and rows
+that exist after it, crc32"""
 BATCH_BYTES: Final = BATCH.size
+MAX_BATCH_BYTES: Final = 0xFFFFFFFF
 SEALED: Final = 1
 RESET: Final = 2
+LOG_SPARE_BYTES: Final = 2 * BATCH_BYTES
+"""Reserved behind every batch: a sealing one, which so can always be written, and a header of zeros, which ends the log
+and which a reader who looks for one more batch reads."""
 
 MAX_SEGMENT_BYTES: Final = 8 << 32
 """Offsets are kept in 32 bits of 8-byte units."""
+
+MAX_GENERATION: Final = 1 << 53
+"""Beyond this a float64 cannot tell a number from the next."""
 
 MIN_SLOTS: Final = 1024
 SLOTS_PER_ROW: Final = 2
 """At least so many slots for each row of the base: short probes, and room for rows to come."""
 
 assert sys.byteorder == "little", "the format is little-endian"  # noqa: S101
-for _offset in (GENERATION_AT, SEGMENT_AT, HEARTBEAT_AT, HINT_AT, SLOTS_AT, *STATUS_AT):
+for _offset in (GENERATION_AT, SEGMENT_AT, HEARTBEAT_AT, CONTACT_AT, SYNCED_AT, HINT_AT, SLOTS_AT, *STATUS_AT):
     assert _offset % WORD_BYTES == 0  # noqa: S101
 assert BATCH_BYTES % WORD_BYTES == 0  # noqa: S101
 assert RECORD_BYTES % WORD_BYTES == 0  # noqa: S101
+assert SEGMENT_HEADER.size <= HINT_AT  # noqa: S101
 
 
 class SegmentHeader(NamedTuple):
@@ -87,6 +96,8 @@ class SegmentHeader(NamedTuple):
     records_at: int
     log_at: int
     capacity: int
+    rows: int
+    """Rows of the base."""
 
 
 class Batch(NamedTuple):
@@ -97,6 +108,8 @@ class Batch(NamedTuple):
     length: int
     records: int
     flags: int
+    slots_used: int
+    live_rows: int
 
 
 def align(size: int) -> int:
@@ -136,10 +149,13 @@ def unpack_segment_header(name: str, data: bytes, size: int) -> SegmentHeader:
     header = SegmentHeader(*fields)
     if crc32(SEGMENT_HEADER.pack(magic, version, 0, *header)) != checksum:
         raise LayoutMismatch(name, "its header is damaged (checksum)")
+    # What follows cannot fail for a header of ours: it guards against one made up by somebody else.
     slots = header.slots
     if slots < 1 or slots & (slots - 1) or header.records_at != SLOTS_AT + slots * WORD_BYTES:
         raise LayoutMismatch(name, "its header contradicts itself")
-    if not header.records_at <= header.log_at <= header.capacity <= size:
+    if (header.log_at | header.capacity) % WORD_BYTES or not header.records_at <= header.log_at <= header.capacity:
+        raise LayoutMismatch(name, "its header contradicts itself")
+    if header.capacity > size:
         raise LayoutMismatch(name, f"cut short: {size} bytes, its header speaks of {header.capacity}")
     return header
 
@@ -157,26 +173,27 @@ def check_control_header(name: str, data: bytes) -> None:
         raise LayoutMismatch(name, f"cut short: {len(data)} bytes instead of {CONTROL_BYTES}")
 
 
-def pack_record(kind: int, flags: int, key: bytes, value: bytes, previous: int) -> bytes:
-    """One record, padded to whole words; `previous` is the superseded record's offset in words, 0 for none."""
-    data = key + value
-    size = RECORD_BYTES + len(data)
-    header = RECORD.pack(crc32(data, record_seed(kind, flags, len(key))), len(key), kind, flags, len(value), previous)
-    return header + data + b"\0" * (-size & 7)
+def pack_record(kind: int, key: bytes, value: bytes | None, previous: int) -> bytes:
+    """One record, padded to whole words; value None deletes the row.
+
+    `previous` is the superseded record's offset in words, 0 for none.
+    """
+    data = key if value is None else key + value
+    head = len(key) | kind << KIND_SHIFT | (DELETED if value is None else 0)
+    header = RECORD.pack(record_checksum(head, previous, data), head, len(data) - len(key), previous)
+    return header + data + b"\0" * (-(RECORD_BYTES + len(data)) & 7)
 
 
-def record_seed(kind: int, flags: int, key_length: int) -> int:
-    """What the checksum of a record starts from, so that a damaged header shows too."""
-    return kind << 24 | flags << 16 | key_length
+def record_checksum(head: int, previous: int, data: bytes) -> int:
+    """The checksum of a record: its seed makes a damaged header show too."""
+    return crc32(data, head ^ previous)
 
 
-def pack_batch(generation: int, records: bytes, count: int, flags: int = 0, next_start: int = 0) -> bytes:
-    """A batch of already packed records."""
-    length = BATCH_BYTES + len(records)
-    bare = BATCH.pack(generation, next_start, length, count, flags, 0)
-    return BATCH.pack(generation, next_start, length, count, flags, crc32(records, crc32(bare))) + records
+def pack_batch(batch: Batch, records: bytes) -> bytes:
+    """A batch of already packed records; `batch.length` is their length and that of the header."""
+    return BATCH.pack(*batch, batch_checksum(batch, records)) + records
 
 
 def batch_checksum(batch: Batch, records: bytes) -> int:
-    """The checksum that `pack_batch` stored."""
+    """The checksum that `pack_batch` stores."""
     return crc32(records, crc32(BATCH.pack(*batch, 0)))

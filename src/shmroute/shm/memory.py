@@ -1,8 +1,8 @@
 """POSIX shared memory objects by name: create, reserve, attach, list, unlink. The only module that touches /dev/shm.
 
-Segments are created as `multiprocessing.shared_memory` objects, never registered with the resource tracker, and read
-through a read-only mapping of the same object (the stdlib's attach opens read-write and costs a worker 30 ms of
-imports). Linux only: POSIX shared memory is a directory there.
+Segments are created as `multiprocessing.shared_memory` objects, never registered with the resource tracker, and mapped
+by name, by readers read-only (the stdlib's attach opens read-write and costs a worker 30 ms of imports). Linux only:
+POSIX shared memory is a directory there.
 """
 
 from __future__ import annotations
@@ -12,20 +12,25 @@ import grp
 import mmap
 import os
 import re
+import stat
 import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from shmroute.errors import ConfigError, OutOfSharedMemory
-
-if TYPE_CHECKING:
-    from multiprocessing.shared_memory import SharedMemory
+from shmroute.errors import ConfigError, LayoutMismatch, NoAccess, OutOfSharedMemory
 
 DIRECTORY: Final = Path("/dev/shm")  # noqa: S108 - this is the point
 _AREA_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 """No dot: it separates the area from a segment's generation in a name."""
+
+_BLOCK_BYTES: Final = 512
+"""The unit of `st_blocks`, whatever the file system."""
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
+_NO_REGULAR_FILE: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
+"""What opening a symbolic link (not followed), a directory or a socket ends in."""
 
 _tracker_lock: Final = threading.Lock()
 
@@ -60,25 +65,102 @@ def path_of(name: str) -> Path:
 
 
 def unlink(name: str) -> None:
-    """Take the name away; whoever maps the object keeps it. No error if it is gone already."""
-    with suppress(FileNotFoundError):
+    """Take the name away; whoever maps the object keeps it. No error if it is gone already.
+
+    Raises:
+        NoAccess: it belongs to another user, or is no shared memory object at all.
+    """
+    try:
         path_of(name).unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _no_access(name, error) from error
+
+
+def sweep(area: str, keep: str | None = None) -> list[NoAccess]:
+    """Take away everything of the area beside the control block and the segment `keep`. For the lock's holder.
+
+    Returns:
+        What could not be taken away.
+    """
+    problems = []
+    for name in segment_names(area):
+        if name != keep:
+            try:
+                unlink(name)
+            except NoAccess as error:
+                problems.append(error)
+    return problems
+
+
+def open_object(name: str, *, write: bool = False) -> int:
+    """A descriptor of the object.
+
+    Raises:
+        FileNotFoundError: no such object.
+        NoAccess: the operating system refuses it to this process.
+        LayoutMismatch: something else than a shared memory object has that name.
+    """
+    flags = os.O_RDWR if write else os.O_RDONLY
+    try:
+        # Non-blocking, since a named pipe of that name would keep us waiting.
+        descriptor = os.open(path_of(name), flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in _NO_REGULAR_FILE:
+            raise LayoutMismatch(name, "it is no shared memory object") from error
+        raise _no_access(name, error) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise LayoutMismatch(name, "it is no shared memory object")
+    return descriptor
+
+
+def create_object(name: str) -> int:
+    """A descriptor of a new, empty object of that name.
+
+    Raises:
+        OutOfSharedMemory: no more objects are allowed.
+        NoAccess: the operating system refuses it.
+    """
+    try:
+        return os.open(path_of(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise no_room(name, 0) from error
+        raise _no_access(name, error) from error
 
 
 def attach(name: str, *, write: bool = False) -> mmap.mmap:
     """Map the whole object.
 
     Raises:
-        FileNotFoundError: no such object.
-        PermissionError: it belongs to another user, and not to a group of this process.
-        ValueError: it is empty (still being made by somebody).
+        FileNotFoundError, NoAccess, LayoutMismatch: as `open_object`; the last also where the object is empty.
     """
-    descriptor = os.open(path_of(name), (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW)
+    descriptor = open_object(name, write=write)
+    access = mmap.PROT_READ | mmap.PROT_WRITE if write else mmap.PROT_READ
     try:
-        access = mmap.PROT_READ | mmap.PROT_WRITE if write else mmap.PROT_READ
         return mmap.mmap(descriptor, 0, flags=mmap.MAP_SHARED, prot=access)
+    except ValueError as error:
+        raise LayoutMismatch(name, "it is empty") from error
+    except OSError as error:
+        raise _no_access(name, error) from error
     finally:
         os.close(descriptor)
+
+
+def _no_access(name: str, error: OSError) -> NoAccess:
+    hint = ""
+    if isinstance(error, PermissionError):
+        with suppress(OSError):
+            status = path_of(name).lstat()
+            hint = (
+                f" (user {status.st_uid} owns it, mode {stat.S_IMODE(status.st_mode):04o}; this process is user"
+                f" {os.geteuid()}): run watcher and workers as one user, or let the watcher share it (--group)"
+            )
+    return NoAccess(name, error.strerror or str(error), hint)
 
 
 def reserve(descriptor: int, name: str, start: int, length: int) -> None:
@@ -90,10 +172,15 @@ def reserve(descriptor: int, name: str, start: int, length: int) -> None:
     try:
         os.posix_fallocate(descriptor, start, length)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
+        if error.errno not in _NO_ROOM:
             raise
-        file_system = os.statvfs(DIRECTORY)
-        raise OutOfSharedMemory(name, length, file_system.f_bavail * file_system.f_frsize) from error
+        raise no_room(name, length) from error
+
+
+def no_room(name: str, needed_bytes: int) -> OutOfSharedMemory:
+    """The error that says what was needed and what is free."""
+    file_system = os.statvfs(DIRECTORY)
+    return OutOfSharedMemory(name, needed_bytes, file_system.f_bavail * file_system.f_frsize)
 
 
 class Ownership:
@@ -121,64 +208,88 @@ class Ownership:
         os.fchmod(descriptor, 0o640)
 
 
-def _untracked_memory(name: str, size: int = 0) -> SharedMemory:
-    """Create an object of `size` bytes, or open the one there is, without telling the resource tracker.
+def _create_untracked(name: str, size: int) -> None:
+    """Create an object of `size` bytes without telling the resource tracker.
 
     Before Python 3.13 there is no `track=False`. Unregistering afterwards would leave an instant in which a kill takes
     the segment away, and would start the tracker's process; so nothing is registered in the first place.
+
+    Raises:
+        OutOfSharedMemory: no room, or no more objects allowed.
+        NoAccess: something that cannot be taken away has that name.
     """
     from multiprocessing import shared_memory
 
-    if sys.version_info >= (3, 13):
-        return shared_memory.SharedMemory(name, create=size > 0, size=size, track=False)
+    unlink(name)  # whoever holds the area's lock may: nothing but a leftover has the name of a generation to come
+    try:
+        if sys.version_info >= (3, 13):
+            shared_memory.SharedMemory(name, create=True, size=size, track=False).close()
+            return
 
-    class _NoTracker:
-        @staticmethod
-        def register(name: str, rtype: str) -> None: ...
+        class _NoTracker:
+            @staticmethod
+            def register(name: str, rtype: str) -> None: ...
 
-    with _tracker_lock:
-        tracker = shared_memory.resource_tracker  # type: ignore[attr-defined]
-        shared_memory.resource_tracker = _NoTracker  # type: ignore[attr-defined]
-        try:
-            return shared_memory.SharedMemory(name, create=size > 0, size=size)
-        finally:
-            shared_memory.resource_tracker = tracker  # type: ignore[attr-defined]
+            @staticmethod
+            def unregister(name: str, rtype: str) -> None: ...
+
+        with _tracker_lock:
+            tracker = shared_memory.resource_tracker  # type: ignore[attr-defined]
+            shared_memory.resource_tracker = _NoTracker  # type: ignore[attr-defined]
+            try:
+                shared_memory.SharedMemory(name, create=True, size=size).close()
+            finally:
+                shared_memory.resource_tracker = tracker  # type: ignore[attr-defined]
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise no_room(name, size) from error
+        raise _no_access(name, error) from error
 
 
 class WritableSegment:
-    """A segment under the writer's hands: a `SharedMemory` object whose pages are reserved as they are needed.
+    """A segment under the writer's hands, its pages reserved as they are needed.
 
-    `size` is the address space it may grow into; memory is taken only by `ensure`.
+    Mapped without the stdlib's class, a failed attach of which unlinks the object
+    (https://github.com/python/cpython/issues/82300).
+
+    Args:
+        name: an object that is there.
+        reserved: so many of its first bytes are known to have pages.
+        ownership: who may read it.
+
+    Raises:
+        FileNotFoundError, NoAccess, LayoutMismatch: as `attach`.
+        ConfigError: this process may not give it to the group.
     """
 
     RESERVE_STEP_BYTES: Final = 256 * 1024
     """Reserving costs a system call and zeroing: a step of this size keeps both rare and small."""
 
-    def __init__(self, name: str, size: int, ownership: Ownership) -> None:
+    def __init__(self, name: str, reserved: int, ownership: Ownership) -> None:
         self.name = name
-        self.size = size
-        self._memory = _untracked_memory(name, size)
-        self._descriptor = os.open(path_of(name), os.O_RDWR | os.O_CLOEXEC)
-        self._reserved = 0
+        self._reserved = reserved
+        self._descriptor = open_object(name, write=True)
         try:
             ownership.apply(self._descriptor)
+            self._map = attach(name, write=True)
         except BaseException:
-            self.close()
-            unlink(name)
+            os.close(self._descriptor)
             raise
-        self.buffer: memoryview = self._memory.buf or memoryview(b"")
+        self.buffer = memoryview(self._map)
 
     @classmethod
-    def adopt(cls, name: str, reserved: int) -> WritableSegment:
-        """Open a segment a former writer left; `reserved` bytes of it are known to have pages."""
-        self = cls.__new__(cls)
-        self.name = name
-        self._memory = _untracked_memory(name)
-        self.size = self._memory.size
-        self._descriptor = os.open(path_of(name), os.O_RDWR | os.O_CLOEXEC)
-        self._reserved = reserved
-        self.buffer = self._memory.buf or memoryview(b"")
-        return self
+    def create(cls, name: str, size: int, ownership: Ownership) -> WritableSegment:
+        """Make one; `size` is the address space it may grow into, memory is taken only by `ensure`.
+
+        Raises:
+            OutOfSharedMemory, NoAccess, ConfigError: it cannot be made; nothing is left of it.
+        """
+        _create_untracked(name, size)
+        try:
+            return cls(name, 0, ownership)
+        except BaseException:
+            unlink(name)
+            raise
 
     def ensure(self, end: int, *, exactly: bool = False) -> None:
         """Make sure that bytes up to `end` have pages.
@@ -188,7 +299,7 @@ class WritableSegment:
         """
         if end <= self._reserved:
             return
-        target = end if exactly else min(self.size, end + self.RESERVE_STEP_BYTES)
+        target = end if exactly else min(len(self._map), end + self.RESERVE_STEP_BYTES)
         try:
             reserve(self._descriptor, self.name, self._reserved, target - self._reserved)
         except OutOfSharedMemory:
@@ -199,12 +310,12 @@ class WritableSegment:
         self._reserved = target
 
     @property
-    def reserved(self) -> int:
-        """Bytes of memory taken."""
-        return self._reserved
+    def taken(self) -> int:
+        """Bytes of /dev/shm it takes."""
+        return os.fstat(self._descriptor).st_blocks * _BLOCK_BYTES
 
     def close(self) -> None:
         """Let go of the mapping; the object stays until it is unlinked."""
-        self.buffer = memoryview(b"")
+        self.buffer.release()
+        self._map.close()
         os.close(self._descriptor)
-        self._memory.close()

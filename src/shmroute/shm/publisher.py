@@ -7,23 +7,26 @@ Called from one thread (the watcher's owner thread). Survives being killed at an
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
-from shmroute.errors import LayoutMismatch, OutOfSharedMemory
+from shmroute.errors import LayoutMismatch, NoAccess, OutOfSharedMemory
 from shmroute.shm import memory
 from shmroute.shm.control import ControlWriter
 from shmroute.shm.layout import (
+    CONTROL_BYTES,
     MAX_KEY_BYTES,
+    MAX_KIND,
     MAX_VALUE_BYTES,
     RESET,
     SEALED,
     WORD_BYTES,
+    Batch,
     record_size,
 )
-from shmroute.shm.rebuild import Outgrown, Rebuild, replay_bytes
+from shmroute.shm.rebuild import Rebuild
 from shmroute.shm.segment import Segment
-from shmroute.shm.writing import Change, SegmentWriter
+from shmroute.shm.writing import Change, NoRoom, SegmentWriter
 
 __all__ = ["Publisher", "PublisherSizes"]
 
@@ -75,53 +78,71 @@ class Publisher:
         self._writer: SegmentWriter | None = None
         self._rebuild: Rebuild | None = None
         self._rebuild_not_below_bytes = 0
-        self.generation = self.control.generation
-        self._recover()
-        self.control.introduce(now_ns)
+        self._at_work = False
+        self._closed = False
+        self.generation = 0
+        """The newest published generation."""
+        try:
+            self._recover()
+            self.control.introduce(now_ns)
+        except BaseException:
+            self.close()
+            raise
 
     # --- taking over ---------------------------------------------------------------------------------------
 
     def _recover(self) -> None:
         """Adopt what is there: finish a publish that a kill cut off, sweep what nothing names."""
+        try:
+            self.generation = self.control.generation
+        except LayoutMismatch as error:  # the rows may be whole all the same
+            _log.warning("area %s: %s", self.area, error)
         if self.control.segment:
             try:
                 self._adopt(Segment(memory.segment_name(self.area, self.control.segment)))
-            except (FileNotFoundError, LayoutMismatch) as error:
+            except (FileNotFoundError, LayoutMismatch, NoAccess) as error:
                 _log.warning("area %s: the former writer's rows cannot be adopted: %s", self.area, error)
-        current = self._writer.name if self._writer else None
-        for name in memory.segment_names(self.area):
-            if name != current:
-                memory.unlink(name)
+        for problem in memory.sweep(self.area, keep=self._writer.name if self._writer else None):
+            _log.warning("area %s: a leftover stays: %s", self.area, problem)
 
     def _adopt(self, segment: Segment) -> None:
+        published = self.generation
         generation, offset = segment.position()
-        if segment.header.start > self.generation:  # a reset, killed just before the word was stored
-            self.generation = segment.header.start
+        newest: Batch | None = None
         while (batch := segment.batch_at(offset, generation + 1)) is not None:
             if batch.flags & SEALED:
                 segment = Segment(memory.segment_name(self.area, batch.next_start))
-                self.control.store_segment(batch.next_start)
                 generation, offset = segment.position()
+                newest = None
                 continue
             generation += 1
-            last = offset, batch
-            offset += batch.length
-            if generation > self.generation:
-                writer = SegmentWriter.adopt(segment, last[0])
-                writer.redo(
-                    last[0],
-                    batch.length,
-                    [
-                        (record.kind, record.previous_word, record.key, word)
-                        for word, record in segment.records_of(*last)
-                    ],
-                )
+            if generation > published:  # valid, but the word was not stored: nor may its slots have been
+                writer = SegmentWriter.adopt(segment, offset, batch, self._ownership)
+                writer.redo(offset, batch)
                 writer.close()
-        if generation < self.generation:
-            raise LayoutMismatch(segment.name, f"its log ends at {generation}, published was {self.generation}")
-        self._writer = SegmentWriter.adopt(segment, offset)
+            newest = batch
+            offset += batch.length
+        if generation < published:
+            raise LayoutMismatch(segment.name, f"its log ends at {generation}, published was {published}")
+        self._writer = SegmentWriter.adopt(segment, offset, newest, self._ownership)
         self.generation = generation
+        self.control.store_segment(segment.header.start)
         self.control.store_generation(generation)
+
+    def _begin(self) -> None:
+        """Mark the start of a change. If the last one was cut off by an exception, do first what a new writer would.
+
+        Raises:
+            AreaBusy: this process has been forked by the writer, or has closed it.
+        """
+        self.control.check_held()
+        if self._at_work:
+            self._drop_rebuild()
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            self._recover()
+        self._at_work = True
 
     # --- publishing ----------------------------------------------------------------------------------------
 
@@ -136,18 +157,18 @@ class Publisher:
 
         Raises:
             OutOfSharedMemory: no room; nothing has changed, try again later.
-            ValueError: a key of over 65,535 bytes, or a value of 4 GiB.
+            ValueError: a kind that is not within 0 to 255, a key of over 65,535 bytes of UTF-8, a value of over 1 GiB;
+                nothing has changed.
+            LayoutMismatch: the segment has been damaged: `replace` makes a new one.
+            AreaBusy: this process was forked from the one that made this publisher.
         """
-        effective = self._effective(changes)
-        if not effective:
-            return self.generation
-        writer = self._writer
-        if writer is None:
-            return self._publish_anew((kind, key, value) for kind, key, value in effective if value is not None)
-        if not writer.has_room(replay_bytes(effective), len(effective)):
-            return self._publish_anew(self._merged(effective))
-        writer.append(self.generation + 1, effective)
-        self._advance(self.generation + 1)
+        self._begin()
+        try:
+            self._publish(_encoded(changes))
+        except (OutOfSharedMemory, ValueError):
+            self._at_work = False
+            raise
+        self._at_work = False
         self.maintain()
         return self.generation
 
@@ -155,20 +176,55 @@ class Publisher:
         """Publish `rows` as the whole table: what it lacks is removed. One generation at the most.
 
         Raises:
-            OutOfSharedMemory, ValueError: as `publish`.
+            OutOfSharedMemory, ValueError, AreaBusy: as `publish`.
         """
+        self._begin()
+        try:
+            table = _encoded(rows)
+            try:
+                self._replace(table)
+            except LayoutMismatch as error:
+                _log.warning("area %s: %s; all rows are published anew", self.area, error)
+                self._publish_anew(table)
+        except (OutOfSharedMemory, ValueError):
+            self._at_work = False
+            raise
+        self._at_work = False
+        self.maintain()
+        return self.generation
+
+    def _publish(self, changes: Sequence[Change]) -> None:
+        writer = self._writer
+        effective = [change for change in changes if self._find(change[0], change[1]) != change[2]]
+        if not effective:
+            return
+        if writer is None:
+            self._publish_anew(effective)
+        elif writer.has_room(effective):
+            writer.append(self.generation + 1, effective)
+            self._advance(self.generation + 1)
+        else:
+            self._publish_anew(self._merged(effective))
+
+    def _replace(self, table: list[Change]) -> None:
         if self._writer is None:
-            return self._publish_anew((kind, key.encode(), value) for (kind, key), value in rows.items())
-        changes: dict[tuple[int, str], bytes | None] = dict(rows)
-        for record in self._writer.reading.rows(self._writer.end // WORD_BYTES):
-            changes.setdefault((record.kind, record.key.decode()), None)
-        return self.publish(changes)
+            self._publish_anew(table)
+            return
+        wanted = {(kind, key) for kind, key, _ in table}
+        removed: list[Change] = [
+            (record.kind, record.key, None)
+            for record in self._writer.reading.rows(self._writer.end // WORD_BYTES)
+            if (record.kind, record.key) not in wanted
+        ]
+        self._publish(table + removed)
+
+    def _find(self, kind: int, key: bytes) -> bytes | None:
+        writer = self._writer
+        return writer.reading.find(kind, key, writer.end // WORD_BYTES) if writer else None
 
     def get(self, kind: int, key: str) -> bytes | None:
         """The row as it is published now, or None."""
-        if self._writer is None:
-            return None
-        return self._writer.reading.find(kind, key.encode(), self._writer.end // WORD_BYTES)
+        return self._find(kind, key.encode())
 
     def rows(self, kind: int) -> Iterator[tuple[str, bytes]]:
         """`(key, value)` of the rows of one kind as they are published now."""
@@ -177,32 +233,16 @@ class Publisher:
                 if record.value is not None:
                     yield record.key.decode(), record.value
 
-    def _effective(self, changes: Mapping[tuple[int, str], bytes | None]) -> list[Change]:
-        effective: list[Change] = []
-        find = self._writer.reading.find if self._writer else None
-        end_word = self._writer.end // WORD_BYTES if self._writer else 0
-        for (kind, key), value in changes.items():
-            encoded = key.encode()
-            if len(encoded) > MAX_KEY_BYTES:
-                raise ValueError(f"the key {key[:40]!r}... has {len(encoded)} bytes, the limit is {MAX_KEY_BYTES}")
-            if value is not None and len(value) > MAX_VALUE_BYTES:
-                raise ValueError(f"the value of {key!r} has {len(value)} bytes, the limit is {MAX_VALUE_BYTES}")
-            if (find(kind, encoded, end_word) if find else None) != value:
-                effective.append((kind, encoded, value))
-        return effective
-
-    def _merged(self, changes: list[Change]) -> Iterable[Change]:
+    def _merged(self, changes: list[Change]) -> Iterator[Change]:
         """The whole table with `changes` applied."""
-        assert self._writer is not None  # noqa: S101
-        changed = {(kind, key): value for kind, key, value in changes}
-        for record in self._writer.reading.rows(self._writer.end // WORD_BYTES):
-            if (record.kind, record.key) not in changed:
-                yield record.kind, record.key, record.value
-        for (kind, key), value in changed.items():
-            if value is not None:
-                yield kind, key, value
+        if self._writer is not None:
+            changed = {(kind, key) for kind, key, _ in changes}
+            for record in self._writer.reading.rows(self._writer.end // WORD_BYTES):
+                if (record.kind, record.key) not in changed:
+                    yield record.kind, record.key, record.value
+        yield from changes
 
-    def _publish_anew(self, rows: Iterable[Change]) -> int:
+    def _publish_anew(self, rows: Iterable[Change]) -> None:
         """Publish a whole table in a segment of its own; readers drop their memos."""
         self._drop_rebuild()
         generation = self.generation + 1
@@ -223,15 +263,20 @@ class Publisher:
         except BaseException:
             writer.abandon()
             raise
-        former, self._writer = self._writer, writer
+        self._go_on_in(writer, generation, SEALED | RESET)
+        self._rebuild_not_below_bytes = 0
+
+    def _go_on_in(self, writer: SegmentWriter, generation: int, flags: int) -> None:
+        """Publish `generation`, which another segment holds, and let the present one go."""
+        former = self._writer
         if former is not None:
-            _seal(former, generation, writer.start, SEALED | RESET)
+            _append_empty(former, generation, flags, writer.start)
         self.control.store_segment(writer.start)
+        self._writer = writer
         self._advance(generation)
         if former is not None:
             memory.unlink(former.name)
             former.close()
-        return generation
 
     def _advance(self, generation: int) -> None:
         self.control.store_generation(generation)
@@ -253,27 +298,39 @@ class Publisher:
         writer = self._writer
         if writer is None:
             return False
+        self._begin()
         try:
-            if self._rebuild is None:
-                if not self._wants_rebuild(writer):
-                    return False
-                record_bytes = writer.header.log_at - writer.header.records_at
-                self._rebuild = Rebuild(
-                    self.area,
-                    self._ownership,
-                    writer,
-                    self.generation,
-                    _log_limit(record_bytes) * LOG_SPACE,
-                )
-            if self._rebuild.step(self.generation, seconds):
-                self._switch(self._rebuild, writer)
+            self._step(writer, seconds)
         except OutOfSharedMemory as error:
             _log.warning("area %s: no room for a new base, the old one goes on: %s", self.area, error)
             self._rebuild_not_below_bytes = writer.log_used + MIN_LOG_BYTES
             self._drop_rebuild()
-        except Outgrown:
+        except LayoutMismatch as error:
+            _log.warning("area %s: no new base can be made of the old one: %s", self.area, error)
+            self._rebuild_not_below_bytes = writer.log_used + MIN_LOG_BYTES
             self._drop_rebuild()
+        except NoRoom:
+            self._drop_rebuild()
+        self._at_work = False
         return self._rebuild is not None
+
+    def _step(self, writer: SegmentWriter, seconds: float) -> None:
+        if self._rebuild is None:
+            if not self._wants_rebuild(writer):
+                return
+            log_bytes = _log_limit(writer.header.log_at - writer.header.records_at) * LOG_SPACE
+            self._rebuild = Rebuild(self.area, self._ownership, writer, self.generation, log_bytes)
+        rebuild = self._rebuild
+        if not rebuild.step(self.generation, seconds):
+            return
+        # The rebuilt segment holds the same rows: readers hop over with warm memos.
+        generation = self.generation + 1
+        if not rebuild.writer.has_room([]):
+            raise NoRoom
+        _append_empty(rebuild.writer, generation)
+        self._rebuild = None
+        self._rebuild_not_below_bytes = 0
+        self._go_on_in(rebuild.writer, generation, SEALED)
 
     def _wants_rebuild(self, writer: SegmentWriter) -> bool:
         used = writer.log_used
@@ -281,23 +338,10 @@ class Publisher:
         crowded = writer.slots_used * 4 > writer.header.slots * 3
         return (used > limit or crowded) and used > self._rebuild_not_below_bytes
 
-    def _switch(self, rebuild: Rebuild, former: SegmentWriter) -> None:
-        """Let readers hop from `former` to the rebuilt segment, which holds the same rows."""
-        generation = self.generation + 1
-        _seal(rebuild.writer, generation, 0, 0)
-        _seal(former, generation, rebuild.writer.start, SEALED)
-        self._rebuild = None
-        self._rebuild_not_below_bytes = 0
-        self._writer = rebuild.writer
-        self.control.store_segment(rebuild.writer.start)
-        self._advance(generation)
-        memory.unlink(former.name)
-        former.close()
-
     def _drop_rebuild(self) -> None:
         if self._rebuild is not None:
-            self._rebuild.abandon()
-            self._rebuild = None
+            rebuild, self._rebuild = self._rebuild, None
+            rebuild.abandon()
 
     # --- leaving -------------------------------------------------------------------------------------------
 
@@ -305,11 +349,11 @@ class Publisher:
     def sizes(self) -> PublisherSizes:
         """How large the area is now."""
         if self._writer is None:
-            return PublisherSizes(0, 0, 0, rebuilding=False)
+            return PublisherSizes(0, CONTROL_BYTES, 0, rebuilding=False)
         being_built = self._rebuild.writer.reserved if self._rebuild else 0
         return PublisherSizes(
             self._writer.live_rows,
-            self._writer.reserved + being_built,
+            CONTROL_BYTES + self._writer.reserved + being_built,
             self._writer.log_used,
             self.rebuilding,
         )
@@ -319,16 +363,19 @@ class Publisher:
 
         Readers of a removed area go on with what they mapped, and with the next area of that name once there is one.
         """
-        self._drop_rebuild()
-        if remove:
+        held = self.control.held
+        if held:
+            self._drop_rebuild()
+        if held and remove:
             self.control.retire()
-            for name in memory.segment_names(self.area):
-                memory.unlink(name)
+            memory.sweep(self.area)
             memory.unlink(memory.control_name(self.area))
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        self.control.close()
+        if not self._closed:
+            self._closed = True
+            self.control.close()
 
     def __enter__(self) -> Self:
         return self
@@ -341,5 +388,24 @@ def _log_limit(base_bytes: int) -> int:
     return max(MIN_LOG_BYTES, base_bytes // LOG_FRACTION)
 
 
-def _seal(writer: SegmentWriter, generation: int, next_start: int, flags: int) -> None:
+def _append_empty(writer: SegmentWriter, generation: int, flags: int = 0, next_start: int = 0) -> None:
     writer.append(generation, (), flags=flags, next_start=next_start)
+
+
+def _encoded(changes: Mapping[tuple[int, str], bytes | None]) -> list[Change]:
+    """The changes as they lie in a segment.
+
+    Raises:
+        ValueError: one does not fit.
+    """
+    encoded: list[Change] = []
+    for (kind, name), value in changes.items():
+        key = name.encode()
+        if not 0 <= kind <= MAX_KIND:
+            raise ValueError(f"the kind {kind} of {name[:40]!r} is not within 0 to {MAX_KIND}")
+        if len(key) > MAX_KEY_BYTES:
+            raise ValueError(f"the key {name[:40]!r}... has {len(key)} bytes, the limit is {MAX_KEY_BYTES}")
+        if value is not None and len(value) > MAX_VALUE_BYTES:
+            raise ValueError(f"the value of {name[:40]!r} has {len(value)} bytes, the limit is {MAX_VALUE_BYTES}")
+        encoded.append((kind, key, value))
+    return encoded

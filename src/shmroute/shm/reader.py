@@ -6,32 +6,54 @@ no lock that another process could hold.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple, Self
 
-from shmroute.errors import LayoutMismatch, NotReady
+from shmroute.errors import LayoutMismatch, NotReady, ShmrouteError
 from shmroute.shm import memory
 from shmroute.shm.control import ControlReader, fence
-from shmroute.shm.layout import RESET, SEALED, WORD_BYTES
+from shmroute.shm.layout import RESET, SEALED, WORD_BYTES, Batch
 from shmroute.shm.segment import Segment
 
-__all__ = ["RowReader"]
+__all__ = ["RowChange", "RowReader"]
 
 _ATTEMPTS: Final = 200
 """How often a segment that has just been replaced is looked for again: each time means a whole new base."""
+
+_ATTEMPTS_WITHOUT_NEWS: Final = 4
+"""How often the same that cannot be read is tried, lest a writer be in the middle of something."""
 
 _PAUSE_SECONDS: Final = 0.0005
 """Between attempts, so that a writer on the same core can finish what it is doing."""
 
 
+class _Place(NamedTuple):
+    """Where a reader stands. One value, so that it changes as a whole whatever interrupts the reader."""
+
+    segment: Segment
+    generation: int
+    end: int
+    """The offset in bytes at which the log ends for it."""
+
+
+class RowChange(NamedTuple):
+    """What became of a row: its value before and after, None where it did not exist."""
+
+    kind: int
+    key: str
+    old: bytes | None
+    new: bytes | None
+
+
 class RowReader:
-    """Attaches to `area` and stands at its newest generation until `refresh` goes on.
+    """Attaches to `area` and stands at its newest generation until `refresh` or `advance` goes on.
 
     Raises:
         NotReady: the area is not there, or holds no rows yet.
         LayoutMismatch: it is damaged, foreign or of another format version.
-        PermissionError: it belongs to another user.
+        NoAccess: the operating system refuses it to this process, for instance since it belongs to another user.
     """
 
     def __init__(self, area: str) -> None:
@@ -40,102 +62,18 @@ class RowReader:
             self.control = ControlReader(area)
         except FileNotFoundError:
             raise NotReady(area) from None
-        self.generation = 0
+        self._place = self._newest()
+
+    @property
+    def generation(self) -> int:
         """The generation whose rows are read."""
-        self._segment: Segment
-        self._end = 0
-        self._attach()
+        return self._place.generation
 
-    def _attach(self) -> None:
-        """Open the current segment and go to the newest generation."""
-        problem: Exception = NotReady(self.area)
-        for _ in range(_ATTEMPTS):
-            generation = self.control.generation
-            start = self.control.segment
-            if not generation:
-                raise NotReady(self.area)
-            try:
-                segment = Segment(memory.segment_name(self.area, start))
-                at, end = segment.position()
-            except FileNotFoundError as error:
-                problem = error
-                time.sleep(_PAUSE_SECONDS)
-                continue
-            self._segment, self.generation, self._end = segment, at, end
-            if at > self.control.generation:  # a writer is just before storing the word
-                time.sleep(_PAUSE_SECONDS)
-            if self._walk(None):
-                return
-            problem = LayoutMismatch(segment.name, f"its log ends at {self.generation}, {generation} is published")
-            time.sleep(_PAUSE_SECONDS)
-        if isinstance(problem, FileNotFoundError):
-            raise LayoutMismatch(
-                memory.segment_name(self.area, self.control.segment), "the control block names it, but it is gone"
-            ) from problem
-        raise problem
+    def snapshot(self) -> Self:
+        """A second reader at the same generation: it reads on there while this one goes on."""
+        return copy.copy(self)
 
-    def refresh(self) -> list[tuple[int, bytes]] | None:
-        """Go to the newest generation.
-
-        Returns:
-            `(kind, key)` of every row that may have changed, or None if any may have.
-
-        Raises:
-            LayoutMismatch: what was published cannot be read. The reader stays where it was.
-        """
-        changed: list[tuple[int, bytes]] = []
-        before = self._segment, self.generation, self._end
-        try:
-            if self._walk(changed):
-                return changed
-            self._attach()
-        except LayoutMismatch:
-            self._segment, self.generation, self._end = before
-            raise
-        return None
-
-    def _walk(self, changed: list[tuple[int, bytes]] | None) -> bool:
-        """Follow the log to the published generation. False if it ends before, or rows may differ in any way."""
-        known = True
-        while self.generation < self.control.generation:
-            batch = self._segment.batch_at(self._end, self.generation + 1)
-            if batch is None:
-                fence()
-                batch = self._segment.batch_at(self._end, self.generation + 1)
-                if batch is None:
-                    return False
-            if batch.flags & SEALED:
-                try:
-                    segment = Segment(memory.segment_name(self.area, batch.next_start))
-                    generation, end = segment.position()
-                except FileNotFoundError:
-                    return False
-                if batch.flags & RESET:
-                    known = False
-                    self._segment, self.generation, self._end = segment, generation, end
-                    continue
-                if not self._hop(segment, generation, end):
-                    return False
-                continue
-            if changed is not None:
-                changed.extend(self._segment.changed_keys(self._end, batch))
-            self._end += batch.length
-            self.generation += 1
-        return known or changed is None
-
-    def _hop(self, segment: Segment, generation: int, end: int) -> bool:
-        """Go on in a segment that holds the same rows, right behind the sealing generation."""
-        sealed = self.generation + 1
-        if generation > sealed:  # it has gone on already: find the place from its beginning
-            generation, end = segment.header.start, segment.header.log_at
-        while generation < sealed:
-            batch = segment.batch_at(end, generation + 1)
-            if batch is None:
-                return False
-            generation += 1
-            end += batch.length
-        self._segment, self.generation, self._end = segment, generation, end
-        return True
+    # --- rows ----------------------------------------------------------------------------------------------
 
     def get(self, kind: int, key: str) -> bytes | None:
         """The row's value at this reader's generation, or None.
@@ -143,10 +81,215 @@ class RowReader:
         Raises:
             LayoutMismatch: the row is damaged.
         """
-        return self._segment.find(kind, key.encode(), self._end >> 3)
+        segment, _, end = self._place
+        try:
+            encoded = key.encode()
+        except UnicodeEncodeError:  # a lone surrogate, as os.fsdecode makes them: no row's key has one
+            return None
+        value = segment.find(kind, encoded, end >> 3)
+        if value is None:
+            segment.slot_of(kind, encoded)  # raises if the row only looks absent, for damage on the way to it
+        return value
 
     def rows(self, kind: int | None = None) -> Iterator[tuple[int, str, bytes]]:
-        """`(kind, key, value)` of all rows, or those of one kind, at this reader's generation, in no order."""
-        for record in self._segment.rows(self._end // WORD_BYTES, kind):
+        """`(kind, key, value)` of all rows, or those of one kind, at this reader's generation, in no order.
+
+        Raises:
+            LayoutMismatch: a row is damaged.
+        """
+        segment, _, end = self._place
+        for record in segment.rows(end // WORD_BYTES, kind):
             if record.value is not None:
                 yield record.kind, record.key.decode(), record.value
+
+    # --- going on ------------------------------------------------------------------------------------------
+
+    def refresh(self) -> list[tuple[int, bytes]] | None:
+        """Go to the newest generation; from an area that was removed to the next one of its name, if there is one.
+
+        Returns:
+            `(kind, key)` of every row that may have changed, or None if any may have.
+
+        Raises:
+            LayoutMismatch, NoAccess: what was published cannot be read. The reader stays where it was.
+        """
+        published = self._published()
+        if not published:
+            return None if self._enter_next_area() else []
+        place = self._place
+        if published <= place.generation:
+            return []
+        changed: list[tuple[int, bytes]] = []
+        followed = self._follow(place, published, changed)
+        if followed is None:
+            self._place = self._newest()
+            return None
+        self._place, complete = followed
+        return changed if complete else None
+
+    def advance(self) -> list[RowChange] | None:
+        """Go on by one generation, and say exactly what it changed.
+
+        By more than one where the log does not lead from one to the next any more, because this reader has stayed
+        behind by more than a whole base: then it says in what the two generations differ, in no order.
+
+        Returns:
+            The changes, possibly none; None if this is the newest generation.
+
+        Raises:
+            LayoutMismatch, NoAccess: what was published cannot be read. The reader stays where it was.
+        """
+        published = self._published()
+        before = self._place
+        if not published:
+            if not self._enter_next_area():
+                return None
+            return list(_differences(before, self._place))
+        segment, generation, end = before
+        if published <= generation:
+            return None
+        batch = segment.batch_at(end, generation + 1)
+        if batch is not None and not batch.flags & SEALED:
+            changes = [
+                RowChange(record.kind, record.key.decode(), segment.value_at(record.previous_word), record.value)
+                for _, record in segment.records_of(end, batch)
+            ]
+            self._place = _Place(segment, generation + 1, end + batch.length)
+            return changes
+        place = self._behind(batch) if batch is not None else None
+        if place is not None and batch is not None and not batch.flags & RESET:
+            self._place = place
+            return []
+        place = place or self._newest()
+        changes = list(_differences(before, place))
+        self._place = place
+        return changes
+
+    def seek(self, generation: int) -> bool:
+        """Go back to an earlier generation, from which `advance` leads on.
+
+        Returns:
+            Whether the log reaches back so far; if not, the reader stays where it was.
+        """
+        segment, newest, _ = self._place
+        start = segment.header.start
+        if not start <= generation <= newest:
+            return False
+        followed = self._follow(_Place(segment, start, segment.header.log_at), generation, None)
+        if followed is None:
+            return False
+        self._place = followed[0]
+        return True
+
+    # --- inside --------------------------------------------------------------------------------------------
+
+    def _published(self) -> int:
+        """The generation to go to, 0 in an area that has been removed.
+
+        Raises:
+            LayoutMismatch: it is no generation that can follow ours.
+        """
+        published = self.control.generation
+        segment, generation, _ = self._place
+        if not published and self.control.retired:
+            return 0
+        if published < generation:
+            # A whole new table is attached to before its generation is published, if a writer was killed just there.
+            if not published or not published + 1 == generation == segment.header.start:
+                raise LayoutMismatch(self.control.name, f"its generation went back from {generation} to {published}")
+        elif published > generation:
+            fence()
+        return published
+
+    def _enter_next_area(self) -> bool:
+        """Go to the new area of this name. False while there is none."""
+        try:
+            following = RowReader(self.area)
+        except NotReady:
+            return False
+        self.control, self._place = following.control, following._place
+        return True
+
+    def _newest(self) -> _Place:
+        """A place at the newest generation, by way of the control block."""
+        seen, times = (0, 0), 0
+        problem: ShmrouteError = NotReady(self.area)
+        for _ in range(_ATTEMPTS):
+            published, start = self.control.generation, self.control.segment
+            if not published:
+                raise NotReady(self.area)
+            fence()
+            times = times + 1 if seen == (published, start) else 1
+            seen = published, start
+            name = memory.segment_name(self.area, start)
+            try:
+                segment = Segment(name)
+                place = _Place(segment, *segment.position())
+            except FileNotFoundError:
+                problem = LayoutMismatch(name, "the control block names it, but it is gone")
+            else:
+                followed = self._follow(place, published, None)
+                if followed is None:
+                    problem = LayoutMismatch(name, f"its log does not lead to generation {published}")
+                elif place.generation <= published or times == _ATTEMPTS_WITHOUT_NEWS:
+                    return followed[0]
+                # Else a writer is about to store the word of a generation that is there; or it was killed there.
+            if times == _ATTEMPTS_WITHOUT_NEWS:
+                raise problem
+            time.sleep(_PAUSE_SECONDS)
+        raise problem
+
+    def _follow(
+        self, place: _Place, published: int, changed: list[tuple[int, bytes]] | None
+    ) -> tuple[_Place, bool] | None:
+        """Follow the log from `place` to `published`, and collect in `changed` which rows that concerns.
+
+        Returns:
+            The place, and whether those are all; None if the log does not lead there.
+        """
+        segment, generation, end = place
+        complete = True
+        while generation < published:
+            batch = segment.batch_at(end, generation + 1)
+            if batch is None:
+                return None
+            if batch.flags & SEALED:
+                following = self._behind(batch)
+                if following is None:
+                    return None
+                complete = complete and not batch.flags & RESET
+                segment, generation, end = following
+                continue
+            if changed is not None:
+                changed.extend(segment.changed_keys(end, batch))
+            end += batch.length
+            generation += 1
+        return _Place(segment, generation, end), complete
+
+    def _behind(self, seal: Batch) -> _Place | None:
+        """Where a sealed log goes on, right behind the sealing generation; None if that segment is gone already."""
+        try:
+            segment = Segment(memory.segment_name(self.area, seal.next_start))
+        except FileNotFoundError:
+            return None
+        generation, end = segment.position()
+        if seal.flags & RESET or generation > seal.generation:  # it has gone on: find the place from its beginning
+            generation, end = segment.header.start, segment.header.log_at
+        while generation < seal.generation:
+            batch = segment.batch_at(end, generation + 1)
+            if batch is None:
+                return None
+            generation += 1
+            end += batch.length
+        return _Place(segment, generation, end)
+
+
+def _differences(old: _Place, new: _Place) -> Iterator[RowChange]:
+    """In what two places differ, whatever lies between them."""
+    for record in new.segment.rows(new.end // WORD_BYTES):
+        before = old.segment.find(record.kind, record.key, old.end // WORD_BYTES)
+        if before != record.value:
+            yield RowChange(record.kind, record.key.decode(), before, record.value)
+    for record in old.segment.rows(old.end // WORD_BYTES):
+        if new.segment.find(record.kind, record.key, new.end // WORD_BYTES) is None:
+            yield RowChange(record.kind, record.key.decode(), record.value, None)

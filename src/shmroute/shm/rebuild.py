@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from time import perf_counter
 from typing import Final
 
-from shmroute.shm.layout import BATCH_BYTES, record_size
+from shmroute.errors import LayoutMismatch
+from shmroute.shm.layout import WORD_BYTES
 from shmroute.shm.memory import Ownership
 from shmroute.shm.segment import Segment
-from shmroute.shm.writing import SegmentWriter
+from shmroute.shm.writing import NoRoom, SegmentWriter
 
 _ROWS_BETWEEN_CLOCK_READS: Final = 64
 
-
-class Outgrown(Exception):
-    """What was published meanwhile does not fit into the new segment: begin again, with the new sizes."""
+_BATCHES_A_STEP: Final = 2
+"""Replayed at least, whatever they take: each publish adds one and takes one step, and the end must come nearer."""
 
 
 class Rebuild:
@@ -46,11 +46,11 @@ class Rebuild:
             area,
             generation,
             ownership,
-            rows=source.live_rows or source.slots_used,
+            rows=source.live_rows,
             record_bytes=0,
             log_bytes=record_bytes + log_bytes,
         )
-        self._copying: Iterator[None] | None = self._copy(source.end // 8)
+        self._copying: Iterator[None] | None = self._copy(source.end // WORD_BYTES)
 
     def _copy(self, end_word: int) -> Iterator[None]:
         add = self.writer.add
@@ -66,7 +66,8 @@ class Rebuild:
 
         Raises:
             OutOfSharedMemory: no room to go on; call `abandon`.
-            Outgrown: the table has changed too much meanwhile; call `abandon`.
+            NoRoom: the table has changed too much meanwhile; call `abandon` and begin again, with the new sizes.
+            LayoutMismatch: the old segment is damaged; call `abandon`.
         """
         deadline = perf_counter() + seconds
         while self._copying is not None:
@@ -76,21 +77,22 @@ class Rebuild:
                 self._copying = None
             if perf_counter() >= deadline:
                 return False
-        while self._generation < published:
+        replayed = 0
+        while self._generation < published and (replayed < _BATCHES_A_STEP or perf_counter() < deadline):
             self._replay_one()
-            if perf_counter() >= deadline:
-                break
+            replayed += 1
         return self._generation == published
 
     def _replay_one(self) -> None:
         generation = self._generation + 1
         batch = self._segment.batch_at(self._replayed_to, generation)
-        assert batch is not None  # noqa: S101 - our own writer has just written it
+        if batch is None:  # our own writer has written it
+            raise LayoutMismatch(self._segment.name, f"the batch of generation {generation} is damaged")
         changes = [
             (record.kind, record.key, record.value) for _, record in self._segment.records_of(self._replayed_to, batch)
         ]
-        if not self.writer.has_room(replay_bytes(changes), len(changes)):
-            raise Outgrown
+        if not self.writer.has_room(changes):
+            raise NoRoom
         self.writer.append(generation, changes)
         self._replayed_to += batch.length
         self._generation = generation
@@ -99,8 +101,3 @@ class Rebuild:
         """Give up and take the half-made segment away."""
         self._copying = None
         self.writer.abandon()
-
-
-def replay_bytes(changes: list[tuple[int, bytes, bytes | None]]) -> int:
-    """Bytes the batch of these changes takes in a log."""
-    return BATCH_BYTES + sum(record_size(len(key), len(value or b"")) for _, key, value in changes)

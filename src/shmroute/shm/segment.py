@@ -17,18 +17,18 @@ from shmroute.shm.layout import (
     BATCH_BYTES,
     DELETED,
     HINT_AT,
-    LIVE_ROWS_AT,
+    KIND_SHIFT,
+    MAX_KEY_BYTES,
+    MAX_KIND,
     RECORD,
     RECORD_BYTES,
-    RECORD_READ,
     SLOTS_AT,
-    SLOTS_USED_AT,
     WORD_BYTES,
     Batch,
     SegmentHeader,
     align,
     batch_checksum,
-    record_seed,
+    record_checksum,
     unpack_segment_header,
 )
 
@@ -54,32 +54,20 @@ class Segment:
 
     Raises:
         FileNotFoundError: there is no object of that name.
+        NoAccess: the operating system refuses it to this process.
         LayoutMismatch: it is damaged, foreign, cut short or of another format version.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        try:
-            self._map = memory.attach(name)
-        except ValueError as error:
-            raise LayoutMismatch(name, "it is empty") from error
+        self._map = memory.attach(name)
         self.header: SegmentHeader = unpack_segment_header(name, self._map[:SLOTS_AT], len(self._map))
-        self._view = memoryview(self._map)
-        self._slots = self._view[SLOTS_AT : self.header.records_at].cast("Q")
+        view = memoryview(self._map)
+        self._slots = view[SLOTS_AT : self.header.records_at].cast("Q")
+        self._words = view[:SLOTS_AT].cast("Q")
         self.find: Find = _make_find(name, self._map, self._slots, self.header)
 
-    def _word(self, offset: int) -> int:
-        return int.from_bytes(self._map[offset : offset + WORD_BYTES], "little")
-
-    @property
-    def slots_used(self) -> int:
-        """Slots that were filled when the newest batch was written."""
-        return self._word(SLOTS_USED_AT)
-
-    @property
-    def live_rows(self) -> int:
-        """Rows that existed when the newest batch was written."""
-        return self._word(LIVE_ROWS_AT)
+    # --- the log -------------------------------------------------------------------------------------------
 
     def position(self) -> tuple[int, int]:
         """`(generation, offset)` of a place in the log close to its end, from which `batch_at` leads on.
@@ -87,14 +75,14 @@ class Segment:
         Raises:
             LayoutMismatch: the hint leads nowhere.
         """
-        hint = self._word(HINT_AT)
+        hint = self._words[HINT_AT // WORD_BYTES]
         if not hint:
             return self.header.start, self.header.log_at
-        generation = self._word(hint)
-        batch = self.batch_at(hint, generation) if hint >= self.header.log_at else None
-        if batch is None or generation <= self.header.start:
-            raise LayoutMismatch(self.name, "its newest batch is damaged")
-        return generation - 1, hint
+        if self.header.log_at <= hint <= self.header.capacity - BATCH_BYTES:
+            generation = int.from_bytes(self._map[hint : hint + WORD_BYTES], "little")
+            if generation > self.header.start and self.batch_at(hint, generation) is not None:
+                return generation - 1, hint
+        raise LayoutMismatch(self.name, "its newest batch is damaged")
 
     def batch_at(self, offset: int, generation: int) -> Batch | None:
         """The batch of that generation at that offset, or None where there is no valid one."""
@@ -121,14 +109,17 @@ class Segment:
         """`(kind, key)` of each record of a valid batch: all that a memo has to know, read in one pass."""
         at = offset + BATCH_BYTES
         data = self._map
-        unpack = RECORD_READ.unpack_from
+        unpack = RECORD.unpack_from
         changed = []
         for _ in range(batch.records):
-            _, key_length, kind, _, value_length = unpack(data, at)
+            _, head, value_length, _ = unpack(data, at)
+            key_length = head & MAX_KEY_BYTES
             begin = at + RECORD_BYTES
-            changed.append((kind, data[begin : begin + key_length]))
+            changed.append((head >> KIND_SHIFT & MAX_KIND, data[begin : begin + key_length]))
             at += align(RECORD_BYTES + key_length + value_length)
         return changed
+
+    # --- rows ----------------------------------------------------------------------------------------------
 
     def record_at(self, word: int) -> Record:
         """The record at that offset.
@@ -136,61 +127,92 @@ class Segment:
         Raises:
             LayoutMismatch: there is none, or it is damaged.
         """
-        at = word * WORD_BYTES
-        if not self.header.records_at <= at <= self.header.capacity - RECORD_BYTES:
-            raise LayoutMismatch(self.name, f"an offset leads out of it ({at})")
-        checksum, key_length, kind, flags, value_length, previous = RECORD.unpack_from(self._map, at)
-        begin = at + RECORD_BYTES
-        middle = begin + key_length
-        data = self._map[begin : middle + value_length]
-        if crc32(data, record_seed(kind, flags, key_length)) != checksum:
-            raise LayoutMismatch(self.name, f"the record at {at} is damaged (checksum)")
-        value = None if flags & DELETED else data[key_length:]
-        return Record(kind, data[:key_length], value, previous, align(RECORD_BYTES + len(data)))
+        return _record_at(self.name, self._map, self.header, word)
+
+    def value_at(self, word: int) -> bytes | None:
+        """The value a row had in the record at that offset; None for a deletion, and for 0: no record."""
+        return self.record_at(word).value if word else None
 
     def slot_of(self, kind: int, key: bytes) -> tuple[int, int]:
-        """`(slot, word)` of the newest record of the row, whatever the end; word 0 where it has none yet."""
+        """`(slot, word)` of the newest record of the row, whatever the end; word 0 where it has none yet.
+
+        Before it says that there is none, it checks all that lies on the way: a damaged slot must not make a row look
+        absent.
+
+        Raises:
+            LayoutMismatch: something on the way is damaged.
+        """
         wanted = crc32(key, kind)
+        slots = self._slots
         mask = self.header.slots - 1
-        slot = wanted & mask
-        for _ in range(self.header.slots):
-            entry = self._slots[slot]
-            if not entry:
-                return slot, 0
+        first = slot = wanted & mask
+        while entry := slots[slot]:
             if entry >> 32 == wanted:
-                record = self.record_at(entry & 0xFFFFFFFF)
+                record = self._record_of(entry)
                 if record.key == key and record.kind == kind:
                     return slot, entry & 0xFFFFFFFF
             slot = (slot + 1) & mask
-        raise LayoutMismatch(self.name, "no slot is free")
+            if slot == first:
+                raise LayoutMismatch(self.name, "no slot is free")
+        for passed in range(first, slot if slot >= first else slot + mask + 1):
+            self._record_of(slots[passed & mask])
+        return slot, 0
 
-    def live_words(self, end_word: int, first_slot: int = 0, last_slot: int | None = None) -> Iterator[int]:
-        """Offsets of the rows that exist before that end of the log, from a range of slots, in no order."""
-        last_slot = self.header.slots if last_slot is None else last_slot
-        for start in range(first_slot, last_slot, _SLOTS_A_TURN):
-            for entry in self._slots[start : min(start + _SLOTS_A_TURN, last_slot)].tolist():
-                word = entry & 0xFFFFFFFF
-                while word >= end_word:
-                    previous = self.record_at(word).previous_word
-                    if previous >= word:
-                        raise LayoutMismatch(self.name, "a record supersedes one that is newer than itself")
-                    word = previous
-                if word:
-                    yield word
+    def _record_of(self, entry: int) -> Record:
+        """The newest record of the row a slot stands for, after a check that both speak of one row."""
+        record = self.record_at(entry & 0xFFFFFFFF)
+        if crc32(record.key, record.kind) != entry >> 32:
+            raise LayoutMismatch(self.name, "a slot leads to a record of another row")
+        return record
 
     def rows(self, end_word: int, kind: int | None = None) -> Iterator[Record]:
-        """The rows that exist before that end of the log, of one kind or of all, in no order."""
-        for word in self.live_words(end_word):
-            record = self.record_at(word)
-            if record.value is not None and kind in (None, record.kind):
-                yield record
+        """The rows that exist before that end of the log, of one kind or of all, in no order.
+
+        Raises:
+            LayoutMismatch: one of them is damaged.
+        """
+        slots = self.header.slots
+        for start in range(0, slots, _SLOTS_A_TURN):
+            for entry in self._slots[start : min(start + _SLOTS_A_TURN, slots)].tolist():
+                if entry:
+                    record = self._record_of(entry)
+                    word = entry & 0xFFFFFFFF
+                    if word >= end_word:  # written after the generation we read
+                        word = _earlier(self.name, self._map, self.header, word, end_word)
+                        record = self.record_at(word) if word else record
+                    if word and record.value is not None and kind in (None, record.kind):
+                        yield record
+
+
+def _record_at(name: str, data: mmap.mmap, header: SegmentHeader, word: int) -> Record:
+    at = word * WORD_BYTES
+    if not header.records_at <= at <= header.capacity - RECORD_BYTES:
+        raise LayoutMismatch(name, f"an offset leads out of it ({at})")
+    checksum, head, value_length, previous = RECORD.unpack_from(data, at)
+    key_length = head & MAX_KEY_BYTES
+    begin = at + RECORD_BYTES
+    payload = data[begin : begin + key_length + value_length]
+    if record_checksum(head, previous, payload) != checksum:
+        raise LayoutMismatch(name, f"the record at {at} is damaged (checksum)")
+    value = None if head & DELETED else payload[key_length:]
+    kind = head >> KIND_SHIFT & MAX_KIND
+    return Record(kind, payload[:key_length], value, previous, align(RECORD_BYTES + len(payload)))
+
+
+def _earlier(name: str, data: mmap.mmap, header: SegmentHeader, word: int, end_word: int) -> int:
+    """The newest record before that end of the log of the row whose newest is at `word`; 0 where there is none."""
+    while word >= end_word:
+        previous = _record_at(name, data, header, word).previous_word
+        if previous >= word:
+            raise LayoutMismatch(name, "a record supersedes one that is newer than itself")
+        word = previous
+    return word
 
 
 def _make_find(name: str, data: mmap.mmap, slots: memoryview, header: SegmentHeader) -> Find:
     """The look-up, as a closure: attribute loads would cost a quarter of it."""
     mask = header.slots - 1
-    unpack = RECORD_READ.unpack_from
-    unpack_all = RECORD.unpack_from
+    unpack = RECORD.unpack_from
     records_at = header.records_at
     last = header.capacity - RECORD_BYTES
 
@@ -200,23 +222,23 @@ def _make_find(name: str, data: mmap.mmap, slots: memoryview, header: SegmentHea
         probes = mask
         while entry := slots[slot]:
             if entry >> 32 == wanted:
-                at = (entry & 0xFFFFFFFF) << 3
-                while at >> 3 >= end_word:  # written after the generation we read
-                    previous = unpack_all(data, at)[5] << 3
-                    if previous >= at:
-                        raise LayoutMismatch(name, "a record supersedes one that is newer than itself")
-                    at = previous
-                if at:
+                word = entry & 0xFFFFFFFF
+                if word >= end_word:  # written after the generation we read
+                    word = _earlier(name, data, header, word, end_word)
+                if word:
+                    at = word << 3
                     if not records_at <= at <= last:
                         raise LayoutMismatch(name, f"an offset leads out of it ({at})")
-                    checksum, key_length, found_kind, flags, value_length = unpack(data, at)
+                    checksum, head, value_length, previous = unpack(data, at)
+                    key_length = head & 0xFFFF
                     at += 16
-                    middle = at + key_length
-                    found = data[at : middle + value_length]
-                    if crc32(found, found_kind << 24 | flags << 16 | key_length) != checksum:
-                        raise LayoutMismatch(name, f"the record at {at} is damaged (checksum)")
-                    if found_kind == kind and key_length == len(key) and found.startswith(key):
-                        return None if flags else found[key_length:]
+                    found = data[at : at + key_length + value_length]
+                    if crc32(found, head ^ previous) != checksum:
+                        raise LayoutMismatch(name, f"the record at {at - 16} is damaged (checksum)")
+                    if key_length == len(key) and head >> 16 & 0xFF == kind and found.startswith(key):
+                        return None if head >> 24 else found[key_length:]
+                    if crc32(found[:key_length], head >> 16 & 0xFF) != wanted:
+                        raise LayoutMismatch(name, f"a slot leads to a record of another row ({at - 16})")
             slot = (slot + 1) & mask
             probes -= 1
             if probes < 0:
