@@ -102,6 +102,17 @@ def test_deep_nesting_ends_neither_the_process_nor_the_stack(opening: str) -> No
             decode_text(text.encode())
 
 
+def test_nesting_is_taken_up_to_its_bound() -> None:
+    assert decode_text(b"[" * DEPTH_MAX + b"a" + b"]" * DEPTH_MAX) is not None
+    with pytest.raises(ValueError, match="line 1, column 101: nested more than 100 levels deep"):
+        decode_text(b"[" * (DEPTH_MAX + 1) + b"a" + b"]" * (DEPTH_MAX + 1))
+
+
+def test_an_alias_reaches_no_further_than_its_document() -> None:
+    with pytest.raises(ValueError, match=r"line 3, column 4: alias \*a stands for nothing"):
+        decode_text(b"a: &a 1\n---\nb: *a")
+
+
 def test_aliases_that_repeat_each_other_are_refused_before_they_fill_the_memory() -> None:
     lines = [f"a{level}: &a{level} [" + ", ".join([f"*a{level - 1}"] * 10) + "]" for level in range(1, 12)]
     with pytest.raises(ValueError, match="do aliases repeat each other"):

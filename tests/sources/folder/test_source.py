@@ -161,6 +161,33 @@ def test_a_file_behind_a_link_is_followed_where_it_is(tmp_path: Path, follow: Fo
 
 
 @pytest.mark.usefixtures("by_inotify_alone")
+def test_the_switch_alone_is_noticed(tmp_path: Path, follow: Follow) -> None:
+    volume = Volume(tmp_path / "volume")
+    volume.update({"a.yaml": text(appmodel("a"))})
+    owner = follow(volume.path)
+    new = volume.prepare({"a.yaml": text(appmodel("a", version="v2"))})
+    owner.wait_for_contact_after("appmodels", time.monotonic_ns())  # what was prepared is no change
+    volume.switch(new, keep_old=True)
+    owner.wait_for_apps(a="v2")
+
+
+@pytest.mark.usefixtures("by_inotify_alone")
+def test_a_link_that_is_turned_to_another_folder_is_followed_there(tmp_path: Path, follow: Follow) -> None:
+    for name in ("folder", "old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "target").write_text(text(appmodel("a", version=name)))
+    link = tmp_path / "folder" / "a.yaml"
+    link.symlink_to(tmp_path / "old" / "target")
+    owner = follow(tmp_path / "folder")
+    (tmp_path / "folder" / "next").symlink_to(tmp_path / "new" / "target")
+    (tmp_path / "folder" / "next").replace(link)
+    owner.wait_for_apps(a="new")
+    owner.wait_for_phase("watching")
+    (tmp_path / "new" / "target").write_text(text(appmodel("a", version="newer")))
+    owner.wait_for_apps(a="newer")
+
+
+@pytest.mark.usefixtures("by_inotify_alone")
 def test_a_broken_file_is_told_and_then_mended(tmp_path: Path, follow: Follow) -> None:
     (tmp_path / "a.yaml").write_text(text(appmodel("a")))
     (tmp_path / "b.yaml").write_text(text(appmodel("b")))
