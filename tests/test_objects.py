@@ -131,6 +131,15 @@ def test_fields_that_nobody_reads_may_hold_anything() -> None:
     assert isinstance(parse_appmodel(body), AppModel)
 
 
+def test_numbers_of_any_size_stay_as_they_were_written() -> None:
+    assert reason_of(b'{"metadata":{"name":"a"},"x":1e999}') == "spec is missing"
+    body = b'{"metadata":{"name":"a"},"spec":{"app":"a","version":1.70,"models":[{"name":"m","version":1e999}]}}'
+    assert reason_of(body) == (
+        'spec.version is a number: write "1.70", in quotes; '
+        'spec.models[0].version is a number: write "1E+999", in quotes'
+    )
+
+
 def test_null_stands_for_absent() -> None:
     parsed = parse_appmodel(with_metadata(creationTimestamp=None, resourceVersion=None, annotations=None))
     assert isinstance(parsed, AppModel)
@@ -218,6 +227,7 @@ def test_json_that_is_no_object_is_an_error(body: bytes) -> None:
         b'{"metadata":{"name":"a"},"spec":"\xff"}',
         b'{"metadata":{"name":"a\x01"}}',
         b'{"metadata":{"name":"\\ud800"}}',
+        b'{"metadata":{"name":5},"labels"',
         b'{"metadata":{"name":"a"},"spec":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
     ids=[
@@ -230,6 +240,7 @@ def test_json_that_is_no_object_is_an_error(body: bytes) -> None:
         "not UTF-8, ignored",
         "raw control",
         "half",
+        "bad and cut",
         "deep",
     ],
 )

@@ -126,6 +126,7 @@ def test_an_emptied_service_that_a_complete_list_does_not_hold_is_not_known() ->
     item, other = endpointslice("s", "10.0.0.1", service="app"), endpointslice("o", service="other")
     followed.put(appmodel("app"), item)
     followed.delete(item)
+    assert state_of(followed) == EndpointsState.KNOWN
     followed.replace(other)
     assert state_of(followed) == EndpointsState.UNKNOWN
 
@@ -144,6 +145,16 @@ def test_an_emptied_service_that_nobody_names_any_more_is_forgotten() -> None:
     followed.delete(item)
     followed.delete(appmodel("app"))
     followed.put(appmodel("app"))
+    assert state_of(followed) == EndpointsState.UNKNOWN
+
+
+def test_an_appmodel_of_the_services_name_that_names_another_does_not_keep_it_known() -> None:
+    followed = Followed()
+    item = endpointslice("s", "10.0.0.1", service="app")
+    followed.put(appmodel("app", "m1", service="web"), appmodel("other", "m2", service="app"), item)
+    followed.delete(item)
+    followed.delete(appmodel("other"))
+    followed.put(appmodel("app", "m1"))
     assert state_of(followed) == EndpointsState.UNKNOWN
 
 

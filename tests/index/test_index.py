@@ -64,6 +64,16 @@ def test_one_model_that_changes_changes_one_route_and_its_app_alone() -> None:
     assert set(followed.take()) == {(Kind.MODEL, "m2"), (Kind.APP, "a")}
 
 
+def test_a_new_version_of_an_app_changes_every_route_of_it_and_no_other() -> None:
+    followed = Followed()
+    followed.put(appmodel("a", "m1 m2"), appmodel("b", "m3"))
+    followed.take()
+    followed.put(appmodel("a", "m1 m2", version="v-2"))
+    changes = followed.take()
+    assert set(changes) == {(Kind.MODEL, "m1"), (Kind.MODEL, "m2"), (Kind.APP, "a")}
+    assert changes[Kind.MODEL, "m1"].app_version == "v-2"
+
+
 def test_what_changes_back_before_it_is_taken_was_no_change() -> None:
     followed = Followed()
     first = appmodel("a", "m1 m2")

@@ -91,7 +91,8 @@ def test_slices_of_one_service_may_carry_the_port_under_different_numbers() -> N
 
 
 def test_while_a_port_is_renamed_every_slice_goes_by_its_own() -> None:
-    assert addresses(one("web:80", "10.0.0.1"), one("api:80", "10.0.0.2")) == ["10.0.0.1:80", "10.0.0.2:80"]
+    assert addresses(one("web:80", "10.0.0.1"), one("api:8080", "10.0.0.2")) == ["10.0.0.1:80", "10.0.0.2:8080"]
+    assert addresses(one(":80", "10.0.0.1"), one("api:8080", "10.0.0.2")) == ["10.0.0.1:80", "10.0.0.2:8080"]
 
 
 def test_a_pod_without_the_chosen_port_is_left_out() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from itertools import chain
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from shmroute.index import Index
 from shmroute.objects import (
@@ -18,7 +20,7 @@ from shmroute.objects import (
     SlicePort,
 )
 from shmroute.rows import RowKey
-from shmroute.sources.events import Changed, Deleted, Event, Replaced, Resync
+from shmroute.sources.events import Changed, Deleted, Event, Replaced, Resource, Resync
 from tests.index.oracle import Oracle, decoded
 
 # A small world, so that objects meet.
@@ -98,11 +100,52 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Replaced, st.just("endpointslices"), lists_of(endpointslices())),
     st.builds(Resync, st.sampled_from(["appmodels", "endpointslices"])),
 )
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[list[Event]]:
+    """Events in batches. Every other one is close to an earlier one, as real changes are."""
+    batches: list[list[Event]] = []
+    changed: list[AppModel | EndpointSlice] = []
+    for _ in range(draw(st.integers(0, 8))):
+        batches.append([])
+        for _ in range(draw(st.integers(1, 5))):
+            related = draw(st.booleans())
+            strategy = EVENTS
+            if related and changed:
+                strategy = followers(draw(st.sampled_from(changed)))
+            event = draw(strategy)
+            batches[-1].append(event)
+            match event:
+                case Changed(item=AppModel() | EndpointSlice() as item):
+                    changed.append(item)
+                case Replaced(items=items):
+                    changed += [item for item in items if not isinstance(item, InvalidAppModel)]
+    return batches
+
+
+def followers(item: AppModel | EndpointSlice) -> st.SearchStrategy[Event]:
+    """What may well come after an object: itself, itself with one field changed, its end."""
+    resource: Resource = "appmodels" if isinstance(item, AppModel) else "endpointslices"
+    other = appmodels() if isinstance(item, AppModel) else endpointslices()
+    fields = [field for field in item.__struct_fields__ if field != "key"]
+    tweaked = st.builds(
+        lambda field, other: structs.replace(item, **{field: getattr(other, field)}), st.sampled_from(fields), other
+    )
+    return st.one_of(
+        st.builds(Changed, st.just(resource), st.just(item)),
+        st.builds(Changed, st.just(resource), tweaked),
+        st.builds(Changed, st.just(resource), tweaked),
+        st.builds(Replaced, st.just(resource), st.tuples(tweaked)),
+        st.just(Deleted(resource, item.key)),
+    )
+
+
 DEFAULT_PORTS = st.sampled_from(["", "grpc", "8080"])
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.lists(EVENTS, min_size=1, max_size=5), max_size=8), DEFAULT_PORTS)
+@given(histories(), DEFAULT_PORTS)
 def test_the_rows_are_what_the_rules_say_after_any_events(batches: list[list[Event]], default_port: str) -> None:
     index, oracle = Index(default_port), Oracle(default_port)
     published: dict[RowKey, bytes] = {}
@@ -156,11 +199,11 @@ def test_the_rows_do_not_depend_on_the_order_or_the_history(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(EVENTS, max_size=20))
-def test_announcements_replayed_give_the_objects_in_force(events: list[Event]) -> None:
+@given(histories())
+def test_announcements_replayed_give_the_objects_in_force(batches: list[list[Event]]) -> None:
     index, oracle = Index(), Oracle()
     announced: dict[ObjectKey, AppModel] = {}
-    for event in events:
+    for event in chain.from_iterable(batches):
         for announcement in index.apply(event):
             match announcement.kind, announcement.old, announcement.new:
                 case "add", None, AppModel() as new:

@@ -35,7 +35,7 @@ class Endpoints:
     def __init__(self, appmodels: Mapping[ObjectKey, AppModel], default_port: str) -> None:
         self._appmodels = appmodels
         self._default_port = default_port
-        self._slices: dict[ObjectKey, dict[str, bytes]] = {}
+        self._slices: dict[ObjectKey, dict[ObjectKey, bytes]] = {}
         self._service_of: dict[ObjectKey, ObjectKey] = {}
         self._emptied: dict[ObjectKey, None] = {}
         self._let_go_of: dict[ObjectKey, None] = {}
@@ -112,8 +112,8 @@ class Endpoints:
         self._service_of[item.key] = service
         slices = self._slices.setdefault(service, {})
         packed = pack(item)
-        if slices.get(item.key.name) != packed:
-            slices[item.key.name] = packed
+        if slices.get(item.key) != packed:
+            slices[item.key] = packed
             self._emptied.pop(service, None)
             self._touch(service)
 
@@ -123,7 +123,7 @@ class Endpoints:
         if service is None:
             return
         slices = self._slices[service]
-        del slices[key.name]
+        del slices[key]
         if not slices:
             del self._slices[service]
             if next(self._naming(service), None) is not None:
