@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -21,6 +21,9 @@ from shmroute.picking import Busy, Pool
 from shmroute.routes import App, Route
 from shmroute.rows import EndpointsRow, Kind, MetadataRow
 from shmroute.shm.reader import RowReader
+
+if TYPE_CHECKING:
+    from shmroute.changes import AsyncChanges, Changes
 
 __all__ = ["DEFAULT_AREA", "Reader", "get", "resolve"]
 
@@ -142,12 +145,48 @@ class Reader:
     def models(self) -> dict[str, Route]:
         """All routes by model name, of one generation, decoded now: a copy of the whole table, for listings."""
         rows = self._attached().snapshot()  # so that a long listing holds nobody up
-        return {key: self._route(value) for _, key, value in rows.rows(Kind.MODEL)}
+        return {key: self.route_of(value) for _, key, value in rows.rows(Kind.MODEL)}
 
     def apps(self) -> dict[str, App]:
         """All apps by name, of one generation; the oldest AppModel's entry where several name one app."""
         rows = self._attached().snapshot()
         return {key: self._decoded(_decode_apps, value)[0] for _, key, value in rows.rows(Kind.APP)}
+
+    def changes(self, since: int | None = None, *, timeout: float | None = None, metadata: bool = False) -> Changes:
+        """What became of the routes since generation `since`, and from then on as it happens.
+
+            for change in reader.changes():
+                if isinstance(change, Reset):
+                    ...  # all routes: the beginning, or a new one
+                else:
+                    ...  # change.kind, change.model, change.old, change.new
+
+        Without `since`, or where the log does not reach back to it (it does to some older generation, at least to the
+        newest base), a `Reset` with all routes comes first. A generation is a number of this area while it exists:
+        do not keep one for longer.
+
+        Args:
+            since: the generation whose routes the caller has.
+            timeout: end when so many seconds have brought no news; 0 gives what is there; None waits for ever.
+            metadata: tell also when a model's metadata has changed.
+
+        The iterator waits for the first snapshot too, looks again every 10 ms at the longest, and ends when this reader
+        is closed. What cannot be read meanwhile is told by `fault`, and caught up with later.
+
+        Raises (while it is iterated):
+            LayoutMismatch, NoAccess: the area cannot be read at all.
+        """
+        from shmroute.changes import Changes
+
+        return Changes(self, since, timeout, metadata=metadata)
+
+    def achanges(
+        self, since: int | None = None, *, timeout: float | None = None, metadata: bool = False
+    ) -> AsyncChanges:
+        """`changes`, for `async for`."""
+        from shmroute.changes import AsyncChanges
+
+        return AsyncChanges(self, since, timeout, metadata=metadata)
 
     def pool_of(self, route: Route) -> Pool:
         """The endpoints of the route's app, as they are now. For `Route`."""
@@ -401,7 +440,20 @@ class Reader:
         except msgspec.DecodeError as error:
             raise LayoutMismatch(self.area, f"a row is none of shmroute's: {error}") from error
 
-    def _route(self, value: bytes) -> Route:
+    def snapshot(self) -> RowReader:
+        """A view of the rows that look-ups answer from, which stays as it is. For `shmroute.changes`.
+
+        Raises:
+            NotReady, LayoutMismatch, NoAccess
+        """
+        return self._attached(wait=False).snapshot()
+
+    def route_of(self, value: bytes) -> Route:
+        """The route in a MODEL row. For `shmroute.changes`.
+
+        Raises:
+            LayoutMismatch: it is none.
+        """
         return self._bound(self._decoded(_decode_route, value))
 
     def _bound(self, route: Route) -> Route:
