@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 import pytest
 
@@ -233,6 +235,16 @@ def test_a_file_that_was_set_aside_is_listed_under_its_path_until_it_is_mended()
     assert followed.take() == {(Kind.INVALID, "apps/a.yaml"): None}
     followed.index.apply(FileProblem("apps/a.yaml", None))
     assert followed.take() == {}
+
+
+def test_a_file_whose_name_is_no_text_is_listed_under_a_readable_one() -> None:
+    followed = Followed()
+    path = os.fsdecode(b"apps/\xff.yaml")
+    followed.index.apply(FileProblem(path, f"cannot read {path}"))
+    row = followed.row(Kind.INVALID, r"apps/\udcff.yaml")
+    assert (row.name, row.reason) == (r"apps/\udcff.yaml", r"cannot read apps/\udcff.yaml")
+    followed.index.apply(FileProblem(path, None))
+    assert followed.row(Kind.INVALID, r"apps/\udcff.yaml") is None
 
 
 # --- announcements -------------------------------------------------------------------------------------------

@@ -141,10 +141,10 @@ class Index:
             self._set_invalid(_appmodel_key(key), None)
 
     def _file_problem(self, event: FileProblem) -> None:
-        row = None
+        path, row = _readable(event.path), None
         if event.reason is not None:
-            row = encode(InvalidRow("File", "", event.path, event.reason, event.last_good))
-        self._set_invalid(event.path, row)
+            row = encode(InvalidRow("File", "", path, _readable(event.reason), event.last_good))
+        self._set_invalid(path, row)
 
     def _set_invalid(self, key: str, row: bytes | None) -> None:
         before = self._invalid.get(key)
@@ -182,6 +182,11 @@ class Index:
 
 def _owed(announcement: Announcement | None) -> list[Announcement]:
     return [] if announcement is None else [announcement]
+
+
+def _readable(text: str) -> str:
+    """A file's name need not be text, and a row must be: what UTF-8 cannot hold is written out."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _appmodel_key(key: ObjectKey) -> str:
