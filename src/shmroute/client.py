@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
@@ -205,15 +206,18 @@ class Reader:
 
         def decode(value: bytes | None) -> MetadataValue:
             row = _decode_metadata(value) if value else None
-            return MetadataValue(route.model, row, lambda: self._metadata_bytes(key))
+            return MetadataValue(route.model, row, lambda: self._metadata_bytes(key, metadata))
 
-        return self._part(Kind.METADATA, key, decode)
+        metadata = self._part(Kind.METADATA, key, decode)
+        return metadata
 
-    def _metadata_bytes(self, key: str) -> bytes | None:
-        """The value in a METADATA row as it is now. Not remembered: each worker would have a copy of its own."""
+    def _metadata_bytes(self, key: str, metadata: MetadataValue) -> bytes | None:
+        """The value in a METADATA row. Not remembered: each worker would have a copy of its own."""
         with self._lock:
-            value = self._refresh().get(Kind.METADATA, key)
-        return _decode_metadata(value).value if value else None
+            rows = self._refresh()
+            if not metadata.stale:
+                return _metadata_in(rows, key)
+        return metadata.raw  # the row has just changed, and `metadata` has been told where its own value is
 
     def is_current(self, part: Pool | MetadataValue) -> bool:
         """Whether what was decoded from a row still stands, at this moment's generation. For `Route`."""
@@ -354,6 +358,7 @@ class Reader:
         # An exception in the middle (a time limit's, raised by a signal) must not leave rows behind that have changed.
         all_changed, self._unsettled = self._unsettled, True
         seen = float(rows.control.head[()])
+        former = rows.snapshot()
         try:
             changed = rows.refresh()
             fault = None
@@ -361,9 +366,9 @@ class Reader:
             changed = []
             fault = error
         if changed is None or all_changed:
-            self._forget_all()
+            self._forget_all(former)
         else:
-            self._forget(changed)
+            self._forget(changed, former)
         self._head = rows.control.head
         if fault is None and not rows.control.retired:
             self._seen = float(rows.generation)
@@ -388,7 +393,7 @@ class Reader:
             )
         return rows
 
-    def _forget(self, changed: list[tuple[int, bytes]]) -> None:
+    def _forget(self, changed: list[tuple[int, bytes]], former: RowReader) -> None:
         memo, absent = self._memo, self._absent
         for kind, encoded in changed:
             key = encoded.decode()
@@ -396,26 +401,32 @@ class Reader:
                 memo.pop(key, None)
                 absent.pop(key, None)
             else:
-                self._forget_parts([(kind, key)])
+                if kind == Kind.METADATA:
+                    memo.pop(key.partition("/")[2], None)  # a route keeps the metadata it has given out
+                self._forget_parts([(kind, key)], former)
 
-    def _forget_all(self) -> None:
+    def _forget_all(self, former: RowReader | None) -> None:
         self._memo.clear()
         self._absent.clear()
-        self._forget_parts(list(self._parts))
+        self._forget_parts(list(self._parts), former)
 
-    def _forget_parts(self, keys: Iterable[tuple[int, str]]) -> None:
-        for key in keys:
-            part = self._parts.pop(key, None)
-            if part is not None and key[0] in _HELD_BY_ROUTES:
-                part.stale = True
+    def _forget_parts(self, keys: Iterable[tuple[int, str]], former: RowReader | None) -> None:
+        """Drop what was decoded of these rows; what routes hold of them goes on reading at `former`'s generation."""
+        for kind, key in keys:
+            part = self._parts.pop((kind, key), None)
+            if part is None or kind not in _HELD_BY_ROUTES:
+                continue
+            if kind == Kind.METADATA and former is not None:
+                part.read_at(partial(_metadata_in, former, key))
+            part.stale = True
 
     def start_in_child(self) -> None:
         """Pick like a worker of its own from here on: not from where the parent, and so all its children, stood."""
-        self._forget_parts([key for key in self._parts if key[0] == Kind.ENDPOINTS])
+        self._forget_parts([key for key in self._parts if key[0] == Kind.ENDPOINTS], None)
         self._busy.clear()
 
     def _detach(self) -> None:
-        self._forget_all()
+        self._forget_all(self._rows.snapshot() if self._rows else None)
         self._rows = None
         self._head = _NEVER
         self._fault = None
@@ -430,7 +441,7 @@ class Reader:
             part: T | None = self._parts.get((kind, key))
             if part is None:
                 part = self._decoded(decode, rows.get(kind, key))
-                self._forget_parts(_outgrown(self._parts, self._memo_rows))
+                self._forget_parts(_outgrown(self._parts, self._memo_rows), rows.snapshot())
                 self._parts[kind, key] = part
             return part
 
@@ -503,6 +514,12 @@ class Reader:
             if other.namespace == namespace:
                 return other
         raise ModelNotFound(model, namespace)
+
+
+def _metadata_in(rows: RowReader, key: str) -> bytes | None:
+    """The value in a METADATA row at the generation of `rows`."""
+    value = rows.get(Kind.METADATA, key)
+    return _decode_metadata(value).value if value else None
 
 
 _HELD_BY_ROUTES: Final = (Kind.ENDPOINTS, Kind.METADATA)

@@ -29,6 +29,10 @@ class MetadataValue:
         self.version = row.version if row else None
         self.state = MetadataState(row.state).name.lower().replace("_", "-") if row else "off"
 
+    def read_at(self, read: Callable[[], bytes | None]) -> None:
+        """From now on read the bytes there: the row has changed, and they are those of the row before."""
+        self._read = read
+
     @property
     def raw(self) -> bytes | None:
         """A copy of the bytes; None where there are none."""

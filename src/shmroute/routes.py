@@ -1,7 +1,8 @@
 """The answers a worker gets: `Route`, `App` and `Endpoint`, frozen values.
 
-A route is a value of one generation. Its endpoints and metadata are looked up through the reader that made it when they
-are asked for, at that moment's generation, so a route that is held never leads to an address that has been withdrawn.
+A route is a value of one generation. Its endpoints are looked up through the reader that made it whenever they are
+asked for, so that a route that is held never leads to an address that has been withdrawn. Its metadata is looked up
+when it is first asked for, and stays: value and version belong together.
 """
 
 from __future__ import annotations
@@ -144,8 +145,13 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         return self._current_metadata().state
 
     def _current_metadata(self) -> MetadataValue:
+        """The metadata this route gives out: looked up when first asked for, and once there, the same ever after.
+
+        So that value, version and state belong together however they are asked for. `resolve` gives a new route
+        when the metadata has changed.
+        """
         value: MetadataValue | None = self._metadata
-        if value is None or not self._reader.is_current(value):
+        if value is None or (value.version is None and not self._reader.is_current(value)):
             value = self._bound_reader().metadata_of(self)
             msgspec.structs.force_setattr(self, "_metadata", value)
         return value
