@@ -67,19 +67,26 @@ def children(pid: int) -> set[int]:
 def marked(name: str, value: str) -> set[int]:
     """Running processes that were executed with the environment variable `name` at `value`, whoever their parent is."""
     entry = f"{name}={value}".encode()
-    processes = (int(directory.name) for directory in _PROC.iterdir() if directory.name.isdecimal())
     return {
         pid
-        for pid in processes
+        for pid in running()
         if pid != os.getpid() and entry in _read(pid, "environ").split(b"\0") and is_running(pid)
     }
 
 
-def mapping(path: str | os.PathLike[str]) -> set[int]:
-    """Processes that have the file mapped."""
-    wanted = os.fsencode(path)
-    processes = (int(directory.name) for directory in _PROC.iterdir() if directory.name.isdecimal())
-    return {pid for pid in processes if wanted in _read(pid, "maps")}
+def ancestors(pid: int) -> set[int]:
+    """The processes above it."""
+    found: set[int] = set()
+    while pid > 1:
+        stat = _read(pid, "stat").rpartition(b")")[2].split()
+        pid = int(stat[1]) if stat else 0
+        found.add(pid)
+    return found
+
+
+def running() -> set[int]:
+    """All processes there are."""
+    return {int(directory.name) for directory in _PROC.iterdir() if directory.name.isdecimal()}
 
 
 def _read(pid: int, name: str) -> bytes:
