@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import threading
 import weakref
 from contextlib import suppress
@@ -17,6 +18,7 @@ from zlib import crc32
 from shmroute.errors import AreaBusy, LayoutMismatch, NoAccess
 from shmroute.shm import memory
 from shmroute.shm.layout import (
+    AWAITED_AT,
     CONTACT_AT,
     CONTROL_BYTES,
     CONTROL_HEADER,
@@ -122,6 +124,11 @@ class ControlReader:
     def synced(self) -> bool:
         """Whether the present writer has published a complete list of its own."""
         return self._word(SYNCED_AT) != 0
+
+    @property
+    def awaited_ns(self) -> int:
+        """When a watcher that stands by last tried to take the area, on the monotonic clock; 0 if none has."""
+        return self._word(AWAITED_AT)
 
     def status(self) -> bytes | None:
         """The newest status page that is whole, or None."""
@@ -239,6 +246,7 @@ class ControlWriter(ControlReader):
     def introduce(self, now_ns: int) -> None:
         """Say who writes now."""
         self._set(SYNCED_AT, 0)
+        self._set(AWAITED_AT, 0)
         self._set(WRITER_PID_AT, os.getpid())
         self._set(WRITER_STARTED_AT, now_ns)
         self._set(HEARTBEAT_AT, now_ns)
@@ -290,6 +298,18 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def stand_by(area: str, now_ns: int) -> None:
+    """Say that a watcher waits for the area, so that its writer leaves the memory behind. Needs no lock."""
+    with suppress(FileNotFoundError, LayoutMismatch, NoAccess):
+        name = memory.control_name(area)
+        descriptor = memory.open_object(name, write=True)
+        try:
+            check_control_header(name, os.pread(descriptor, CONTROL_BYTES, 0))
+            os.pwrite(descriptor, now_ns.to_bytes(WORD_BYTES, sys.byteorder), AWAITED_AT)
+        finally:
+            os.close(descriptor)
 
 
 def _create(name: str, ownership: memory.Ownership) -> None:

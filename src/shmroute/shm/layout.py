@@ -35,6 +35,7 @@ WRITER_STARTED_AT: Final = 144  # monotonic nanoseconds
 HEARTBEAT_AT: Final = 152  # monotonic nanoseconds
 CONTACT_AT: Final = 160  # monotonic nanoseconds of the last proof of being in step with every source
 SYNCED_AT: Final = 168  # 1 once this writer has published a complete list
+AWAITED_AT: Final = 176  # monotonic nanoseconds: when a watcher that stands by last tried to take the area
 
 STATUS_AT: Final = (4096, 4096 + 30720)
 """Two slots for the status page, written in turn."""

@@ -82,6 +82,8 @@ class Publisher:
         self._closed = False
         self.generation = 0
         """The newest published generation."""
+        self.awaited_ns = self.control.awaited_ns
+        """When another watcher last tried to take the area before this one did, on the monotonic clock."""
         try:
             self._recover()
             self.control.introduce(now_ns)

@@ -35,6 +35,7 @@ def build(options: WatchOptions) -> Watcher:
         metadata=_metadata(options),
         checkpoint=Checkpoint(options.checkpoint, options.area) if options.checkpoint else None,
         group=int(options.group) if options.group and options.group.isdigit() else options.group,
+        refuse_other=options.refuse_other,
     )
 
 
@@ -69,7 +70,7 @@ def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
         resources=_resources(options),
         resync_seconds=options.resync_seconds,
     )
-    return [source], SettingsRow(options.namespace or "", options.selector or "", options.manifests)
+    return [source], SettingsRow(options.namespace or "", options.selector or "", str(source.path))
 
 
 def _metadata(options: WatchOptions) -> MetadataFeed | None:

@@ -40,3 +40,5 @@ class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     metadata_limit: int = MetadataLimits().value_bytes
     group: str | None = None
     checkpoint: str | None = None
+    refuse_other: bool = False
+    """Rather fail than stand by for a watcher of another source."""

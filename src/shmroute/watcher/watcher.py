@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from shmroute.errors import AreaBusy, OutOfSharedMemory
+from shmroute.errors import AreaBusy, ConfigError, OutOfSharedMemory
 from shmroute.index import Handler, Index
 from shmroute.rows import Kind, RowKey, SettingsRow, encode
+from shmroute.shm.control import stand_by
 from shmroute.shm.publisher import Publisher
 from shmroute.sources.events import Audited, AuditResult, Changed, Deleted, Event, Replaced, Resync, Source, SourceState
 from shmroute.version import __version__
 from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.dispatch import Dispatcher
 from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
+from shmroute.watcher.standing_by import check_source
 from shmroute.watcher.status import AuditStatus, Status, encode_status
 
 __all__ = ["Watcher"]
@@ -62,6 +64,7 @@ class Watcher:
         checkpoint: where the rows are kept on disk too, or None.
         handlers: users' own handlers, called in a thread of their own.
         group: a group that may read the area too.
+        refuse_other: rather fail than stand by for a watcher of another source.
         clock: monotonic nanoseconds; tests inject one.
     """
 
@@ -76,6 +79,7 @@ class Watcher:
         checkpoint: Checkpoint | None = None,
         handlers: Sequence[Handler] = (),
         group: str | int | None = None,
+        refuse_other: bool = False,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.area = area
@@ -84,6 +88,7 @@ class Watcher:
         self._metadata = metadata
         self._checkpoint = checkpoint
         self._group = group
+        self._refuse_other = refuse_other
         self._clock = clock
         self._index = Index(default_port)
         self._dispatcher = Dispatcher(handlers)
@@ -151,15 +156,11 @@ class Watcher:
             publisher.close()
 
     def _acquire(self) -> Publisher | None:
-        told = False
         while not self._stop.is_set():
             try:
                 return Publisher(self.area, group=self._group, now_ns=self._clock())
             except AreaBusy as error:
-                if not told:
-                    _log.info("%s: standing by", error)
-                    told = True
-                self._problem = str(error)
+                self._stand_by(error)
             except OutOfSharedMemory as error:
                 if self._problem != str(error):
                     _log.error("%s", error)
@@ -168,6 +169,20 @@ class Watcher:
             self.status = self._status("standing by")
             self._stop.wait(STANDBY_RETRY_SECONDS)
         return None
+
+    def _stand_by(self, busy: AreaBusy) -> None:
+        """Wait for the area in its writer's sight; say so once, louder if that one's source is another."""
+        problem: AreaBusy | ConfigError = busy
+        try:
+            check_source(self.area, self._settings)
+        except ConfigError as error:
+            if self._refuse_other:
+                raise
+            problem = error
+        if self._problem != str(problem):
+            _log.log(logging.INFO if problem is busy else logging.ERROR, "%s: standing by", problem)
+        self._problem = str(problem)
+        stand_by(self.area, self._clock())
 
     def _publish_checkpoint(self, publisher: Publisher) -> None:
         """Serve what was last written to disk, if nothing is served: until the first list, marked as not synced."""

@@ -1,0 +1,37 @@
+"""What a watcher looks at while another one holds its area. Called by the owner thread, about twice a second."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shmroute.errors import ConfigError, LayoutMismatch, NotReady
+from shmroute.rows import Kind, SettingsRow
+from shmroute.shm.reader import RowReader
+
+__all__ = ["check_source"]
+
+_decode = msgspec.msgpack.Decoder(SettingsRow).decode
+
+
+def check_source(area: str, own: SettingsRow) -> None:
+    """Look whether the area's routes come from where ours would.
+
+    Raises:
+        ConfigError: from elsewhere. Whoever stands by all the same lets its workers answer from another's routes.
+    """
+    try:
+        row = RowReader(area).get(Kind.SETTINGS, "")
+    except (NotReady, LayoutMismatch):
+        return
+    theirs = _decode(row) if row is not None else own
+    if theirs != own:
+        raise ConfigError(
+            f"area {area!r} is written by another watcher, from {_in_words(theirs)}, and this one would write it from"
+            f" {_in_words(own)}: choose another name with --area or SHMROUTE_AREA"
+        )
+
+
+def _in_words(settings: SettingsRow) -> str:
+    namespace = f"namespace {settings.namespace}" if settings.namespace else "all namespaces"
+    selector = f", selector {settings.selector}" if settings.selector else ""
+    return f"{settings.source} ({namespace}{selector})"
