@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -12,7 +11,7 @@ from shmroute.cli.logs import log_options
 from shmroute.cli.watching import watch_arguments, watch_options
 
 
-@click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.command(context_settings={"allow_interspersed_args": False})
 @watch_options
 @log_options
 @click.option(
@@ -25,15 +24,15 @@ from shmroute.cli.watching import watch_arguments, watch_options
     help="Seconds to wait for the first snapshot before the command starts.",
 )
 @click.argument("command", nargs=-1, required=True, metavar="-- CMD...")
-def command(wait_seconds: float, command: tuple[str, ...], **chosen: Any) -> None:
+def command(area: str, wait_seconds: float, command: tuple[str, ...], **_: Any) -> None:
     """Run CMD with a watcher beside it, and end with its exit code.
 
     Starts the watcher, waits for the first snapshot, runs CMD with SHMROUTE_AREA set, forwards signals to it, starts a
-    dead or frozen watcher again, and leaves nothing behind. Fit to be process 1 of a container.
+    dead or frozen watcher again, and leaves nothing behind. Fit to be process 1 of a container. CMD must stay in the
+    foreground: what it leaves running when it ends is ended too.
+
+    Two of them on one machine share an area if they watch the same source; otherwise give each its own --area.
     """
     from shmroute.supervise.run import run
 
-    context = click.get_current_context()
-    given = context.get_parameter_source("area") is not click.core.ParameterSource.DEFAULT
-    area = chosen["area"] if given else f"run-{os.getpid()}"
-    sys.exit(run(area, watch_arguments(context), command, wait_seconds, shared=given))
+    sys.exit(run(area, watch_arguments(click.get_current_context()), command, wait_seconds))

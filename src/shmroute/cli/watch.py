@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
@@ -14,12 +15,8 @@ from shmroute.cli.watching import watch_options
 @click.command()
 @watch_options
 @log_options
-@click.option(
-    "--listen",
-    envvar="SHMROUTE_LISTEN",
-    help="HOST:PORT or :PORT for /healthz, /readyz and /metrics.",
-)
 @click.option("--lifeline", type=int, hidden=True, help="End when nobody holds the other side of this pipe.")
+@click.option("--refuse-other", is_flag=True, hidden=True, help="Do not stand by for a watcher of another source.")
 def command(lifeline: int | None, listen: str | None, **chosen: Any) -> None:
     """Follow AppModels and publish routes for the workers of this pod.
 
@@ -27,10 +24,12 @@ def command(lifeline: int | None, listen: str | None, **chosen: Any) -> None:
     watcher of the same area stands by and takes over when the first is gone. SIGTERM and Ctrl-C end it within a second;
     the routes stay in shared memory for whoever comes next.
     """
+    from shmroute.supervise.leaving import remove_area
     from shmroute.supervise.lifeline import call_at_end
     from shmroute.watcher.assemble import build
     from shmroute.watcher.options import WatchOptions
 
+    keeper = os.getppid()
     watcher = build(WatchOptions(**chosen))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watcher.stop())
@@ -42,5 +41,7 @@ def command(lifeline: int | None, listen: str | None, **chosen: Any) -> None:
     if lifeline is not None:
         call_at_end(lifeline, watcher.stop)
     watcher.run()
+    if lifeline is not None and os.getppid() != keeper:
+        remove_area(watcher.area)  # nobody else is left to do it
     if watcher.failed:
         raise SystemExit(1)

@@ -1,4 +1,4 @@
-"""The options of a watcher, shared by `shmroute watch` and `shmroute run`."""
+"""The options of a watcher, shared by `shmroute watch`, `shmroute run` and `shmroute keep`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from shmroute.cli import options
 from shmroute.metadata.loader import MetadataLimits
 from shmroute.metadata.template import DEFAULT_TEMPLATE
-from shmroute.watcher.options import DEFAULT_SLICE_SELECTOR, WatchOptions
+from shmroute.watcher.options import DEFAULT_SLICE_SELECTOR
 
 __all__ = ["watch_arguments", "watch_options"]
 
@@ -18,26 +19,31 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def watch_options(function: F) -> F:
-    """All options of `shmroute.watcher.assemble.WatchOptions`."""
+    """All options of `shmroute.watcher.options.WatchOptions` that users give, and `--listen`."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
 
 
 def watch_arguments(context: click.Context) -> list[str]:
-    """The options of `shmroute watch` that were given to this command, as its arguments; the area left out."""
+    """The options of `shmroute watch` that stood on this command's line, as its arguments; the area left out.
+
+    Those from environment variables are not among them: they are in the watcher's environment too, and a Redis URL
+    may hold a password, which does not belong in a list of processes.
+    """
+    from shmroute.cli.watch import command as watch
+
+    names = {parameter.name for parameter in watch.params} - {"area"}
     arguments: list[str] = []
-    names = set(WatchOptions.__struct_fields__) - {"area"} | {"log_level", "log_format"}
     for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        if parameter.name not in names or value in (None, "", ()) or not isinstance(parameter, click.Option):
+        name = parameter.name or ""
+        if name not in names or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
+        value = context.params[name]
         if isinstance(value, bool):
-            flags = parameter.opts if value else parameter.secondary_opts
-            arguments += flags[-1:]
+            arguments += (parameter.opts if value else parameter.secondary_opts)[-1:]
         else:
-            for item in value if isinstance(value, tuple) else (value,):
-                arguments += [parameter.opts[-1], str(item)]
+            arguments += [parameter.opts[-1], str(value)]
     return arguments
 
 
@@ -112,4 +118,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Keep the routes in this file too, for a start while the API server is away.",
     ),
     click.option("--group", envvar="SHMROUTE_GROUP", help="Group that may read the area too (mode 0640)."),
+    click.option(
+        "--listen",
+        envvar="SHMROUTE_LISTEN",
+        help="HOST:PORT or :PORT for /healthz, /readyz and /metrics.",
+    ),
 )

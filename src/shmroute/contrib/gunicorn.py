@@ -5,58 +5,51 @@ In `gunicorn.conf.py`:
     from shmroute.contrib.gunicorn import on_exit, post_fork, when_ready
 
 The watcher's options are environment variables (`SHMROUTE_MANIFESTS`, `SHMROUTE_NAMESPACE` and so on, as listed by
-`shmroute watch --help`). The watcher is started after the bind and before the first worker, in a process group of
-its own; workers wait up to `SHMROUTE_WAIT` seconds (10 unless set) for the first snapshot.
+`shmroute watch --help`); the configuration file may set them in `os.environ`. The watcher is started after the bind and
+before the first worker, in a process group of its own. A worker waits up to `SHMROUTE_WAIT` seconds (10 unless set) for
+the first snapshot before it takes requests.
 
-State lives in this module, not in the configuration file, which SIGHUP runs anew. During a binary upgrade (USR2) the
-new master's watcher stands by and takes the area over.
+State lives in `shmroute.supervise.beside`, not in the configuration file, which SIGHUP runs anew. During a binary
+upgrade (USR2) the new master's watcher stands by and takes the area over. Where no hook runs (SIGKILL of the arbiter)
+the watcher ends with the last worker.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
+import signal
 import sys
-from contextlib import suppress
+import time
 from typing import Any, Final
 
-from shmroute.client import attach
-from shmroute.errors import ShmrouteError
-from shmroute.supervise.lifeline import Lifeline
+from shmroute.contrib.waiting import pauses
+from shmroute.supervise import beside
 
 __all__ = ["on_exit", "post_fork", "when_ready"]
 
-DEFAULT_WAIT_SECONDS: Final = "10"
-
-_keepers: Final[dict[int, subprocess.Popen[bytes]]] = {}
-"""The keeper this process started, by this process's id: a forked worker has none."""
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def when_ready(server: Any) -> None:
     """Start the watcher. Called by the arbiter once it listens."""
-    if os.getpid() in _keepers:
-        return
-    area = os.environ.setdefault("SHMROUTE_AREA", f"gunicorn-{os.getpid()}")
-    os.environ.setdefault("SHMROUTE_WAIT", DEFAULT_WAIT_SECONDS)
-    lifeline = Lifeline()
-    _keepers[os.getpid()] = subprocess.Popen(
-        [sys.executable, "-m", "shmroute", "keep", "--area", area, "--lifeline", str(lifeline.watched)],
-        stdin=subprocess.DEVNULL,
-        pass_fds=(lifeline.watched,),
-        process_group=0,
-    )
-    lifeline.close_watched()
-    server.log.info("shmroute: watcher of area %s started", area)
+    area = beside.start()
+    server.log.info("shmroute: a watcher of area %r runs beside this server", area)
 
 
 def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's signature
-    """Attach in the worker before its first request, if there is a snapshot already."""
-    with suppress(ShmrouteError):
-        attach()
+    """Wait for the first snapshot. Called in the worker, whose signal handlers are the arbiter's until later."""
+    former = {number: signal.signal(number, _leave) for number in _ENDING}
+    try:
+        for seconds in pauses():
+            time.sleep(seconds)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def on_exit(server: Any) -> None:  # noqa: ARG001 - gunicorn's signature
-    """End the watcher. Where this never runs (SIGKILL), the lifeline does."""
-    keeper = _keepers.pop(os.getpid(), None)
-    if keeper is not None:
-        keeper.terminate()
+    """End the watcher. Called by the arbiter when its last worker has gone."""
+    beside.stop()
+
+
+def _leave(*_: object) -> None:
+    sys.exit(0)

@@ -11,13 +11,14 @@ import select
 import threading
 from collections.abc import Callable
 
-__all__ = ["Lifeline", "call_at_end"]
+__all__ = ["Lifeline", "call_at_end", "has_ended"]
 
 
 class Lifeline:
     """Both ends of the pipe, in the process that starts server and watcher.
 
-    `watched` goes to the watcher (or its keeper), `held` to every process the watcher shall outlive.
+    `watched` goes to the watcher (or its keeper), `held` to every process the watcher shall outlive. Neither survives
+    an exec by itself.
     """
 
     def __init__(self) -> None:
@@ -27,9 +28,12 @@ class Lifeline:
         """Leave watching to the child that has inherited it."""
         os.close(self.watched)
 
-    def release(self) -> None:
-        """Hold on no longer, in this process."""
-        os.close(self.held)
+
+def has_ended(watched: int) -> bool:
+    """Whether the last holder has gone."""
+    poll = select.poll()
+    poll.register(watched, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def call_at_end(watched: int, action: Callable[[], None]) -> threading.Thread:
@@ -37,7 +41,7 @@ def call_at_end(watched: int, action: Callable[[], None]) -> threading.Thread:
 
     def wait() -> None:
         poll = select.poll()
-        poll.register(watched, select.POLLIN | select.POLLHUP)
+        poll.register(watched, select.POLLIN)
         poll.poll()
         action()
 

@@ -1,0 +1,119 @@
+"""What Linux knows of child processes, where the standard library has no word for it.
+
+Used by `run` and `keep`, which have one thread each: only there is running Python between fork and exec safe.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Final, NamedTuple
+
+__all__ = ["ProcessState", "adopt_orphans", "children", "environment_of", "finished", "spawn", "state_of"]
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_PROC: Final = Path("/proc")
+
+
+def adopt_orphans() -> None:
+    """Have processes whose parent dies, below this one, become children of this one instead of process 1."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def spawn(
+    command: Sequence[str],
+    *,
+    mask: AbstractSet[int],
+    environment: Mapping[str, str],
+    inherited: Sequence[int] = (),
+    own_group: bool = False,
+    with_parent: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start `command` with the signal mask `mask`.
+
+    Args:
+        command: program and arguments.
+        mask: signals that stay blocked in it.
+        environment: its environment variables.
+        inherited: descriptors of ours that it gets. Beside them it gets those that this process was started with
+            (sockets, for instance), unless it has a group of its own.
+        own_group: put it into a process group of its own, without standard input, out of the terminal's reach.
+        with_parent: have the kernel send it SIGTERM when this process dies.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    parent = os.getpid()
+
+    def prepare() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if with_parent:
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+            if os.getppid() != parent:  # it has died already
+                os.kill(os.getpid(), signal.SIGTERM)
+        for descriptor in inherited:
+            os.set_inheritable(descriptor, True)
+
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL if own_group else None,
+        close_fds=own_group,
+        pass_fds=inherited if own_group else (),
+        process_group=0 if own_group else None,
+        preexec_fn=prepare,
+    )
+
+
+def finished() -> Iterator[int]:
+    """Process ids of children that have ended; each again and again until the caller has reaped it."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None:
+            return
+        yield found.si_pid
+
+
+class ProcessState(NamedTuple):
+    """A line of /proc/PID/stat, as far as it matters."""
+
+    letter: str
+    """R running, S sleeping, T stopped, Z ended and not reaped, and so on."""
+    parent: int
+    cpu_ticks: int
+    """Processor time used, of all threads."""
+
+
+def state_of(pid: int) -> ProcessState | None:
+    """How the process stands; None if there is none of that id."""
+    try:
+        fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return ProcessState(fields[0].decode(), int(fields[1]), int(fields[11]) + int(fields[12]))
+
+
+def children() -> set[int]:
+    """This process's own children, those that have ended and are not reaped included."""
+    own = os.getpid()
+    processes = (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal())
+    return {pid for pid in processes if (state := state_of(pid)) is not None and state.parent == own}
+
+
+def environment_of(pid: int) -> set[bytes]:
+    """The environment the process was executed with, as `NAME=value`; empty if it cannot be read."""
+    try:
+        return set((_PROC / str(pid) / "environ").read_bytes().split(b"\0"))
+    except OSError:
+        return set()
