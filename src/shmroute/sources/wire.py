@@ -41,6 +41,9 @@ LINE_MAX_BYTES = 1 << 24
 
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What the decoder raises for bytes that are no JSON; the last for brackets nested without end."""
+
 
 class Garbled(ShmrouteError):
     """Bytes that no API server sends: what follows them on the same stream is not to be trusted."""
@@ -217,7 +220,7 @@ def decode_event(kind: Kind, line: bytes, what: str) -> WatchEvent:
                 raise _failure(_decode_status(envelope.object), what)
             case other:
                 raise Garbled(f"{what}: an event of the unknown type {other[:40]!r}")
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise Garbled(f"{what}: a line of {len(line)} bytes that is no event: {error}") from error
 
 
@@ -225,7 +228,7 @@ def decode_page(body: bytes, what: str) -> Page:
     """One page of a list. Raises `Garbled` for anything else."""
     try:
         page = _decode_list(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise Garbled(f"{what}: {len(body)} bytes that are no list: {error}") from error
     return Page(page.metadata.resourceVersion, page.metadata.next_page, page.items or [])
 
@@ -239,7 +242,7 @@ def decode_object(kind: Kind, raw: msgspec.Raw) -> Listed | Skipped:
         metadata = _decode_identity(raw).metadata
     except (InvalidObject, msgspec.ValidationError) as error:
         return _skipped(raw, str(error))
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise Garbled(f"an object of {kind.full_name}: {error}") from error
     return Listed(ObjectKey(metadata.namespace, metadata.name), metadata.resourceVersion, None)
 
@@ -248,7 +251,7 @@ def decode_identities(body: bytes, what: str) -> tuple[str, str, dict[ObjectKey,
     """Of one page of a list: its resourceVersion, the next page's token, each object's key and resourceVersion."""
     try:
         page = _decode_identities(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise Garbled(f"{what}: {len(body)} bytes that are no list: {error}") from error
     found = (each.metadata for each in page.items or ())
     versions = {ObjectKey(each.namespace, each.name): each.resourceVersion for each in found}
