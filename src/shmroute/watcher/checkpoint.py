@@ -8,6 +8,7 @@ beside, fsynced, renamed, with a checksum over all of it. A damaged one is ignor
 from __future__ import annotations
 
 import logging
+import math
 import os
 import struct
 import threading
@@ -18,21 +19,27 @@ from zlib import crc32
 
 import msgspec
 
-from shmroute.errors import LayoutMismatch, NotReady
+from shmroute.errors import NotReady, ShmrouteError
 from shmroute.rows import RowKey
-from shmroute.shm.layout import FORMAT_VERSION
+from shmroute.shm.layout import FORMAT_VERSION, MAX_KIND
 from shmroute.shm.reader import RowReader
 
 __all__ = ["Checkpoint", "Saved"]
 
 _log = logging.getLogger(__name__)
 
-_HEADER: Final = struct.Struct("<8sIIdQ")
-"""magic, format version, crc32 of what follows, time of the last contact (Unix seconds), length of what follows"""
+_HEADER: Final = struct.Struct("<8sII")
+"""magic, format version, crc32 of all that follows"""
+_FACTS: Final = struct.Struct("<dQ")
+"""time of the last contact (Unix seconds), length of what follows"""
+_ROWS_AT: Final = _HEADER.size + _FACTS.size
 _MAGIC: Final = b"shmrckp\n"
 
 INTERVAL_SECONDS: Final = 10.0
 """At most so often; a change is on disk that much later."""
+
+CONTACT_SECONDS: Final = 60.0
+"""Rows that do not change are written again so often, so that the file knows how long they were known to be true."""
 
 MAX_LOAD: Final = 0.05
 """The share of time spent writing: a table that takes a second to write is written every 20 s."""
@@ -58,6 +65,7 @@ class Checkpoint:
         self._path = Path(path)
         self._area = area
         self._saved_generation = -1
+        self._saved_contact = 0.0
 
     def load(self) -> Saved | None:
         """The rows in the file; None if there is none, or it is of no use (which is logged)."""
@@ -83,7 +91,7 @@ class Checkpoint:
             started = time.monotonic()
             try:
                 self._save()
-            except (OSError, LayoutMismatch) as error:
+            except (OSError, ShmrouteError) as error:
                 _log.warning("checkpoint %s cannot be written: %s", self._path, error)
             pause = max(INTERVAL_SECONDS, (time.monotonic() - started) / MAX_LOAD)
 
@@ -92,37 +100,47 @@ class Checkpoint:
             reader = RowReader(self._area)
         except NotReady:
             return
-        if reader.generation == self._saved_generation or not reader.control.synced:
+        contact_ns = reader.control.contact_ns
+        if not reader.control.synced or not contact_ns:
             return
-        age = (time.monotonic_ns() - reader.control.contact_ns) / 1e9
+        contact = time.time() - (time.monotonic_ns() - contact_ns) / 1e9
+        if reader.generation == self._saved_generation and contact < self._saved_contact + CONTACT_SECONDS:
+            return
         temporary = self._path.with_name(f"{self._path.name}.new")
-        with temporary.open("wb") as file:
-            _write(file.fileno(), reader, time.time() - age)
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        temporary.unlink(missing_ok=True)
+        try:
+            # The rows hold metadata: for this user only, as the area is.
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+                _write(file.fileno(), reader, contact)
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # what a full disk holds of it is of no use to anyone
+            raise
         _sync_folder(self._path.parent)
-        self._saved_generation = reader.generation
+        self._saved_generation, self._saved_contact = reader.generation, contact
 
 
 def _write(descriptor: int, reader: RowReader, contact: float) -> None:
-    """Rows as one msgpack array, then the header in front of them, once length and checksum are known."""
+    """Rows as one msgpack array; in front of them the facts and the header, once length and checksum are known."""
     items = [_encode(row) for row in reader.rows()]
     chunk = bytearray(struct.pack(">BI", 0xDD, len(items)))  # msgpack's array 32
-    position, checksum = _HEADER.size, 0
-    for index, item in enumerate(items):
+    facts = _FACTS.pack(contact, len(chunk) + sum(map(len, items)))
+    position, checksum = _append(descriptor, bytearray(facts), _HEADER.size, 0)
+    for item in items:
         chunk += item
-        if len(chunk) >= _FLUSH_BYTES or index == len(items) - 1:
+        if len(chunk) >= _FLUSH_BYTES:
             position, checksum = _append(descriptor, chunk, position, checksum)
-    position, checksum = _append(descriptor, chunk, position, checksum)
-    header = _HEADER.pack(_MAGIC, FORMAT_VERSION, checksum, contact, position - _HEADER.size)
-    os.pwrite(descriptor, header, 0)
+    _, checksum = _append(descriptor, chunk, position, checksum)
+    os.pwrite(descriptor, _HEADER.pack(_MAGIC, FORMAT_VERSION, checksum), 0)
 
 
 def _append(descriptor: int, chunk: bytearray, position: int, checksum: int) -> tuple[int, int]:
     checksum = crc32(chunk, checksum)
     written = 0
-    while written < len(chunk):
-        written += os.pwrite(descriptor, memoryview(chunk)[written:], position + written)
+    with memoryview(chunk) as view:
+        while written < len(chunk):
+            written += os.pwrite(descriptor, view[written:], position + written)
     position += len(chunk)
     chunk.clear()
     return position, checksum
@@ -142,20 +160,24 @@ def parse(data: bytes) -> Saved:
     Raises:
         ValueError: they are not a whole checkpoint of this format version.
     """
-    if len(data) < _HEADER.size:
+    if len(data) < _ROWS_AT:
         raise ValueError(f"{len(data)} bytes are too few for a checkpoint")
-    magic, version, checksum, contact, length = _HEADER.unpack_from(data)
-    body = memoryview(data)[_HEADER.size :]
+    magic, version, checksum = _HEADER.unpack_from(data)
+    contact, length = _FACTS.unpack_from(data, _HEADER.size)
     if magic != _MAGIC:
         raise ValueError("not a checkpoint of shmroute (bad magic)")
     if version != FORMAT_VERSION:
         raise ValueError(f"format version {version}, this process reads version {FORMAT_VERSION}")
-    if len(body) != length:
-        raise ValueError(f"cut short: {len(body)} bytes follow its header instead of {length}")
-    if crc32(body) != checksum:
+    if len(data) - _ROWS_AT != length:
+        raise ValueError(f"cut short: {len(data) - _ROWS_AT} bytes follow its header instead of {length}")
+    if crc32(memoryview(data)[_HEADER.size :]) != checksum:
         raise ValueError("damaged (checksum)")
     try:
-        rows = _decode(body)
+        rows = _decode(memoryview(data)[_ROWS_AT:])
     except msgspec.MsgspecError as error:
         raise ValueError(f"damaged: {error}") from error
+    if not math.isfinite(contact):
+        raise ValueError(f"damaged: last contact at {contact}")
+    if not all(0 < kind <= MAX_KIND and "\0" not in key for kind, key, _ in rows):
+        raise ValueError("damaged: a row of no kind")
     return Saved({(kind, key): value for kind, key, value in rows}, contact)

@@ -193,8 +193,8 @@ class Watcher:
         age_ns = int(max(0.0, time.time() - saved.contact) * 1e9)
         try:
             publisher.replace(saved.rows)
-        except OutOfSharedMemory as error:
-            _log.error("the checkpoint's rows find no room: %s", error)
+        except (OutOfSharedMemory, ValueError) as error:
+            _log.error("the checkpoint's rows cannot be served: %s", error)
             return
         publisher.control.beat(now_ns, max(1, now_ns - age_ns), synced=False)
         _log.warning(
