@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 FROZEN_SECONDS: Final = 5 * HEARTBEAT_SECONDS
 """An owner that has not turned for five heartbeats is not alive."""
+
+MAX_PORT: Final = 65_535
 
 _GAUGES: Final[tuple[tuple[str, str, Callable[[Status], float]], ...]] = (
     ("generation", "The newest published generation.", lambda status: status.generation),
@@ -179,6 +181,12 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
 
+    def server_bind(self) -> None:
+        """As the parent's, which also asks the name service who we are and waits for its answer."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
 
 class _Server6(_Server):
     address_family = socket.AF_INET6
@@ -199,7 +207,7 @@ def serve(watcher: Watcher, listen: str) -> _Server:
     """
     host, separator, port = listen.rpartition(":")
     host = host.strip("[]")
-    if not separator or not port.isdigit():
+    if not separator or not port.isdecimal() or int(port) > MAX_PORT:
         raise ConfigError(f"--listen {listen!r}: write HOST:PORT or :PORT")
     kind = _Server6 if ":" in host else _Server
     try:
