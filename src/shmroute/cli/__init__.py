@@ -19,6 +19,7 @@ __all__ = ["main"]
 COMMANDS: Final = {
     "apply": "Write AppModels to a cluster by server-side apply.",
     "audit": "Have the watcher compare itself with its server now.",
+    "completion": "Print the completion of this command for bash, zsh or fish.",
     "crd": "Print or install the CustomResourceDefinition.",
     "delete": "Delete AppModels from a cluster.",
     "demo": "Show the main job on this machine: watcher, workers, a model that moves.",
@@ -63,6 +64,7 @@ class _Commands(click.Group):
             return None
         module = __import__(f"shmroute.cli.{cmd_name}", fromlist=["command"])
         command: click.Command = module.command
+        _show_variables(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -70,8 +72,26 @@ class _Commands(click.Group):
             formatter.write_dl(sorted(COMMANDS.items()))
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="shmroute", message="%(prog)s %(version)s")
+def _show_variables(command: click.Command) -> None:
+    """Have `--help` name the environment variable of each option."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            parameter.show_envvar = True
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _show_variables(each)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 110,
+        # What names no variable of its own has SHMROUTE_<COMMAND>_<OPTION>.
+        "auto_envvar_prefix": "SHMROUTE",
+    },
+)
+@click.version_option(package_name="shmroute", message="%(prog)s %(version)s", allow_from_autoenv=False)
 def group() -> None:
     """Model -> app -> pod address, for every worker process of a pod.
 

@@ -51,7 +51,10 @@ _invalid = _decoder(InvalidRow)
 
 
 def _model_items(_key: str, value: bytes) -> list[Item]:
-    winner = _route(value)
+    return _model_items_of(_route(value))
+
+
+def _model_items_of(winner: Route) -> list[Item]:
     return [
         {
             "model": route.model,
@@ -208,6 +211,7 @@ _VIEWS: Final = {
 @click.argument("names", nargs=-1, metavar="[NAME...]")
 @options.namespaces
 @options.area
+@click.option("-w", "--watch", is_flag=True, help="Of models: go on and print each change, until Ctrl-C.")
 @click.option("--pending", is_flag=True, help="Of metadata: only what is not there in the version asked for.")
 @options.output("table", "wide", "json", "yaml", "name")
 def command(
@@ -216,6 +220,7 @@ def command(
     namespace: str | None,
     all_namespaces: bool,
     area: str,
+    watch: bool,
     pending: bool,
     output: str,
 ) -> None:
@@ -224,14 +229,21 @@ def command(
     With NAMEs only those; ends with 5 if one is not there. All namespaces that are watched unless -n is given.
     """
     wanted_namespace = options.one_namespace(namespace, all_namespaces)
+    if watch:
+        if what != "models":
+            raise click.UsageError("-w is for models")
+        from shmroute.cli.follow import follow
+
+        follow(
+            area, lambda item: _is_wanted(item, wanted_namespace, names), _model_items_of, _VIEWS[what].table, output
+        )
+        return
     view = _VIEWS[what]
     items = [item for _, key, value in RowReader(area).rows(view.kind) for item in view.items(key, value)]
     items = [
         item
         for item in items
-        if (wanted_namespace is None or item["namespace"] == wanted_namespace)
-        and (not names or item[view.name] in names)
-        and not (pending and item.get("state") == "loaded")
+        if _is_wanted(item, wanted_namespace, names, view.name) and not (pending and item.get("state") == "loaded")
     ]
     items.sort(key=lambda item: (item["namespace"], item[view.name]))
     _show(items, output, view)
@@ -242,6 +254,10 @@ def command(
         raise SystemExit(5)
     if not items and output in ("table", "wide"):
         click.echo(f"No {what} found.", err=True)
+
+
+def _is_wanted(item: Item, namespace: str | None, names: tuple[str, ...], name: str = "model") -> bool:
+    return (namespace is None or item["namespace"] == namespace) and (not names or item[name] in names)
 
 
 def _show(items: list[Item], form: str, view: _View) -> None:
