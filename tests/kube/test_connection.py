@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import logging
+import os
 import socket
 import threading
 import time
@@ -261,6 +262,29 @@ def test_a_rotated_authority_counts_on_the_next_connect(
 
         trust(second, api.url)
 
+        assert connection.request("GET", ALL).status == 200
+
+
+def test_a_tls_failure_makes_the_configuration_be_read_again_even_where_no_file_looks_changed(
+    certificates: tuple[Certificates, Certificates], tmp_path: Path
+) -> None:
+    first, second = certificates
+    with ApiServer(certificates=first) as api:
+        for number, certificate in enumerate(certificates):
+            (tmp_path / f"{number}.crt").write_bytes(certificate.ca.read_bytes())
+        kubeconfig = tmp_path / "kubeconfig"
+        connection = Connection(
+            write_kubeconfig(kubeconfig, api.url, **{"certificate-authority": str(tmp_path / "0.crt")})
+        )
+        connection.request("GET", ALL)
+        before = kubeconfig.stat()
+        write_kubeconfig(kubeconfig, api.url, **{"certificate-authority": str(tmp_path / "1.crt")})
+        os.utime(kubeconfig, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+        api.use_certificates(second)
+        api.faults.drop_connections()
+
+        api.wait_until(lambda: api.http.connections == 0)
         assert connection.request("GET", ALL).status == 200
 
 

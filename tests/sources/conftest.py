@@ -1,4 +1,4 @@
-"""A fast test server and a connection to it; clusters, real ones too, as in the tests of requests."""
+"""A fast test server and a connection to it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ import pytest
 
 from shmroute.kube.connection import Connection
 from tests.apiserver import ApiServer
-from tests.kube.conftest import api_connection, cluster
 from tests.sources.following import fast_settings
-
-__all__ = ["api", "api_connection", "cluster", "connection"]
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from shmroute.sources.events import (
 from shmroute.sources.kubernetes import KubernetesSource
 from shmroute.sources.timing import Timing
 from tests.apiserver import ApiServer, Settings
+from tests.apiserver.watches import Watch
 
 __all__ = ["CALM", "LIVELY", "WAIT_SECONDS", "Following", "fast_settings"]
 
@@ -150,6 +151,12 @@ class Following:
     def wait_synced(self) -> None:
         """Wait until a watch follows a list."""
         self.wait(lambda: bool(self.phases) and self.phases[-1] == "watching")
+
+    def wait_watched(self, api: ApiServer) -> Watch:
+        """Wait until the test server, too, sees one watch and no streaming list any more; returns its side of it."""
+        self.wait_synced()
+        api.wait_until(lambda: [watch.streaming_list for watch in api.watches.open] == [False])
+        return api.watches.open[0]
 
     def wait_probes(self, more: int, seconds: float = WAIT_SECONDS) -> None:
         """Wait until so many more probes have been answered."""

@@ -90,7 +90,7 @@ def test_objects_that_are_none_of_ours_are_no_difference(api: ApiServer, connect
     broken["endpoints"] = "none"
     api.put(broken)
     with Following(connection, "endpointslices") as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
 
         result = audit(follow)
 

@@ -7,7 +7,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from typing import TypeAlias
 
 import msgspec
 import pytest
@@ -18,44 +17,28 @@ from shmroute.sources.events import AuditResult, Changed, Deleted, Replaced, Res
 from shmroute.sources.kubernetes import KubernetesSource
 from shmroute.sources.timing import Timing
 from tests.apiserver import ApiServer, app_model, endpoint, endpoint_slice
-from tests.kube.conftest import Cluster
-from tests.sources.following import CALM, LIVELY, Following
+from tests.cluster import Cluster
+from tests.sources.following import CALM, LIVELY, Following, fast_settings
 
 SELECTOR = "iidp=iidp"
 REAL = Timing(contact_report_seconds=0.0, probe_seconds=0.5)
 """A real server's own times, but for the wait between probes."""
 
-Spec: TypeAlias = dict[str, object] | None
 
-
-def write(cluster: Cluster, method: str, name: str, spec: Spec = None, label: str = "iidp") -> None:
-    """Create, patch or delete an AppModel of the cluster."""
-    if method == "DELETE":
-        cluster.connection.request("DELETE", cluster.path(name))
-        return
-    body: dict[str, object] = {
-        "apiVersion": "iidp.com/v1",
-        "kind": "AppModel",
-        "metadata": {"name": name, "labels": {"iidp": label}},
-    }
-    if spec is not None:
-        body["spec"] = spec
-    if method == "POST":
-        cluster.connection.request("POST", cluster.path(), body=json.dumps(body).encode())
-    else:
-        patch = json.dumps(body).encode()
-        cluster.connection.request("PATCH", cluster.path(name), None, patch, "application/merge-patch+json")
-
-
-def some_spec(version: str = "v1") -> dict[str, object]:
-    return {"app": "app", "version": version, "models": [{"name": "m", "version": version}]}
+@pytest.fixture
+def there(cluster: Cluster) -> Iterator[Connection]:
+    """A connection to the cluster, whichever it is."""
+    if cluster.server is not None:
+        cluster.server.settings.clock = fast_settings().clock
+    with contextlib.closing(Connection(str(cluster.kubeconfig))) as made:
+        yield made
 
 
 @pytest.fixture
-def one(cluster: Cluster) -> Iterator[Following]:
+def one(cluster: Cluster, there: Connection) -> Iterator[Following]:
     """A source on a cluster that holds the AppModel "one"."""
-    write(cluster, "POST", "one", some_spec())
-    with Following(cluster.connection, namespace=cluster.namespace, selector=SELECTOR, timing=REAL) as follow:
+    cluster.apply(app_model("one", app="app"))
+    with Following(there, namespace=cluster.namespace, selector=SELECTOR, timing=REAL) as follow:
         follow.wait_synced()
         yield follow
 
@@ -74,9 +57,9 @@ def test_the_first_thing_handed_out_is_the_complete_list(one: Following, cluster
 
 
 def test_what_is_added_changed_and_deleted_follows_in_order(one: Following, cluster: Cluster) -> None:
-    write(cluster, "POST", "two", some_spec())
-    write(cluster, "PATCH", "two", some_spec("v2"))
-    write(cluster, "DELETE", "two")
+    cluster.apply(app_model("two"))
+    cluster.apply(app_model("two", version="v2"))
+    cluster.delete("AppModel", "two")
 
     one.wait(lambda: bool(one.of(Deleted)))
     versions = [event.item.version for event in one.of(Changed) if isinstance(event.item, AppModel)]
@@ -87,16 +70,16 @@ def test_what_is_added_changed_and_deleted_follows_in_order(one: Following, clus
 
 
 def test_a_label_taken_away_withdraws_the_object_and_back_again_restores_it(one: Following, cluster: Cluster) -> None:
-    write(cluster, "PATCH", "one", label="no")
+    cluster.patch("AppModel", "one", {"metadata": {"labels": {"iidp": "no"}}})
     one.wait(lambda: one.names == set())
 
-    write(cluster, "PATCH", "one", some_spec())
+    cluster.patch("AppModel", "one", {"metadata": {"labels": {"iidp": "iidp"}}})
     one.wait(lambda: one.names == {"one"})
 
 
 def test_an_invalid_object_is_handed_out_with_its_reason_and_stops_nothing(one: Following, cluster: Cluster) -> None:
-    write(cluster, "POST", "empty")
-    write(cluster, "POST", "two", some_spec())
+    cluster.apply({**app_model("empty"), "spec": {"app": "a"}})
+    cluster.apply(app_model("two"))
 
     one.wait(lambda: one.names == {"one", "empty", "two"})
     broken = one.items[ObjectKey(cluster.namespace, "empty")]
@@ -121,15 +104,17 @@ def test_contact_goes_on_while_nothing_happens(one: Following) -> None:
     assert one.source.stats.restarts == {}
 
 
-def test_a_quiet_resource_among_busy_ones_is_never_reconnected(one: Following, cluster: Cluster) -> None:
+def test_a_quiet_resource_among_busy_ones_is_never_reconnected(
+    one: Following, cluster: Cluster, there: Connection
+) -> None:
     services = path_of("api", "v1", "namespaces", cluster.namespace, "services")
     # An event of this resource, for the test server: without one it sends no bookmark, as servers once did.
-    write(cluster, "PATCH", "one", some_spec("v2"))
+    cluster.apply(app_model("one", version="v2"))
     for number in range(3):
         contact = one.contact_ns
         spec = {"ports": [{"port": 80}], "clusterIP": "None"}
         service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"busy-{number}"}, "spec": spec}
-        cluster.connection.request("POST", services, body=json.dumps(service).encode())
+        there.request("POST", services, body=json.dumps(service).encode())
         one.wait_probes(2, 30.0)
         one.wait_contact(contact, 30.0)
 
@@ -139,7 +124,7 @@ def test_a_quiet_resource_among_busy_ones_is_never_reconnected(one: Following, c
 
 
 def test_an_audit_on_demand_finds_no_difference_where_there_is_none(one: Following, cluster: Cluster) -> None:
-    write(cluster, "POST", "two", some_spec())
+    cluster.apply(app_model("two"))
     one.wait(lambda: one.names == {"one", "two"})
 
     one.source.audit_now()
@@ -150,19 +135,16 @@ def test_an_audit_on_demand_finds_no_difference_where_there_is_none(one: Followi
     assert one.source.stats.lists == 1
 
 
-def test_endpointslices_are_followed_as_well(cluster: Cluster) -> None:
-    slices = path_of("apis", "discovery.k8s.io", "v1", "namespaces", cluster.namespace, "endpointslices")
-    body = endpoint_slice("iiot-1", "iiot", [endpoint("10.0.0.1")], namespace=cluster.namespace)
-    with Following(cluster.connection, "endpointslices", namespace=cluster.namespace, timing=REAL) as follow:
+def test_endpointslices_are_followed_as_well(cluster: Cluster, there: Connection) -> None:
+    with Following(there, "endpointslices", namespace=cluster.namespace, timing=REAL) as follow:
         follow.wait_synced()
-        cluster.connection.request("POST", slices, body=json.dumps(body).encode())
+        cluster.apply(endpoint_slice("iiot-1", "iiot", [endpoint("10.0.0.1")]))
         follow.wait(lambda: follow.names == {"iiot-1"})
         [item] = follow.items.values()
         assert isinstance(item, EndpointSlice)
         assert item.endpoints[0].address == "10.0.0.1"
 
-        patch = json.dumps({"metadata": {"labels": {"kubernetes.io/service-name": None}}}).encode()
-        cluster.connection.request("PATCH", f"{slices}/iiot-1", None, patch, "application/merge-patch+json")
+        cluster.patch("EndpointSlice", "iiot-1", {"metadata": {"labels": {"kubernetes.io/service-name": None}}})
         follow.wait(lambda: follow.names == set())
 
 
@@ -174,7 +156,7 @@ def test_the_first_list_is_at_resource_version_0_and_the_watch_goes_on_from_ther
 ) -> None:
     api.apply(app_model("one"))
     with Following(connection, selector=SELECTOR) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
 
         streaming, watch = api.requests.select("watch")
         assert streaming.query["sendInitialEvents"] == "true"
@@ -198,7 +180,7 @@ def test_with_a_namespace_the_others_are_not_asked_for(api: ApiServer, connectio
     api.apply(app_model("one", namespace="a"))
     api.apply(app_model("one", namespace="b"))
     with Following(connection, namespace="a") as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         assert follow.items.keys() == {ObjectKey("a", "one")}
         assert {request.namespace for request in api.requests} == {"a"}
 
@@ -207,7 +189,7 @@ def test_a_paged_list_is_handed_out_when_its_last_page_has_come(api: ApiServer, 
     api.settings.streaming_lists = False
     api.preload(app_model(f"m{number:04}") for number in range(1_234))
     with Following(connection) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         follow.source.relist("test")
         follow.wait_replaced(2)
 
@@ -233,7 +215,7 @@ def test_a_watch_that_ends_as_it_should_is_opened_again_without_a_wait_or_a_list
 def test_a_bookmark_moves_the_point_of_resumption(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         revision = api.bump(50)
         api.bookmark()
         follow.wait(lambda: follow.source.stats.bookmarks == 1)
@@ -261,7 +243,7 @@ def test_there_is_nothing_to_resync_before_the_first_list(api: ApiServer, connec
 
 def test_the_contact_is_told_while_events_come(api: ApiServer, connection: Connection) -> None:
     with Following(connection) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         before = follow.contact_ns
         api.apply(app_model("one"))
 
@@ -270,7 +252,7 @@ def test_the_contact_is_told_while_events_come(api: ApiServer, connection: Conne
 
 def test_a_storm_of_events_is_no_storm_of_states(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=msgspec.structs.replace(CALM, contact_report_seconds=3600.0)) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         states = len(follow.of(SourceState))
         api.preload(app_model(f"m{number:03}") for number in range(300))
         follow.wait_for(api)
@@ -280,7 +262,7 @@ def test_a_storm_of_events_is_no_storm_of_states(api: ApiServer, connection: Con
 
 def test_nothing_is_said_after_run_has_returned(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=LIVELY) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         follow.stop.set()
         follow.thread.join(10.0)
         said = len(follow.events)
@@ -317,7 +299,7 @@ def test_a_sink_that_fails_once_does_not_end_the_watch(
     api: ApiServer, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Following(connection) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         whole = follow.put
         broken: list[object] = []
 

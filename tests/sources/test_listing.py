@@ -36,7 +36,7 @@ def test_a_server_that_is_only_busy_is_asked_for_a_streaming_list_again(
 ) -> None:
     api.faults.fail(code, times=3, verb="watch")
     with Following(connection) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
 
         assert streaming_lists(api) == 4
         assert api.requests.count("list") == 0
@@ -55,7 +55,7 @@ def test_a_list_that_is_asked_for_out_of_doubt_does_not_come_as_a_stream(
     api: ApiServer, connection: Connection
 ) -> None:
     with Following(connection) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         follow.source.relist("doubt")
         follow.wait_replaced(2)
 

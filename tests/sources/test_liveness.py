@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 
@@ -13,7 +15,7 @@ from tests.sources.following import CALM, LIVELY, Following
 
 def test_a_probe_is_a_pair_of_small_requests(api: ApiServer, connection: Connection) -> None:
     with Following(connection, selector="iidp=iidp", timing=LIVELY) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         follow.wait_probes(1)
 
         cache, quorum = api.requests.select("list")[:2]
@@ -24,7 +26,7 @@ def test_a_probe_is_a_pair_of_small_requests(api: ApiServer, connection: Connect
 
 def test_a_quiet_server_is_never_peeked_at(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=LIVELY) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         before = follow.contact_ns
         follow.wait_probes(4)
 
@@ -35,7 +37,7 @@ def test_a_quiet_server_is_never_peeked_at(api: ApiServer, connection: Connectio
 def test_a_peek_that_sees_nothing_is_remembered(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=LIVELY) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         api.apply(app_model("one", version="v2"))
         follow.wait_for(api)
         position = api.revision
@@ -56,7 +58,7 @@ def test_a_peek_that_sees_nothing_is_remembered(api: ApiServer, connection: Conn
 
 def test_an_event_that_the_watch_tells_as_well_is_no_alarm(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=LIVELY) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         for number in range(60):
             api.apply(app_model("one", version=f"v{number}"))
             follow.stop.wait(0.01)
@@ -68,42 +70,50 @@ def test_an_event_that_the_watch_tells_as_well_is_no_alarm(api: ApiServer, conne
 def test_events_held_back_are_fetched_by_a_new_watch_without_a_list(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=LIVELY) as follow:
-        follow.wait_synced()
-        with api.faults.freeze() as fault:
-            api.apply(app_model("two"))
-            # The watches opened from now on are not frozen: the one at fault is the one that is open.
-            frozen = api.watches.open[0]
-            api.watches.is_paused = lambda watch: watch is frozen
-            follow.wait_for(api)
-            fault.cancel()
+        dead = follow.wait_watched(api)
+        api.watches.is_paused = lambda watch: watch is dead
+        api.apply(app_model("two"))
+        follow.wait_for(api)
 
         assert follow.source.stats.restarts == {"silent": 1}
         assert follow.source.stats.lists == 1
+
+
+def test_a_peek_that_comes_too_late_to_see_makes_the_source_look_itself(api: ApiServer, connection: Connection) -> None:
+    api.apply(app_model("one"))
+    with Following(connection, timing=LIVELY) as follow:
+        dead = follow.wait_watched(api)
+        api.watches.is_paused = lambda watch: watch is dead
+        with api.store.lock:
+            api.apply(app_model("two"))
+            api.faults.compact()
+
+        follow.wait_for(api)
+        assert follow.source.stats.restarts == {"silent": 1, "gone": 1}
 
 
 def test_where_nothing_tells_whether_something_is_missing_lists_grow_rare(
     api: ApiServer, connection: Connection
 ) -> None:
     """A server without bookmarks, its other resources busy: it would be listed for ever."""
-    timing = msgspec.structs.replace(LIVELY, probe_seconds=0.05, peek_seconds=1, grace_seconds=0.02)
-    api.settings.streaming_lists = False
+    timing = msgspec.structs.replace(LIVELY, probe_seconds=0.01, peek_seconds=1, grace_seconds=0.01)
+    api.settings.clock = lambda: time.monotonic() * 50
     with Following(connection, timing=timing) as follow:
-        follow.wait_synced()
-        api.settings.bookmark_every = float("inf")
-        target = follow.source.stats.probes + 24
+        follow.wait_watched(api)
+        target = follow.source.stats.probes + 36
         while follow.source.stats.probes < target:
             api.bump()
             follow.wait_probes(1)
 
-        doubts = follow.source.stats.restarts["doubt"]
-        assert 2 <= doubts <= 2 * 8  # a reconnect and a list each; doubling from 0.05 s leaves room for few
+        doubts = follow.source.stats.restarts["doubt"]  # each a reconnect and a list
+        assert 2 <= doubts <= 2 * 10  # of 36 probes: 0.01 s and doubling leave room for no more
         assert follow.source.stats.errors == 0
 
 
 def test_doubt_is_settled_by_a_list_where_streams_tell_nothing(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=LIVELY) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         with api.faults.silence():
             api.apply(app_model("two"))
             follow.wait_for(api)
@@ -113,7 +123,7 @@ def test_doubt_is_settled_by_a_list_where_streams_tell_nothing(api: ApiServer, c
 
 def test_a_probe_without_an_answer_once_is_no_alarm(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=LIVELY) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         api.faults.hang(times=1, verb="list")
         follow.wait_probes(3)
 
@@ -122,7 +132,7 @@ def test_a_probe_without_an_answer_once_is_no_alarm(api: ApiServer, connection: 
 
 def test_a_probe_that_is_refused_says_why_and_leaves_the_watch_alone(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=LIVELY) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         with api.faults.forbidden(verb="list"):
             follow.wait(lambda: "the probe fails" in follow.reason and "403" in follow.reason)
             contact = follow.contact_ns
@@ -137,7 +147,7 @@ def test_a_probe_that_is_refused_says_why_and_leaves_the_watch_alone(api: ApiSer
 
 def test_a_probe_waits_as_long_as_it_is_told_to(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=LIVELY) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         api.faults.too_many_requests(times=1, retry_after=3600, verb="list")
         follow.wait(lambda: "429" in follow.reason)
         asked = len(api.requests)
@@ -165,7 +175,7 @@ def test_a_server_that_went_back_in_time_is_listed_again(api: ApiServer, connect
 def test_time_gone_back_is_seen_even_where_our_own_position_is_older(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=LIVELY) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         api.apply(app_model("one", version="v2"))
         follow.wait_for(api)
         backup = api.faults.backup()
@@ -186,7 +196,7 @@ def test_an_event_from_before_what_came_last_makes_the_source_list_again(
     api.apply(app_model("one"))
     backup = api.faults.backup()
     with Following(connection, timing=CALM) as follow:
-        follow.wait_synced()
+        follow.wait_watched(api)
         for number in range(5):
             api.apply(app_model("two", version=f"v{number}"))
         follow.wait_for(api)

@@ -36,7 +36,7 @@ __all__ = ["Abort", "Answer", "Connection", "Stream", "path_of"]
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 5.0
-"""Connect and TLS handshake; well under the 30 s in which a dead peer must be noticed."""
+"""At most, for connect and TLS handshake; well under the 30 s in which a dead peer must be noticed."""
 
 REQUEST_TIMEOUT_SECONDS = 30.0
 """For one answer as a whole. A server takes 3 s to say `504 too large`, the slowest sane answer there is."""
@@ -230,7 +230,7 @@ class Connection:
     ) -> Stream:
         what = f"{method} {path}"
         url = path + ("?" + urlencode(query) if query else "")
-        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=read_timeout)
+        timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_SECONDS, read_timeout), read=read_timeout)
 
         def exchange() -> urllib3.BaseHTTPResponse:
             return self._exchange(what, method, url, body, content_type, timeout)

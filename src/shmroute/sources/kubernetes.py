@@ -112,6 +112,8 @@ class KubernetesSource:
         """The reflector's phase has changed."""
         with self._lock:
             self._phase, self._reason, self._backoff_seconds = phase, reason, backoff_seconds
+            if phase == "watching":
+                self._problem = ""  # of the wire that was; the next probe tells of this one
             self._tell()
 
     def in_step(self, contact_ns: int) -> None:

@@ -33,10 +33,10 @@ class Timing(msgspec.Struct, frozen=True):
     """How long `run` waits for its helpers when it ends; what hangs in a connect is left behind."""
 
     probe_seconds: float = 10.0
-    """Between probes, jittered by a fifth: with the two times below a dead peer is noticed in 12 + 5 + 2 + 5 s."""
+    """Between probes, jittered by a fifth: with the two times below a dead peer is noticed in 12 + 5 + 1 + 5 s."""
     probe_timeout_seconds: float = 5.0
     """For one answer to a probe, which takes a healthy server 1 to 3 ms."""
-    probe_retry_seconds: float = 2.0
+    probe_retry_seconds: float = 1.0
     """After one probe without an answer; the second one in a row ends the watch."""
     peek_seconds: int = 3
     """A second, short watch that shows whether anything was missed. A server sends its closing bookmark 2 s before

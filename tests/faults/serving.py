@@ -1,0 +1,45 @@
+"""A watcher on a Kubernetes source, and a reader of its area: the whole path within the test's own process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from shmroute import Reader
+from shmroute.kube.connection import Connection
+from shmroute.rows import SettingsRow
+from shmroute.sources.kubernetes import KubernetesSource
+from shmroute.sources.timing import Timing
+from shmroute.watcher.watcher import Watcher
+
+__all__ = ["Served", "serve"]
+
+STOP_SECONDS = 10.0
+
+
+@dataclass
+class Served:
+    """What a worker sees (`reader`), and the source behind it."""
+
+    source: KubernetesSource
+    watcher: Watcher
+    reader: Reader
+
+
+@contextmanager
+def serve(connection: Connection, area: str, timing: Timing) -> Iterator[Served]:
+    """Follow all AppModels of the server into `area`."""
+    source = KubernetesSource(connection, "appmodels", namespace=None, timing=timing)
+    watcher = Watcher(area, [source], settings=SettingsRow("", "", connection.host))
+    thread = threading.Thread(target=watcher.run, daemon=True)
+    thread.start()
+    reader = Reader(area)
+    try:
+        yield Served(source, watcher, reader)
+    finally:
+        reader.close()
+        watcher.stop()
+        thread.join(STOP_SECONDS)
+        assert not thread.is_alive(), "the watcher did not stop"

@@ -1,0 +1,136 @@
+"""Wires that can be frozen or led into nowhere, for real: a forwarder to SIGSTOP, a network namespace."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tests.processes import bound
+
+__all__ = ["BlackHole", "Forwarder", "black_hole"]
+
+T = TypeVar("T")
+
+CLONE_NEWNET = 0x4000_0000
+
+_numbers = itertools.count()
+
+FORWARD = """
+import socket, sys, threading
+
+def pump(source, target):
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+    except OSError:
+        pass
+    for each in (source, target):
+        try:
+            each.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+while True:
+    client, _ = listener.accept()
+    server = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    for ends in ((client, server), (server, client)):
+        threading.Thread(target=pump, args=ends, daemon=True).start()
+"""
+
+
+class Forwarder:
+    """A process that passes TCP on to a port, and can be frozen: its kernel still accepts and acknowledges."""
+
+    def __init__(self, to_port: int) -> None:
+        command = bound([sys.executable, "-c", FORWARD, str(to_port)])
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def freeze(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+class BlackHole:
+    """A network namespace on the other end of a cable; `swallow` leads everything sent there into nowhere."""
+
+    def __init__(self, name: str, near: str, far: str, cable: str) -> None:
+        self.name = name
+        self.near = near
+        self.far = far
+        self._cable = cable
+
+    def inside(self, make: Callable[[], T]) -> T:
+        """Call `make` within the namespace: sockets made there stay there, whichever thread uses them."""
+        made: list[T] = []
+
+        def work() -> None:
+            libc = ctypes.CDLL(None, use_errno=True)
+            with Path(f"/run/netns/{self.name}").open() as file:
+                if libc.setns(file.fileno(), CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            made.append(make())
+
+        # A thread of its own, which ends: its namespace is nobody else's.
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return made[0]
+
+    def swallow(self) -> None:
+        """No packet arrives there any more, and none tells so: the neighbour's address is nobody's."""
+        bogus = ("lladdr", "02:00:00:00:de:ad", "dev", self._cable, "nud", "permanent")
+        ip("neigh", "replace", self.far, *bogus)
+
+    def restore(self) -> None:
+        ip("neigh", "del", self.far, "dev", self._cable)
+
+
+@contextmanager
+def black_hole() -> Iterator[BlackHole]:
+    """A namespace and its cable, gone afterwards. Skips the test where that is not allowed."""
+    # The kernel takes a while to forget a namespace: no name is used twice.
+    number = (os.getpid() + 97 * next(_numbers)) % 16_000
+    name, near_end, far_end = f"shmroute-test-{number}", f"shmr-a{number}", f"shmr-b{number}"
+    # 10.254/16, in blocks of four addresses.
+    block = f"10.254.{number // 64}"
+    near, far = f"{block}.{number % 64 * 4 + 1}", f"{block}.{number % 64 * 4 + 2}"
+    try:
+        ip("netns", "add", name)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    try:
+        ip("link", "add", near_end, "type", "veth", "peer", "name", far_end, "netns", name)
+        ip("addr", "add", f"{near}/30", "dev", near_end)
+        ip("link", "set", near_end, "up")
+        for command in (("addr", "add", f"{far}/30", "dev", far_end), ("link", "set", far_end, "up")):
+            ip("-n", name, *command)
+        yield BlackHole(name, near, far, near_end)
+    finally:
+        ip("netns", "del", name)  # and the cable with it
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
