@@ -166,7 +166,10 @@ def rows(
             )
         listed = tuple((model.name, model.version) for model in appmodel.models)
         service = str(appmodel.service)
-        yield (int(Kind.APP), app), encode(((app, version, key.namespace, key.name, service, listed),))
+        yield (
+            (int(Kind.APP), app),
+            encode(((app, version, key.namespace, key.name, service, listed, appmodel.created, appmodel.port),)),
+        )
         if endpoints:
             addresses = sorted((endpoint.address, endpoint) for endpoint in next(of_app).endpoints)
             known = tuple(

@@ -48,6 +48,10 @@ class App(msgspec.Struct, frozen=True, array_like=True):
     """`namespace/name` of the app's Service."""
     models: tuple[tuple[str, str], ...]
     """(name, version) of each model, as in the AppModel."""
+    created: str = ""
+    """The AppModel's `creationTimestamp`, RFC 3339 in UTC; "" for one of a folder."""
+    port: str = ""
+    """Name or number of the port the AppModel asks for; "" where it leaves the choice."""
 
 
 class Route(msgspec.Struct, frozen=True, array_like=True):

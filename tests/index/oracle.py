@@ -182,4 +182,5 @@ def _route(item: AppModel, name: str) -> Route:
 
 def _app(item: AppModel) -> App:
     models = tuple((model.name, model.version) for model in item.models)
-    return App(item.app, item.version, item.key.namespace, item.key.name, str(item.service), models)
+    key = item.key
+    return App(item.app, item.version, key.namespace, key.name, str(item.service), models, item.created, item.port)

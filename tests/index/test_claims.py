@@ -119,8 +119,8 @@ def test_an_app_lists_every_appmodel_that_names_it_the_oldest_first() -> None:
         appmodel("old", "m3=3", app="shared", version="v-9"),
     )
     assert followed.row(Kind.APP, "shared") == (
-        App("shared", "v-9", "default", "old", "default/old", (("m3", "3"),)),
-        App("shared", "v-1", "default", "new", "web/front", (("m2", "2"), ("m1", "1"))),
+        App("shared", "v-9", "default", "old", "default/old", (("m3", "3"),), EARLY),
+        App("shared", "v-1", "default", "new", "web/front", (("m2", "2"), ("m1", "1")), LATE),
     )
     assert followed.index.app_count == 1
 

@@ -159,6 +159,8 @@ def _app_row(claimants: Claimants) -> bytes:
                 appmodel.key.name,
                 str(appmodel.service),
                 tuple((model.name, model.version) for model in appmodel.models),
+                appmodel.created,
+                appmodel.port,
             )
             for appmodel in claimants
         )

@@ -20,6 +20,7 @@ from shmroute.shm.control import stand_by
 from shmroute.shm.publisher import Publisher
 from shmroute.sources.events import Audited, AuditResult, Changed, Deleted, Event, Replaced, Resync, Source, SourceState
 from shmroute.version import __version__
+from shmroute.watcher.adoption import adopted_appmodels
 from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.dispatch import Dispatcher
 from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
@@ -148,6 +149,7 @@ class Watcher:
         self._publisher = publisher
         try:
             self._publish_checkpoint(publisher)
+            self._adopt(publisher)
             self._start_threads()
             self._loop(publisher)
         finally:
@@ -200,6 +202,16 @@ class Watcher:
         _log.warning(
             "serving %d rows of the checkpoint, %.0f s old, until the first list", len(saved.rows), age_ns / 1e9
         )
+
+    def _adopt(self, publisher: Publisher) -> None:
+        """Begin with the AppModels that a former watcher served: the last valid state of those that are invalid now.
+
+        The first complete list replaces them; nothing is published before that.
+        """
+        adopted = tuple(appmodel for _, value in publisher.rows(Kind.APP) for appmodel in adopted_appmodels(value))
+        if adopted:
+            self._dispatcher.put(self._index.apply(Replaced("appmodels", adopted)))
+            self._index_changes()
 
     def _start_threads(self) -> None:
         self._problem = ""
@@ -363,16 +375,18 @@ class Watcher:
         return {key for key in self._unpublished if key[0] == Kind.ENDPOINTS}
 
     def _complete_table(self, publisher: Publisher) -> dict[RowKey, bytes]:
-        """The index's rows and the metadata's; of a former watcher's, the endpoints while the slices are unknown."""
-        table = dict(self._index.rows())
+        """All rows there are; of a former watcher's, the endpoints while the slices are unknown.
+
+        The index began empty, so what it has said has changed since then is all it has.
+        """
+        table = {key: row for key, row in self._unpublished.items() if row is not None}
         table[Kind.SETTINGS, ""] = encode(self._settings)
         if "endpointslices" in self._unsynced:
             for key in [key for key in table if key[0] == Kind.ENDPOINTS]:
                 del table[key]
             for name, value in publisher.rows(Kind.ENDPOINTS):
                 table[Kind.ENDPOINTS, name] = value
-        read = self._unpublished.items()
-        return table | {key: row for key, row in read if key[0] == Kind.METADATA and row is not None}
+        return table
 
     # --- saying how it stands ------------------------------------------------------------------------------
 

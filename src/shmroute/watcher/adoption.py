@@ -1,0 +1,35 @@
+"""From rows a former watcher has published back to the AppModels they were made of."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shmroute.objects import AppModel, ModelVersion, ObjectKey
+from shmroute.routes import App
+
+__all__ = ["adopted_appmodels"]
+
+_decode = msgspec.msgpack.Decoder(tuple[App, ...]).decode
+
+
+def adopted_appmodels(row: bytes) -> tuple[AppModel, ...]:
+    """The AppModels behind an APP row; none if it cannot be read."""
+    try:
+        apps = _decode(row)
+    except msgspec.MsgspecError:
+        return ()
+    return tuple(_appmodel(app) for app in apps)
+
+
+def _appmodel(app: App) -> AppModel:
+    namespace, _, service = app.service.partition("/")
+    return AppModel(
+        key=ObjectKey(app.namespace, app.appmodel),
+        created=app.created,
+        resource_version="",
+        app=app.app,
+        version=app.version,
+        models=tuple(ModelVersion(name, version) for name, version in app.models),
+        service=ObjectKey(namespace, service),
+        port=app.port,
+    )
