@@ -1,0 +1,178 @@
+"""The bytes of control blocks and segments."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shmroute.errors import LayoutMismatch
+from shmroute.shm import layout
+from shmroute.shm.layout import Batch, SegmentHeader
+
+SOURCE = Path(layout.__file__).read_text()
+
+
+def header(**changes: int) -> SegmentHeader:
+    slots = 1024
+    records_at = layout.SLOTS_AT + slots * 8
+    return SegmentHeader(7, slots, records_at, records_at + 800, records_at + 8000, 5)._replace(**changes)
+
+
+def test_every_word_that_is_stored_or_loaded_as_one_is_aligned() -> None:
+    words = {
+        name: value
+        for name, value in vars(layout).items()
+        if name.endswith("_AT") and isinstance(value, int) and name != "STATUS_AT"
+    }
+    assert len(words) >= 9
+    assert {name: value % 8 for name, value in words.items()} == dict.fromkeys(words, 0)
+    assert all(start % 8 == 0 for start in layout.STATUS_AT)
+
+
+def test_the_generation_has_a_cache_line_of_its_own() -> None:
+    line_bytes = 64
+    words = (
+        layout.SEGMENT_AT,
+        layout.WRITER_PID_AT,
+        layout.WRITER_STARTED_AT,
+        layout.HEARTBEAT_AT,
+        layout.CONTACT_AT,
+        layout.SYNCED_AT,
+    )
+    assert layout.GENERATION_AT // line_bytes not in {word // line_bytes for word in words}
+    assert layout.CONTROL_HEADER.size <= layout.GENERATION_AT // line_bytes * line_bytes
+
+
+def test_the_parts_of_a_control_block_do_not_overlap() -> None:
+    ends = [layout.CONTROL_HEADER.size, layout.GENERATION_AT, layout.SEGMENT_AT, layout.SYNCED_AT + 8]
+    assert ends == sorted(ends)
+    first, second = layout.STATUS_AT
+    assert first >= layout.SYNCED_AT + 8
+    assert first + layout.STATUS_BYTES <= second
+    assert second + layout.STATUS_BYTES <= layout.CONTROL_BYTES
+
+
+def test_records_and_batches_are_whole_words_so_that_what_follows_is_aligned_too() -> None:
+    assert layout.RECORD_BYTES % 8 == 0
+    assert layout.BATCH_BYTES % 8 == 0
+    for key in range(20):
+        for value in range(20):
+            record = layout.pack_record(1, b"k" * key, b"v" * value, 0)
+            assert len(record) == layout.record_size(key, value)
+            assert len(record) % 8 == 0
+
+
+def test_alignment_is_asserted_where_the_layout_is_defined() -> None:
+    assert re.search(r"for _offset in \(.*GENERATION_AT.*HINT_AT.*\):\n    assert _offset % WORD_BYTES == 0", SOURCE)
+
+
+@given(
+    start=st.integers(0, 2**53),
+    power=st.integers(0, 24),
+    records=st.integers(0, 2**20).map(lambda words: words * 8),
+    log=st.integers(0, 2**20).map(lambda words: words * 8),
+    rows=st.integers(0, 2**32),
+)
+def test_a_segments_header_comes_back_as_it_was_packed(
+    start: int, power: int, records: int, log: int, rows: int
+) -> None:
+    slots = 1 << power
+    records_at = layout.SLOTS_AT + slots * 8
+    packed = SegmentHeader(start, slots, records_at, records_at + records, records_at + records + log, rows)
+    data = layout.pack_segment_header(packed).ljust(layout.SLOTS_AT, b"\0")
+    assert layout.unpack_segment_header("name", data, packed.capacity) == packed
+
+
+def test_a_header_with_any_byte_changed_is_refused() -> None:
+    good = layout.pack_segment_header(header())
+    for position in range(len(good)):
+        for flip in (0x01, 0x80, 0xFF):
+            data = bytearray(good.ljust(layout.SLOTS_AT, b"\0"))
+            data[position] ^= flip
+            with pytest.raises(LayoutMismatch):
+                layout.unpack_segment_header("name", bytes(data), header().capacity)
+
+
+@pytest.mark.parametrize(
+    "contradiction",
+    [
+        {"slots": 0},
+        {"slots": 1000},
+        {"records_at": 0},
+        {"log_at": 8},
+        {"log_at": header().log_at + 1},
+        {"capacity": header().log_at - 8},
+        {"capacity": header().capacity + 4},
+    ],
+)
+def test_a_header_that_contradicts_itself_is_refused_though_its_checksum_is_right(
+    contradiction: dict[str, int],
+) -> None:
+    data = layout.pack_segment_header(header(**contradiction)).ljust(layout.SLOTS_AT, b"\0")
+    with pytest.raises(LayoutMismatch, match="contradicts"):
+        layout.unpack_segment_header("name", data, 1 << 40)
+
+
+def test_a_segment_that_was_cut_short_is_refused_with_both_sizes() -> None:
+    data = layout.pack_segment_header(header()).ljust(layout.SLOTS_AT, b"\0")
+    with pytest.raises(LayoutMismatch, match=f"cut short: 5000 bytes.*{header().capacity}"):
+        layout.unpack_segment_header("name", data, 5000)
+    with pytest.raises(LayoutMismatch, match="3 bytes are too few"):
+        layout.unpack_segment_header("name", data[:3], 3)
+
+
+def test_another_format_version_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "FORMAT_VERSION", 99)
+    data = layout.pack_segment_header(header()).ljust(layout.SLOTS_AT, b"\0")
+    control = layout.CONTROL_HEADER.pack(layout.CONTROL_MAGIC, 99, 0).ljust(layout.CONTROL_BYTES, b"\0")
+    monkeypatch.undo()
+    words = f"format version 99, this process reads version {layout.FORMAT_VERSION}"
+    with pytest.raises(LayoutMismatch, match=words):
+        layout.unpack_segment_header("name", data, 1 << 40)
+    with pytest.raises(LayoutMismatch, match=words):
+        layout.check_control_header("name", control)
+
+
+@pytest.mark.parametrize("data", [b"", b"short", b"something else".ljust(layout.CONTROL_BYTES, b"\0")])
+def test_what_is_no_control_block_is_refused(data: bytes) -> None:
+    with pytest.raises(LayoutMismatch):
+        layout.check_control_header("name", data)
+
+
+def test_a_control_block_that_was_cut_short_is_refused() -> None:
+    data = layout.CONTROL_HEADER.pack(layout.CONTROL_MAGIC, layout.FORMAT_VERSION, 0)
+    with pytest.raises(LayoutMismatch, match="cut short"):
+        layout.check_control_header("name", data.ljust(1000, b"\0"))
+
+
+def test_a_records_checksum_covers_all_of_its_header() -> None:
+    record = layout.pack_record(3, b"key", b"value", 77)
+    checksum, head, length, previous = layout.RECORD.unpack_from(record)
+    data = record[layout.RECORD_BYTES : layout.RECORD_BYTES + 8]
+    assert layout.record_checksum(head, previous, data) == checksum
+    for flip in (1 << bit for bit in range(32)):
+        assert layout.record_checksum(head ^ flip, previous, data) != checksum
+        assert layout.record_checksum(head, previous ^ flip, data) != checksum
+    assert layout.record_checksum(head, previous, data + b"\0") != checksum
+    assert length == 5
+
+
+def test_a_batchs_checksum_covers_its_header_and_its_records() -> None:
+    records = layout.pack_record(1, b"key", b"value", 0)
+    batch = Batch(9, 0, layout.BATCH_BYTES + len(records), 1, 0, 1, 1)
+    good = layout.batch_checksum(batch, records)
+    for field in Batch._fields:
+        assert layout.batch_checksum(batch._replace(**{field: getattr(batch, field) ^ 4}), records) != good
+    assert layout.batch_checksum(batch, records[:-1] + b"\1") != good
+
+
+@given(rows=st.integers(0, 10**7))
+def test_slots_are_a_power_of_two_and_at_least_half_of_them_are_free(rows: int) -> None:
+    slots = layout.slots_for(rows)
+    assert slots & (slots - 1) == 0
+    assert slots >= max(layout.MIN_SLOTS, rows * 2)
+    assert slots <= max(layout.MIN_SLOTS, rows * 4)

@@ -1,0 +1,263 @@
+"""Shared memory objects by name: what opening them may meet, who may read them, and that nobody else unlinks them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shmroute.errors import ConfigError, LayoutMismatch, NoAccess, OutOfSharedMemory
+from shmroute.shm import memory
+from shmroute.shm.publisher import Publisher
+from shmroute.shm.reader import RowReader
+from tests.forks import Forks, Pipe
+from tests.processes import bound
+from tests.shm.ground import NO_SHARED_MEMORY, Make, as_root, become_nobody, limit, objects, remove
+
+
+@pytest.mark.parametrize("area", ["", "-a", "_a", "a.b", "a/b", "../a", "a b", "ä", "x" * 101, "a\n"])
+def test_a_name_that_could_leave_the_folder_or_be_mistaken_is_refused(area: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be a name"):
+        memory.control_name(area)
+
+
+@pytest.mark.parametrize("area", ["a", "A-1_b", "0", "x" * 100])
+def test_a_name_of_letters_digits_dashes_and_underscores_is_taken(area: str) -> None:
+    assert memory.control_name(area) == f"shmroute-{area}"
+
+
+def test_an_areas_objects_are_never_those_of_one_whose_name_begins_alike(area: str) -> None:
+    with Publisher(area) as one, Publisher(f"{area}-b") as other:
+        one.publish({(1, "a"): b"1"})
+        other.publish({(1, "a"): b"1"})
+        assert memory.segment_names(area) == [f"shmroute-{area}.1"]
+        other.close(remove=True)
+
+
+@pytest.mark.parametrize("make", NO_SHARED_MEMORY)
+@pytest.mark.parametrize("write", [False, True])
+def test_what_is_no_shared_memory_object_is_refused_without_waiting(area: str, make: Make, write: bool) -> None:
+    name = memory.control_name(area)
+    make(memory.path_of(name))
+    try:
+        with pytest.raises(LayoutMismatch, match="no shared memory object"):
+            memory.attach(name, write=write)
+    finally:
+        remove(memory.path_of(name))
+
+
+def test_an_empty_object_is_refused(area: str) -> None:
+    memory.path_of(memory.control_name(area)).touch()
+    with pytest.raises(LayoutMismatch, match="it is empty"):
+        memory.attach(memory.control_name(area))
+
+
+def test_a_missing_object_is_told_from_one_that_may_not_be_opened(area: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        memory.attach(memory.control_name(area))
+
+
+def test_running_out_of_descriptors_or_address_space_is_an_error_of_shmroute(area: str) -> None:
+    """In a child: both limits hold for the whole process."""
+
+    def work(pipe: Pipe) -> None:
+        name = memory.control_name(area)
+        with limit(resource.RLIMIT_NOFILE, 3), pytest.raises(NoAccess, match="Too many open files"):
+            memory.attach(name)
+        with limit(resource.RLIMIT_AS, 1 << 20), pytest.raises(NoAccess, match="Cannot allocate memory"):
+            memory.attach(name)
+
+    with Publisher(area), Forks() as forks:
+        forks.start(work).finish()
+
+
+# --- who may read ----------------------------------------------------------------------------------------------
+
+
+def modes(area: str) -> dict[str, int]:
+    names = [memory.control_name(area), *memory.segment_names(area)]
+    return {name: stat.S_IMODE(memory.path_of(name).stat().st_mode) for name in names}
+
+
+def test_objects_are_for_their_user_alone(area: str) -> None:
+    umask = os.umask(0)
+    try:
+        with Publisher(area) as publisher:
+            publisher.publish({(1, "a"): b"1"})
+            assert set(modes(area).values()) == {0o600}
+    finally:
+        os.umask(umask)
+
+
+def test_a_group_may_read_and_not_write_whatever_the_umask(area: str) -> None:
+    umask = os.umask(0o077)
+    try:
+        with Publisher(area, group=os.getegid()) as publisher:
+            publisher.publish({(1, "a"): b"1"})
+            assert len(modes(area)) == 2
+            assert set(modes(area).values()) == {0o640}
+    finally:
+        os.umask(umask)
+
+
+def test_what_a_former_writer_left_is_shared_with_the_group_of_the_next(area: str) -> None:
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1"})
+    with Publisher(area, group=os.getegid()):
+        assert set(modes(area).values()) == {0o640}
+    with Publisher(area):
+        assert set(modes(area).values()) == {0o600}
+
+
+@as_root
+def test_a_member_of_the_group_reads_what_another_user_publishes(area: str) -> None:
+    """In a process of its own: the child gives its rights up."""
+
+    def work(pipe: Pipe) -> None:
+        become_nobody([4711])
+        assert RowReader(area).get(1, "a") == b"1"
+        with pytest.raises(NoAccess, match="Permission denied"):
+            Publisher(area)
+
+    with Publisher(area, group=4711) as publisher, Forks() as forks:
+        publisher.publish({(1, "a"): b"1"})
+        forks.start(work).finish()
+
+
+@as_root
+def test_a_group_this_process_is_not_in_is_refused_and_leaves_nothing(area: str) -> None:
+    def work(pipe: Pipe) -> None:
+        become_nobody()
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="not in group 4711"):
+                Publisher(area, group=4711)
+        assert objects(area) == []
+
+    with Forks() as forks:
+        forks.start(work).finish()
+
+
+def test_a_group_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ConfigError, match="no group 'no-such-group'"):
+        memory.Ownership("no-such-group")
+
+
+# --- room ------------------------------------------------------------------------------------------------------
+
+
+def test_memory_is_taken_as_it_is_written_not_by_the_size_of_the_object(area: str) -> None:
+    name = memory.segment_name(area, 1)
+    segment = memory.WritableSegment.create(name, 1 << 30, memory.Ownership())
+    assert segment.taken == 0
+    segment.ensure(5000, exactly=True)
+    assert segment.taken == 8192
+    segment.ensure(5000)
+    assert segment.taken == 8192
+    segment.ensure(5001)
+    assert segment.taken == align_to_page(5001 + segment.RESERVE_STEP_BYTES)
+    segment.close()
+
+
+def test_no_room_says_what_was_needed_and_what_is_free(area: str) -> None:
+    name = memory.segment_name(area, 1)
+    segment = memory.WritableSegment.create(name, 1 << 46, memory.Ownership())
+    with pytest.raises(OutOfSharedMemory) as caught:
+        segment.ensure(1 << 45, exactly=True)
+    assert caught.value.needed_bytes == 1 << 45
+    assert 0 < caught.value.free_bytes < 1 << 45
+    assert str(1 << 45) in str(caught.value)
+    assert name in str(caught.value)
+    assert segment.taken == 0
+    segment.close()
+
+
+# --- the resource tracker --------------------------------------------------------------------------------------
+
+WITHOUT_TRACKER = """
+import os, sys
+from multiprocessing import resource_tracker
+
+from shmroute.shm.publisher import Publisher
+from shmroute.shm.reader import RowReader
+
+publisher = Publisher(sys.argv[1])
+publisher.publish({(1, "a"): b"1"})
+publisher.close()
+publisher = Publisher(sys.argv[1])
+publisher.publish({(1, "a"): b"2"})
+RowReader(sys.argv[1]).refresh()
+assert resource_tracker._resource_tracker._fd is None, "the tracker's process was started"
+if sys.argv[2:]:
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_nothing_is_registered_with_the_resource_tracker_and_rows_outlive_their_writer(area: str, killed: bool) -> None:
+    command = [sys.executable, "-c", WITHOUT_TRACKER, area, *(["killed"] if killed else [])]
+    status = subprocess.run(bound(command), timeout=60).returncode
+    assert status == (-9 if killed else 0)
+    assert RowReader(area).get(1, "a") == b"2"
+
+
+READING_CHILDREN = """
+import multiprocessing, sys
+
+from shmroute.shm.reader import RowReader
+
+
+def read(area):
+    reader = RowReader(area)
+    assert reader.get(1, "a") == b"1"
+
+
+if __name__ == "__main__":
+    for method in ("spawn", "fork", "forkserver"):
+        context = multiprocessing.get_context(method)
+        processes = [context.Process(target=read, args=(sys.argv[1],)) for _ in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0, process
+"""
+
+
+def test_processes_of_multiprocessing_that_read_and_end_take_nothing_away(area: str, tmp_path: Path) -> None:
+    script = tmp_path / "reading.py"
+    script.write_text(READING_CHILDREN)
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1"})
+        before = memory.segment_names(area)
+        finished = subprocess.run(
+            bound([sys.executable, "-W", "ignore", str(script), area]), capture_output=True, text=True, timeout=100
+        )
+        assert finished.returncode == 0, finished.stderr
+        assert "leaked" not in finished.stderr
+        assert memory.segment_names(area) == before
+        assert memory.path_of(memory.control_name(area)).exists()
+
+
+def test_a_segment_that_cannot_be_mapped_for_writing_is_not_unlinked(area: str) -> None:
+    """The stdlib's class would take the last good copy away."""
+
+    def work(pipe: Pipe) -> None:
+        name = memory.segment_name(area, 1)
+        with limit(resource.RLIMIT_AS, 1 << 20), pytest.raises(NoAccess, match="Cannot allocate memory"):
+            memory.WritableSegment(name, 0, memory.Ownership())
+        assert memory.path_of(name).exists()
+
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1"})
+        with Forks() as forks:
+            forks.start(work).finish()
+
+
+def align_to_page(size: int) -> int:
+    page = resource.getpagesize()
+    return -(-size // page) * page

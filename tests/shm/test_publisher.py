@@ -1,0 +1,405 @@
+"""Publishing: one generation for each change, nothing lost between bases, adopted where a former writer stood."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+
+import pytest
+
+from shmroute.errors import LayoutMismatch, OutOfSharedMemory
+from shmroute.shm import layout, memory
+from shmroute.shm import publisher as publishing
+from shmroute.shm.control import ControlReader
+from shmroute.shm.publisher import Publisher
+from shmroute.shm.reader import RowReader
+from tests.shm.ground import objects
+from tests.shm.tables import Table, published, segments, table
+
+
+def finish_rebuild(publisher: Publisher) -> None:
+    for _ in range(10_000):
+        if not publisher.maintain():
+            return
+    raise AssertionError("a rebuild does not end")
+
+
+def test_each_change_is_one_generation(area: str) -> None:
+    with Publisher(area) as publisher:
+        assert publisher.generation == 0
+        assert publisher.publish({(1, "a"): b"1", (2, "b"): b"2"}) == 1
+        assert publisher.publish({(1, "a"): b"11"}) == 2
+        assert publisher.publish({(1, "a"): None}) == 3
+        assert ControlReader(area).generation == publisher.generation == 3
+        assert table(RowReader(area)) == {(2, "b"): b"2"}
+
+
+def test_what_changes_nothing_is_not_published(area: str) -> None:
+    with Publisher(area) as publisher:
+        assert publisher.publish({}) == 0
+        assert publisher.publish({(1, "a"): None}) == 0
+        publisher.publish({(1, "a"): b"1"})
+        assert publisher.publish({(1, "a"): b"1", (1, "b"): None}) == 1
+        assert publisher.replace({(1, "a"): b"1"}) == 1
+
+
+def test_an_empty_table_is_a_table(area: str) -> None:
+    with Publisher(area) as publisher:
+        assert publisher.replace({}) == 1
+        assert table(RowReader(area)) == {}
+
+
+def test_replacing_removes_what_is_not_given_in_one_generation(area: str) -> None:
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1", (1, "b"): b"2", (2, "a"): b"3"})
+        assert publisher.replace({(1, "b"): b"22", (3, "c"): b"4"}) == 2
+        assert table(RowReader(area)) == {(1, "b"): b"22", (3, "c"): b"4"}
+
+
+def test_kinds_have_keys_of_their_own(area: str) -> None:
+    with Publisher(area) as publisher:
+        rows = {(kind, "same"): b"%d" % kind for kind in range(256)}
+        publisher.publish(rows)
+        assert table(RowReader(area)) == rows
+        assert dict(publisher.rows(7)) == {"same": b"7"}
+        assert publisher.get(9, "same") == b"9"
+        assert publisher.get(9, "other") is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("", b""), ("", b"value"), ("key", b""), ("ä\0ö\U0001f600", bytes(range(256))), ("k" * 65535, b"v" * 1_000_000)],
+)
+def test_any_key_and_value_comes_back(area: str, key: str, value: bytes) -> None:
+    with Publisher(area) as publisher:
+        publisher.publish({(0, key): value, (255, "other"): b"x"})
+        assert RowReader(area).get(0, key) == value
+        publisher.publish({(0, key): value + b"!"})
+        assert RowReader(area).get(0, key) == value + b"!"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{(256, "a"): b""}, {(-1, "a"): b""}, {(1, "k" * 65536): b""}, {(1, "ö" * 32768): b""}, {(1, "\udc80"): b""}],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(area: str, change: Table) -> None:
+    with Publisher(area) as publisher:
+        for refused in (publisher.publish, publisher.replace):
+            with pytest.raises(ValueError):  # noqa: PT011 - which one, the parameters say
+                refused({(1, "b"): b"2"} | change)
+        assert publisher.publish({(1, "a"): b"1"}) == 1
+        for refused in (publisher.publish, publisher.replace):
+            with pytest.raises(ValueError):  # noqa: PT011
+                refused({(1, "b"): b"2"} | change)
+        assert table(RowReader(area)) == {(1, "a"): b"1"}
+
+
+def test_a_value_beyond_the_limit_is_refused(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "MAX_VALUE_BYTES", 10)
+    with Publisher(area) as publisher, pytest.raises(ValueError, match="has 11 bytes, the limit is 10"):
+        publisher.publish({(1, "a"): bytes(11)})
+
+
+def test_a_batch_beyond_its_limit_becomes_a_whole_table(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1"})
+        from shmroute.shm import writing
+
+        monkeypatch.setattr(writing, "MAX_BATCH_BYTES", 1000)
+        publisher.publish({(1, "b"): bytes(2000)})
+        assert ControlReader(area).segment == 2
+        assert set(table(RowReader(area))) == {(1, "a"), (1, "b")}
+
+
+def test_rows_whose_keys_share_a_checksum_are_told_apart(area: str) -> None:
+    """`plumless` and `buckeroo` have the same CRC-32."""
+    with Publisher(area) as publisher:
+        rows = {(0, "plumless"): b"1", (0, "buckeroo"): b"2"}
+        publisher.publish({(0, "plumless"): b"1"})
+        reader = RowReader(area)
+        assert reader.get(0, "buckeroo") is None
+        publisher.publish({(0, "buckeroo"): b"2"})
+        assert table(RowReader(area)) == rows
+        assert reader.get(0, "buckeroo") is None
+        publisher.publish({(0, "plumless"): None})
+        assert table(RowReader(area)) == {(0, "buckeroo"): b"2"}
+
+
+# --- bases ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_a_grown_log_becomes_a_new_base_while_publishing_goes_on(area: str) -> None:
+    with Publisher(area) as publisher:
+        rows: Table = {(1, f"k{number}"): b"0" for number in range(100)}
+        publisher.replace(rows)
+        seen = []
+        for turn in range(300):
+            change = {(1, f"k{turn % 100}"): b"%d" % turn * 5}
+            rows |= change
+            publisher.publish(change)
+            seen.append(ControlReader(area).segment)
+            assert len(segments(area)) <= 2
+        assert len(set(seen)) > 5
+        assert table(RowReader(area)) == rows
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_publishing_while_a_base_is_built_is_in_the_new_base(area: str) -> None:
+    with Publisher(area) as publisher:
+        rows: Table = {(1, f"k{number}"): bytes(50) for number in range(2000)}
+        publisher.replace(rows)
+        number = 0
+        while not publisher.rebuilding:
+            publisher.publish(change := {(1, f"k{number}"): b"new"})
+            rows |= change
+            number += 1
+        before = ControlReader(area).segment
+        for number in range(200):
+            change2 = {(1, f"m{number}"): b"more", (1, f"k{number}"): None if number % 2 else b"newer"}
+            publisher.publish(change2)
+            rows = {key: value for key, value in (rows | change2).items() if value is not None}
+            publisher.maintain(0.0)
+        finish_rebuild(publisher)
+        assert ControlReader(area).segment != before
+        assert table(RowReader(area)) == rows
+        assert publisher.sizes.rows == len(rows)
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_deleted_rows_are_left_behind_by_a_new_base(area: str) -> None:
+    with Publisher(area) as publisher:
+        publisher.replace({(1, f"k{number}"): bytes(100) for number in range(1000)})
+        full = publisher.sizes.segment_bytes
+        publisher.replace({(1, "k1"): b"1"})
+        finish_rebuild(publisher)
+        assert publisher.sizes.rows == 1
+        assert publisher.sizes.segment_bytes < full / 1.5 + layout.CONTROL_BYTES
+        assert table(RowReader(area)) == {(1, "k1"): b"1"}
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_more_than_fits_is_published_as_a_whole_new_table(area: str) -> None:
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1"})
+        reader = RowReader(area)
+        rows: Table = {(1, f"k{number}"): bytes(1000) for number in range(500)}
+        assert publisher.publish(rows) == 2
+        assert ControlReader(area).segment == 2
+        assert reader.refresh() is None, "any row may have changed"
+        assert table(reader) == rows | {(1, "a"): b"1"}
+        assert segments(area) == [f"shmroute-{area}.2"]
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_slots_never_fill_up_however_rows_come_and_go(area: str) -> None:
+    with Publisher(area) as publisher:
+        for number in range(2000):
+            publisher.publish({(1, f"k{number}"): b"x", (1, f"k{number - 3}"): None})
+            writer = publisher._writer
+            assert writer is not None
+            assert writer.slots_used * 8 <= writer.header.slots * 7
+        assert sorted(table(RowReader(area))) == sorted((1, f"k{number}") for number in (1997, 1998, 1999))
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_counts_stay_exact_over_rebuilds_and_adoptions(area: str) -> None:
+    rows: Table = {}
+    for turn in range(40):
+        with Publisher(area) as publisher:
+            for number in range(25):
+                key = (1, f"k{(turn * 7 + number * 11) % 60}")
+                value = None if number % 3 == 0 else b"%d" % turn
+                publisher.publish({key: value})
+                rows.pop(key, None)
+                if value is not None:
+                    rows[key] = value
+            assert publisher.sizes.rows == len(rows)
+            writer = publisher._writer
+            assert writer is not None
+            assert writer.slots_used == sum(map(bool, writer._slots.tolist()))
+
+
+def test_sizes_are_what_the_file_system_says(area: str) -> None:
+    with Publisher(area) as publisher:
+        assert publisher.sizes.segment_bytes == layout.CONTROL_BYTES
+        publisher.publish({(1, f"k{number}"): bytes(1000) for number in range(1000)})
+        taken = sum((memory.DIRECTORY / name).stat().st_blocks * 512 for name in [f"shmroute-{area}", *segments(area)])
+        assert publisher.sizes.segment_bytes == taken
+        assert publisher.sizes.rows == 1000
+
+
+# --- leaving and taking over ----------------------------------------------------------------------------------
+
+
+def test_the_next_writer_goes_on_where_the_last_one_stood(area: str) -> None:
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1"})
+        publisher.publish({(1, "b"): b"2"})
+    reader = RowReader(area)
+    with Publisher(area) as publisher:
+        assert publisher.generation == 2
+        assert publisher.get(1, "a") == b"1"
+        assert publisher.publish({(1, "a"): b"11"}) == 3
+    assert reader.refresh() == [(1, b"a")]
+    assert table(reader) == {(1, "a"): b"11", (1, "b"): b"2"}
+
+
+def test_nothing_is_left_of_an_area_that_is_removed(area: str) -> None:
+    publisher = Publisher(area)
+    publisher.publish({(1, "a"): b"1"})
+    publisher.close(remove=True)
+    assert objects(area) == []
+
+
+def test_leftovers_are_swept_by_whoever_gets_the_lock(area: str) -> None:
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1"})
+    for name in ("shmroute-%s.999", "shmroute-%s.2", "shmroute-%s.new-0123456789abcdef"):
+        (memory.DIRECTORY / (name % area)).write_bytes(b"left by a crash")
+    with Publisher(area):
+        assert segments(area) == [f"shmroute-{area}.1"]
+
+
+def test_a_leftover_with_the_name_of_the_next_segment_is_no_obstacle(area: str) -> None:
+    with Publisher(area) as publisher:
+        (memory.DIRECTORY / f"shmroute-{area}.1").write_bytes(b"in the way")
+        assert publisher.publish({(1, "a"): b"1"}) == 1
+        assert table(RowReader(area)) == {(1, "a"): b"1"}
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "header", "newest batch"])
+def test_rows_that_cannot_be_adopted_are_given_up_and_generations_go_on(
+    area: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1"})
+        publisher.publish({(1, "a"): b"2"})
+        publisher.publish({(1, "a"): b"3"})
+        end = publisher._writer.end if publisher._writer else 0
+    reader = RowReader(area)
+    segment = memory.DIRECTORY / f"shmroute-{area}.1"
+    data = bytearray(segment.read_bytes())
+    segment.unlink()  # not cut while it is mapped: nobody who reads it would survive that
+    if damage == "cut":
+        segment.write_bytes(data[:1000])
+    elif damage != "gone":
+        data[20 if damage == "header" else end - 20] ^= 0xFF
+        segment.write_bytes(data)
+    with caplog.at_level(logging.WARNING), Publisher(area) as publisher:
+        assert "cannot be adopted" in caplog.text
+        assert publisher.generation == 3
+        assert publisher.get(1, "a") is None
+        assert publisher.replace({(1, "a"): b"4"}) == 4
+        assert reader.refresh() is None
+        assert table(reader) == table(RowReader(area)) == {(1, "a"): b"4"}
+
+
+def test_a_damaged_row_is_mended_by_publishing_the_whole_table(area: str, caplog: pytest.LogCaptureFixture) -> None:
+    rows: Table = {(1, f"k{number}"): b"some value %d" % number for number in range(20)}
+    with Publisher(area) as publisher:
+        publisher.publish(rows)
+        segment = memory.DIRECTORY / f"shmroute-{area}.1"
+        at = segment.read_bytes().index(b"some value 7")
+        with segment.open("r+b") as file:
+            os.pwrite(file.fileno(), b"?", at)
+        with pytest.raises(LayoutMismatch, match="damaged"):
+            publisher.publish({(1, "k7"): b"new"})
+        assert publisher.publish({(1, "k8"): b"new"}) == 2, "other rows are not concerned"
+        rows[1, "k8"] = b"new"
+        assert publisher.replace(rows) == 3
+        assert "all rows are published anew" in caplog.text
+        assert table(RowReader(area)) == rows
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt, or a time limit raised by a signal's handler."""
+
+
+@pytest.mark.usefixtures("small_segments")
+@pytest.mark.parametrize("step", range(12))
+def test_an_exception_in_the_middle_of_a_publish_leaves_no_half_state(
+    area: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each of the fences, which stand between all the steps of a publish."""
+    from shmroute.shm import control, writing
+
+    with Publisher(area) as publisher:
+        rows: Table = {(1, f"k{number}"): b"old" for number in range(8)}
+        publisher.replace(rows)
+        reader = RowReader(area)
+        left = step
+
+        def fence() -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Interrupted
+
+        with monkeypatch.context() as patched:
+            patched.setattr(writing, "fence", fence)
+            patched.setattr(control, "fence", fence)
+            new: Table = {(1, f"k{number}"): b"new" for number in range(4)} | {(1, "more"): b"new"}
+            with suppress(Interrupted):
+                publisher.publish(new)
+        reader.refresh()
+        assert table(reader) in (rows, rows | new)
+        publisher.publish({(1, "after"): b"1"})
+        reader.refresh()
+        expected = (rows | {(1, "after"): b"1"}, rows | new | {(1, "after"): b"1"})
+        assert table(reader) in expected
+        assert table(RowReader(area)) == table(reader)
+        for number in range(100):
+            publisher.publish({(1, f"k{number % 8}"): b"%d" % number})
+        assert len(segments(area)) <= 2
+        reader.refresh()
+        assert table(reader) == table(RowReader(area))
+    assert published(area) == table(reader)
+
+
+def test_a_whole_table_that_finds_no_room_changes_nothing(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real thing, on a small file system, is in tests/faults/test_memory.py."""
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1"})
+
+        def full(descriptor: int, name: str, start: int, length: int) -> None:
+            raise memory.no_room(name, length)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(memory, "reserve", full)
+            with pytest.raises(OutOfSharedMemory):
+                publisher.publish({(1, "b"): bytes(10_000_000)})
+            with pytest.raises(OutOfSharedMemory):
+                publisher.replace({(1, "b"): bytes(10_000_000)})
+        assert segments(area) == [f"shmroute-{area}.1"]
+        assert publisher.publish({(1, "b"): b"2"}) == 2
+        assert table(RowReader(area)) == {(1, "a"): b"1", (1, "b"): b"2"}
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_a_base_that_finds_no_room_is_tried_again_later_and_the_old_one_goes_on(
+    area: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Publisher(area) as publisher:
+        publisher.replace({(1, f"k{number}"): b"0" for number in range(20)})
+        create = memory.WritableSegment.create
+
+        def full(name: str, size: int, ownership: memory.Ownership) -> memory.WritableSegment:
+            raise memory.no_room(name, size)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(memory.WritableSegment, "create", full)
+            number = 0
+            while "no room for a new base" not in caplog.text:
+                publisher.publish({(1, "k1"): b"%d" % number})
+                number += 1
+                assert number < 1000
+            assert not publisher.rebuilding
+        assert memory.WritableSegment.create == create
+        before = ControlReader(area).segment
+        while ControlReader(area).segment == before:
+            publisher.publish({(1, "k1"): b"%d" % number})
+            number += 1
+            assert number < 1000
+        assert RowReader(area).get(1, "k1") == b"%d" % (number - 1)

@@ -1,0 +1,232 @@
+"""A segment seen from each end of its log, and damage that is found rather than believed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shmroute.errors import LayoutMismatch
+from shmroute.shm import layout, memory
+from shmroute.shm.publisher import Publisher
+from shmroute.shm.segment import Segment
+from tests.leftovers import new_area, remove_area
+from tests.shm import ground
+from tests.shm.tables import Changes, Table, changed
+
+
+@given(
+    batches=st.lists(
+        st.dictionaries(
+            st.tuples(st.integers(0, 2), st.sampled_from("abcdefgh")), st.none() | st.binary(max_size=4), max_size=5
+        ),
+        max_size=12,
+    )
+)
+def test_each_end_of_the_log_shows_exactly_its_generation(batches: list[Changes]) -> None:
+    area = new_area()
+    try:
+        with Publisher(area) as publisher:
+            publisher.replace({(0, "a"): b"base", (1, "b"): b"base"})
+            states: list[Table] = [{(0, "a"): b"base", (1, "b"): b"base"}]
+            writer = publisher._writer
+            assert writer is not None
+            ends = [writer.end]
+            for changes in batches:
+                before = publisher.generation
+                if publisher.publish(changes) != before:
+                    states.append(changed(states[-1], changes))
+                    ends.append(writer.end)
+            segment = Segment(f"shmroute-{area}.1")
+            for state, end in zip(states, ends, strict=True):
+                listed = {(record.kind, record.key.decode()): record.value for record in segment.rows(end // 8)}
+                assert listed == state
+                for kind in range(3):
+                    of_kind = {record.key.decode(): record.value for record in segment.rows(end // 8, kind)}
+                    assert of_kind == {key: value for (one, key), value in state.items() if one == kind}
+                    for key in "abcdefghi":
+                        assert segment.find(kind, key.encode(), end // 8) == state.get((kind, key))
+            assert walked(segment) == len(states) - 1
+    finally:
+        remove_area(area)
+
+
+def walked(segment: Segment) -> int:
+    """How many batches lead from the log's beginning to its end."""
+    generation, offset = segment.header.start, segment.header.log_at
+    while (batch := segment.batch_at(offset, generation + 1)) is not None:
+        keys = [(record.kind, record.key) for _, record in segment.records_of(offset, batch)]
+        assert segment.changed_keys(offset, batch) == keys
+        offset += batch.length
+        generation += 1
+    return generation - segment.header.start
+
+
+def test_a_position_is_one_batch_before_the_newest_whatever_the_length_of_the_log(area: str) -> None:
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"0"})
+        segment = Segment(f"shmroute-{area}.1")
+        assert segment.position() == (1, segment.header.log_at)
+        for number in range(1, 50):
+            publisher.publish({(1, "a"): b"%d" % number})
+            generation, offset = segment.position()
+            assert generation == publisher.generation - 1
+            batch = segment.batch_at(offset, generation + 1)
+            assert batch is not None
+            assert batch.generation == publisher.generation
+
+
+def test_there_is_no_batch_beyond_the_log_nor_at_an_odd_offset(area: str) -> None:
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"0"})
+        publisher.publish({(1, "a"): b"1"})
+        segment = Segment(f"shmroute-{area}.1")
+        _, offset = segment.position()
+        assert segment.batch_at(offset, 2) is not None
+        assert segment.batch_at(offset, 3) is None
+        assert segment.batch_at(offset + 1, 2) is None
+        assert segment.batch_at(offset + 8, 2) is None
+        assert segment.batch_at(segment.header.capacity - 8, 2) is None
+        assert segment.batch_at(segment.header.capacity + 8, 2) is None
+
+
+def test_pages_behind_the_log_are_there_before_anybody_looks_for_one_batch_more(area: str) -> None:
+    """A look at a page that is not there takes memory, and kills the process where there is none."""
+    with Publisher(area) as publisher:
+        for number in range(300):
+            publisher.publish({(1, "a"): os.urandom(number * 7)})
+            writer = publisher._writer
+            assert writer is not None
+            taken = writer.reserved
+            assert taken >= writer.end + layout.LOG_SPARE_BYTES
+            Segment(writer.name).batch_at(writer.end, publisher.generation + 1)
+            assert writer.reserved == taken
+
+
+# --- damage ---------------------------------------------------------------------------------------------------
+
+
+def build(area: str) -> list[tuple[int, Table]]:
+    """A small segment with a log. Returns its states with their ends."""
+    with Publisher(area) as publisher:
+        state: Table = {(1, "a"): b"one", (1, "b"): b"two", (2, "c"): b"three"}
+        publisher.replace(state)
+        writer = publisher._writer
+        assert writer is not None
+        states = [(writer.end, state)]
+        for changes in ({(1, "a"): b"ONE"}, {(1, "b"): None, (1, "d"): b"four"}, {(1, "a"): b"1", (1, "b"): b"2"}):
+            publisher.publish(changes)
+            states.append((writer.end, state := changed(state, changes)))
+        return states
+
+
+def poke(area: str, offset: int, data: bytes) -> None:
+    """Overwrite bytes of the segment."""
+    ground.poke(memory.segment_name(area, 1), offset, data)
+
+
+def slot_offset(segment: Segment, kind: int, key: bytes) -> int:
+    return layout.SLOTS_AT + segment.slot_of(kind, key)[0] * 8
+
+
+def word(value: int) -> bytes:
+    return value.to_bytes(8, "little")
+
+
+def test_a_slot_that_leads_to_another_row_is_found_out(area: str) -> None:
+    states = build(area)
+    segment = Segment(f"shmroute-{area}.1")
+    end_word = states[-1][0] // 8
+    a, c = slot_offset(segment, 1, b"a"), slot_offset(segment, 2, b"c")
+    entry_a, entry_c = segment._slots[(a - 128) // 8], segment._slots[(c - 128) // 8]
+    poke(area, a, word(entry_a >> 32 << 32 | entry_c & 0xFFFFFFFF))
+    with pytest.raises(LayoutMismatch, match="another row"):
+        segment.find(1, b"a", end_word)
+    with pytest.raises(LayoutMismatch, match="another row"):
+        list(segment.rows(end_word))
+
+
+def test_a_slot_whose_hash_was_changed_does_not_make_its_row_look_absent(area: str) -> None:
+    states = build(area)
+    segment = Segment(f"shmroute-{area}.1")
+    at = slot_offset(segment, 1, b"a")
+    entry = segment._slots[(at - 128) // 8]
+    poke(area, at, word(entry ^ 1 << 63))
+    assert segment.find(1, b"a", states[-1][0] // 8) is None
+    with pytest.raises(LayoutMismatch, match="another row"):
+        segment.slot_of(1, b"a")
+    with pytest.raises(LayoutMismatch, match="another row"):
+        list(segment.rows(states[-1][0] // 8))
+
+
+@pytest.mark.parametrize("target", [0, 1, 8, 1 << 20, 0xFFFFFFFF])
+def test_a_slot_that_leads_out_of_the_records_is_found_out(area: str, target: int) -> None:
+    states = build(area)
+    segment = Segment(f"shmroute-{area}.1")
+    at = slot_offset(segment, 1, b"a")
+    entry = segment._slots[(at - 128) // 8]
+    poke(area, at, word(entry >> 32 << 32 | target))
+    for end, _ in states:
+        with pytest.raises(LayoutMismatch):
+            segment.find(1, b"a", end // 8) or segment.slot_of(1, b"a")
+        with pytest.raises(LayoutMismatch):
+            segment.slot_of(1, b"a")
+        with pytest.raises(LayoutMismatch):
+            list(segment.rows(end // 8))
+
+
+def test_a_full_table_of_slots_is_no_endless_search(area: str) -> None:
+    build(area)
+    segment = Segment(f"shmroute-{area}.1")
+    row = segment._slots[segment.slot_of(1, b"a")[0]]
+    poke(area, layout.SLOTS_AT, word(row) * segment.header.slots)
+    for search in (lambda: segment.find(1, b"zz", 1 << 32), lambda: segment.slot_of(1, b"zz")):
+        with pytest.raises(LayoutMismatch, match="no slot is free"):
+            search()
+
+
+def test_records_that_supersede_each_other_are_no_endless_walk(area: str) -> None:
+    states = build(area)
+    segment = Segment(f"shmroute-{area}.1")
+    newest = segment.slot_of(1, b"a")[1]
+    made_up = layout.pack_record(1, b"a", b"1", newest)
+    poke(area, newest * 8, made_up)
+    for search in (
+        lambda: segment.find(1, b"a", states[0][0] // 8),
+        lambda: list(segment.rows(states[0][0] // 8)),
+    ):
+        with pytest.raises(LayoutMismatch, match="newer than itself"):
+            search()
+
+
+def test_a_damaged_link_between_versions_does_not_lead_to_a_third(area: str) -> None:
+    """The chain of row (1, a) is "1" -> "ONE" -> "one"; one that stands at "ONE" must not be given "one"."""
+    states = build(area)
+    segment = Segment(f"shmroute-{area}.1")
+    newest = segment.slot_of(1, b"a")[1]
+    middle = segment.record_at(newest).previous_word
+    oldest = segment.record_at(middle).previous_word
+    assert [segment.value_at(at) for at in (newest, middle, oldest)] == [b"1", b"ONE", b"one"]
+    poke(area, newest * 8 + 12, oldest.to_bytes(4, "little"))
+    with pytest.raises(LayoutMismatch, match="damaged"):
+        segment.find(1, b"a", states[1][0] // 8)
+
+
+@pytest.mark.parametrize("hint", [1, 8, 127, 128, 1 << 40, (1 << 64) - 8])
+def test_a_hint_that_leads_nowhere_is_refused(area: str, hint: int) -> None:
+    build(area)
+    poke(area, layout.HINT_AT, word(hint))
+    with pytest.raises(LayoutMismatch, match="newest batch is damaged"):
+        Segment(f"shmroute-{area}.1").position()
+
+
+def test_a_hint_that_was_set_back_only_makes_the_way_longer(area: str) -> None:
+    build(area)
+    segment = Segment(f"shmroute-{area}.1")
+    poke(area, layout.HINT_AT, word(segment.header.log_at))
+    assert segment.position() == (1, segment.header.log_at)
+    poke(area, layout.HINT_AT, word(0))
+    assert segment.position() == (1, segment.header.log_at)
+    assert walked(segment) == 3
