@@ -1,0 +1,119 @@
+"""A real watcher on real shared memory, told by the test what its sources say."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from shmroute import Reader
+from shmroute.objects import AppModel, EndpointSlice, ModelVersion, ObjectKey, SliceEndpoint, SlicePort
+from shmroute.rows import SettingsRow
+from shmroute.sources.events import Event, Resource, Sink, SourceState
+from shmroute.watcher.watcher import Watcher
+
+NAMESPACE = "test"
+WAIT_SECONDS = 10.0
+SETTINGS = SettingsRow(NAMESPACE, "", "the test")
+
+
+def appmodel(name: str, *models: str, version: str = "v1") -> AppModel:
+    """An AppModel whose app is called as it is; its models are in version "1" where none is given by `name=version`."""
+    key = ObjectKey(NAMESPACE, name)
+    pairs = [model.partition("=") for model in models or (name,)]
+    return AppModel(key, "", "", name, version, tuple(ModelVersion(model, of or "1") for model, _, of in pairs), key)
+
+
+def endpointslice(service: str, *addresses: str) -> EndpointSlice:
+    key = ObjectKey(NAMESPACE, f"{service}-1")
+    endpoints = tuple(SliceEndpoint(address, True, True, False) for address in addresses)
+    return EndpointSlice(key, "1", ObjectKey(NAMESPACE, service), "IPv4", (SlicePort("", 80),), endpoints)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+class Clock:
+    """Monotonic nanoseconds that go on by themselves, and can be set forward."""
+
+    def __init__(self) -> None:
+        self.ahead_ns = 0
+
+    def __call__(self) -> int:
+        return time.monotonic_ns() + self.ahead_ns
+
+    def forward(self, seconds: float) -> None:
+        self.ahead_ns += int(seconds * 1e9)
+
+
+class Told:
+    """A source that says what the test has it say."""
+
+    def __init__(self, *resources: Resource) -> None:
+        self.resources: tuple[Resource, ...] = resources or ("appmodels",)
+        self.started = threading.Event()
+        self._sink: Sink | None = None
+
+    def put(self, *events: Event) -> None:
+        assert self.started.wait(WAIT_SECONDS)
+        assert self._sink is not None
+        for event in events:
+            self._sink.put(event)
+
+    def in_step(self, at_ns: int | None = None) -> None:
+        """Say that all resources are in step, now or at that time."""
+        contact = time.monotonic_ns() if at_ns is None else at_ns
+        self.put(*(SourceState(resource, "watching", contact) for resource in self.resources))
+
+    def run(self, sink: Sink, stop: threading.Event) -> None:
+        self._sink = sink
+        self.started.set()
+        stop.wait()
+
+
+class Running:
+    """A watcher in a thread of its own."""
+
+    def __init__(self, area: str, source: Told, **options: Any) -> None:
+        self.source = source
+        self.watcher = Watcher(area, [source], settings=SETTINGS, **options)
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self.watcher.run()
+        except BaseException as error:  # noqa: BLE001 - for the test to look at
+            self.error = error
+
+    def stop(self) -> None:
+        self.watcher.stop()
+        self.thread.join(WAIT_SECONDS)
+        assert not self.thread.is_alive(), "the watcher did not stop"
+        if self.error is not None:
+            raise self.error
+
+
+@contextmanager
+def running(area: str, *resources: Resource, **options: Any) -> Iterator[Running]:
+    """A watcher of a `Told` source, stopped at the end."""
+    it = Running(area, Told(*resources), **options)
+    it.thread.start()
+    try:
+        yield it
+    finally:
+        it.stop()
+
+
+@contextmanager
+def reading(area: str) -> Iterator[Reader]:
+    """A reader, once there is a first snapshot."""
+    with Reader(area) as reader:
+        reader.wait_ready(WAIT_SECONDS)
+        yield reader

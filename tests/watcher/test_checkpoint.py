@@ -1,0 +1,291 @@
+"""The checkpoint file: written whole or not at all, and read only where it is whole."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from zlib import crc32
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shmroute.rows import Kind, RowKey
+from shmroute.shm.layout import FORMAT_VERSION
+from shmroute.shm.publisher import Publisher
+from shmroute.sources.events import Changed, Replaced
+from shmroute.watcher import checkpoint as module
+from shmroute.watcher.checkpoint import Checkpoint, parse
+from tests.watcher.running import appmodel, reading, running, wait_for
+
+ROWS: dict[RowKey, bytes] = {(Kind.MODEL, f"m{number}"): b"route %d" % number for number in range(100)}
+
+
+def publish(area: str, rows: dict[RowKey, bytes], *, age_seconds: float = 0.0) -> Publisher:
+    publisher = Publisher(area)
+    publisher.replace(rows)
+    now = time.monotonic_ns()
+    publisher.control.beat(now, now - int(age_seconds * 1e9), synced=True)
+    return publisher
+
+
+def save(path: Path, area: str) -> None:
+    """One round of the writing thread: at its end it writes once more."""
+    stop = threading.Event()
+    stop.set()
+    Checkpoint(path, area).run(stop)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("whole") / "checkpoint"
+    area = f"test-{os.getpid()}-checkpoint"
+    publisher = publish(area, ROWS)
+    save(path, area)
+    publisher.close(remove=True)
+    return path.read_bytes()
+
+
+def with_facts(contact: float, rows: object) -> bytes:
+    """A checkpoint whose checksum is right, whatever it says."""
+    body = msgspec.msgpack.encode(rows)
+    rest = struct.pack("<dQ", contact, len(body)) + body
+    return struct.pack("<8sII", b"shmrckp\n", FORMAT_VERSION, crc32(rest)) + rest
+
+
+# -- what is in it
+
+
+def test_what_was_published_is_read_back_with_its_age(area: str, tmp_path: Path) -> None:
+    publish(area, ROWS, age_seconds=100.0).close()
+    save(tmp_path / "checkpoint", area)
+
+    saved = Checkpoint(tmp_path / "checkpoint", area).load()
+    assert saved is not None
+    assert saved.rows == ROWS
+    assert 99.0 < time.time() - saved.contact < 160.0
+
+
+def test_an_area_that_is_not_in_step_is_not_written(area: str, tmp_path: Path) -> None:
+    publisher = Publisher(area)
+    publisher.replace(ROWS)
+    save(tmp_path / "checkpoint", area)
+    publisher.control.beat(time.monotonic_ns(), time.monotonic_ns(), synced=False)
+    save(tmp_path / "checkpoint", area)
+    publisher.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_area_that_does_not_exist_is_not_written(area: str, tmp_path: Path) -> None:
+    save(tmp_path / "checkpoint", area)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_its_owner_can_read_it(area: str, tmp_path: Path) -> None:
+    publish(area, ROWS).close()
+    before = os.umask(0)
+    try:
+        save(tmp_path / "checkpoint", area)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "checkpoint").stat().st_mode & 0o777 == 0o600
+
+
+def test_it_is_written_beside_and_renamed(area: str, tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "checkpoint"
+    path.write_bytes(whole)
+    publish(area, {(Kind.MODEL, "other"): b"x"}).close()
+    with path.open("rb") as opened:
+        save(path, area)
+        assert opened.read() == whole, "who has the former one open keeps it, whole"
+    assert parse(path.read_bytes()).rows == {(Kind.MODEL, "other"): b"x"}
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_what_a_killed_writer_left_beside_it_is_no_obstacle_and_no_way_to_write_elsewhere(
+    area: str, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "checkpoint.new").symlink_to(victim)
+    publish(area, ROWS).close()
+    save(tmp_path / "checkpoint", area)
+    assert victim.read_text() == "mine"
+    assert parse((tmp_path / "checkpoint").read_bytes()).rows == ROWS
+
+
+def test_rows_that_do_not_change_are_written_again_so_that_their_age_stays_true(
+    area: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.01)
+    path = tmp_path / "checkpoint"
+    publisher = publish(area, ROWS, age_seconds=1_000.0)
+    stop = threading.Event()
+    thread = threading.Thread(target=Checkpoint(path, area).run, args=(stop,))
+    thread.start()
+    try:
+        wait_for(path.exists)
+        first = parse(path.read_bytes()).contact
+        publisher.control.beat(time.monotonic_ns(), time.monotonic_ns(), synced=True)
+        wait_for(lambda: parse(path.read_bytes()).contact > first + module.CONTACT_SECONDS)
+    finally:
+        stop.set()
+        thread.join()
+        publisher.close()
+
+
+# -- what is ignored
+
+
+@pytest.mark.parametrize("position", ["start", "middle", "end"])
+def test_a_damaged_one_is_ignored_with_a_warning(
+    whole: bytes, position: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = bytearray(whole)
+    damaged[{"start": 0, "middle": len(whole) // 2, "end": -1}[position]] ^= 0x10
+    path = tmp_path / "checkpoint"
+    path.write_bytes(damaged)
+    with caplog.at_level(logging.WARNING):
+        assert Checkpoint(path, "any").load() is None
+    assert f"checkpoint {path} is ignored" in caplog.text
+
+
+@given(st.data())
+def test_no_flipped_bit_goes_unnoticed(whole: bytes, data: st.DataObject) -> None:
+    bit = data.draw(st.integers(0, len(whole) * 8 - 1))
+    damaged = bytearray(whole)
+    damaged[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(ValueError, match=r"."):
+        parse(bytes(damaged))
+
+
+@given(st.data())
+def test_no_cut_goes_unnoticed(whole: bytes, data: st.DataObject) -> None:
+    with pytest.raises(ValueError, match=r"too few|cut short"):
+        parse(whole[: data.draw(st.integers(0, len(whole) - 1))])
+
+
+def test_a_foreign_file_and_another_version_are_named_as_such(whole: bytes) -> None:
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        parse(b"PK\3\4" + bytes(100))
+    with pytest.raises(ValueError, match=f"format version {FORMAT_VERSION + 1}, this process reads"):
+        parse(whole[:8] + struct.pack("<I", FORMAT_VERSION + 1) + whole[12:])
+
+
+@pytest.mark.parametrize("contact", [math.nan, math.inf, -math.inf])
+def test_an_age_that_is_no_number_is_damage(contact: float) -> None:
+    with pytest.raises(ValueError, match="last contact"):
+        parse(with_facts(contact, []))
+
+
+@pytest.mark.parametrize("rows", [{}, [1], [[1, "a"]], [["1", "a", b""]], [[256, "a", b""]], [[0, "a", b""]]])
+def test_rows_that_are_none_are_damage_even_under_a_right_checksum(rows: object) -> None:
+    with pytest.raises(ValueError, match="damaged"):
+        parse(with_facts(0.0, rows))
+
+
+def test_one_that_cannot_be_read_is_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert Checkpoint(tmp_path / "absent", "any").load() is None
+    assert caplog.text == ""
+    assert Checkpoint(tmp_path, "any").load() is None
+    assert "cannot be read" in caplog.text
+
+
+# -- when it cannot be written
+
+
+def test_a_folder_that_is_not_there_is_told_and_does_no_harm(
+    area: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(area, ROWS).close()
+    save(tmp_path / "absent" / "checkpoint", area)
+    assert "cannot be written" in caplog.text
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_the_former_one_and_no_half_of_the_new_one(
+    area: str, small_disk: Path, whole: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = small_disk / "checkpoint"
+    path.write_bytes(whole)
+    publish(area, {(Kind.MODEL, "m"): bytes(100_000)}).close()
+    save(path, area)
+    assert os.strerror(errno.ENOSPC) in caplog.text
+    assert path.read_bytes() == whole
+    assert [each.name for each in small_disk.iterdir()] == ["checkpoint"]
+
+
+# -- a watcher with one
+
+
+def test_a_pod_that_starts_while_its_source_is_away_serves_the_last_routes_marked_as_not_in_step(
+    make_area: Callable[[], str], area: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint"
+    with running(area, checkpoint=Checkpoint(path, area)) as it:
+        it.source.put(Replaced("appmodels", (appmodel("one"),)))
+        it.source.in_step(time.monotonic_ns() - int(50e9))
+        with reading(area) as reader:
+            wait_for(lambda: reader.age > 49.0)
+    assert path.exists(), "written at the end"
+
+    other = make_area()
+    with running(other, checkpoint=Checkpoint(path, other)) as it, reading(other) as reader:
+        assert reader.resolve("one").app == "one"
+        assert not reader.synced
+        assert reader.age > 49.0
+        assert reader.stale(30.0)
+
+        it.source.put(Replaced("appmodels", (appmodel("two"),)))
+        it.source.in_step()
+        wait_for(lambda: reader.synced and reader.get("two") is not None)
+        assert reader.get("one") is None, "the first list says what there is"
+        wait_for(lambda: not reader.stale(30.0))
+
+
+def test_an_area_that_holds_rows_is_newer_than_the_checkpoint(area: str, tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "checkpoint"
+    path.write_bytes(whole)
+    with running(area) as it:
+        it.source.put(Replaced("appmodels", (appmodel("one"),)))
+        with reading(area):
+            pass
+    with running(area, checkpoint=Checkpoint(path, area)) as it, reading(area) as reader:
+        assert it.source.started.wait(10.0)
+        assert set(reader.models()) == {"one"}
+
+
+def test_a_watcher_publishes_on_whatever_becomes_of_its_checkpoint(
+    area: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.01)
+    with running(area, checkpoint=Checkpoint(tmp_path / "absent" / "checkpoint", area)) as it:
+        it.source.put(Replaced("appmodels", ()))
+        it.source.in_step()
+        wait_for(lambda: "cannot be written" in caplog.text)
+        it.source.put(Changed("appmodels", appmodel("one")))
+        with reading(area) as reader:
+            wait_for(lambda: reader.get("one") is not None)
+        assert not it.watcher.failed

@@ -1,0 +1,391 @@
+"""The owner's loop: what it publishes when, and what it survives."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from shmroute import Reader
+from shmroute.errors import AreaBusy, OutOfSharedMemory
+from shmroute.metadata.folder_store import FolderStore
+from shmroute.metadata.loader import MetadataLoader
+from shmroute.objects import AppModel
+from shmroute.rows import EndpointsRow, EndpointsState, Kind
+from shmroute.shm.publisher import Publisher
+from shmroute.shm.reader import RowReader
+from shmroute.sources.events import AuditResult, Changed, Deleted, Replaced, Resync, Sink
+from shmroute.watcher import watcher as module
+from shmroute.watcher.metadata_feed import MetadataFeed
+from shmroute.watcher.watcher import Watcher
+from tests.watcher.running import (
+    NAMESPACE,
+    SETTINGS,
+    WAIT_SECONDS,
+    Clock,
+    Told,
+    appmodel,
+    endpointslice,
+    reading,
+    running,
+    wait_for,
+)
+
+
+def endpoints_of(area: str, name: str) -> EndpointsRow | None:
+    value = RowReader(area).get(Kind.ENDPOINTS, f"{NAMESPACE}/{name}")
+    return msgspec.msgpack.decode(value, type=EndpointsRow) if value is not None else None
+
+
+def applied(watcher: Watcher) -> None:
+    """Wait until the watcher has applied all that has been put so far."""
+    count = watcher.status.audits[0].count if watcher.status.audits else 0
+    watcher.put(AuditResult("appmodels", 0, 0))
+    wait_for(lambda: bool(watcher.status.audits) and watcher.status.audits[0].count > count)
+
+
+# -- the first snapshot
+
+
+def test_nothing_is_published_before_a_complete_list(area: str) -> None:
+    with running(area) as it, Reader(area) as reader:
+        it.source.in_step()
+        it.source.put(Changed("appmodels", appmodel("early")), Deleted("appmodels", appmodel("x").key))
+        applied(it.watcher)
+        with pytest.raises(Exception, match="holds no routes yet"):
+            reader.resolve("early")
+
+        it.source.put(Replaced("appmodels", (appmodel("one"), appmodel("two"))))
+        reader.wait_ready(WAIT_SECONDS)
+        assert set(reader.models()) == {"one", "two"}
+        assert reader.generation == 1
+
+
+def test_an_empty_list_is_a_snapshot_too(area: str) -> None:
+    with running(area) as it:
+        it.source.put(Replaced("appmodels", ()))
+        with reading(area) as reader:
+            assert reader.models() == {}
+
+
+def test_routes_and_endpoints_come_in_one_generation_when_both_are_listed(area: str) -> None:
+    with running(area, "appmodels", "endpointslices") as it:
+        it.source.put(Replaced("appmodels", (appmodel("one"),)))
+        applied(it.watcher)
+        assert it.watcher.status.generation == 0
+        it.source.put(Replaced("endpointslices", (endpointslice("one", "10.0.0.1"),)))
+        with reading(area) as reader:
+            assert [str(each) for each in reader.resolve("one").endpoints] == ["10.0.0.1:80"]
+            assert reader.generation == 1
+
+
+def test_routes_do_not_wait_for_ever_for_endpoint_slices_that_never_come(area: str) -> None:
+    clock = Clock()
+    with running(area, "appmodels", "endpointslices", clock=clock) as it:
+        it.source.put(Replaced("appmodels", (appmodel("one"),)))
+        applied(it.watcher)
+        clock.forward(module.ENDPOINTS_GRACE_SECONDS)
+        with reading(area) as reader:
+            assert reader.resolve("one").endpoints == ()
+            assert endpoints_of(area, "one") is None, "nothing is said of what is not known"
+
+            it.source.put(Replaced("endpointslices", (endpointslice("one", "10.0.0.1"),)))
+            wait_for(lambda: reader.resolve("one").endpoints != ())
+
+
+# -- taking over
+
+
+def take_over(area: str) -> None:
+    """What a former watcher has published: one and two, with an endpoint each."""
+    with running(area, "appmodels", "endpointslices") as it:
+        it.source.put(Replaced("appmodels", (appmodel("one"), appmodel("two"))))
+        slices = tuple(endpointslice(name, "10.0.0.1") for name in ("one", "two"))
+        it.source.put(Replaced("endpointslices", slices))
+        with reading(area):
+            pass
+
+
+def test_what_was_served_is_served_until_a_complete_list_has_come(area: str) -> None:
+    take_over(area)
+    with running(area, "appmodels", "endpointslices") as it, reading(area) as reader:
+        before = reader.generation
+        applied(it.watcher)
+        assert set(reader.models()) == {"one", "two"}
+        assert not reader.synced
+
+        it.source.put(Replaced("endpointslices", ()))
+        applied(it.watcher)
+        assert set(reader.models()) == {"one", "two"}
+        assert reader.generation == before
+
+        it.source.put(Replaced("appmodels", (appmodel("two"),)))
+        wait_for(lambda: set(reader.models()) == {"two"})
+        assert reader.generation > before
+
+
+def test_endpoints_stay_until_the_slices_have_been_listed(area: str) -> None:
+    take_over(area)
+    clock = Clock()
+    with running(area, "appmodels", "endpointslices", clock=clock) as it, reading(area) as reader:
+        it.source.put(Replaced("appmodels", (appmodel("one"), appmodel("two", version="v2"))))
+        applied(it.watcher)
+        clock.forward(module.ENDPOINTS_GRACE_SECONDS)
+        wait_for(lambda: reader.resolve("two").app_version == "v2")
+        it.source.put(Changed("appmodels", appmodel("one", version="v2")))
+        wait_for(lambda: reader.resolve("one").app_version == "v2")
+        for name in ("one", "two"):
+            assert [str(each) for each in reader.resolve(name).endpoints] == ["10.0.0.1:80"]
+
+        it.source.put(Replaced("endpointslices", (endpointslice("two", "10.0.0.2"),)))
+        wait_for(lambda: [str(each) for each in reader.resolve("two").endpoints] == ["10.0.0.2:80"])
+        row = endpoints_of(area, "one")
+        assert row is not None
+        assert row.state == EndpointsState.UNKNOWN
+
+
+def test_metadata_is_kept_over_a_takeover_while_it_is_read_again(area: str, tmp_path: Path) -> None:
+    def feed(folder: Path) -> MetadataFeed:
+        return MetadataFeed(MetadataLoader(FolderStore(str(folder))))
+
+    (tmp_path / "one_one").write_text('{"from": "the first"}')
+    with running(area, metadata=feed(tmp_path)) as it:
+        it.source.put(Replaced("appmodels", (appmodel("one"),)))
+        with reading(area) as reader:
+            wait_for(lambda: reader.resolve("one").metadata_state == "loaded")
+
+    # The next watcher's store has nothing (yet).
+    later = tmp_path / "later"
+    later.mkdir()
+    with running(area, metadata=feed(later)) as it, reading(area) as reader:
+        it.source.put(Replaced("appmodels", (appmodel("one"), appmodel("two"))))
+        wait_for(lambda: reader.get("two") is not None and reader.resolve("two").metadata_state == "missing")
+        assert reader.resolve("one").metadata == {"from": "the first"}
+        (later / "one_one").write_text('{"from": "the second"}')
+        it.source.put(Resync("appmodels"))
+        wait_for(lambda: reader.resolve("one").metadata == {"from": "the second"})
+
+
+def test_a_second_watcher_stands_by_and_takes_over_when_the_first_is_gone(
+    area: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    publisher = Publisher(area)
+    with running(area) as it:
+        wait_for(lambda: "standing by" in caplog.text)
+        wait_for(lambda: it.watcher.status.problem != "")
+        assert it.watcher.status.role == "standing by"
+        assert not it.source.started.is_set(), "who stands by asks no server"
+        turned = it.watcher.turned_ns
+        wait_for(lambda: it.watcher.turned_ns > turned)
+
+        publisher.close()
+        it.source.put(Replaced("appmodels", (appmodel("one"),)))
+        with reading(area) as reader:
+            assert reader.resolve("one").app == "one"
+        wait_for(lambda: it.watcher.status.role == "writing")
+        assert it.watcher.status.problem == ""
+    assert caplog.text.count("standing by") == 1, "said once, not at every try"
+
+
+def test_a_watcher_that_stands_by_stops_at_once(area: str) -> None:
+    publisher = Publisher(area)
+    with running(area) as it:
+        wait_for(lambda: it.watcher.status.problem != "")
+    publisher.close()
+    assert isinstance(it.watcher, Watcher)
+
+
+# -- no room
+
+
+def no_room(times: int) -> Callable[..., Any]:
+    """A method of Publisher that finds no room so many times."""
+    left = [times]
+
+    def patch(method: Callable[..., int]) -> Callable[..., int]:
+        def call(self: Publisher, rows: Any) -> int:
+            if left[0]:
+                left[0] -= 1
+                raise OutOfSharedMemory("shmroute-test", 4_096, 0)
+            return method(self, rows)
+
+        return call
+
+    return patch
+
+
+@pytest.mark.parametrize("method", ["replace", "publish"])
+def test_a_publish_that_finds_no_room_is_told_and_tried_again_until_there_is(
+    area: str, method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(module, "PUBLISH_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
+    with running(area) as it:
+        if method == "publish":
+            it.source.put(Replaced("appmodels", (appmodel("zero"),)))
+            with reading(area):
+                pass
+        monkeypatch.setattr(Publisher, method, no_room(3)(getattr(Publisher, method)))
+        event = (
+            Changed("appmodels", appmodel("one")) if method == "publish" else Replaced("appmodels", (appmodel("one"),))
+        )
+        it.source.put(event)
+        with reading(area) as reader:
+            if method == "publish":
+                assert reader.resolve("zero").app == "zero", "the last generation stays"
+            wait_for(lambda: reader.get("one") is not None)
+        wait_for(lambda: it.watcher.status.publish_failures == 3 and it.watcher.status.problem == "")
+    assert caplog.text.count("no room in /dev/shm") == 1, "an alarm once, not at every try"
+    assert "4096 bytes are needed" in caplog.text
+    assert "there is room again" in caplog.text
+
+
+def test_changes_during_a_time_without_room_are_all_there_afterwards(
+    area: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PUBLISH_RETRY_SECONDS", 0.05)
+    with running(area) as it:
+        it.source.put(Replaced("appmodels", (appmodel("gone"), appmodel("changed"))))
+        with reading(area) as reader:
+            monkeypatch.setattr(Publisher, "publish", no_room(5)(Publisher.publish))
+            it.source.put(Deleted("appmodels", appmodel("gone").key))
+            it.source.put(Changed("appmodels", appmodel("changed", version="v2")))
+            it.source.put(*(Changed("appmodels", appmodel(f"new{number}")) for number in range(50)))
+            wait_for(lambda: reader.get("gone") is None)
+            assert reader.resolve("changed").app_version == "v2"
+            assert len(reader.models()) == 51
+
+
+def test_without_room_the_age_grows_though_the_source_is_in_step(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
+    with running(area) as it:
+        it.source.put(Replaced("appmodels", ()))
+        it.source.in_step()
+        with reading(area) as reader:
+            wait_for(lambda: reader.age < 5.0)
+            monkeypatch.setattr(Publisher, "publish", no_room(1_000_000)(Publisher.publish))
+            it.source.put(Changed("appmodels", appmodel("one")))
+            wait_for(lambda: it.watcher.status.problem != "")
+            contact = reader.age
+            beat = it.watcher.turned_ns
+            it.source.in_step()
+            wait_for(lambda: it.watcher.turned_ns > beat + int(1e8))
+            assert reader.age > contact
+            monkeypatch.undo()
+
+
+# -- what others do
+
+
+class Failing(Told):
+    def run(self, sink: Sink, stop: threading.Event) -> None:
+        raise RuntimeError("a defect of the source")
+
+
+def test_a_source_that_fails_by_a_defect_ends_the_watcher_so_that_it_is_started_again(
+    area: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = Watcher(area, [Failing()], settings=SETTINGS)
+    thread = threading.Thread(target=watcher.run)
+    thread.start()
+    thread.join(WAIT_SECONDS)
+    assert not thread.is_alive()
+    assert watcher.failed
+    assert "a defect of the source" in caplog.text
+    Publisher(area).close()  # the lock is free
+
+
+class Handler:
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def on_add(self, appmodel: AppModel) -> None:
+        self.seen.append(f"add {appmodel.key.name}")
+        raise RuntimeError("a defect of a handler")
+
+    def on_update(self, old: AppModel, new: AppModel) -> None:
+        self.seen.append(f"update {new.key.name}")
+
+    def on_delete(self, appmodel: AppModel) -> None:
+        self.seen.append(f"delete {appmodel.key.name}")
+
+
+def test_a_handler_that_raises_is_counted_keeps_nothing_up_and_hears_again_at_the_resync(area: str) -> None:
+    handler = Handler()
+    with running(area, handlers=[handler]) as it:
+        it.source.put(Replaced("appmodels", (appmodel("one"),)))
+        with reading(area) as reader:
+            assert reader.resolve("one").app == "one"
+        wait_for(lambda: handler.seen == ["add one"])
+        it.source.put(Resync("appmodels"))
+        wait_for(lambda: handler.seen == ["add one", "update one"])
+        applied(it.watcher)
+        assert it.watcher.status.handler_failures == 1
+
+
+def test_a_resync_publishes_nothing(area: str) -> None:
+    with running(area) as it:
+        it.source.put(Replaced("appmodels", (appmodel("one"),)))
+        with reading(area) as reader:
+            it.source.put(Resync("appmodels"), Replaced("appmodels", (appmodel("one"),)))
+            applied(it.watcher)
+            assert reader.generation == 1
+
+
+class Stubborn(Told):
+    """Does not stop when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = threading.Event()
+
+    def run(self, sink: Sink, stop: threading.Event) -> None:
+        super().run(sink, stop)
+        self.release.wait(WAIT_SECONDS)
+
+
+def test_run_returns_and_lets_the_area_go_though_a_source_does_not_stop(area: str) -> None:
+    source = Stubborn()
+    watcher = Watcher(area, [source], settings=SETTINGS)
+    thread = threading.Thread(target=watcher.run)
+    thread.start()
+    assert source.started.wait(WAIT_SECONDS)
+    with pytest.raises(AreaBusy):
+        Publisher(area)
+    watcher.stop()
+    thread.join(WAIT_SECONDS)  # far less than the source would take
+    assert not thread.is_alive()
+    assert not source.release.is_set()
+    Publisher(area).close()
+    source.release.set()
+
+
+def test_a_storm_is_published_in_few_generations_and_nothing_of_it_is_lost(area: str) -> None:
+    with running(area) as it:
+        it.source.put(Replaced("appmodels", ()))
+        with reading(area) as reader:
+            storm = [
+                Changed("appmodels", appmodel(f"m{number % 100}", version=f"v{number}")) for number in range(20_000)
+            ]
+            it.source.put(*storm)
+            wait_for(lambda: len(reader.models()) == 100 and reader.resolve("m99").app_version == "v19999")
+            assert {route.app_version for route in reader.models().values()} == {f"v{n}" for n in range(19_900, 20_000)}
+            assert reader.generation < 2_000
+
+
+def test_the_oldest_source_says_how_old_the_routes_are(area: str) -> None:
+    with running(area, "appmodels", "endpointslices") as it:
+        it.source.put(Replaced("appmodels", ()), Replaced("endpointslices", ()))
+        it.source.in_step(time.monotonic_ns() - int(100e9))
+        with reading(area) as reader:
+            wait_for(lambda: 99.0 < reader.age < 160.0)
+            it.source.in_step()
+            wait_for(lambda: reader.age < 50.0)
