@@ -117,8 +117,8 @@ class Reader:
         self.closings = 0
         """How often it has been closed; ends `changes`."""
         self.resolve, self._memo, self._absent, self._point = _make_resolve(self)
-        self._head: memoryview[float] = _NEVER
-        self._seen = 0.0
+        self.head: memoryview[float] = _NEVER
+        self.seen = 0.0
         with _readers_lock:
             _readers.add(self)
 
@@ -221,7 +221,7 @@ class Reader:
 
     def is_current(self, part: Pool | MetadataValue) -> bool:
         """Whether what was decoded from a row still stands, at this moment's generation. For `Route`."""
-        if self._head[()] != self._seen:
+        if self.head[()] != self.seen:
             with self._lock:
                 self._refresh()
         return not part.stale
@@ -350,7 +350,7 @@ class Reader:
         if rows is None:
             rows = self._rows = RowReader(self.area)
         elif (
-            self._head[()] == self._seen
+            self.head[()] == self.seen
             and not self._unsettled
             and (not self._retry_ns or time.monotonic_ns() < self._retry_ns)
         ):
@@ -369,14 +369,14 @@ class Reader:
             self._forget_all(former)
         else:
             self._forget(changed, former)
-        self._head = rows.control.head
+        self.head = rows.control.head
         if fault is None and not rows.control.retired:
-            self._seen = float(rows.generation)
+            self.seen = float(rows.generation)
             self._retry_ns = self._fault_ns = 0
-            self._point(self._head, self._seen)
+            self._point(self.head, self.seen)
         else:
             now_ns = time.monotonic_ns()
-            self._seen = seen
+            self.seen = seen
             self._retry_ns = now_ns + _RETRY_NS
             self._fault_ns = self._fault_ns or now_ns
             self._point(_NEVER, 0.0)  # so that each look-up comes by here, and tries again in time
@@ -428,7 +428,7 @@ class Reader:
     def _detach(self) -> None:
         self._forget_all(self._rows.snapshot() if self._rows else None)
         self._rows = None
-        self._head = _NEVER
+        self.head = _NEVER
         self._fault = None
         self._retry_ns = self._fault_ns = 0
         self._point(_NEVER, 0.0)

@@ -92,7 +92,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
             NoEndpoints: there is none; its `reason` says why.
         """
         pool: Pool | None = self._pool
-        if pool is None or not self._reader.is_current(pool):
+        if pool is None or pool.stale or self._reader.head[()] != self._reader.seen:
             pool = self._current_pool()
         return pool.next() if key is None else pool.for_key(key)
 
