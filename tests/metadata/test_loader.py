@@ -147,6 +147,7 @@ def test_it_ends_at_once_though_the_store_hangs(redis_server: RedisServer) -> No
         wait_for(lambda: store._client is not None)
         it.stop()
         assert it.failure is None
+        wait_for(lambda: "metadata reader" not in {thread.name for thread in threading.enumerate()})
         redis_server.thaw()
         assert it.reads.empty()
 

@@ -153,7 +153,7 @@ class Gate:
     def retry(self, now: Moment) -> None:
         """Ask again for all that is not there, now."""
         for entry in self._pending.values():
-            if entry.read and not entry.in_flight:
+            if entry.read:
                 self._schedule(entry, now.seconds)
 
     # --- what to read --------------------------------------------------------------------------------------
