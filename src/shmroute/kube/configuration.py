@@ -49,9 +49,10 @@ class ClusterConfiguration:
     def __init__(self, configuration: Any, namespace: str, files: list[str]) -> None:
         from kubernetes.client import ApiClient
 
-        configuration.socket_options = socket_options()
         configuration.retries = False
         self.client = ApiClient(configuration)
+        # Not as `configuration.socket_options`, which older clients do not pass on.
+        self.client.rest_client.pool_manager.connection_pool_kw["socket_options"] = socket_options()
         self.host: str = configuration.host.rstrip("/")
         self.namespace = namespace
         self._files = files
