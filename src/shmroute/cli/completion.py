@@ -25,4 +25,4 @@ def command(shell: str) -> None:
 
     complete = get_completion_class(shell)
     assert complete is not None  # noqa: S101 - click knows the three
-    click.echo(complete(group, {}, "shmroute", _VARIABLE).source())
+    click.echo(complete(group, {}, "shmroute", _VARIABLE).source(), nl=False)

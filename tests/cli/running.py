@@ -1,0 +1,92 @@
+"""The command within the test's process: what it prints where, and its exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from shmroute.cli import main
+from shmroute.shm.publisher import Publisher
+from shmroute.testing import Answer, Routes
+from tests.processes import bound
+
+WAIT_SECONDS = 30.0
+
+
+class Answered(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Cli:
+    """Calls `main` with arguments; variables of the caller's environment are out of the way."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        for name in list(os.environ):
+            if name.startswith("SHMROUTE_") and not name.startswith("SHMROUTE_TEST"):
+                monkeypatch.delenv(name)
+
+    def __call__(self, *arguments: str, **variables: str) -> Answered:
+        """`variables`: environment variables of this call."""
+        with self._monkeypatch.context() as context:
+            context.setattr(sys, "argv", ["shmroute", *arguments])
+            for name, value in variables.items():
+                context.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        code = ended.value.code
+        out, err = self._capsys.readouterr()
+        return Answered(code if isinstance(code, int) else int(code is not None), out, err)
+
+
+@contextmanager
+def published(area: str) -> Iterator[Routes]:
+    """An area with some routes, as a watcher would leave it."""
+    routes = Routes(area)
+    routes.set(
+        {
+            "model1": Answer(app="sdkApp", version="v-1", namespace="east", endpoints=("10.0.0.1:80", "[fd00::1]:81")),
+            "model2": Answer(app="sdkApp", version="v-2", namespace="east", metadata={"a": "ü"}),
+            "other": Answer(app="otherApp", namespace="west", endpoints=()),
+        }
+    )
+    try:
+        yield routes
+    finally:
+        routes.close()
+
+
+def publish(area: str) -> None:
+    """The same, without a writer."""
+    routes = Routes(area)
+    routes.set({"model1": Answer(app="sdkApp")})
+    routes._publisher.close()
+
+
+def age(area: str, seconds: float) -> None:
+    """Have the area's last contact and heartbeat be so long ago."""
+    with Publisher(area) as publisher:
+        then = time.monotonic_ns() - int(seconds * 1e9)
+        publisher.control.beat(then, then, synced=True)
+
+
+def start(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
+    """The command as a process of its own."""
+    return subprocess.Popen(
+        bound([sys.executable, "-m", "shmroute", *arguments]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **variables},
+    )

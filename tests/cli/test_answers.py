@@ -1,0 +1,189 @@
+"""Answers go to standard output, all else to standard error; each form is what its tools can read."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from shmroute.testing import Answer
+from tests.cli.running import WAIT_SECONDS, Cli, age, publish, published, start
+
+
+def test_a_table_has_a_header_and_aligned_columns(cli: Cli, area: str) -> None:
+    with published(area):
+        lines = cli("get", "models", "--area", area).out.splitlines()
+    assert lines[0].split() == ["MODEL", "VERSION", "APP", "APP-VERSION", "NAMESPACE"]
+    assert [line.split()[0] for line in lines[1:]] == ["model1", "model2", "other"]
+    assert len({line.index("sdkApp") for line in lines if "sdkApp" in line} | {lines[0].index("APP ")}) == 1
+
+
+@pytest.mark.parametrize("what", ["models", "apps", "endpoints", "metadata", "conflicts", "invalid"])
+def test_every_kind_is_listed_in_every_form(cli: Cli, area: str, what: str) -> None:
+    with published(area):
+        found = json.loads(cli("get", what, "--area", area, "-o", "json").out)
+        assert yaml.safe_load(cli("get", what, "--area", area, "-o", "yaml").out).keys() == found.keys() == {"items"}
+        names = cli("get", what, "--area", area, "-o", "name").out.split()
+        assert len(names) == len(found["items"])
+        for form in ("table", "wide"):
+            answered = cli("get", what, "--area", area, "-o", form)
+            assert len(answered.out.splitlines()) == (len(names) + 1 if names else 0)
+            assert answered.err == ("" if names else f"No {what} found.\n")
+
+
+def test_one_namespace_and_names_narrow_the_answer(cli: Cli, area: str) -> None:
+    with published(area):
+        assert cli("get", "models", "-n", "west", "-o", "name", "--area", area).out == "other\n"
+        assert cli("get", "models", "model2", "-o", "name", "--area", area).out == "model2\n"
+        answered = cli("get", "models", "model2", "absent", "-o", "name", "--area", area)
+        assert answered.out == "model2\n"
+        assert answered.err == "error: models 'absent' not found\n"
+
+
+def test_a_route_as_json_has_all_a_script_needs_and_keeps_its_letters(cli: Cli, area: str) -> None:
+    with published(area):
+        route = json.loads(cli("resolve", "model1", "-o", "json", "--area", area).out)
+        assert route["endpoints"] == ["10.0.0.1:80", "[fd00::1]:81"]
+        assert (route["app"], route["version"], route["namespace"]) == ("sdkApp", "v-1", "east")
+        out = cli("resolve", "model2", "-o", "json", "--area", area).out
+        assert "ü" in out
+        assert json.loads(out)["metadata"] == {"a": "ü"}
+        several = json.loads(cli("resolve", "model1", "model2", "-o", "json", "--area", area).out)
+        assert [item["model"] for item in several["items"]] == ["model1", "model2"]
+
+
+def test_what_is_not_found_does_not_keep_back_what_is(cli: Cli, area: str) -> None:
+    with published(area):
+        answered = cli("resolve", "absent", "model1", "-o", "name", "--area", area)
+    assert answered.out == "model1\n"
+    assert answered.err == "error: no app serves model 'absent'\n"
+
+
+def test_explain_says_why_and_why_not(cli: Cli, area: str) -> None:
+    with published(area):
+        out = cli("explain", "model1", "--area", area).out
+        assert "served by app sdkApp v1" in out
+        assert "because AppModel east/model1 claims it" in out
+        assert "ready: 10.0.0.1:80, [fd00::1]:81" in out
+        assert "known empty" in cli("explain", "other", "--area", area).out
+        assert "not known" in cli("explain", "model2", "--area", area).out
+        answered = cli("explain", "absent", "--area", area)
+        assert answered.out == ""
+        assert "No AppModel claims 'absent'" in answered.err
+        facts = json.loads(cli("explain", "model1", "-o", "json", "--area", area).out)
+        assert facts["appmodel"] == "east/model1"
+
+
+def test_status_tells_a_dead_or_frozen_watcher_from_one_that_lives(cli: Cli, area: str) -> None:
+    with published(area):
+        assert "alive" in cli("status", "--area", area).out
+        assert json.loads(cli("status", "-o", "json", "--area", area).out)["watcher"]["alive"] is True
+    publish(area)
+    age(area, 60.0)
+    answered = cli("status", "--area", area)
+    assert "dead or frozen" in answered.out
+    state = json.loads(cli("status", "-o", "json", "--area", area).out)
+    assert state["watcher"]["alive"] is False
+    assert state["age"] >= 60
+
+
+def test_audit_says_when_there_is_no_watcher_to_ask_or_nothing_to_compare_with(
+    cli: Cli, area: str, tmp_path: Path
+) -> None:
+    publish(area)
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    control = Path(f"/dev/shm/shmroute-{area}")
+    data = bytearray(control.read_bytes())
+    pid = os.getpid().to_bytes(8, sys.byteorder)
+    assert data.count(pid) == 1
+    control.write_bytes(data.replace(pid, ended.pid.to_bytes(8, sys.byteorder)))
+    answered = cli("audit", "--area", area)
+    assert answered.code == 2
+    assert "cannot be signalled" in answered.err
+
+
+def test_get_w_prints_each_change_until_it_is_interrupted(area: str) -> None:
+    with published(area) as routes:
+        process = start("get", "models", "-w", "-o", "json", "--area", area)
+        try:
+            assert process.stdout is not None
+            first = [json.loads(process.stdout.readline()) for _ in range(3)]
+            assert sorted((line["event"], line["model"]) for line in first) == [
+                ("added", "model1"),
+                ("added", "model2"),
+                ("added", "other"),
+            ]
+            routes.set({"model2": Answer(app="movedApp", namespace="east")})
+            routes.remove("other")
+            second = [json.loads(process.stdout.readline()) for _ in range(2)]
+            assert [(line["event"], line["model"], line["app"]) for line in second] == [
+                ("changed", "model2", "movedApp"),
+                ("removed", "other", "otherApp"),
+            ]
+            assert first[0]["generation"] < second[0]["generation"] < second[1]["generation"]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(WAIT_SECONDS) == 130
+            _, err = process.communicate()
+            assert err == "interrupted\n"
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_status_watch_prints_a_line_for_each_change_where_there_is_no_terminal(area: str) -> None:
+    with published(area) as routes:
+        process = start("status", "--watch", "--area", area)
+        try:
+            assert process.stdout is not None
+            assert "generation" in process.stdout.readline()
+            routes.set({"model2": "movedApp"})
+            assert select.select([process.stdout], [], [], WAIT_SECONDS)[0]
+            assert "generation" in process.stdout.readline()
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(area: str) -> None:
+    with published(area) as routes:
+        routes.set({f"m{number}": "app" for number in range(5_000)})
+        process = start("get", "models", "--area", area)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        code = process.wait(WAIT_SECONDS)
+        err = process.stderr.read()
+        process.stderr.close()
+    assert code == 1
+    assert err == ""
+
+
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}], ids=str)
+def test_what_is_piped_has_no_colours(area: str, variables: dict[str, str]) -> None:
+    with published(area):
+        for command in (("status",), ("get", "models"), ("explain", "model1"), ("--help",)):
+            process = start(*command, **variables, SHMROUTE_AREA=area)
+            out, err = process.communicate(timeout=WAIT_SECONDS)
+            assert "\x1b" not in out + err
+
+
+def test_a_long_running_commands_log_goes_to_standard_error_as_text_or_json(area: str, tmp_path: Path) -> None:
+    for form in ("text", "json"):
+        process = start(
+            "watch", "--manifests", tmp_path, "--area", area, "--log-format", form, "--listen", "127.0.0.1:0"
+        )
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.terminate()
+        out, _ = process.communicate(timeout=WAIT_SECONDS)
+        assert process.returncode == 0
+        assert out == ""
+        assert "health and metrics on port" in (json.loads(line)["message"] if form == "json" else line)

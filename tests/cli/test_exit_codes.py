@@ -1,0 +1,139 @@
+"""Exit codes are what scripts and probes go by: 0, 1, 2, 5, 6 and 7, each with its meaning. Never 3 or 4."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import shmroute
+from shmroute import errors
+from shmroute.cli import exit_code
+from shmroute.shm.publisher import Publisher
+from tests.cli.running import Cli, age, publish, published
+
+FORBIDDEN = {3, 4}
+"""A gunicorn up to 23 stops the whole server if a child of it ends so."""
+
+
+def test_0_is_an_answer(cli: Cli, area: str) -> None:
+    with published(area):
+        for command in (("resolve", "model1"), ("get", "models"), ("explain", "model1"), ("status",), ("wait",)):
+            assert cli(*command, "--area", area).code == 0, command
+
+
+def test_2_is_a_usage_error(cli: Cli, area: str, tmp_path: Path) -> None:
+    for command in (
+        ("absent",),
+        ("resolve",),
+        ("get", "absent"),
+        ("get", "models", "-n", "x", "-A"),
+        ("get", "apps", "-w"),
+        ("apply",),
+        ("delete",),
+        ("completion", "tcsh"),
+        ("watch", "--manifests", str(tmp_path), "--kubeconfig", "x"),
+        ("watch", "--manifests", str(tmp_path), "--redis", "redis://x", "--metadata", "y"),
+        ("watch", "--manifests", str(tmp_path), "--redis", "http://x"),
+        ("watch", "--manifests", str(tmp_path), "--listen", "nonsense"),
+        ("watch", "--manifests", str(tmp_path), "--area", "../x"),
+        ("watch", "--kubeconfig", str(tmp_path / "absent")),
+        ("run", "--"),
+    ):
+        answered = cli(*command, SHMROUTE_AREA=area)
+        assert answered.code == 2, (command, answered)
+        assert answered.out == ""
+        assert answered.err != ""
+        assert "Traceback" not in answered.err
+
+
+def test_5_is_not_found(cli: Cli, area: str) -> None:
+    with published(area):
+        for command in (
+            ("resolve", "absent"),
+            ("resolve", "model1", "absent"),
+            ("resolve", "model1", "-n", "west"),
+            ("get", "models", "absent"),
+            ("explain", "absent"),
+        ):
+            assert cli(*command, "--area", area).code == 5, command
+
+
+def test_6_is_stale(cli: Cli, area: str) -> None:
+    publish(area)
+    age(area, 100.0)
+    for command in (("resolve", "model1"), ("status",)):
+        assert cli(*command, "--area", area, "--max-age", "50").code == 6, command
+        assert cli(*command, "--area", area, "--max-age", "500").code == 0, command
+        assert cli(*command, "--area", area, SHMROUTE_MAX_AGE="50").code == 6, command
+
+
+def test_7_is_not_ready(cli: Cli, area: str) -> None:
+    commands = (
+        ("resolve", "model1"),
+        ("get", "models"),
+        ("get", "models", "-w"),
+        ("explain", "model1"),
+        ("status",),
+        ("wait", "--timeout", "0.01"),
+        ("audit",),
+    )
+    for command in commands:
+        assert cli(*command, "--area", area).code == 7, command
+    with Publisher(area):  # an area without a generation is as good as none
+        for command in commands[:-1]:
+            assert cli(*command, "--area", area).code == 7, command
+
+
+def test_1_is_what_is_broken(cli: Cli, area: str) -> None:
+    Path(f"/dev/shm/shmroute-{area}").write_bytes(b"foreign" * 2000)
+    for command in (("resolve", "model1"), ("get", "models"), ("status",), ("explain", "model1")):
+        answered = cli(*command, "--area", area)
+        assert answered.code == 1, (command, answered)
+        assert "is refused" in answered.err
+
+
+def every_error() -> list[errors.ShmrouteError]:
+    return [
+        errors.ShmrouteError("x"),
+        errors.NotReady("a"),
+        errors.ModelNotFound("m"),
+        errors.AppNotFound("a"),
+        errors.NoEndpoints("a", "s", "not known"),
+        errors.StaleRoutes(2.0, 1.0),
+        errors.MetadataNotJson("m"),
+        errors.LayoutMismatch("n", "p"),
+        errors.NoAccess("n", "r"),
+        errors.OutOfSharedMemory("n", 2, 1),
+        errors.AreaBusy("a", 1),
+        errors.ConfigError("x"),
+        errors.InvalidObject("w", "r"),
+        errors.ApiError("w", 403, "Forbidden", "m"),
+        errors.ApiError("w", 404, "NotFound", "m"),
+    ]
+
+
+def test_every_error_has_one_of_the_documented_codes() -> None:
+    told = {type(error).__name__: exit_code(error) for error in every_error()}
+    assert told.keys() == set(errors.__all__)
+    assert set(told.values()) == {1, 2, 5, 6, 7}
+
+
+def test_no_code_of_the_package_ends_a_process_with_3_or_4() -> None:
+    ends = {"exit", "_exit", "SystemExit", "Exit"}
+    found = []
+    for path in Path(shmroute.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
+                name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+                values = {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
+                if name in ends and values & FORBIDDEN:
+                    found.append(f"{path}:{node.lineno}")
+    assert found == []
+
+
+@pytest.mark.parametrize("code", [0, 1, 5, 77])
+def test_run_ends_as_its_command_does(cli: Cli, tmp_path: Path, code: int, area: str) -> None:
+    arguments = ("run", "--area", area, "--manifests", str(tmp_path), "--log-level", "error", "--")
+    assert cli(*arguments, "sh", "-c", f"exit {code}").code == code

@@ -1,0 +1,137 @@
+"""Every option can be given as an environment variable, and `--help` says which."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from shmroute.cli import COMMANDS, group
+from tests.cli.running import Cli, published
+
+KUBERNETES_SUFFIXES = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_PORT_80_TCP")
+"""What Kubernetes sets in every pod for a Service: `SHMROUTE_PORT` for one that is called shmroute."""
+
+
+def commands() -> Iterator[tuple[click.Context, click.Command]]:
+    context = group.make_context("shmroute", [], resilient_parsing=True)
+    for name in COMMANDS:
+        command = group.get_command(context, name)
+        assert command is not None
+        yield from _with_parts(context, name, command)
+
+
+def _with_parts(
+    parent: click.Context, name: str, command: click.Command
+) -> Iterator[tuple[click.Context, click.Command]]:
+    context = command.make_context(name, [], parent=parent, resilient_parsing=True)
+    yield context, command
+    if isinstance(command, click.Group):
+        for part in command.list_commands(context):
+            found = command.get_command(context, part)
+            assert found is not None
+            yield from _with_parts(context, part, found)
+
+
+def options() -> Iterator[tuple[click.Context, click.Option, str]]:
+    """Each option, with the variable it can be given as."""
+    for context, command in commands():
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                named = parameter.envvar
+                assert parameter.name is not None
+                default = f"{context.auto_envvar_prefix}_{parameter.name.upper()}"
+                yield context, parameter, named if isinstance(named, str) else default
+
+
+def test_every_option_has_a_variable_and_its_help_names_it() -> None:
+    for context, option, variable in options():
+        assert variable.startswith("SHMROUTE_")
+        if not option.hidden:
+            text = " ".join(context.command.get_help(context).split())
+            assert f"env var: {variable}" in text, (context.command_path, option.name)
+
+
+def test_no_variable_is_one_that_kubernetes_sets_for_a_service_called_shmroute() -> None:
+    variables = {variable for _, _, variable in options()}
+    assert not variables & {f"SHMROUTE{suffix}" for suffix in KUBERNETES_SUFFIXES}
+
+
+def test_every_variable_works() -> None:
+    for context, option, variable in options():
+        kind = option.type
+        if option.is_flag or option.is_bool_flag:
+            text = "0" if option.get_default(context) is True else "1"
+        elif isinstance(kind, click.Choice):
+            text = str(list(kind.choices)[-1])
+        elif kind in (click.INT, click.FLOAT) or isinstance(kind, (click.IntRange, click.FloatRange)):
+            text = "7" if context.info_name != "demo" else "600" if option.name == "models" else "7"
+        else:
+            text = "told"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(variable, text)
+            value, source = option.consume_value(context, {})
+            assert source is click.core.ParameterSource.ENVIRONMENT, (context.command_path, option.name, variable)
+            converted = option.type_cast_value(context, value)
+        assert converted != option.get_default(context), (context.command_path, option.name)
+
+
+def test_an_option_given_beats_its_variable(cli: Cli, area: str) -> None:
+    with published(area):
+        answered = cli("resolve", "model1", "-o", "json", SHMROUTE_AREA=area, SHMROUTE_OUTPUT="name")
+        assert json.loads(answered.out)["model"] == "model1"
+        assert cli("resolve", "model1", SHMROUTE_AREA=area, SHMROUTE_OUTPUT="name").out == "model1\n"
+
+
+@pytest.mark.parametrize("variable", ["SHMROUTE_VERSION", "SHMROUTE_PORT", "SHMROUTE_SERVICE_HOST"])
+def test_a_variable_that_others_set_does_no_harm(cli: Cli, area: str, variable: str) -> None:
+    with published(area):
+        assert (
+            cli("resolve", "model1", "-o", "name", SHMROUTE_AREA=area, **{variable: "tcp://1.2.3.4"}).out == "model1\n"
+        )
+
+
+def test_every_command_has_help_of_its_own_and_a_line_in_the_list(cli: Cli) -> None:
+    out = cli("--help").out
+    for name, text in COMMANDS.items():
+        assert name in out
+        assert text.split()[0] in out
+        answered = cli(name, "-h")
+        assert answered.code == 0
+        assert f"shmroute {name}" in answered.out
+    assert " keep " not in out
+
+
+def test_the_version_is_printed(cli: Cli) -> None:
+    assert cli("--version").out.startswith("shmroute ")
+
+
+# -- completion
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed_for_each_shell(cli: Cli, shell: str) -> None:
+    answered = cli("completion", shell)
+    assert answered.code == 0
+    assert "_SHMROUTE_COMPLETE" in answered.out
+    source = cli(_SHMROUTE_COMPLETE=f"{shell}_source")
+    assert answered.out == source.out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("shmroute ex", {"explain"}),
+        ("shmroute ", set(COMMANDS)),
+        ("shmroute get mo", {"models"}),
+        ("shmroute get models --all", {"--all-namespaces"}),
+        ("shmroute get models -o ", {"table", "wide", "json", "yaml", "name"}),
+        ("shmroute crd ", {"print", "install"}),
+    ],
+)
+def test_completion_knows_commands_options_and_choices(cli: Cli, words: str, expected: set[str]) -> None:
+    count = len(words.split()) - (0 if words.endswith(" ") else 1)
+    answered = cli(_SHMROUTE_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(count))
+    assert {line.partition(",")[2] for line in answered.out.splitlines()} == expected
