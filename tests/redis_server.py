@@ -59,10 +59,7 @@ def find_redis_server() -> Path:
         RedisServerMissing
     """
     named = os.environ.get("SHMROUTE_REDIS_SERVER")
-    if named:
-        candidates = [named]
-    else:
-        candidates = [str(Path(sys.prefix) / "bin" / "redis-server"), "redis-server"]
+    candidates = [named] if named else [str(Path(sys.prefix) / "bin" / "redis-server"), "redis-server"]
     for candidate in candidates:
         if found := shutil.which(candidate):
             return Path(found)
