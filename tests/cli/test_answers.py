@@ -132,7 +132,7 @@ def test_get_w_prints_each_change_until_it_is_interrupted(area: str) -> None:
             process.send_signal(signal.SIGINT)
             assert process.wait(WAIT_SECONDS) == 130
             _, err = process.communicate()
-            assert err == "interrupted\n"
+            assert err.strip() == "interrupted"
         finally:
             process.kill()
             process.communicate()

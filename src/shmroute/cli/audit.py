@@ -70,4 +70,5 @@ def _resources(control: ControlReader) -> list[str]:
 
 
 def _is_newer(audit: AuditStatus, before: AuditStatus | None) -> bool:
-    return before is None or audit.newest > before.newest
+    # Not later, but another: the wall clock may have been set back.
+    return before is None or audit.newest != before.newest

@@ -198,7 +198,8 @@ class Watcher:
         except (OutOfSharedMemory, ValueError) as error:
             _log.error("the checkpoint's rows cannot be served: %s", error)
             return
-        publisher.control.beat(now_ns, max(1, now_ns - age_ns), synced=False)
+        # Older than this machine's clock: as old as can be said, for it must not look younger than it is.
+        publisher.control.beat(now_ns, max(0, now_ns - age_ns), synced=False)
         _log.warning(
             "serving %d rows of the checkpoint, %.0f s old, until the first list", len(saved.rows), age_ns / 1e9
         )
