@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 import msgspec
 
 from shmroute.errors import AppNotFound, LayoutMismatch, ModelNotFound, NoAccess, NotReady, StaleRoutes
+from shmroute.hotpath import NEVER, HotPath
 from shmroute.metadata_value import MetadataValue
 from shmroute.picking import Busy, Pool
 from shmroute.routes import App, Route
@@ -49,14 +50,9 @@ T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 
-_decode_route = msgspec.msgpack.Decoder(Route).decode
 _decode_apps = msgspec.msgpack.Decoder(tuple[App, ...]).decode
 _decode_endpoints = msgspec.msgpack.Decoder(EndpointsRow).decode
 _decode_metadata = msgspec.msgpack.Decoder(MetadataRow).decode
-_bind = msgspec.structs.force_setattr
-
-_NEVER: Final = memoryview(b"\0\0\0\0\0\0\xf8\x7f").cast("d", shape=())
-"""The word of a reader that is not attached: a NaN, which equals nothing, not even itself."""
 
 
 class Resolve(Protocol):
@@ -102,6 +98,13 @@ class Reader:
         wait_seconds: float | None = None,
         zone: str | None = None,
     ) -> None:
+        self.settings: dict[str, Any] = {
+            "area": area,
+            "memo_rows": memo_rows,
+            "wait_seconds": wait_seconds,
+            "zone": zone,
+        }
+        """The arguments, to make another reader like it."""
         self._area = area
         self._memo_rows = memo_rows
         self._wait_seconds = wait_seconds
@@ -116,9 +119,12 @@ class Reader:
         self._unsettled = False
         self.closings = 0
         """How often it has been closed; ends `changes`."""
-        self.resolve, self._memo, self._absent, self._point = _make_resolve(self)
-        self.head: memoryview[float] = _NEVER
-        self.seen = 0.0
+        self._absent: dict[str, None] = {}
+        self._home = Home(self)
+        self._decode_route = self._home.decoder()
+        self._hot = HotPath(self.look_up, self._decode_route, memo_rows)
+        self._memo = self._hot.memo
+        self.resolve = self._hot.resolve
         with _readers_lock:
             _readers.add(self)
 
@@ -219,12 +225,10 @@ class Reader:
                 return _metadata_in(rows, key)
         return metadata.raw  # the row has just changed, and `metadata` has been told where its own value is
 
-    def is_current(self, part: Pool | MetadataValue) -> bool:
-        """Whether what was decoded from a row still stands, at this moment's generation. For `Route`."""
-        if self.head[()] != self.seen:
-            with self._lock:
-                self._refresh()
-        return not part.stale
+    def go_on(self) -> None:
+        """Go to the newest generation, so that what it changed is marked. For `Home`."""
+        with self._lock:
+            self._refresh()
 
     # --- state ---------------------------------------------------------------------------------------------
 
@@ -350,13 +354,14 @@ class Reader:
         if rows is None:
             rows = self._rows = RowReader(self.area)
         elif (
-            self.head[()] == self.seen
+            self._home.head[()] == self._home.seen
             and not self._unsettled
             and (not self._retry_ns or time.monotonic_ns() < self._retry_ns)
         ):
             return rows
         # An exception in the middle (a time limit's, raised by a signal) must not leave rows behind that have changed.
         all_changed, self._unsettled = self._unsettled, True
+        self._hot.leave()
         seen = float(rows.control.head[()])
         former = rows.snapshot()
         try:
@@ -369,17 +374,16 @@ class Reader:
             self._forget_all(former)
         else:
             self._forget(changed, former)
-        self.head = rows.control.head
+        self._home.head = rows.control.head
         if fault is None and not rows.control.retired:
-            self.seen = float(rows.generation)
+            self._home.seen = float(rows.generation)
             self._retry_ns = self._fault_ns = 0
-            self._point(self.head, self.seen)
+            self._hot.point(self._home.head, self._home.seen, rows.quick)
         else:
             now_ns = time.monotonic_ns()
-            self.seen = seen
+            self._home.seen = seen
             self._retry_ns = now_ns + _RETRY_NS
-            self._fault_ns = self._fault_ns or now_ns
-            self._point(_NEVER, 0.0)  # so that each look-up comes by here, and tries again in time
+            self._fault_ns = self._fault_ns or now_ns  # the hot path stays left: each look-up is to come by here
         before, self._fault = self._fault, fault
         self._unsettled = False
         if fault is not None and str(fault) != str(before):
@@ -426,12 +430,12 @@ class Reader:
         self._busy.clear()
 
     def _detach(self) -> None:
+        self._hot.leave()
         self._forget_all(self._rows.snapshot() if self._rows else None)
         self._rows = None
-        self.head = _NEVER
+        self._home.head = NEVER
         self._fault = None
         self._retry_ns = self._fault_ns = 0
-        self._point(_NEVER, 0.0)
 
     def _part(self, kind: Kind, key: str, decode: Callable[[bytes | None], T]) -> T:
         """What `decode` makes of a row other than a model's, remembered until the row changes."""
@@ -465,13 +469,7 @@ class Reader:
         Raises:
             LayoutMismatch: it is none.
         """
-        return self._bound(self._decoded(_decode_route, value))
-
-    def _bound(self, route: Route) -> Route:
-        _bind(route, "_reader", self)
-        for other in route.others:
-            _bind(other, "_reader", self)
-        return route
+        return self._decoded(self._decode_route, value)
 
     def load(self, model: str) -> Route:
         """First touch of a model in this process since its row changed. For the memo.
@@ -493,7 +491,7 @@ class Reader:
                     self._absent[model] = None
                 raise ModelNotFound(model)
             try:
-                route = self._bound(_decode_route(value))
+                route = self._decode_route(value)
             except msgspec.DecodeError as error:
                 raise LayoutMismatch(self.area, f"the row of model {model!r} is no route: {error}") from error
             _make_room(self._memo, self._memo_rows)
@@ -507,7 +505,7 @@ class Reader:
         self._attached()
         if max_age is not None and (age := self.age) > max_age:
             raise StaleRoutes(age, max_age)
-        route = self._memo[model]
+        route = self._memo.get(model) or self.load(model)
         if namespace is None or route.namespace == namespace:
             return route
         for other in route.others:
@@ -538,38 +536,53 @@ def _make_room(memo: dict[Any, Any], limit: int) -> None:
             memo.pop(key, None)
 
 
-def _make_resolve(
-    reader: Reader,
-) -> tuple[Resolve, dict[str, Route], dict[str, None], Callable[[memoryview[float], float], None]]:
-    """The hot path of one reader: `resolve`, the memos it fills, and the function that points it at a word."""
-    head = _NEVER
-    seen = 0.0
-    look_up = reader.look_up
-    load = reader.load
+class Home:
+    """A reader as its routes know it: made for it once, and held by the class of its routes.
 
-    class Memo(dict[str, Route]):
-        """Routes already decoded; a miss loads one."""
+    By the class, since setting a field of every route would add a twentieth to its first touch; and with a weak
+    reference, since a cycle that goes through the class of objects that are not tracked themselves would never be found
+    by the garbage collector. A route that outlives its reader goes on with another one like it.
+    """
 
-        __slots__ = ()
+    def __init__(self, reader: Reader) -> None:
+        self._reader = weakref.ref(reader)
+        self._next: Callable[[], Reader] = partial(type(reader), **reader.settings)
+        self._heir: Reader | None = None
+        self.head: memoryview[float] = NEVER
+        """The word, and what it was when the reader last looked."""
+        self.seen = 0.0
 
-        def __missing__(self, model: str) -> Route:
-            return load(model)
+    @property
+    def reader(self) -> Reader:
+        """The reader, or one like it where it is gone."""
+        reader = self._reader()
+        if reader is None:
+            reader = self._heir = self._heir or self._next()
+        return reader
 
-    memo: dict[str, Route] = Memo()
+    def is_current(self, part: Pool | MetadataValue) -> bool:
+        """Whether what was decoded from a row still stands, at this moment's generation."""
+        if self.head[()] != self.seen:
+            reader = self._reader()
+            if reader is None:
+                return False
+            reader.go_on()
+        return not part.stale
 
-    def resolve(model: str, namespace: str | None = None, max_age: float | None = None) -> Route:
-        """Which app serves `model`: see `shmroute.Reader.resolve`."""
-        if head[()] == seen and namespace is None and max_age is None:
-            return memo[model]
-        return look_up(model, namespace, max_age)
-
-    def point(new_head: memoryview[float], new_seen: float) -> None:
-        nonlocal head, seen
-        seen = float("nan")
-        head = new_head
-        seen = new_seen
-
-    return resolve, memo, {}, point
+    def decoder(self) -> Callable[[bytes], Route]:
+        """A decoder of routes that live here."""
+        bound: Any = msgspec.defstruct(
+            "Route",
+            [("others", "tuple[Route, ...]", ())],
+            bases=(Route,),
+            module=Route.__module__,
+            namespace={"_home": self},
+            frozen=True,
+            array_like=True,
+        )
+        bound.Route = bound  # what the field's type means
+        decoder: msgspec.msgpack.Decoder[Route] = msgspec.msgpack.Decoder(bound)
+        return decoder.decode
 
 
 _readers: Final[weakref.WeakSet[Reader]] = weakref.WeakSet()

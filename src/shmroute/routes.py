@@ -8,14 +8,14 @@ when it is first asked for, and stays: value and version belong together.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from shmroute.errors import ShmrouteError
 
 if TYPE_CHECKING:
-    from shmroute.client import Reader
+    from shmroute.client import Home
     from shmroute.metadata_value import MetadataValue
     from shmroute.picking import Pool
 
@@ -67,9 +67,10 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
     """`metadata.name` of the AppModel in force."""
     others: tuple[Route, ...] = ()
     """The same model's routes in other namespaces, the oldest AppModel first."""
-    _reader: Any = None
     _pool: Any = None
     _metadata: Any = None
+    _home: ClassVar[Any] = None
+    """The reader that made this route, in the class that each reader has for its routes."""
 
     # --- endpoints -----------------------------------------------------------------------------------------
 
@@ -92,7 +93,8 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
             NoEndpoints: there is none; its `reason` says why.
         """
         pool: Pool | None = self._pool
-        if pool is None or pool.stale or self._reader.head[()] != self._reader.seen:
+        home = self._home
+        if pool is None or pool.stale or home.head[()] != home.seen:
             pool = self._current_pool()
         return pool.next() if key is None else pool.for_key(key)
 
@@ -107,8 +109,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         return self._current_pool().connection()
 
     def _current_pool(self) -> Pool:
-        reader = self._bound_reader()
-        pool = reader.pool_of(self)
+        pool = self._bound_home().reader.pool_of(self)
         msgspec.structs.force_setattr(self, "_pool", pool)
         return pool
 
@@ -155,19 +156,19 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         when the metadata has changed.
         """
         value: MetadataValue | None = self._metadata
-        if value is None or (value.version is None and not self._reader.is_current(value)):
-            value = self._bound_reader().metadata_of(self)
+        if value is None or (value.version is None and not self._bound_home().is_current(value)):
+            value = self._bound_home().reader.metadata_of(self)
             msgspec.structs.force_setattr(self, "_metadata", value)
         return value
 
-    def _bound_reader(self) -> Reader:
-        reader: Reader | None = self._reader
-        if reader is None:
+    def _bound_home(self) -> Home:
+        home: Home | None = self._home
+        if home is None:
             raise ShmrouteError(
                 f"this route of model {self.model!r} was not made by a reader, or came from another process:"
                 " resolve it again for its endpoints and metadata"
             )
-        return reader
+        return home
 
     # --- as a value ----------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from shmroute.errors import LayoutMismatch, NotReady, ShmrouteError
 from shmroute.shm import memory
 from shmroute.shm.control import ControlReader, fence
 from shmroute.shm.layout import RESET, SEALED, WORD_BYTES, Batch
-from shmroute.shm.segment import Segment
+from shmroute.shm.segment import Quick, Segment
 
 __all__ = ["RowChange", "RowReader"]
 
@@ -72,6 +72,11 @@ class RowReader:
     def snapshot(self) -> Self:
         """A second reader at the same generation: it reads on there while this one goes on."""
         return copy.copy(self)
+
+    @property
+    def quick(self) -> Quick:
+        """Where `shmroute.hotpath` finds the rows of this generation. A new one for each call."""
+        return self._place.segment.quick(self._place.end)
 
     # --- rows ----------------------------------------------------------------------------------------------
 

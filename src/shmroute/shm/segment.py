@@ -20,6 +20,7 @@ from shmroute.shm.layout import (
     KIND_SHIFT,
     MAX_KEY_BYTES,
     MAX_KIND,
+    QUICK,
     RECORD,
     RECORD_BYTES,
     SLOTS_AT,
@@ -37,6 +38,10 @@ _SLOTS_A_TURN: Final = 65536
 
 Find = Callable[[int, bytes, int], bytes | None]
 """`find(kind, key, end_word)`: the row's value before that end of the log, or None."""
+
+
+Quick = tuple[memoryview, int, mmap.mmap, int]
+"""Slots, their number less one, the whole mapping, and the end of the log in words."""
 
 
 class Record(NamedTuple):
@@ -66,6 +71,10 @@ class Segment:
         self._slots = view[SLOTS_AT : self.header.records_at].cast("Q")
         self._words = view[:SLOTS_AT].cast("Q")
         self.find: Find = _make_find(name, self._map, self._slots, self.header)
+
+    def quick(self, end: int) -> Quick:
+        """What `shmroute.hotpath` needs to find rows before that end of the log, in bytes."""
+        return self._slots, self.header.slots - 1, self._map, end // WORD_BYTES
 
     # --- the log -------------------------------------------------------------------------------------------
 
@@ -114,7 +123,7 @@ class Segment:
         for _ in range(batch.records):
             _, head, value_length, _ = unpack(data, at)
             key_length = head & MAX_KEY_BYTES
-            begin = at + RECORD_BYTES
+            begin = at + RECORD_BYTES + value_length
             changed.append((head >> KIND_SHIFT & MAX_KIND, data[begin : begin + key_length]))
             at += align(RECORD_BYTES + key_length + value_length)
         return changed
@@ -190,13 +199,14 @@ def _record_at(name: str, data: mmap.mmap, header: SegmentHeader, word: int) -> 
         raise LayoutMismatch(name, f"an offset leads out of it ({at})")
     checksum, head, value_length, previous = RECORD.unpack_from(data, at)
     key_length = head & MAX_KEY_BYTES
-    begin = at + RECORD_BYTES
-    payload = data[begin : begin + key_length + value_length]
+    begin = at + RECORD.size
+    payload = data[begin : begin + QUICK.size + value_length + key_length]
     if record_checksum(head, previous, payload) != checksum:
         raise LayoutMismatch(name, f"the record at {at} is damaged (checksum)")
-    value = None if head & DELETED else payload[key_length:]
+    key_at = QUICK.size + value_length
+    value = None if head & DELETED else payload[QUICK.size : key_at]
     kind = head >> KIND_SHIFT & MAX_KIND
-    return Record(kind, payload[:key_length], value, previous, align(RECORD_BYTES + len(payload)))
+    return Record(kind, payload[key_at:], value, previous, align(RECORD.size + len(payload)))
 
 
 def _earlier(name: str, data: mmap.mmap, header: SegmentHeader, word: int, end_word: int) -> int:
@@ -232,12 +242,12 @@ def _make_find(name: str, data: mmap.mmap, slots: memoryview, header: SegmentHea
                     checksum, head, value_length, previous = unpack(data, at)
                     key_length = head & 0xFFFF
                     at += 16
-                    found = data[at : at + key_length + value_length]
+                    found = data[at : at + 5 + value_length + key_length]
                     if crc32(found, head ^ previous) != checksum:
                         raise LayoutMismatch(name, f"the record at {at - 16} is damaged (checksum)")
-                    if key_length == len(key) and head >> 16 & 0xFF == kind and found.startswith(key):
-                        return None if head >> 24 else found[key_length:]
-                    if crc32(found[:key_length], head >> 16 & 0xFF) != wanted:
+                    if key_length == len(key) and head >> 16 & 0xFF == kind and found.endswith(key):
+                        return None if head >> 24 else found[5 : 5 + value_length]
+                    if crc32(found[5 + value_length :], head >> 16 & 0xFF) != wanted:
                         raise LayoutMismatch(name, f"a slot leads to a record of another row ({at - 16})")
             slot = (slot + 1) & mask
             probes -= 1

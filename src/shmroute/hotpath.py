@@ -1,0 +1,134 @@
+"""The look-up that every request makes: one function for each reader, whose globals are its state.
+
+CPython reads globals as fast as a closure's cells, but need not copy each of them into the frame of every call, which
+for fifteen would cost a fifth of a warm look-up. `HotPath` makes the function and sets its globals; when, says
+`shmroute.client.Reader`.
+
+A warm look-up compares one word and asks one dict. A first touch finds the row as `shmroute.shm.segment` does, written
+out here since each call would cost more than what it does, and checks it by its quick checksum. Whatever is not plain
+(no match, a long value, damage, a full memo) is left to `Reader.look_up`, which takes the lock and its time.
+
+**No row of the past.** First touches take no lock, so one may have read a row, be put to sleep, and wake up when
+another thread has gone to the next generation and has dropped from the memo what that changed. It must not put its old
+row there then. So a reader that goes on first takes the present *place* away (`leave`), then thins the memo, then gives
+a new place (`point`); and a first touch keeps its row only if the place it read from is still there. Nothing comes
+between that comparison and the store: under the global interpreter lock threads switch at calls and backward jumps only
+(and at line events of a tracer: hence one line). Where there is no such lock, there is no place either, and every first
+touch goes by the reader's own lock.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Callable
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final, cast
+from zlib import adler32, crc32
+
+import msgspec
+
+from shmroute.rows import Kind
+from shmroute.shm.layout import QUICK_READ
+
+if TYPE_CHECKING:
+    from shmroute.client import Resolve
+    from shmroute.routes import Route
+    from shmroute.shm.segment import Quick
+
+__all__ = ["NEVER", "HotPath"]
+
+NEVER: Final = memoryview(b"\0\0\0\0\0\0\xf8\x7f").cast("d", shape=())
+"""The word of a reader that is not attached: a NaN, which equals nothing, not even itself."""
+
+_NOWHERE: Final[Any] = (memoryview(bytes(8)).cast("Q"), 0, b"", 0)
+"""A place without rows."""
+
+_LOCKED: Final = not getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether first touches must take a lock."""
+
+# What `_resolve` needs. Its globals are a copy of these.
+MODEL: Final = int(Kind.MODEL)
+unpack: Final = QUICK_READ.unpack_from
+Unusual: Final = (AttributeError, UnicodeEncodeError, IndexError, struct.error, msgspec.DecodeError)
+
+# And what is each reader's own.
+head: memoryview[float] = NEVER
+seen = 0.0
+place: Quick = _NOWHERE
+memo: dict[str, Route] = {}
+memo_rows = 0
+get = memo.get
+decode: Callable[[bytes], Route] = cast("Any", None)
+look_up: Callable[[str, str | None, float | None], Route] = cast("Any", None)
+
+
+def _resolve(model: str, namespace: str | None = None, max_age: float | None = None) -> Route:
+    """Which app serves `model`: see `shmroute.Reader.resolve`."""
+    if head[()] == seen and namespace is None and max_age is None:
+        if (route := get(model)) is not None:
+            return route
+        try:
+            hashed = crc32(model.encode(), MODEL)
+            slots, mask, data, end_word = here = place
+            slot = hashed & mask
+            while entry := slots[slot]:
+                if entry >> 32 == hashed:
+                    word = entry & 0xFFFFFFFF
+                    if word < end_word:
+                        checksum, value = unpack(data, word << 3)
+                        if adler32(value, hashed) == checksum:
+                            route = decode(value)
+                            if route.model == model and len(memo) < memo_rows:
+                                if here is place: memo[model] = route  # fmt: skip  # noqa: E701 - see the docstring
+                                return route
+                    break
+                slot += 1  # beyond the last slot an IndexError leads to the slow way, which goes round
+        except Unusual:
+            pass
+    return look_up(model, namespace, max_age)
+
+
+class HotPath:
+    """`resolve` and the memo it fills, for one reader.
+
+    Args:
+        slow: what `resolve` calls where it has no answer.
+        decoder: makes a route of a row.
+        memo_limit: how many routes are kept; the reader makes room for more.
+    """
+
+    def __init__(
+        self,
+        slow: Callable[[str, str | None, float | None], Route],
+        decoder: Callable[[bytes], Route],
+        memo_limit: int,
+    ) -> None:
+        self.memo: dict[str, Route] = {}
+        self._names: dict[str, Any] = globals() | {
+            "__name__": "shmroute.client",  # where `resolve` is to be found
+            "memo": self.memo,
+            "memo_rows": memo_limit,
+            "get": self.memo.get,
+            "decode": decoder,
+            "look_up": slow,
+        }
+        function = FunctionType(_resolve.__code__, self._names, "resolve", _resolve.__defaults__)
+        function.__qualname__ = "resolve"
+        function.__doc__ = _resolve.__doc__
+        function.__annotations__ = _resolve.__annotations__
+        self.resolve = cast("Resolve", function)
+
+    def leave(self) -> None:
+        """Let no look-up go the hot way, and none that is under way keep its row."""
+        names = self._names
+        names["seen"] = 0.0
+        names["head"] = NEVER
+        names["place"] = _NOWHERE
+
+    def point(self, head: memoryview[float], seen: float, place: Quick) -> None:
+        """Answer from `place` as long as the word is `seen`."""
+        names = self._names
+        names["place"] = _NOWHERE if _LOCKED else place
+        names["seen"] = seen
+        names["head"] = head
