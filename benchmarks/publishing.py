@@ -1,0 +1,229 @@
+"""The writer's side: publishing a change, building a base, refreshing a worker, memory of /dev/shm."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.measured import Measured
+from benchmarks.table import complete
+from benchmarks.timing import figure, quantile
+from shmroute import Reader
+from shmroute.rows import Kind, RowKey
+from shmroute.shm.publisher import Publisher
+
+Changes = dict[RowKey, "bytes | None"]
+
+
+@contextmanager
+def published(count: int) -> Iterator[tuple[Publisher, dict[RowKey, bytes], list[float], int]]:
+    """An area with the rows of `count` models: publisher, rows, seconds of the build, peak bytes of /dev/shm."""
+    table = complete(count)
+    area = f"bench-{os.getpid()}-{count}"
+    publisher = Publisher(area)
+    try:
+        started = time.perf_counter()
+        publisher.replace(table)
+        seconds = time.perf_counter() - started
+        yield publisher, table, [seconds], _shared_bytes(area)
+    finally:
+        publisher.close(remove=True)
+
+
+def _shared_bytes(area: str) -> int:
+    return sum(path.stat().st_blocks * 512 for path in Path("/dev/shm").glob(f"shmroute-{area}*"))
+
+
+class Apps:
+    """The rows of each app of a table, to be changed one app at a time."""
+
+    def __init__(self, table: dict[RowKey, bytes]) -> None:
+        names = [key for kind, key in table if kind == Kind.APP]
+        self._table = table
+        self._names = names
+        self._stamp = 0
+
+    def change(self, dice: random.Random) -> Changes:
+        """One app's version changes: its ten models and its own row."""
+        self._stamp += 1
+        name = dice.choice(self._names)
+        (app,) = msgspec.msgpack.decode(self._table[Kind.APP, name])
+        version = f"v{self._stamp}"
+        changes: Changes = {(Kind.APP, name): msgspec.msgpack.encode([[app[0], version, *app[2:]]])}
+        for model, _ in app[5]:
+            route = msgspec.msgpack.decode(self._table[Kind.MODEL, model])
+            changes[Kind.MODEL, model] = msgspec.msgpack.encode([*route[:3], version, *route[4:]])
+        return changes
+
+
+def publishing(small: int, large: int, changes: int) -> list[Measured]:
+    """One changed app at two sizes, in turn; the first build; publishes while a base is rebuilt."""
+    dice = random.Random(4)
+    measured: list[Measured] = []
+    with (
+        published(small) as (few, few_rows, _, _),
+        published(large) as (many, many_rows, build, taken_bytes),
+    ):
+        table_bytes = sum(len(key.encode()) + len(value) for (_, key), value in many_rows.items())
+        sides = {small: (few, Apps(few_rows)), large: (many, Apps(many_rows))}
+        taken: dict[int, list[float]] = {small: [], large: []}
+        for _ in range(changes):
+            for size, (publisher, apps) in sides.items():
+                while publisher.rebuilding:
+                    publisher.maintain(1.0)
+                change = apps.change(dice)
+                started = time.perf_counter()
+                publisher.publish(change)
+                taken[size].append(time.perf_counter() - started)
+        small_figure, large_figure = figure(taken[small]), figure(taken[large])
+        measured.append(
+            Measured(
+                what="first complete build",
+                at=f"{large:,} models",
+                unit="s",
+                ours=figure(build),
+                compared="s",
+                value=build[0],
+                target=5.0,
+            )
+        )
+        measured.append(
+            Measured(
+                what="/dev/shm after the first build",
+                at=f"{large:,} models",
+                unit="bytes",
+                ours=figure([taken_bytes]),
+                peers={"the table's keys and values": figure([table_bytes])},
+                compared="x the table's bytes",
+                value=taken_bytes / table_bytes,
+                target=2.5,
+            )
+        )
+        for size, own in ((small, small_figure), (large, large_figure)):
+            measured.append(
+                Measured(
+                    what="publish one changed app (10 models)",
+                    at=f"{size:,} models",
+                    unit="s",
+                    ours=own,
+                    compared="ms, median",
+                    value=own.median * 1e3,
+                    target=1.0,
+                )
+            )
+        measured.append(
+            Measured(
+                what="publish one changed app, large beside small",
+                at=f"{large:,} and {small:,}",
+                unit="s",
+                ours=large_figure,
+                peers={f"at {small:,} models": small_figure},
+                compared="x the small table",
+                value=large_figure.median / small_figure.median,
+                target=2.0,
+            )
+        )
+        measured.append(_while_rebuilding(many, Apps(many_rows), dice, large))
+        measured.append(_refreshing(many, Apps(many_rows), many_rows, dice, large))
+    return measured
+
+
+def _while_rebuilding(publisher: Publisher, apps: Apps, dice: random.Random, count: int) -> Measured:
+    """Publish until a rebuild begins, and on until it has ended."""
+    taken: list[float] = []
+    pad = b"x" * 65536
+    while not publisher.rebuilding:  # grow the log quickly: rows of 64 KiB
+        publisher.publish({(Kind.METADATA, f"bench/{number}"): pad + os.urandom(8) for number in range(16)})
+    while publisher.rebuilding:
+        change = apps.change(dice)
+        started = time.perf_counter()
+        publisher.publish(change)
+        taken.append(time.perf_counter() - started)
+    own = figure(taken)
+    return Measured(
+        what="publish while a base is rebuilt, p99",
+        at=f"{count:,} models",
+        unit="s",
+        ours=own,
+        compared="ms, 99th percentile",
+        value=quantile(taken, 0.99) * 1e3,
+        target=25.0,
+    )
+
+
+def _refreshing(
+    publisher: Publisher, apps: Apps, table: dict[RowKey, bytes], dice: random.Random, count: int
+) -> Measured:
+    """A worker with 50,000 warm rows goes to the next generation."""
+    warm = dice.sample([key for kind, key in table if kind == Kind.MODEL], min(50_000, count))
+    taken = []
+    with Reader(publisher.area) as reader:
+        for model in warm:
+            reader.resolve(model)
+        for _ in range(300):
+            publisher.publish(apps.change(dice))
+            started = time.perf_counter()
+            reader.generation  # noqa: B018 - goes to the newest generation
+            taken.append(time.perf_counter() - started)
+    own = figure(taken)
+    return Measured(
+        what="refresh of a worker after one app changed",
+        at=f"{len(warm):,} warm rows",
+        unit="s",
+        ours=own,
+        compared="ms, median",
+        value=own.median * 1e3,
+        target=0.3,
+    )
+
+
+def endpoint_flip(changes: int) -> list[Measured]:
+    """One endpoint flips, of an app of 10 models and of one of 10,000."""
+    from tests.generate import appmodels, endpointslices
+
+    from shmroute.index import Index
+    from shmroute.sources.events import Changed, Replaced
+
+    taken: dict[int, list[float]] = {10: [], 10_000: []}
+    sides = {}
+    for size in taken:
+        index = Index()
+        index.apply(Replaced("appmodels", tuple(appmodels(1, size))))
+        (item,) = endpointslices(1, 10, per_slice=10)
+        index.apply(Replaced("endpointslices", (item,)))
+        publisher = Publisher(f"bench-{os.getpid()}-flip-{size}")
+        publisher.replace({key: value for key, value in index.take_changes().items() if value is not None})
+        sides[size] = (index, item, publisher)
+    try:
+        for number in range(changes):
+            for size, (index, item, publisher) in sides.items():
+                first = msgspec.structs.replace(item.endpoints[0], ready=bool(number % 2))
+                flipped = msgspec.structs.replace(
+                    item, endpoints=(first, *item.endpoints[1:]), resource_version=str(number + 10)
+                )
+                started = time.perf_counter()
+                index.apply(Changed("endpointslices", flipped))
+                publisher.publish(index.take_changes())
+                taken[size].append(time.perf_counter() - started)
+    finally:
+        for _, _, publisher in sides.values():
+            publisher.close(remove=True)
+    large, small = figure(taken[10_000]), figure(taken[10])
+    return [
+        Measured(
+            what="one endpoint flips, app of 10,000 models beside one of 10",
+            at="10 endpoints",
+            unit="s",
+            ours=large,
+            peers={"app of 10 models": small},
+            compared="x the small app",
+            value=large.median / small.median,
+            target=2.0,
+        )
+    ]

@@ -1,0 +1,152 @@
+"""The jobs of a worker process; each tells its result as JSON lines. Run by `benchmarks.processes`.
+
+Imports nothing at the top but the standard library's core: what a job costs must be its own.
+"""
+
+import resource
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def private_bytes() -> int:
+    """Private memory of this process."""
+    with open("/proc/self/smaps_rollup") as file:  # noqa: PTH123 - pathlib is not imported here
+        return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Private_"))
+
+
+def tell(**answer: object) -> None:
+    """One line of JSON."""
+    import json
+
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+def usage() -> dict[str, float]:
+    """CPU seconds and resident bytes of this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {"cpu": used.ru_utime + used.ru_stime, "rss": used.ru_maxrss * 1024}
+
+
+def attach(area: str) -> None:
+    from shmroute import Reader
+
+    before = private_bytes()
+    reader = Reader(area)
+    started = time.perf_counter()
+    reader.attach()
+    seconds = time.perf_counter() - started
+    tell(seconds=seconds, bytes=private_bytes() - before)
+
+
+def touch(area: str) -> None:
+    from shmroute import Reader
+    from shmroute.rows import Kind
+    from shmroute.shm.reader import RowReader
+
+    names = [key for _, key, _ in RowReader(area).rows(Kind.MODEL)]
+    before = private_bytes()
+    reader = Reader(area)
+    for name in names:
+        reader.resolve(name)
+    tell(bytes=private_bytes() - before)
+
+
+def dict_(file: str) -> None:
+    from pathlib import Path
+
+    import msgspec
+
+    from shmroute.routes import Route
+
+    decode = msgspec.msgpack.Decoder(Route).decode
+    table = msgspec.msgpack.decode(Path(file).read_bytes(), type=dict[str, bytes])
+    names = list(table)
+    before = private_bytes()
+    routes = {}
+    for name in names:
+        routes[name] = decode(table[name])
+    tell(bytes=private_bytes() - before)
+
+
+def first(area: str, model: str) -> None:
+    from shmroute import Reader
+
+    Reader(area).resolve(model)
+    tell(**usage())
+
+
+def bare(area: str, model: str) -> None:  # noqa: ARG001 - as `first`
+    tell(**usage())
+
+
+def rate(area: str) -> None:
+    from shmroute import Reader
+    from shmroute.rows import Kind
+    from shmroute.shm.reader import RowReader
+
+    names = [key for _, key, _ in RowReader(area).rows(Kind.MODEL)][:10_000]
+    resolve = Reader(area).resolve
+    for name in names:
+        resolve(name)
+    count = 0
+    started = time.perf_counter()
+    while time.perf_counter() - started < 1.0:
+        for name in names:
+            resolve(name)
+        count += len(names)
+    tell(rate=count / (time.perf_counter() - started))
+
+
+def latency(area: str) -> None:
+    """Seconds a look-up, in batches of 100, for a second."""
+    from shmroute import Reader
+    from shmroute.rows import Kind
+    from shmroute.shm.reader import RowReader
+
+    names = [key for _, key, _ in RowReader(area).rows(Kind.MODEL)][:100]
+    resolve = Reader(area).resolve
+    for name in names:
+        resolve(name)
+    batches = []
+    clock = time.perf_counter
+    end = clock() + 1.0
+    while (started := clock()) < end:
+        for name in names:
+            resolve(name)
+        batches.append((clock() - started) / len(names))
+    tell(batches=batches[:: max(1, len(batches) // 5000)])
+
+
+def follow(area: str, model: str) -> None:
+    """Tell each new version of a model, and when it was seen (monotonic nanoseconds)."""
+    from shmroute import Reader
+
+    reader = Reader(area)
+    reader.wait_ready(60)
+    version = ""
+    while True:
+        seen = reader.resolve(model).app_version
+        if seen != version:
+            version = seen
+            tell(version=version, at=time.monotonic_ns())
+        time.sleep(0.0002)
+
+
+JOBS: "dict[str, Callable[..., None]]" = {
+    "attach": attach,
+    "touch": touch,
+    "dict": dict_,
+    "first": first,
+    "bare": bare,
+    "rate": rate,
+    "latency": latency,
+    "follow": follow,
+}
+
+if __name__ == "__main__":
+    JOBS[sys.argv[1]](*sys.argv[2:])

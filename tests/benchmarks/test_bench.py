@@ -1,0 +1,60 @@
+"""The benchmark suite runs from end to end in a tiny form, and what it writes is whole."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import msgspec
+import pytest
+from benchmarks.measured import Measured, Results
+from benchmarks.timing import Figure, quantile, ratio
+
+from benchmarks import lookups, processes, publishing, report
+
+pytest.importorskip("lmdb", reason="the benchmarks' competitors are installed by `make bench`")
+
+
+def rows() -> list[Measured]:
+    return [
+        *lookups.first_touch(1_000, 2),
+        *lookups.parts_of_a_route(2),
+        *publishing.endpoint_flip(5),
+        *publishing.publishing(500, 1_000, 5),
+        *processes.memory_and_attach(1_000, 1),
+        *processes.propagation(1_000, 2, 5),
+    ]
+
+
+def test_a_tiny_run_measures_every_side_and_writes_whole_files(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    results = Results(report.machine(), report.versions(), True, rows())
+    report.write(results, tmp_path, readme)
+    again = msgspec.json.decode((tmp_path / "latest.json").read_bytes(), type=Results)
+    assert [row.what for row in again.rows] == [row.what for row in results.rows]
+    assert all(row.ours.median >= 0 for row in again.rows)
+    ET.parse(tmp_path / "lookups.svg")
+    page = readme.read_text()
+    assert page.startswith("before\n")
+    assert page.endswith("\nafter\n")
+    assert "old" not in page
+    assert all(row.what in page for row in results.rows)
+
+
+def test_ratios_are_taken_pair_by_pair() -> None:
+    assert ratio([2.0, 20.0, 6.0], [1.0, 10.0, 2.0]) == 2.0
+    assert quantile(list(range(100)), 0.99) == 99
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [(12e-9, "s", "12 ns"), (3.5e-4, "s", "350 us"), (2.0, "s", "2 s"), (2**21, "bytes", "2.0 MiB")],
+)
+def test_figures_are_written_for_the_eye(value: float, unit: str, shown: str) -> None:
+    assert report.text(value, unit) == shown
+
+
+def test_a_competitor_that_cannot_is_marked_so() -> None:
+    assert report.figure_text(None, "s") == "cannot"
+    assert report.figure_text(Figure(1e-6, 1e-6, 2e-6, 3), "s") == "1 us (1 us to 2 us)"
