@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import pytest
 
-from shmroute import NoEndpoints, Reader
+from shmroute import NoEndpoints, Reader, Route
 from tests.cluster import Cluster
 from tests.e2e.running import appmodel, ready, until, watcher
 
@@ -105,6 +106,10 @@ def test_a_service_scaled_to_zero_is_known_empty_and_an_unseen_one_is_not_known(
         assert unknown.value.reason == "not known"
 
 
+def _is_withdrawn(route: Route, host: str) -> bool:
+    return host not in {each.host for each in route.endpoints}
+
+
 def test_a_rolling_restart_never_leaves_a_pick_without_a_ready_endpoint(cluster: Cluster, area: str) -> None:
     cluster.apply(appmodel("rolling", "rolling", "v1", {"rolling_model": "v1"}))
     old = [f"10.0.0.{host}" for host in range(1, 11)]
@@ -129,6 +134,6 @@ def test_a_rolling_restart_never_leaves_a_pick_without_a_ready_endpoint(cluster:
             write(live, [gone])
             for _ in range(50):
                 route.pick()
-            until(lambda gone=gone: gone not in {each.host for each in route.endpoints}, "withdrawal")
+            until(partial(_is_withdrawn, route, gone), "withdrawal")
             assert gone not in {route.pick().host for _ in range(50)}
         assert {each.host for each in route.endpoints} == set(new)
