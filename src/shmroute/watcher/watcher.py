@@ -308,7 +308,7 @@ class Watcher:
                 self._event_count += 1
                 if event.received_ns and not self._oldest_received_ns:
                     self._oldest_received_ns = event.received_ns
-            case Resync():
+            case Resync(resource="appmodels"):
                 if self._metadata is not None:
                     self._metadata.retry_failed()
         self._dispatcher.put(self._index.apply(event))
