@@ -1,0 +1,152 @@
+"""Row 2, on disk: what a pod that starts while its API server is away makes of the checkpoint it finds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shmroute import NotReady, Reader
+from shmroute.watcher.checkpoint import parse
+from tests.apiserver import ApiServer, app_model
+from tests.leftovers import remove_area
+from tests.processes import bound
+from tests.watcher.running import WAIT_SECONDS, wait_for
+
+MODELS = {"iiot_dataservice": "v-1", "iiot_other": "v-2"}
+
+
+@contextmanager
+def watching(kubeconfig: Path, area: str, *options: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`shmroute watch` with a checkpoint."""
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "shmroute",
+        "watch",
+        "-A",
+        "--kubeconfig",
+        kubeconfig,
+        "--area",
+        area,
+    ]
+    process = subprocess.Popen(bound([*command, "--log-level", "error", *options]))
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(WAIT_SECONDS)
+
+
+@pytest.fixture
+def kubeconfig(api: ApiServer, tmp_path: Path) -> Path:
+    return api.kubeconfig(tmp_path / "kubeconfig")
+
+
+def written(api: ApiServer, kubeconfig: Path, area: str, path: Path) -> None:
+    """A pod has run with this checkpoint, and has gone with all of its shared memory."""
+    api.apply(app_model("iiot", MODELS))
+    with watching(kubeconfig, area, "--checkpoint", path), Reader(area) as reader:
+        reader.wait_ready(WAIT_SECONDS)
+        wait_for(lambda: not reader.stale(60.0))
+    assert path.exists()
+    remove_area(area)
+
+
+def test_02_a_pod_restarted_while_the_api_server_is_away_serves_its_last_routes_marked_as_stale(
+    api: ApiServer, kubeconfig: Path, area: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint"
+    written(api, kubeconfig, area, path)
+    api.faults.refuse()
+    with watching(kubeconfig, area, "--checkpoint", path), Reader(area) as reader:
+        reader.wait_ready(WAIT_SECONDS)
+        assert {model: route.version for model, route in reader.models().items()} == MODELS
+        assert not reader.synced
+        age = reader.age
+        wait_for(lambda: reader.age > age + 1.0)  # grows, whatever the watcher does
+        assert reader.stale(1.0)
+        before = reader.generation
+
+        api.apply(app_model("iiot", {"iiot_dataservice": "v-2"}))
+        api.faults.accept()
+        wait_for(lambda: reader.synced, 60.0)
+        assert {model: route.version for model, route in reader.models().items()} == {"iiot_dataservice": "v-2"}
+        assert reader.generation > before
+        wait_for(lambda: not reader.stale(60.0))
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "foreign", "empty"])
+def test_02_a_damaged_checkpoint_is_as_good_as_none(
+    api: ApiServer, kubeconfig: Path, area: str, tmp_path: Path, damage: str
+) -> None:
+    path = tmp_path / "checkpoint"
+    written(api, kubeconfig, area, path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    kinds: dict[str, bytes] = {
+        "flipped": bytes(data),
+        "cut": path.read_bytes()[:-1],
+        "foreign": b"PK" * 500,
+        "empty": b"",
+    }
+    path.write_bytes(kinds[damage])
+    api.faults.refuse()
+    with watching(kubeconfig, area, "--checkpoint", path) as process, Reader(area) as reader:
+        api.wait_until(lambda: Path(f"/dev/shm/shmroute-{area}").exists())
+        with pytest.raises(NotReady):
+            reader.wait_ready(0.5)
+        assert process.poll() is None
+
+        api.faults.accept()
+        reader.wait_ready(60.0)
+        assert reader.resolve("iiot_dataservice").app == "iiot"
+        wait_for(lambda: not reader.stale(60.0))
+    assert parse(path.read_bytes()).rows, "replaced by a good one at the end"
+
+
+def test_02_a_watcher_killed_at_any_moment_of_writing_leaves_a_whole_checkpoint(
+    area: str, tmp_path: Path, make_area: Callable[[], str]
+) -> None:
+    path = tmp_path / "checkpoint"
+    code = f"""
+import sys, threading, time
+from shmroute.rows import Kind
+from shmroute.shm.publisher import Publisher
+from shmroute.watcher import checkpoint
+publisher = Publisher({area!r})
+stop = threading.Event()
+stop.set()
+it = checkpoint.Checkpoint({str(path)!r}, {area!r})
+number = publisher.generation
+print("at work", flush=True)
+while True:
+    number += 1
+    publisher.replace({{(Kind.MODEL, f"m{{each}}"): b"%08d" % number * 100 for each in range(200)}})
+    publisher.control.beat(time.monotonic_ns(), time.monotonic_ns(), synced=True)
+    it.run(stop)
+"""
+    newest = 0
+    for kill in range(30):
+        process = subprocess.Popen(bound([sys.executable, "-c", code]), stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        if kill == 0:
+            wait_for(path.exists)
+        # A moment that differs each time: after so many bytes of the file beside.
+        beside = path.with_name("checkpoint.new")
+        wait_for(lambda: beside.exists() and beside.stat().st_size >= kill * 5_000)  # noqa: B023 - used at once
+        process.kill()
+        process.communicate()
+        saved = parse(path.read_bytes())
+        values = set(saved.rows.values())
+        assert len(values) == 1, "rows of two generations"
+        number = int(values.pop()[:8])
+        assert number >= newest
+        newest = number
+    assert {each.name for each in tmp_path.iterdir()} <= {"checkpoint", "checkpoint.new"}
+    assert path.stat().st_mode & 0o777 == 0o600

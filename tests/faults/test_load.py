@@ -1,0 +1,118 @@
+"""Rows 21 and 28: a storm of changes while the metadata store hangs, and a table that grows tenfold."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shmroute import Reader
+from shmroute.sources.events import Changed, Replaced
+from tests.apiserver import ApiServer, app_model
+from tests.processes import bound
+from tests.redis_server import RedisServer
+from tests.watcher.running import WAIT_SECONDS, appmodel, reading, running, wait_for
+
+STORM_APPS = 100
+STORM_CHANGES = 3_000
+
+STORM_BYTES = 64 << 20
+"""More than a watcher of a hundred AppModels may grow by, however long the storm."""
+
+SMALL, LARGE = 2_000, 20_000
+
+
+@contextmanager
+def watching(api: ApiServer, folder: Path, area: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    kubeconfig = api.kubeconfig(folder / "kubeconfig")
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "shmroute",
+        "watch",
+        "-A",
+        "--kubeconfig",
+        kubeconfig,
+        "--area",
+        area,
+    ]
+    process = subprocess.Popen(bound([*command, "--log-level", "error", *options]))
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(WAIT_SECONDS)
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+def test_21_a_storm_with_a_hung_redis_keeps_nobody_waiting_and_memory_bounded(
+    api: ApiServer, redis_server: RedisServer, area: str, tmp_path: Path
+) -> None:
+    for number in range(STORM_APPS):
+        api.apply(app_model(f"app{number}", {f"m{number}": "0"}, version="0"))
+    redis_server.freeze()
+    with watching(api, tmp_path, area, "--redis", redis_server.url) as process, Reader(area) as reader:
+        reader.wait_ready(WAIT_SECONDS)
+        before = resident_bytes(process.pid)
+        for change in range(1, STORM_CHANGES + 1):
+            number = change % STORM_APPS
+            api.apply(app_model(f"app{number}", {f"m{number}": str(change)}, version=str(change)))
+        newest = {f"m{change % STORM_APPS}": str(change) for change in range(1, STORM_CHANGES + 1)}
+        wait_for(lambda: {model: route.version for model, route in reader.models().items()} == newest, 30.0)
+
+        assert api.requests.count("watch", "appmodels") <= 2, "the watch was never too slow to be kept"
+        assert reader.generation <= STORM_CHANGES + 2
+        assert resident_bytes(process.pid) - before < STORM_BYTES
+        assert {route.metadata_state for route in reader.models().values()} == {"pending"}
+
+        redis_server.thaw()
+        with redis_server.client() as client:
+            client.mset({f"app{number}_m{number}": "{}" for number in range(STORM_APPS)})
+        wait_for(lambda: {route.metadata_state for route in reader.models().values()} == {"loaded"}, 60.0)
+        assert {(route.version, route.metadata_version) for route in reader.models().values()} == {
+            (version, version) for version in newest.values()
+        }
+
+
+def test_28_a_table_that_grows_tenfold_and_shrinks_again_is_served_throughout(area: str) -> None:
+    with running(area) as it:
+        it.source.put(Replaced("appmodels", tuple(appmodel(f"m{number}") for number in range(SMALL))))
+        errors: list[str] = []
+        looks = [0]
+        stop = threading.Event()
+
+        def look() -> None:
+            with Reader(area) as worker:
+                generation = 0
+                while not stop.is_set():
+                    for number in range(0, SMALL, 37):
+                        try:
+                            assert worker.resolve(f"m{number}").app == f"m{number}"
+                            assert worker.generation >= generation
+                            generation = worker.generation
+                        except Exception as error:  # noqa: BLE001 - whatever it is, the test shall see it
+                            errors.append(repr(error))
+                        looks[0] += 1
+
+        with reading(area) as reader:
+            thread = threading.Thread(target=look)
+            thread.start()
+            try:
+                for first in range(SMALL, LARGE, 500):
+                    it.source.put(*(Changed("appmodels", appmodel(f"m{first + each}")) for each in range(500)))
+                wait_for(lambda: len(reader.models()) == LARGE, 60.0)
+                assert reader.resolve(f"m{LARGE - 1}").app == f"m{LARGE - 1}"
+                it.source.put(Replaced("appmodels", tuple(appmodel(f"m{number}") for number in range(SMALL))))
+                wait_for(lambda: len(reader.models()) == SMALL, 60.0)
+                so_far = looks[0]
+                wait_for(lambda: looks[0] > so_far)
+            finally:
+                stop.set()
+                thread.join()
+        assert errors == []

@@ -1,0 +1,130 @@
+"""Rows 24 and 25, with watchers as real processes: one that is frozen, two that want the same area."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shmroute import Reader, StaleRoutes
+from shmroute.shm.control import ControlReader
+from shmroute.watcher.watcher import STANDBY_RETRY_SECONDS
+from tests.processes import bound
+from tests.watcher.running import WAIT_SECONDS, wait_for
+
+APPMODEL = {
+    "apiVersion": "iidp.com/v1",
+    "kind": "AppModel",
+    "metadata": {"name": "iiot"},
+    "spec": {"app": "iiot", "version": "v1", "models": [{"name": "iiot_dataservice", "version": "v-1"}]},
+}
+
+TAKEOVER_SECONDS = 2.0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path, "v1")
+    return tmp_path
+
+
+def write(folder: Path, version: str) -> None:
+    beside = folder / ".iiot.new"
+    beside.write_text(json.dumps({**APPMODEL, "spec": {**APPMODEL["spec"], "version": version}}))  # type: ignore[dict-item]
+    beside.replace(folder / "iiot.json")
+
+
+@contextmanager
+def watching(folder: Path, area: str) -> Iterator[subprocess.Popen[bytes]]:
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "shmroute",
+        "watch",
+        "--manifests",
+        folder,
+        "--area",
+        area,
+        "--log-level",
+        "error",
+    ]
+    process = subprocess.Popen(bound(command))
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_25_of_two_watchers_one_writes_and_the_other_takes_over(folder: Path, area: str) -> None:
+    with watching(folder, area) as first, Reader(area) as reader:
+        reader.wait_ready(WAIT_SECONDS)
+        with watching(folder, area) as second:
+            control = ControlReader(area)
+            assert control.writer_pid == first.pid
+            # Its first try of the lock comes before its first event: wait until both follow the folder.
+            write(folder, "v2")
+            wait_for(lambda: reader.resolve("iiot_dataservice").app_version == "v2")
+            assert control.writer_pid == first.pid
+            before = reader.generation
+
+            first.kill()
+            first.wait()
+            assert STANDBY_RETRY_SECONDS < TAKEOVER_SECONDS
+            wait_for(lambda: control.writer_pid == second.pid)
+            assert reader.resolve("iiot_dataservice").app == "iiot"
+            write(folder, "v3")
+            wait_for(lambda: reader.resolve("iiot_dataservice").app_version == "v3")
+            assert reader.generation > before
+
+
+def test_24_a_frozen_watcher_costs_no_answer_and_its_age_grows(folder: Path, area: str) -> None:
+    with watching(folder, area) as process, Reader(area) as reader:
+        reader.wait_ready(WAIT_SECONDS)
+        wait_for(lambda: reader.age < 1.0)
+        process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: reader.age > 1.5)
+        assert reader.resolve("iiot_dataservice").app == "iiot"
+        with pytest.raises(StaleRoutes):
+            reader.resolve("iiot_dataservice", max_age=1.0)
+
+        process.send_signal(signal.SIGCONT)
+        wait_for(lambda: reader.age < 1.5)
+        write(folder, "v2")
+        wait_for(lambda: reader.resolve("iiot_dataservice", max_age=60.0).app_version == "v2")
+
+
+def test_24_a_frozen_watcher_is_started_again_by_its_supervisor(folder: Path, area: str) -> None:
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "shmroute",
+        "run",
+        "--manifests",
+        folder,
+        "--area",
+        area,
+        "--log-level",
+        "error",
+    ]
+    server = subprocess.Popen(bound([*command, "--", sys.executable, "-c", "input()"]), stdin=subprocess.PIPE)
+    try:
+        with Reader(area) as reader:
+            reader.wait_ready(WAIT_SECONDS)
+            control = ControlReader(area)
+            frozen = control.writer_pid
+            os.kill(frozen, signal.SIGSTOP)
+            write(folder, "v2")
+            wait_for(lambda: control.writer_pid != frozen, 30.0)
+            wait_for(lambda: reader.resolve("iiot_dataservice").app_version == "v2")
+    finally:
+        assert server.stdin is not None
+        server.stdin.close()
+        server.wait(WAIT_SECONDS)

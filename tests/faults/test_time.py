@@ -1,0 +1,96 @@
+"""Row 33: the wall clock jumps. Ages, waits and heartbeats go by the monotonic clock."""
+
+from __future__ import annotations
+
+import ast
+import time
+from pathlib import Path
+
+import pytest
+
+import shmroute
+from shmroute.cli.audit import _is_newer
+from shmroute.rows import Kind, RowKey
+from shmroute.shm.control import ControlReader
+from shmroute.sources.events import Changed, Replaced
+from shmroute.watcher.checkpoint import Checkpoint
+from shmroute.watcher.status import AuditStatus
+from tests.watcher.running import appmodel, reading, running, wait_for
+from tests.watcher.test_checkpoint import with_facts
+
+A_YEAR_SECONDS = 365 * 86_400.0
+
+SHOWN_OR_KEPT = {
+    "cli/explain.py": "how long metadata has been in its state, shown",
+    "cli/get.py": "how long metadata has been in its state, shown",
+    "kube/connection.py": "a date in the header Retry-After",
+    "metadata/loader.py": "since when metadata is in its state, shown",
+    "sources/folder/reader.py": "how long ago a file was written, whose times are of that clock",
+    "testing.py": "the same",
+    "watcher/checkpoint.py": "a file outlives the monotonic clock",
+    "watcher/watcher.py": "when the watcher started, wrote its status, was audited: shown; and the checkpoint's age",
+}
+"""Modules that may ask for the wall clock, and what for."""
+
+
+@pytest.mark.parametrize("jump", [A_YEAR_SECONDS, -A_YEAR_SECONDS], ids=["ahead", "back"])
+def test_33_the_wall_clock_jumps_and_ages_stay_as_they_are(
+    area: str, jump: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(area) as it:
+        it.source.put(Replaced("appmodels", (appmodel("one"),)))
+        it.source.in_step()
+        with reading(area) as reader:
+            wait_for(lambda: reader.age < 60.0)
+            real = time.time
+            monkeypatch.setattr(time, "time", lambda: real() + jump)
+            before = it.watcher.turned_ns
+            wait_for(lambda: it.watcher.turned_ns > before)
+
+            assert reader.age < 60.0
+            assert reader.resolve("one", max_age=60.0).app == "one"
+            assert time.monotonic_ns() - ControlReader(area).heartbeat_ns < 60e9
+            it.source.put(Changed("appmodels", appmodel("one", version="v2")))
+            wait_for(lambda: reader.resolve("one").app_version == "v2")
+
+
+def test_33_an_audit_is_another_one_though_the_clock_was_set_back() -> None:
+    before = AuditStatus("appmodels", 1, 0, newest=1_000.0)
+    assert _is_newer(AuditStatus("appmodels", 2, 0, newest=900.0), before)
+    assert not _is_newer(before, before)
+
+
+@pytest.mark.parametrize("age_seconds", [-A_YEAR_SECONDS, 0.0, 100.0, A_YEAR_SECONDS * 40])
+def test_33_a_checkpoint_from_any_time_is_served_and_never_looks_younger_than_it_is(
+    area: str, tmp_path: Path, age_seconds: float
+) -> None:
+    path = tmp_path / "checkpoint"
+    rows: list[tuple[int, str, bytes]] = [(*_ROW, b"x")]
+    path.write_bytes(with_facts(time.time() - age_seconds, rows))
+    with running(area, checkpoint=Checkpoint(path, area)), reading(area) as reader:
+        assert reader.generation == 1
+        assert not reader.synced
+        # Older than this machine has been up: as old as can be.
+        uptime = time.monotonic()
+        assert reader.age == float("inf") if age_seconds >= uptime else reader.age >= age_seconds
+
+
+_ROW: RowKey = (Kind.CONFLICT, "east/model")
+
+
+def test_33_the_wall_clock_is_asked_for_nothing_but_what_is_shown_or_kept() -> None:
+    root = Path(shmroute.__file__).parent
+    asking = {
+        str(path.relative_to(root))
+        for path in root.rglob("*.py")
+        if any(map(_asks, ast.walk(ast.parse(path.read_text()))))
+    }
+    assert asking == set(SHOWN_OR_KEPT)
+
+
+def _asks(node: ast.AST) -> bool:
+    """Whether it is `time.time`, `datetime.now` or the like."""
+    if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name):
+        return False
+    clocks = {"time": {"time", "time_ns"}, "datetime": {"now", "utcnow", "today"}, "date": {"today"}}
+    return node.attr in clocks.get(node.value.id, ())
