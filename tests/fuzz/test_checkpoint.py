@@ -1,0 +1,56 @@
+"""The checkpoint's reader over damaged and hostile files: rows that can be published, or a reason."""
+
+from __future__ import annotations
+
+import struct
+from zlib import crc32
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shmroute.rows import Kind, encode
+from shmroute.shm.layout import FORMAT_VERSION, MAX_KIND
+from shmroute.watcher.checkpoint import Saved, parse
+from tests.fuzz.mutations import check_told, mutated
+
+
+def sealed(contact: float, body: bytes) -> bytes:
+    """A file whose checksum is right, whatever it holds."""
+    rest = struct.pack("<dQ", contact, len(body)) + body
+    return struct.pack("<8sII", b"shmrckp\n", FORMAT_VERSION, crc32(rest)) + rest
+
+
+ROWS = [(int(Kind.MODEL), f"m{number}", encode(("m", str(number)))) for number in range(20)]
+BODY = msgspec.msgpack.encode(ROWS)
+WHOLE = sealed(1e9, BODY)
+
+
+def check(saved: Saved) -> None:
+    """What publishing relies on."""
+    for (kind, key), value in saved.rows.items():
+        assert 0 < kind <= MAX_KIND
+        assert "\0" not in key
+        key.encode()
+        assert isinstance(value, bytes)
+    int(saved.contact * 1e9)
+
+
+@given(mutated([WHOLE]) | st.binary(max_size=300))
+def test_a_damaged_file_is_never_taken_for_another_one(data: bytes) -> None:
+    try:
+        saved = parse(data)
+    except ValueError as error:
+        check_told(error)
+    else:
+        assert saved.rows == {(kind, key): value for kind, key, value in ROWS}
+
+
+@given(st.floats(), mutated([BODY]) | st.binary(max_size=300))
+def test_a_hostile_file_with_a_right_checksum_holds_rows_or_a_reason(contact: float, body: bytes) -> None:
+    try:
+        saved = parse(sealed(contact, body))
+    except ValueError as error:
+        check_told(error)
+    else:
+        check(saved)
