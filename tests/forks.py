@@ -54,19 +54,19 @@ class Child:
             if number == signal.SIGKILL:
                 self._wait()
 
-    def finish(self) -> None:
+    def finish(self, seconds: float = END_SECONDS) -> None:
         """Wait for its end.
 
         Raises:
             AssertionError: it has not ended in time, or not with 0.
         """
-        deadline = time.monotonic() + END_SECONDS
+        deadline = time.monotonic() + seconds
         while self._status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self._status = status
             elif time.monotonic() > deadline:
-                raise AssertionError(f"child {self.pid} has not ended in {END_SECONDS} s")
+                raise AssertionError(f"child {self.pid} has not ended in {seconds} s")
             else:
                 time.sleep(_STEP_SECONDS)
         assert self._status == 0, f"child {self.pid} ended with status {self._status}"

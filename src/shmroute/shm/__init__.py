@@ -36,8 +36,9 @@ it is believed, and names the rows that changed, which is all a memo has to drop
 **A new base.** When the log has outgrown a fraction of the base the writer copies the live rows, a slice at
 a time between publishes, into a segment named by the generation at which it began, replays the batches published
 meanwhile, and then *seals* the old segment: the last batch of its log says which segment goes on. Readers hop over
-with warm memos. The old name is unlinked; whoever still maps it keeps the memory until it lets go. A sealed
-segment marked *reset* goes on in one whose rows may differ in any way: memos are dropped whole.
+with warm memos. Once the generation is stored the control block names the new segment, and the old name is unlinked;
+whoever still maps it keeps the memory until it lets go. A sealed segment marked *reset* goes on in one whose rows may
+differ in any way: memos are dropped whole.
 
 **Attaching** takes constant time: the control block names the segment, the segment's hint the end of the log. If the
 name has just been unlinked, the reader looks at the control block again; after a bounded number of times it

@@ -271,12 +271,15 @@ class Publisher:
     def _go_on_in(self, writer: SegmentWriter, generation: int, flags: int) -> None:
         """Publish `generation`, which another segment holds, and let the present one go."""
         former = self._writer
-        if former is not None:
+        if former is None:
+            self.control.store_segment(writer.start)
+        else:
             _append_empty(former, generation, flags, writer.start)
-        self.control.store_segment(writer.start)
         self._writer = writer
         self._advance(generation)
         if former is not None:
+            # After the generation: who attaches meanwhile is led on by the seal, and is never ahead of the others.
+            self.control.store_segment(writer.start)
             memory.unlink(former.name)
             former.close()
 

@@ -199,7 +199,8 @@ class RowReader:
         if not published and self.control.retired:
             return 0
         if published < generation:
-            # A whole new table is attached to before its generation is published, if a writer was killed just there.
+            # A table that stands in for one that was lost is named before its generation is stored: a writer may have
+            # been killed between the two, and the next one will publish what is there.
             if not published or not published + 1 == generation == segment.header.start:
                 raise LayoutMismatch(self.control.name, f"its generation went back from {generation} to {published}")
         elif published > generation:

@@ -1,0 +1,439 @@
+"""Faults of processes around one area: killed, frozen, forked, too late, too many."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from shmroute.errors import AreaBusy, NotReady
+from shmroute.shm import memory
+from shmroute.shm.publisher import Publisher
+from shmroute.shm.reader import RowReader
+from tests.faults.processes import (
+    BIG_BYTES,
+    ROWS,
+    check_stamps,
+    look_up,
+    publish_for_ever,
+    publish_stamped,
+    small_logs,
+    stamped,
+    taken_bytes,
+)
+from tests.forks import Child, Forks, Pipe, killed_at
+from tests.namespaces import in_own_shm, needs_own_shm
+from tests.shm.ground import objects
+from tests.shm.tables import Changes, Table, changed, segments, table
+
+SEED = int(os.environ.get("SHMROUTE_SEED", "1"))
+
+MAX_SEGMENTS = 4
+"""Of one area, whatever happens to its writers."""
+
+KILLED_AT_WORK = 0.8
+"""The share of writers killed after they have taken the area over; the others may be killed while they do."""
+
+TAKEOVER_SECONDS = 2.0
+
+WAIT_SECONDS = 30.0
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
+        time.sleep(0.002)
+
+
+# --- a writer SIGKILLed at any instant (23, 31) ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kills", [150, pytest.param(10_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
+def test_a_writer_killed_at_random_moments_leaves_no_torn_or_mixed_state(area: str, kills: int) -> None:
+    when = random.Random(SEED)
+    with Publisher(area) as publisher:
+        publish_stamped(publisher)
+    staying = RowReader(area)
+    generation = 1
+    most = 0
+    for number in range(kills):
+        with Forks() as forks:
+            writer = forks.start(publish_for_ever, area)
+            if when.random() < KILLED_AT_WORK:
+                wait_for_message(writer, WAIT_SECONDS)
+            time.sleep(when.uniform(0.0, 0.005))
+            most = max(most, len(segments(area)))
+            writer.kill()
+        assert len(segments(area)) <= MAX_SEGMENTS, f"after kill {number}"
+        late = RowReader(area)
+        check_stamps(late)
+        staying.refresh()
+        check_stamps(staying)
+        assert generation <= late.generation
+        assert staying.generation == late.generation
+        generation = late.generation
+        if number % 50 == 0:
+            with Publisher(area) as publisher:
+                assert publisher.generation >= generation
+                assert len(segments(area)) == 1, "swept"
+            staying.refresh()
+            generation = staying.generation
+            check_stamps(staying)
+    assert most <= MAX_SEGMENTS
+    assert generation > kills, "the writers did write"
+    Publisher(area).close(remove=True)
+    assert objects(area) == []
+
+
+def first_publish(area: str) -> Publisher:
+    return Publisher(area)
+
+
+def with_rows(area: str) -> Publisher:
+    publisher = Publisher(area)
+    publisher.replace({(1, f"k{number}"): b"old" for number in range(12)})
+    return publisher
+
+
+def about_to_rebuild(area: str) -> Publisher:
+    """Its log is past the size at which a new base is begun; 1 KiB in these tests."""
+    publisher = with_rows(area)
+    number = 0
+    while not publisher.rebuilding:
+        publisher.publish(
+            {(1, f"k{number % 12}"): b"%d" % number, (2, f"gone{number}"): b"x", (2, "n"): b"%d" % number}
+        )
+        publisher.publish({(2, f"gone{number}"): None})
+        number += 1
+    return publisher
+
+
+SMALL: dict[tuple[int, str], bytes | None] = {(1, "k1"): b"new", (1, "k2"): None, (1, "k99"): b"added"}
+BIG: Changes = SMALL | {(1, "big"): bytes(5000)}
+
+
+@pytest.mark.usefixtures("small_segments")
+@pytest.mark.parametrize(
+    ("prepare", "changes", "stride"),
+    [
+        pytest.param(first_publish, SMALL, 5, id="the first publish"),
+        pytest.param(with_rows, SMALL, 7, id="a publish"),
+        pytest.param(with_rows, BIG, 9, id="a whole new table"),
+        pytest.param(about_to_rebuild, SMALL, 29, id="a new base"),
+    ],
+)
+@pytest.mark.parametrize("every_line", [False, pytest.param(True, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+def test_a_writer_killed_at_each_line_leaves_the_old_state_or_the_new(
+    make_area: Callable[[], str],
+    prepare: Callable[[str], Publisher],
+    changes: Changes,
+    stride: int,
+    every_line: bool,
+) -> None:
+    """From taking the area over to the end of the publish and of the rebuild it led to."""
+    line, outcomes = 0, set()
+    died = True
+    while died:
+        area = make_area()
+        publisher = prepare(area)
+        old: Table = {(kind, key): value for kind in (1, 2) for key, value in publisher.rows(kind)}
+        generation = publisher.generation
+        publisher.close()
+        staying = RowReader(area) if generation else None
+
+        def work(area: str = area) -> None:
+            publisher = Publisher(area)
+            publisher.publish(changes)
+            while publisher.maintain():
+                pass
+
+        died = killed_at(line, work)
+        new = changed(old, changes)
+        states = (old, new)
+        assert len(segments(area)) <= MAX_SEGMENTS
+        if staying is not None:
+            before = staying.refresh()
+            seen = table(staying)
+            assert seen in states
+            assert staying.generation >= generation
+            if before is not None and seen != old:
+                assert {key for key in {*old, *new} if old.get(key) != new.get(key)} <= {
+                    (kind, key.decode()) for kind, key in before
+                }
+            assert table(RowReader(area)) == seen
+        with Publisher(area) as publisher:
+            adopted = {(kind, key): value for kind in (1, 2) for key, value in publisher.rows(kind)}
+            assert adopted in states
+            assert len(segments(area)) == (publisher.generation > 0)
+            if staying is not None:
+                assert not (seen == new and adopted == old), "what a reader has seen stays"
+            outcomes.add(adopted == new)
+            publisher.publish({(3, "after"): b"x"})
+            late = RowReader(area)
+            assert table(late) == adopted | {(3, "after"): b"x"}
+            if staying is not None:
+                staying.refresh()
+                assert table(staying) == table(late)
+            publisher.close(remove=True)
+        line += 1 if every_line else stride
+    assert outcomes == {False, True}
+    assert line > 20 * stride
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_a_writer_killed_while_it_removes_its_area_leaves_what_the_next_one_can_use(
+    make_area: Callable[[], str],
+) -> None:
+    line, died = 0, True
+    while died:
+        area = make_area()
+        with_rows(area).close()
+        staying = RowReader(area)
+        died = killed_at(line, lambda area=area: Publisher(area).close(remove=True))  # type: ignore[misc]
+        assert table(staying) == table(staying.snapshot())
+        with Publisher(area) as publisher:
+            publisher.replace({(1, "new"): b"1"})
+            staying.refresh()
+            assert table(staying) == table(RowReader(area)) == {(1, "new"): b"1"}
+            assert len(segments(area)) == 1
+            publisher.close(remove=True)
+        line += 7
+
+
+def test_leftovers_do_not_add_up_however_many_writers_are_killed_while_they_take_over(area: str) -> None:
+    with Publisher(area) as publisher:
+        publish_stamped(publisher)
+    for line in range(0, 400, 10):
+        killed_at(line, lambda: Publisher(area).publish({(99, "big"): bytes(BIG_BYTES)}))
+        assert len(objects(area)) <= MAX_SEGMENTS + 1
+
+
+# --- one writer, and the next (25) ----------------------------------------------------------------------------
+
+
+def hold(pipe: Pipe, area: str) -> None:
+    publisher = Publisher(area)
+    publish_stamped(publisher)
+    pipe.send(os.getpid())
+    signal.pause()
+    publisher.close()
+
+
+@pytest.mark.parametrize("frozen_first", [False, True])
+def test_a_writer_that_stands_by_takes_over_within_2_s_of_the_death_of_the_first(area: str, frozen_first: bool) -> None:
+    with Forks() as forks:
+        first = forks.start(hold, area)
+        pid = first.pipe.recv()
+        if frozen_first:
+            first.kill(signal.SIGSTOP)
+        for _ in range(5):
+            with pytest.raises(AreaBusy) as caught:
+                Publisher(area)
+            assert caught.value.pid == pid
+        reader = RowReader(area)
+        os.kill(first.pid, signal.SIGKILL)
+        taken: list[Publisher] = []
+
+        def take() -> bool:
+            try:
+                taken.append(Publisher(area))
+            except AreaBusy:
+                return False
+            return True
+
+        wait_until(take, "the lock is free", TAKEOVER_SECONDS)
+        with taken[0] as second:
+            assert second.generation == 1
+            publish_stamped(second)
+            reader.refresh()
+            assert check_stamps(reader) == 2
+
+
+def test_of_many_writers_that_race_for_a_dead_ones_area_one_gets_it(area: str) -> None:
+    def race(pipe: Pipe) -> None:
+        pipe.recv()
+        try:
+            publisher = Publisher(area)
+        except AreaBusy:
+            pipe.send(False)
+            return
+        publish_stamped(publisher)
+        pipe.send(True)
+        pipe.recv()
+
+    with Forks() as forks:
+        first = forks.start(hold, area)
+        first.pipe.recv()
+        first.kill()
+        racers = [forks.start(race) for _ in range(8)]
+        for racer in racers:
+            racer.pipe.send("go")
+        assert [racer.pipe.recv() for racer in racers].count(True) == 1
+        check_stamps(RowReader(area))
+
+
+# --- many readers of a writer at full rate (30) ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "look_ups", [400_000, pytest.param(10_000_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])]
+)
+def test_no_look_up_disagrees_with_its_generation_while_a_writer_publishes_at_full_rate(
+    area: str, look_ups: int
+) -> None:
+    readers = 8
+    with Forks() as forks:
+        writer = forks.start(publish_for_ever, area)
+        looking = [forks.start(look_up, area, look_ups // readers) for _ in range(readers)]
+        for child in looking:
+            wait_for_message(child, 3000.0)
+            early, late, generation = child.pipe.recv()
+            assert generation > 1, "the writer did write"
+            assert late.descriptors == early.descriptors
+            assert late.mappings <= 3, "the control block, a segment, and one that is being left"
+            assert late.resident_bytes < early.resident_bytes + (4 << 20), f"{early} -> {late}"
+            child.finish()
+        writer.kill()
+    assert len(segments(area)) <= MAX_SEGMENTS
+
+
+def wait_for_message(child: Child, seconds: float) -> None:
+    assert child.pipe.poll(seconds), f"child {child.pid} says nothing"
+
+
+def test_readers_attach_at_full_rate_without_an_exception(area: str) -> None:
+    """The segment the control block names is often unlinked before it can be opened."""
+
+    def attach(pipe: Pipe) -> None:
+        attached = 0
+        while attached < 500:
+            try:
+                reader = RowReader(area)
+            except NotReady:
+                assert not attached
+                continue
+            attached += 1
+            check_stamps(reader)
+
+    with Forks() as forks:
+        forks.start(publish_for_ever, area)
+        for child in [forks.start(attach) for _ in range(3)]:
+            child.finish()
+
+
+# --- workers killed or frozen while mapping (26) --------------------------------------------------------------
+
+
+def read_for_ever(pipe: Pipe, area: str) -> None:
+    from shmroute.client import Reader
+
+    reader = Reader(area)
+    reader.wait_ready(WAIT_SECONDS)
+    pipe.send("attached")
+    while True:
+        for number in range(ROWS):
+            reader.resolve(f"model-{number}")
+        if pipe.poll():
+            wanted = pipe.recv()
+            deadline = time.monotonic() + WAIT_SECONDS
+            while reader.generation < wanted:
+                assert time.monotonic() < deadline
+            assert reader.fault is None
+            assert reader.resolve("model-0").version == str(wanted)
+            return
+        time.sleep(0.001)
+
+
+def kill_and_freeze(pipe: Pipe, area: str, killed: int, frozen: int) -> None:
+    """In a /dev/shm of its own, so that every byte in it is of this area."""
+    small_logs()
+    when = random.Random(SEED)
+    empty = taken_bytes()
+    with Publisher(area) as publisher, Forks() as forks:
+        publish_stamped(publisher)
+        alone = taken_bytes()
+        children = [forks.start(read_for_ever, area) for _ in range(killed + frozen)]
+        for child in children:
+            wait_for_message(child, WAIT_SECONDS)
+            child.pipe.recv()
+            publish_stamped(publisher)
+        when.shuffle(children)
+        to_kill, to_freeze = children[:killed], children[killed:]
+        for number, child in enumerate(to_kill):
+            if number % (killed // frozen) == 0:
+                to_freeze[number // (killed // frozen) % frozen].kill(signal.SIGSTOP)
+            child.kill()
+            publish_stamped(publisher)
+            assert len(segments(area)) <= MAX_SEGMENTS
+        for child in to_freeze:
+            child.kill(signal.SIGSTOP)
+        segment = 2 * (BIG_BYTES + (256 << 10))  # what any of them can pin: a base, its log, and a step of reservation
+        used = []
+        for _ in range(20):
+            for _ in range(25):
+                publish_stamped(publisher)
+            used.append(taken_bytes())
+            assert memory.path_of(memory.control_name(area)).exists()
+            assert len(segments(area)) <= 2
+            check_stamps(RowReader(area))
+        assert max(used) <= alone + (frozen + 2) * segment
+        assert max(used[10:]) <= max(used[:10]) + segment, "frozen readers cost no more with time"
+        while publisher.generation % 25 != 5:
+            publish_stamped(publisher)
+        for child in to_freeze:
+            child.kill(signal.SIGCONT)
+            child.pipe.send(check_stamps(RowReader(area)))
+        for child in to_freeze:
+            child.finish()
+        assert taken_bytes() <= alone + 2 * segment, "what they had mapped is free again"
+        publisher.close(remove=True)
+    del publisher
+    assert taken_bytes() == empty
+
+
+@needs_own_shm
+@pytest.mark.parametrize(
+    ("killed", "frozen"), [(40, 4), pytest.param(200, 20, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
+)
+def test_readers_killed_and_frozen_while_mapping_do_not_disturb_the_writer_and_cost_bounded_memory(
+    area: str, killed: int, frozen: int
+) -> None:
+    with Forks() as forks:
+        forks.start(in_own_shm, "512m", kill_and_freeze, area, killed, frozen).finish(600.0)
+
+
+# --- forks (32) -----------------------------------------------------------------------------------------------
+
+
+def test_children_forked_before_and_after_the_first_look_up_follow_the_writer(area: str) -> None:
+    from shmroute.client import Reader
+
+    reader = Reader(area)
+
+    def follow(pipe: Pipe) -> None:
+        pipe.recv()
+        assert reader.resolve("model-1").version == "2"
+        pipe.send("seen")
+        pipe.recv()
+        assert reader.resolve("model-1").version == "3"
+
+    with Publisher(area) as publisher, Forks() as forks:
+        before = forks.start(follow)
+        publisher.publish(stamped(1))
+        attached = forks.start(follow)
+        assert reader.resolve("model-1").version == "1"
+        after = forks.start(follow)
+        publisher.publish(stamped(2))
+        for child in (before, attached, after):
+            child.pipe.send("look")
+            child.pipe.recv()
+        assert reader.resolve("model-1").version == "2"
+        publisher.publish(stamped(3))
+        for child in (before, attached, after):
+            child.pipe.send("look")
+            child.finish()
