@@ -46,7 +46,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     app_version: str = "v1"
     namespace: str = DEFAULT_NAMESPACE
     endpoints: tuple[str, ...] | None = None
-    """`host:port` each; None for "not known", an empty tuple for "known empty"."""
+    """``host:port`` each; None for "not known", an empty tuple for "known empty"."""
     metadata: Any = None
 
 
