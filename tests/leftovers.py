@@ -55,7 +55,7 @@ def nothing_left() -> Iterator[None]:
         AssertionError: naming it.
     """
     mark = f"{os.getpid()}-{next(_numbers)}"
-    children_before = children(os.getpid())
+    running_before = running()
     segments_before = _segments()
     outer = os.environ.get(MARK)
     os.environ[MARK] = mark
@@ -66,7 +66,7 @@ def nothing_left() -> Iterator[None]:
             del os.environ[MARK]
         else:
             os.environ[MARK] = outer
-        left = _end_processes(children_before, mark) + _find_segments(segments_before)
+        left = _end_processes(running_before, mark) + _find_segments(segments_before)
     assert not left, "left behind: " + "; ".join(left)
 
 
@@ -86,7 +86,8 @@ def _end_processes(before: set[int], mark: str) -> list[str]:
 
 
 def _processes(before: set[int], mark: str) -> set[int]:
-    found = (children(os.getpid()) - before) | marked(MARK, mark)
+    new = running() - before
+    found = (children(os.getpid()) & new) | marked(new, MARK, mark)
     return {pid for pid in found if not any(helper in command_line(pid) for helper in _KEPT_BY_PYTHON)}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -64,14 +64,10 @@ def children(pid: int) -> set[int]:
     return {child for child in found if is_running(child)}
 
 
-def marked(name: str, value: str) -> set[int]:
-    """Running processes that were executed with the environment variable `name` at `value`, whoever their parent is."""
+def marked(pids: Iterable[int], name: str, value: str) -> set[int]:
+    """Those that run and were executed with the environment variable `name` at `value`, whoever their parent is."""
     entry = f"{name}={value}".encode()
-    return {
-        pid
-        for pid in running()
-        if pid != os.getpid() and entry in _read(pid, "environ").split(b"\0") and is_running(pid)
-    }
+    return {pid for pid in pids if entry in _read(pid, "environ").split(b"\0") and is_running(pid)}
 
 
 def ancestors(pid: int) -> set[int]:
