@@ -13,7 +13,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 _BLOCK = re.compile(
-    r"(?P<skip><!-- not run: (?P<why>[^>]+) -->\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?P<skip><!-- not run: (?P<why>[^>]+) -->\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 
 
@@ -43,4 +44,8 @@ def script(page: Path) -> str:
 
 def pages() -> list[Path]:
     """README and every page of docs/ that has something to run."""
-    return [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if any(not block.why for block in blocks(page))]
+    return [
+        page
+        for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+        if any(not block.why for block in blocks(page))
+    ]
