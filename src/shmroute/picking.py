@@ -6,7 +6,6 @@ other workers: none of the rules needs it.
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,6 +58,8 @@ class Pool:
         self.next: Callable[[], Endpoint] = self._fail
         """The next endpoint, round-robin; raises `NoEndpoints`."""
         if self._candidates:
+            import random  # here: a worker that picks nothing does without
+
             start = random.randrange(len(self._candidates))  # noqa: S311 - spreading load, no secret
             self.next = cycle(self._candidates[start:] + self._candidates[:start]).__next__
 
@@ -100,6 +101,8 @@ class Pool:
         count = len(candidates)
         if count == 1:
             return candidates[0]
+        import random
+
         first = random.randrange(count)  # noqa: S311
         second = random.randrange(count - 1)  # noqa: S311
         one, other = candidates[first], candidates[second + (second >= first)]

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -378,7 +379,7 @@ def kill_and_freeze(pipe: Pipe, area: str, killed: int, frozen: int) -> None:
             for _ in range(25):
                 publish_stamped(publisher)
             used.append(taken_bytes())
-            assert memory.path_of(memory.control_name(area)).exists()
+            assert Path(memory.path_of(memory.control_name(area))).exists()
             assert len(segments(area)) <= 2
             check_stamps(RowReader(area))
         assert max(used) <= alone + (frozen + 2) * segment

@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -80,7 +81,7 @@ def test_a_half_written_status_page_gives_way_to_the_one_before(area: str) -> No
         publisher.control.store_status(b"two")
         newest = layout.STATUS_AT[0]
         for damage in range(layout.STATUS_HEADER.size + 3):
-            before = memory.path_of(f"shmroute-{area}").read_bytes()[newest + damage]
+            before = Path(memory.path_of(f"shmroute-{area}")).read_bytes()[newest + damage]
             poke(area, newest + damage, bytes([before ^ 0xFF]))
             assert ControlReader(area).status() in (b"one", b"two")
             poke(area, newest + damage, bytes([before]))
@@ -220,13 +221,13 @@ def test_a_writer_of_another_format_version_that_lives_is_not_replaced(area: str
 
 @pytest.mark.parametrize("content", [b"", b"short", b"something else" * 10_000])
 def test_something_else_of_that_name_is_replaced_if_nobody_locks_it(area: str, content: bytes) -> None:
-    memory.path_of(f"shmroute-{area}").write_bytes(content)
+    Path(memory.path_of(f"shmroute-{area}")).write_bytes(content)
     with Publisher(area) as publisher:
         assert publisher.publish({(1, "a"): b"1"}) == 1
 
 
 def test_a_directory_of_that_name_is_refused_and_left_alone(area: str) -> None:
-    directory = memory.path_of(f"shmroute-{area}")
+    directory = Path(memory.path_of(f"shmroute-{area}"))
     directory.mkdir()
     try:
         with pytest.raises(LayoutMismatch, match="no shared memory object"):
@@ -237,7 +238,7 @@ def test_a_directory_of_that_name_is_refused_and_left_alone(area: str) -> None:
 
 
 def test_a_directory_among_the_leftovers_is_left_and_does_no_harm(area: str, caplog: pytest.LogCaptureFixture) -> None:
-    directory = memory.path_of(f"shmroute-{area}.77")
+    directory = Path(memory.path_of(f"shmroute-{area}.77"))
     directory.mkdir()
     try:
         with Publisher(area) as publisher:

@@ -43,16 +43,16 @@ def test_an_areas_objects_are_never_those_of_one_whose_name_begins_alike(area: s
 @pytest.mark.parametrize("write", [False, True])
 def test_what_is_no_shared_memory_object_is_refused_without_waiting(area: str, make: Make, write: bool) -> None:
     name = memory.control_name(area)
-    make(memory.path_of(name))
+    make(Path(memory.path_of(name)))
     try:
         with pytest.raises(LayoutMismatch, match="no shared memory object"):
             memory.attach(name, write=write)
     finally:
-        remove(memory.path_of(name))
+        remove(Path(memory.path_of(name)))
 
 
 def test_an_empty_object_is_refused(area: str) -> None:
-    memory.path_of(memory.control_name(area)).touch()
+    Path(memory.path_of(memory.control_name(area))).touch()
     with pytest.raises(LayoutMismatch, match="it is empty"):
         memory.attach(memory.control_name(area))
 
@@ -81,7 +81,7 @@ def test_running_out_of_descriptors_or_address_space_is_an_error_of_shmroute(are
 
 def modes(area: str) -> dict[str, int]:
     names = [memory.control_name(area), *memory.segment_names(area)]
-    return {name: stat.S_IMODE(memory.path_of(name).stat().st_mode) for name in names}
+    return {name: stat.S_IMODE(Path(memory.path_of(name)).stat().st_mode) for name in names}
 
 
 def test_objects_are_for_their_user_alone(area: str) -> None:
@@ -240,7 +240,7 @@ def test_processes_of_multiprocessing_that_read_and_end_take_nothing_away(area: 
         assert finished.returncode == 0, finished.stderr
         assert "leaked" not in finished.stderr
         assert memory.segment_names(area) == before
-        assert memory.path_of(memory.control_name(area)).exists()
+        assert Path(memory.path_of(memory.control_name(area))).exists()
 
 
 def test_a_segment_that_cannot_be_mapped_for_writing_is_not_unlinked(area: str) -> None:
@@ -250,7 +250,7 @@ def test_a_segment_that_cannot_be_mapped_for_writing_is_not_unlinked(area: str) 
         name = memory.segment_name(area, 1)
         with limit(resource.RLIMIT_AS, 1 << 20), pytest.raises(NoAccess, match="Cannot allocate memory"):
             memory.WritableSegment(name, 0, memory.Ownership())
-        assert memory.path_of(name).exists()
+        assert Path(memory.path_of(name)).exists()
 
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})

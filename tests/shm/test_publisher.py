@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -225,7 +226,7 @@ def test_sizes_are_what_the_file_system_says(area: str) -> None:
     with Publisher(area) as publisher:
         assert publisher.sizes.segment_bytes == layout.CONTROL_BYTES
         publisher.publish({(1, f"k{number}"): bytes(1000) for number in range(1000)})
-        taken = sum((memory.DIRECTORY / name).stat().st_blocks * 512 for name in [f"shmroute-{area}", *segments(area)])
+        taken = sum(Path(memory.path_of(name)).stat().st_blocks * 512 for name in [f"shmroute-{area}", *segments(area)])
         assert publisher.sizes.segment_bytes == taken
         assert publisher.sizes.rows == 1000
 
@@ -257,14 +258,14 @@ def test_leftovers_are_swept_by_whoever_gets_the_lock(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
     for name in ("shmroute-%s.999", "shmroute-%s.2", "shmroute-%s.new-0123456789abcdef"):
-        (memory.DIRECTORY / (name % area)).write_bytes(b"left by a crash")
+        Path(memory.path_of(name % area)).write_bytes(b"left by a crash")
     with Publisher(area):
         assert segments(area) == [f"shmroute-{area}.1"]
 
 
 def test_a_leftover_with_the_name_of_the_next_segment_is_no_obstacle(area: str) -> None:
     with Publisher(area) as publisher:
-        (memory.DIRECTORY / f"shmroute-{area}.1").write_bytes(b"in the way")
+        Path(memory.path_of(f"shmroute-{area}.1")).write_bytes(b"in the way")
         assert publisher.publish({(1, "a"): b"1"}) == 1
         assert table(RowReader(area)) == {(1, "a"): b"1"}
 
@@ -279,7 +280,7 @@ def test_rows_that_cannot_be_adopted_are_given_up_and_generations_go_on(
         publisher.publish({(1, "a"): b"3"})
         end = publisher._writer.end if publisher._writer else 0
     reader = RowReader(area)
-    segment = memory.DIRECTORY / f"shmroute-{area}.1"
+    segment = Path(memory.path_of(f"shmroute-{area}.1"))
     data = bytearray(segment.read_bytes())
     segment.unlink()  # not cut while it is mapped: nobody who reads it would survive that
     if damage == "cut":
@@ -300,7 +301,7 @@ def test_a_damaged_row_is_mended_by_publishing_the_whole_table(area: str, caplog
     rows: Table = {(1, f"k{number}"): b"some value %d" % number for number in range(20)}
     with Publisher(area) as publisher:
         publisher.publish(rows)
-        segment = memory.DIRECTORY / f"shmroute-{area}.1"
+        segment = Path(memory.path_of(f"shmroute-{area}.1"))
         at = segment.read_bytes().index(b"some value 7")
         with segment.open("r+b") as file:
             os.pwrite(file.fileno(), b"?", at)

@@ -233,7 +233,7 @@ def test_a_reader_attaches_to_a_table_whose_writer_was_killed_just_before_publis
 def test_something_else_of_that_name_is_refused(area: str, make: Make, which: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
-    path = memory.path_of(which % area)
+    path = Path(memory.path_of(which % area))
     path.unlink()
     make(path)
     try:
@@ -248,7 +248,7 @@ def test_something_else_of_that_name_is_refused(area: str, make: Make, which: st
 def test_what_is_cut_short_or_foreign_is_refused(area: str, content: bytes, which: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
-    path = memory.path_of(which % area)
+    path = Path(memory.path_of(which % area))
     path.unlink()
     path.write_bytes(content)
     with pytest.raises(LayoutMismatch, match=path.name):

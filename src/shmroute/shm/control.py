@@ -331,6 +331,6 @@ def _create(name: str, ownership: memory.Ownership) -> None:
 
 def _is_named(descriptor: int, name: str) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), memory.path_of(name).lstat())
+        return os.path.samestat(os.fstat(descriptor), os.lstat(memory.path_of(name)))
     except FileNotFoundError:
         return False

@@ -16,12 +16,11 @@ import stat
 import sys
 import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from shmroute.errors import ConfigError, LayoutMismatch, NoAccess, OutOfSharedMemory
 
-DIRECTORY: Final = Path("/dev/shm")  # noqa: S108 - this is the point
+DIRECTORY: Final = "/dev/shm"  # noqa: S108 - this is the point
 _AREA_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 """No dot: it separates the area from a segment's generation in a name."""
 
@@ -56,12 +55,12 @@ def segment_name(area: str, start: int) -> str:
 def segment_names(area: str) -> list[str]:
     """Names of everything of the area beside the control block: segments, and what a crash left unfinished."""
     prefix = control_name(area) + "."
-    return sorted(entry.name for entry in DIRECTORY.iterdir() if entry.name.startswith(prefix))
+    return sorted(name for name in os.listdir(DIRECTORY) if name.startswith(prefix))  # noqa: PTH208
 
 
-def path_of(name: str) -> Path:
-    """Where the object of that name lies."""
-    return DIRECTORY / name
+def path_of(name: str) -> str:
+    """Where the object of that name lies. A plain string: pathlib would cost each worker its import."""
+    return f"{DIRECTORY}/{name}"
 
 
 def unlink(name: str) -> None:
@@ -71,7 +70,7 @@ def unlink(name: str) -> None:
         NoAccess: it belongs to another user, or is no shared memory object at all.
     """
     try:
-        path_of(name).unlink()
+        os.unlink(path_of(name))  # noqa: PTH108
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -155,7 +154,7 @@ def _no_access(name: str, error: OSError) -> NoAccess:
     hint = ""
     if isinstance(error, PermissionError):
         with suppress(OSError):
-            status = path_of(name).lstat()
+            status = os.lstat(path_of(name))
             hint = (
                 f" (user {status.st_uid} owns it, mode {stat.S_IMODE(status.st_mode):04o}; this process is user"
                 f" {os.geteuid()}): run watcher and workers as one user, or let the watcher share it (--group)"
