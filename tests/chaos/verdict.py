@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,9 @@ from tests.chaos.world import NAMESPACE
 
 CONVERGE_SECONDS = 120.0
 """Two probe periods, the longest back-off and a stalled machine."""
+
+AUDIT_SECONDS = 20.0
+"""Between audits while waiting; one takes its grace of 5 s and a list."""
 
 GROWTH_BYTES = 48 * 1024 * 1024
 DESCRIPTORS = 40
@@ -46,11 +51,20 @@ def verdict(stage: Stage) -> list[str]:
 
 
 def _converged(stage: Stage) -> list[str]:
-    """Wait until what is served is what there is; the differences if it never is."""
+    """Wait until what is served is what there is; the differences if it never is.
+
+    An audit is asked for, as `shmroute audit` does, since some acts lose events for good: the watch goes on behind them,
+    and only a fresh list can tell.
+    """
     deadline = time.monotonic() + CONVERGE_SECONDS
+    audit_at = 0.0
     while problems := _differences(stage):
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             return problems
+        if now >= audit_at and stage.writer_pid:
+            os.kill(stage.writer_pid, signal.SIGUSR1)
+            audit_at = now + AUDIT_SECONDS
         time.sleep(0.25)
     return []
 
