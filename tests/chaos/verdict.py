@@ -53,8 +53,8 @@ def verdict(stage: Stage) -> list[str]:
 def _converged(stage: Stage) -> list[str]:
     """Wait until what is served is what there is; the differences if it never is.
 
-    An audit is asked for, as `shmroute audit` does, since some acts lose events for good: the watch goes on behind them,
-    and only a fresh list can tell.
+    An audit is asked for, as `shmroute audit` does, since some acts lose events for good: the watch goes on behind
+    them, and only a fresh list can tell.
     """
     deadline = time.monotonic() + CONVERGE_SECONDS
     audit_at = 0.0
