@@ -14,12 +14,12 @@ from shmroute.watcher import checkpoint
 from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs" / "format.md").read_text()
-CODES = {"8 bytes": "8s", "uint32": "I", "uint64": "Q", "float64": "d"}
+CODES = {"8 bytes": "8s", "uint8": "B", "uint32": "I", "uint64": "Q", "float64": "d"}
 STRUCTS = {
     "Control block": layout.CONTROL_HEADER.format,
     "Status page": layout.STATUS_HEADER.format,
     "Segment": layout.SEGMENT_HEADER.format,
-    "Record": layout.RECORD.format,
+    "Record": layout.RECORD.format + layout.QUICK.format.removeprefix("<"),
     "Batch": layout.BATCH.format,
     "Checkpoint": checkpoint._HEADER.format + checkpoint._FACTS.format.removeprefix("<"),
 }
@@ -77,6 +77,7 @@ def test_sizes_in_the_text_are_those_of_the_code() -> None:
         (r"([\d,]+) bytes \(`CONTROL_BYTES`\)", layout.CONTROL_BYTES),
         (r"([\d,]+) bytes \(`STATUS_BYTES`\)", layout.STATUS_BYTES),
         (r"([\d,]+) bytes \(`RECORD_BYTES`\)", layout.RECORD_BYTES),
+        (r"value of more than\s(\d+) bytes", layout.MAX_QUICK_BYTES),
         (r"([\d,]+) bytes \(`BATCH_BYTES`\)", layout.BATCH_BYTES),
         (r"([\d,]+) bytes \(`LOG_SPARE_BYTES`\)", layout.LOG_SPARE_BYTES),
         (r"format version \*\*(\d+)\*\*", layout.FORMAT_VERSION),
