@@ -1,9 +1,10 @@
-"""What a test leaves behind fails it: processes, and shared memory other than that of the `area` fixture.
+"""What a test leaves behind fails it: processes, signals, and shared memory other than that of the `area` fixture.
 
     with nothing_left():
         ...
 
-Used around every test (`tests/conftest.py`). Processes that are found are killed, so that the next test starts clean.
+Used around every test (`tests/conftest.py`). Processes that are found are killed, and signals are set back, so that the
+next test starts clean: where the signals of the run itself are blocked, it cannot be ended, nor can what it starts.
 Several test runs may go on at once, and a demo beside them: their things are neither touched nor counted.
 """
 
@@ -16,8 +17,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from tests.processes import ancestors, children, command_line, is_running, marked, running
+from tests.processes import (
+    adopt_orphans,
+    adopts_orphans,
+    ancestors,
+    children,
+    command_line,
+    is_running,
+    marked,
+    running,
+)
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -31,6 +42,17 @@ _STEP_SECONDS = 0.01
 
 _KEPT_BY_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Helpers of the standard library that live as long as the process that needed them first."""
+
+_WATCHED_SIGNALS = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCHLD,
+)
+"""Those that programs handle. SIGALRM is pytest-timeout's."""
 
 _numbers = itertools.count()
 
@@ -56,6 +78,7 @@ def nothing_left() -> Iterator[None]:
     """
     mark = f"{os.getpid()}-{next(_numbers)}"
     running_before = running()
+    signals_before = _signals()
     segments_before = _segments()
     outer = os.environ.get(MARK)
     os.environ[MARK] = mark
@@ -66,8 +89,35 @@ def nothing_left() -> Iterator[None]:
             del os.environ[MARK]
         else:
             os.environ[MARK] = outer
-        left = _end_processes(running_before, mark) + _find_segments(segments_before)
+        left = _restore_signals(signals_before)
+        if adopts_orphans():
+            adopt_orphans(False)
+            left.append("the test run adopts orphans (PR_SET_CHILD_SUBREAPER)")
+        left += _end_processes(running_before, mark)
+        left += _find_segments(segments_before)
     assert not left, "left behind: " + "; ".join(left)
+
+
+class _Signals(NamedTuple):
+    blocked: set[signal.Signals]
+    handlers: dict[signal.Signals, Any]
+
+
+def _signals() -> _Signals:
+    blocked = {signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
+    return _Signals(blocked, {number: signal.getsignal(number) for number in _WATCHED_SIGNALS})
+
+
+def _restore_signals(before: _Signals) -> list[str]:
+    after = _signals()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before.blocked)
+    left = [f"{number.name} blocked" for number in sorted(after.blocked - before.blocked)]
+    left += [f"{number.name} unblocked" for number in sorted(before.blocked - after.blocked)]
+    for number, handler in before.handlers.items():
+        if after.handlers[number] != handler:
+            signal.signal(number, handler)
+            left.append(f"a handler of {number.name}")
+    return left
 
 
 def _end_processes(before: set[int], mark: str) -> list[str]:

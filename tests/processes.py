@@ -6,6 +6,7 @@ for the check of what a test leaves behind (`tests.leftovers`).
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
@@ -13,6 +14,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _PROC = Path("/proc")
+
+_prctl = ctypes.CDLL(None).prctl
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
 
 # PR_SET_PDEATHSIG (1) with SIGKILL (9) stays in force over the exec. In a process of its own instead of Popen's
 # preexec_fn, which is unsafe beside threads and says so with a warning. The parent may be gone already.
@@ -37,6 +42,18 @@ def bound(command: Sequence[str | os.PathLike[str]]) -> list[str]:
     if found is None:
         raise FileNotFoundError(f"no program {program!r}")
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), found, *arguments]
+
+
+def adopts_orphans() -> bool:
+    """Whether processes below this one become its children when their parent dies."""
+    answer = ctypes.c_int()
+    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(answer), 0, 0, 0)
+    return bool(answer.value)
+
+
+def adopt_orphans(adopt: bool) -> None:
+    """Have it so, or not. They are nobody's to wait for then, and stay as zombies."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
 
 
 def is_running(pid: int) -> bool:

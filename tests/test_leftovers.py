@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.leftovers import MARK, SHARED_MEMORY, nothing_left, remove_area
-from tests.processes import ancestors, bound, children, command_line, is_running, running
+from tests.processes import adopt_orphans, adopts_orphans, ancestors, bound, children, command_line, is_running, running
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -107,6 +108,25 @@ def test_the_shared_memory_of_an_area_goes_with_the_test(make_area: Callable[[],
     assert not any(path.exists() for path in paths)
     assert neighbour.exists()
     neighbour.unlink()
+
+
+def test_blocked_signals_are_named_and_let_through_again() -> None:
+    with pytest.raises(AssertionError, match="left behind: SIGTERM blocked"), nothing_left():
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_handler_is_named_and_taken_away() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(AssertionError, match="left behind: a handler of SIGUSR1"), nothing_left():
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_a_run_that_adopts_orphans_is_named_and_set_back() -> None:
+    with pytest.raises(AssertionError, match="left behind: the test run adopts orphans"), nothing_left():
+        adopt_orphans(True)
+    assert not adopts_orphans()
 
 
 def test_the_mark_goes_with_the_test() -> None:
