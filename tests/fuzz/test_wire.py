@@ -52,6 +52,7 @@ def check_item(item: object) -> None:
 @example(line=b'{"type":"ADDED","object":{"metadata":{"name":"a"},"spec":' + NESTED + b"}}", kind=APPMODELS)
 @example(line=b'{"type":"DELETED","object":{"x":' + NESTED + b',"metadata":{"name":"a"}}}', kind=SLICES)
 @example(line=b'{"type":"ERROR","object":{"code":410,"details":{"x":' + NESTED + b"}}}", kind=SLICES)
+@example(line=b'{"type":"ERROR","object":{"code":410,"message":"' + b"x" * 9_999 + b'"}}', kind=APPMODELS)
 def test_a_damaged_line_is_an_event_one_bad_object_or_garbage(line: bytes, kind: wire.Kind) -> None:
     try:
         event = wire.decode_event(kind, line, "the watch")

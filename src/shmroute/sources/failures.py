@@ -25,13 +25,18 @@ def is_out_of_range(error: ApiError) -> bool:
     )
 
 
+SAID_CHARACTERS = 500
+"""Of a server's own words, which may fill megabytes: what explains anything stands at their beginning."""
+
+
 def explain(error: ApiError, verb: str, api: ResourceApi) -> str:
     """What went wrong and what can be done about it, in one line."""
     name = api.kind.full_name
-    said = error.message or error.reason
+    reason, message = error.reason[:SAID_CHARACTERS], error.message[:SAID_CHARACTERS]
+    said = message or reason
     match error.status:
         case 0:
-            return f"cannot {verb} {name}: no answer: {error.reason}: {error.message}"
+            return f"cannot {verb} {name}: no answer: {reason}: {message}"
         case HTTPStatus.UNAUTHORIZED:
             return f"cannot {verb} {name}: the credentials are refused, also after they were read again ({said})"
         case HTTPStatus.FORBIDDEN:
@@ -39,4 +44,4 @@ def explain(error: ApiError, verb: str, api: ResourceApi) -> str:
             return f"not allowed to {verb} {name} {where}: a role must grant the verb {verb!r} ({said})"
         case HTTPStatus.NOT_FOUND:
             return f"cannot {verb} {name}: the server has no such resource: is its definition installed? ({said})"
-    return f"cannot {verb} {name}: {error.status} {error.reason}: {error.message}"
+    return f"cannot {verb} {name}: {error.status} {reason}: {message}"

@@ -41,6 +41,9 @@ LINE_MAX_BYTES = 1 << 24
 
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
+SAID_CHARACTERS = 1_000
+"""Of a server's own words in an event, which may fill a line."""
+
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What the decoder raises for bytes that are no JSON; the last for brackets nested without end."""
 
@@ -284,8 +287,8 @@ def _failure(status: _Status, what: str) -> ApiError:
     return ApiError(
         what,
         status.code,
-        status.reason,
-        status.message,
+        status.reason[:SAID_CHARACTERS],
+        status.message[:SAID_CHARACTERS],
         retry_after_seconds=retry_after,
         details=status.details,
     )
