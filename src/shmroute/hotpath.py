@@ -58,7 +58,6 @@ seen = 0.0
 place: Quick = _NOWHERE
 memo: dict[str, Route] = {}
 memo_rows = 0
-get = memo.get
 decode: Callable[[bytes], Route] = cast("Any", None)
 look_up: Callable[[str, str | None, float | None], Route] = cast("Any", None)
 
@@ -66,27 +65,31 @@ look_up: Callable[[str, str | None, float | None], Route] = cast("Any", None)
 def _resolve(model: str, namespace: str | None = None, max_age: float | None = None) -> Route:
     """Which app serves `model`: see `shmroute.Reader.resolve`."""
     if head[()] == seen and namespace is None and max_age is None:
-        if (route := get(model)) is not None:
-            return route
-        try:
-            hashed = crc32(model.encode(), MODEL)
-            slots, mask, data, end_word = here = place
-            slot = hashed & mask
-            while entry := slots[slot]:
-                if entry >> 32 == hashed:
-                    word = entry & 0xFFFFFFFF
-                    if word < end_word:
-                        checksum, value = unpack(data, word << 3)
-                        if adler32(value, hashed) == checksum:
-                            route = decode(value)
-                            if route.model == model and len(memo) < memo_rows:
-                                if here is place: memo[model] = route  # fmt: skip  # noqa: E701 - see the docstring
-                                return route
-                    break
-                slot += 1  # beyond the last slot an IndexError leads to the slow way, which goes round
-        except Unusual:
-            pass
+        return memo[model]
     return look_up(model, namespace, max_age)
+
+
+def _touch(model: str) -> Route:
+    """What `memo[model]` gives where there is none yet."""
+    try:
+        slots, mask, data, end_word = here = place
+        hashed = crc32(model.encode(), MODEL)
+        slot = hashed & mask
+        while entry := slots[slot]:
+            if entry >> 32 == hashed:
+                word = entry & 0xFFFFFFFF
+                if word < end_word:
+                    checksum, value = unpack(data, word << 3)
+                    if adler32(value, hashed) == checksum:
+                        route = decode(value)
+                        if route.model == model and len(memo) < memo_rows:
+                            if here is place: memo[model] = route  # fmt: skip  # noqa: E701 - see the docstring
+                            return route
+                break
+            slot += 1  # beyond the last slot an IndexError leads to the slow way, which goes round
+    except Unusual:
+        pass
+    return look_up(model, None, None)
 
 
 class HotPath:
@@ -104,15 +107,21 @@ class HotPath:
         decoder: Callable[[bytes], Route],
         memo_limit: int,
     ) -> None:
-        self.memo: dict[str, Route] = {}
+        class Memo(dict[str, "Route"]):
+            """Routes already decoded. A miss comes here from C, without a bound method and a frame in between."""
+
+            __slots__ = ()
+            __missing__: Any
+
+        self.memo: dict[str, Route] = Memo()
         self._names: dict[str, Any] = globals() | {
             "__name__": "shmroute.client",  # where `resolve` is to be found
             "memo": self.memo,
             "memo_rows": memo_limit,
-            "get": self.memo.get,
             "decode": decoder,
             "look_up": slow,
         }
+        Memo.__missing__ = staticmethod(FunctionType(_touch.__code__, self._names, "touch"))
         function = FunctionType(_resolve.__code__, self._names, "resolve", _resolve.__defaults__)
         function.__qualname__ = "resolve"
         function.__doc__ = _resolve.__doc__
