@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from shmroute.errors import AreaBusy, ConfigError, OutOfSharedMemory
@@ -51,6 +52,7 @@ _JOIN_SECONDS: Final = 0.8
 """How long the end waits for threads in all: `watch` ends within a second."""
 
 _WAKE: Final = None
+_AUDIT: Final = "audit"
 
 
 class Watcher:
@@ -93,8 +95,10 @@ class Watcher:
         self._clock = clock
         self._index = Index(default_port)
         self._dispatcher = Dispatcher(handlers)
-        self._events: queue.SimpleQueue[Event | MetadataReads | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event | MetadataReads | str | None] = queue.SimpleQueue()
+        self._stopping = False
         self._stop = threading.Event()
+        """Tells the other threads, once the owner has left its loop."""
         self._threads: list[threading.Thread] = []
         self._states: dict[str, SourceState] = {}
         self._unsynced = {resource for source in sources for resource in source.resources}
@@ -122,8 +126,12 @@ class Watcher:
         self._events.put(event)
 
     def stop(self) -> None:
-        """Have `run` return within a second. Any thread, or a signal handler."""
-        self._stop.set()
+        """Have `run` return within a second. Any thread, or a signal handler.
+
+        So it takes no lock: setting an event would wait for ever for the thread that the signal has interrupted. A
+        `SimpleQueue` promises that its `put` may come at any moment.
+        """
+        self._stopping = True
         self._events.put(_WAKE)
 
     @property
@@ -133,9 +141,7 @@ class Watcher:
 
     def audit(self) -> None:
         """Have every source that can compare itself with its server now. Any thread, or a signal handler."""
-        for source in self._sources:
-            if isinstance(source, Audited):
-                source.audit_now()
+        self._events.put(_AUDIT)
 
     def run(self) -> None:
         """Take the area, standing by while another watcher has it, then follow the sources until `stop`.
@@ -158,7 +164,7 @@ class Watcher:
             publisher.close()
 
     def _acquire(self) -> Publisher | None:
-        while not self._stop.is_set():
+        while not self._stopping:
             try:
                 return Publisher(self.area, group=self._group, now_ns=self._clock())
             except AreaBusy as error:
@@ -169,7 +175,8 @@ class Watcher:
                 self._problem = str(error)
             self.turned_ns = self._clock()
             self.status = self._status("standing by")
-            self._stop.wait(STANDBY_RETRY_SECONDS)
+            with suppress(queue.Empty):
+                self._events.get(timeout=STANDBY_RETRY_SECONDS)
         return None
 
     def _stand_by(self, busy: AreaBusy) -> None:
@@ -256,7 +263,7 @@ class Watcher:
 
     def _loop(self, publisher: Publisher) -> None:
         beat_at_ns = 0
-        while not self._stop.is_set():
+        while not self._stopping:
             now_ns = self._clock()
             if now_ns >= beat_at_ns:
                 self._beat(publisher, now_ns)
@@ -287,9 +294,14 @@ class Watcher:
         self._apply(event)
         return True
 
-    def _apply(self, event: Event | MetadataReads | None) -> None:
+    def _apply(self, event: Event | MetadataReads | str | None) -> None:
         match event:
             case None:
+                return
+            case str():
+                for source in self._sources:
+                    if isinstance(source, Audited):
+                        source.audit_now()
                 return
             case SourceState():
                 self._states[event.resource] = event
