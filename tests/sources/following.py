@@ -56,7 +56,7 @@ CALM = Timing(
 """All that a test does not wait for is short; no probe and no audit comes in between."""
 
 LIVELY = msgspec.structs.replace(
-    CALM, probe_seconds=0.15, probe_timeout_seconds=0.5, probe_retry_seconds=0.05, grace_seconds=0.3
+    CALM, probe_seconds=0.15, probe_timeout_seconds=2.0, probe_retry_seconds=0.05, grace_seconds=0.5
 )
 """With probes, for a server of `fast_settings`."""
 

@@ -279,7 +279,7 @@ def test_a_stop_ends_it_whatever_it_waits_for(api: ApiServer, connection: Connec
     follow = Following(connection, timing=patient)
     with contextlib.ExitStack() as stack:
         if where == "a watch":
-            stack.enter_context(follow).wait_synced()
+            stack.enter_context(follow).wait_watched(api)
         else:
             api.faults.refuse_streaming_lists(1 if where == "a page" else 0, http=True)
         fault = stack.enter_context(api.faults.hang(verb="list" if where == "a page" else "watch"))

@@ -69,7 +69,7 @@ def test_an_event_that_the_watch_tells_as_well_is_no_alarm(api: ApiServer, conne
 
 def test_events_held_back_are_fetched_by_a_new_watch_without_a_list(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
-    with Following(connection, timing=LIVELY) as follow:
+    with Following(connection, timing=msgspec.structs.replace(LIVELY, grace_seconds=1.0)) as follow:
         dead = follow.wait_watched(api)
         api.watches.is_paused = lambda watch: watch is dead
         api.apply(app_model("two"))
@@ -122,7 +122,7 @@ def test_doubt_is_settled_by_a_list_where_streams_tell_nothing(api: ApiServer, c
 
 
 def test_a_probe_without_an_answer_once_is_no_alarm(api: ApiServer, connection: Connection) -> None:
-    with Following(connection, timing=LIVELY) as follow:
+    with Following(connection, timing=msgspec.structs.replace(LIVELY, probe_timeout_seconds=0.5)) as follow:
         follow.wait_watched(api)
         api.faults.hang(times=1, verb="list")
         follow.wait_probes(3)

@@ -260,6 +260,8 @@ class Connection:
                 log.info("%s: TLS failed (%s): reading the configuration again", what, error)
                 cluster, renewed = self._renew(cluster), True
                 continue
+            except urllib3.exceptions.ClosedPoolError:
+                continue  # another thread has dropped the idle connections just now
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 # Idle connections to a peer that failed are most likely dead as well.
                 cluster.client.rest_client.pool_manager.clear()

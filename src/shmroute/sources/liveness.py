@@ -24,6 +24,9 @@ with the same selector. A server sends it whatever happened since, at once, and 
   list once. While such lists show nothing new, the next one waits twice as long, up to the audit's period.
 
 No answer at all, twice in a row, ends the watch as well: the peer is gone or frozen.
+
+What a probe cannot see: one event lost among others that came, and a server that went back and has since passed the
+point where it was. The audit finds both.
 """
 
 from __future__ import annotations
