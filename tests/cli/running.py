@@ -90,3 +90,10 @@ def start(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, **variables},
     )
+
+
+def called(*arguments: str | Path, **variables: str) -> Answered:
+    """The same, to its end: for commands that take the process's signals."""
+    process = start(*arguments, **variables)
+    out, err = process.communicate(timeout=WAIT_SECONDS)
+    return Answered(process.returncode, out, err)

@@ -11,7 +11,7 @@ import shmroute
 from shmroute import errors
 from shmroute.cli import exit_code
 from shmroute.shm.publisher import Publisher
-from tests.cli.running import Cli, age, publish, published
+from tests.cli.running import Answered, Cli, age, called, publish, published
 
 FORBIDDEN = {3, 4}
 """A gunicorn up to 23 stops the whole server if a child of it ends so."""
@@ -24,7 +24,7 @@ def test_0_is_an_answer(cli: Cli, area: str) -> None:
 
 
 def test_2_is_a_usage_error(cli: Cli, area: str, tmp_path: Path) -> None:
-    for command in (
+    wrong: list[tuple[str, ...]] = [
         ("absent",),
         ("resolve",),
         ("get", "absent"),
@@ -33,19 +33,27 @@ def test_2_is_a_usage_error(cli: Cli, area: str, tmp_path: Path) -> None:
         ("apply",),
         ("delete",),
         ("completion", "tcsh"),
+        ("run", "--"),
+    ]
+    for command in wrong:
+        check_usage(cli(*command, SHMROUTE_AREA=area), command)
+    wrong = [
         ("watch", "--manifests", str(tmp_path), "--kubeconfig", "x"),
         ("watch", "--manifests", str(tmp_path), "--redis", "redis://x", "--metadata", "y"),
         ("watch", "--manifests", str(tmp_path), "--redis", "http://x"),
         ("watch", "--manifests", str(tmp_path), "--listen", "nonsense"),
         ("watch", "--manifests", str(tmp_path), "--area", "../x"),
         ("watch", "--kubeconfig", str(tmp_path / "absent")),
-        ("run", "--"),
-    ):
-        answered = cli(*command, SHMROUTE_AREA=area)
-        assert answered.code == 2, (command, answered)
-        assert answered.out == ""
-        assert answered.err != ""
-        assert "Traceback" not in answered.err
+    ]
+    for command in wrong:
+        check_usage(called(*command, SHMROUTE_AREA=area), command)
+
+
+def check_usage(answered: Answered, command: tuple[str, ...]) -> None:
+    assert answered.code == 2, (command, answered)
+    assert answered.out == ""
+    assert answered.err != ""
+    assert "Traceback" not in answered.err
 
 
 def test_5_is_not_found(cli: Cli, area: str) -> None:
@@ -134,6 +142,6 @@ def test_no_code_of_the_package_ends_a_process_with_3_or_4() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 5, 77])
-def test_run_ends_as_its_command_does(cli: Cli, tmp_path: Path, code: int, area: str) -> None:
+def test_run_ends_as_its_command_does(tmp_path: Path, code: int, area: str) -> None:
     arguments = ("run", "--area", area, "--manifests", str(tmp_path), "--log-level", "error", "--")
-    assert cli(*arguments, "sh", "-c", f"exit {code}").code == code
+    assert called(*arguments, "sh", "-c", f"exit {code}").code == code

@@ -15,7 +15,8 @@ from shmroute.sources.events import Event, Resource, Sink, SourceState
 from shmroute.watcher.watcher import Watcher
 
 NAMESPACE = "test"
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
+"""Far longer than anything here takes, so that a test on a busy machine fails only where it must."""
 SETTINGS = SettingsRow(NAMESPACE, "", "the test")
 
 
