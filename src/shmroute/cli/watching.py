@@ -26,14 +26,14 @@ def watch_options(function: F) -> F:
 
 
 def watch_arguments(context: click.Context) -> list[str]:
-    """The options of `shmroute watch` that stood on this command's line, as its arguments; the area left out.
+    """The options of `shmroute watch` that stood on this command's line, as its arguments; area and lifeline left out.
 
     Those from environment variables are not among them: they are in the watcher's environment too, and a Redis URL
     may hold a password, which does not belong in a list of processes.
     """
     from shmroute.cli.watch import command as watch
 
-    names = {parameter.name for parameter in watch.params} - {"area"}
+    names = {parameter.name for parameter in watch.params} - {"area", "lifeline"}
     arguments: list[str] = []
     for parameter in context.command.params:
         name = parameter.name or ""

@@ -1,0 +1,251 @@
+"""A real server with several workers beside a folder of manifests, clients that load it, and who has seen what."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from tests.processes import bound, children, is_running
+from tests.servers.page import PORT, ROOT
+from tests.supervise.running import MODEL, Manifests, memory_of, until
+
+EXAMPLES = ROOT / "examples"
+WORKERS = 4
+ANSWER_SECONDS = 20.0
+SERVER_SECONDS = 60.0
+"""Servers take their time on a busy machine, to restart all workers for instance."""
+CLIENTS = 4
+PAUSE_SECONDS = 0.004
+"""After each request of a client: load, and yet some processor left for the server's own restart."""
+LOG_CHARACTERS = 3000
+TRY_SECONDS = 2.0
+"""A request that a worker had taken just before it was stopped is made again."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def example(folder: Path, *names: str, port: int = PORT) -> Path:
+    """A folder with the files of these examples, on another port."""
+    for name in names:
+        for file in (EXAMPLES / name).iterdir():
+            if file.is_file():
+                (folder / file.name).write_text(file.read_text().replace(str(PORT), str(port)))
+    return folder
+
+
+def ask(port: int, model: str = MODEL, seconds: float = ANSWER_SECONDS) -> tuple[int, dict[str, Any]]:
+    """One request on a connection of its own: status and answer.
+
+    Raises:
+        OSError, HTTPException, ValueError: there was none.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+    try:
+        connection.request("GET", f"/{model}", headers={"Connection": "close"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+class Load:
+    """Clients that ask all the time, and count what comes back.
+
+    With `again` they ask once more where a connection was closed on them.
+    """
+
+    def __init__(self, port: int, *, again: bool = False) -> None:
+        self._port = port
+        self._again = again
+        self._stop = threading.Event()
+        self.answers: Counter[str] = Counter()
+        """Answers by app, roughly: the clients do not wait for each other."""
+        self.failures: list[str] = []
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(CLIENTS)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(ANSWER_SECONDS)
+
+    def goes_on(self, app: str, count: int = 50) -> None:
+        """Wait for `count` more answers of `app`."""
+        before = self.answers[app]
+        until(lambda: self.answers[app] >= before + count, f"{count} answers of {app} under load", SERVER_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stop.wait(PAUSE_SECONDS):
+            try:
+                status, answer = self._ask()
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self.failures.append(repr(error))
+                continue
+            if status == 200:
+                self.answers[answer["app"]] += 1
+            else:
+                self.failures.append(f"{status} {answer}")
+
+    def _ask(self) -> tuple[int, dict[str, Any]]:
+        try:
+            return ask(self._port)
+        except (ConnectionError, http.client.HTTPException):
+            if not self._again:
+                raise
+            return ask(self._port)
+
+
+class Server:
+    """A running server."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], port: int, area: str, log: Path, environment: Mapping[str, str]
+    ) -> None:
+        self.process = process
+        self.shares_socket = True
+        """Whether its workers take requests from one socket; else the kernel deals them out fairly."""
+        self.environment = environment
+        self.port = port
+        self.area = area
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        """What it has written last."""
+        return self._log.read_text(errors="replace")[-LOG_CHARACTERS:]
+
+    def send(self, number: int) -> None:
+        """Send a signal to the process that was started."""
+        self.process.send_signal(number)
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """The first true answer of `condition`; shows what the server has written if there is none in time."""
+        try:
+            return until(condition, what, SERVER_SECONDS)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.log}") from None
+
+    def answers(self) -> bool:
+        """Whether it answers."""
+        assert self.process.poll() is None, self.log
+        try:
+            return ask(self.port)[0] == 200
+        except (OSError, http.client.HTTPException, ValueError):
+            return False
+
+    def workers(self, app: str) -> set[int]:
+        """The process ids of the workers, once each of them has answered with `app`.
+
+        Of workers that share a socket the kernel has favourites; so whoever has answered is stopped until all have.
+        """
+        seen: set[int] = set()
+
+        def complete() -> bool:
+            with suppress(OSError, http.client.HTTPException, ValueError):
+                status, answer = ask(self.port, seconds=TRY_SECONDS)
+                if status == 200 and answer["app"] == app:
+                    seen.add(answer["worker"])
+                    if self.shares_socket:
+                        os.kill(answer["worker"], signal.SIGSTOP)
+            return len(seen) == WORKERS
+
+        try:
+            self.until(complete, f"{app} of {WORKERS} workers")
+        finally:
+            for pid in seen if self.shares_socket else ():
+                os.kill(pid, signal.SIGCONT)
+        return seen
+
+    def end(self, number: int) -> int:
+        """Send the signal. Returns the exit code, once the process has ended and nothing of the server is left."""
+        left = descendants(self.process.pid)
+        self.send(number)
+        code = self.process.wait(ANSWER_SECONDS)
+        self.gone(left)
+        return code
+
+    def gone(self, processes: set[int]) -> None:
+        """Wait until these have ended, and see that they have taken the memory along."""
+        self.until(lambda: not any(map(is_running, processes)), "end of all processes")
+        assert memory_of(self.area) == [], self.log
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes below `pid`."""
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        try:
+            below = children(waiting.pop())
+        except FileNotFoundError:  # it has ended just now
+            continue
+        found |= below
+        waiting += below
+    return found
+
+
+@contextmanager
+def serve(
+    command: Sequence[str],
+    folder: Path,
+    area: str,
+    manifests: Manifests,
+    *,
+    port: int,
+    environment: Mapping[str, str] | None = None,
+    answering: bool = True,
+    shares_socket: bool = True,
+) -> Iterator[Server]:
+    """Run `command` in `folder`, once it answers; whatever of it is left at the end is killed."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SHMROUTE_") or "TEST" in name}
+    own |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(folder),
+        "SHMROUTE_AREA": area,
+        "SHMROUTE_MANIFESTS": str(manifests.path),
+        **(environment or {}),
+    }
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            bound(command),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=own,
+        )
+    server = Server(process, port, area, log, own)
+    server.shares_socket = shares_socket
+    try:
+        if answering:
+            server.until(server.answers, "answer")
+        yield server
+    finally:
+        left = descendants(process.pid) | {process.pid}
+        process.kill()
+        process.wait()
+        for pid in left:
+            if is_running(pid):
+                os.kill(pid, 9)

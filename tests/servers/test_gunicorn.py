@@ -1,0 +1,139 @@
+"""The hooks of `shmroute.contrib.gunicorn` in a real gunicorn."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.processes import children, is_running
+from tests.servers.serving import WORKERS, Load, Server, descendants, example, free_port, serve
+from tests.supervise.running import Manifests, writer
+
+
+@contextmanager
+def gunicorn(folder: Path, area: str, manifests: Manifests, *options: str, app: str = "wsgi") -> Iterator[Server]:
+    """gunicorn with the example's configuration file, and 4 workers."""
+    port = free_port()
+    target = {"flask": "app:app", "starlette": "app:app"}.get(app, "app:application")
+    command = ["gunicorn", "--config", "gunicorn.conf.py", "--bind", f"127.0.0.1:{port}", *options, target]
+    with serve(command, example(folder, app, "gunicorn"), area, manifests, port=port) as server:
+        yield server
+
+
+def test_workers_see_a_change_a_restart_fails_no_request_and_nothing_is_left(
+    tmp_path: Path, area: str, manifests: Manifests
+) -> None:
+    with gunicorn(tmp_path, area, manifests) as server:
+        restart_under_load(server, manifests)
+        assert server.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(
+    ("app", "options"),
+    [
+        ("wsgi", ("--preload", "--max-requests", "50")),
+        ("django", ("--worker-class", "gevent")),
+        ("starlette", ("--worker-class", "uvicorn_worker.UvicornWorker")),
+        pytest.param("flask", ("--worker-class", "gthread", "--threads", "4"), marks=pytest.mark.long),
+        pytest.param("starlette", ("--worker-class", "asgi"), marks=pytest.mark.long),
+    ],
+    ids=["preload", "gevent", "uvicorn", "gthread", "asgi"],
+)
+def test_every_kind_of_worker_sees_changes_and_restarts_without_a_failed_request(
+    tmp_path: Path, area: str, manifests: Manifests, app: str, options: tuple[str, ...]
+) -> None:
+    with gunicorn(tmp_path, area, manifests, *options, app=app) as server:
+        restart_under_load(server, manifests)
+        assert server.end(signal.SIGTERM) == 0
+
+
+def restart_under_load(server: Server, manifests: Manifests) -> None:
+    """Restart the workers (HUP) and change a route under load: no request fails, and all new workers see the change."""
+    former = server.workers("iiot")
+    watcher = writer(server.area)
+    with Load(server.port) as load:
+        load.goes_on("iiot")
+        server.send(signal.SIGHUP)
+        server.until(lambda: not any(map(is_running, former)), "end of the former workers")
+        manifests.write("iiot2")
+        load.goes_on("iiot2")
+    assert not load.failures, load.failures[0]
+    assert not former & server.workers("iiot2")
+    assert writer(server.area) == watcher, "the watcher outlives the workers"
+
+
+def test_a_binary_upgrade_fails_no_request_and_hands_the_area_over(
+    tmp_path: Path, area: str, manifests: Manifests
+) -> None:
+    with gunicorn(tmp_path, area, manifests, "--pid", "pid") as server:
+        former = server.workers("iiot")
+        watcher = writer(area)
+        with Load(server.port) as load:
+            load.goes_on("iiot")
+            server.send(signal.SIGUSR2)
+            new = int(
+                server.until(lambda: (tmp_path / "pid.2").exists() and (tmp_path / "pid.2").read_text(), "new master")
+            )
+            server.until(lambda: "standing by" in server.log, "a second watcher")
+            server.until(lambda: len(children(new)) == WORKERS + 1, "new workers")
+            left = descendants(new) | {new}
+            server.send(signal.SIGTERM)
+            assert server.process.wait(30) == 0
+            server.until(lambda: writer(area) != watcher, "taking over")
+            manifests.write("iiot2")
+            load.goes_on("iiot2")
+        assert not load.failures, load.failures[0]
+        assert not former & server.workers("iiot2")
+        os.kill(new, signal.SIGTERM)
+        server.gone(left)
+
+
+def test_the_watcher_goes_with_the_last_worker_of_a_killed_arbiter(
+    tmp_path: Path, area: str, manifests: Manifests
+) -> None:
+    with gunicorn(tmp_path, area, manifests, "--timeout", "2") as server:
+        workers = server.workers("iiot")
+        left = descendants(server.process.pid)
+        server.send(signal.SIGKILL)
+        server.process.wait()
+        server.until(lambda: not any(map(is_running, workers)), "end of the workers")
+        server.gone(left)
+
+
+def test_a_dead_watcher_is_started_again_beside_the_server(tmp_path: Path, area: str, manifests: Manifests) -> None:
+    with gunicorn(tmp_path, area, manifests) as server:
+        os.kill(writer(area), signal.SIGKILL)
+        manifests.write("iiot2")
+        server.workers("iiot2")
+        assert server.end(signal.SIGINT) == 0
+
+
+def test_the_watcher_outlives_a_killed_keeper_and_ends_with_the_server(
+    tmp_path: Path, area: str, manifests: Manifests
+) -> None:
+    with gunicorn(tmp_path, area, manifests) as server:
+        watcher = writer(area)
+        keeper = next(pid for pid in children(server.process.pid) if watcher in children(pid))
+        os.kill(keeper, signal.SIGKILL)
+        server.until(lambda: not is_running(keeper), "end of the keeper")
+        manifests.write("iiot2")
+        server.workers("iiot2")
+        server.send(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        server.gone({watcher})
+
+
+def test_workers_that_wait_for_routes_can_be_ended(tmp_path: Path, area: str, manifests: Manifests) -> None:
+    manifests.path.rename(tmp_path / "elsewhere")
+    port = free_port()
+    command = ["gunicorn", "--config", "gunicorn.conf.py", "--bind", f"127.0.0.1:{port}", "app:application"]
+    with serve(command, example(tmp_path, "wsgi", "gunicorn"), area, manifests, port=port, answering=False) as server:
+        server.until(lambda: len(children(server.process.pid)) == 5, "4 workers and a keeper")
+        assert server.end(signal.SIGTERM) == 0
+        assert "Worker exiting" in server.log
+        assert "graceful" not in server.log

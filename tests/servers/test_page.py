@@ -1,0 +1,27 @@
+"""docs/servers.md shows the examples as they are; that they run is tested beside this file."""
+
+from __future__ import annotations
+
+from tests.servers.page import ROOT, shown_files
+
+LINES = 10
+"""What a newcomer has to write for a server, at the most."""
+
+APPLICATIONS = ("app.py", "tasks.py")
+
+
+def test_every_block_of_the_page_is_a_file_of_the_examples() -> None:
+    for shown in shown_files():
+        assert shown.path.read_text() == shown.text, shown.path
+
+
+def test_every_file_of_the_examples_is_on_the_page() -> None:
+    shown = {file.path for file in shown_files()}
+    files = {path for path in (ROOT / "examples").rglob("*.*") if path.suffix in (".py", ".ini")}
+    assert {path for path in files if "__pycache__" not in path.parts} == shown
+
+
+def test_a_servers_configuration_takes_ten_lines_at_the_most() -> None:
+    for shown in shown_files():
+        if shown.path.name not in APPLICATIONS:
+            assert len(shown.text.splitlines()) <= LINES, shown.path
