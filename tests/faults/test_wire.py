@@ -402,8 +402,7 @@ def test_11_an_initial_stream_that_ends_before_its_bookmark_publishes_nothing(
 # -- 12 to 14: refusals
 
 
-@pytest.mark.parametrize("code", [429, 503])
-@pytest.mark.parametrize("verb", ["list", "watch"])
+@pytest.mark.parametrize(("code", "verb"), [(429, "list"), (503, "watch")])
 def test_12_retry_after_is_obeyed_and_there_is_no_storm(
     api: ApiServer, connection: Connection, code: int, verb: str
 ) -> None:
