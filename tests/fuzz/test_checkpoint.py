@@ -6,7 +6,7 @@ import struct
 from zlib import crc32
 
 import msgspec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shmroute.rows import Kind, encode
@@ -46,6 +46,8 @@ def test_a_damaged_file_is_never_taken_for_another_one(data: bytes) -> None:
         assert saved.rows == {(kind, key): value for kind, key, value in ROWS}
 
 
+@example(1.8e299, BODY)
+@example(-1.8e299, BODY)
 @given(st.floats(), mutated([BODY]) | st.binary(max_size=300))
 def test_a_hostile_file_with_a_right_checksum_holds_rows_or_a_reason(contact: float, body: bytes) -> None:
     try:

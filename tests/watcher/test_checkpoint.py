@@ -181,7 +181,7 @@ def test_a_foreign_file_and_another_version_are_named_as_such(whole: bytes) -> N
         parse(whole[:8] + struct.pack("<I", FORMAT_VERSION + 1) + whole[12:])
 
 
-@pytest.mark.parametrize("contact", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("contact", [math.nan, math.inf, -math.inf, 1e300, -1e300, -1.0])
 def test_an_age_that_is_no_number_is_damage(contact: float) -> None:
     with pytest.raises(ValueError, match="last contact"):
         parse(with_facts(contact, []))

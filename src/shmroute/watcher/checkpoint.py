@@ -8,7 +8,6 @@ beside, fsynced, renamed, with a checksum over all of it. A damaged one is ignor
 from __future__ import annotations
 
 import logging
-import math
 import os
 import struct
 import threading
@@ -43,6 +42,9 @@ CONTACT_SECONDS: Final = 60.0
 
 MAX_LOAD: Final = 0.05
 """The share of time spent writing: a table that takes a second to write is written every 20 s."""
+
+LATEST_CONTACT_SECONDS: Final = 1e11
+"""In Unix time, 3,000 years from now: a time beyond it is damage, and could not be reckoned with."""
 
 _FLUSH_BYTES: Final = 1024 * 1024
 
@@ -176,7 +178,7 @@ def parse(data: bytes) -> Saved:
         rows = _decode(memoryview(data)[_ROWS_AT:])
     except msgspec.MsgspecError as error:
         raise ValueError(f"damaged: {error}") from error
-    if not math.isfinite(contact):
+    if not 0.0 <= contact <= LATEST_CONTACT_SECONDS:
         raise ValueError(f"damaged: last contact at {contact}")
     if not all(0 < kind <= MAX_KIND and "\0" not in key for kind, key, _ in rows):
         raise ValueError("damaged: a row of no kind")
