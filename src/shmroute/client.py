@@ -417,12 +417,12 @@ class Reader:
     def _forget_parts(self, keys: Iterable[tuple[int, str]], former: RowReader | None) -> None:
         """Drop what was decoded of these rows; what routes hold of them goes on reading at `former`'s generation."""
         for kind, key in keys:
-            part = self._parts.pop((kind, key), None)
-            if part is None or kind not in _HELD_BY_ROUTES:
-                continue
-            if kind == Kind.METADATA and former is not None:
-                part.read_at(partial(_metadata_in, former, key))
-            part.stale = True
+            part = self._parts.get((kind, key))
+            if part is not None and kind in _HELD_BY_ROUTES:
+                if kind == Kind.METADATA and former is not None:
+                    part.read_at(partial(_metadata_in, former, key))
+                part.stale = True  # before it is dropped: after an exception in between nobody would find it again
+            self._parts.pop((kind, key), None)
 
     def start_in_child(self) -> None:
         """Pick like a worker of its own from here on: not from where the parent, and so all its children, stood."""
@@ -573,14 +573,14 @@ class Home:
         """A decoder of routes that live here."""
         bound: Any = msgspec.defstruct(
             "Route",
-            [("others", "tuple[Route, ...]", ())],
+            [("others", "tuple[BoundRoute, ...]", ())],
             bases=(Route,),
             module=Route.__module__,
             namespace={"_home": self},
             frozen=True,
             array_like=True,
         )
-        bound.Route = bound  # what the field's type means
+        bound.BoundRoute = bound  # what the field's type means; "Route" would be that of the module
         decoder: msgspec.msgpack.Decoder[Route] = msgspec.msgpack.Decoder(bound)
         return decoder.decode
 
