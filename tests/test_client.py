@@ -532,7 +532,7 @@ class OutOfTime(Exception):
 def test_a_time_limit_in_the_middle_of_a_look_up_leaves_no_old_row_behind(area: str) -> None:
     """At each line of a look-up that goes on to the next generation, in turn."""
     models = [f"m{number}" for number in range(6)]
-    files = ("client.py", "hotpath.py", "reader.py", "segment.py")
+    files = ("shmroute/client.py", "shmroute/hotpath.py", "shm/reader.py", "shm/segment.py")
     with RoutesArea(area) as given, Reader(area) as reader:
         line, interrupted = 0, True
         while interrupted:
