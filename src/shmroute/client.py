@@ -426,6 +426,7 @@ class Reader:
 
     def start_in_child(self) -> None:
         """Pick like a worker of its own from here on: not from where the parent, and so all its children, stood."""
+        self._lock = threading.RLock()
         self._forget_parts([key for key in self._parts if key[0] == Kind.ENDPOINTS], None)
         self._busy.clear()
 
@@ -588,7 +589,7 @@ class Home:
 _readers: Final[weakref.WeakSet[Reader]] = weakref.WeakSet()
 """All readers of this process: a fork waits until none is in the middle of a change, so that a child starts whole."""
 
-_readers_lock: Final = threading.Lock()
+_readers_lock = threading.Lock()
 """Held while the set of readers changes, and during a fork."""
 
 _stopped_for_fork: Final[list[Reader]] = []
@@ -608,9 +609,13 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    for reader in _stopped_for_fork:
+    """Begin with new locks: uWSGI, which forks in C, may call this hook alone, with a thread in the middle of a look-up
+    that is not here to give its lock back."""
+    global _readers_lock
+    _readers_lock = threading.Lock()
+    _stopped_for_fork.clear()
+    for reader in list(_readers):
         reader.start_in_child()
-    _after_fork_in_parent()
 
 
 os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child, after_in_parent=_after_fork_in_parent)

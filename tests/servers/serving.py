@@ -29,7 +29,7 @@ CLIENTS = 4
 PAUSE_SECONDS = 0.004
 """After each request of a client: load, and yet some processor left for the server's own restart."""
 LOG_CHARACTERS = 3000
-TRY_SECONDS = 2.0
+TRY_SECONDS = 0.7
 """A request that a worker had taken just before it was stopped is made again."""
 
 
@@ -132,8 +132,8 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What it has written last."""
-        return self._log.read_text(errors="replace")[-LOG_CHARACTERS:]
+        """What it has written so far."""
+        return self._log.read_text(errors="replace")
 
     def send(self, number: int) -> None:
         """Send a signal to the process that was started."""
@@ -144,11 +144,11 @@ class Server:
         try:
             return until(condition, what, SERVER_SECONDS)
         except AssertionError as error:
-            raise AssertionError(f"{error}: {self.log}") from None
+            raise AssertionError(f"{error}: {self.log[-LOG_CHARACTERS:]}") from None
 
     def answers(self) -> bool:
         """Whether it answers."""
-        assert self.process.poll() is None, self.log
+        assert self.process.poll() is None, self.log[-LOG_CHARACTERS:]
         try:
             return ask(self.port)[0] == 200
         except (OSError, http.client.HTTPException, ValueError):
@@ -188,7 +188,7 @@ class Server:
     def gone(self, processes: set[int]) -> None:
         """Wait until these have ended, and see that they have taken the memory along."""
         self.until(lambda: not any(map(is_running, processes)), "end of all processes")
-        assert memory_of(self.area) == [], self.log
+        assert memory_of(self.area) == [], self.log[-LOG_CHARACTERS:]
 
 
 def descendants(pid: int) -> set[int]:
