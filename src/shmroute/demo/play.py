@@ -116,17 +116,20 @@ def play(say: Say, *, workers: int, models: int, keep: bool, folder: str | None)
 
 
 def _speed_and_memory(say: Say, port: int, pids: set[int], models: int) -> str:
+    memory = _every(port, pids, f"/memory?models={models}")  # before anything else has grown the workers
     rates = _every(port, pids, f"/bench?models={models}")
     for pid, answer in sorted(rates.items()):
         say(f"look-ups    worker {pid}: {answer['lookups_per_second'] / 1e6:.2f} million a second")
-    memory = _every(port, pids, f"/memory?models={models}")
     for pid, answer in sorted(memory.items()):
-        ours, theirs = answer["shmroute_bytes"] / 2**20, answer["dict_bytes"] / 2**20
-        say(f"memory      worker {pid}: {ours:.1f} MiB with 500 models in use, {theirs:.1f} MiB as a dict of all")
+        ours, theirs = answer["shmroute_bytes"] / 2**10, answer["dict_bytes"] / 2**10
+        say(f"memory      worker {pid}: {ours:,.0f} KiB with 500 models in use, {theirs:,.0f} KiB as a dict of all")
     rate = median(answer["lookups_per_second"] for answer in rates.values())
-    ours = median(answer["shmroute_bytes"] for answer in memory.values()) / 2**20
-    theirs = median(answer["dict_bytes"] for answer in memory.values()) / 2**20
-    return f"{rate / 1e6:.1f} million look-ups a second in each worker; {ours:.1f} MiB instead of {theirs:.1f} MiB each"
+    ours = median(answer["shmroute_bytes"] for answer in memory.values()) / 2**10
+    theirs = median(answer["dict_bytes"] for answer in memory.values()) / 2**10
+    return (
+        f"{rate / 1e6:.1f} million look-ups a second in each worker;"
+        f" {ours:,.0f} KiB with 500 models in use instead of {theirs:,.0f} KiB for a dict of all"
+    )
 
 
 def _move(say: Say, port: int, pids: set[int], scene: Folder, reader: Reader) -> str:
