@@ -76,8 +76,8 @@ def _touch(model: str) -> Route:
         hashed = crc32(model.encode(), MODEL)
         slot = hashed & mask
         while entry := slots[slot]:
-            if entry >> 32 == hashed:
-                word = entry & 0xFFFFFFFF
+            word = entry & 0xFFFFFFFF
+            if entry >> 32 ^ word == hashed:
                 if word < end_word:
                     checksum, value = unpack(data, word << 3)
                     if adler32(value, hashed) == checksum:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -140,8 +141,7 @@ def test_a_slot_that_leads_to_another_row_is_found_out(area: str) -> None:
     segment = Segment(f"shmroute-{area}.1")
     end_word = states[-1][0] // 8
     a, c = slot_offset(segment, 1, b"a"), slot_offset(segment, 2, b"c")
-    entry_a, entry_c = segment._slots[(a - 128) // 8], segment._slots[(c - 128) // 8]
-    poke(area, a, word(entry_a >> 32 << 32 | entry_c & 0xFFFFFFFF))
+    poke(area, a, word(layout.slot_entry(crc32(b"a", 1), segment._slots[(c - 128) // 8] & layout.WORD_MASK)))
     with pytest.raises(LayoutMismatch, match="another row"):
         segment.find(1, b"a", end_word)
     with pytest.raises(LayoutMismatch, match="another row"):
@@ -161,13 +161,24 @@ def test_a_slot_whose_hash_was_changed_does_not_make_its_row_look_absent(area: s
         list(segment.rows(states[-1][0] // 8))
 
 
+def test_a_slot_whose_offset_was_changed_does_not_lead_to_an_older_version_of_its_row(area: str) -> None:
+    states = build(area)
+    segment = Segment(f"shmroute-{area}.1")
+    newest = segment.slot_of(1, b"a")[1]
+    at = slot_offset(segment, 1, b"a")
+    for older in (middle := segment.record_at(newest).previous_word, segment.record_at(middle).previous_word):
+        poke(area, at, older.to_bytes(4, "little"))
+        assert segment.find(1, b"a", states[-1][0] // 8) is None
+        with pytest.raises(LayoutMismatch, match="another row"):
+            segment.slot_of(1, b"a")
+
+
 @pytest.mark.parametrize("target", [0, 1, 8, 1 << 20, 0xFFFFFFFF])
 def test_a_slot_that_leads_out_of_the_records_is_found_out(area: str, target: int) -> None:
     states = build(area)
     segment = Segment(f"shmroute-{area}.1")
     at = slot_offset(segment, 1, b"a")
-    entry = segment._slots[(at - 128) // 8]
-    poke(area, at, word(entry >> 32 << 32 | target))
+    poke(area, at, word(layout.slot_entry(crc32(b"a", 1), target)))
     for end, _ in states:
         with pytest.raises(LayoutMismatch):
             segment.find(1, b"a", end // 8) or segment.slot_of(1, b"a")

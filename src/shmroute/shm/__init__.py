@@ -55,8 +55,8 @@ name. A writer that finds such a block finishes the removal and makes a new one.
 
 **Damage** (somebody else's writes, a file cut short, another format version) is found before it is believed: headers,
 batches and records carry checksums, a slot is compared with the record it leads to, a row that is not found is looked
-for again with a check of all that lies on the way. What these cannot see: a slot that was overwritten with
-another valid one of the same row (an older value), or with zeros (the row is missing).
+for again with a check of all that lies on the way. What these cannot see: a slot that was overwritten as a whole, with
+another valid one of the same row (an older value) or with zeros (the row is missing).
 
 Memory is reserved (`posix_fallocate`) before it is written, and before it is read: behind the last batch lies an
 empty header, and room for a sealing one. So a full /dev/shm is an error of the writer, never a SIGBUS in anyone.

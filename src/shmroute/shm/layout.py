@@ -49,6 +49,10 @@ SEGMENT_HEADER: Final = struct.Struct("<8sIIQQQQQQ")
 HINT_AT: Final = 64  # uint64: byte offset of the newest batch, 0 before the first
 SLOTS_AT: Final = 128
 
+WORD_MASK: Final = 0xFFFFFFFF
+"""A slot's low half: the offset of the row's newest record in 8-byte units. The high half is the row's hash, xored with
+that offset, so that a damaged one cannot lead to an older record of the same row."""
+
 RECORD: Final = struct.Struct("<IIII")
 """crc32 of what follows (seeded with the rest), head, value length, superseded record in 8-byte units.
 
@@ -184,6 +188,11 @@ def check_control_header(name: str, data: bytes) -> None:
         raise LayoutMismatch(name, f"format version {version}, this process reads version {FORMAT_VERSION}")
     if len(data) < CONTROL_BYTES:
         raise LayoutMismatch(name, f"cut short: {len(data)} bytes instead of {CONTROL_BYTES}")
+
+
+def slot_entry(hashed: int, word: int) -> int:
+    """The slot of the row with that hash (crc32 of the key, seeded with the kind), whose newest record is there."""
+    return (hashed ^ word) << 32 | word
 
 
 def pack_record(kind: int, key: bytes, value: bytes | None, previous: int) -> bytes:

@@ -25,11 +25,13 @@ from shmroute.shm.layout import (
     RECORD_BYTES,
     SLOTS_AT,
     WORD_BYTES,
+    WORD_MASK,
     Batch,
     SegmentHeader,
     align,
     batch_checksum,
     record_checksum,
+    slot_entry,
     unpack_segment_header,
 )
 
@@ -156,10 +158,11 @@ class Segment:
         mask = self.header.slots - 1
         first = slot = wanted & mask
         while entry := slots[slot]:
-            if entry >> 32 == wanted:
+            word = entry & WORD_MASK
+            if entry >> 32 ^ word == wanted:
                 record = self._record_of(entry)
                 if record.key == key and record.kind == kind:
-                    return slot, entry & 0xFFFFFFFF
+                    return slot, word
             slot = (slot + 1) & mask
             if slot == first:
                 raise LayoutMismatch(self.name, "no slot is free")
@@ -169,8 +172,9 @@ class Segment:
 
     def _record_of(self, entry: int) -> Record:
         """The newest record of the row a slot stands for, after a check that both speak of one row."""
-        record = self.record_at(entry & 0xFFFFFFFF)
-        if crc32(record.key, record.kind) != entry >> 32:
+        word = entry & WORD_MASK
+        record = self.record_at(word)
+        if slot_entry(crc32(record.key, record.kind), word) != entry:
             raise LayoutMismatch(self.name, "a slot leads to a record of another row")
         return record
 
@@ -185,7 +189,7 @@ class Segment:
             for entry in self._slots[start : min(start + _SLOTS_A_TURN, slots)].tolist():
                 if entry:
                     record = self._record_of(entry)
-                    word = entry & 0xFFFFFFFF
+                    word = entry & WORD_MASK
                     if word >= end_word:  # written after the generation we read
                         word = _earlier(self.name, self._map, self.header, word, end_word)
                         record = self.record_at(word) if word else record
@@ -231,8 +235,8 @@ def _make_find(name: str, data: mmap.mmap, slots: memoryview, header: SegmentHea
         slot = wanted & mask
         probes = mask
         while entry := slots[slot]:
-            if entry >> 32 == wanted:
-                word = entry & 0xFFFFFFFF
+            word = entry & WORD_MASK
+            if entry >> 32 ^ word == wanted:
                 if word >= end_word:  # written after the generation we read
                     word = _earlier(name, data, header, word, end_word)
                 if word:

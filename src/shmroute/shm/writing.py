@@ -27,6 +27,7 @@ from shmroute.shm.layout import (
     pack_record,
     pack_segment_header,
     record_size,
+    slot_entry,
     slots_for,
 )
 from shmroute.shm.segment import Segment
@@ -134,7 +135,7 @@ class SegmentWriter:
         slots = self._slots
         while slots[slot]:
             slot = (slot + 1) & mask
-        slots[slot] = wanted << 32 | self.end >> 3
+        slots[slot] = slot_entry(wanted, self.end // WORD_BYTES)
         self.end = end
         self.slots_used += 1
 
@@ -202,8 +203,8 @@ class SegmentWriter:
         mask = self.header.slots - 1
         slot = wanted & mask
         slots = self._slots
-        sought = wanted << 32 | previous if previous else 0
-        entry = wanted << 32 | word
+        sought = slot_entry(wanted, previous) if previous else 0
+        entry = slot_entry(wanted, word)
         while (found := slots[slot]) not in (sought, entry):
             if not found:
                 raise LayoutMismatch(self.name, "no slot leads to a row that is there")
