@@ -25,9 +25,8 @@ class ShmroutePeer:
         self.look_up = self.reader.resolve
 
     def forget(self) -> None:
-        """As a worker that has just begun, or a generation in which everything has changed."""
-        self.reader.close()
-        self.reader.attach()
+        """As after a generation in which everything has changed: no row is decoded, the mapping stays."""
+        self.reader._forget_all(None)
 
     def close(self) -> None:
         self.reader.close()
