@@ -46,7 +46,7 @@ test-long: $(TESTING) ## the long tests
 check: $(VENV)/.has-check ## style, types, and which module may import which
 	$(RUN) ruff check
 	$(RUN) ruff format --check
-	$(RUN) mypy $(wildcard src tests benchmarks examples)
+	$(RUN) mypy
 	$(VENV)/bin/lint-imports
 
 .PHONY: bench
@@ -62,8 +62,8 @@ chaos: $(TESTING) ## every fault at once, by a seeded schedule: SECONDS=600 SEED
 	$(RUN) tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 .PHONY: fuzz
-fuzz: $(TESTING) ## the property tests with many more examples
-	$(RUN) pytest -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(ARGS)
+fuzz: $(TESTING) ## each fuzzer for SECONDS=60, from SEED=1 on
+	$(RUN) tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.has-docs ## the documentation as a site, in docs/_build; a warning is an error

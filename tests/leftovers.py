@@ -1,9 +1,10 @@
-"""What a test leaves behind fails it: processes, signals, and shared memory other than that of the `area` fixture.
+"""What a test leaves behind fails it: processes, shared memory other than that of the `area` fixture, changes to the test
+run's own process (signals, environment, current folder).
 
     with nothing_left():
         ...
 
-Used around every test (`tests/conftest.py`). Processes that are found are killed, and signals are set back, so that the
+Used around every test (`tests/conftest.py`). Processes that are found are killed and the rest is set back, so that the
 next test starts clean: where the signals of the run itself are blocked, it cannot be ended, nor can what it starts.
 Several test runs may go on at once, and a demo beside them: their things are neither touched nor counted.
 """
@@ -54,6 +55,8 @@ _WATCHED_SIGNALS = (
 )
 """Those that programs handle. SIGALRM is pytest-timeout's."""
 
+_CHANGED_BY_PYTEST = (MARK, "PYTEST_CURRENT_TEST")
+
 _numbers = itertools.count()
 
 
@@ -80,6 +83,8 @@ def nothing_left() -> Iterator[None]:
     running_before = running()
     signals_before = _signals()
     segments_before = _segments()
+    folder_before = Path.cwd()
+    environment_before = _environment()
     outer = os.environ.get(MARK)
     os.environ[MARK] = mark
     try:
@@ -90,6 +95,8 @@ def nothing_left() -> Iterator[None]:
         else:
             os.environ[MARK] = outer
         left = _restore_signals(signals_before)
+        left += _restore_environment(environment_before)
+        left += _restore_folder(folder_before)
         if adopts_orphans():
             adopt_orphans(False)
             left.append("the test run adopts orphans (PR_SET_CHILD_SUBREAPER)")
@@ -118,6 +125,29 @@ def _restore_signals(before: _Signals) -> list[str]:
             signal.signal(number, handler)
             left.append(f"a handler of {number.name}")
     return left
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _CHANGED_BY_PYTEST}
+
+
+def _restore_environment(before: dict[str, str]) -> list[str]:
+    after = _environment()
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    for name in changed:
+        if name in before:
+            os.environ[name] = before[name]
+        else:
+            del os.environ[name]
+    return [f"the environment variable {name}" for name in changed]
+
+
+def _restore_folder(before: Path) -> list[str]:
+    after = Path.cwd()
+    if after == before:
+        return []
+    os.chdir(before)
+    return [f"the current folder {after}"]
 
 
 def _end_processes(before: set[int], mark: str) -> list[str]:

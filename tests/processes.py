@@ -32,13 +32,15 @@ os.execv(sys.argv[2], sys.argv[2:])
 def bound(command: Sequence[str | os.PathLike[str]]) -> list[str]:
     """`command` for `subprocess.Popen`, so that the kernel kills the process when the thread that started it ends.
 
-    So start it in a thread that lives as long as the process shall. The process id is that of `command` itself.
+    So start it in a thread that lives as long as the process shall. The process id is that of `command` itself. A
+    program of this interpreter's environment comes before others of its name.
 
     Raises:
         FileNotFoundError: there is no such program.
     """
     program, *arguments = (os.fspath(part) for part in command)
-    found = shutil.which(program)
+    # The Makefile runs everything without activating the environment.
+    found = shutil.which(program, path=Path(sys.executable).parent) or shutil.which(program)
     if found is None:
         raise FileNotFoundError(f"no program {program!r}")
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), found, *arguments]

@@ -129,6 +129,24 @@ def test_a_run_that_adopts_orphans_is_named_and_set_back() -> None:
     assert not adopts_orphans()
 
 
+def test_a_changed_environment_is_named_and_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHMROUTE_TEST_THERE", "before")
+    with (
+        pytest.raises(AssertionError, match=r"left behind: .*SHMROUTE_TEST_NEW; .*SHMROUTE_TEST_THERE"),
+        nothing_left(),
+    ):
+        os.environ.update(SHMROUTE_TEST_NEW="new", SHMROUTE_TEST_THERE="after")
+    assert "SHMROUTE_TEST_NEW" not in os.environ
+    assert os.environ["SHMROUTE_TEST_THERE"] == "before"
+
+
+def test_another_current_folder_is_named_and_left(tmp_path: Path) -> None:
+    before = Path.cwd()
+    with pytest.raises(AssertionError, match=f"left behind: the current folder {tmp_path}"), nothing_left():
+        os.chdir(tmp_path)
+    assert Path.cwd() == before
+
+
 def test_the_mark_goes_with_the_test() -> None:
     before = os.environ.get(MARK)
     with nothing_left():
@@ -149,6 +167,14 @@ def test_a_bound_process_dies_with_the_one_that_started_it() -> None:
     while is_running(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_bound_program_is_the_environments_own_even_if_that_is_not_on_the_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert str(Path(sys.executable).parent / "pytest") in bound(["pytest"])
+    assert bound(["sh"])[-1] in ("/usr/bin/sh", "/bin/sh")
 
 
 def test_a_bound_program_that_does_not_exist_is_an_error_at_once() -> None:

@@ -528,6 +528,7 @@ def test_a_worker_that_loses_its_right_to_read_keeps_what_it_has(area: str) -> N
 
 
 def test_umask_and_current_folder_do_not_matter(area: str, tmp_path: Path) -> None:
+    folder = Path.cwd()
     before = os.umask(0o777)
     try:
         os.chdir(tmp_path)
@@ -536,4 +537,4 @@ def test_umask_and_current_folder_do_not_matter(area: str, tmp_path: Path) -> No
             assert Reader(area).resolve("model-1").version == "v1"
     finally:
         os.umask(before)
-        os.chdir("/")
+        os.chdir(folder)
