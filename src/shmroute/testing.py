@@ -6,8 +6,9 @@
     with routes({"iiot_dataservice": "iiot"}):
         assert resolve("iiot_dataservice").app == "iiot"
 
-Both use real shared memory under an area of their own, so that forked workers see the routes too, and take it away at
-the end. `shmroute.pytest_plugin` offers them as fixtures.
+Both use real shared memory under an area of their own, and take it away at the end. `SHMROUTE_AREA` names it meanwhile,
+so that processes that are forked or started see the routes too. They can be nested: the innermost is in force.
+`shmroute.pytest_plugin` offers them as fixtures.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -25,15 +26,32 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from shmroute.client import Reader, use_area
-from shmroute.errors import ConfigError
+from shmroute.errors import ConfigError, NotReady
 from shmroute.routes import App, Route
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState, RowKey, encode
 from shmroute.shm.publisher import Publisher
+from shmroute.supervise.leaving import remove_area
+from shmroute.supervise.lifeline import Lifeline
 
-__all__ = ["Answer", "Routes", "WatchedFolder", "routes", "watched_folder"]
+__all__ = ["Answer", "Answers", "Routes", "WatchedFolder", "routes", "watched_folder"]
 
 DEFAULT_NAMESPACE: Final = "default"
+
 START_SECONDS: Final = 30.0
+"""A watcher takes less than a second to start; a busy machine may need more."""
+
+STOP_SECONDS: Final = 10.0
+
+FOREVER_NS: Final = 7 * 86_400 * 1_000_000_000
+"""Longer than any test takes."""
+
+NOTICED_SECONDS: Final = 0.5
+"""A watcher that says it is in step with its folder so long after a file was written has read it."""
+
+QUIET_SECONDS: Final = 0.05
+"""What one file changes is published in one generation, or in two at once."""
+
+_STEP_SECONDS: Final = 0.005
 
 _numbers = itertools.count()
 
@@ -61,41 +79,48 @@ class Routes:
         self.area = area
         self._publisher = Publisher(area, now_ns=time.monotonic_ns())
         self._answers: dict[str, Answer] = {}
-        self._fresh()
 
     def set(self, answers: Answers) -> None:
         """Add or replace answers, in one generation."""
         for model, answer in answers.items():
             self._answers[model] = Answer(app=answer) if isinstance(answer, str) else answer
         self._publisher.replace(_rows(self._answers))
-        self._fresh()
+        self.look_old(0.0)
 
     def remove(self, *models: str) -> None:
         """Have these models not found any more, in one generation."""
         for model in models:
             self._answers.pop(model, None)
         self._publisher.replace(_rows(self._answers))
-        self._fresh()
+        self.look_old(0.0)
 
     def close(self) -> None:
         """Take the area away."""
         self._publisher.close(remove=True)
 
-    def _fresh(self) -> None:
+    def look_old(self, seconds: float) -> None:
+        """Have the routes look as if they had last been in step with a source `seconds` ago, for `max_age` and `age`.
+
+        They do not grow old by themselves, and are as new after each `set` and `remove`.
+        """
         now_ns = time.monotonic_ns()
-        self._publisher.control.beat(now_ns, now_ns, synced=True)
+        contact_ns = now_ns - int(seconds * 1e9) if seconds else now_ns + FOREVER_NS
+        self._publisher.control.beat(now_ns, contact_ns, synced=True)
 
 
 @contextmanager
 def routes(answers: Answers) -> Iterator[Routes]:
-    """Have `shmroute.resolve` and `shmroute.get` give these answers, in this process and those it forks."""
+    """Have `shmroute.resolve` and `shmroute.get` give these answers, until the block is left.
+
+    Raises:
+        ConfigError: an endpoint is not written as `host:port`.
+    """
     given = Routes(_area())
     try:
         given.set(answers)
-        use_area(given.area)
-        yield given
+        with _in_force(given.area):
+            yield given
     finally:
-        use_area(None)
         given.close()
 
 
@@ -108,40 +133,89 @@ class WatchedFolder:
         self.reader = Reader(area)
 
     def write(self, name: str, text: str) -> int:
-        """Write a manifest file and wait until what it changed, if anything, is published. Returns the generation."""
+        """Write a manifest file, and wait until what it changes, if anything, is published. Returns the generation.
+
+        Raises:
+            NotReady: the watcher has noticed nothing in 30 s.
+        """
         before = self.reader.generation
         temporary = self.path / f".{name}.new"
         temporary.write_text(text)
         temporary.replace(self.path / name)
-        deadline = time.monotonic() + START_SECONDS
-        while self.reader.generation == before and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return self.reader.generation
+        return self._settled(before)
+
+    def remove(self, name: str) -> int:
+        """Remove a manifest file, and wait as `write` does. Returns the generation."""
+        before = self.reader.generation
+        (self.path / name).unlink()
+        return self._settled(before)
+
+    def _settled(self, before: int) -> int:
+        done = time.monotonic()
+        while self.reader.generation == before:
+            if time.monotonic() - self.reader.age > done + NOTICED_SECONDS:
+                return before  # read, and nothing has changed
+            if time.monotonic() > done + START_SECONDS:
+                raise NotReady(self.area, START_SECONDS)
+            time.sleep(_STEP_SECONDS)
+        newest, since = self.reader.generation, time.monotonic()
+        while time.monotonic() < since + QUIET_SECONDS:
+            time.sleep(_STEP_SECONDS)
+            if self.reader.generation != newest:
+                newest, since = self.reader.generation, time.monotonic()
+        return newest
 
 
 @contextmanager
-def watched_folder(path: str | os.PathLike[str]) -> Iterator[WatchedFolder]:
+def watched_folder(path: str | os.PathLike[str], options: Sequence[str] = ()) -> Iterator[WatchedFolder]:
     """Run `shmroute watch --manifests PATH`, and have `resolve` and `get` answer from it, until the block is left.
+
+    Args:
+        path: the folder.
+        options: further options of `shmroute watch`, such as `["--metadata", "folder"]`.
 
     Raises:
         NotReady: the watcher has published nothing in 30 s.
     """
     area = _area()
+    lifeline = Lifeline()
+    command = [sys.executable, "-m", "shmroute", "watch", "--manifests", os.fspath(path), *options]
     process = subprocess.Popen(
-        [sys.executable, "-m", "shmroute", "watch", "--manifests", os.fspath(path), "--area", area],
+        [*command, "--area", area, "--lifeline", str(lifeline.watched)],
         stdin=subprocess.DEVNULL,
+        pass_fds=(lifeline.watched,),
     )
+    lifeline.close_watched()
     folder = WatchedFolder(Path(path), area)
     try:
         folder.reader.wait_ready(START_SECONDS)
-        use_area(area)
-        yield folder
+        with _in_force(area):
+            yield folder
     finally:
-        use_area(None)
         folder.reader.close()
         process.terminate()
-        process.wait(START_SECONDS)
-        Publisher(area).close(remove=True)
+        try:
+            process.wait(STOP_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
+            lifeline.release()
+            remove_area(area)
+
+
+@contextmanager
+def _in_force(area: str) -> Iterator[None]:
+    former = os.environ.get("SHMROUTE_AREA")
+    os.environ["SHMROUTE_AREA"] = area
+    use_area(None)
+    try:
+        yield
+    finally:
+        if former is None:
+            del os.environ["SHMROUTE_AREA"]
+        else:
+            os.environ["SHMROUTE_AREA"] = former
+        use_area(None)
 
 
 def _area() -> str:

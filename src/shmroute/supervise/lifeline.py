@@ -28,6 +28,10 @@ class Lifeline:
         """Leave watching to the child that has inherited it."""
         os.close(self.watched)
 
+    def release(self) -> None:
+        """Hold on no longer, in this process."""
+        os.close(self.held)
+
 
 def has_ended(watched: int) -> bool:
     """Whether the last holder has gone."""

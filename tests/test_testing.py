@@ -1,0 +1,201 @@
+"""What shmroute offers users' tests: answers without a watcher, a real watcher on a folder, fixtures for both."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shmroute import ConfigError, ModelNotFound, NoEndpoints, NotReady, Reader, StaleRoutes, get, resolve
+from shmroute.testing import Answer, routes, watched_folder
+from tests.forks import Forks
+from tests.leftovers import SHARED_MEMORY
+from tests.processes import bound, is_running
+from tests.supervise.running import memory_of, until
+
+pytest_plugins = ["pytester"]
+
+
+def appmodel(app: str, *models: str) -> str:
+    return json.dumps(
+        {
+            "apiVersion": "iidp.com/v1",
+            "kind": "AppModel",
+            "metadata": {"name": app},
+            "spec": {"app": app, "version": "v1", "models": [{"name": model, "version": "v1"} for model in models]},
+        }
+    )
+
+
+def own_memory() -> list[str]:
+    return [path.name for path in SHARED_MEMORY.glob(f"shmroute-test-{os.getpid()}-*")]
+
+
+# --- routes ------------------------------------------------------------------------------------------------
+
+
+def test_resolve_gives_the_answers_that_were_set_within_the_block() -> None:
+    with routes({"iiot_dataservice": "iiot"}) as given:
+        assert resolve("iiot_dataservice").app == "iiot"
+        given.set({"other": "iiot2"})
+        assert [resolve(model).app for model in ("iiot_dataservice", "other")] == ["iiot", "iiot2"]
+        given.remove("iiot_dataservice")
+        assert get("iiot_dataservice") is None
+    with pytest.raises(NotReady):
+        resolve("other")
+
+
+def test_an_answer_says_all_that_a_route_does() -> None:
+    answer = Answer(
+        app="iiot",
+        version="v-2",
+        app_version="v7",
+        namespace="meta-test",
+        endpoints=("10.0.0.1:80", "[fd00::1]:81"),
+        metadata={"unit": "kWh"},
+    )
+    with routes({"model": answer}):
+        route = resolve("model")
+        assert (route.version, route.app_version, route.namespace) == ("v-2", "v7", "meta-test")
+        assert {str(endpoint) for endpoint in route.endpoints} == {"10.0.0.1:80", "[fd00::1]:81"}
+        assert route.metadata["unit"] == "kWh"
+        with pytest.raises(ModelNotFound):
+            resolve("model", namespace="elsewhere")
+
+
+def test_endpoints_that_are_not_known_differ_from_none() -> None:
+    with routes({"unknown": "iiot", "empty": Answer(app="iiot", endpoints=())}):
+        for model, reason in (("unknown", "not known"), ("empty", "known empty")):
+            with pytest.raises(NoEndpoints) as error:
+                resolve(model).pick()
+            assert error.value.reason == reason
+
+
+def test_routes_do_not_grow_old_unless_they_are_told_to() -> None:
+    with routes({"model": "iiot"}) as given:
+        assert resolve("model", max_age=0.001).app == "iiot"
+        given.look_old(60.0)
+        with pytest.raises(StaleRoutes):
+            resolve("model", max_age=59.0)
+        given.set({"model": "iiot2"})
+        assert resolve("model", max_age=0.001).app == "iiot2"
+
+
+def test_the_innermost_answers_are_in_force() -> None:
+    with routes({"model": "outer"}):
+        with routes({"model": "inner"}):
+            assert resolve("model").app == "inner"
+        assert resolve("model").app == "outer"
+
+
+def test_readers_of_their_own_forked_children_and_other_programs_see_the_answers() -> None:
+    code = "import shmroute; print(shmroute.resolve('model').app)"
+    with routes({"model": "iiot"}), Forks() as forks:
+        assert Reader().resolve("model").app == "iiot"
+        assert forks.start(lambda pipe: pipe.send(resolve("model").app)).pipe.recv() == "iiot"
+        assert subprocess.check_output(bound([sys.executable, "-c", code]), text=True, timeout=60) == "iiot\n"
+
+
+def test_an_endpoint_that_is_none_is_refused_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHMROUTE_AREA", "former")
+    before = own_memory()
+    with pytest.raises(ConfigError, match="write host:port"), routes({"model": Answer(app="a", endpoints=("a",))}):
+        pass
+    assert own_memory() == before
+    assert os.environ["SHMROUTE_AREA"] == "former"
+
+
+# --- a watched folder --------------------------------------------------------------------------------------
+
+
+def test_what_is_written_to_a_watched_folder_is_in_force_when_write_returns(tmp_path: Path) -> None:
+    with watched_folder(tmp_path) as folder:
+        assert get("model") is None
+        first = folder.write("app.yaml", appmodel("iiot", "model"))
+        assert resolve("model").app == "iiot"
+        assert folder.write("app.yaml", appmodel("iiot2", "model")) > first
+        assert resolve("model").app == "iiot2"
+        same = folder.reader.generation
+        assert folder.write("app.yaml", appmodel("iiot2", "model") + "\n") == same, "nothing has changed"
+        folder.remove("app.yaml")
+        assert get("model") is None
+    assert memory_of(folder.area) == []
+    with pytest.raises(NotReady):
+        resolve("model")
+
+
+def test_a_watched_folders_watcher_takes_options(tmp_path: Path) -> None:
+    with watched_folder(tmp_path, ["--namespace", "mine"]) as folder:
+        folder.write("app.yaml", appmodel("iiot", "model"))
+        assert resolve("model").namespace == "mine"
+
+
+def test_the_watcher_of_a_killed_test_run_ends_and_takes_its_memory_along(tmp_path: Path) -> None:
+    code = (
+        "import sys; from shmroute.shm.control import ControlReader; from shmroute.testing import watched_folder\n"
+        "with watched_folder(sys.argv[1]) as folder:\n"
+        "    print(folder.area, ControlReader(folder.area).writer_pid, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        bound([sys.executable, "-c", code, tmp_path]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        area, watcher = process.stdout.readline().split()
+        process.send_signal(signal.SIGKILL)
+    until(lambda: not is_running(int(watcher)), "end of the watcher")
+    assert memory_of(area) == []
+
+
+# --- the plugin --------------------------------------------------------------------------------------------
+
+USERS_TESTS = """
+import gc
+import warnings
+
+import pytest
+from shmroute import NotReady, get, resolve
+
+APPMODEL = '''{appmodel}'''
+
+
+@pytest.mark.parametrize("app", ["iiot", "iiot2"])
+def test_handler(shmroute_routes, app):
+    assert get("model") is None
+    shmroute_routes.set({{"model": app}})
+    assert resolve("model").app == app
+
+
+def test_with_a_real_watcher(shmroute_folder):
+    shmroute_folder.write("iiot.json", APPMODEL)
+    assert resolve("model").app == "iiot"
+
+
+def test_nothing_is_left():
+    gc.collect()
+    with pytest.raises(NotReady):
+        resolve("model")
+"""
+
+
+def test_the_fixtures_work_where_every_warning_is_an_error(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(USERS_TESTS.format(appmodel=appmodel("iiot", "model")))
+    pytester.makepyprojecttoml('[tool.pytest.ini_options]\nfilterwarnings = ["error"]\naddopts = "--strict-config"\n')
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=60)
+    result.assert_outcomes(passed=4)
+    result.stdout.no_fnmatch_line("*warnings summary*")
+
+
+def test_the_fixtures_are_listed_with_what_they_do(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_subprocess("--fixtures", timeout=60)
+    result.stdout.fnmatch_lines(["shmroute_routes*", "*Answers for `shmroute.resolve`*"])
+    result.stdout.fnmatch_lines(["shmroute_folder*", "*An empty folder with a real watcher on it*"])
+
+
+def test_the_plugin_loads_nothing_until_a_fixture_is_used() -> None:
+    code = "import sys, shmroute.pytest_plugin; print('shmroute.testing' in sys.modules)"
+    assert subprocess.check_output(bound([sys.executable, "-c", code]), text=True, timeout=60) == "False\n"
