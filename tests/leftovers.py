@@ -1,5 +1,5 @@
-"""What a test leaves behind fails it: processes, shared memory other than that of the `area` fixture, changes to the test
-run's own process (signals, environment, current folder).
+"""What a test leaves behind fails it: processes, shared memory other than that of the `area` fixture, and changes to
+the test run's own process (signals, environment, current folder).
 
     with nothing_left():
         ...
