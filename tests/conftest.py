@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from tests.redis_server import RedisServer
 
 REAL_CLUSTER = os.environ.get("SHMROUTE_TEST_KUBECONFIG")
 """A kubeconfig: whatever takes the `cluster` fixture runs against that cluster too, in a namespace of its own."""
+
+# A shell that starts a run in the background ignores SIGINT and SIGQUIT, and all that a test starts would inherit it.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # No deadline: nothing is asserted on wall time. Continuous integration tries the same examples every time.
 settings.register_profile("test", deadline=None, derandomize="CI" in os.environ, print_blob=True)
