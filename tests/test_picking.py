@@ -133,6 +133,14 @@ def test_keys_spread_evenly() -> None:
     assert all(abs(count - 5000) < 300 for count in counts.values()), "four standard deviations"
 
 
+def test_endpoints_that_share_a_checksum_share_the_keys_too() -> None:
+    """`plumless` and `buckeroo` have the same CRC-32, and so has whatever begins with them and goes on alike."""
+    picked = pool("plumless:80", "buckeroo:80")
+    counts = Counter(str(picked.for_key(key)) for key in KEYS)
+    assert all(abs(count - 2500) < 200 for count in counts.values())
+    assert len(counts) == 2
+
+
 @pytest.mark.parametrize("endpoints", [2, 5, 20])
 def test_only_the_keys_of_an_endpoint_that_goes_move(endpoints: int) -> None:
     all_of_them = addresses(endpoints)

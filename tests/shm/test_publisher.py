@@ -270,6 +270,24 @@ def test_a_leftover_with_the_name_of_the_next_segment_is_no_obstacle(area: str) 
         assert table(RowReader(area)) == {(1, "a"): b"1"}
 
 
+def test_what_a_killed_writer_left_behind_the_log_is_never_taken_for_a_batch(area: str) -> None:
+    """A value may hold anything, also a batch of the generation after the next that lies just where that one will."""
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1"})
+        writer = publisher._writer
+        assert writer is not None
+        record = layout.pack_record(1, b"evil", b"never published", 0)
+        batch = layout.Batch(3, 0, layout.BATCH_BYTES + len(record), 1, 0, 2, 2)
+        small = layout.BATCH_BYTES + layout.record_size(1, 1)
+        forged = layout.pack_batch(batch, record)
+        writer._memory.ensure(writer.end + 10_000)
+        writer._buffer[writer.end + small : writer.end + small + len(forged)] = forged
+        publisher.publish({(1, "b"): b"2"})
+        assert writer.end == writer.header.log_at + small
+        assert writer.reading.batch_at(writer.end, 3) is None
+    assert published(area) == {(1, "a"): b"1", (1, "b"): b"2"}
+
+
 @pytest.mark.parametrize("damage", ["gone", "cut", "header", "newest batch"])
 def test_rows_that_cannot_be_adopted_are_given_up_and_generations_go_on(
     area: str, damage: str, caplog: pytest.LogCaptureFixture

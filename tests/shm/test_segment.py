@@ -101,7 +101,7 @@ def test_pages_behind_the_log_are_there_before_anybody_looks_for_one_batch_more(
             writer = publisher._writer
             assert writer is not None
             taken = writer.reserved
-            assert taken >= writer.end + layout.LOG_SPARE_BYTES
+            assert taken >= writer.end + layout.BATCH_BYTES
             Segment(writer.name).batch_at(writer.end, publisher.generation + 1)
             assert writer.reserved == taken
 

@@ -59,9 +59,9 @@ for again with a check of all that lies on the way. What these cannot see: a slo
 another valid one of the same row (an older value) or with zeros (the row is missing).
 
 Memory is reserved (`posix_fallocate`) before it is written, and before it is read: behind the last batch lies an
-empty header, and room for a sealing one. So a full /dev/shm is an error of the writer, never a SIGBUS in anyone.
-Nothing is ever registered with multiprocessing's resource tracker, which would unlink what others use
-(https://github.com/python/cpython/issues/82300).
+empty header, whose place a sealing one can always take. So a full /dev/shm is an error of the writer, never a SIGBUS
+in anyone. Nothing is ever registered with multiprocessing's resource tracker, which would unlink what others
+use (https://github.com/python/cpython/issues/82300).
 """
 
 from __future__ import annotations

@@ -84,9 +84,9 @@ BATCH_BYTES: Final = BATCH.size
 MAX_BATCH_BYTES: Final = 0xFFFFFFFF
 SEALED: Final = 1
 RESET: Final = 2
-LOG_SPARE_BYTES: Final = 2 * BATCH_BYTES
-"""Reserved behind every batch: a sealing one, which so can always be written, and a header of zeros, which ends the log
-and which a reader who looks for one more batch reads."""
+LOG_SPARE_BYTES: Final = BATCH_BYTES
+"""Reserved behind every batch: a header of zeros, which ends the log, for whoever looks for one batch more. A sealing
+batch takes its place, and so can always be written."""
 
 MAX_SEGMENT_BYTES: Final = 8 << 32
 """Offsets are kept in 32 bits of 8-byte units."""
