@@ -1,6 +1,10 @@
 """`shmroute demo`: the main job on one machine, with real processes, without a cluster.
 
-`scene` writes the manifests and runs the pods' stand-ins, `app` is the server's application, `play` the sequence of
-events and what is said of it. Ships with the package, so that the demo runs from a wheel too. Not imported by
-anything else.
+    play    the sequence of events, and what each of them proves
+    scene   the folder of manifests, and the pods' stand-ins
+    server  gunicorn behind `shmroute run`, and asking its workers
+    app     the application in those workers
+    view    what is said of it: plain lines, and a live view on a terminal
+
+Ships with the package, so that the demo runs from a wheel too. Not imported by anything else.
 """

@@ -75,8 +75,8 @@ def _look_out(model: str) -> None:
 
 
 def _bench(query: dict[str, str]) -> dict[str, Any]:
-    """Look-ups a second in this worker, over 500 models."""
-    models = [f"model_{number}" for number in range(int(query["models"]))][:500]
+    """Look-ups a second in this worker, over the models that it uses."""
+    models = [f"model_{number}" for number in range(int(query["hot"]))]
     for model in models:
         resolve(model)
     count = 0
@@ -89,17 +89,17 @@ def _bench(query: dict[str, str]) -> dict[str, Any]:
 
 
 def _memory(query: dict[str, str]) -> dict[str, Any]:
-    """Private memory that 500 hot models cost this worker, and that a dict of all models costs."""
+    """Private memory that the models in use cost this worker, and that a dict of all models costs."""
     reader = Reader()
     before = _private_bytes()
-    for number in range(500):
+    for number in range(int(query["hot"])):
         reader.resolve(f"model_{number}")
     shared = _private_bytes() - before
     before = _private_bytes()
     table = reader.models()
     private = _private_bytes() - before
     reader.close()
-    return {"shmroute_bytes": shared, "dict_bytes": private, "models": len(table), "wanted": int(query["models"])}
+    return {"shmroute_bytes": shared, "dict_bytes": private, "models": len(table)}
 
 
 def _private_bytes() -> int:

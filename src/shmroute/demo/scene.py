@@ -15,7 +15,7 @@ MOVING: Final = "iiot_dataservice"
 
 
 class Pod:
-    """One pod's stand-in: an HTTP server on a loopback port that answers with its name."""
+    """One pod's stand-in: an HTTP server on a loopback port that answers with its name, once it is started."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -34,6 +34,9 @@ class Pod:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    def start(self) -> None:
+        """Answer from now on."""
         self._thread.start()
 
     def stop(self) -> None:

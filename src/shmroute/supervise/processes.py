@@ -36,6 +36,7 @@ def spawn(
     inherited: Sequence[int] = (),
     own_group: bool = False,
     with_parent: bool = False,
+    stderr: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `command` with the signal mask `mask`.
 
@@ -47,6 +48,7 @@ def spawn(
             (sockets, for instance), unless it has a group of its own.
         own_group: put it into a process group of its own, without standard input, out of the terminal's reach.
         with_parent: have the kernel send it SIGTERM when this process dies.
+        stderr: a descriptor for its standard error; by default this process's.
 
     Raises:
         OSError: it cannot be started.
@@ -66,6 +68,7 @@ def spawn(
         command,
         env=environment,
         stdin=subprocess.DEVNULL if own_group else None,
+        stderr=stderr,
         close_fds=own_group,
         pass_fds=inherited if own_group else (),
         process_group=0 if own_group else None,
