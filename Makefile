@@ -22,7 +22,7 @@ help: ## this list
 
 # One stamp for each dependency group that is in the virtual environment.
 $(VENV)/.has-%: pyproject.toml constraints.txt
-	@scripts/venv $(VENV) $*
+	@.ci/venv $(VENV) $*
 
 TESTING := $(VENV)/.has-test $(VENV)/.has-redis-server
 BENCHMARKING := $(VENV)/.has-bench $(TESTING)
@@ -75,7 +75,7 @@ wheel: $(VENV)/.has-build ## the wheel and the source archive, in dist/
 
 .PHONY: pins
 pins: ## constraints.txt anew, with the newest versions; run with the oldest Python supported
-	scripts/pins
+	.ci/pins
 
 .PHONY: clean
 clean: ## remove the virtual environment and whatever was made here
