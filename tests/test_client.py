@@ -525,6 +525,27 @@ def test_threads_look_up_while_rows_change_and_none_goes_back(area: str) -> None
             assert reader.resolve(model).version == str(newest), "and none is left behind"
 
 
+def test_a_first_touch_that_is_overtaken_by_a_new_generation_does_not_keep_its_row(
+    given: RoutesArea, reader: Reader
+) -> None:
+    """As by another thread while it decodes what it has read."""
+    given.route("a")
+    reader.attach()
+    names = reader._hot._names
+    decode = names["decode"]
+
+    def overtaken(value: bytes) -> Route:
+        found: Route = decode(value)
+        given.route("a", version="v2")
+        assert reader.generation == 2
+        return found
+
+    names["decode"] = overtaken
+    assert reader.resolve("a").version == "v1", "what it had read when it began"
+    names["decode"] = decode
+    assert reader.resolve("a").version == "v2"
+
+
 class OutOfTime(Exception):
     """As Celery's SoftTimeLimitExceeded: raised by a signal's handler, anywhere."""
 

@@ -225,13 +225,17 @@ class Publisher:
         return writer.reading.find(kind, key, writer.end // WORD_BYTES) if writer else None
 
     def get(self, kind: int, key: str) -> bytes | None:
-        """The row as it is published now, or None."""
-        return self._find(kind, key.encode())
+        """The row as it is published now, or None. A damaged row counts as none."""
+        try:
+            return self._find(kind, key.encode())
+        except LayoutMismatch as error:
+            _log.warning("area %s: row %r of kind %d: %s", self.area, key, kind, error)
+            return None
 
     def rows(self, kind: int) -> Iterator[tuple[str, bytes]]:
-        """`(key, value)` of the rows of one kind as they are published now."""
+        """`(key, value)` of the rows of one kind as they are published now. Damaged rows are left out."""
         if self._writer is not None:
-            for record in self._writer.reading.rows(self._writer.end // WORD_BYTES, kind):
+            for record in self._writer.reading.rows(self._writer.end // WORD_BYTES, kind, leave_out_damaged=True):
                 if record.value is not None:
                     yield record.key.decode(), record.value
 

@@ -178,23 +178,34 @@ class Segment:
             raise LayoutMismatch(self.name, "a slot leads to a record of another row")
         return record
 
-    def rows(self, end_word: int, kind: int | None = None) -> Iterator[Record]:
+    def rows(self, end_word: int, kind: int | None = None, *, leave_out_damaged: bool = False) -> Iterator[Record]:
         """The rows that exist before that end of the log, of one kind or of all, in no order.
 
         Raises:
-            LayoutMismatch: one of them is damaged.
+            LayoutMismatch: one of them is damaged, and those are not to be left out.
         """
         slots = self.header.slots
         for start in range(0, slots, _SLOTS_A_TURN):
             for entry in self._slots[start : min(start + _SLOTS_A_TURN, slots)].tolist():
-                if entry:
-                    record = self._record_of(entry)
-                    word = entry & WORD_MASK
-                    if word >= end_word:  # written after the generation we read
-                        word = _earlier(self.name, self._map, self.header, word, end_word)
-                        record = self.record_at(word) if word else record
-                    if word and record.value is not None and kind in (None, record.kind):
-                        yield record
+                if not entry:
+                    continue
+                try:
+                    record = self._record_before(entry, end_word)
+                except LayoutMismatch:
+                    if not leave_out_damaged:
+                        raise
+                    continue
+                if record is not None and record.value is not None and kind in (None, record.kind):
+                    yield record
+
+    def _record_before(self, entry: int, end_word: int) -> Record | None:
+        """The record of a slot's row before that end of the log; None where it has none."""
+        record = self._record_of(entry)
+        word = entry & WORD_MASK
+        if word < end_word:
+            return record
+        word = _earlier(self.name, self._map, self.header, word, end_word)  # written after the generation we read
+        return self.record_at(word) if word else None
 
 
 def _record_at(name: str, data: mmap.mmap, header: SegmentHeader, word: int) -> Record:
