@@ -500,6 +500,38 @@ def test_async_loses_nothing_when_a_wait_is_cancelled(area: str, reader: Reader)
     assert run(work).resets == 1
 
 
+def test_async_goes_on_with_the_read_that_was_under_way_when_a_wait_was_cancelled(
+    given: RoutesArea, reader: Reader
+) -> None:
+    """Two reads at once would be one too many: each goes on from the same place."""
+    reading = 0
+
+    async def work() -> list[Change | Reset]:
+        changes = reader.achanges(1, timeout=0)
+        follower = changes._follower
+        read = follower.read
+
+        def slow() -> bool:
+            nonlocal reading
+            reading += 1
+            assert reading == 1
+            time.sleep(0.03)
+            news = read()
+            reading -= 1
+            return news
+
+        follower.read = slow  # type: ignore[method-assign]
+        for _ in range(5):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(changes), 0.001)
+        return [change async for change in changes]
+
+    given.route("a")
+    given.route("a", version="v2")
+    given.route("a", version="v3")
+    assert [change.generation for change in run(work)] == [2, 3]
+
+
 @pytest.mark.usefixtures("small_logs")
 def test_async_says_a_gap(given: RoutesArea, reader: Reader) -> None:
     given.publish(*(route(f"m{number}") for number in range(20)))
