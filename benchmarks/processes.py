@@ -62,10 +62,10 @@ def workers(count: int, job: str, *arguments: str) -> Iterator[list[Worker]]:
 
 
 @contextmanager
-def dumped(table: Table) -> Iterator[str]:
-    """The table in a file, for workers that keep their own copy."""
+def dumped(given: Table | list[str]) -> Iterator[str]:
+    """A table in a file, for workers that keep their own copy; or its names, for those that look all of them up."""
     with tempfile.NamedTemporaryFile(prefix="shmroute-bench-", dir="/dev/shm") as file:
-        file.write(msgspec.msgpack.encode(table))
+        file.write(msgspec.msgpack.encode(given))
         file.flush()
         yield file.name
 
@@ -77,7 +77,7 @@ def memory_and_attach(count: int, processes: int) -> list[Measured]:
     try:
         with workers(processes, "attach", ours.area) as team:
             attached = [worker.tell() for worker in team]
-        with workers(processes, "touch", ours.area) as team:
+        with dumped(list(table)) as file, workers(processes, "touch", ours.area, file) as team:
             touched = [worker.tell()["bytes"] for worker in team]
         with dumped(table) as file, workers(processes, "dict", file) as team:
             private = [worker.tell()["bytes"] for worker in team]

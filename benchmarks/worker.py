@@ -45,12 +45,14 @@ def attach(area: str) -> None:
     tell(seconds=seconds, bytes=private_bytes() - before)
 
 
-def touch(area: str) -> None:
-    from shmroute import Reader
-    from shmroute.rows import Kind
-    from shmroute.shm.reader import RowReader
+def touch(area: str, file: str) -> None:
+    from pathlib import Path
 
-    names = [key for _, key, _ in RowReader(area).rows(Kind.MODEL)]
+    import msgspec
+
+    from shmroute import Reader
+
+    names = msgspec.msgpack.decode(Path(file).read_bytes(), type=list[str])
     before = private_bytes()
     reader = Reader(area)
     for name in names:
