@@ -34,7 +34,11 @@ def machine() -> dict[str, Any]:
         ),
         platform.processor(),
     )
-    told: dict[str, Any] = {"cpu": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
+    told: dict[str, Any] = {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
     try:
         import pyperf
     except ImportError:
