@@ -112,11 +112,15 @@ class Reader:
         self._lock = threading.RLock()  # a signal's or a logger's handler may look up in the middle of a look-up
         self._rows: RowReader | None = None
         self._parts: dict[tuple[int, str], Any] = {}
+        self._held: weakref.WeakValueDictionary[tuple[int, str], Any] = weakref.WeakValueDictionary()
+        """Those of the parts that routes hold too: what fell out of a full memo must still be told when it changes."""
         self._busy: Busy = {}
         self._fault: LayoutMismatch | NoAccess | None = None
         self._fault_ns = 0
         self._retry_ns = 0
         self._unsettled = False
+        self._former: RowReader | None = None
+        """Where the reader stood before the change that is not settled yet."""
         self.closings = 0
         """How often it has been closed; ends `changes`."""
         self._absent: dict[str, None] = {}
@@ -360,10 +364,11 @@ class Reader:
         ):
             return rows
         # An exception in the middle (a time limit's, raised by a signal) must not leave rows behind that have changed.
+        if not self._unsettled:
+            self._former = rows.snapshot()
         all_changed, self._unsettled = self._unsettled, True
         self._hot.leave()
         seen = float(rows.control.head[()])
-        former = rows.snapshot()
         try:
             changed = rows.refresh()
             fault = None
@@ -371,9 +376,9 @@ class Reader:
             changed = []
             fault = error
         if changed is None or all_changed:
-            self._forget_all(former)
+            self._forget_all(self._former)
         else:
-            self._forget(changed, former)
+            self._forget(changed, self._former)
         self._home.head = rows.control.head
         if fault is None and not rows.control.retired:
             self._home.seen = float(rows.generation)
@@ -386,6 +391,7 @@ class Reader:
             self._fault_ns = self._fault_ns or now_ns  # the hot path stays left: each look-up is to come by here
         before, self._fault = self._fault, fault
         self._unsettled = False
+        self._former = None
         if fault is not None and str(fault) != str(before):
             import logging
 
@@ -397,7 +403,7 @@ class Reader:
             )
         return rows
 
-    def _forget(self, changed: list[tuple[int, bytes]], former: RowReader) -> None:
+    def _forget(self, changed: list[tuple[int, bytes]], former: RowReader | None) -> None:
         memo, absent = self._memo, self._absent
         for kind, encoded in changed:
             key = encoded.decode()
@@ -412,28 +418,41 @@ class Reader:
     def _forget_all(self, former: RowReader | None) -> None:
         self._memo.clear()
         self._absent.clear()
-        self._forget_parts(list(self._parts), former)
+        self._forget_parts({*self._parts, *self._held}, former)
 
     def _forget_parts(self, keys: Iterable[tuple[int, str]], former: RowReader | None) -> None:
-        """Drop what was decoded of these rows; what routes hold of them goes on reading at `former`'s generation."""
+        """Drop what was decoded of these rows, and tell routes that hold it.
+
+        What they hold of metadata is copied from `former`'s generation: it goes on giving out the value that belongs to
+        its version, and must not keep a whole segment from being freed for it.
+        """
         for kind, key in keys:
-            part = self._parts.get((kind, key))
-            if part is not None and kind in _HELD_BY_ROUTES:
-                if kind == Kind.METADATA and former is not None:
-                    part.read_at(partial(_metadata_in, former, key))
-                part.stale = True  # before it is dropped: after an exception in between nobody would find it again
+            if kind in _HELD_BY_ROUTES:
+                part = self._held.get((kind, key))
+                if part is not None:
+                    part.stale = True
+                    del part
+                    self._parts.pop((kind, key), None)
+                    part = self._held.get((kind, key))  # only if a route holds it
+                if part is not None and kind == Kind.METADATA and former is not None:
+                    try:
+                        part.keep(_metadata_in(former, key))
+                    except (LayoutMismatch, msgspec.DecodeError):  # damaged, and gone for good
+                        part.keep(None)
+                self._held.pop((kind, key), None)
             self._parts.pop((kind, key), None)
 
     def start_in_child(self) -> None:
         """Pick like a worker of its own from here on: not from where the parent, and so all its children, stood."""
         self._lock = threading.RLock()
-        self._forget_parts([key for key in self._parts if key[0] == Kind.ENDPOINTS], None)
+        self._forget_parts([key for key in (*self._parts, *self._held) if key[0] == Kind.ENDPOINTS], None)
         self._busy.clear()
 
     def _detach(self) -> None:
         self._hot.leave()
-        self._forget_all(self._rows.snapshot() if self._rows else None)
-        self._rows = None
+        self._forget_all(self._former or (self._rows.snapshot() if self._rows else None))
+        self._rows = self._former = None
+        self._unsettled = False
         self._home.head = NEVER
         self._fault = None
         self._retry_ns = self._fault_ns = 0
@@ -445,9 +464,13 @@ class Reader:
             rows = self._refresh()
             part: T | None = self._parts.get((kind, key))
             if part is None:
+                part = self._held.get((kind, key))
+            if part is None:
                 part = self._decoded(decode, rows.get(kind, key))
-                self._forget_parts(_outgrown(self._parts, self._memo_rows), rows.snapshot())
+                _make_room(self._parts, self._memo_rows)
                 self._parts[kind, key] = part
+                if kind in _HELD_BY_ROUTES:
+                    self._held[kind, key] = part
             return part
 
     def _decoded(self, decode: Callable[[V], T], value: V) -> T:

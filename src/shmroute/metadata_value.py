@@ -19,7 +19,7 @@ _UNDECODED = object()
 class MetadataValue:
     """Made by the reader for one METADATA row; `stale` is set when the row changes. `read` gives the row's value."""
 
-    __slots__ = ("_decoded", "_model", "_read", "stale", "state", "version")
+    __slots__ = ("__weakref__", "_decoded", "_model", "_read", "stale", "state", "version")
 
     def __init__(self, model: str, row: MetadataRow | None, read: Callable[[], bytes | None]) -> None:
         self._model = model
@@ -29,9 +29,9 @@ class MetadataValue:
         self.version = row.version if row else None
         self.state = MetadataState(row.state).name.lower().replace("_", "-") if row else "off"
 
-    def read_at(self, read: Callable[[], bytes | None]) -> None:
-        """From now on read the bytes there: the row has changed, and they are those of the row before."""
-        self._read = read
+    def keep(self, raw: bytes | None) -> None:
+        """The row has changed; these are the bytes of the row before, to be given out from now on."""
+        self._read = lambda: raw
 
     @property
     def raw(self) -> bytes | None:

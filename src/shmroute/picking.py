@@ -44,7 +44,7 @@ class Pool:
         busy: shared by all pools of a reader, so that counts outlive the row.
     """
 
-    __slots__ = ("_app", "_busy", "_candidates", "_row", "_scores", "endpoints", "next", "stale")
+    __slots__ = ("__weakref__", "_app", "_busy", "_candidates", "_row", "_scores", "endpoints", "next", "stale")
 
     def __init__(self, app: str, row: EndpointsRow | None, zone: str, busy: Busy) -> None:
         self._app = app
