@@ -60,19 +60,26 @@ def interleaved(
     """Seconds a look-up for each competitor, round by round, over the same keys.
 
     `before` is called ahead of each measurement and not timed. `limits` says how many keys a slow competitor gets.
+
+    Each round begins with another competitor, and all of them find the keys' own text in the processor's cache: a
+    request has just brought it, and else whoever comes first would fetch it for all.
     """
     taken: dict[str, list[float]] = {name: [] for name in loops}
+    order = list(loops)
     gc.collect()
     gc.disable()
     try:
         for _ in range(rounds):
             chosen = keys()
-            for name, loop in loops.items():
+            for name in order:
+                loop = loops[name]
                 some = chosen[: (limits or {}).get(name, len(chosen))]
                 before(name)
+                "".join(some)
                 started = time.perf_counter()
                 loop(some)
                 taken[name].append((time.perf_counter() - started) / len(some))
+            order = [*order[1:], order[0]]
             gc.collect()
     finally:
         gc.enable()
