@@ -41,7 +41,7 @@ __all__ = ["NEVER", "HotPath"]
 NEVER: Final = memoryview(b"\0\0\0\0\0\0\xf8\x7f").cast("d", shape=())
 """The word of a reader that is not attached: a NaN, which equals nothing, not even itself."""
 
-_NOWHERE: Final[Any] = (memoryview(bytes(8)).cast("Q"), 0, b"", 0)
+_NOWHERE: Final[Any] = (memoryview(bytes(4)).cast("I"), memoryview(bytes(4)).cast("I"), 0, b"", 0)
 """A place without rows."""
 
 _LOCKED: Final = not getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -57,6 +57,7 @@ head: memoryview[float] = NEVER
 seen = 0.0
 place: Quick = _NOWHERE
 memo: dict[str, Route] = {}
+known: Callable[[str], Route | None] = memo.get
 memo_rows = 0
 decode: Callable[[bytes], Route] = cast("Any", None)
 look_up: Callable[[str, str | None, float | None], Route] = cast("Any", None)
@@ -65,19 +66,19 @@ look_up: Callable[[str, str | None, float | None], Route] = cast("Any", None)
 def _resolve(model: str, namespace: str | None = None, max_age: float | None = None) -> Route:
     """Which app serves `model`: see `shmroute.Reader.resolve`."""
     if head[()] == seen and namespace is None and max_age is None:
-        return memo[model]
+        route = known(model)
+        return touch(model) if route is None else route
     return look_up(model, namespace, max_age)
 
 
-def _touch(model: str) -> Route:
-    """What `memo[model]` gives where there is none yet."""
+def touch(model: str) -> Route:
+    """A model that is not in the memo yet."""
     try:
-        slots, mask, data, end_word = here = place
+        words, tags, mask, data, end_word = here = place
         hashed = crc32(model.encode(), MODEL)
         slot = hashed & mask
-        while entry := slots[slot]:
-            word = entry & 0xFFFFFFFF
-            if entry >> 32 ^ word == hashed:
+        while word := words[slot]:
+            if tags[slot] ^ word == hashed:
                 if word < end_word:
                     checksum, value = unpack(data, word << 3)
                     if adler32(value, hashed) == checksum:
@@ -107,21 +108,16 @@ class HotPath:
         decoder: Callable[[bytes], Route],
         memo_limit: int,
     ) -> None:
-        class Memo(dict[str, "Route"]):
-            """Routes already decoded. A miss comes here from C, without a bound method and a frame in between."""
-
-            __slots__ = ()
-            __missing__: Any
-
-        self.memo: dict[str, Route] = Memo()
+        self.memo: dict[str, Route] = {}
         self._names: dict[str, Any] = globals() | {
             "__name__": "shmroute.client",  # where `resolve` is to be found
             "memo": self.memo,
+            "known": self.memo.get,
             "memo_rows": memo_limit,
             "decode": decoder,
             "look_up": slow,
         }
-        Memo.__missing__ = staticmethod(FunctionType(_touch.__code__, self._names, "touch"))
+        self._names["touch"] = FunctionType(touch.__code__, self._names, "touch")
         function = FunctionType(_resolve.__code__, self._names, "resolve", _resolve.__defaults__)
         function.__qualname__ = "resolve"
         function.__doc__ = _resolve.__doc__

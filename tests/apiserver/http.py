@@ -138,7 +138,7 @@ class HttpServer:
             return False
         request.connection = number
         close = request.headers.get("connection", "").lower() == "close"
-        reply = Reply(sock, self.stopping, close)
+        reply = Reply(sock, self.stopping, close, request)
         self.handler(request, reply)
         return not close
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 
+from .request import Request
 from .status import PHRASES
 
 #: Size of the buffer before Go's chunked writer.
@@ -47,12 +48,12 @@ class Shape:
 class Reply:
     """The response to one request. Used by one thread."""
 
-    def __init__(self, sock: socket.socket, stopping: threading.Event, close: bool) -> None:
+    def __init__(self, sock: socket.socket, stopping: threading.Event, close: bool, request: Request) -> None:
         self.sock = sock
         self.stopping = stopping
         self.close = close
+        self.request = request
         self.shape = Shape()
-        self.code = 0
         self._body_bytes = 0
 
     def send(
@@ -118,7 +119,8 @@ class Reply:
         headers: Sequence[tuple[str, str]],
         length: int | None,
     ) -> None:
-        self.code = code
+        # Before the first byte goes out: whoever has the answer finds its code in the log.
+        self.request.status = code
         fields = [
             ("Audit-Id", str(uuid.uuid4())),
             ("Cache-Control", "no-cache, private"),

@@ -155,5 +155,3 @@ class ApiServer(Objects):
         except Exception as error:
             self.errors.append(error)
             raise Aborted from error
-        finally:
-            request.status = reply.code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,10 @@ class Kind(NamedTuple):
     """Its clients ask again when a connection is closed on them, as proxies do: the server does that at a restart."""
     touch: str = ""
     """The file that restarts the workers when it is touched, instead of HUP."""
+
+
+LONG_AGO_SECONDS = 3600.0
+"""The age of the file to touch: uWSGI compares its times in whole seconds, and a test may touch it within one."""
 
 
 UVICORN = "uvicorn: Starlette, FastAPI"
@@ -57,6 +62,8 @@ def test_workers_see_a_change_a_restart_fails_no_request_and_nothing_is_left(
     folder = example(tmp_path, *kind.examples, port=port)
     if kind.touch:
         (folder / kind.touch).touch()
+        before = time.time() - LONG_AGO_SECONDS
+        os.utime(folder / kind.touch, (before, before))
     words = command(kind.heading, port, kind.number)
     shares_socket = kind.heading != "Granian"
     with serve([*words, *kind.options], folder, area, manifests, port=port, shares_socket=shares_socket) as server:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -18,12 +20,14 @@ from shmroute.metadata.folder_store import FolderStore
 from shmroute.metadata.loader import MetadataLoader
 from shmroute.objects import AppModel
 from shmroute.rows import EndpointsRow, EndpointsState, Kind
+from shmroute.shm import memory
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowReader
 from shmroute.sources.events import AuditResult, Changed, Deleted, Replaced, Resync, Sink
 from shmroute.watcher import watcher as module
 from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.watcher.watcher import Watcher
+from tests.shm.ground import poke
 from tests.watcher.running import (
     NAMESPACE,
     SETTINGS,
@@ -280,6 +284,54 @@ def test_without_room_the_age_grows_though_the_source_is_in_step(area: str, monk
             wait_for(lambda: it.watcher.turned_ns > beat + int(1e8))
             assert reader.age > contact
             monkeypatch.undo()
+
+
+# -- damage
+
+
+def damage_rows(area: str, contents: bytes) -> None:
+    """Change a byte of every record that holds that."""
+    [path] = Path(memory.DIRECTORY).glob(f"shmroute-{area}.*")
+    for found in re.finditer(re.escape(contents), path.read_bytes()):
+        poke(path.name, found.start(), b"#")
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"two", b"from", b"10.0.0.", b"test", b""], ids=lambda each: each.decode() or "all"
+)
+@pytest.mark.parametrize("times_without_room", [0, 3])
+def test_a_damaged_area_is_mended_by_the_next_change_that_meets_it_and_nothing_is_lost(
+    area: str, damaged: bytes, times_without_room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PUBLISH_RETRY_SECONDS", 0.05)
+    names = ("one", "two", "three")
+    for name in names:
+        (tmp_path / f"{name}_{name}").write_text(json.dumps({"from": name}))
+    feed = MetadataFeed(MetadataLoader(FolderStore(str(tmp_path))))
+    with running(area, "appmodels", "endpointslices", metadata=feed) as it:
+        it.source.put(Replaced("endpointslices", tuple(endpointslice(name, "10.0.0.1") for name in names)))
+        it.source.put(Replaced("appmodels", tuple(map(appmodel, names))))
+        with reading(area) as reader:
+            wait_for(lambda: all(reader.resolve(name).metadata_state == "loaded" for name in names))
+            generation = reader.generation
+            damage_rows(area, damaged)
+            monkeypatch.setattr(Publisher, "replace", no_room(times_without_room)(Publisher.replace))
+
+            it.source.put(Changed("appmodels", appmodel("two", "two=2", "four", version="v2")))
+            it.source.put(Changed("endpointslices", endpointslice("two", "10.0.0.2")))
+            wait_for(lambda: reader.generation > generation and reader.get("four") is not None)
+            wait_for(lambda: all(reader.resolve(name).metadata_state == "loaded" for name in names))
+            wait_for(lambda: str(reader.resolve("two").endpoints[0]) == "10.0.0.2:80")
+
+            assert set(reader.models()) == {*names, "four"}
+            assert [reader.resolve(name).app_version for name in names] == ["v1", "v2", "v1"]
+            assert [reader.resolve(name).metadata for name in names] == [{"from": name} for name in names]
+            assert reader.resolve("four").metadata_state == "missing"
+            assert reader.resolve("two").metadata_version == "2"
+            assert [str(reader.resolve(name).endpoints[0]) for name in ("one", "three")] == ["10.0.0.1:80"] * 2
+            with Reader(area) as late:
+                assert late.models() == reader.models()
+        assert it.thread.is_alive()
 
 
 # -- what others do

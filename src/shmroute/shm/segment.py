@@ -42,8 +42,12 @@ Find = Callable[[int, bytes, int], bytes | None]
 """`find(kind, key, end_word)`: the row's value before that end of the log, or None."""
 
 
-Quick = tuple[memoryview, int, mmap.mmap, int]
-"""Slots, their number less one, the whole mapping, and the end of the log in words."""
+Quick = tuple[memoryview, memoryview, int, mmap.mmap, int]
+"""The low and the high halves of the slots, the number of slots less one, the whole mapping, and the end of the log in
+words.
+
+By halves, since CPython takes half as long for integers of 32 bits. A slot is stored as a whole: whoever gets the
+halves of two different stores sees that they do not belong together (`layout.WORD_MASK`)."""
 
 
 class Record(NamedTuple):
@@ -71,12 +75,14 @@ class Segment:
         self.header: SegmentHeader = unpack_segment_header(name, self._map[:SLOTS_AT], len(self._map))
         view = memoryview(self._map)
         self._slots = view[SLOTS_AT : self.header.records_at].cast("Q")
+        halves = view[SLOTS_AT : self.header.records_at].cast("I")
+        self._halves = halves[::2], halves[1::2]
         self._words = view[:SLOTS_AT].cast("Q")
         self.find: Find = _make_find(name, self._map, self._slots, self.header)
 
     def quick(self, end: int) -> Quick:
         """What `shmroute.hotpath` needs to find rows before that end of the log, in bytes."""
-        return self._slots, self.header.slots - 1, self._map, end // WORD_BYTES
+        return *self._halves, self.header.slots - 1, self._map, end // WORD_BYTES
 
     # --- the log -------------------------------------------------------------------------------------------
 

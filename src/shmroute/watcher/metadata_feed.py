@@ -57,6 +57,20 @@ class MetadataFeed:
         rows.update(self.settle((read for read in wanted if read is not None), current))
         return rows
 
+    def want_lost(self, rows: Mapping[RowKey, bytes | None]) -> dict[RowKey, bytes | None]:
+        """Want again what `rows`, the whole table, has no metadata of. Returns the METADATA rows to publish instead."""
+        again: list[MetadataRead | None] = []
+        with self._loader.changes():
+            for (kind, model), value in rows.items():
+                if kind != Kind.MODEL or value is None:
+                    continue
+                route = _decode_route(value)
+                for each in (route, *route.others):
+                    if rows.get((Kind.METADATA, f"{each.namespace}/{model}")) is None:
+                        self._loader.gone(each.namespace, model)
+                        again.append(self._loader.want(each.namespace, model, each.app, each.version))
+        return self.settle((read for read in again if read is not None), lambda _: None)
+
     def _leave(self, model: str, namespaces: tuple[str, ...]) -> list[str]:
         """The namespaces that serve the model no more."""
         before = self._namespaces.pop(model, ())

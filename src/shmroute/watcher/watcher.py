@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from shmroute.errors import AreaBusy, ConfigError, OutOfSharedMemory
+from shmroute.errors import AreaBusy, ConfigError, LayoutMismatch, OutOfSharedMemory
 from shmroute.index import Handler, Index
 from shmroute.rows import Kind, RowKey, SettingsRow, encode
 from shmroute.shm.control import stand_by
@@ -104,6 +104,8 @@ class Watcher:
         self._unsynced = {resource for source in sources for resource in source.resources}
         self._appmodels_synced_ns = 0
         self._replaced = False
+        self._damaged = False
+        """Whether the whole table must be published again, as the area is damaged."""
         self._unpublished: dict[RowKey, bytes | None] = {}
         self._publisher: Publisher | None = None
         self._retry_at_ns = 0
@@ -347,10 +349,18 @@ class Watcher:
         before = publisher.generation
         held_back = self._held_back()
         try:
-            if self._replaced:
+            if self._replaced and not self._damaged:
                 publisher.publish({key: value for key, value in self._unpublished.items() if key not in held_back})
             else:
                 publisher.replace(self._complete_table(publisher))
+        except LayoutMismatch as error:
+            if self._damaged:
+                raise
+            _log.error("area %s is damaged, all rows are published anew: %s", self.area, error)
+            self._damaged = True
+            self._say_all_again(publisher)
+            self._publish(publisher)
+            return
         except OutOfSharedMemory as error:
             self._publish_failures += 1
             self._retry_at_ns = now_ns + int(PUBLISH_RETRY_SECONDS * 1e9)
@@ -362,6 +372,7 @@ class Watcher:
             _log.info("area %s: there is room again, generation %d is published", self.area, publisher.generation)
         self._problem = ""
         self._replaced = True
+        self._damaged = False
         self._unpublished = {key: self._unpublished[key] for key in held_back}
         if publisher.generation != before:
             self._publishes += 1
@@ -386,6 +397,16 @@ class Watcher:
         if "endpointslices" not in self._unsynced:
             return set()
         return {key for key in self._unpublished if key[0] == Kind.ENDPOINTS}
+
+    def _say_all_again(self, publisher: Publisher) -> None:
+        """Take all rows for unpublished. The index has them all but for the metadata: of that, what cannot be read any
+        more is asked for again."""
+        rows: dict[RowKey, bytes | None] = dict(self._index.rows())
+        if self._metadata is not None:
+            rows.update(((Kind.METADATA, key), value) for key, value in publisher.rows(Kind.METADATA))
+            rows.update((key, row) for key, row in self._unpublished.items() if key[0] == Kind.METADATA)
+            rows.update(self._metadata.want_lost(rows))
+        self._unpublished = rows
 
     def _complete_table(self, publisher: Publisher) -> dict[RowKey, bytes]:
         """All rows there are; of a former watcher's, the endpoints while the slices are unknown.
