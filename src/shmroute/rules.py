@@ -61,7 +61,7 @@ def key_problems(metadata: Mapping[Any, Any]) -> Iterator[str]:
     """Why no key `namespace/name` can be made of an object's metadata."""
     for field in ("name", "namespace"):
         value = metadata.get(field)
-        if field == "namespace" and not value:
+        if field == "namespace" and value in (None, ""):
             continue  # stands for the default namespace
         yield from _string_problems(f"metadata.{field}", value)
         if isinstance(value, str) and "/" in value:

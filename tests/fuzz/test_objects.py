@@ -26,6 +26,8 @@ OBJECTS = [
     )
 ]
 
+SPEC = b'{"app":"a","version":"1","models":[{"name":"m","version":"1"}]}'
+
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("\0")
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
@@ -83,6 +85,7 @@ def test_an_object_of_any_shape_is_a_value_a_reason_or_no_json_and_the_index_tak
 
 @given(shaped() | mutated(OBJECTS) | st.binary(max_size=200))
 @example(NESTED)
+@example(b'{"apiVersion":"iidp.com/v1","kind":"AppModel","metadata":{"name":"a","namespace":{}},"spec":' + SPEC + b"}")
 def test_problems_are_told_of_anything_and_nothing_valid_has_been_set_aside(body: bytes) -> None:
     problems = find_problems(body)
     assert all(problem and len(problem) < 2_000 for problem in problems)
