@@ -57,7 +57,7 @@ def test_readiness_is_the_first_snapshot_and_stays_when_the_server_goes_away(are
         wait_for(lambda: ask(port, "/readyz") == (200, "ok\n"))
         it.source.put(SourceState("appmodels", "backing-off", 1, "connection refused"))
         wait_for(lambda: it.watcher.status.sources)
-        assert ask(port, "/readyz") == (200, "ok\n")
+        assert ask(port, "/readyz") == (200, "ok\nappmodels: connection refused\n"), "ready, and says what is wrong"
 
 
 def test_a_watcher_that_stands_by_is_alive_and_not_ready(area: str) -> None:

@@ -67,6 +67,8 @@ class Lister:
         self._stats = stats
         self._streaming = True
         self._unfinished = 0
+        self.verb = "list"
+        """The right that the newest request took: a streaming list is a watch."""
 
     def list(self, at: str, *, pages_only: bool, abort: Abort, stop: threading.Event) -> CompleteList | None:
         """The list at resourceVersion `at` (see `ResourceApi.page`); None where `stop` came first.
@@ -88,6 +90,7 @@ class Lister:
 
     def _stream(self, at: str, abort: Abort) -> CompleteList:
         self._stats.lists += 1
+        self.verb = "watch"
         what = f"GET streaming list of {self._api.what}"
         found: dict[ObjectKey, Listed | Skipped] = {}
         silence = self._timing.list_silence_seconds
@@ -119,6 +122,7 @@ class Lister:
 
     def _pages(self, at: str, abort: Abort, stop: threading.Event) -> CompleteList | None:
         self._stats.lists += 1
+        self.verb = "list"
         objects: list[Listed | Skipped] = []
         token = ""
         while True:

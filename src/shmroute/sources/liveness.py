@@ -39,6 +39,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from shmroute.errors import ApiError
+from shmroute.sources.failures import explain
 from shmroute.sources.ledger import revision_of
 from shmroute.sources.listing import read_events
 from shmroute.sources.wire import Bookmark, Garbled, Listed, Removed
@@ -104,6 +105,10 @@ class Liveness:
         self._stats = stats
         self._stop = stop
         self._abort = abort
+        self._verb = "list"
+        """The right that the newest request took."""
+        self._problem = ""
+        """Why the newest probe was refused."""
         self._doubt_seconds = 0.0
         self._doubt_again = 0.0
 
@@ -133,17 +138,20 @@ class Liveness:
         cache = self._ask(quorum=False)
         storage = self._ask(quorum=True)
         self._stats.probes += 1
-        self._watched.note("")
         if storage < highest:
+            self._answered()
             log.warning("%s: the storage is at %d, after %d: it went back in time", self._api.what, storage, highest)
             self._watched.relist("rewound")
             return
         self._ledger.saw(storage)
         known = max(self._ledger.position, self._ledger.proven)
         if cache <= known:
+            self._answered()
             self._watched.in_step(asked_ns)
             return
-        match self._peek(known, cache):
+        peek = self._peek(known, cache)
+        self._answered()
+        match peek:
             case _Peek.NOTHING:
                 self._doubt_seconds = 0.0
                 self._ledger.prove(cache)
@@ -158,6 +166,7 @@ class Liveness:
 
     def _ask(self, *, quorum: bool) -> int:
         """One half of the pair; a second attempt, on a fresh connection, where there is no answer."""
+        self._verb = "list"
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._api.revision(
@@ -171,6 +180,7 @@ class Liveness:
     def _peek(self, after: int, until: int) -> int | _Peek:
         """Whether anything happened in (after, until]: the revision of the first event, or what is known."""
         self._stats.peeks += 1
+        self._verb = "watch"
         seconds = self._timing.peek_seconds
         try:
             stream = self._api.watch(
@@ -223,8 +233,20 @@ class Liveness:
 
     def _refused(self, error: ApiError) -> float:
         """The probe got no answer, or a refusal. Returns how long the server wants to be left alone."""
-        self._watched.note(f"the probe fails: {error}")
+        problem = f"the probe fails: {explain(error, self._verb, self._api)}"
         if error.status == 0:
             log.warning("%s: no answer to the probe (%s): reconnecting", self._api.what, error.reason)
+        elif problem != self._problem:
+            log.warning("%s: the open watch goes on, and nothing proves that it misses nothing", problem)
+        self._problem = problem
+        self._watched.note(problem)
+        if error.status == 0:
             self._watched.reconnect("unreachable")
         return error.retry_after_seconds or 0.0
+
+    def _answered(self) -> None:
+        """All that the probe asked for was granted."""
+        if self._problem:
+            log.info("%s: the probe is answered again", self._api.what)
+        self._problem = ""
+        self._watched.note("")

@@ -233,7 +233,7 @@ class Reflector:
             at_least=self._timing.forbidden_seconds if error.status == HTTPStatus.FORBIDDEN else 0.0,
             retry_after=error.retry_after_seconds,
         )
-        self._wait(explain(error, "watch" if self.watching else "list", self._api), delay, stop)
+        self._wait(explain(error, "watch" if self.watching else self._lister.verb, self._api), delay, stop)
 
     def _useless(self, list_at: str, counted_as: str, reason: str, stop: threading.Event) -> None:
         """What we hold is no base to go on from: list at once, but back off where that does not help."""

@@ -1,7 +1,8 @@
 """Health and metrics of a watcher over HTTP, on one port (`--listen`).
 
 * `/healthz`: 200 while the owner's loop turns. Never the API server's fault.
-* `/readyz`: 200 once a first complete snapshot of all sources is published.
+* `/readyz`: 200 once a first complete snapshot of all sources is published, and from then on; below the "ok" stands
+  what a source is hindered by.
 * `/metrics`: the Prometheus text format, made at the scrape from the watcher's status; no label names a model.
 
 Reads what other threads have published and never waits for them.
@@ -174,7 +175,8 @@ def _ready(status: Status) -> tuple[bool, str]:
     if not status.synced:
         waiting = ", ".join(f"{state.resource}: {state.phase} {state.reason}".strip() for state in status.sources)
         return False, f"no complete snapshot yet ({waiting})"
-    return True, "ok"
+    # Still ready: the last state is served. What hinders a source is told all the same.
+    return True, "\n".join(["ok", *(f"{state.resource}: {state.reason}" for state in status.sources if state.reason)])
 
 
 class _Server(ThreadingMixIn, WSGIServer):
