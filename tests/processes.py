@@ -72,6 +72,12 @@ def command_line(pid: int) -> str:
     return _read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
 
 
+def cpu_seconds(pid: int) -> float:
+    """What a process has taken of the processors so far, all its threads together."""
+    user, system = _read(pid, "stat").rpartition(b")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def children(pid: int) -> set[int]:
     """The process's own children that run."""
     found: set[int] = set()

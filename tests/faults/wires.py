@@ -6,9 +6,11 @@ import ctypes
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,11 @@ __all__ = ["BlackHole", "Forwarder", "black_hole"]
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x4000_0000
+
+SYN, ACK = 0x02, 0x10
+"""Flags of a TCP packet."""
+
+FIRST_ATTEMPT_SECONDS = 60.0
 
 _numbers = itertools.count()
 
@@ -98,6 +105,29 @@ class BlackHole:
         thread.start()
         thread.join()
         return made[0]
+
+    def attempts(self, seconds: float) -> Iterator[float]:
+        """When somebody asks for a TCP connection to it, on the monotonic clock; for so long after the first one.
+
+        Raises:
+            TimeoutError: nobody does so in a minute.
+        """
+        end = float("inf")
+        with self.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)) as packets:
+            packets.settimeout(FIRST_ATTEMPT_SECONDS)
+            while (now := time.monotonic()) < end:
+                if end < float("inf"):
+                    packets.settimeout(end - now)
+                try:
+                    packet = packets.recv(64)
+                except TimeoutError:
+                    if end == float("inf"):
+                        raise
+                    return
+                if packet[(packet[0] & 15) * 4 + 13] & (SYN | ACK) == SYN:
+                    now = time.monotonic()
+                    end = min(end, now + seconds)
+                    yield now
 
     def swallow(self) -> None:
         """No packet arrives there any more, and none tells so: the neighbour's address is nobody's."""
