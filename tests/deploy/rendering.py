@@ -16,6 +16,7 @@ CHART = DEPLOY / "helm" / "shmroute"
 Manifest = dict[str, Any]
 
 HELM = shutil.which("helm")
+KUBECTL = shutil.which("kubectl")
 
 
 def kustomized(name: str) -> list[Manifest]:
@@ -33,12 +34,22 @@ def kustomized(name: str) -> list[Manifest]:
     return manifests
 
 
-def templated(*settings: str) -> list[Manifest]:
-    """What `helm template` makes of the chart with `--set` SETTINGS."""
+def kubectl_kustomized(name: str) -> list[Manifest]:
+    """What `kubectl kustomize deploy/kustomize/NAME` really prints."""
+    assert KUBECTL
+    return _printed([KUBECTL, "kustomize", str(KUSTOMIZE / name)])
+
+
+def templated(*settings: str, chart: Path = CHART) -> list[Manifest]:
+    """What `helm template` makes of a chart with `--set` SETTINGS."""
     assert HELM
-    command = [HELM, "template", "shmroute", str(CHART), "--namespace", "default"]
+    command = [HELM, "template", "shmroute", str(chart), "--namespace", "default"]
     for setting in settings:
         command += ["--set", setting]
+    return _printed(command)
+
+
+def _printed(command: list[str]) -> list[Manifest]:
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
     return [each for each in yaml.safe_load_all(output) if each]
 

@@ -10,8 +10,10 @@ capabilities:
 {{- end }}
 
 {{/*
-The watcher as a native sidecar: put it under a pod's initContainers, and "shmroute.volume" under its volumes;
-mount the volume "shm" at /dev/shm in every container that resolves models.
+The watcher as a native sidecar, for a chart that depends on this one: put
+  include "shmroute.sidecar" .Subcharts.shmroute
+under a pod's initContainers, and "shmroute.volume" likewise under its volumes; mount the volume "shm" at /dev/shm in
+every container that resolves models. With .Subcharts.shmroute it goes by this chart's values and version, not by yours.
 */}}
 {{- define "shmroute.sidecar" -}}
 - name: shmroute
