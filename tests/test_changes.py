@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from shmroute.changes import Change, Changes, Reset
-from shmroute.client import Reader
 from shmroute.errors import LayoutMismatch
+from shmroute.reader import Reader
 from shmroute.routes import Route
 from shmroute.rows import Kind, encode
 from shmroute.shm import layout, memory
@@ -327,8 +327,8 @@ def test_it_holds_no_lock_while_it_waits_or_is_left_alone(given: RoutesArea, rea
     thread.start()
     thread.join(WAIT_SECONDS)
     assert answers == ["v2"]
-    assert reader._lock.acquire(blocking=False)
-    reader._lock.release()
+    assert reader.lock.acquire(blocking=False)
+    reader.lock.release()
 
 
 def test_closing_the_reader_ends_it_even_if_the_reader_is_used_again(given: RoutesArea, reader: Reader) -> None:

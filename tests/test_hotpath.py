@@ -63,7 +63,7 @@ def test_a_first_touch_waits_for_no_lock(publisher: Publisher, reader: Reader) -
     publisher.publish(rows(route("a"), route("b")))
     reader.resolve("a")
     found: list[Route] = []
-    with reader._lock:
+    with reader.lock:
         thread = threading.Thread(target=lambda: found.append(reader.resolve("b")), daemon=True)
         thread.start()
         thread.join(WAIT_SECONDS)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from shmroute.client import Reader
 from shmroute.errors import NoEndpoints
 from shmroute.picking import Busy, Pool
+from shmroute.reader import Reader
 from shmroute.routes import Endpoint
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState
 from tests.forks import Forks, Pipe

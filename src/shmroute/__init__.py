@@ -4,10 +4,10 @@
 
     resolve("iiot_dataservice").app
 
-One watcher process per pod (`shmroute watch`) keeps the snapshot in shared memory; see `shmroute.client`.
+One watcher process per pod (`shmroute watch`) keeps the snapshot in shared memory; see `shmroute.reader`.
 """
 
-from shmroute.client import Reader, get, resolve
+from shmroute.client import get, resolve
 from shmroute.errors import (
     AppNotFound,
     ConfigError,
@@ -20,6 +20,7 @@ from shmroute.errors import (
     ShmrouteError,
     StaleRoutes,
 )
+from shmroute.reader import Reader
 from shmroute.routes import App, Endpoint, Route
 
 __all__ = [

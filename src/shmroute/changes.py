@@ -25,7 +25,7 @@ from shmroute.rows import Kind
 if TYPE_CHECKING:
     from asyncio import Future
 
-    from shmroute.client import Reader
+    from shmroute.reader import Reader
     from shmroute.shm.reader import RowChange, RowReader
 
 __all__ = ["AsyncChanges", "Change", "Changes", "Reset"]

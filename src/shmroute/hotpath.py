@@ -2,7 +2,7 @@
 
 CPython reads globals as fast as a closure's cells, but need not copy each of them into the frame of every call, which
 for fifteen would cost a fifth of a warm look-up. `HotPath` makes the function and sets its globals; when, says
-`shmroute.client.Reader`.
+`shmroute.reader.Reader`.
 
 A warm look-up compares one word and asks one dict. A first touch finds the row as `shmroute.shm.segment` does, written
 out here since each call would cost more than what it does, and checks it by its quick checksum. Whatever is not plain
@@ -32,7 +32,7 @@ from shmroute.rows import Kind
 from shmroute.shm.layout import QUICK_READ
 
 if TYPE_CHECKING:
-    from shmroute.client import Resolve
+    from shmroute.reader import Resolve
     from shmroute.routes import Route
     from shmroute.shm.segment import Quick
 

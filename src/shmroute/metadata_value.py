@@ -6,12 +6,20 @@ The raw bytes stay in shared memory, where a pod has them once; they are copied 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from shmroute.errors import MetadataNotJson
-from shmroute.rows import MetadataRow, MetadataState
+from shmroute.rows import Kind, MetadataRow, MetadataState
 
-__all__ = ["MetadataValue"]
+if TYPE_CHECKING:
+    from shmroute.shm.reader import RowReader
+
+__all__ = ["MetadataValue", "bytes_in", "decode_row"]
+
+decode_row = msgspec.msgpack.Decoder(MetadataRow).decode
+"""A METADATA row. Raises `msgspec.DecodeError`."""
 
 _UNDECODED = object()
 
@@ -56,3 +64,13 @@ class MetadataValue:
                 except orjson.JSONDecodeError as error:
                     raise MetadataNotJson(self._model) from error
         return self._decoded
+
+
+def bytes_in(rows: RowReader, key: str) -> bytes | None:
+    """The value in the METADATA row of that key ("namespace/model"), at the generation of `rows`; None without one.
+
+    Raises:
+        LayoutMismatch, msgspec.DecodeError: the row is damaged.
+    """
+    row = rows.get(Kind.METADATA, key)
+    return decode_row(row).value if row else None

@@ -15,7 +15,7 @@ import msgspec
 from shmroute.errors import ShmrouteError
 
 if TYPE_CHECKING:
-    from shmroute.client import Home
+    from shmroute.home import Home
     from shmroute.metadata_value import MetadataValue
     from shmroute.picking import Pool
 

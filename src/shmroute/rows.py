@@ -1,6 +1,6 @@
 """The rows a watcher publishes and a worker reads: their kinds, keys and msgpack form.
 
-A row is `(kind, key) -> bytes`. The index and the metadata loader write them, `shmroute.client` reads them;
+A row is `(kind, key) -> bytes`. The index and the metadata loader write them, `shmroute.reader` reads them;
 shared memory carries them without knowing what they mean. Changing a struct here changes the format of the
 area: raise `shmroute.shm.layout.FORMAT_VERSION` with it.
 

@@ -25,8 +25,9 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from shmroute.client import Reader, use_area
+from shmroute.client import use_area
 from shmroute.errors import ConfigError, NotReady
+from shmroute.reader import Reader
 from shmroute.routes import App, Route
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState, RowKey, encode
 from shmroute.shm.publisher import Publisher

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from shmroute.client import Reader
+from shmroute.reader import Reader
 from shmroute.routes import Route
 from shmroute.rows import Kind, encode
 from shmroute.shm import memory

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from shmroute.client import Reader
 from shmroute.errors import LayoutMismatch, ModelNotFound, NoAccess, OutOfSharedMemory
+from shmroute.reader import Reader
 from shmroute.routes import Route
 from shmroute.rows import Kind, encode
 from shmroute.shm import layout, memory

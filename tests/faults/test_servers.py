@@ -59,7 +59,7 @@ with routes({"iiot_dataservice": "iiot"}):
     held, done = threading.Event(), threading.Event()
 
     def hold():
-        with client._default._lock:
+        with client._default.lock:
             held.set()
             done.wait()
 

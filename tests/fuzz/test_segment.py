@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmroute.client import Reader
 from shmroute.errors import LayoutMismatch, ModelNotFound, NotReady
+from shmroute.reader import Reader
 from shmroute.routes import Route
 from shmroute.rows import Kind, encode
 from shmroute.shm import layout, memory

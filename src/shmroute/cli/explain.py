@@ -11,8 +11,8 @@ import msgspec
 
 from shmroute.cli import options
 from shmroute.cli.output import age_text, document
-from shmroute.client import Reader
 from shmroute.errors import ModelNotFound
+from shmroute.reader import Reader
 from shmroute.routes import App, Endpoint, Route
 from shmroute.rows import ConflictRow, EndpointsRow, EndpointsState, InvalidRow, Kind, MetadataRow, MetadataState
 from shmroute.shm.reader import RowReader

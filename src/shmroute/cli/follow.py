@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from shmroute.changes import Change, Reset
-from shmroute.client import Reader
+from shmroute.reader import Reader
 from shmroute.routes import Route
 
 __all__ = ["follow"]

@@ -15,7 +15,7 @@ from rich.text import Text
 from shmroute.changes import Change, Reset
 from shmroute.cli import status
 from shmroute.cli.output import age_text
-from shmroute.client import Reader
+from shmroute.reader import Reader
 
 CHANGES_SHOWN: Final = 8
 RATE_SECONDS: Final = 10.0

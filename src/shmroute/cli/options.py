@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from shmroute.client import DEFAULT_AREA
+from shmroute.reader import DEFAULT_AREA
 
 __all__ = ["area", "cluster", "filename", "namespaces", "output"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from shmroute.cli import options, output
-from shmroute.client import Reader
 from shmroute.errors import MetadataNotJson, ModelNotFound
+from shmroute.reader import Reader
 from shmroute.routes import Route
 
 

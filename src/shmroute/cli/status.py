@@ -10,8 +10,8 @@ import click
 
 from shmroute.cli import options
 from shmroute.cli.output import age_text, document
-from shmroute.client import Reader
 from shmroute.errors import StaleRoutes
+from shmroute.reader import Reader
 from shmroute.shm.control import ControlReader
 from shmroute.watcher.status import Status, decode_status
 

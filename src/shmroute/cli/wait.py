@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from shmroute.cli import options
-from shmroute.client import Reader
+from shmroute.reader import Reader
 
 
 @click.command()

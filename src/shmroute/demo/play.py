@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from shmroute.client import Reader
 from shmroute.demo.scene import MOVING, Folder, Pod
 from shmroute.demo.server import Load, Server, until
 from shmroute.demo.view import View
 from shmroute.errors import ConfigError, ShmrouteError
+from shmroute.reader import Reader
 from shmroute.shm.control import ControlReader
 
 __all__ = ["play"]

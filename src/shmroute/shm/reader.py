@@ -1,6 +1,6 @@
 """Reading an area from any process: rows as bytes, at one generation at a time.
 
-`RowReader` is not thread-safe by itself; `shmroute.client.Reader` puts a lock around it. It never writes and takes
+`RowReader` is not thread-safe by itself; `shmroute.reader.Reader` puts a lock around it. It never writes and takes
 no lock that another process could hold.
 """
 

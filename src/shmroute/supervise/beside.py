@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Final
 
-from shmroute.client import DEFAULT_AREA
+from shmroute.reader import DEFAULT_AREA
 from shmroute.supervise.lifeline import Lifeline
 
 __all__ = ["start", "stop"]

@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from shmroute.client import Reader
 from shmroute.errors import ConfigError, LayoutMismatch, NotReady, ShmrouteError
+from shmroute.reader import Reader
 from shmroute.shm.control import ControlReader
 from shmroute.supervise.keeper import CONFIGURATION, Keeper
 from shmroute.supervise.leaving import remove_area

@@ -19,7 +19,6 @@ import pytest
 
 import shmroute
 from shmroute import client
-from shmroute.client import Reader
 from shmroute.errors import (
     AppNotFound,
     ModelNotFound,
@@ -28,6 +27,7 @@ from shmroute.errors import (
     ShmrouteError,
     StaleRoutes,
 )
+from shmroute.reader import DEFAULT_AREA, Reader
 from shmroute.routes import App, Endpoint, Route
 from shmroute.rows import Kind, encode
 from tests.forks import Forks, Pipe
@@ -295,7 +295,7 @@ def test_the_area_comes_from_the_argument_then_the_environment_then_is_default(
     area: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SHMROUTE_AREA", raising=False)
-    assert Reader().area == client.DEFAULT_AREA == "default"
+    assert Reader().area == DEFAULT_AREA == "default"
     monkeypatch.setenv("SHMROUTE_AREA", "from-environment")
     assert Reader().area == "from-environment"
     assert Reader(area).area == area
@@ -553,7 +553,7 @@ class OutOfTime(Exception):
 def test_a_time_limit_in_the_middle_of_a_look_up_leaves_no_old_row_behind(area: str) -> None:
     """At each line of a look-up that goes on to the next generation, in turn."""
     models = [f"m{number}" for number in range(6)]
-    files = ("shmroute/client.py", "shmroute/hotpath.py", "shm/reader.py", "shm/segment.py")
+    files = ("shmroute/reader.py", "shmroute/memo.py", "shmroute/hotpath.py", "shm/reader.py", "shm/segment.py")
     with RoutesArea(area) as given, Reader(area) as reader:
         line, interrupted = 0, True
         while interrupted:
@@ -601,7 +601,7 @@ def test_a_signals_handler_may_look_up_in_the_middle_of_a_look_up(given: RoutesA
     before = signal.signal(signal.SIGUSR1, handle)
     try:
         signal.raise_signal(signal.SIGUSR1)
-        with reader._lock:  # as in the middle of a look-up
+        with reader.lock:  # as in the middle of a look-up
             given.publish(route("b", version="v2"))
             signal.raise_signal(signal.SIGUSR1)
     finally:
@@ -621,7 +621,7 @@ def test_a_loggers_handler_may_look_up(given: RoutesArea, reader: Reader, area: 
             answers.append(reader.resolve("a").version)
 
     handler = Asking()
-    logger = logging.getLogger("shmroute.client")
+    logger = logging.getLogger("shmroute.reader")
     logger.addHandler(handler)
     try:
         given.publish(route("a"))
