@@ -227,6 +227,16 @@ def test_a_retry_asks_for_its_size_first() -> None:
     assert (it.too_large, it.pending_count) == (0, 0)
 
 
+def test_however_often_a_retry_is_asked_for_its_size_is_asked_for_once() -> None:
+    it = gate()
+    it.want("ns", "a", "app", "v-1", at(0))
+    answer(it, too_large(5_000_000, 1_000_000))
+    it.retry(at(300))
+    it.retry(at(300))
+    answer(it, too_large(5_000_000, 1_000_000), 300)
+    assert take(it, 400) == []
+
+
 # --- the store is away -------------------------------------------------------------------------------------
 
 

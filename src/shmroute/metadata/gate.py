@@ -246,6 +246,7 @@ class Gate:
         self._again_bytes += size
         if why.state == MetadataState.TOO_LARGE:
             self.too_large += 1
+            entry.due = 0.0  # a second timer of the retry that led to this read finds nothing to do
         else:
             age = now.seconds - max(entry.late_since, self._answers_since)
             delay = key_delay(age, len(self._pending), self._again_bytes, self._dice)
