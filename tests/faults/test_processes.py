@@ -41,6 +41,9 @@ KILLED_AT_WORK = 0.8
 
 TAKEOVER_SECONDS = 2.0
 
+LOOKS_SECONDS = 0.02
+"""Between the looks of one of 220 readers: they must not keep the writer from the processors."""
+
 WAIT_SECONDS = 30.0
 
 
@@ -85,6 +88,7 @@ def test_a_writer_killed_at_random_moments_leaves_no_torn_or_mixed_state(area: s
             staying.refresh()
             generation = staying.generation
             check_stamps(staying)
+    print(f"{kills} kills, {generation} generations, at most {most} segments at any time")
     assert most <= MAX_SEGMENTS
     assert generation > kills, "the writers did write"
     Publisher(area).close(remove=True)
@@ -347,7 +351,7 @@ def read_for_ever(pipe: Pipe, area: str) -> None:
             assert reader.fault is None
             assert reader.resolve("model-0").version == str(wanted)
             return
-        time.sleep(0.001)
+        time.sleep(LOOKS_SECONDS)
 
 
 def kill_and_freeze(pipe: Pipe, area: str, killed: int, frozen: int) -> None:
@@ -382,6 +386,7 @@ def kill_and_freeze(pipe: Pipe, area: str, killed: int, frozen: int) -> None:
             assert Path(memory.path_of(memory.control_name(area))).exists()
             assert len(segments(area)) <= 2
             check_stamps(RowReader(area))
+        print(f"{alone:,} bytes alone, at most {max(used):,} with {killed} readers killed and {frozen} frozen")
         assert max(used) <= alone + (frozen + 2) * segment
         assert max(used[10:]) <= max(used[:10]) + segment, "frozen readers cost no more with time"
         while publisher.generation % 25 != 5:
@@ -391,6 +396,7 @@ def kill_and_freeze(pipe: Pipe, area: str, killed: int, frozen: int) -> None:
             child.pipe.send(check_stamps(RowReader(area)))
         for child in to_freeze:
             child.finish()
+        print(f"{taken_bytes():,} bytes once those have gone on")
         assert taken_bytes() <= alone + 2 * segment, "what they had mapped is free again"
         publisher.close(remove=True)
     del publisher
