@@ -34,10 +34,10 @@ def kustomized(name: str) -> list[Manifest]:
     return manifests
 
 
-def kubectl_kustomized(name: str) -> list[Manifest]:
-    """What `kubectl kustomize deploy/kustomize/NAME` really prints."""
+def kubectl_kustomized(folder: Path) -> list[Manifest]:
+    """What `kubectl kustomize FOLDER` really prints."""
     assert KUBECTL
-    return _printed([KUBECTL, "kustomize", str(KUSTOMIZE / name)])
+    return _printed([KUBECTL, "kustomize", str(folder)])
 
 
 def templated(*settings: str, chart: Path = CHART) -> list[Manifest]:

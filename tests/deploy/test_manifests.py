@@ -19,12 +19,14 @@ from tests.deploy.rendering import (
     CHART,
     HELM,
     KUBECTL,
+    KUSTOMIZE,
     Manifest,
     by_identity,
     kubectl_kustomized,
     kustomized,
     templated,
 )
+from tests.docs.pages import ROOT, blocks
 
 VARIANTS = ("namespaced", "cluster", "sidecar", "child", "node")
 WORKLOADS = ("Deployment", "DaemonSet")
@@ -141,7 +143,7 @@ def _probes(container: Manifest) -> list[str]:
 
 
 def test_the_chart_carries_the_same_definition() -> None:
-    definition = Path(__file__).parents[2] / "crds" / "appmodels.yaml"
+    definition = ROOT / "crds" / "appmodels.yaml"
     assert (CHART / "crds" / "appmodels.yaml").read_text() == definition.read_text()
 
 
@@ -236,7 +238,23 @@ def test_a_real_api_server_takes_what_the_chart_renders_in_a_dry_run(tmp_path: P
 @pytest.mark.skipif(not KUBECTL, reason="kubectl is not installed")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_kubectl_resolves_each_kustomization_as_these_tests_do(name: str) -> None:
-    assert by_identity(kubectl_kustomized(name)) == by_identity(kustomized(name))
+    assert by_identity(kubectl_kustomized(KUSTOMIZE / name)) == by_identity(kustomized(name))
+
+
+@pytest.mark.skipif(not KUBECTL, reason="kubectl is not installed")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_kustomization_on_the_page_sets_images_and_the_namespace_of_all(name: str, tmp_path: Path) -> None:
+    (written,) = (block.text for block in blocks(ROOT / "docs" / "kubernetes.md") if "kustomization.yaml" in block.text)
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    subprocess.run(["bash", "-ec", written.replace("kustomize/sidecar", f"kustomize/{name}")], cwd=tmp_path, check=True)
+    for manifest in kubectl_kustomized(tmp_path / "overlay"):
+        if not manifest["kind"].startswith("Cluster"):
+            assert manifest["metadata"]["namespace"] == "meta-test"
+        for subject in manifest.get("subjects", ()):
+            assert subject["namespace"] == "meta-test"
+        if manifest["kind"] in WORKLOADS:
+            for container in containers(manifest["spec"]["template"]["spec"]):
+                assert container["image"].startswith("registry.example.com/")
 
 
 _DEPENDENT = """
