@@ -35,6 +35,10 @@ _STALE_TIMERS: Final = 1_000
 """Timers of wants that are no more are swept once there are this many more of them than of live ones."""
 
 
+_NO_TIMER: Final = -1.0
+"""When that is due of which no timer counts."""
+
+
 class Moment(NamedTuple):
     """Now, on both clocks: waits go by the monotonic one, rows show the other."""
 
@@ -87,7 +91,7 @@ class _Entry(msgspec.Struct, gc=False):
     """Whether the store has answered for this version."""
     late_since: float = 0.0
     """Monotonic: when the store first answered without the value."""
-    due: float = 0.0
+    due: float = _NO_TIMER
     size: int = 0
     """Of a value that is read again."""
 
@@ -246,7 +250,7 @@ class Gate:
         self._again_bytes += size
         if why.state == MetadataState.TOO_LARGE:
             self.too_large += 1
-            entry.due = 0.0  # a second timer of the retry that led to this read finds nothing to do
+            entry.due = _NO_TIMER  # a second timer of the retry that led to this read finds nothing to do
         else:
             age = now.seconds - max(entry.late_since, self._answers_since)
             delay = key_delay(age, len(self._pending), self._again_bytes, self._dice)
