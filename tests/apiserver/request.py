@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+#: How long a test waits for what must come; far longer than anything takes on a busy machine.
+WAIT_SECONDS = 30.0
+
 _WRITES = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
 
@@ -106,7 +109,7 @@ class RequestLog:
         count: int = 1,
         verb: str | None = None,
         resource: str | None = None,
-        timeout: float = 10.0,
+        timeout: float = WAIT_SECONDS,
     ) -> list[Request]:
         """Wait until so many have come; TimeoutError if they do not."""
         with self.changed:

@@ -16,7 +16,7 @@ from .kubeconfig import write_kubeconfig
 from .lists import Lister
 from .objects import Objects
 from .reply import Aborted, Reply
-from .request import Request, RequestLog
+from .request import WAIT_SECONDS, Request, RequestLog
 from .routes import Routes
 from .status import ApiError
 from .tls import Certificates
@@ -128,11 +128,11 @@ class ApiServer(Objects):
         with self.store.lock:
             return sum(resource in (None, each.table.kind.plural) for each in self.watches.open)
 
-    def wait_for_watches(self, count: int = 1, resource: str | None = None, timeout: float = 10.0) -> None:
+    def wait_for_watches(self, count: int = 1, resource: str | None = None, timeout: float = WAIT_SECONDS) -> None:
         """Wait until so many watches are open; TimeoutError if they are not."""
         self.wait_until(lambda: self.open_watches(resource) >= count, timeout)
 
-    def wait_until(self, true: Callable[[], bool], timeout: float = 10.0) -> None:
+    def wait_until(self, true: Callable[[], bool], timeout: float = WAIT_SECONDS) -> None:
         """Wait until a condition holds; TimeoutError if it does not in time."""
         deadline = time.monotonic() + timeout
         while not true():

@@ -35,15 +35,15 @@ from shmroute.sources.timing import Timing
 from tests.apiserver import ApiServer, Settings
 from tests.apiserver.watches import Watch
 
-__all__ = ["CALM", "LIVELY", "WAIT_SECONDS", "Following", "fast_settings"]
+__all__ = ["CALM", "LIVELY", "PATIENT", "WAIT_SECONDS", "Following", "fast_settings"]
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 """Far longer than anything here takes, so that a test on a busy machine fails only where it must."""
 
 CALM = Timing(
     short_watch_seconds=0.05,
-    answer_seconds=1.0,
-    list_silence_seconds=1.0,
+    answer_seconds=10.0,
+    list_silence_seconds=10.0,
     backoff_first_seconds=0.02,
     backoff_cap_seconds=0.1,
     forbidden_seconds=0.2,
@@ -56,9 +56,12 @@ CALM = Timing(
 """All that a test does not wait for is short; no probe and no audit comes in between."""
 
 LIVELY = msgspec.structs.replace(
-    CALM, probe_seconds=0.15, probe_timeout_seconds=2.0, probe_retry_seconds=0.05, grace_seconds=0.5
+    CALM, probe_seconds=0.15, probe_timeout_seconds=10.0, probe_retry_seconds=0.05, grace_seconds=0.5
 )
 """With probes, for a server of `fast_settings`."""
+
+PATIENT = msgspec.structs.replace(LIVELY, grace_seconds=10.0)
+"""The same, for what must not look like a silent watch however busy the machine is."""
 
 FASTER = 10
 

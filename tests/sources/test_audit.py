@@ -58,8 +58,10 @@ def test_a_lost_event_is_found_counted_and_repaired(api: ApiServer, follow: Foll
         assert audit(follow).differences == 0
 
 
-def test_an_event_that_comes_late_is_no_difference(api: ApiServer, follow: Following) -> None:
-    with follow:
+def test_an_event_that_comes_late_is_no_difference(api: ApiServer, connection: Connection) -> None:
+    for name in ("one", "two"):
+        api.apply(app_model(name))
+    with Following(connection, timing=msgspec.structs.replace(CALM, audit_grace_seconds=1.5)) as follow:
         follow.wait_for(api)
         with api.faults.freeze():
             api.apply(app_model("one", version="v2"))

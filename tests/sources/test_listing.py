@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from shmroute.kube.connection import Connection
 from tests.apiserver import ApiServer, app_model
-from tests.sources.following import Following
+from tests.sources.following import CALM, Following
 
 
 def streaming_lists(api: ApiServer) -> int:
@@ -44,7 +45,8 @@ def test_a_server_that_is_only_busy_is_asked_for_a_streaming_list_again(
 
 def test_streams_that_never_reach_their_bookmark_make_room_for_pages(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
-    with api.faults.silence(), Following(connection) as follow:
+    impatient = msgspec.structs.replace(CALM, list_silence_seconds=0.5)
+    with api.faults.silence(), Following(connection, timing=impatient) as follow:
         follow.wait_for(api)
 
         assert streaming_lists(api) == 2

@@ -10,7 +10,7 @@ import pytest
 from shmroute.kube.connection import Connection
 from shmroute.sources.events import Replaced
 from tests.apiserver import ApiServer, app_model
-from tests.sources.following import CALM, LIVELY, Following
+from tests.sources.following import CALM, LIVELY, PATIENT, Following
 
 
 def test_a_probe_is_a_pair_of_small_requests(api: ApiServer, connection: Connection) -> None:
@@ -36,7 +36,7 @@ def test_a_quiet_server_is_never_peeked_at(api: ApiServer, connection: Connectio
 
 def test_a_peek_that_sees_nothing_is_remembered(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
-    with Following(connection, timing=LIVELY) as follow:
+    with Following(connection, timing=PATIENT) as follow:
         follow.wait_watched(api)
         api.apply(app_model("one", version="v2"))
         follow.wait_for(api)
@@ -57,7 +57,7 @@ def test_a_peek_that_sees_nothing_is_remembered(api: ApiServer, connection: Conn
 
 
 def test_an_event_that_the_watch_tells_as_well_is_no_alarm(api: ApiServer, connection: Connection) -> None:
-    with Following(connection, timing=LIVELY) as follow:
+    with Following(connection, timing=PATIENT) as follow:
         follow.wait_watched(api)
         for number in range(60):
             api.apply(app_model("one", version=f"v{number}"))
@@ -69,7 +69,7 @@ def test_an_event_that_the_watch_tells_as_well_is_no_alarm(api: ApiServer, conne
 
 def test_events_held_back_are_fetched_by_a_new_watch_without_a_list(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
-    with Following(connection, timing=msgspec.structs.replace(LIVELY, grace_seconds=1.0)) as follow:
+    with Following(connection, timing=msgspec.structs.replace(LIVELY, grace_seconds=2.0)) as follow:
         dead = follow.wait_watched(api)
         api.watches.is_paused = lambda watch: watch is dead
         api.apply(app_model("two"))
@@ -81,7 +81,7 @@ def test_events_held_back_are_fetched_by_a_new_watch_without_a_list(api: ApiServ
 
 def test_a_peek_that_comes_too_late_to_see_makes_the_source_look_itself(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
-    with Following(connection, timing=LIVELY) as follow:
+    with Following(connection, timing=msgspec.structs.replace(LIVELY, grace_seconds=2.0)) as follow:
         dead = follow.wait_watched(api)
         api.watches.is_paused = lambda watch: watch is dead
         with api.store.lock:
@@ -122,7 +122,7 @@ def test_doubt_is_settled_by_a_list_where_streams_tell_nothing(api: ApiServer, c
 
 
 def test_a_probe_without_an_answer_once_is_no_alarm(api: ApiServer, connection: Connection) -> None:
-    with Following(connection, timing=msgspec.structs.replace(LIVELY, probe_timeout_seconds=0.5)) as follow:
+    with Following(connection, timing=msgspec.structs.replace(LIVELY, probe_timeout_seconds=1.0)) as follow:
         follow.wait_watched(api)
         api.faults.hang(times=1, verb="list")
         follow.wait_probes(3)
