@@ -40,7 +40,7 @@ test: $(TESTING) ## all tests but the long ones
 
 .PHONY: test-long
 test-long: $(TESTING) ## the long tests
-	$(RUN) pytest -m long --timeout=7200 $(ARGS)
+	$(RUN) pytest -m long --timeout=7200 --hypothesis-profile=long $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.has-check ## style, types, and which module may import which

@@ -23,8 +23,9 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
 
-# No deadline: nothing is asserted on wall time. Continuous integration tries the same examples every time.
-settings.register_profile("test", deadline=None, derandomize="CI" in os.environ, print_blob=True)
+# No deadline: nothing is asserted on wall time. The same examples every time; the long tests try others.
+settings.register_profile("test", deadline=None, derandomize=True)
+settings.register_profile("long", deadline=None, print_blob=True)
 settings.register_profile(
     "fuzz",
     deadline=None,
