@@ -13,8 +13,12 @@ from tests.apiserver import ApiServer
 from tests.docs.pages import ROOT, blocks, pages, script
 from tests.processes import bound
 from tests.redis_server import RedisServer
+from tests.servers.serving import free_port
 
 PAGE_SECONDS = 100
+
+METRICS_ADDRESS = "127.0.0.1:9901"
+"""Of the pages; another one here, since it may be taken."""
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
@@ -39,7 +43,7 @@ def test_a_page_can_be_followed_from_top_to_bottom(
         (folder / "examples").symlink_to(ROOT / "examples")
         (folder / "deploy").symlink_to(ROOT / "deploy")
         finished = subprocess.run(
-            bound(["bash", "-c", script(page)]),
+            bound(["bash", "-c", script(page).replace(METRICS_ADDRESS, f"127.0.0.1:{free_port()}")]),
             cwd=folder,
             env=environment,
             capture_output=True,

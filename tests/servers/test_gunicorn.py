@@ -34,29 +34,30 @@ def test_workers_see_a_change_a_restart_fails_no_request_and_nothing_is_left(
 
 
 @pytest.mark.parametrize(
-    ("app", "options"),
+    ("app", "options", "again"),
     [
-        ("wsgi", ("--preload", "--max-requests", "50")),
-        ("django", ("--worker-class", "gevent")),
-        ("starlette", ("--worker-class", "uvicorn_worker.UvicornWorker")),
-        pytest.param("flask", ("--worker-class", "gthread", "--threads", "4"), marks=pytest.mark.long),
-        pytest.param("starlette", ("--worker-class", "asgi"), marks=pytest.mark.long),
+        ("wsgi", ("--preload", "--max-requests", "50"), False),
+        ("django", ("--worker-class", "gevent"), False),
+        ("starlette", ("--worker-class", "uvicorn_worker.UvicornWorker"), True),
+        pytest.param("flask", ("--worker-class", "gthread", "--threads", "4"), False, marks=pytest.mark.long),
+        pytest.param("starlette", ("--worker-class", "asgi"), True, marks=pytest.mark.long),
     ],
     ids=["preload", "gevent", "uvicorn", "gthread", "asgi"],
 )
 def test_every_kind_of_worker_sees_changes_and_restarts_without_a_failed_request(
-    tmp_path: Path, area: str, manifests: Manifests, app: str, options: tuple[str, ...]
+    tmp_path: Path, area: str, manifests: Manifests, app: str, options: tuple[str, ...], again: bool
 ) -> None:
+    """With `again`, the server closes connections it has accepted and not read from yet, so clients ask once more."""
     with gunicorn(tmp_path, area, manifests, *options, app=app) as server:
-        restart_under_load(server, manifests)
+        restart_under_load(server, manifests, again=again)
         assert server.end(signal.SIGTERM) == 0
 
 
-def restart_under_load(server: Server, manifests: Manifests) -> None:
+def restart_under_load(server: Server, manifests: Manifests, *, again: bool = False) -> None:
     """Restart the workers (HUP) and change a route under load: no request fails, and all new workers see the change."""
     former = server.workers("iiot")
     watcher = writer(server.area)
-    with Load(server.port) as load:
+    with Load(server.port, again=again) as load:
         load.goes_on("iiot")
         server.send(signal.SIGHUP)
         server.until(lambda: not any(map(is_running, former)), "end of the former workers")
