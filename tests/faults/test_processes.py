@@ -218,6 +218,18 @@ def test_leftovers_do_not_add_up_however_many_writers_are_killed_while_they_take
         assert len(objects(area)) <= MAX_SEGMENTS + 1
 
 
+def test_whoever_takes_an_area_over_sweeps_what_others_left_there_however_new_it_is(area: str) -> None:
+    with Publisher(area) as publisher:
+        publish_stamped(publisher)
+    served = objects(area)
+    for start in (publisher.generation + 1, publisher.generation + 7, 1 << 40):
+        Path(memory.path_of(memory.segment_name(area, start))).write_bytes(b"left by a crash")
+    assert len(objects(area)) == len(served) + 3
+    with Publisher(area):
+        assert objects(area) == served
+        check_stamps(RowReader(area))
+
+
 # --- one writer, and the next (25) ----------------------------------------------------------------------------
 
 
