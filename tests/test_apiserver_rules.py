@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -111,6 +112,16 @@ def test_an_apply_removes_what_it_no_longer_claims(api: ApiServer) -> None:
     stored = api.get("appmodels", "one")
     assert stored is not None
     assert stored["metadata"]["annotations"] == {"kept": "by another"}
+
+
+def test_an_apply_that_changes_nothing_writes_nothing_however_late_it_comes(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = api.apply(app_model("one"), manager="b")
+    monkeypatch.setattr(api.writer, "clock", lambda: datetime.now(UTC) + timedelta(seconds=5))
+    second = api.apply(app_model("one"), manager="a")
+    monkeypatch.setattr(api.writer, "clock", lambda: datetime.now(UTC) + timedelta(seconds=10))
+    assert api.apply(app_model("one"), manager="b") == second != first
 
 
 def test_one_conflict_is_told_on_one_line(api: ApiServer) -> None:

@@ -135,6 +135,8 @@ class Writer:
                 merging.remove_abandoned(new, own.fields - mine.fields, owned)
             new = _defaulted(kind, live, new)
             changes = managed.compare(kind, live, new)
+            if own and not (changes.added or changes.removed or changes.modified):
+                mine.time = own.time  # what changes nothing is not dated anew: that could reorder managers
             touched = _countable(kind, changes.added | changes.modified)
             found = [(each, each.fields & touched) for each in others if each.fields & touched]
             if found and not options.force:
