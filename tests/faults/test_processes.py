@@ -311,7 +311,7 @@ def test_no_look_up_disagrees_with_its_generation_while_a_writer_publishes_at_fu
             wait_for_message(child, 3000.0)
             early, late, generation = child.pipe.recv()
             assert generation > 1, "the writer did write"
-            assert late.descriptors == early.descriptors
+            assert late.descriptors <= early.descriptors, f"{early} -> {late}"
             assert late.mappings <= 3, "the control block, a segment, and one that is being left"
             assert late.resident_bytes < early.resident_bytes + (4 << 20), f"{early} -> {late}"
             child.finish()
