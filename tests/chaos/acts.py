@@ -182,10 +182,9 @@ def fill_shared_memory(stage: Stage) -> None:
     if os.environ.get("SHMROUTE_CHAOS_OWN_SHM") != "1":
         return
     filler = SHARED_MEMORY / "chaos-filler"
-    with filler.open("wb") as file, contextlib.suppress(OSError):
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):  # unbuffered: closing writes no more
         while True:
             file.write(b"x" * 65536)
-            file.flush()
     _wait(stage, 0.5, 4)
     filler.unlink()
 
