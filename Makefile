@@ -5,6 +5,7 @@ PYTHON ?=
 ARGS ?=
 SECONDS ?= 60
 SEED ?= 1
+TARGET ?= line
 
 RUN := $(VENV)/bin/python -m
 
@@ -64,6 +65,10 @@ chaos: $(TESTING) ## every fault at once, by a seeded schedule: SECONDS=600 SEED
 .PHONY: fuzz
 fuzz: $(TESTING) ## each fuzzer for SECONDS=60, from SEED=1 on
 	$(RUN) tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
+.PHONY: fuzz-guided
+fuzz-guided: $(VENV)/.has-fuzz $(TESTING) ## one of them guided by coverage: TARGET=line SECONDS=60
+	$(RUN) tests.fuzz.guided $(TARGET) --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.has-docs ## the documentation as a site, in docs/_build; a warning is an error

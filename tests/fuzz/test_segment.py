@@ -54,6 +54,10 @@ class Area(NamedTuple):
 
 @pytest.fixture(scope="module")
 def original() -> Area:
+    return make_original()
+
+
+def make_original() -> Area:
     area = new_area()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(layout, "MIN_SLOTS", 32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import example, given
@@ -54,6 +55,10 @@ def check_item(item: object) -> None:
 @example(line=b'{"type":"ERROR","object":{"code":410,"details":{"x":' + NESTED + b"}}}", kind=SLICES)
 @example(line=b'{"type":"ERROR","object":{"code":410,"message":"' + b"x" * 9_999 + b'"}}', kind=APPMODELS)
 def test_a_damaged_line_is_an_event_one_bad_object_or_garbage(line: bytes, kind: wire.Kind) -> None:
+    check_line(line, kind)
+
+
+def check_line(line: bytes, kind: wire.Kind) -> None:
     try:
         event = wire.decode_event(kind, line, "the watch")
     except wire.Garbled as error:
@@ -78,6 +83,10 @@ def test_a_damaged_line_is_an_event_one_bad_object_or_garbage(line: bytes, kind:
 @example(body=b'{"x":' + NESTED + b',"metadata":{"resourceVersion":"1"},"items":[]}', kind=APPMODELS)
 @example(body=b'{"metadata":{"resourceVersion":"1"},"items":[' + NESTED + b"]}", kind=APPMODELS)
 def test_a_damaged_list_is_a_whole_list_or_garbage_in_both_readings(body: bytes, kind: wire.Kind) -> None:
+    check_page(body, kind)
+
+
+def check_page(body: bytes, kind: wire.Kind) -> None:
     try:
         page = wire.decode_page(body, "the list")
         listed = [wire.decode_object(kind, raw) for raw in page.objects]
@@ -100,6 +109,10 @@ def test_a_damaged_list_is_a_whole_list_or_garbage_in_both_readings(body: bytes,
     cuts=st.lists(st.integers(0, 3_000), max_size=30),
 )
 def test_lines_are_the_same_wherever_the_stream_was_cut(data: bytes, cuts: list[int]) -> None:
+    check_lines(data, cuts)
+
+
+def check_lines(data: bytes, cuts: Iterable[int]) -> None:
     ends = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
     lines = wire.Lines()
     found = [line for start, end in itertools.pairwise(ends) for line in lines.feed(data[start:end])]
