@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,9 +81,10 @@ def test_endpoints_that_are_not_known_differ_from_none() -> None:
 def test_routes_do_not_grow_old_unless_they_are_told_to() -> None:
     with routes({"model": "iiot"}) as given:
         assert resolve("model", max_age=0.001).app == "iiot"
-        given.look_old(60.0)
-        with pytest.raises(StaleRoutes):
-            resolve("model", max_age=59.0)
+        for seconds in (60.0, time.monotonic() + 60.0, math.inf):
+            given.look_old(seconds)
+            with pytest.raises(StaleRoutes):
+                resolve("model", max_age=59.0)
         given.set({"model": "iiot2"})
         assert resolve("model", max_age=0.001).app == "iiot2"
 

@@ -46,6 +46,9 @@ STOP_SECONDS: Final = 10.0
 FOREVER_NS: Final = 7 * 86_400 * 1_000_000_000
 """Longer than any test takes."""
 
+_OLDEST_NS: Final = 1 << 62
+"""What a control block can still say."""
+
 NOTICED_SECONDS: Final = 0.5
 """A watcher that says it is in step with its folder so long after a file was written has read it."""
 
@@ -105,7 +108,7 @@ class Routes:
         They do not grow old by themselves, and are as new after each `set` and `remove`.
         """
         now_ns = time.monotonic_ns()
-        contact_ns = now_ns - int(seconds * 1e9) if seconds else now_ns + FOREVER_NS
+        contact_ns = now_ns - int(min(seconds * 1e9, _OLDEST_NS)) if seconds else now_ns + FOREVER_NS
         self._publisher.control.beat(now_ns, contact_ns, synced=True)
 
 

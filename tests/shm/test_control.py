@@ -47,6 +47,12 @@ def test_a_beat_is_seen_and_a_contact_of_0_leaves_the_last_one(area: str) -> Non
         assert (control.heartbeat_ns, control.contact_ns, control.synced) == (20, 9, False)
 
 
+def test_a_contact_may_lie_before_the_clock_began(area: str) -> None:
+    with Publisher(area) as publisher:
+        publisher.control.beat(10, -9, synced=True)
+        assert ControlReader(area).contact_ns == -9
+
+
 def test_the_next_writer_introduces_itself_and_keeps_the_last_contact(area: str) -> None:
     with Publisher(area, now_ns=1) as publisher:
         publisher.control.beat(10, 9, synced=True)

@@ -265,6 +265,18 @@ def test_a_pod_that_starts_while_its_source_is_away_serves_the_last_routes_marke
         wait_for(lambda: not reader.stale(30.0))
 
 
+def test_a_checkpoint_from_before_the_machine_started_is_as_old_as_it_is(
+    make_area: Callable[[], str], area: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint"
+    age = time.monotonic() + 86_400.0
+    publish(area, ROWS, age_seconds=age).close()
+    save(path, area)
+    other = make_area()
+    with running(other, checkpoint=Checkpoint(path, other)), reading(other) as reader:
+        assert age <= reader.age < age + 60.0
+
+
 def test_an_area_that_holds_rows_is_newer_than_the_checkpoint(area: str, tmp_path: Path, whole: bytes) -> None:
     path = tmp_path / "checkpoint"
     path.write_bytes(whole)

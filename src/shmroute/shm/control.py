@@ -70,6 +70,7 @@ class ControlReader:
         check_control_header(self.name, self._map[:CONTROL_BYTES])
         view = memoryview(self._map)
         self._words = view[:CONTROL_BYTES].cast("Q")
+        self._signed = view[:CONTROL_BYTES].cast("q")
         self.head: memoryview[float] = view[GENERATION_AT : GENERATION_AT + WORD_BYTES].cast("B").cast("d", shape=())
         """The generation as `head[()]`, a float: a memoryview without dimensions is the quickest to read."""
 
@@ -117,8 +118,11 @@ class ControlReader:
 
     @property
     def contact_ns(self) -> int:
-        """When the published rows were last known to be in step with every source, on the monotonic clock."""
-        return self._word(CONTACT_AT)
+        """When the published rows were last known to be in step with every source, on the monotonic clock.
+
+        0 if never; negative where that was before the clock began, as with a checkpoint from before a restart.
+        """
+        return self._signed[CONTACT_AT // WORD_BYTES]
 
     @property
     def synced(self) -> bool:
@@ -255,7 +259,7 @@ class ControlWriter(ControlReader):
         """Say that the writer's loop turns, and when its rows were last in step with every source."""
         self._set(HEARTBEAT_AT, now_ns)
         if contact_ns:
-            self._set(CONTACT_AT, contact_ns)
+            self._set(CONTACT_AT, contact_ns % (1 << 64))
         self._set(SYNCED_AT, int(synced))
 
     def store_status(self, payload: bytes) -> None:

@@ -33,7 +33,8 @@ SEGMENT_AT: Final = 128  # uint64: the start generation of the current segment, 
 WRITER_PID_AT: Final = 136
 WRITER_STARTED_AT: Final = 144  # monotonic nanoseconds
 HEARTBEAT_AT: Final = 152  # monotonic nanoseconds
-CONTACT_AT: Final = 160  # monotonic nanoseconds of the last proof of being in step with every source
+CONTACT_AT: Final = 160  # monotonic nanoseconds of the last proof of being in step with every source; signed, since
+# what a checkpoint brings may be older than the machine's clock
 SYNCED_AT: Final = 168  # 1 once this writer has published a complete list
 AWAITED_AT: Final = 176  # monotonic nanoseconds: when a watcher that stands by last tried to take the area
 

@@ -207,8 +207,7 @@ class Watcher:
         except (OutOfSharedMemory, ValueError) as error:
             _log.error("the checkpoint's rows cannot be served: %s", error)
             return
-        # Older than this machine's clock: as old as can be said, for it must not look younger than it is.
-        publisher.control.beat(now_ns, max(0, now_ns - age_ns), synced=False)
+        publisher.control.beat(now_ns, now_ns - age_ns, synced=False)
         _log.warning(
             "serving %d rows of the checkpoint, %.0f s old, until the first list", len(saved.rows), age_ns / 1e9
         )
