@@ -249,12 +249,21 @@ def _published_meanwhile(ours: ShmroutePeer, worker: Worker) -> list[float]:
 
 
 def propagation(count: int, processes: int, changes: int) -> list[Measured]:
-    """From an API server's writing of a change to the last worker's seeing it, through a real watcher."""
+    """From the moment a watch line goes to a real watcher to the last worker's seeing what it says."""
     from tests.apiserver import ApiServer, app_model, app_models
 
     area = f"bench-{os.getpid()}-propagation"
     delays = []
+    sent_ns = 0
+
+    def note_time(_watch: object, _type: str, event: object) -> bool:
+        nonlocal sent_ns
+        if event is not None:
+            sent_ns = time.monotonic_ns()
+        return True
+
     with tempfile.TemporaryDirectory() as folder, ApiServer() as api:
+        api.watches.let_through = note_time
         api.preload(app_models(count // 10, namespace="meta-test", models_each=10))
         api.apply(app_model("moving", {"moving": "v0"}, version="v0", namespace="meta-test"))
         kubeconfig = Path(folder) / "kubeconfig"
@@ -268,11 +277,10 @@ def propagation(count: int, processes: int, changes: int) -> list[Measured]:
                 for number in range(1, changes + 1):
                     time.sleep(0.02)
                     changed = app_model("moving", {"moving": "v0"}, version=f"v{number}", namespace="meta-test")
-                    written = time.monotonic_ns()
                     api.apply(changed)
                     seen = [worker.tell() for worker in team]
                     assert all(each["version"] == f"v{number}" for each in seen), seen
-                    delays.append((max(each["at"] for each in seen) - written) / 1e9)
+                    delays.append((max(each["at"] for each in seen) - sent_ns) / 1e9)
         finally:
             watcher.terminate()
             watcher.wait(WAIT_SECONDS)
@@ -282,7 +290,7 @@ def propagation(count: int, processes: int, changes: int) -> list[Measured]:
     at = f"{count:,} models, {processes} workers"
     return [
         Measured(
-            what="a change: written by the API server -> seen by the last worker",
+            what="a change: watch line sent -> seen by the last worker",
             at=at,
             unit="s",
             ours=figure(delays),
