@@ -116,10 +116,8 @@ def lines(state: dict[str, Any]) -> Iterator[str]:
     rebuilding = ", a new base is being built" if watcher["rebuilding"] else ""
     yield f"memory      {watcher['segment_bytes']} bytes of /dev/shm, log {watcher['log_bytes']}{rebuilding}"
     yield f"set aside   {watcher['conflicts']} conflicts, {watcher['invalid']} invalid"
-    yield (
-        f"published   {watcher['publishes']} generations from {watcher['events']} events,"
-        f" newest in {watcher['propagation_seconds'] * 1e3:.1f} ms"
-    )
+    newest = f", newest in {watcher['propagation_seconds'] * 1e3:.1f} ms" if watcher["propagations"] else ""
+    yield f"published   {watcher['publishes']} generations from {watcher['events']} events{newest}"
     for source in state["sources"]:
         reason = f": {source['reason']}" if source["reason"] else ""
         yield (
