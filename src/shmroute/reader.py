@@ -108,6 +108,8 @@ class Reader:
         self._busy: Busy = {}
         self._fault: LayoutMismatch | NoAccess | None = None
         self._fault_ns = 0
+        self._contact_ns = 0
+        """The last contact when there was no fault."""
         self._retry_ns = 0
         self._unsettled = False
         self._former: RowReader | None = None
@@ -253,8 +255,8 @@ class Reader:
             contact = self._attached(wait=False).control.contact_ns
         except NotReady:
             return float("inf")
-        if self._fault is not None:
-            contact = min(contact, self._fault_ns)
+        if self._fault is not None:  # which may be that the control block says anything at all
+            contact = max(self._contact_ns, min(contact, self._fault_ns))
         return max(0.0, (time.monotonic_ns() - contact) / _NANOSECONDS) if contact else float("inf")
 
     def stale(self, max_age: float) -> bool:
@@ -373,6 +375,7 @@ class Reader:
         if fault is None and not rows.control.retired:
             self._home.seen = float(rows.generation)
             self._retry_ns = self._fault_ns = 0
+            self._contact_ns = rows.control.contact_ns
             self._hot.point(self._home.head, self._home.seen, rows.quick)
         else:
             now_ns = time.monotonic_ns()
