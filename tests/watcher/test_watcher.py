@@ -24,7 +24,7 @@ from shmroute.shm import memory
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowReader
 from shmroute.sources.events import AuditResult, Changed, Deleted, Replaced, Resync, Sink
-from shmroute.watcher import watcher as module
+from shmroute.watcher import publication as module
 from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.watcher.watcher import Watcher
 from tests.shm.ground import poke

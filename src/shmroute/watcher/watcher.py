@@ -10,13 +10,13 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from shmroute.errors import AreaBusy, ConfigError, LayoutMismatch, OutOfSharedMemory
+from shmroute.errors import AreaBusy, ConfigError, OutOfSharedMemory
 from shmroute.index import Handler, Index
-from shmroute.rows import Kind, RowKey, SettingsRow, encode
+from shmroute.rows import Kind, RowKey, SettingsRow
 from shmroute.shm.control import stand_by
 from shmroute.shm.publisher import Publisher
 from shmroute.sources.events import Audited, AuditResult, Changed, Deleted, Event, Replaced, Resync, Source, SourceState
@@ -25,6 +25,7 @@ from shmroute.watcher.adoption import adopted_appmodels
 from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.dispatch import Dispatcher
 from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
+from shmroute.watcher.publication import Publication
 from shmroute.watcher.standing_by import check_source
 from shmroute.watcher.status import AuditStatus, Status, encode_status
 
@@ -37,13 +38,6 @@ HEARTBEAT_SECONDS: Final = 1.0
 
 STANDBY_RETRY_SECONDS: Final = 0.5
 """How often a watcher that stands by tries the lock: it must take over within 2 s."""
-
-PUBLISH_RETRY_SECONDS: Final = 1.0
-"""How often a publish that found no room is tried again."""
-
-ENDPOINTS_GRACE_SECONDS: Final = 5.0
-"""How long the first snapshot waits for EndpointSlices once the AppModels are complete: routes are worth having alone,
-for instance where the right to list EndpointSlices is missing."""
 
 EVENTS_A_TURN: Final = 20_000
 """Events applied before they are published: bounds how long the first of a storm waits for the last."""
@@ -101,23 +95,15 @@ class Watcher:
         """Tells the other threads, once the owner has left its loop."""
         self._threads: list[threading.Thread] = []
         self._states: dict[str, SourceState] = {}
-        self._unsynced = {resource for source in sources for resource in source.resources}
-        self._appmodels_synced_ns = 0
-        self._replaced = False
-        self._damaged = False
-        """Whether the whole table must be published again, as the area is damaged."""
-        self._unpublished: dict[RowKey, bytes | None] = {}
+        self._publication = Publication(area, settings, set(self._resources()), self._all_rows, clock)
         self._publisher: Publisher | None = None
-        self._retry_at_ns = 0
         self._started = time.time()
         self.turned_ns = clock()
         """When the owner last turned, on the monotonic clock, writing or standing by."""
-        self._event_count = self._publishes = self._publish_failures = 0
-        self._propagations = 0
-        self._publish_seconds = self._propagation_seconds = self._propagation_seconds_sum = 0.0
+        self._event_count = 0
         self._audits: dict[str, AuditStatus] = {}
-        self._oldest_received_ns = 0
         self._problem = ""
+        """Why the area cannot be taken."""
         self.status: Status = self._status("standing by")
         """Rewritten every second; any thread may read it."""
 
@@ -274,10 +260,10 @@ class Watcher:
                 self._index_changes()
             elif publisher.rebuilding:
                 publisher.maintain()
-            if self._unpublished or not self._replaced:
-                synced = self._replaced
-                self._publish(publisher)
-                if self._replaced != synced:
+            if self._publication.due:
+                complete = self._publication.complete
+                self._publication.publish(publisher)
+                if self._publication.complete != complete:
                     beat_at_ns = 0
 
     def _take_events(self, wait_seconds: float) -> bool:
@@ -312,15 +298,14 @@ class Watcher:
                 return
             case MetadataReads():
                 if self._metadata is not None:
-                    self._unpublished.update(self._metadata.settle(event.reads, self._row))
+                    self._publication.add(self._metadata.settle(event.reads, self._row))
                 return
             case Replaced():
-                self._unsynced.discard(event.resource)
+                self._publication.synced(event.resource)
                 self._event_count += 1
             case Changed() | Deleted():
                 self._event_count += 1
-                if event.received_ns and not self._oldest_received_ns:
-                    self._oldest_received_ns = event.received_ns
+                self._publication.received(event.received_ns)
             case Resync(resource="appmodels"):
                 if self._metadata is not None:
                     self._metadata.retry_failed()
@@ -329,104 +314,30 @@ class Watcher:
     def _index_changes(self) -> None:
         changes = self._index.take_changes()
         if self._metadata is not None:
-            self._unpublished.update(self._metadata.follow(changes, self._row))
-        self._unpublished.update(changes)
+            self._publication.add(self._metadata.follow(changes, self._row))
+        self._publication.add(changes)
 
     def _row(self, key: RowKey) -> bytes | None:
         """The row as it is published, or about to be."""
-        if key in self._unpublished:
-            return self._unpublished[key]
-        return self._publisher.get(*key) if self._publisher else None
+        return self._publication.row(self._publisher, key) if self._publisher else None
 
-    # --- publishing ----------------------------------------------------------------------------------------
-
-    def _publish(self, publisher: Publisher) -> None:
-        now_ns = self._clock()
-        if now_ns < self._retry_at_ns or not self._may_publish(now_ns):
-            return
-        started = time.perf_counter()
-        before = publisher.generation
-        held_back = self._held_back()
-        try:
-            if self._replaced and not self._damaged:
-                publisher.publish({key: value for key, value in self._unpublished.items() if key not in held_back})
-            else:
-                publisher.replace(self._complete_table(publisher))
-        except LayoutMismatch as error:
-            if self._damaged:
-                raise
-            _log.error("area %s is damaged, all rows are published anew: %s", self.area, error)
-            self._damaged = True
-            self._say_all_again(publisher)
-            self._publish(publisher)
-            return
-        except OutOfSharedMemory as error:
-            self._publish_failures += 1
-            self._retry_at_ns = now_ns + int(PUBLISH_RETRY_SECONDS * 1e9)
-            if not self._problem:
-                _log.error("%s", error)
-            self._problem = str(error)
-            return
-        if self._problem:
-            _log.info("area %s: there is room again, generation %d is published", self.area, publisher.generation)
-        self._problem = ""
-        self._replaced = True
-        self._damaged = False
-        self._unpublished = {key: self._unpublished[key] for key in held_back}
-        if publisher.generation != before:
-            self._publishes += 1
-            self._publish_seconds += time.perf_counter() - started
-            if self._oldest_received_ns:
-                self._propagation_seconds = (self._clock() - self._oldest_received_ns) / 1e9
-                self._propagation_seconds_sum += self._propagation_seconds
-                self._propagations += 1
-        self._oldest_received_ns = 0
-
-    def _may_publish(self, now_ns: int) -> bool:
-        """Whether the first snapshot is complete: before that, what a former watcher published stays."""
-        if self._replaced or not self._unsynced:
-            return True
-        if "appmodels" in self._unsynced:
-            return False
-        self._appmodels_synced_ns = self._appmodels_synced_ns or now_ns
-        return now_ns - self._appmodels_synced_ns >= ENDPOINTS_GRACE_SECONDS * 1e9
-
-    def _held_back(self) -> set[RowKey]:
-        """Endpoints are not said to be unknown before the slices have been listed: what was known stays."""
-        if "endpointslices" not in self._unsynced:
-            return set()
-        return {key for key in self._unpublished if key[0] == Kind.ENDPOINTS}
-
-    def _say_all_again(self, publisher: Publisher) -> None:
-        """Take all rows for unpublished. The index has them all but for the metadata: of that, what cannot be read any
-        more is asked for again."""
+    def _all_rows(self, publisher: Publisher, unpublished: Mapping[RowKey, bytes | None]) -> dict[RowKey, bytes | None]:
+        """Every row again. The index has them all but for the metadata: of that, what cannot be read any more is asked
+        for again."""
         rows: dict[RowKey, bytes | None] = dict(self._index.rows())
         if self._metadata is not None:
             rows.update(((Kind.METADATA, key), value) for key, value in publisher.rows(Kind.METADATA))
-            rows.update((key, row) for key, row in self._unpublished.items() if key[0] == Kind.METADATA)
+            rows.update((key, row) for key, row in unpublished.items() if key[0] == Kind.METADATA)
             rows.update(self._metadata.want_lost(rows))
-        self._unpublished = rows
-
-    def _complete_table(self, publisher: Publisher) -> dict[RowKey, bytes]:
-        """All rows there are; of a former watcher's, the endpoints while the slices are unknown.
-
-        The index began empty, so what it has said has changed since then is all it has.
-        """
-        table = {key: row for key, row in self._unpublished.items() if row is not None}
-        table[Kind.SETTINGS, ""] = encode(self._settings)
-        if "endpointslices" in self._unsynced:
-            for key in [key for key in table if key[0] == Kind.ENDPOINTS]:
-                del table[key]
-            for name, value in publisher.rows(Kind.ENDPOINTS):
-                table[Kind.ENDPOINTS, name] = value
-        return table
+        return rows
 
     # --- saying how it stands ------------------------------------------------------------------------------
 
     def _beat(self, publisher: Publisher, now_ns: int) -> None:
         contacts = [self._states[name].contact_ns if name in self._states else 0 for name in self._resources()]
-        contact = min(contacts, default=0) if self._replaced and not self._problem else 0
-        publisher.control.beat(now_ns, contact, synced=self._replaced)
+        publication = self._publication
+        contact = min(contacts, default=0) if publication.complete and not publication.problem else 0
+        publisher.control.beat(now_ns, contact, synced=publication.complete)
         self.turned_ns = now_ns
         self.status = self._status("writing")
         publisher.control.store_status(encode_status(self.status))
@@ -437,6 +348,7 @@ class Watcher:
     def _status(self, role: str) -> Status:
         now_ns = self._clock()
         publisher = self._publisher
+        publication = self._publication
         sizes = publisher.sizes if publisher else None
         states = tuple(self._states[name] for name in self._resources() if name in self._states)
         return Status(
@@ -445,7 +357,7 @@ class Watcher:
             role=role,
             started=self._started,
             now=time.time(),
-            synced=self._replaced,
+            synced=publication.complete,
             generation=publisher.generation if publisher else 0,
             rows=sizes.rows if sizes else 0,
             models=self._index.model_count,
@@ -454,12 +366,12 @@ class Watcher:
             log_bytes=sizes.log_bytes if sizes else 0,
             rebuilding=bool(sizes and sizes.rebuilding),
             events=self._event_count,
-            publishes=self._publishes,
-            publish_failures=self._publish_failures,
-            publish_seconds=self._publish_seconds,
-            propagation_seconds=self._propagation_seconds,
-            propagations=self._propagations,
-            propagation_seconds_sum=self._propagation_seconds_sum,
+            publishes=publication.publishes,
+            publish_failures=publication.failures,
+            publish_seconds=publication.seconds,
+            propagation_seconds=publication.propagation_seconds,
+            propagations=publication.propagations,
+            propagation_seconds_sum=publication.propagation_seconds_sum,
             conflicts=self._index.conflict_count,
             invalid=self._index.invalid_count,
             handler_failures=self._dispatcher.failures,
@@ -472,7 +384,7 @@ class Watcher:
             ),
             audits=tuple(self._audits.values()),
             metadata=self._metadata.status() if self._metadata else None,
-            problem=self._problem,
+            problem=self._problem or publication.problem,
         )
 
 

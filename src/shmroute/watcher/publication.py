@@ -1,0 +1,167 @@
+"""What the owner still has to publish, when it may, and how it went. Owned by the owner thread; no I/O of its own but
+through the `Publisher` it is given.
+
+Knows which rows wait and whether the first snapshot is complete; never knows where events come from.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from shmroute.errors import LayoutMismatch, OutOfSharedMemory
+from shmroute.rows import Kind, RowKey, SettingsRow, encode
+from shmroute.shm.publisher import Publisher
+
+__all__ = ["Publication", "Rows"]
+
+_log = logging.getLogger(__name__)
+
+PUBLISH_RETRY_SECONDS: Final = 1.0
+"""How often a publish that found no room is tried again."""
+
+ENDPOINTS_GRACE_SECONDS: Final = 5.0
+"""How long the first snapshot waits for EndpointSlices once the AppModels are complete: routes are worth having alone,
+for instance where the right to list EndpointSlices is missing."""
+
+
+class Rows(Protocol):
+    """Where all rows can be had again, for an area that is damaged."""
+
+    def __call__(self, publisher: Publisher, unpublished: Mapping[RowKey, bytes | None]) -> dict[RowKey, bytes | None]:
+        """Every row there is; the newest of those that wait are in `unpublished`."""
+
+
+class Publication:
+    """Rows on their way into an area.
+
+    Args:
+        area: its name, for messages.
+        settings: what is watched, published with the first snapshot.
+        resources: those whose complete list the first snapshot waits for.
+        all_rows: gives every row again.
+        clock: monotonic nanoseconds.
+    """
+
+    def __init__(
+        self, area: str, settings: SettingsRow, resources: set[str], all_rows: Rows, clock: Callable[[], int]
+    ) -> None:
+        self._area = area
+        self._settings = settings
+        self._unsynced = resources
+        self._all_rows = all_rows
+        self._clock = clock
+        self._unpublished: dict[RowKey, bytes | None] = {}
+        self._damaged = False
+        """Whether the whole table must be published again, as the area is damaged."""
+        self._appmodels_synced_ns = 0
+        self._retry_at_ns = 0
+        self._oldest_received_ns = 0
+        self.complete = False
+        """Whether the first snapshot has been published."""
+        self.problem = ""
+        """Why the newest rows are not published."""
+        self.publishes = self.failures = self.propagations = 0
+        self.seconds = self.propagation_seconds = self.propagation_seconds_sum = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to publish."""
+        return bool(self._unpublished) or not self.complete
+
+    def add(self, rows: Mapping[RowKey, bytes | None]) -> None:
+        """Take rows that have changed; None for one that is gone."""
+        self._unpublished.update(rows)
+
+    def synced(self, resource: str) -> None:
+        """A resource's complete list has come."""
+        self._unsynced.discard(resource)
+
+    def received(self, at_ns: int) -> None:
+        """A change came at that time (0: not known): the time it takes is counted from the oldest that waits."""
+        self._oldest_received_ns = self._oldest_received_ns or at_ns
+
+    def row(self, publisher: Publisher, key: RowKey) -> bytes | None:
+        """The row as it is published, or about to be."""
+        return self._unpublished[key] if key in self._unpublished else publisher.get(*key)
+
+    def publish(self, publisher: Publisher) -> None:
+        """Publish what waits, if it may be published now. What finds no room is tried again.
+
+        Raises:
+            LayoutMismatch: the area is damaged and cannot be mended.
+        """
+        now_ns = self._clock()
+        if now_ns < self._retry_at_ns or not self._may_publish(now_ns):
+            return
+        started = time.perf_counter()
+        before = publisher.generation
+        held_back = self._held_back()
+        try:
+            if self.complete and not self._damaged:
+                publisher.publish({key: value for key, value in self._unpublished.items() if key not in held_back})
+            else:
+                publisher.replace(self._complete_table(publisher))
+        except LayoutMismatch as error:
+            if self._damaged:
+                raise
+            _log.error("area %s is damaged, all rows are published anew: %s", self._area, error)
+            self._damaged = True
+            self._unpublished = self._all_rows(publisher, self._unpublished)
+            self.publish(publisher)
+            return
+        except OutOfSharedMemory as error:
+            self.failures += 1
+            self._retry_at_ns = now_ns + int(PUBLISH_RETRY_SECONDS * 1e9)
+            if not self.problem:
+                _log.error("%s", error)
+            self.problem = str(error)
+            return
+        if self.problem:
+            _log.info("area %s: there is room again, generation %d is published", self._area, publisher.generation)
+        self.problem = ""
+        self.complete = True
+        self._damaged = False
+        self._unpublished = {key: self._unpublished[key] for key in held_back}
+        if publisher.generation != before:
+            self._count(time.perf_counter() - started)
+        self._oldest_received_ns = 0
+
+    def _count(self, seconds: float) -> None:
+        self.publishes += 1
+        self.seconds += seconds
+        if self._oldest_received_ns:
+            self.propagation_seconds = (self._clock() - self._oldest_received_ns) / 1e9
+            self.propagation_seconds_sum += self.propagation_seconds
+            self.propagations += 1
+
+    def _may_publish(self, now_ns: int) -> bool:
+        """Whether the first snapshot is complete: before that, what a former watcher published stays."""
+        if self.complete or not self._unsynced:
+            return True
+        if "appmodels" in self._unsynced:
+            return False
+        self._appmodels_synced_ns = self._appmodels_synced_ns or now_ns
+        return now_ns - self._appmodels_synced_ns >= ENDPOINTS_GRACE_SECONDS * 1e9
+
+    def _held_back(self) -> set[RowKey]:
+        """Endpoints are not said to be unknown before the slices have been listed: what was known stays."""
+        if "endpointslices" not in self._unsynced:
+            return set()
+        return {key for key in self._unpublished if key[0] == Kind.ENDPOINTS}
+
+    def _complete_table(self, publisher: Publisher) -> dict[RowKey, bytes]:
+        """All rows there are; of a former watcher's, the endpoints while the slices are unknown.
+
+        The index began empty, so what it has said has changed since then is all it has.
+        """
+        table = {key: row for key, row in self._unpublished.items() if row is not None}
+        table[Kind.SETTINGS, ""] = encode(self._settings)
+        if "endpointslices" in self._unsynced:
+            for key in [key for key in table if key[0] == Kind.ENDPOINTS]:
+                del table[key]
+            for name, value in publisher.rows(Kind.ENDPOINTS):
+                table[Kind.ENDPOINTS, name] = value
+        return table
