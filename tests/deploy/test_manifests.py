@@ -126,6 +126,8 @@ def test_the_sidecar_is_native_and_the_server_starts_after_its_first_snapshot() 
 def test_the_commands_in_the_manifests_are_commands_of_shmroute() -> None:
     from shmroute.cli import group
 
+    # Without the group above it a command would learn, and keep, that there is no `-h`.
+    parent = group.make_context("shmroute", ["watch"])
     for pod in (parameter.values[0] for parameter in PODS):
         assert isinstance(pod, dict)
         for container in containers(pod):
@@ -135,7 +137,7 @@ def test_the_commands_in_the_manifests_are_commands_of_shmroute() -> None:
                     own = command[2 : command.index("--")] if "--" in command else command[2:]
                     found = group.get_command(None, command[1])  # type: ignore[arg-type]
                     assert found is not None, command
-                    found.make_context(command[1], [*own, *(["--", "true"] if "--" in command else [])])
+                    found.make_context(command[1], [*own, *(["--", "true"] if "--" in command else [])], parent=parent)
 
 
 def _probes(container: Manifest) -> list[str]:
