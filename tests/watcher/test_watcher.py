@@ -444,3 +444,15 @@ def test_the_oldest_source_says_how_old_the_routes_are(area: str) -> None:
             wait_for(lambda: 99.0 < reader.age < 160.0)
             it.source.in_step()
             wait_for(lambda: reader.age < 50.0)
+
+
+def test_the_age_is_there_with_the_first_snapshot_and_does_not_wait_for_a_heartbeat(area: str) -> None:
+    standing = time.monotonic_ns()
+    with running(area, "appmodels", "endpointslices", clock=lambda: standing) as it:
+        it.source.put(Replaced("appmodels", (appmodel("a"),)), Replaced("endpointslices", ()))
+        with reading(area) as reader:
+            assert reader.stale(1e6)
+            it.source.in_step()
+            wait_for(lambda: reader.age < WAIT_SECONDS)
+            assert reader.resolve("a", max_age=WAIT_SECONDS)
+            wait_for(lambda: [state.phase for state in it.watcher.status.sources] == ["watching", "watching"])

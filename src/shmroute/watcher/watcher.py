@@ -96,6 +96,8 @@ class Watcher:
         self._threads: list[threading.Thread] = []
         self._states: dict[str, SourceState] = {}
         self._publication = Publication(area, settings, set(self._resources()), self._all_rows, clock)
+        self._told_in_step = False
+        """Whether the last beat said that all sources were in step."""
         self._publisher: Publisher | None = None
         self._started = time.time()
         self.turned_ns = clock()
@@ -265,6 +267,9 @@ class Watcher:
                 self._publication.publish(publisher)
                 if self._publication.complete != complete:
                     beat_at_ns = 0
+            if not self._told_in_step and self._contact_ns():
+                # A worker that waited for the first snapshot may ask for its age with its first look-up.
+                beat_at_ns = 0
 
     def _take_events(self, wait_seconds: float) -> bool:
         """Apply what has arrived, at least one event if one comes in time."""
@@ -334,13 +339,19 @@ class Watcher:
     # --- saying how it stands ------------------------------------------------------------------------------
 
     def _beat(self, publisher: Publisher, now_ns: int) -> None:
-        contacts = [self._states[name].contact_ns if name in self._states else 0 for name in self._resources()]
-        publication = self._publication
-        contact = min(contacts, default=0) if publication.complete and not publication.problem else 0
-        publisher.control.beat(now_ns, contact, synced=publication.complete)
+        contact = self._contact_ns()
+        publisher.control.beat(now_ns, contact, synced=self._publication.complete)
+        self._told_in_step = contact != 0
         self.turned_ns = now_ns
         self.status = self._status("writing")
         publisher.control.store_status(encode_status(self.status))
+
+    def _contact_ns(self) -> int:
+        """When all sources were last in step, of what is published; 0 for never, or not now."""
+        if not self._publication.complete or self._publication.problem:
+            return 0
+        contacts = (self._states[name].contact_ns if name in self._states else 0 for name in self._resources())
+        return min(contacts, default=0)
 
     def _resources(self) -> list[str]:
         return [resource for source in self._sources for resource in source.resources]
