@@ -574,6 +574,7 @@ def test_13_a_token_that_stays_refused_serves_the_last_state_and_recovers(api: A
 def test_13_a_right_taken_away_serves_the_last_state_alarms_and_slows_down(
     api: ApiServer, connection: Connection, verb: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     api.apply(app_model("one"))
     with Following(connection) as follow:
         follow.wait_watched(api)
@@ -587,7 +588,7 @@ def test_13_a_right_taken_away_serves_the_last_state_alarms_and_slows_down(
         said = f"not allowed to {verb} appmodels.iidp.com in all namespaces: a role must grant the verb '{verb}'"
         assert follow.reason.startswith(said)
         assert said in caplog.text
-        assert waits(follow)[-1] >= CALM.forbidden_seconds
+        follow.wait(lambda: waits(follow)[-1] >= CALM.forbidden_seconds)
         assert follow.names == {"one"}
 
         api.apply(app_model("two"))
@@ -595,6 +596,24 @@ def test_13_a_right_taken_away_serves_the_last_state_alarms_and_slows_down(
         follow.wait_for(api)
         follow.wait_watched(api)
         assert follow.reason == ""
+        assert "watching again" in caplog.text
+
+
+def test_13_one_refusal_of_a_server_that_has_just_started_is_not_taken_for_a_missing_right(
+    api: ApiServer, connection: Connection
+) -> None:
+    with Following(connection) as follow:
+        follow.wait_watched(api)
+        api.faults.forbidden(times=1, verb="watch")
+        api.faults.end_streams()
+        follow.wait(lambda: waits(follow) != [])
+        follow.wait_watched(api)
+
+        api.faults.forbidden(times=1, verb="watch")
+        api.faults.end_streams()
+        follow.wait(lambda: len(waits(follow)) > 1)
+        follow.wait_watched(api)
+        assert max(waits(follow)) < CALM.forbidden_seconds
 
 
 def test_14_a_rotated_ca_makes_a_new_tls_context_on_connect(tmp_path: Path) -> None:

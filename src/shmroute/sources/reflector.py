@@ -72,6 +72,11 @@ class Reflector:
         self._stats = stats
         self._lister = Lister(api, timing, stats)
         self._backoff = Backoff(timing.backoff_first_seconds, timing.backoff_cap_seconds, timing.backoff_reset_seconds)
+        self._forbidden = False
+        """Whether the last attempt was told 403. The first may come from a server that is just starting: until it has
+        read its roles it refuses everybody."""
+        self._troubled = False
+        """Whether a warning has been logged that is not over yet."""
         self._again_cheap_at = 0.0
         """From then on what we hold may turn out to be useless once more without a wait."""
         self._lock = threading.Lock()
@@ -172,6 +177,10 @@ class Reflector:
             abort=self._abort,
         )
         with stream:
+            self._forbidden = False
+            if self._troubled:
+                self._troubled = False
+                log.info("%s: watching again", self._api.what)
             self._outlet.report("watching")
             for event, received in read_events(stream, self._api, self._stats, what):
                 self._apply(event, received)
@@ -229,10 +238,12 @@ class Reflector:
             self._useless(stands, "gone", f"the watch cannot go on from {stands} ({error.message})", stop)
             return
         self._stats.restarted(f"http-{error.status}" if error.status else "cut")
+        forbidden = error.status == HTTPStatus.FORBIDDEN
         delay = self._backoff.failed(
-            at_least=self._timing.forbidden_seconds if error.status == HTTPStatus.FORBIDDEN else 0.0,
+            at_least=self._timing.forbidden_seconds if forbidden and self._forbidden else 0.0,
             retry_after=error.retry_after_seconds,
         )
+        self._forbidden = forbidden
         self._wait(explain(error, "watch" if self.watching else self._lister.verb, self._api), delay, stop)
 
     def _useless(self, list_at: str, counted_as: str, reason: str, stop: threading.Event) -> None:
@@ -251,6 +262,7 @@ class Reflector:
         # A probe would only find out what is known.
         self.watching = False
         self._stats.errors += 1
+        self._troubled = True
         log.warning("%s: the last state stays, next attempt in %.1f s", reason, seconds)
         self._outlet.report("backing-off", reason, seconds)
         stop.wait(seconds)

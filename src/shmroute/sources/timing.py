@@ -24,7 +24,7 @@ class Timing(msgspec.Struct, frozen=True):
     backoff_cap_seconds: float = backoff.CAP_SECONDS
     backoff_reset_seconds: float = backoff.RESET_AFTER_SECONDS
     forbidden_seconds: float = 30.0
-    """At least so long between attempts once we are told 403: someone has to change a role first."""
+    """At least so long between attempts once we are told 403 twice in a row: someone has to change a role first."""
     gone_spacing_seconds: float = 60.0
     """A second 410 within this is a failure that backs off; the first is followed by a list at once."""
     contact_report_seconds: float = 1.0
