@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def test_kubeconfig_comes_before_the_home_directory(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("KUBECONFIG", str(write(tmp_path / "env", port=10)))
 
     assert Connection().host == "http://127.0.0.1:10"
+
+
+def test_a_user_without_a_home_directory_is_told_where_else_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    with pytest.raises(ConfigError, match="no cluster is configured"):
+        Connection()
+    with pytest.raises(ConfigError, match=r"kubeconfig ~/mine does not exist"):
+        Connection("~/mine")
 
 
 def test_the_home_directory_is_looked_into_last(tmp_path: Path) -> None:

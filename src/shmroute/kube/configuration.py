@@ -153,11 +153,19 @@ def _client_config() -> Any:
 def _kubeconfig_paths(kubeconfig: str | None) -> list[str]:
     """The kubeconfig files there are: the one asked for, those of KUBECONFIG, or the default."""
     named = kubeconfig or os.environ.get("KUBECONFIG")
-    asked = [str(Path(path).expanduser()) for path in (named or DEFAULT_KUBECONFIG).split(os.pathsep) if path]
+    asked = [_expanded(path) for path in (named or DEFAULT_KUBECONFIG).split(os.pathsep) if path]
     found = [path for path in asked if Path(path).is_file()]
     if named and not found:
         raise ConfigError(f"kubeconfig {os.pathsep.join(asked)} does not exist")
     return found
+
+
+def _expanded(path: str) -> str:
+    """The path with its `~` resolved; as it is where the user has no home, as in a container without HOME."""
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        return path
 
 
 def _tls_files(configuration: Any) -> list[str]:
