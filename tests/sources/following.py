@@ -50,13 +50,13 @@ CALM = Timing(
     gone_spacing_seconds=0.5,
     contact_report_seconds=0.0,
     stop_seconds=2.0,
-    probe_seconds=3600.0,
+    probe_wait_seconds=(3600.0, 3600.0),
     audit_grace_seconds=0.3,
 )
 """All that a test does not wait for is short; no probe and no audit comes in between."""
 
 LIVELY = msgspec.structs.replace(
-    CALM, probe_seconds=0.15, probe_timeout_seconds=10.0, probe_retry_seconds=0.05, grace_seconds=0.5
+    CALM, probe_wait_seconds=(0.12, 0.18), probe_timeout_seconds=10.0, probe_retry_seconds=0.05, grace_seconds=0.5
 )
 """With probes, for a server of `fast_settings`."""
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 
 import msgspec
 import pytest
 
-from shmroute.kube.connection import Connection
+from shmroute.errors import ApiError
+from shmroute.kube.connection import Abort, Connection
 from shmroute.sources.events import Replaced
+from shmroute.sources.ledger import Ledger
+from shmroute.sources.liveness import Liveness
+from shmroute.sources.resource_api import ResourceApi
+from shmroute.sources.timing import PROBE_PERIOD_SECONDS, SourceStats, Timing
+from shmroute.sources.wire import KINDS
 from tests.apiserver import ApiServer, app_model
 from tests.sources.following import CALM, LIVELY, PATIENT, Following
 
@@ -96,7 +104,7 @@ def test_where_nothing_tells_whether_something_is_missing_lists_grow_rare(
     api: ApiServer, connection: Connection
 ) -> None:
     """A server without bookmarks, its other resources busy: it would be listed for ever."""
-    timing = msgspec.structs.replace(LIVELY, probe_seconds=0.01, peek_seconds=1, grace_seconds=0.01)
+    timing = msgspec.structs.replace(LIVELY, probe_wait_seconds=(0.01, 0.01), peek_seconds=1, grace_seconds=0.01)
     api.settings.clock = lambda: time.monotonic() * 50
     with Following(connection, timing=timing) as follow:
         follow.wait_watched(api)
@@ -151,7 +159,7 @@ def test_a_probe_waits_as_long_as_it_is_told_to(api: ApiServer, connection: Conn
         api.faults.too_many_requests(times=1, retry_after=3600, verb="list")
         follow.wait(lambda: "429" in follow.reason)
         asked = len(api.requests)
-        follow.stop.wait(LIVELY.probe_seconds * 4)
+        follow.stop.wait(LIVELY.probe_wait_seconds[1] * 4)
 
         assert len(api.requests) == asked
 
@@ -207,3 +215,87 @@ def test_an_event_from_before_what_came_last_makes_the_source_list_again(
         follow.wait_for(api)
         assert follow.source.stats.restarts == {"rewound": 1}
         assert len(follow.of(Replaced)) == 2
+
+
+def test_the_longest_wait_a_peek_or_the_grace_and_the_round_trips_fit_in_a_probe_period() -> None:
+    timing = Timing()
+    shortest, longest = timing.probe_wait_seconds
+    busy = 0.5  # for some requests of milliseconds, on a busy machine
+
+    assert longest + timing.grace_seconds + busy <= PROBE_PERIOD_SECONDS
+    assert longest + timing.peek_seconds + busy <= PROBE_PERIOD_SECONDS
+    assert longest / 2 < shortest < longest
+
+
+class Clock(threading.Event):
+    """A `stop` that lets nobody wait: time passes at once, and is noted. `time.monotonic` while in use."""
+
+    def __init__(self, waits: int) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.waited: list[float] = []
+        self._waits = waits
+
+    def wait(self, timeout: float | None = None) -> bool:
+        seconds = timeout or 0.0
+        self.now += max(0.0, seconds)
+        self.waited.append(seconds)
+        return len(self.waited) > self._waits
+
+
+def waits_after_probes(
+    monkeypatch: pytest.MonkeyPatch, connection: Connection, timing: Timing, probe: Callable[[Clock], None]
+) -> list[float]:
+    """The waits of the probe's loop, the first left out, where each probe does that."""
+    clock = Clock(waits=50)
+    api = ResourceApi(connection, KINDS["appmodels"], None, "")
+    liveness = Liveness(api, Ledger(), Unwatched(), timing, SourceStats(), stop=clock, abort=Abort())
+    monkeypatch.setattr("shmroute.sources.liveness.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr(liveness, "probe", lambda: probe(clock))
+    liveness.run()
+    return clock.waited[1:]
+
+
+class Unwatched:
+    """A watch that takes everything and does nothing."""
+
+    watching = True
+
+    def reconnect(self, reason: str) -> None: ...
+
+    def relist(self, reason: str) -> None: ...
+
+    def in_step(self, contact_ns: int) -> None: ...
+
+    def note(self, problem: str) -> None: ...
+
+
+def test_what_a_probe_takes_is_a_part_of_the_wait_for_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, connection: Connection
+) -> None:
+    timing = Timing()
+    shortest, longest = timing.probe_wait_seconds
+
+    def peeks_in_vain(clock: Clock) -> None:
+        clock.now += timing.peek_seconds
+
+    waits = waits_after_probes(monkeypatch, connection, timing, peeks_in_vain)
+
+    assert len(waits) == 50
+    assert all(shortest <= wait + timing.peek_seconds <= longest for wait in waits)
+    assert len(set(waits)) > 1  # drawn, each time
+
+
+def test_after_a_probe_without_an_answer_the_whole_wait_follows(
+    monkeypatch: pytest.MonkeyPatch, connection: Connection
+) -> None:
+    timing = Timing()
+    shortest, longest = timing.probe_wait_seconds
+
+    def hangs(clock: Clock) -> None:
+        clock.now += timing.probe_timeout_seconds
+        raise ApiError("GET", 0, "TimedOut", "no answer")
+
+    waits = waits_after_probes(monkeypatch, connection, timing, hangs)
+
+    assert all(shortest <= wait <= longest for wait in waits)

@@ -20,7 +20,7 @@ from shmroute.kube.connection import Abort
 from shmroute.sources.audit import audit
 from shmroute.sources.events import Resync, SourceState
 from shmroute.sources.ledger import Ledger
-from shmroute.sources.liveness import JITTER, Liveness
+from shmroute.sources.liveness import Liveness
 from shmroute.sources.reflector import Reflector
 from shmroute.sources.resource_api import ResourceApi
 from shmroute.sources.timing import SourceStats, Timing
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 RESYNC_SECONDS = 300.0
 """Between resyncs, which cost the API server nothing; what a handler failed at is tried again that often."""
+
+AUDIT_JITTER = 0.2
+"""Of the time between audits, to both sides: pods started together must not list together."""
 
 
 class KubernetesSource:
@@ -182,7 +185,7 @@ class KubernetesSource:
         self._ledger.wake()
 
     def _audit_period(self) -> float:
-        spread = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads load, guards nothing
+        spread = random.uniform(1 - AUDIT_JITTER, 1 + AUDIT_JITTER)  # noqa: S311 - spreads load, guards nothing
         return self._timing.audit_seconds * spread
 
     def _audit(self) -> None:

@@ -6,7 +6,25 @@ import msgspec
 
 from shmroute.sources import backoff
 
-__all__ = ["SourceStats", "Timing"]
+__all__ = ["PROBE_PERIOD_SECONDS", "SourceStats", "Timing"]
+
+PROBE_PERIOD_SECONDS = 10.0
+"""The probe period: how long after an event that the watch swallows the watch has been opened anew, at the latest.
+
+All is in it: the wait until the next probe, the probe, the peek, the grace. The server is a healthy one; how soon one
+that answers nothing is noticed is another sum (see `Timing.probe_timeout_seconds`).
+"""
+
+_PEEK_SECONDS = 3
+_GRACE_SECONDS = 3.0
+
+_ROUND_TRIPS_SECONDS = 0.5
+"""Of the period, for what takes milliseconds: the server's cache learns of the event, the pair is answered, the peek
+and the new watch are opened, and threads of a busy machine get their turn."""
+
+_LONGEST_WAIT_SECONDS = PROBE_PERIOD_SECONDS - _ROUND_TRIPS_SECONDS - max(_PEEK_SECONDS, _GRACE_SECONDS)
+"""What is left for the wait: 6.5 s. A peek tells of an event at once and the grace follows, or it tells
+nothing to its end and no grace follows: never both in full."""
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -32,16 +50,18 @@ class Timing(msgspec.Struct, frozen=True):
     stop_seconds: float = 0.5
     """How long `run` waits for its helpers when it ends; what hangs in a connect is left behind."""
 
-    probe_seconds: float = 10.0
-    """Between probes, jittered by a fifth: with the two times below a dead peer is noticed in 12 + 5 + 1 + 5 s."""
+    probe_wait_seconds: tuple[float, float] = (_LONGEST_WAIT_SECONDS - 1.0, _LONGEST_WAIT_SECONDS)
+    """From one probe's beginning to the next one's, drawn anew each time: pods started together must not ask together
+    for ever. As long as the period allows, since a pair takes some 3 ms of the API server's time."""
     probe_timeout_seconds: float = 5.0
-    """For one answer to a probe, which takes a healthy server 1 to 3 ms."""
+    """For one answer to a probe, which takes a healthy server 1 to 3 ms. With the wait above and the one below, a
+    peer that answers nothing is noticed in 6.5 + 5 + 1 + 5 s."""
     probe_retry_seconds: float = 1.0
     """After one probe without an answer; the second one in a row ends the watch."""
-    peek_seconds: int = 3
+    peek_seconds: int = _PEEK_SECONDS
     """A second, short watch that shows whether anything was missed. A server sends its closing bookmark 2 s before
     the end, so 3 is the shortest that has one; it came after 0.7 to 1.8 s."""
-    grace_seconds: float = 3.0
+    grace_seconds: float = _GRACE_SECONDS
     """How much later than a probe the watch may tell the same; a healthy one takes milliseconds."""
     audit_seconds: float = 1800.0
     """Between audits, jittered by a fifth."""
