@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -264,18 +265,39 @@ def test_05_a_watch_that_is_open_but_silent_while_the_resource_moves_is_noticed_
         assert follow.source.stats.errors == 0
 
 
+@contextmanager
+def busy_with_others(api: ApiServer) -> Iterator[None]:
+    """Other resources are written all the time: the revision moves on, and this one has nothing to tell."""
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.wait(0.1):
+            api.bump()
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        writing.join()
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("swallowed", ["on the open stream", "on every stream"])
+@pytest.mark.parametrize("swallowed", ["on the open stream", "on the open stream of a busy server", "on every stream"])
 def test_05_a_swallowed_event_is_noticed_within_a_probe_period_at_real_times(tmp_path: Path, swallowed: str) -> None:
+    """At the worst moment: right after a probe."""
     with (
         ApiServer() as api,
+        busy_with_others(api) if "busy" in swallowed else nullcontext(),
         Following(Connection(str(api.kubeconfig(tmp_path / "kubeconfig"))), timing=REAL_TIMES) as follow,
     ):
         follow.wait_synced()
         stats = follow.source.stats
         for number in range(1, 6):
             dead = follow.wait_watched(api)
-            watches = stats.watches
+            follow.wait_contact(time.monotonic_ns(), 60.0)
+            watches, restarts = stats.watches, stats.restarts.copy()
             with api.faults.silence() if swallowed == "on every stream" else nullcontext():
                 api.watches.let_through = lambda watch, _type, _event, dead=dead: watch is not dead  # type: ignore[misc]
                 api.apply(app_model(f"m{number}"))
@@ -286,6 +308,7 @@ def test_05_a_swallowed_event_is_noticed_within_a_probe_period_at_real_times(tmp
                 late = time.monotonic() - began
                 print(f"swallowed {swallowed}: reconnected after {seconds:.1f} s, there {late:.1f} s late")
             assert seconds < PROBE_PERIOD_SECONDS
+            assert stats.restarts != restarts
         assert stats.restarts.keys() <= {"silent", "doubt"}
 
 
@@ -300,6 +323,7 @@ def test_06_a_rewound_server_is_listed_again_within_a_probe_period_at_real_times
             backup = api.faults.backup()
             api.apply(app_model("two", version=f"v{number}"))
             follow.wait_for(api, seconds=60.0)
+            follow.wait_contact(time.monotonic_ns(), 60.0)  # the worst moment is right after a probe
             began = time.monotonic()
             api.faults.rewind(backup, end_streams=False)
             follow.wait_for(api, seconds=60.0)
