@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from shmroute import Reader
 from shmroute.kube.connection import Connection
@@ -29,10 +30,10 @@ class Served:
 
 
 @contextmanager
-def serve(connection: Connection, area: str, timing: Timing) -> Iterator[Served]:
-    """Follow all AppModels of the server into `area`."""
+def serve(connection: Connection, area: str, timing: Timing, **options: Any) -> Iterator[Served]:
+    """Follow all AppModels of the server into `area`. `options` are a watcher's own."""
     source = KubernetesSource(connection, "appmodels", namespace=None, timing=timing)
-    watcher = Watcher(area, [source], settings=SettingsRow("", "", connection.host))
+    watcher = Watcher(area, [source], settings=SettingsRow("", "", connection.host), **options)
     thread = threading.Thread(target=watcher.run, daemon=True)
     thread.start()
     reader = Reader(area)

@@ -16,10 +16,15 @@ import pytest
 import yaml
 
 from shmroute import NotReady
+from shmroute.changes import Change
 from shmroute.kube.connection import Connection
+from shmroute.metadata.folder_store import FolderStore
+from shmroute.metadata.loader import MetadataLoader
+from shmroute.objects import AppModel
 from shmroute.sources.backoff import CAP_SECONDS, FIRST_SECONDS
 from shmroute.sources.events import AuditResult, Changed, Deleted, Replaced, SourceState
 from shmroute.sources.timing import PROBE_PERIOD_SECONDS, Timing
+from shmroute.watcher.metadata_feed import MetadataFeed
 from tests.apiserver import ApiServer, app_model, make_certificates
 from tests.faults.serving import serve
 from tests.faults.wires import Forwarder, black_hole
@@ -373,6 +378,67 @@ def test_07_a_410_lists_again_and_an_unchanged_set_publishes_nothing(
 
         assert served.reader.generation == generation + 1
         assert served.source.stats.restarts["gone"] == 1
+
+
+class Noting:
+    """A handler that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def on_add(self, appmodel: AppModel) -> None:
+        self.told.append(f"add {appmodel.key.name}")
+
+    def on_update(self, old: AppModel, new: AppModel) -> None:
+        self.told.append(f"update {new.key.name}")
+
+    def on_delete(self, appmodel: AppModel) -> None:
+        self.told.append(f"delete {appmodel.key.name}")
+
+
+def test_07_a_410_over_an_unchanged_set_tells_no_handler_and_reads_no_metadata(
+    api: ApiServer, connection: Connection, area: str, tmp_path: Path
+) -> None:
+    handler = Noting()
+    loader = MetadataLoader(FolderStore(str(tmp_path)))
+    (tmp_path / "one_one").write_text("{}")
+    (tmp_path / "later_later").write_text("{}")
+    api.apply(app_model("one", ["one"]))
+    with serve(connection, area, CALM, handlers=[handler], metadata=MetadataFeed(loader)) as served:
+        served.reader.wait_ready(WAIT_SECONDS)
+        api.wait_until(lambda: served.reader.resolve("one").metadata_state == "loaded")
+        api.wait_for_watches()
+        generation = served.reader.generation
+
+        api.faults.gone()
+        api.faults.end_streams()
+        api.wait_until(lambda: served.source.stats.lists == 2)
+        api.apply(app_model("later", ["later"]))
+        api.wait_until(lambda: served.reader.get("later") is not None)
+        api.wait_until(lambda: served.reader.resolve("later").metadata_state == "loaded")
+
+        changes = served.reader.changes(generation, timeout=0.0, metadata=True)
+        assert {change.model for change in changes if isinstance(change, Change)} == {"later"}
+        assert handler.told == ["add one", "add later"]
+        assert loader.counters.reads == 2
+
+
+def test_07_what_vanished_before_a_410_is_served_no_more(api: ApiServer, connection: Connection, area: str) -> None:
+    handler = Noting()
+    for name in ("one", "two"):
+        api.apply(app_model(name, [name]))
+    with serve(connection, area, CALM, handlers=[handler]) as served:
+        served.reader.wait_ready(WAIT_SECONDS)
+        api.wait_for_watches()
+        api.faults.refuse()
+        api.delete("appmodels", "one")
+        api.faults.gone()
+        api.faults.accept()
+
+        api.wait_until(lambda: served.reader.get("one") is None)
+        api.wait_until(lambda: "delete one" in handler.told)
+        assert served.reader.resolve("two").app == "two"
+        assert handler.told == ["add one", "add two", "delete one"]
 
 
 @pytest.mark.parametrize("http", [False, True], ids=["in the stream", "as HTTP status"])

@@ -7,8 +7,9 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from shmroute import Reader
 from shmroute.errors import AreaBusy, OutOfSharedMemory
 from shmroute.metadata.folder_store import FolderStore
 from shmroute.metadata.loader import MetadataLoader
+from shmroute.metadata.store import Reading
 from shmroute.objects import AppModel
 from shmroute.rows import EndpointsRow, EndpointsState, Kind
 from shmroute.shm import memory
@@ -33,6 +35,7 @@ from tests.watcher.running import (
     SETTINGS,
     WAIT_SECONDS,
     Clock,
+    Running,
     Told,
     appmodel,
     endpointslice,
@@ -434,6 +437,93 @@ def test_a_storm_is_published_in_few_generations_and_nothing_of_it_is_lost(area:
             wait_for(lambda: len(reader.models()) == 100 and reader.resolve("m99").app_version == "v19999")
             assert {route.app_version for route in reader.models().values()} == {f"v{n}" for n in range(19_900, 20_000)}
             assert reader.generation < 2_000
+
+
+WAITS = {"time.sleep", "Event.wait", "Condition.wait", "Thread.join", "Popen.wait", "Popen._wait", "Queue.get"}
+"""Calls in which a thread waits; what waits in a socket is told by its module."""
+
+
+class Calls:
+    """Notes the calls of the thread of that name which may wait, for as long as `noting`."""
+
+    def __init__(self, thread: str) -> None:
+        self.waits: set[str] = set()
+        self.names: set[str] = set()
+        self.noting = False
+        self._thread = thread
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
+        if not self.noting or threading.current_thread().name != self._thread:
+            return
+        if event == "call":
+            name = frame.f_code.co_qualname
+        elif event == "c_call":
+            name = f"{arg.__module__}.{arg.__name__}" if arg.__module__ else arg.__qualname__
+        else:
+            return
+        self.names.add(name)
+        if name in WAITS or name.startswith(("socket.", "select.")):
+            self.waits.add(name)
+
+
+class HungStore(FolderStore):
+    """Answers nothing until it is released."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.asked = threading.Event()
+        self.release = threading.Event()
+
+    def read(self, keys: Sequence[str], *, limit_bytes: int, measure: Collection[str] = ()) -> Reading:
+        self.asked.set()
+        assert self.release.wait(WAIT_SECONDS)
+        return super().read(keys, limit_bytes=limit_bytes, measure=measure)
+
+
+class HungHandler:
+    """Comes back from nothing until it is released."""
+
+    def __init__(self) -> None:
+        self.called = threading.Event()
+        self.release = threading.Event()
+
+    def on_add(self, appmodel: AppModel) -> None:
+        self.called.set()
+        assert self.release.wait(WAIT_SECONDS), appmodel
+
+    def on_update(self, old: AppModel, new: AppModel) -> None:
+        self.on_add(new)
+
+    on_delete = on_add
+
+
+def test_the_owner_waits_for_nothing_but_its_queue(area: str, tmp_path: Path) -> None:
+    store, handler, calls = HungStore(tmp_path), HungHandler(), Calls("watcher")
+    it = Running(area, Told(), metadata=MetadataFeed(MetadataLoader(store)), handlers=[handler])
+    threading.setprofile(calls)
+    try:
+        it.thread.start()
+        it.source.put(Replaced("appmodels", tuple(appmodel(f"m{number}") for number in range(100))))
+    finally:
+        threading.setprofile(None)
+    try:
+        with reading(area) as reader:
+            assert store.asked.wait(WAIT_SECONDS)
+            assert handler.called.wait(WAIT_SECONDS)
+            calls.noting = True  # from here on: starting a thread is a wait, too
+            for number in range(1_000):
+                it.source.put(Changed("appmodels", appmodel(f"m{number % 100}", version=f"v{number}")))
+            wait_for(lambda: reader.resolve("m99").app_version == "v999")
+            store.release.set()
+            wait_for(lambda: {route.metadata_state for route in reader.models().values()} == {"missing"})
+        applied(it.watcher)
+        calls.noting = False
+        assert "SimpleQueue.get" in calls.names, "nothing was noted"
+        assert calls.waits == set()
+    finally:
+        store.release.set()
+        handler.release.set()
+        it.stop()
 
 
 def test_the_oldest_source_says_how_old_the_routes_are(area: str) -> None:
