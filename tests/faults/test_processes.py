@@ -175,6 +175,9 @@ def test_a_writer_killed_at_each_line_leaves_the_old_state_or_the_new(
             adopted = {(kind, key): value for kind in (1, 2) for key, value in publisher.rows(kind)}
             assert adopted in states
             assert len(segments(area)) == (publisher.generation > 0)
+            assert publisher.sizes.rows == len(adopted)
+            if publisher._writer is not None:
+                assert publisher._writer.slots_used == sum(map(bool, publisher._writer._slots.tolist()))
             if staying is not None:
                 assert not (seen == new and adopted == old), "what a reader has seen stays"
             outcomes.add(adopted == new)

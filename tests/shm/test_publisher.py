@@ -15,7 +15,7 @@ from shmroute.shm import publisher as publishing
 from shmroute.shm.control import ControlReader
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowReader
-from tests.shm.ground import objects
+from tests.shm.ground import objects, poke
 from tests.shm.tables import Table, published, segments, table
 
 
@@ -424,3 +424,38 @@ def test_a_base_that_finds_no_room_is_tried_again_later_and_the_old_one_goes_on(
             number += 1
             assert number < 1000
         assert RowReader(area).get(1, "k1") == b"%d" % (number - 1)
+
+
+def test_a_log_that_ends_before_the_published_generation_is_not_adopted_and_no_generation_comes_twice(
+    area: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1"})
+        publisher.control.store_generation(9)  # what has been published last has been lost
+    with Publisher(area) as publisher:
+        assert "its log ends at 1, published was 9" in caplog.text
+        assert publisher.generation == ControlReader(area).generation == 9
+        assert publisher.publish({(1, "b"): b"2"}) == 10
+        assert table(RowReader(area)) == {(1, "b"): b"2"}
+
+
+def test_a_whole_new_table_that_was_not_named_yet_is_adopted_with_its_own_counts(
+    area: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_generation: int) -> None:
+        raise SystemExit
+
+    with Publisher(area) as publisher:
+        publisher.publish({(1, f"k{number}"): b"" for number in range(10)})
+        publisher.publish({(1, "later"): b""})
+        monkeypatch.setattr(publisher, "_advance", killed)
+        name = memory.segment_name(area, publisher.control.segment)
+        hint = Path(memory.path_of(name)).read_bytes()[layout.HINT_AT :][: layout.WORD_BYTES]
+        with pytest.raises(SystemExit):
+            publisher._publish_anew([(1, b"only", b"1")])
+    poke(name, layout.HINT_AT, hint)  # killed right after the seal was valid
+    with Publisher(area) as publisher:
+        assert table(RowReader(area)) == {(1, "only"): b"1"}
+        assert publisher.sizes.rows == 1
+        assert publisher._writer is not None
+        assert publisher._writer.slots_used == 1
