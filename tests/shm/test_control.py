@@ -305,3 +305,26 @@ def test_reading_a_control_block_does_not_give_the_lock_back(area: str) -> None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:
             os.close(descriptor)
+
+
+def test_a_control_block_that_is_replaced_before_it_is_locked_is_not_written(
+    area: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a writer of another format version, or the end of an area, does it to one that has opened the old block."""
+    Publisher(area).close()
+    opened: list[int] = []
+    flock = fcntl.flock
+
+    def replaced_first(descriptor: int, operation: int) -> None:
+        if not opened:
+            opened.append(os.fstat(descriptor).st_ino)
+            memory.unlink(memory.control_name(area))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", replaced_first)
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1"})
+        assert ControlReader(area).generation == 1
+        with pytest.raises(AreaBusy):
+            Publisher(area)
+    assert opened

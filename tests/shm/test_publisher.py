@@ -90,9 +90,12 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(area: str, change: Tab
             with pytest.raises(ValueError):  # noqa: PT011 - which one, the parameters say
                 refused({(1, "b"): b"2"} | change)
         assert publisher.publish({(1, "a"): b"1"}) == 1
+        writer = publisher._writer
         for refused in (publisher.publish, publisher.replace):
             with pytest.raises(ValueError):  # noqa: PT011
                 refused({(1, "b"): b"2"} | change)
+            publisher.publish({})
+            assert publisher._writer is writer, "there is nothing to recover from"
         assert table(RowReader(area)) == {(1, "a"): b"1"}
 
 
