@@ -217,6 +217,8 @@ def test_03_a_black_hole_is_noticed_within_30_s(
             seconds = falls_silent_and_comes_back(api, follow, hole.swallow, hole.restore)
     record_property("seconds", seconds)
     print(f"a dead peer was noticed after {seconds:.1f} s")
+    # At real times the kernel may be the first to notice.
+    assert timing is REAL_TIMES or "unreachable" in follow.source.stats.restarts
     assert timing is not REAL_TIMES or seconds < 30.0
 
 

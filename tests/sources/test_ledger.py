@@ -59,6 +59,13 @@ def test_a_list_from_an_earlier_time_takes_everything_back(ledger: Ledger) -> No
     assert (ledger.position, ledger.proven, ledger.highest) == (5, 5, 5)
 
 
+def test_what_is_proven_is_not_taken_back_by_an_older_proof(ledger: Ledger) -> None:
+    ledger.prove(80)
+    ledger.prove(70)
+
+    assert (ledger.proven, ledger.highest) == (80, 80)
+
+
 def test_the_highest_revision_is_kept_however_it_was_learned(ledger: Ledger) -> None:
     ledger.saw(20)
     ledger.saw(15)
