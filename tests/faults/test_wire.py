@@ -656,11 +656,12 @@ def test_13_a_token_that_stays_refused_serves_the_last_state_and_recovers(api: A
         follow.wait_for(api)
 
 
-@pytest.mark.parametrize("verb", ["list", "watch"])
+@pytest.mark.parametrize(("verb", "streaming"), [("list", True), ("watch", True), ("watch", False)])
 def test_13_a_right_taken_away_serves_the_last_state_alarms_and_slows_down(
-    api: ApiServer, connection: Connection, verb: str, caplog: pytest.LogCaptureFixture
+    api: ApiServer, connection: Connection, verb: str, streaming: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
+    api.settings.streaming_lists = streaming
     api.apply(app_model("one"))
     with Following(connection) as follow:
         follow.wait_watched(api)

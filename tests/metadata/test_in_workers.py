@@ -186,6 +186,24 @@ def test_a_value_is_decoded_once_per_worker_and_change(
         assert len(decoded) == 2
 
 
+def test_a_route_that_is_held_gives_the_value_of_its_version_though_it_is_asked_for_the_value_only_later(
+    redis_server: RedisServer, area: str
+) -> None:
+    fill(redis_server, {"app_m": value("v-1")})
+    with watching(area, RedisStore(redis_server.url)) as it:
+        it.list([appmodel("app", {"m": "v-1"})])
+        it.wait_loaded("m")
+        held = it.reader.resolve("m")
+        assert held.metadata_version == "v-1"
+        fill(redis_server, {"app_m": value("v-2")})
+        it.change(appmodel("app", {"m": "v-2"}, version="v-2"))
+        it.wait_routed("m", "v-2")
+        it.wait_loaded("m")
+        assert it.reader.resolve("m").metadata["version"] == "v-2"
+        assert (held.metadata_version, held.metadata["version"]) == ("v-1", "v-1")
+        assert held.metadata_bytes == value("v-1")
+
+
 # --- never an old value under a new version ----------------------------------------------------------------
 
 

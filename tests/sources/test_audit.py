@@ -132,6 +132,25 @@ def test_a_whole_new_list_in_between_makes_an_audit_void(api: ApiServer, connect
         follow.wait_for(api)
 
 
+def test_a_watch_that_is_lost_in_between_makes_an_audit_void(api: ApiServer, connection: Connection) -> None:
+    """What it has not told yet is late, not lost: it comes when the watch resumes."""
+    api.apply(app_model("one"))
+    timing = msgspec.structs.replace(
+        CALM, audit_grace_seconds=1.5, backoff_first_seconds=30.0, backoff_cap_seconds=30.0
+    )
+    with Following(connection, timing=timing) as follow:
+        follow.wait_watched(api)
+        with api.faults.freeze(), api.faults.fail(503, verb="watch"):
+            api.apply(app_model("one", version="v2"))
+            follow.source.audit_now()
+            api.requests.wait(1, "list")
+            api.faults.cut_streams()
+            follow.wait(lambda: bool(follow.of(AuditResult)))
+
+        [result] = follow.of(AuditResult)
+        assert (result.differences, result.error) == (0, "the watch was lost meanwhile")
+
+
 def test_audits_come_by_themselves(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=msgspec.structs.replace(CALM, audit_seconds=0.1)) as follow:
         follow.wait(lambda: follow.source.stats.audits >= 3)

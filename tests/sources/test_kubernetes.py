@@ -295,27 +295,57 @@ def test_a_stop_ends_it_whatever_it_waits_for(api: ApiServer, connection: Connec
         assert not follow.thread.is_alive()
 
 
+@pytest.mark.parametrize("kind", [Changed, Deleted])
 def test_a_sink_that_fails_once_does_not_end_the_watch(
-    api: ApiServer, connection: Connection, caplog: pytest.LogCaptureFixture
+    api: ApiServer, connection: Connection, caplog: pytest.LogCaptureFixture, kind: type[Changed | Deleted]
 ) -> None:
+    api.apply(app_model("gone"))
     with Following(connection) as follow:
         follow.wait_watched(api)
         whole = follow.put
         broken: list[object] = []
 
         def fail_once(event: object) -> None:
-            if isinstance(event, Changed) and not broken:
+            if isinstance(event, kind) and not broken:
                 broken.append(event)
                 raise RuntimeError("a defect of the owner")
             whole(event)  # type: ignore[arg-type]
 
         follow.put = fail_once  # type: ignore[method-assign]
         api.apply(app_model("one"))
+        api.delete("appmodels", "gone")
 
         follow.wait_for(api)
         assert broken
         assert follow.source.stats.restarts == {"defect": 1}
         assert follow.source.stats.lists == 1
+        assert "a defect of the owner" in caplog.text
+
+
+def test_a_sink_that_fails_to_take_a_list_is_given_it_again(
+    api: ApiServer, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.apply(app_model("one"))
+    follow = Following(connection)
+    whole = follow.put
+    broken: list[object] = []
+
+    def fail_once(event: object) -> None:
+        if isinstance(event, Replaced) and not broken:
+            broken.append(event)
+            raise RuntimeError("a defect of the owner")
+        whole(event)  # type: ignore[arg-type]
+
+    follow.put = fail_once  # type: ignore[method-assign]
+    with follow:
+        follow.wait_for(api)
+        follow.wait_watched(api)
+
+        assert broken
+        assert len(follow.of(Replaced)) == 1
+        assert follow.of(Changed) == []
+        assert follow.source.stats.restarts == {"defect": 1}
+        assert follow.source.stats.lists == 2
         assert "a defect of the owner" in caplog.text
 
 

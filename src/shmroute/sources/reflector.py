@@ -155,7 +155,13 @@ class Reflector:
             self._list_at, self._pages_only = None, False
         objects = found.objects
         items = tuple(each.item for each in objects if isinstance(each, Listed) and each.item is not None)
-        self._outlet.put(Replaced(self._resource, items, found.received_ns))
+        try:
+            self._outlet.put(Replaced(self._resource, items, found.received_ns))
+        except BaseException:
+            with self._lock:  # it was not handed out: a watch would go on from nowhere
+                if self._list_at is None:
+                    self._list_at, self._pages_only = at, pages_only
+            raise
         versions = {each.key: each.resource_version for each in objects if each.key is not None}
         self._ledger.replace(found.resource_version, versions)
         self._outlet.in_step(found.received_ns)
