@@ -119,6 +119,7 @@ def test_a_service_whose_last_slice_is_deleted_stays_known_empty() -> None:
     assert followed.addresses("app") == []
     followed.put(item)
     assert followed.addresses("app") == ["10.0.0.1:80"]
+    assert followed.index._endpoints._emptied == {}, "it is not kept for one that has slices"
 
 
 def test_an_emptied_service_that_a_complete_list_does_not_hold_is_not_known() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from shmroute.metadata.folder_store import FolderStore
+from shmroute.metadata.gate import Moment
 from shmroute.metadata.loader import MetadataLimits, MetadataLoader, MetadataRead
 from shmroute.metadata.redis_store import RedisStore
-from shmroute.metadata.store import Reading
+from shmroute.metadata.store import Reading, StoreAway
 from shmroute.rows import MetadataState
 from tests.metadata.redis_groups import wait_for
 from tests.redis_server import RedisServer
@@ -134,6 +135,35 @@ def test_after_a_failure_batches_begin_small_again(tmp_path: Path) -> None:
     assert store.batches[:4] == store.batches[-4:] == [16, 64, 256, 64]
     assert it.loader.counters.failures >= 1
     assert it.loader.problem == ""
+
+
+class AwayStore(FolderStore):
+    """Does not answer, and counts how often it was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.asked = 0
+
+    def read(self, keys: Sequence[str], *, limit_bytes: int, measure: Collection[str] = ()) -> Reading:
+        self.asked += 1
+        raise StoreAway("away")
+
+
+def test_a_store_that_is_away_is_not_asked_again_before_its_time_whatever_is_wanted_meanwhile(tmp_path: Path) -> None:
+    store, seconds = AwayStore(tmp_path), [1_000.0]
+    with loading(MetadataLoader(store, clock=lambda: Moment(seconds[0], 0.0))) as it:
+        it.want("first")
+        for times in range(1, 6):
+            wait_for(lambda times=times: it.loader.counters.failures == times)  # type: ignore[misc]
+            wanted = threading.Event()
+            for number in range(20):  # each wakes the reading thread
+                it.want(f"m{times}-{number}")
+                it.loader.retry_failed()
+                wanted.wait(0.005)
+            assert store.asked == times, "time stands still"
+            seconds[0] += 3_600.0
+            it.loader.retry_failed()
+        wait_for(lambda: store.asked == 6)
 
 
 # --- its end -----------------------------------------------------------------------------------------------
