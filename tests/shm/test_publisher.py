@@ -462,3 +462,16 @@ def test_a_whole_new_table_that_was_not_named_yet_is_adopted_with_its_own_counts
         assert publisher.sizes.rows == 1
         assert publisher._writer is not None
         assert publisher._writer.slots_used == 1
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_a_base_whose_slots_get_crowded_is_built_anew_before_readers_must_forget_what_they_know(area: str) -> None:
+    with Publisher(area) as publisher:
+        publisher.replace({(1, f"k{number}"): b"x" for number in range(6)})
+        reader = RowReader(area)
+        for number in range(6, 40):
+            publisher.publish({(1, f"k{number}"): b"x"})
+            finish_rebuild(publisher)
+            assert reader.refresh() is not None, "only what has changed"
+        assert ControlReader(area).segment > 1
+        assert len(table(reader)) == 40

@@ -25,7 +25,7 @@ from shmroute.rows import EndpointsRow, EndpointsState, Kind
 from shmroute.shm import memory
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowReader
-from shmroute.sources.events import AuditResult, Changed, Deleted, Replaced, Resync, Sink
+from shmroute.sources.events import AuditResult, Changed, Deleted, Replaced, Resync, Sink, SourceState
 from shmroute.watcher import publication as module
 from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.watcher.watcher import Watcher
@@ -538,6 +538,9 @@ def test_the_oldest_source_says_how_old_the_routes_are(area: str) -> None:
         it.source.in_step(time.monotonic_ns() - int(100e9))
         with reading(area) as reader:
             wait_for(lambda: 99.0 < reader.age < 160.0)
+            it.source.put(SourceState("appmodels", "watching", time.monotonic_ns()))
+            wait_for(lambda: it.watcher.status.source_ages[0] < 50.0)  # told in the same beat as the age
+            assert reader.age > 99.0, "the other one is as it was"
             it.source.in_step()
             wait_for(lambda: reader.age < 50.0)
 
