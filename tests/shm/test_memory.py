@@ -163,6 +163,26 @@ def test_memory_is_taken_as_it_is_written_not_by_the_size_of_the_object(area: st
     segment.close()
 
 
+def test_where_there_is_no_room_for_a_whole_step_what_is_needed_is_taken(
+    area: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, reserve = 8192, memory.reserve
+
+    def limited(descriptor: int, name: str, start: int, length: int) -> None:
+        if start + length > room:
+            raise memory.no_room(name, length)
+        reserve(descriptor, name, start, length)
+
+    monkeypatch.setattr(memory, "reserve", limited)
+    segment = memory.WritableSegment.create(memory.segment_name(area, 1), 1 << 20, memory.Ownership())
+    segment.ensure(room)
+    assert segment.taken == room
+    with pytest.raises(OutOfSharedMemory):
+        segment.ensure(room + 1)
+    assert segment.taken == room
+    segment.close()
+
+
 def test_no_room_says_what_was_needed_and_what_is_free(area: str) -> None:
     name = memory.segment_name(area, 1)
     segment = memory.WritableSegment.create(name, 1 << 46, memory.Ownership())

@@ -197,6 +197,8 @@ def test_a_second_watcher_stands_by_and_takes_over_when_the_first_is_gone(
         assert not it.source.started.is_set(), "who stands by asks no server"
         turned = it.watcher.turned_ns
         wait_for(lambda: it.watcher.turned_ns > turned)
+        # For the writer's end: who is awaited leaves the memory behind.
+        assert 0 < publisher.control.awaited_ns <= time.monotonic_ns()
 
         publisher.close()
         it.source.put(Replaced("appmodels", (appmodel("one"),)))
