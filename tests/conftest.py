@@ -18,8 +18,13 @@ from tests.redis_server import RedisServer
 REAL_CLUSTER = os.environ.get("SHMROUTE_TEST_KUBECONFIG")
 """A kubeconfig: whatever takes the `cluster` fixture runs against that cluster too, in a namespace of its own."""
 
-# A shell that starts a run in the background ignores SIGINT and SIGQUIT, and all that a test starts would inherit it.
-for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+# A shell that starts a run in the background ignores SIGINT and SIGQUIT, nohup ignores SIGHUP, and all that a test
+# starts would inherit it. Whatever is executed has no handlers, so with one the run still outlives its terminal.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, lambda *_: None),
+):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
 
