@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import children, is_running
+from tests.servers.page import command
 from tests.servers.serving import WORKERS, Load, Server, descendants, example, free_port, serve
 from tests.supervise.running import Manifests, writer
 
@@ -19,9 +20,9 @@ from tests.supervise.running import Manifests, writer
 def gunicorn(folder: Path, area: str, manifests: Manifests, *options: str, app: str = "wsgi") -> Iterator[Server]:
     """gunicorn with the example's configuration file, and 4 workers."""
     port = free_port()
-    target = {"flask": "app:app", "starlette": "app:app"}.get(app, "app:application")
-    command = ["gunicorn", "--config", "gunicorn.conf.py", "--bind", f"127.0.0.1:{port}", *options, target]
-    with serve(command, example(folder, app, "gunicorn"), area, manifests, port=port) as server:
+    target = "app:app" if app == "flask" else "app:application"
+    words = ["gunicorn", "--config", "gunicorn.conf.py", "--bind", f"127.0.0.1:{port}", *options, target]
+    with serve(words, example(folder, app, "gunicorn"), area, manifests, port=port) as server:
         yield server
 
 
@@ -34,30 +35,38 @@ def test_workers_see_a_change_a_restart_fails_no_request_and_nothing_is_left(
 
 
 @pytest.mark.parametrize(
-    ("app", "options", "again"),
+    ("app", "options"),
     [
-        ("wsgi", ("--preload", "--max-requests", "50"), False),
-        ("django", ("--worker-class", "gevent"), False),
-        ("starlette", ("--worker-class", "uvicorn_worker.UvicornWorker"), True),
-        pytest.param("flask", ("--worker-class", "gthread", "--threads", "4"), False, marks=pytest.mark.long),
-        pytest.param("starlette", ("--worker-class", "asgi"), True, marks=pytest.mark.long),
+        ("wsgi", ("--preload", "--max-requests", "50")),
+        ("django", ("--worker-class", "gevent")),
+        pytest.param("flask", ("--worker-class", "gthread", "--threads", "4"), marks=pytest.mark.long),
     ],
-    ids=["preload", "gevent", "uvicorn", "gthread", "asgi"],
+    ids=["preload", "gevent", "gthread"],
 )
 def test_every_kind_of_worker_sees_changes_and_restarts_without_a_failed_request(
-    tmp_path: Path, area: str, manifests: Manifests, app: str, options: tuple[str, ...], again: bool
+    tmp_path: Path, area: str, manifests: Manifests, app: str, options: tuple[str, ...]
 ) -> None:
-    """With `again`, the server closes connections it has accepted and not read from yet, so clients ask once more."""
     with gunicorn(tmp_path, area, manifests, *options, app=app) as server:
-        restart_under_load(server, manifests, again=again)
+        restart_under_load(server, manifests)
         assert server.end(signal.SIGTERM) == 0
 
 
-def restart_under_load(server: Server, manifests: Manifests, *, again: bool = False) -> None:
+@pytest.mark.parametrize("number", [1, 2], ids=["asgi", "uvicorn"])
+def test_the_workers_for_asgi_see_changes_and_restart_without_a_failed_request(
+    tmp_path: Path, area: str, manifests: Manifests, number: int
+) -> None:
+    port = free_port()
+    folder = example(tmp_path, "starlette", "gunicorn", port=port)
+    with serve(command("gunicorn", port, number), folder, area, manifests, port=port) as server:
+        restart_under_load(server, manifests)
+        assert server.end(signal.SIGTERM) == 0
+
+
+def restart_under_load(server: Server, manifests: Manifests) -> None:
     """Restart the workers (HUP) and change a route under load: no request fails, and all new workers see the change."""
     former = server.workers("iiot")
     watcher = writer(server.area)
-    with Load(server.port, again=again) as load:
+    with Load(server.port) as load:
         load.goes_on("iiot")
         server.send(signal.SIGHUP)
         server.until(lambda: not any(map(is_running, former)), "end of the former workers")
@@ -132,8 +141,8 @@ def test_the_watcher_outlives_a_killed_keeper_and_ends_with_the_server(
 def test_workers_that_wait_for_routes_can_be_ended(tmp_path: Path, area: str, manifests: Manifests) -> None:
     manifests.path.rename(tmp_path / "elsewhere")
     port = free_port()
-    command = ["gunicorn", "--config", "gunicorn.conf.py", "--bind", f"127.0.0.1:{port}", "app:application"]
-    with serve(command, example(tmp_path, "wsgi", "gunicorn"), area, manifests, port=port, answering=False) as server:
+    words = ["gunicorn", "--config", "gunicorn.conf.py", "--bind", f"127.0.0.1:{port}", "app:application"]
+    with serve(words, example(tmp_path, "wsgi", "gunicorn"), area, manifests, port=port, answering=False) as server:
         server.until(lambda: len(children(server.process.pid)) == 5, "4 workers and a keeper")
         assert server.end(signal.SIGTERM) == 0
         assert "Worker exiting" in server.log

@@ -37,7 +37,7 @@ LONG_AGO_SECONDS = 3600.0
 UVICORN = "uvicorn: Starlette, FastAPI"
 
 KINDS = {
-    "uvicorn": Kind(UVICORN, ("starlette",), options=("--timeout-worker-healthcheck", "50"), again=True),
+    "uvicorn": Kind(UVICORN, ("starlette",), options=("--timeout-worker-healthcheck", "50")),
     "granian": Kind("Granian", ("starlette",), 1, ("--respawn-interval", "0.2"), again=True),
     "uwsgi": Kind("uWSGI", ("uwsgi", "wsgi"), touch="restart"),
     "hypercorn": Kind("Hypercorn", ("starlette",), again=True),

@@ -3,6 +3,7 @@
     gunicorn   hooks for gunicorn.conf.py: a watcher beside the server
     granian    the same for a Granian object
     asgi       lifespan and middleware that wait for the first snapshot; never start a watcher
+    uvicorn    its HTTP protocol, with a shutdown that fails no request; `uvicorn_worker` is the same for gunicorn
 
 Every other server: `shmroute run -- CMD`. `waiting` is shared by them.
 """

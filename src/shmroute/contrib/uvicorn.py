@@ -1,0 +1,61 @@
+"""uvicorn's HTTP protocol, with a shutdown that answers what has been accepted before it closes.
+
+    shmroute run -- uvicorn --workers 4 --http shmroute.contrib.uvicorn:Protocol app:app
+
+uvicorn's own closes a connection at once if no request is being answered on it. A client that has just connected, or
+that sends its next request just then, finds it reset. This one waits a second for the request, answers it with
+`Connection: close`, and closes then. For gunicorn: `shmroute.contrib.uvicorn_worker`.
+
+Changes nothing but the shutdown of a worker, and knows nothing of routes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+__all__ = ["Lingering", "Protocol"]
+
+LINGER_SECONDS: Final = 1.0
+"""A request that is on its way when a worker is told to end arrives within this, from another continent too. A worker
+takes so long to end if clients hold idle connections."""
+
+_CLOSE: Final = (b"connection", b"close")
+
+
+class Lingering:
+    """What is added to one of uvicorn's protocols."""
+
+    if TYPE_CHECKING:
+        loop: Any
+        cycle: Any
+        transport: Any
+
+    _leaving = False
+
+    def shutdown(self) -> None:
+        """Let a request come that is on its way; called by uvicorn when the worker ends."""
+        self._leaving = True
+        self._announce()
+        self.loop.call_later(LINGER_SECONDS, self._leave)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; a request that comes now is the connection's last."""
+        super().data_received(data)  # type: ignore[misc]
+        if self._leaving:
+            self._announce()
+
+    def _announce(self) -> None:
+        """Have the answer say that the connection is closed after it, if it has not begun."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_started and _CLOSE not in cycle.default_headers:
+            cycle.default_headers = [*cycle.default_headers, _CLOSE]
+
+    def _leave(self) -> None:
+        if not self.transport.is_closing():
+            super().shutdown()  # type: ignore[misc]
+
+
+class Protocol(Lingering, AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """What uvicorn takes by itself (`--http auto`: httptools if it is installed, else h11), patient at the end."""
