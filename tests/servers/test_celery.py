@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,32 +14,58 @@ from tests.servers.page import command
 from tests.servers.serving import WORKERS, example, free_port, serve
 from tests.supervise.running import MODEL, Manifests
 
+VISIBLE_SECONDS = 0.1
+"""So long after a change no process of the pool answers as before."""
+
+TASKS = """
+
+import time
+
+
+@app.task
+def where_and_wait(model, seconds):
+    answer = where(model)
+    time.sleep(seconds)
+    return answer
+"""
+"""A task that takes a while, so that each process of the pool gets one of many."""
+
 CLIENT = """
-import sys, tasks
-expected, workers = sys.argv[2], set()
-while len(workers) < int(sys.argv[3]):
-    results = [tasks.where.delay(sys.argv[1]) for _ in range(8)]
-    answers = [result.get(timeout=60) for result in results]
-    workers |= {answer["worker"] for answer in answers if answer["app"] == expected}
-print(len(workers))
+import json, os, pathlib, sys, tasks, time
+model, folder, seconds, apps = sys.argv[1], pathlib.Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]
+
+def ask():
+    results = [tasks.where_and_wait.delay(model, 0.05) for _ in range(24)]
+    return [result.get(timeout=60) for result in results]
+
+ask()  # connections are open, and each process has looked up before
+found = []
+for app in apps:
+    manifest = json.loads((folder / "iiot.json").read_text())
+    manifest["spec"]["app"] = app
+    (folder / ".new").write_text(json.dumps(manifest))
+    (folder / ".new").replace(folder / "iiot.json")
+    time.sleep(seconds)
+    found.append(ask())
+print(json.dumps(found))
 """
 
 
-def test_every_process_of_the_pool_sees_a_change_and_nothing_is_left(
+def test_so_long_after_a_change_every_process_of_the_pool_answers_anew_and_nothing_is_left(
     tmp_path: Path, area: str, manifests: Manifests, redis_server: RedisServer
 ) -> None:
     port = free_port()
     urls = {"CELERY_BROKER_URL": redis_server.url, "CELERY_RESULT_BACKEND": redis_server.url}
     folder = example(tmp_path, "celery")
-
-    def workers_that_answer(app: str) -> int:
-        client = bound([sys.executable, "-c", CLIENT, MODEL, app, str(WORKERS)])
-        return int(subprocess.check_output(client, cwd=folder, env=server.environment, timeout=90))
-
+    with (folder / "tasks.py").open("a") as file:
+        file.write(TASKS)
+    apps = [f"iiot{number}" for number in range(5)]
     with serve(
         command("Celery", port), folder, area, manifests, port=port, environment=urls, answering=False
     ) as server:
-        assert workers_that_answer("iiot") == WORKERS
-        manifests.write("iiot2")
-        assert workers_that_answer("iiot2") == WORKERS
+        client = bound([sys.executable, "-c", CLIENT, MODEL, str(manifests.path), str(VISIBLE_SECONDS), *apps])
+        found = json.loads(subprocess.check_output(client, cwd=folder, env=server.environment, timeout=90))
+        for app, answers in zip(apps, found, strict=True):
+            assert {answer["app"] for answer in answers} == {app}
+            assert len({answer["worker"] for answer in answers}) == WORKERS
         assert server.end(signal.SIGTERM) == 0
