@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from urllib3.exceptions import InsecureRequestWarning
 
 from shmroute.errors import ApiError
 from shmroute.kube.configuration import USER_TIMEOUT_MILLISECONDS
@@ -48,7 +50,7 @@ def deaf_port() -> Iterator[int]:
         yield address[1]
 
 
-def write_kubeconfig(path: Path, server: str, **cluster: str) -> str:
+def write_kubeconfig(path: Path, server: str, **cluster: str | bool) -> str:
     config = {
         "clusters": [{"name": "c", "cluster": {"server": server, **cluster}}],
         "users": [{"name": "u", "user": {"token": "test-token"}}],
@@ -221,6 +223,33 @@ def test_a_server_whose_certificate_nobody_vouches_for_is_not_talked_to(
 
         assert caught.value.status == 0
         assert not list(api.requests)
+
+
+def test_an_authority_that_kubectl_takes_is_taken_by_every_python(tmp_path: Path) -> None:
+    """One without key usage: from Python 3.13 on that is refused by default."""
+    ca, ca_key, certificate, key = (tmp_path / name for name in ("ca.crt", "ca.key", "own.crt", "own.key"))
+    (tmp_path / "openssl.cnf").write_text(
+        "[req]\ndistinguished_name = dn\nprompt = no\n[dn]\nCN = own\n"
+        "[authority]\nbasicConstraints = critical, CA:TRUE\n[server]\nsubjectAltName = IP:127.0.0.1\n"
+    )
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-config", str(tmp_path / "openssl.cnf")]
+    for options in (
+        ["-extensions", "authority", "-keyout", str(ca_key), "-out", str(ca), "-subj", "/CN=an authority"],
+        ["-extensions", "server", "-CA", str(ca), "-CAkey", str(ca_key), "-keyout", str(key), "-out", str(certificate)],
+    ):
+        subprocess.run([*command, *options], check=True, capture_output=True, timeout=60)
+
+    with ApiServer(certificates=Certificates(ca, certificate, key)) as api:
+        own = write_kubeconfig(tmp_path / "kubeconfig", api.url, **{"certificate-authority": str(ca)})
+        assert Connection(own).request("GET", ALL).status == 200
+
+        unchecked = write_kubeconfig(tmp_path / "unchecked", api.url, **{"insecure-skip-tls-verify": True})
+        with pytest.warns(InsecureRequestWarning):
+            assert Connection(unchecked).request("GET", ALL).status == 200
+
+        system = write_kubeconfig(tmp_path / "system", api.url)
+        with pytest.raises(ApiError, match="certificate verify failed"):
+            Connection(system).request("GET", ALL)
 
 
 def test_a_server_of_another_name_is_not_talked_to(

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
+from urllib3.util.ssl_ import create_urllib3_context
 
 from shmroute.errors import ConfigError
 
@@ -52,7 +54,9 @@ class ClusterConfiguration:
         configuration.retries = False
         self.client = ApiClient(configuration)
         # Not as `configuration.socket_options`, which older clients do not pass on.
-        self.client.rest_client.pool_manager.connection_pool_kw["socket_options"] = socket_options()
+        pool_options = self.client.rest_client.pool_manager.connection_pool_kw
+        pool_options["socket_options"] = socket_options()
+        pool_options["ssl_context"] = _ssl_context(pool_options)
         self.host: str = configuration.host.rstrip("/")
         self.namespace = namespace
         self._files = files
@@ -141,6 +145,19 @@ def socket_options() -> list[tuple[int, int, int]]:
         if hasattr(socket, name):
             options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
     return options
+
+
+def _ssl_context(pool_options: dict[str, Any]) -> ssl.SSLContext:
+    """A context that takes every certificate that kubectl takes; urllib3 adds what `pool_options` names.
+
+    From Python 3.13 on urllib3 asks for certificates strictly after RFC 5280, and those of many a cluster are not: its
+    own authority's lacks a key identifier or the key usage.
+    """
+    context = create_urllib3_context(cert_reqs=pool_options.get("cert_reqs"))
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if not any(pool_options.get(name) for name in ("ca_certs", "ca_cert_dir", "ca_cert_data")):
+        context.load_default_certs()
+    return context
 
 
 def _client_config() -> Any:

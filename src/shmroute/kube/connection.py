@@ -5,8 +5,8 @@ knows HTTP, authentication and TLS; it never knows what an AppModel is, never re
 server refused, and never logs a token. All of a request's failures become `ApiError` here, and only here.
 
 * Authentication is asked of the client for every request; a 401 makes the configuration be read again, once.
-* urllib3 makes a TLS context for every new connection from the CA *files*, so a rotated CA counts at once;
-  idle connections are dropped when a file has changed, and a TLS failure reads the configuration again, once.
+* A reading of the configuration has a TLS context of its own, and a changed file is read before the next request, so a
+  rotated CA counts at once; idle connections are dropped then, and a TLS failure reads the configuration again, once.
 * Every wait is finite, and another thread can end it: `Abort` for whatever a request waits for, including
   name look-up and connect, `Stream.interrupt` for one stream.
 """
