@@ -146,7 +146,7 @@ def test_a_right_that_is_taken_away_is_named_everywhere_and_all_goes_on_once_it_
     with watching(cluster, account, area) as ask, Reader(area) as reader:
         reader.wait_ready(30)
         until(lambda: reader.get("first"), "first route")
-        assert ask("/readyz") == (200, "ok\n")
+        until(lambda: ask("/readyz") == (200, "ok\n"), "readiness, told right after the first snapshot")
 
         account.take(verb, resource)
         until(lambda: said in ask("/readyz")[1], "word of the missing right")
