@@ -357,6 +357,7 @@ def test_age_does_not_hide_a_fault(area: str) -> None:
         now = time.monotonic_ns()
         publisher.control.beat(now, now, synced=True)
         assert reader.age >= 0.05, "the writer is in step with its source, this worker is not in step with the writer"
+        assert reader.age < float("inf"), "it was in step until then"
 
 
 def test_a_damaged_row_is_refused_and_the_others_are_served(area: str) -> None:

@@ -14,8 +14,10 @@ from shmroute import shm
 from shmroute.errors import LayoutMismatch, NoAccess, NotReady
 from shmroute.shm import layout, memory
 from shmroute.shm import publisher as publishing
+from shmroute.shm import reader as reading
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowChange, RowReader
+from shmroute.shm.segment import Segment
 from tests.forks import Forks, Pipe
 from tests.shm.ground import NO_SHARED_MEMORY, Make, as_root, become_nobody, limit, poke, remove
 from tests.shm.tables import Table, changed, segments, table
@@ -255,12 +257,20 @@ def test_what_is_cut_short_or_foreign_is_refused(area: str, content: bytes, whic
         RowReader(area)
 
 
-def test_a_segment_that_has_gone_is_missed_after_a_few_looks(area: str) -> None:
+def test_a_segment_that_has_gone_is_missed_after_a_few_looks(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+
+    def noted(name: str) -> Segment:
+        looks.append(name)
+        return Segment(name)
+
+    monkeypatch.setattr(reading, "Segment", noted)
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
         memory.unlink(f"shmroute-{area}.1")
         with pytest.raises(LayoutMismatch, match="names it, but it is gone"):
             RowReader(area)
+    assert len(looks) == 4
 
 
 @as_root
