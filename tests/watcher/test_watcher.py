@@ -20,8 +20,8 @@ from shmroute.errors import AreaBusy, OutOfSharedMemory
 from shmroute.metadata.folder_store import FolderStore
 from shmroute.metadata.loader import MetadataLoader
 from shmroute.metadata.store import Reading
-from shmroute.objects import AppModel
-from shmroute.rows import EndpointsRow, EndpointsState, Kind
+from shmroute.objects import AppModel, InvalidAppModel
+from shmroute.rows import EndpointsRow, EndpointsState, InvalidRow, Kind
 from shmroute.shm import memory
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowReader
@@ -141,6 +141,18 @@ def test_what_was_served_is_served_until_a_complete_list_has_come(area: str) -> 
         it.source.put(Replaced("appmodels", (appmodel("two"),)))
         wait_for(lambda: set(reader.models()) == {"two"})
         assert reader.generation > before
+
+
+def test_an_object_that_has_become_invalid_meanwhile_keeps_the_state_a_former_watcher_served(area: str) -> None:
+    take_over(area)
+    with running(area) as it, reading(area) as reader:
+        broken = InvalidAppModel(appmodel("one").key, "2", "spec.app is missing")
+        it.source.put(Replaced("appmodels", (broken, appmodel("two", version="v2"))))
+        wait_for(lambda: reader.resolve("two").app_version == "v2")
+        assert reader.resolve("one").app_version == "v1"
+        row = RowReader(area).get(Kind.INVALID, f"AppModel {broken.key}")
+        assert row is not None
+        assert msgspec.msgpack.decode(row, type=InvalidRow).last_good
 
 
 def test_endpoints_stay_until_the_slices_have_been_listed(area: str) -> None:
