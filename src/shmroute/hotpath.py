@@ -4,9 +4,10 @@ CPython reads globals as fast as a closure's cells, but need not copy each of th
 for fifteen would cost a fifth of a warm look-up. `HotPath` makes the function and sets its globals; when, says
 `shmroute.reader.Reader`.
 
-A warm look-up compares one word and asks one dict. A first touch finds the row as `shmroute.shm.segment` does, written
-out here since each call would cost more than what it does, and checks it by its quick checksum. Whatever is not plain
-(no match, a long value, damage, a full memo) is left to `Reader.look_up`, which takes the lock and its time.
+A warm look-up compares one word and asks one dict. Both words stay memoryviews: to compare them is cheaper than to make
+a number of one first. A first touch finds the row as `shmroute.shm.segment` does, written out here since each call
+would cost more than what it does, and checks it by its quick checksum. Whatever is not plain (no match, a long value,
+damage, a full memo) is left to `Reader.look_up`, which takes the lock and its time.
 
 **No row of the past.** First touches take no lock, so one may have read a row, be put to sleep, and wake up when
 another thread has gone to the next generation and has dropped from the memo what that changed. It must not put its old
@@ -41,6 +42,9 @@ __all__ = ["NEVER", "HotPath"]
 NEVER: Final = memoryview(b"\0\0\0\0\0\0\xf8\x7f").cast("d", shape=())
 """The word of a reader that is not attached: a NaN, which equals nothing, not even itself."""
 
+_NONE_YET: Final = memoryview(bytes(8)).cast("d", shape=())
+"""The generation of a reader that is not attached."""
+
 _NOWHERE: Final[Any] = (memoryview(bytes(4)).cast("I"), memoryview(bytes(4)).cast("I"), 0, b"", 0)
 """A place without rows."""
 
@@ -54,7 +58,7 @@ Unusual: Final = (AttributeError, UnicodeEncodeError, IndexError, struct.error, 
 
 # And what is each reader's own.
 head: memoryview[float] = NEVER
-seen = 0.0
+seen: memoryview[float] = _NONE_YET
 place: Quick = _NOWHERE
 memo: dict[str, Route] = {}
 known: Callable[[str], Route | None] = memo.get
@@ -65,7 +69,7 @@ look_up: Callable[[str, str | None, float | None], Route] = cast("Any", None)
 
 def _resolve(model: str, namespace: str | None = None, max_age: float | None = None) -> Route:
     """Which app serves `model`: see `shmroute.Reader.resolve`."""
-    if head[()] == seen and namespace is None and max_age is None:
+    if namespace is None and max_age is None and head == seen:
         route = known(model)
         return touch(model) if route is None else route
     return look_up(model, namespace, max_age)
@@ -127,7 +131,7 @@ class HotPath:
     def leave(self) -> None:
         """Let no look-up go the hot way, and none that is under way keep its row."""
         names = self._names
-        names["seen"] = 0.0
+        names["seen"] = _NONE_YET
         names["head"] = NEVER
         names["place"] = _NOWHERE
 
@@ -135,5 +139,5 @@ class HotPath:
         """Answer from `place` as long as the word is `seen`."""
         names = self._names
         names["place"] = _NOWHERE if _LOCKED else place
-        names["seen"] = seen
+        names["seen"] = memoryview(struct.pack("d", seen)).cast("d", shape=())
         names["head"] = head
