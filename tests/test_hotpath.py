@@ -241,6 +241,24 @@ def test_a_full_memo_makes_room_and_never_holds_more_than_its_limit(publisher: P
             assert len(reader._memo) <= 16
 
 
+def test_a_handler_that_goes_on_in_the_middle_of_a_look_up_leaves_no_old_row(
+    publisher: Publisher, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher.publish(rows(route("a", "old" * 100), route("b")))
+    reader.attach()
+    decode = reader._decode_route
+
+    def interrupted(value: bytes) -> Route:
+        publisher.publish(rows(route("a", "new" * 100)))
+        assert reader.generation == 2  # as a signal's handler would, in the same thread
+        return decode(value)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(reader, "_decode_route", interrupted)
+        assert reader.resolve("a").app == "old" * 100
+    assert reader.resolve("a").app == "new" * 100
+
+
 def test_routes_of_other_namespaces_know_their_reader_too(publisher: Publisher, reader: Reader) -> None:
     known = EndpointsRow("other/am", EndpointsState.KNOWN, (EndpointRow("10.0.0.1", 80, True, True, False),))
     publisher.publish(

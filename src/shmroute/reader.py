@@ -432,12 +432,16 @@ class Reader:
         """What `decode` makes of a row other than a model's, remembered until the row changes."""
         self._attached()
         with self.lock:
-            rows = self._refresh()
-            part: T | None = self._parts.get((kind, key))
-            if part is None:
+            while True:
+                rows = self._refresh()
+                part: T | None = self._parts.get((kind, key))
+                if part is not None:
+                    return part
+                standing = self._standing(rows)
                 part = self._decoded(decode, rows.get(kind, key))
-                self._parts.keep((kind, key), part)
-            return part
+                if self._standing(rows) == standing:
+                    self._parts.keep((kind, key), part)
+                    return part
 
     def _decoded(self, decode: Callable[[V], T], value: V) -> T:
         try:
@@ -469,6 +473,7 @@ class Reader:
         """
         with self.lock:
             rows = self._rows or self._refresh()
+            standing = self._standing(rows)
             if model in self._absent:
                 raise ModelNotFound(model)
             try:
@@ -476,7 +481,7 @@ class Reader:
             except AttributeError as error:
                 raise TypeError(f"a model's name is a str, not {type(model).__name__}") from error
             if value is None:
-                if len(model) <= _MAX_ABSENT_NAME:
+                if len(model) <= _MAX_ABSENT_NAME and self._standing(rows) == standing:
                     make_room(self._absent, self._memo_rows)
                     self._absent[model] = None
                 raise ModelNotFound(model)
@@ -484,9 +489,15 @@ class Reader:
                 route = self._decode_route(value)
             except msgspec.DecodeError as error:
                 raise LayoutMismatch(self.area, f"the row of model {model!r} is no route: {error}") from error
-            make_room(self._memo, self._memo_rows)
-            self._memo[model] = route
+            if self._standing(rows) == standing:
+                make_room(self._memo, self._memo_rows)
+                self._memo[model] = route
             return route
+
+    def _standing(self, rows: RowReader) -> tuple[object, ...]:
+        """Where the reader stands. The lock is reentrant: a signal's handler may have gone on in the middle of a
+        look-up, and what was read before must not be remembered then."""
+        return self._rows is rows, rows.control, rows.generation
 
     def look_up(self, model: str, namespace: str | None, max_age: float | None) -> Route:
         """A look-up that is not just a memo's hit: first use, a new generation, or options. For `resolve`."""
