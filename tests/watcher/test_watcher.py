@@ -27,6 +27,7 @@ from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowReader
 from shmroute.sources.events import AuditResult, Changed, Deleted, Replaced, Resync, Sink, SourceState
 from shmroute.watcher import publication as module
+from shmroute.watcher import watcher as owner
 from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.watcher.watcher import Watcher
 from tests.shm.ground import poke
@@ -254,7 +255,7 @@ def test_a_publish_that_finds_no_room_is_told_and_tried_again_until_there_is(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(module, "PUBLISH_RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(owner, "HEARTBEAT_SECONDS", 0.05)
     with running(area) as it:
         if method == "publish":
             it.source.put(Replaced("appmodels", (appmodel("zero"),)))
@@ -292,7 +293,7 @@ def test_changes_during_a_time_without_room_are_all_there_afterwards(
 
 
 def test_without_room_the_age_grows_though_the_source_is_in_step(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(owner, "HEARTBEAT_SECONDS", 0.05)
     with running(area) as it:
         it.source.put(Replaced("appmodels", ()))
         it.source.in_step()
@@ -329,7 +330,7 @@ def test_a_damaged_area_is_mended_by_the_next_change_that_meets_it_and_nothing_i
     area: str, damaged: bytes | None, times_without_room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PUBLISH_RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(owner, "HEARTBEAT_SECONDS", 0.05)
     names = ("one", "two", "three")
     for name in names:
         (tmp_path / f"{name}_{name}").write_text(json.dumps({"from": name}))
