@@ -11,6 +11,7 @@ import pytest
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from shmroute.contrib import uvicorn
 from shmroute.contrib.uvicorn import Lingering, Protocol
@@ -185,6 +186,39 @@ def test_a_connection_on_which_nothing_comes_is_closed_and_does_not_keep_the_ser
             connection = await here.connect()
             await here.shut_down()
             assert await connection.is_closed()
+
+    asyncio.run(main())
+
+
+@both
+def test_a_connection_that_is_being_made_when_the_server_ends_is_told_too(protocol: type[asyncio.Protocol]) -> None:
+    class Late(protocol):  # type: ignore[misc, valid-type]
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            for connection in list(self.server_state.connections):
+                connection.shutdown()
+            super().connection_made(transport)
+
+    async def main() -> None:
+        async with serving(Late) as here:
+            connection = await here.connect()
+            connection.send()
+            assert await connection.answer() == (True, b"ok")
+            await here.shut_down()
+
+    asyncio.run(main())
+
+
+@both
+def test_a_connection_that_comes_to_nothing_does_not_keep_the_server(protocol: Any) -> None:
+    async def main() -> None:
+        config = Config(Serving(Server(Config(""))).application, http=protocol, interface="asgi3", log_config=None)
+        config.load()
+        state = ServerState()
+        unmade = protocol(config=config, server_state=state, app_state={})
+        assert state.connections == {unmade}
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert state.connections == set()
 
     asyncio.run(main())
 

@@ -12,6 +12,7 @@ Changes nothing but the shutdown of a worker, and knows nothing of routes.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
@@ -23,22 +24,48 @@ takes so long to end if clients hold idle connections."""
 
 _CLOSE: Final = (b"connection", b"close")
 
+_ending: Final[WeakSet[Any]] = WeakSet()
+"""The states of servers that end. uvicorn tells the connections it has; one whose handshake goes on comes later."""
+
 
 class Lingering:
     """What is added to one of uvicorn's protocols."""
 
     if TYPE_CHECKING:
-        loop: Any
+        config: Any
+        connections: set[Any]
         cycle: Any
+        loop: Any
+        server_state: Any
         transport: Any
 
     _leaving = False
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # uvicorn counts a connection a turn of the loop later, `connection_made`. One that is told nothing because the
+        # shutdown falls between goes on as if there were none, and holds the worker up until it is killed.
+        if not self.config.is_ssl:
+            self.connections.add(self)
+            self.loop.call_soon(self.loop.call_soon, self._forget_unmade)
+
+    def _forget_unmade(self) -> None:
+        """It has come to nothing: the listening socket was closed in the same turn."""
+        if self.transport is None:
+            self.connections.discard(self)
+
     def shutdown(self) -> None:
         """Let a request come that is on its way; called by uvicorn when the worker ends."""
+        _ending.add(self.server_state)
         self._leaving = True
         self._announce()
         self.loop.call_later(LINGER_SECONDS, self._leave)
+
+    def connection_made(self, transport: Any) -> None:
+        """Take a connection; if the worker is ending, for one request."""
+        super().connection_made(transport)  # type: ignore[misc]
+        if self.server_state in _ending and not self._leaving:
+            self.shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Read on; a request that comes now is the connection's last."""
@@ -53,7 +80,7 @@ class Lingering:
             cycle.default_headers = [*cycle.default_headers, _CLOSE]
 
     def _leave(self) -> None:
-        if not self.transport.is_closing():
+        if self.transport is not None and not self.transport.is_closing():
             super().shutdown()  # type: ignore[misc]
 
 
