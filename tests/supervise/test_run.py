@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from shmroute import Reader
+from shmroute.supervise.lifeline import Lifeline
 from tests.processes import bound, children, command_line, is_running
 from tests.supervise.running import MODEL, Manifests, Run, memory_of, python, run, until, writer
 
@@ -225,6 +226,34 @@ def test_when_it_is_killed_itself_command_and_watcher_end_and_take_the_memory_al
         until(lambda: not is_running(pid), "end of the command")
         until(lambda: not is_running(watcher), "end of the watcher")
     assert memory_of(area) == []
+
+
+def test_a_watcher_whose_keeper_was_killed_before_it_looked_takes_the_memory_along(
+    area: str, manifests: Manifests
+) -> None:
+    lifeline = Lifeline()
+    lifeline.release()
+    somebody = os.getppid()
+    arguments = ["watch", "--area", area, "--manifests", str(manifests.path), "--lifeline", str(lifeline.watched)]
+    watcher = subprocess.run(
+        [sys.executable, "-m", "shmroute", *arguments, "--keeper", str(somebody)],
+        pass_fds=(lifeline.watched,),
+        timeout=60,
+        check=False,
+    )
+    lifeline.close_watched()
+    assert watcher.returncode == 0
+    assert memory_of(area) == []
+
+
+def test_what_ends_with_the_command_by_itself_is_not_called_left(area: str, manifests: Manifests) -> None:
+    code = (
+        "import os, sys, time\nread, write = os.pipe()\nif os.fork() == 0:"
+        "\n    os.close(write)\n    os.read(read, 1)\n    time.sleep(0.05)"
+    )
+    with run(area, manifests.path, python(code)) as running:
+        assert running.wait() == 0
+    assert running.errors == []
 
 
 def test_what_the_command_leaves_running_is_ended(area: str, manifests: Manifests) -> None:

@@ -16,8 +16,9 @@ from shmroute.cli.watching import watch_options
 @watch_options
 @log_options
 @click.option("--lifeline", type=int, hidden=True, help="End when nobody holds the other side of this pipe.")
+@click.option("--keeper", type=int, hidden=True, help="Process id of whoever takes the area away after this one.")
 @click.option("--refuse-other", is_flag=True, hidden=True, help="Do not stand by for a watcher of another source.")
-def command(lifeline: int | None, listen: str | None, **chosen: Any) -> None:
+def command(lifeline: int | None, keeper: int | None, listen: str | None, **chosen: Any) -> None:
     """Follow AppModels and publish routes for the workers of this pod.
 
     From a cluster (the pod's service account, or a kubeconfig), or from a folder of manifests (--manifests). A second
@@ -29,7 +30,6 @@ def command(lifeline: int | None, listen: str | None, **chosen: Any) -> None:
     from shmroute.watcher.assemble import build
     from shmroute.watcher.options import WatchOptions
 
-    keeper = os.getppid()
     watcher = build(WatchOptions(**chosen))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watcher.stop())
@@ -41,7 +41,7 @@ def command(lifeline: int | None, listen: str | None, **chosen: Any) -> None:
     if lifeline is not None:
         call_at_end(lifeline, watcher.stop)
     watcher.run()
-    if lifeline is not None and os.getppid() != keeper:
-        remove_area(watcher.area)  # nobody else is left to do it
+    if keeper is not None and os.getppid() != keeper:
+        remove_area(watcher.area)  # it was killed, and nobody else is left to do it
     if watcher.failed:
         raise SystemExit(1)

@@ -33,7 +33,7 @@ def watch_arguments(context: click.Context) -> list[str]:
     """
     from shmroute.cli.watch import command as watch
 
-    names = {parameter.name for parameter in watch.params} - {"area", "lifeline"}
+    names = {parameter.name for parameter in watch.params} - {"area", "lifeline", "keeper"}
     arguments: list[str] = []
     for parameter in context.command.params:
         name = parameter.name or ""

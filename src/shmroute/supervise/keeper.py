@@ -48,7 +48,7 @@ class Keeper:
     def __init__(self, area: str, arguments: Sequence[str], signals: Signals, lifeline: int) -> None:
         self._area = area
         self._command = [sys.executable, "-m", "shmroute", "watch", *arguments, "--area", area]
-        self._command += ["--lifeline", str(lifeline)]
+        self._command += ["--lifeline", str(lifeline), "--keeper", str(os.getpid())]
         self._mask = signals.former_mask
         self._lifeline = lifeline
         self._process: subprocess.Popen[bytes] | None = None
