@@ -9,7 +9,7 @@ import logging
 import time
 from typing import Final
 
-from shmroute.errors import AreaBusy, ShmrouteError
+from shmroute.errors import AreaBusy, ConfigError, ShmrouteError
 from shmroute.shm.publisher import Publisher
 
 __all__ = ["remove_area"]
@@ -24,8 +24,8 @@ def remove_area(area: str) -> None:
     """Take the area's memory away, unless another watcher writes it, or stands by to."""
     try:
         publisher = Publisher(area)
-    except AreaBusy:
-        return
+    except (AreaBusy, ConfigError):
+        return  # another's; or of a name that no area can have, which has been said
     except ShmrouteError as error:
         _log.warning("area %s cannot be removed: %s", area, error)
         return

@@ -58,6 +58,9 @@ on a busy machine."""
 LIVING_SECONDS: Final = 3.0
 """A heart beats every second: one that has beaten within this belongs to the living."""
 
+PARTING_SECONDS: Final = 0.5
+"""What ends because the command has (a resource tracker of `multiprocessing`, say) does so within this, untold."""
+
 LEFTOVER_SECONDS: Final = 10.0
 """What the command left running is told to end, and killed after this: Kubernetes gives a pod 30 s in all."""
 
@@ -247,7 +250,8 @@ class _Run:
 
     def end_leftovers(self) -> None:
         """End what the command has left running: SIGTERM first, SIGKILL after a while, or when asked again."""
-        kill_at = time.monotonic() + LEFTOVER_SECONDS
+        tell_at = time.monotonic() + PARTING_SECONDS
+        kill_at = tell_at + LEFTOVER_SECONDS
         told: set[int] = set()
         while True:
             self._reap()
@@ -255,11 +259,12 @@ class _Run:
             now = time.monotonic()
             if not left or now > kill_at + GIVE_UP_SECONDS:
                 return
-            for pid in left if now >= kill_at else left - told:
-                if pid not in told:
-                    _log.warning("the command has left pid %d running: ending it", pid)
-                os.kill(pid, signal.SIGKILL if now >= kill_at else signal.SIGTERM)
-            told |= left
+            if now >= tell_at:
+                for pid in left if now >= kill_at else left - told:
+                    if pid not in told:
+                        _log.warning("the command has left pid %d running: ending it", pid)
+                    os.kill(pid, signal.SIGKILL if now >= kill_at else signal.SIGTERM)
+                told |= left
             taken = self._signals.take(_STEP_SECONDS)
             if taken is not None and taken.number in _ENDING:
-                kill_at = min(kill_at, now)
+                tell_at = kill_at = min(kill_at, now)
