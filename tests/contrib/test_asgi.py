@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from shmroute import NotReady, resolve
+from shmroute import ConfigError, NotReady, resolve
 from shmroute.client import use_area
 from shmroute.contrib.asgi import Message, Ready, lifespan, ready
 from shmroute.rows import Kind
@@ -118,3 +118,9 @@ def test_the_wrapper_leaves_a_lifespan_of_the_applications_own_in_place(area: st
 def test_a_worker_loads_nothing_that_could_start_a_watcher() -> None:
     code = "import sys, shmroute.contrib.asgi; print([name for name in sys.modules if 'supervise' in name])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60) == "[]\n"
+
+
+def test_a_wait_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHMROUTE_WAIT", "soon")
+    with pytest.raises(ConfigError, match="SHMROUTE_WAIT=soon"):
+        asyncio.run(ready())

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from shmroute.client import attach
-from shmroute.errors import ShmrouteError
+from shmroute.errors import ConfigError, ShmrouteError
 
 __all__ = ["pauses"]
 
@@ -26,9 +26,12 @@ def pauses(seconds: float | None = None) -> Iterator[float]:
 
     By default `SHMROUTE_WAIT`, else 10. The worker goes on in any case, and that it does without routes is logged as a
     warning: its look-ups raise `NotReady` at once until there are some.
+
+    Raises:
+        ConfigError: `SHMROUTE_WAIT` is no number of seconds.
     """
     if seconds is None:
-        seconds = float(os.environ.get("SHMROUTE_WAIT") or DEFAULT_WAIT_SECONDS)
+        seconds = _wait_seconds()
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -40,3 +43,13 @@ def pauses(seconds: float | None = None) -> Iterator[float]:
         else:
             return
         yield STEP_SECONDS
+
+
+def _wait_seconds() -> float:
+    setting = os.environ.get("SHMROUTE_WAIT")
+    if not setting:
+        return DEFAULT_WAIT_SECONDS
+    try:
+        return float(setting)
+    except ValueError as error:
+        raise ConfigError(f"SHMROUTE_WAIT={setting}: write a number of seconds") from error
