@@ -185,7 +185,7 @@ def watched_folder(path: str | os.PathLike[str], options: Sequence[str] = ()) ->
     lifeline = Lifeline()
     command = [sys.executable, "-m", "shmroute", "watch", "--manifests", os.fspath(path), *options]
     process = subprocess.Popen(
-        [*command, "--area", area, "--lifeline", str(lifeline.watched)],
+        [*command, "--area", area, "--lifeline", str(lifeline.watched), "--keeper", str(os.getpid())],
         stdin=subprocess.DEVNULL,
         pass_fds=(lifeline.watched,),
     )
