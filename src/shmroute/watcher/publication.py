@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 from shmroute.errors import LayoutMismatch, OutOfSharedMemory
 from shmroute.rows import Kind, RowKey, SettingsRow, encode
@@ -27,11 +27,8 @@ ENDPOINTS_GRACE_SECONDS: Final = 5.0
 for instance where the right to list EndpointSlices is missing."""
 
 
-class Rows(Protocol):
-    """Where all rows can be had again, for an area that is damaged."""
-
-    def __call__(self, publisher: Publisher, unpublished: Mapping[RowKey, bytes | None]) -> dict[RowKey, bytes | None]:
-        """Every row there is; the newest of those that wait are in `unpublished`."""
+Rows: TypeAlias = Callable[[Publisher, Mapping[RowKey, bytes | None]], dict[RowKey, bytes | None]]
+"""Gives every row there is again, for an area that is damaged; the newest of those that wait are in the mapping."""
 
 
 class Publication:
@@ -41,7 +38,7 @@ class Publication:
         area: its name, for messages.
         settings: what is watched, published with the first snapshot.
         resources: those whose complete list the first snapshot waits for.
-        all_rows: gives every row again.
+        all_rows: see `Rows`.
         clock: monotonic nanoseconds.
     """
 
