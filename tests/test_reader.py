@@ -19,15 +19,17 @@ import pytest
 
 import shmroute
 from shmroute import client
+from shmroute.environment import DEFAULT_AREA
 from shmroute.errors import (
     AppNotFound,
+    ConfigError,
     ModelNotFound,
     NoEndpoints,
     NotReady,
     ShmrouteError,
     StaleRoutes,
 )
-from shmroute.reader import DEFAULT_AREA, Reader
+from shmroute.reader import Reader
 from shmroute.routes import App, Endpoint, Route
 from shmroute.rows import Kind, encode
 from tests.forks import Forks, Pipe
@@ -282,6 +284,9 @@ def test_a_look_up_can_wait_for_the_first_snapshot(area: str) -> None:
 
 
 def test_the_wait_can_come_from_the_environment(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHMROUTE_WAIT", "soon")
+    with Reader(f"{area}-none") as reader, pytest.raises(ConfigError, match="SHMROUTE_WAIT=soon"):
+        reader.resolve("m")
     monkeypatch.setenv("SHMROUTE_WAIT", "0.03")
     with Reader(area) as reader, pytest.raises(NotReady) as caught:
         reader.resolve("m")

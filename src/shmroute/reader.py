@@ -5,7 +5,6 @@ Called in users' hottest path, from any thread, before and after a fork. Imports
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
 import msgspec
 
+from shmroute import environment
 from shmroute.errors import AppNotFound, LayoutMismatch, ModelNotFound, NoAccess, NotReady, StaleRoutes
 from shmroute.forking import watch_over
 from shmroute.home import Home
@@ -27,9 +27,7 @@ from shmroute.shm.reader import RowReader
 if TYPE_CHECKING:
     from shmroute.changes import AsyncChanges, Changes
 
-__all__ = ["DEFAULT_AREA", "Reader", "Resolve"]
-
-DEFAULT_AREA: Final = "default"
+__all__ = ["Reader", "Resolve"]
 
 _MAX_ABSENT_NAME: Final = 512
 """Names longer than this (characters) are not remembered as absent: whoever asks for a model may have made them up."""
@@ -75,6 +73,7 @@ class Reader:
     Raises:
         ModelNotFound: no app serves it (a `LookupError`).
         NotReady: nothing has been published yet.
+        ConfigError: nothing has been published yet, and `SHMROUTE_WAIT` is no number.
         StaleRoutes: the routes are older than `max_age`.
         LayoutMismatch, NoAccess: the area cannot be read at all.
 
@@ -194,7 +193,7 @@ class Reader:
     def pool_of(self, route: Route) -> Pool:
         """The endpoints of the route's app, as they are now. For `Route`."""
         key = f"{route.namespace}/{route.appmodel}"
-        zone = self._zone if self._zone is not None else os.environ.get("SHMROUTE_ZONE", "")
+        zone = self._zone if self._zone is not None else environment.zone()
         return self._part(
             Kind.ENDPOINTS,
             key,
@@ -231,7 +230,7 @@ class Reader:
     @property
     def area(self) -> str:
         """The area's name."""
-        return self._area or os.environ.get("SHMROUTE_AREA") or DEFAULT_AREA
+        return self._area or environment.area()
 
     @property
     def generation(self) -> int:
@@ -338,7 +337,7 @@ class Reader:
                         raise
                     seconds = self._wait_seconds
             if seconds is None:
-                seconds = float(os.environ.get("SHMROUTE_WAIT") or 0)
+                seconds = environment.wait_seconds(0.0)
             if seconds <= 0:
                 raise NotReady(self.area)
             wait = False

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from typing import Final
 
+from shmroute import environment
 from shmroute.client import attach
-from shmroute.errors import ConfigError, ShmrouteError
+from shmroute.errors import ShmrouteError
 
 __all__ = ["pauses"]
 
@@ -31,7 +31,7 @@ def pauses(seconds: float | None = None) -> Iterator[float]:
         ConfigError: `SHMROUTE_WAIT` is no number of seconds.
     """
     if seconds is None:
-        seconds = _wait_seconds()
+        seconds = environment.wait_seconds(DEFAULT_WAIT_SECONDS)
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -43,13 +43,3 @@ def pauses(seconds: float | None = None) -> Iterator[float]:
         else:
             return
         yield STEP_SECONDS
-
-
-def _wait_seconds() -> float:
-    setting = os.environ.get("SHMROUTE_WAIT")
-    if not setting:
-        return DEFAULT_WAIT_SECONDS
-    try:
-        return float(setting)
-    except ValueError as error:
-        raise ConfigError(f"SHMROUTE_WAIT={setting}: write a number of seconds") from error

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Final
 
-from shmroute.reader import DEFAULT_AREA
+from shmroute import environment
 from shmroute.supervise.lifeline import Lifeline
 
 __all__ = ["start", "stop"]
@@ -28,7 +28,7 @@ def start() -> str:
     Returns:
         The area, which is `SHMROUTE_AREA` or "default".
     """
-    area = os.environ.get("SHMROUTE_AREA") or DEFAULT_AREA
+    area = environment.area()
     if os.getpid() not in _keepers:
         lifeline = Lifeline()
         _keepers[os.getpid()] = subprocess.Popen(
