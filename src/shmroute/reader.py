@@ -425,7 +425,7 @@ class Reader:
         self._unsettled = False
         self._home.head = NEVER
         self._fault = None
-        self._retry_ns = self._fault_ns = 0
+        self._retry_ns = self._fault_ns = self._contact_ns = 0
 
     def _part(self, kind: Kind, key: str, decode: Callable[[bytes | None], T]) -> T:
         """What `decode` makes of a row other than a model's, remembered until the row changes."""
