@@ -15,9 +15,8 @@ from uvicorn.server import ServerState
 
 from shmroute.contrib import uvicorn
 from shmroute.contrib.uvicorn import Lingering, Protocol
+from tests.contrib.http_client import LONG_SECONDS, Connection
 
-REQUEST = b"GET /%s HTTP/1.1\r\nHost: here\r\n\r\n"
-LONG_SECONDS = 30.0
 SHORT_SECONDS = 0.05
 
 
@@ -30,28 +29,6 @@ class OnHttpTools(Lingering, HttpToolsProtocol):
 
 
 both = pytest.mark.parametrize("protocol", [OnH11, OnHttpTools], ids=["h11", "httptools"])
-
-
-class Connection:
-    """A client's."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self.writer = writer
-
-    def send(self, what: bytes = b"now") -> None:
-        self.writer.write(REQUEST % what)
-
-    async def answer(self) -> tuple[bool, bytes]:
-        """Whether it says that the connection is closed after it, and its body."""
-        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), LONG_SECONDS)
-        assert head.startswith(b"HTTP/1.1 200")
-        body = await asyncio.wait_for(self._reader.readexactly(2), LONG_SECONDS)
-        return b"\r\nconnection: close\r\n" in head.lower(), body
-
-    async def is_closed(self) -> bool:
-        """Wait for the end."""
-        return await asyncio.wait_for(self._reader.read(), LONG_SECONDS) == b""
 
 
 class Serving:

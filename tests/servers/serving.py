@@ -58,22 +58,27 @@ def ask(port: int, model: str = MODEL, seconds: float = ANSWER_SECONDS) -> tuple
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:
-        connection.request("GET", f"/{model}", headers={"Connection": "close"})
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
+        return get(connection, model)
     finally:
         connection.close()
 
 
+def get(
+    connection: http.client.HTTPConnection, model: str = MODEL, *, keeping: bool = False
+) -> tuple[int, dict[str, Any]]:
+    """`ask` on a connection, which is kept if `keeping`, unless the server says otherwise."""
+    connection.request("GET", f"/{model}", headers={} if keeping else {"Connection": "close"})
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
 class Load:
-    """Clients that ask all the time, and count what comes back.
+    """Clients that ask all the time, and count what comes back. Each request has a connection of its own, or with
+    `keeping` that of the former one."""
 
-    With `again` they ask once more where a connection was closed on them.
-    """
-
-    def __init__(self, port: int, *, again: bool = False) -> None:
+    def __init__(self, port: int, *, keeping: bool = False) -> None:
         self._port = port
-        self._again = again
+        self._keeping = keeping
         self._stop = threading.Event()
         self.answers: Counter[str] = Counter()
         """Answers by app, roughly: the clients do not wait for each other."""
@@ -96,24 +101,19 @@ class Load:
         until(lambda: self.answers[app] >= before + count, f"{count} answers of {app} under load", SERVER_SECONDS)
 
     def _run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_SECONDS)
         while not self._stop.wait(PAUSE_SECONDS):
             try:
-                status, answer = self._ask()
+                status, answer = get(connection, keeping=self._keeping)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 self.failures.append(repr(error))
+                connection.close()
                 continue
             if status == 200:
                 self.answers[answer["app"]] += 1
             else:
                 self.failures.append(f"{status} {answer}")
-
-    def _ask(self) -> tuple[int, dict[str, Any]]:
-        try:
-            return ask(self._port)
-        except (ConnectionError, http.client.HTTPException):
-            if not self._again:
-                raise
-            return ask(self._port)
+        connection.close()
 
 
 class Server:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import time
@@ -13,7 +14,18 @@ import pytest
 from shmroute.supervise.processes import state_of
 from tests.processes import children, is_running
 from tests.servers.page import command
-from tests.servers.serving import SERVER_SECONDS, WORKERS, Load, ask, descendants, example, free_port, serve
+from tests.servers.serving import (
+    ANSWER_SECONDS,
+    SERVER_SECONDS,
+    WORKERS,
+    Load,
+    ask,
+    descendants,
+    example,
+    free_port,
+    get,
+    serve,
+)
 from tests.supervise.running import Manifests, writer
 
 
@@ -24,8 +36,6 @@ class Kind(NamedTuple):
     examples: tuple[str, ...]
     number: int = 0
     options: tuple[str, ...] = ()
-    again: bool = False
-    """Its clients ask again when a connection is closed on them, as proxies do: the server does that at a restart."""
     touch: str = ""
     """The file that restarts the workers when it is touched, instead of HUP."""
 
@@ -38,14 +48,14 @@ UVICORN = "uvicorn: Starlette, FastAPI"
 
 KINDS = {
     "uvicorn": Kind(UVICORN, ("starlette",), options=("--timeout-worker-healthcheck", "50")),
-    "granian": Kind("Granian", ("starlette",), 1, ("--respawn-interval", "0.2"), again=True),
+    "granian": Kind("Granian", ("starlette",), 1, ("--respawn-interval", "0.2")),
     "uwsgi": Kind("uWSGI", ("uwsgi", "wsgi"), touch="restart"),
-    "hypercorn": Kind("Hypercorn", ("starlette",), again=True),
+    "hypercorn": Kind("Hypercorn", ("starlette",)),
 }
 
 
 SLOW_KINDS = {
-    "granian-hooks": Kind("Granian", ("granian", "starlette"), again=True),
+    "granian-hooks": Kind("Granian", ("granian", "starlette")),
 }
 """These take their time to restart: 3.5 s for each worker, unless Granian is told otherwise."""
 
@@ -69,8 +79,9 @@ def test_workers_see_a_change_a_restart_fails_no_request_and_nothing_is_left(
     with serve([*words, *kind.options], folder, area, manifests, port=port, shares_socket=shares_socket) as server:
         former = server.workers("iiot")
         watcher = writer(area)
-        with Load(port, again=kind.again) as load:
+        with Load(port) as load, Load(port, keeping=True) as keeping:
             load.goes_on("iiot")
+            keeping.goes_on("iiot")
             if kind.touch:
                 (folder / kind.touch).touch()
             else:
@@ -78,9 +89,30 @@ def test_workers_see_a_change_a_restart_fails_no_request_and_nothing_is_left(
             server.until(lambda: not any(map(is_running, former)), "end of the former workers")
             manifests.write("iiot2")
             load.goes_on("iiot2")
+            keeping.goes_on("iiot2")
         assert not load.failures, load.failures[0]
+        assert not keeping.failures, keeping.failures[0]
         assert not former & server.workers("iiot2")
         assert writer(area) == watcher
+        server.end(signal.SIGTERM)
+
+
+def test_granian_answers_a_request_whose_connection_was_made_before_a_restart(
+    tmp_path: Path, area: str, manifests: Manifests
+) -> None:
+    port = free_port()
+    words = [*command("Granian", port, 1), "--respawn-interval", "0.2"]
+    with serve(
+        words, example(tmp_path, "starlette", port=port), area, manifests, port=port, shares_socket=False
+    ) as server:
+        former = server.workers("iiot")
+        connections = [http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS) for _ in range(20)]
+        for connection in connections:
+            connection.connect()
+        server.send(signal.SIGHUP)
+        server.until(lambda: not any(map(is_running, former)), "end of the former workers")
+        for connection in connections:
+            assert get(connection)[0] == 200
         server.end(signal.SIGTERM)
 
 
