@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -61,16 +62,19 @@ def interleaved(
 
     `before` is called ahead of each measurement and not timed. `limits` says how many keys a slow competitor gets.
 
-    Each round begins with another competitor, and all of them find the keys' own text in the processor's cache: a
-    request has just brought it, and else whoever comes first would fetch it for all.
+    Each round has another order, since whoever follows another finds in the processor's cache what both use. All of
+    them find the keys' own text there: a request has just brought it, and else whoever comes first would fetch it for
+    all.
     """
     taken: dict[str, list[float]] = {name: [] for name in loops}
     order = list(loops)
+    dice = random.Random(4)
     gc.collect()
     gc.disable()
     try:
         for _ in range(rounds):
             chosen = keys()
+            dice.shuffle(order)
             for name in order:
                 loop = loops[name]
                 some = chosen[: (limits or {}).get(name, len(chosen))]
@@ -79,7 +83,6 @@ def interleaved(
                 started = time.perf_counter()
                 loop(some)
                 taken[name].append((time.perf_counter() - started) / len(some))
-            order = [*order[1:], order[0]]
             gc.collect()
     finally:
         gc.enable()
