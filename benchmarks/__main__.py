@@ -5,35 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import lookups, processes, publishing, report
+from benchmarks import report
 from benchmarks.measured import Measured, Results
-
-Step = tuple[str, Callable[[], list[Measured]]]
-
-
-def steps(quick: bool) -> list[Step]:
-    """What is measured, in order. `quick`: smaller tables and fewer rounds, in about a minute."""
-    large = 100_000 if quick else 1_000_000
-    middle = 20_000 if quick else 100_000
-    team = 4 if quick else 8
-    return [
-        ("warm look-ups", lambda: lookups.warm(middle, 7 if quick else 21)),
-        ("first touch", lambda: lookups.first_touch(middle, 9 if quick else 31)),
-        ("first touch, large table", lambda: lookups.first_touch(large, 5 if quick else 21)),
-        ("picks and metadata", lambda: lookups.parts_of_a_route(9 if quick else 41)),
-        ("publishing", lambda: publishing.publishing(10_000, large, 100 if quick else 500)),
-        ("endpoint flip", lambda: publishing.endpoint_flip(100 if quick else 1000)),
-        ("memory and attach", lambda: processes.memory_and_attach(large, team)),
-        ("starting", lambda: processes.starting(middle, 3 if quick else 9)),
-        ("two processes, and publishing meanwhile", lambda: processes.scaling(middle, 1 if quick else 5)),
-        ("propagation", lambda: processes.propagation(middle, team, 100 if quick else 500)),
-    ]
+from benchmarks.steps import measure, steps
 
 
 def main() -> int:
@@ -45,11 +26,12 @@ def main() -> int:
     options = parser.parse_args()
     console = Console()
     rows: list[Measured] = []
-    chosen = [step for step in steps(options.quick) if options.only in step[0]]
+    chosen = [name for name, _ in steps(options.quick) if options.only in name]
     began = time.perf_counter()
-    for number, (name, measure) in enumerate(chosen, 1):
-        console.print(f"[{number}/{len(chosen)}] {time.perf_counter() - began:5.0f} s  {name}", highlight=False)
-        rows += measure()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
+        for number, name in enumerate(chosen, 1):
+            console.print(f"[{number}/{len(chosen)}] {time.perf_counter() - began:5.0f} s  {name}", highlight=False)
+            rows += fresh.submit(measure, name, options.quick).result()
     results = Results(report.machine(), report.versions(), options.quick, rows)
     show(console, results)
     if not options.only:
