@@ -132,6 +132,10 @@ class ApiServer(Objects):
         """Wait until so many watches are open; TimeoutError if they are not."""
         self.wait_until(lambda: self.open_watches(resource) >= count, timeout)
 
+    def wait_watched(self) -> None:
+        """Wait until there is one watch and no streaming list: one whose client has gone is open for a while still."""
+        self.wait_until(lambda: [each.streaming_list for each in self.watches.open] == [False])
+
     def wait_until(self, true: Callable[[], bool], timeout: float = WAIT_SECONDS) -> None:
         """Wait until a condition holds; TimeoutError if it does not in time."""
         deadline = time.monotonic() + timeout

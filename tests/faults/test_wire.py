@@ -158,7 +158,7 @@ def test_02_api_down_after_sync_serves_the_last_state_with_its_age_and_resumes_w
     api.apply(app_model("iiot", ["iiot_dataservice"]))
     with serve(connection, area, LIVELY) as served:
         served.reader.wait_ready(WAIT_SECONDS)
-        api.wait_for_watches()
+        api.wait_watched()
         revision = str(api.revision)
 
         api.faults.refuse()
@@ -369,7 +369,7 @@ def test_07_a_410_lists_again_and_an_unchanged_set_publishes_nothing(
     api.apply(app_model("iiot", ["iiot_dataservice"]))
     with serve(connection, area, CALM) as served:
         served.reader.wait_ready(WAIT_SECONDS)
-        api.wait_for_watches()
+        api.wait_watched()
         generation = served.reader.generation
 
         api.faults.gone(http=http)
@@ -409,7 +409,7 @@ def test_07_a_410_over_an_unchanged_set_tells_no_handler_and_reads_no_metadata(
     with serve(connection, area, CALM, handlers=[handler], metadata=MetadataFeed(loader)) as served:
         served.reader.wait_ready(WAIT_SECONDS)
         api.wait_until(lambda: served.reader.resolve("one").metadata_state == "loaded")
-        api.wait_for_watches()
+        api.wait_watched()
         generation = served.reader.generation
 
         api.faults.gone()
@@ -431,7 +431,7 @@ def test_07_what_vanished_before_a_410_is_served_no_more(api: ApiServer, connect
         api.apply(app_model(name, [name]))
     with serve(connection, area, CALM, handlers=[handler]) as served:
         served.reader.wait_ready(WAIT_SECONDS)
-        api.wait_for_watches()
+        api.wait_watched()
         api.faults.refuse()
         api.delete("appmodels", "one")
         api.faults.gone()

@@ -158,7 +158,7 @@ class Following:
     def wait_watched(self, api: ApiServer) -> Watch:
         """Wait until the test server, too, sees one watch and no streaming list any more; returns its side of it."""
         self.wait_synced()
-        api.wait_until(lambda: [watch.streaming_list for watch in api.watches.open] == [False])
+        api.wait_watched()
         return api.watches.open[0]
 
     def wait_probes(self, more: int, seconds: float = WAIT_SECONDS) -> None:
