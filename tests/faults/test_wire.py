@@ -419,6 +419,8 @@ def test_07_a_410_over_an_unchanged_set_tells_no_handler_and_reads_no_metadata(
         api.wait_until(lambda: served.reader.get("later") is not None)
         api.wait_until(lambda: served.reader.resolve("later").metadata_state == "loaded")
 
+        api.wait_until(lambda: "add later" in handler.told)  # by another thread than the one that publishes
+
         changes = served.reader.changes(generation, timeout=0.0, metadata=True)
         assert {change.model for change in changes if isinstance(change, Change)} == {"later"}
         assert handler.told == ["add one", "add later"]
