@@ -62,7 +62,7 @@ class Granian(_Base):  # type: ignore[misc]
       worker when it ends, `respawn_interval` later.
 
     The sockets are Granian's own for `uds`, and where Python has no global interpreter lock: its workers are threads
-    there.
+    there. Over TLS it is the handshake that has come: who has made it and not asked yet may find the connection closed.
     """
 
     def _init_shared_socket(self) -> None:
