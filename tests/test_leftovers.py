@@ -15,6 +15,7 @@ import pytest
 
 from tests.leftovers import MARK, SHARED_MEMORY, nothing_left, remove_area
 from tests.processes import adopt_orphans, adopts_orphans, ancestors, bound, children, command_line, is_running, running
+from tests.supervise.running import until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -83,9 +84,12 @@ def test_shared_memory_outside_the_tests_own_areas_is_named(leftover: Path, monk
 
 def test_shared_memory_is_nobodys_fault_while_others_are_at_work(leftover: Path) -> None:
     with subprocess.Popen([*SLEEP, "shmroute watch"]) as other:
-        with nothing_left():
-            leftover.write_bytes(b"x")
-        other.kill()
+        try:
+            until(lambda: "shmroute watch" in command_line(other.pid), "the other's command line")
+            with nothing_left():
+                leftover.write_bytes(b"x")
+        finally:
+            other.kill()
 
 
 def test_neither_this_run_nor_what_started_it_counts_as_others() -> None:
