@@ -6,5 +6,5 @@
     uvicorn    its HTTP protocol, with a shutdown that fails no request; `uvicorn_worker` is the same for gunicorn
     hypercorn  its command, with such a shutdown
 
-Every other server: `shmroute run -- CMD`. `waiting` is shared by them.
+Every other server: `shmroute run -- CMD`. `waiting` and `lingering` are shared by them.
 """

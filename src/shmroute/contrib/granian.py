@@ -16,7 +16,6 @@ import socket
 from collections.abc import Callable
 from ctypes import c_bool
 from functools import partial
-from importlib import import_module
 from multiprocessing import RawValue
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -135,11 +134,12 @@ def _listen(address: str, port: int, backlog: int) -> socket.socket:
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_SECONDS)
     listening.bind((address, port))
     listening.listen(backlog)
-    listening.set_inheritable(True)
     return listening
 
 
 if __name__ == "__main__":
-    command: Any = import_module("granian.cli")
+    from granian import cli
+
+    command: Any = cli
     command.Server = Granian
     command.entrypoint()

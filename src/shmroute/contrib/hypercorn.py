@@ -23,9 +23,7 @@ from hypercorn.asyncio import run
 from hypercorn.asyncio.tcp_server import TCPServer as _TCPServer
 from hypercorn.protocol.h11 import H11Protocol as _H11Protocol
 
-LINGER_SECONDS: Final = 1.0
-"""A request that is on its way when a worker is told to end arrives within this, from another continent too. A worker
-takes so long to end if clients hold idle connections."""
+from shmroute.contrib.lingering import LINGER_SECONDS
 
 _TURNS: Final = 10
 """Turns of the loop from accepting a connection to a task of its own: asyncio takes four."""
@@ -50,7 +48,7 @@ class H11Protocol(_H11Protocol):
     async def stream_send(self, event: Any) -> None:
         """Send a part of an answer."""
         if self.context.terminated.is_set():
-            self.keep_alive_requests = max(self.keep_alive_requests, self.config.keep_alive_max_requests)
+            self.keep_alive_requests = self.config.keep_alive_max_requests
         await super().stream_send(event)
 
 

@@ -16,11 +16,9 @@ from weakref import WeakSet
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-__all__ = ["Lingering", "Protocol"]
+from shmroute.contrib.lingering import LINGER_SECONDS
 
-LINGER_SECONDS: Final = 1.0
-"""A request that is on its way when a worker is told to end arrives within this, from another continent too. A worker
-takes so long to end if clients hold idle connections."""
+__all__ = ["Lingering", "Protocol"]
 
 _CLOSE: Final = (b"connection", b"close")
 
