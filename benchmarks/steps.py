@@ -7,28 +7,26 @@ from collections.abc import Callable
 from benchmarks import lookups, processes, publishing
 from benchmarks.measured import Measured
 
-Step = tuple[str, Callable[[], list[Measured]]]
 
-
-def steps(quick: bool) -> list[Step]:
+def steps(quick: bool) -> dict[str, Callable[[], list[Measured]]]:
     """What is measured, in order. `quick`: smaller tables and fewer rounds, in about a minute."""
     large = 100_000 if quick else 1_000_000
     middle = 20_000 if quick else 100_000
     team = 4 if quick else 8
-    return [
-        ("warm look-ups", lambda: lookups.warm(middle, 7 if quick else 21)),
-        ("first touch", lambda: lookups.first_touch(middle, 9 if quick else 31)),
-        ("first touch, large table", lambda: lookups.first_touch(large, 5 if quick else 21)),
-        ("picks and metadata", lambda: lookups.parts_of_a_route(9 if quick else 41)),
-        ("publishing", lambda: publishing.publishing(10_000, large, 100 if quick else 500)),
-        ("endpoint flip", lambda: publishing.endpoint_flip(100 if quick else 1000)),
-        ("memory and attach", lambda: processes.memory_and_attach(large, team)),
-        ("starting", lambda: processes.starting(middle, 3 if quick else 9)),
-        ("two processes, and publishing meanwhile", lambda: processes.scaling(middle, 1 if quick else 5)),
-        ("propagation", lambda: processes.propagation(middle, team, 100 if quick else 500)),
-    ]
+    return {
+        "warm look-ups": lambda: lookups.warm(middle, 7 if quick else 21),
+        "first touch": lambda: lookups.first_touch(middle, 9 if quick else 31),
+        "first touch, large table": lambda: lookups.first_touch(large, 5 if quick else 21),
+        "picks and metadata": lambda: lookups.parts_of_a_route(9 if quick else 41),
+        "publishing": lambda: publishing.publishing(10_000, large, 100 if quick else 500),
+        "endpoint flip": lambda: publishing.endpoint_flip(100 if quick else 1000),
+        "memory and attach": lambda: processes.memory_and_attach(large, team),
+        "starting": lambda: processes.starting(middle, 3 if quick else 9),
+        "two processes, and publishing meanwhile": lambda: processes.scaling(middle, 1 if quick else 5),
+        "propagation": lambda: processes.propagation(middle, team, 100 if quick else 500),
+    }
 
 
 def measure(name: str, quick: bool) -> list[Measured]:
     """One step. In a process of its own: else it would find the memory in the disorder that others have left."""
-    return dict(steps(quick))[name]()
+    return steps(quick)[name]()
