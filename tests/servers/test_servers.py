@@ -101,7 +101,7 @@ def test_granian_answers_a_request_whose_connection_was_made_before_a_restart(
     tmp_path: Path, area: str, manifests: Manifests
 ) -> None:
     port = free_port()
-    words = [*command("Granian", port, 1), "--respawn-interval", "0.2"]
+    words = [*command("Granian", port, 1), *KINDS["granian"].options]
     with serve(
         words, example(tmp_path, "starlette", port=port), area, manifests, port=port, shares_socket=False
     ) as server:
