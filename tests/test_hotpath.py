@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import pickle
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
+from zlib import crc32
 
 import msgspec
 import pytest
@@ -16,6 +19,7 @@ from shmroute import LayoutMismatch, ModelNotFound, Reader, Route
 from shmroute.hotpath import HotPath
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, encode
 from shmroute.shm import memory
+from shmroute.shm.layout import CELL_KIND, CELLS_PER_ROW, MAX_CELLS_PASSED, QUICK_READ
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowReader
 
@@ -80,6 +84,90 @@ def test_plain_rows_never_go_the_slow_way_wherever_their_slots_are(publisher: Pu
     assert [reader.resolve(each.model) for each in given] == given
     wrapped = 2  # of all rows, those displaced beyond the last slot
     assert slow() <= wrapped
+
+
+def elsewhere(reader: Reader) -> list[str]:
+    """The models that `resolve` does not find in a cell from now on."""
+    asked: list[str] = []
+    touch = reader._hot._names["touch"]
+
+    def told(model: str) -> Route:
+        asked.append(model)
+        found: Route = touch(model)
+        return found
+
+    reader._hot._names["touch"] = told
+    return asked
+
+
+def test_rows_of_the_base_lie_in_cells_but_for_a_few(publisher: Publisher, reader: Reader) -> None:
+    given = [route(f"model-{number}") for number in range(2000)]
+    publisher.publish(rows(*given))
+    reader.attach()
+    asked = elsewhere(reader)
+    assert [reader.resolve(each.model) for each in given] == given
+    assert len(asked) <= 10
+
+
+def test_a_row_whose_cells_are_all_taken_is_found(publisher: Publisher, reader: Reader) -> None:
+    rows_there = 100
+    cells = rows_there * CELLS_PER_ROW
+    names = (f"model-{number:06}" for number in itertools.count())
+    crowded = [
+        route(name) for name in itertools.islice(filter(lambda name: cell_of(name, cells) == 5, names), rows_there)
+    ]
+    publisher.publish(rows(*crowded))
+    reader.attach()
+    slow, asked = slow_ways(reader), elsewhere(reader)
+    assert [reader.resolve(each.model) for each in crowded] == crowded
+    assert asked == [each.model for each in crowded[MAX_CELLS_PASSED:]]
+    assert slow() == 0
+
+
+def cell_of(name: str, cells: int) -> int:
+    return crc32(name.encode(), Kind.MODEL) % cells
+
+
+def test_a_table_without_models_has_none_in_cells(publisher: Publisher, reader: Reader) -> None:
+    publisher.publish({(Kind.SETTINGS, ""): b"any", (Kind.APP, "app"): b"x" * 300})
+    reader.attach()
+    with pytest.raises(ModelNotFound):
+        reader.resolve("a")
+    publisher.publish(rows(route("a")))
+    assert reader.resolve("a") == route("a")
+
+
+def test_a_new_base_gives_cells_to_the_rows_that_have_come(publisher: Publisher, reader: Reader) -> None:
+    publisher.publish({(Kind.SETTINGS, ""): b"any"})
+    given = [route(f"model-{number}") for number in range(800)]
+    for start in range(0, len(given), 100):
+        publisher.publish(rows(*given[start : start + 100]))
+    deadline = time.monotonic() + WAIT_SECONDS
+    while publisher.maintain():
+        assert time.monotonic() < deadline
+    reader.attach()
+    asked = elsewhere(reader)
+    assert [reader.resolve(each.model) for each in given] == given
+    assert len(asked) <= 20
+
+
+def test_the_cell_behind_the_last_stays_empty(publisher: Publisher, reader: Reader) -> None:
+    rows_there = 20
+    last = rows_there * CELLS_PER_ROW - 1
+    names = (name for number in itertools.count() if cell_of(name := f"model-{number:06}", last + 1) == last)
+    given = [route(name) for name in itertools.islice(names, rows_there)]
+    publisher.publish(rows(*given))
+    reader.attach()
+    cells, count, cell_bytes, _ = reader._hot._names["place"]
+    assert count == last + 1
+    assert read_at(cells, last * cell_bytes) == encode(given[0]._public())
+    assert read_at(cells, (last + 1) * cell_bytes) == b""
+    assert [reader.resolve(each.model) for each in given] == given
+
+
+def read_at(cells: memoryview, offset: int) -> bytes:
+    value: bytes = QUICK_READ.unpack_from(cells, offset)[1]
+    return value
 
 
 def test_a_row_that_was_superseded_is_read_as_its_newest(publisher: Publisher, reader: Reader) -> None:
@@ -149,8 +237,10 @@ def test_no_byte_of_a_record_can_be_damaged_unnoticed(publisher: Publisher, read
 
 
 @pytest.mark.parametrize("arrived", [False, True])
-def test_a_row_read_before_a_generation_is_not_kept_after_it(publisher: Publisher, arrived: bool) -> None:
-    publisher.publish(rows(route("a", "old"), route("b")))
+@pytest.mark.parametrize("where", ["in a cell", "in the log"])
+def test_a_row_read_before_a_generation_is_not_kept_after_it(publisher: Publisher, where: str, arrived: bool) -> None:
+    publisher.publish(rows(route("a", "old" if where == "in a cell" else "older"), route("b")))
+    publisher.publish(rows(route("a", "old")))
     view = RowReader(publisher.area)
 
     def decode_meanwhile(value: bytes) -> Route:
@@ -160,14 +250,14 @@ def test_a_row_read_before_a_generation_is_not_kept_after_it(publisher: Publishe
         assert view.refresh() == [(Kind.MODEL, b"a")]
         hot.memo.pop("a", None)
         if arrived:
-            hot.point(view.control.head, view.generation, view.quick)
+            hot.point(view.control.head, view.generation, view.quick, 2)
         return msgspec.msgpack.decode(value, type=Route)
 
     def slow(model: str, namespace: str | None, max_age: float | None) -> Route:
         raise AssertionError(model)
 
     hot = HotPath(slow, decode_meanwhile, 10)
-    hot.point(view.control.head, view.generation, view.quick)
+    hot.point(view.control.head, view.generation, view.quick, 2)
     assert hot.resolve("a").app == "old"  # asked for while it was so
     assert "a" not in hot.memo
 
@@ -182,7 +272,7 @@ def test_a_row_of_a_later_generation_is_left_to_the_slow_way(publisher: Publishe
         return route(model, "slow")
 
     hot = HotPath(slow, msgspec.msgpack.Decoder(Route).decode, 10)
-    hot.point(view.control.head, publisher.generation, place)
+    hot.point(view.control.head, publisher.generation, place, 2)
     assert (hot.resolve("a").app, hot.resolve("b").app) == ("slow", "app")
 
 
@@ -197,7 +287,7 @@ def test_nothing_goes_the_hot_way_once_it_has_been_left(publisher: Publisher) ->
 
     hot = HotPath(slow, msgspec.msgpack.Decoder(Route).decode, 10)
     hot.resolve("a")
-    hot.point(view.control.head, view.generation, view.quick)
+    hot.point(view.control.head, view.generation, view.quick, 1)
     hot.resolve("a")
     hot.leave()
     hot.resolve("a")
@@ -287,6 +377,10 @@ def test_a_reader_that_nobody_holds_is_collected_and_its_routes_go_on_with_anoth
     moved = msgspec.structs.replace(endpoint, host="10.0.0.2")
     publisher.publish({(Kind.ENDPOINTS, "ns/am"): encode(EndpointsRow("ns/am", EndpointsState.KNOWN, (moved,)))})
     assert {str(held.pick()) for _ in range(4)} == {"10.0.0.2:80"}
+
+
+def test_models_are_the_rows_that_lie_in_cells() -> None:
+    assert int(Kind.MODEL) == CELL_KIND
 
 
 def test_resolve_can_be_pickled_by_name() -> None:

@@ -63,6 +63,7 @@ class Home:
             namespace={"_home": self},
             frozen=True,
             array_like=True,
+            gc=False,  # nothing that a route holds leads back to it
         )
         bound.BoundRoute = bound  # what the field's type means; "Route" would be that of the module
         decoder: msgspec.msgpack.Decoder[Route] = msgspec.msgpack.Decoder(bound)

@@ -5,9 +5,13 @@ for fifteen would cost a fifth of a warm look-up. `HotPath` makes the function a
 `shmroute.reader.Reader`.
 
 A warm look-up compares one word and asks one dict. Both words stay memoryviews: to compare them is cheaper than to make
-a number of one first. A first touch finds the row as `shmroute.shm.segment` does, written out here since each call
-would cost more than what it does, and checks it by its quick checksum. Whatever is not plain (no match, a long value,
-damage, a full memo) is left to `Reader.look_up`, which takes the lock and its time.
+a number of one first. A first touch looks into the cell where the row's hash says that it lies, and the next ones up to
+an empty one: memory is waited for once, and the quick sum tells whether this is the row, as it was before any
+generation that could not be seen yet (`shmroute.shm.writing`). A row that is in no cell, since it has changed after the
+base was built, is found by its slot, as `shmroute.shm.segment` does. All of it is written out here, since each call
+would cost more than what it does. Whatever is not plain (no match, a long value, damage, a full memo) is left to
+`Reader.look_up`, which takes the lock and its time. Whether the memo is full is not even asked where the whole table
+has room in it.
 
 **No row of the past.** First touches take no lock, so one may have read a row, be put to sleep, and wake up when
 another thread has gone to the next generation and has dropped from the memo what that changed. It must not put its old
@@ -45,7 +49,8 @@ NEVER: Final = memoryview(b"\0\0\0\0\0\0\xf8\x7f").cast("d", shape=())
 _NONE_YET: Final = memoryview(bytes(8)).cast("d", shape=())
 """The generation of a reader that is not attached."""
 
-_NOWHERE: Final[Any] = (memoryview(bytes(4)).cast("I"), memoryview(bytes(4)).cast("I"), 0, b"", 0)
+_EMPTY_SLOT: Final = memoryview(bytes(4)).cast("I")
+_NOWHERE: Final[Any] = (memoryview(b""), 1, 1, (_EMPTY_SLOT, _EMPTY_SLOT, 0, b"", 0))
 """A place without rows."""
 
 _LOCKED: Final = not getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -53,7 +58,7 @@ _LOCKED: Final = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 # What `_resolve` needs. Its globals are a copy of these.
 MODEL: Final = int(Kind.MODEL)
-unpack: Final = QUICK_READ.unpack_from
+read: Final = QUICK_READ.unpack_from
 Unusual: Final = (AttributeError, UnicodeEncodeError, IndexError, struct.error, msgspec.DecodeError)
 
 # And what is each reader's own.
@@ -63,6 +68,7 @@ place: Quick = _NOWHERE
 memo: dict[str, Route] = {}
 known: Callable[[str], Route | None] = memo.get
 memo_rows = 0
+roomy = False
 decode: Callable[[bytes], Route] = cast("Any", None)
 look_up: Callable[[str, str | None, float | None], Route] = cast("Any", None)
 
@@ -71,23 +77,42 @@ def _resolve(model: str, namespace: str | None = None, max_age: float | None = N
     """Which app serves `model`: see `shmroute.Reader.resolve`."""
     if namespace is None and max_age is None and head == seen:
         route = known(model)
-        return touch(model) if route is None else route
+        if route is not None:
+            return route
+        try:
+            here = place
+            hashed = crc32(model.encode(), MODEL)
+            at = hashed % here[1] * here[2]
+            while True:
+                quick_sum, value = read(here[0], at)
+                if adler32(value, hashed) == quick_sum:
+                    route = decode(value)
+                    if route.model == model and (roomy or len(memo) < memo_rows):
+                        if here is place: memo[model] = route  # fmt: skip  # noqa: E701 - see the docstring
+                        return route
+                    break
+                if not value:
+                    break
+                at += here[2]
+        except Unusual:
+            pass
+        return touch(model)
     return look_up(model, namespace, max_age)
 
 
 def touch(model: str) -> Route:
-    """A model that is not in the memo yet."""
+    """A model that is neither in the memo yet nor in a cell."""
     try:
-        words, tags, mask, data, end_word = here = place
+        _, _, _, (words, tags, mask, data, end_word) = here = place
         hashed = crc32(model.encode(), MODEL)
         slot = hashed & mask
         while word := words[slot]:
             if tags[slot] ^ word == hashed:
                 if word < end_word:
-                    checksum, value = unpack(data, word << 3)
-                    if adler32(value, hashed) == checksum:
+                    quick_sum, value = read(data, word << 3)
+                    if adler32(value, hashed) == quick_sum:
                         route = decode(value)
-                        if route.model == model and len(memo) < memo_rows:
+                        if route.model == model and (roomy or len(memo) < memo_rows):
                             if here is place: memo[model] = route  # fmt: skip  # noqa: E701 - see the docstring
                             return route
                 break
@@ -135,9 +160,10 @@ class HotPath:
         names["head"] = NEVER
         names["place"] = _NOWHERE
 
-    def point(self, head: memoryview[float], seen: float, place: Quick) -> None:
-        """Answer from `place` as long as the word is `seen`."""
+    def point(self, head: memoryview[float], seen: float, place: Quick, rows: int) -> None:
+        """Answer from `place`, which has so many rows, as long as the word is `seen`."""
         names = self._names
+        names["roomy"] = rows <= names["memo_rows"]
         names["place"] = _NOWHERE if _LOCKED else place
         names["seen"] = memoryview(struct.pack("d", seen)).cast("d", shape=())
         names["head"] = head

@@ -375,7 +375,7 @@ class Reader:
             self._home.seen = float(rows.generation)
             self._retry_ns = self._fault_ns = 0
             self._contact_ns = rows.control.contact_ns
-            self._hot.point(self._home.head, self._home.seen, rows.quick)
+            self._hot.point(self._home.head, self._home.seen, rows.quick, rows.live_rows)
         else:
             now_ns = time.monotonic_ns()
             self._home.seen = seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from zlib import adler32, crc32
 
 import pytest
 from hypothesis import given
@@ -61,7 +62,7 @@ def test_records_and_batches_are_whole_words_so_that_what_follows_is_aligned_too
     for key in range(20):
         for value in range(20):
             record = layout.pack_record(1, b"k" * key, b"v" * value, 0)
-            assert len(record) == layout.record_size(key, value)
+            assert len(record) == layout.record_size(b"k" * key, b"v" * value)
             assert len(record) % 8 == 0
 
 
@@ -106,6 +107,9 @@ def test_a_header_with_any_byte_changed_is_refused() -> None:
         {"log_at": header().log_at + 1},
         {"capacity": header().log_at - 8},
         {"capacity": header().capacity + 4},
+        {"cells": 8, "cell_bytes": 96},  # with the empty one behind them they would reach into the log
+        {"cells": 4, "cell_bytes": 84},
+        {"cells": 4, "cell_bytes": 16},
     ],
 )
 def test_a_header_that_contradicts_itself_is_refused_though_its_checksum_is_right(
@@ -151,13 +155,56 @@ def test_a_control_block_that_was_cut_short_is_refused() -> None:
 def test_a_records_checksum_covers_all_of_its_header() -> None:
     record = layout.pack_record(3, b"key", b"value", 77)
     checksum, head, length, previous = layout.RECORD.unpack_from(record)
-    data = record[layout.RECORD.size : layout.RECORD_BYTES + 8]
+    data = record[layout.VALUE_LENGTH_OFFSET : layout.RECORD_BYTES + 8]
     assert layout.record_checksum(head, previous, data) == checksum
     for flip in (1 << bit for bit in range(32)):
         assert layout.record_checksum(head ^ flip, previous, data) != checksum
         assert layout.record_checksum(head, previous ^ flip, data) != checksum
     assert layout.record_checksum(head, previous, data + b"\0") != checksum
     assert length == 5
+
+
+@given(
+    kind=st.integers(0, layout.MAX_KIND),
+    key=st.binary(max_size=40),
+    before=st.binary(max_size=140),
+    after=st.binary(max_size=200),
+)
+def test_a_key_that_stands_in_its_value_is_not_stored_again(kind: int, key: bytes, before: bytes, after: bytes) -> None:
+    value = before + key + after
+    record = layout.pack_record(kind, key, value, 0)
+    _, head, length, _ = layout.RECORD.unpack_from(record)
+    place = head >> layout.KEY_PLACE_SHIFT
+    assert len(record) == layout.record_size(key, value) == layout.align(layout.record_length(head, length))
+    assert (place > 0) == (0 < value.find(key) <= layout.MAX_KEY_PLACE)
+    stored = record[layout.RECORD_BYTES :]
+    at = place or len(value)
+    assert (stored[: len(value)], stored[at : at + len(key)]) == (value, key)
+
+
+@given(value=st.binary(max_size=300), key=st.binary(max_size=20), kind=st.integers(0, layout.MAX_KIND))
+def test_no_quick_sum_is_the_one_that_stands_for_none(value: bytes, key: bytes, kind: int) -> None:
+    quick_sum, found = layout.QUICK_READ.unpack_from(layout.pack_record(kind, key, value, 0).ljust(400, b"\0"))
+    if len(value) <= layout.MAX_QUICK_BYTES:
+        assert (quick_sum, found) == (adler32(value, crc32(key, kind)), value)
+        assert quick_sum != layout.NO_QUICK_SUM
+    else:
+        assert (quick_sum, found) == (layout.NO_QUICK_SUM, b"")
+
+
+@given(st.dictionaries(st.integers(3, 40).map(lambda words: words * 8), st.integers(1, 1000)))
+def test_cells_fit_nearly_all_rows_and_are_not_much_larger_than_they(sizes: dict[int, int]) -> None:
+    cells, cell_bytes = layout.cells_for(sizes)
+    fitting = sum(rows for size, rows in sizes.items() if size <= cell_bytes)
+    rows = sum(sizes.values())
+    assert cells == fitting * layout.CELLS_PER_ROW
+    if not rows:
+        assert (cells, cell_bytes) == (0, 0)
+        return
+    median = sorted(size for size, count in sizes.items() for _ in range(count))[(rows - 1) // 2]
+    assert median <= cell_bytes <= median * layout.MAX_CELL_MEDIANS
+    larger = [size for size in sizes if size > cell_bytes]
+    assert rows - fitting <= rows // layout.ROWS_WITHOUT_CELL or min(larger) > median * layout.MAX_CELL_MEDIANS
 
 
 def test_a_batchs_checksum_covers_its_header_and_its_records() -> None:

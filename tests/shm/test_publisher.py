@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from shmroute.shm import publisher as publishing
 from shmroute.shm.control import ControlReader
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowReader
+from shmroute.shm.writing import SegmentWriter
 from tests.shm.ground import objects, poke
 from tests.shm.tables import Table, published, segments, table
 
@@ -281,7 +283,7 @@ def test_what_a_killed_writer_left_behind_the_log_is_never_taken_for_a_batch(are
         assert writer is not None
         record = layout.pack_record(1, b"evil", b"never published", 0)
         batch = layout.Batch(3, 0, layout.BATCH_BYTES + len(record), 1, 0, 2, 2)
-        small = layout.BATCH_BYTES + layout.record_size(1, 1)
+        small = layout.BATCH_BYTES + layout.record_size(b"k", b"v")
         forged = layout.pack_batch(batch, record)
         writer._memory.ensure(writer.end + 10_000)
         writer._buffer[writer.end + small : writer.end + small + len(forged)] = forged
@@ -475,3 +477,63 @@ def test_a_base_whose_slots_get_crowded_is_built_anew_before_readers_must_forget
             assert reader.refresh() is not None, "only what has changed"
         assert ControlReader(area).segment > 1
         assert len(table(reader)) == 40
+
+
+@pytest.mark.parametrize("by", ["the writer", "the next one"])
+def test_a_record_of_the_base_loses_its_quick_sum_when_it_is_superseded(
+    area: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the next writer, where the first one was killed when the batch was valid and no slot had been set."""
+
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    with Publisher(area) as publisher:
+        publisher.publish({(layout.CELL_KIND, key): b"old" for key in ("a", "b", "c")})
+        writer = publisher._writer
+        assert writer is not None
+        at = {key: writer.reading.slot_of(layout.CELL_KIND, key.encode())[1] * 8 for key in ("a", "b", "c")}
+        before = quick_sums(writer.name, at)
+        if by == "the next one":
+            monkeypatch.setattr(writer, "_point", killed)
+        with suppress(SystemExit):
+            publisher.publish({(layout.CELL_KIND, "a"): b"new", (layout.CELL_KIND, "b"): None})
+    if by == "the next one":
+        assert quick_sums(writer.name, at) == before
+        Publisher(area).close()
+    assert quick_sums(writer.name, at) == [layout.NO_QUICK_SUM, layout.NO_QUICK_SUM, before[2]]
+    assert published(area) == {(layout.CELL_KIND, "a"): b"new", (layout.CELL_KIND, "c"): b"old"}
+
+
+def quick_sums(name: str, at: dict[str, int]) -> list[int]:
+    """The quick sums of the records at those offsets of a segment."""
+    data = Path(memory.path_of(name)).read_bytes()
+    return [layout.QUICK.unpack_from(data, offset + layout.QUICK_SUM_OFFSET)[0] for offset in at.values()]
+
+
+def test_rows_with_empty_values_are_in_nobodys_way(area: str) -> None:
+    rows = {(layout.CELL_KIND, f"k{number}"): b"x" * (number % 3) for number in range(300)}
+    with Publisher(area) as publisher:
+        publisher.replace(rows)
+    assert published(area) == rows
+
+
+def test_cells_have_their_memory_before_the_first_row_is_written(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their pages are not written in turn: one that is not there would kill the writer in a full /dev/shm."""
+    fill = SegmentWriter.fill
+    seen: list[int] = []
+
+    def checked(self: SegmentWriter, rows: Iterable[tuple[int, bytes, bytes]]) -> Iterator[None]:
+        seen.append(self.header.cells)
+        assert self._memory._reserved >= self.header.packed_at
+        assert self.reserved >= self.header.packed_at
+        return fill(self, rows)
+
+    monkeypatch.setattr(SegmentWriter, "fill", checked)
+    value = b"x" * 200
+    with Publisher(area) as publisher:
+        publisher.publish({(layout.CELL_KIND, f"k{number}"): value for number in range(3000)})
+        while not publisher.rebuilding:
+            publisher.publish({(layout.CELL_KIND, f"k{number}"): os.urandom(200) for number in range(1000)})
+        finish_rebuild(publisher)
+    assert seen == [3000 * layout.CELLS_PER_ROW] * 2

@@ -12,14 +12,16 @@ memory object named by the area and the generation it starts at.
 
 **What a segment holds.** A table of 64-bit slots (open addressing over a CRC-32 of the key) followed by
 records, each written once. The first records are the *base*: the whole table as it was when the segment was
-built. After the base comes the *log*: each generation appends one *batch*, the records that changed, deletions
+built. Those of the kind that is looked up most lie in *cells*, where their hash says: who looks there need not look at
+a slot first. After the base comes the *log*: each generation appends one *batch*, the records that changed, deletions
 included. A record carries the offset of the record it supersedes, so a slot leads to every version of its row
 that the segment holds, the newest first.
 
 **Publishing** a generation costs what changed. The writer, in this order,
 
 1. appends the batch, header with checksum last, beyond what any reader looks at;
-2. points the changed rows' slots at the new records (each an aligned 64-bit store);
+2. takes the quick sum from the records of the base that these supersede (an aligned 32-bit store), so that nobody finds
+   an old row in a cell, and points the changed rows' slots at the new records (each an aligned 64-bit store);
 3. stores the offset of the batch as the *hint* for those who attach later;
 4. stores the new generation into **the one word** a reader watches: an aligned 64-bit float in the control
    block (a float, since CPython reads and compares one faster than an integer of that size; exact to 2**53).

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 from zlib import adler32, crc32
 
 from shmroute.errors import LayoutMismatch
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Raised with every change of this module or of `shmroute.rows`."""
 
 CONTROL_MAGIC: Final = b"shmrctl\n"
@@ -45,9 +46,9 @@ STATUS_HEADER: Final = struct.Struct("<QII")  # sequence, length, crc32 of the p
 
 # --- segment -----------------------------------------------------------------------------------------------
 
-SEGMENT_HEADER: Final = struct.Struct("<8sIIQQQQQQ")
-"""magic, format version, crc32 of the rest, start generation, slots, records' start, log's start, capacity, rows"""
-HINT_AT: Final = 64  # uint64: byte offset of the newest batch, 0 before the first
+SEGMENT_HEADER: Final = struct.Struct("<8sIIQQQQQQQQ")
+"""magic, format version, crc32 of the rest, and the fields of `SegmentHeader`"""
+HINT_AT: Final = 96  # uint64: byte offset of the newest batch, 0 before the first
 SLOTS_AT: Final = 128
 
 WORD_MASK: Final = 0xFFFFFFFF
@@ -55,24 +56,33 @@ WORD_MASK: Final = 0xFFFFFFFF
 that offset, so that a damaged one cannot lead to an older record of the same row."""
 
 RECORD: Final = struct.Struct("<IIII")
-"""crc32 of what follows (seeded with the rest), head, value length, superseded record in 8-byte units.
+"""crc32 of what lies behind the quick sum (seeded with the rest), head, value length, superseded record in words.
 
-Behind it come the quick part, the value and the key."""
+Behind it come the quick part, the value, and the key, unless that stands in the value."""
 QUICK: Final = struct.Struct("<IB")
-"""adler32 of the value, seeded with the hash of the row; length of the value.
+"""The quick sum: adler32 of the value, seeded with the hash of the row; and the length of the value.
 
-For look-ups that cannot afford more (`shmroute.hotpath`): the checksum says by itself that this is the value of the row
+For look-ups that cannot afford more (`shmroute.hotpath`): the sum says by itself that this is the value of the row
 that was asked for, or of one whose key has the same hash. An Adler sum of so few bytes takes a third of the time of a
 CRC (50 ns against 165); it misses one in some ten million random changes, and none of one or two bytes.
 """
 QUICK_READ: Final = struct.Struct("<16xI255p")
-"""The checksum and the value, from the beginning of a record: a length and so many bytes are a string of Pascal's."""
+"""The quick sum and the value, from the beginning of a record: a length and so many bytes are a string of Pascal's."""
+NO_QUICK_SUM: Final = 0xFFFFFFFF
+"""Stands for the sum of what must not be found by it: a deletion, a value that is too long, a record of the base that
+has been superseded. No Adler sum has a half above 65,520 (RFC 1950, 8.2)."""
+QUICK_SUM_OFFSET: Final = RECORD.size
+VALUE_LENGTH_OFFSET: Final = QUICK_SUM_OFFSET + 4
+"""What lies from here on a record's checksum covers."""
 MAX_QUICK_BYTES: Final = 254
-"""A longer value, and a deletion, have a quick part that matches nothing."""
+"""The longest value with a quick sum: its length is one byte."""
 RECORD_BYTES: Final = RECORD.size + QUICK.size
 KIND_SHIFT: Final = 16
-"""A record's head: key length in the low 16 bits, kind in the next 8, flags in the last 8."""
+"""A record's head: key length in the low 16 bits, kind in the next 8, deleted in the next one, and in the last 7 where
+in the value the key stands; 0 where it does not, and follows the value."""
 DELETED: Final = 1 << 24
+KEY_PLACE_SHIFT: Final = 25
+MAX_KEY_PLACE: Final = 127
 MAX_KIND: Final = 0xFF
 MAX_KEY_BYTES: Final = 0xFFFF
 MAX_VALUE_BYTES: Final = 1 << 30
@@ -99,11 +109,24 @@ MIN_SLOTS: Final = 1024
 SLOTS_PER_ROW: Final = 2
 """At least so many slots for each row of the base: short probes, and room for rows to come."""
 
+CELL_KIND: Final = 1
+"""The kind of the rows that lie in cells: the one that is looked up in somebody's hottest path."""
+CELLS_PER_ROW: Final = 2
+"""Cells for each row that lies in one. With fewer a look-up meets more rows that are not its own: at 1.5 a first touch
+takes a twentieth longer."""
+ROWS_WITHOUT_CELL: Final = 32
+"""One row in so many may be too large for a cell: the largest would make all of them large."""
+MAX_CELL_MEDIANS: Final = 1.5
+"""A cell is at most so many times as large as the median row, where sizes differ much."""
+MAX_CELLS_PASSED: Final = 32
+"""A row that would lie farther from where it is looked for lies in no cell."""
+
 assert sys.byteorder == "little", "the format is little-endian"  # noqa: S101
 for _offset in (GENERATION_AT, SEGMENT_AT, HEARTBEAT_AT, CONTACT_AT, SYNCED_AT, HINT_AT, SLOTS_AT, *STATUS_AT):
     assert _offset % WORD_BYTES == 0  # noqa: S101
 assert BATCH_BYTES % WORD_BYTES == 0  # noqa: S101
 assert SEGMENT_HEADER.size <= HINT_AT  # noqa: S101
+assert QUICK_SUM_OFFSET % 4 == 0  # noqa: S101 - it is stored as one, too
 
 
 class SegmentHeader(NamedTuple):
@@ -116,6 +139,14 @@ class SegmentHeader(NamedTuple):
     capacity: int
     rows: int
     """Rows of the base."""
+    cells: int = 0
+    """So many, and an empty one behind them that ends every search; they lie at the beginning of the base."""
+    cell_bytes: int = 0
+
+    @property
+    def packed_at(self) -> int:
+        """Where the records of the base begin that lie in no cell: one behind the other."""
+        return self.records_at + ((self.cells + 1) * self.cell_bytes if self.cells else 0)
 
 
 class Batch(NamedTuple):
@@ -135,9 +166,38 @@ def align(size: int) -> int:
     return (size + 7) & ~7
 
 
-def record_size(key_length: int, value_length: int) -> int:
+def key_place(key: bytes, value: bytes) -> int:
+    """Where in the value its key stands, so that it need not be stored twice; 0 if it does not, or at the beginning."""
+    return max(0, value.find(key, 0, MAX_KEY_PLACE + len(key)))
+
+
+def record_length(head: int, value_length: int) -> int:
+    """Bytes of a record without its padding, as its header says."""
+    return RECORD_BYTES + value_length + (0 if head >> KEY_PLACE_SHIFT else head & MAX_KEY_BYTES)
+
+
+def record_size(key: bytes, value: bytes | None) -> int:
     """Bytes a record takes in a segment."""
-    return align(RECORD_BYTES + key_length + value_length)
+    value = value or b""
+    return align(RECORD_BYTES + len(value) + (0 if key_place(key, value) else len(key)))
+
+
+def cells_for(sizes: Mapping[int, int]) -> tuple[int, int]:
+    """How many cells of what size suit a base, given how many records that may lie in one have each size.
+
+    Returns:
+        `(cells, bytes of a cell)`; none for no rows.
+    """
+    rows = sum(sizes.values())
+    fitting = median = chosen = 0
+    for size in sorted(sizes):
+        if fitting * 2 < rows:
+            median = size
+        if size > median * MAX_CELL_MEDIANS or rows - fitting <= rows // ROWS_WITHOUT_CELL:
+            break
+        chosen = size
+        fitting += sizes[size]
+    return fitting * CELLS_PER_ROW, chosen
 
 
 def slots_for(rows: int) -> int:
@@ -171,7 +231,9 @@ def unpack_segment_header(name: str, data: bytes, size: int) -> SegmentHeader:
     slots = header.slots
     if slots < 1 or slots & (slots - 1) or header.records_at != SLOTS_AT + slots * WORD_BYTES:
         raise LayoutMismatch(name, "its header contradicts itself")
-    if (header.log_at | header.capacity) % WORD_BYTES or not header.records_at <= header.log_at <= header.capacity:
+    if (header.log_at | header.capacity) % WORD_BYTES or not header.packed_at <= header.log_at <= header.capacity:
+        raise LayoutMismatch(name, "its header contradicts itself")
+    if header.cell_bytes % WORD_BYTES or (header.cells and header.cell_bytes < RECORD_BYTES):
         raise LayoutMismatch(name, "its header contradicts itself")
     if header.capacity > size:
         raise LayoutMismatch(name, f"cut short: {size} bytes, its header speaks of {header.capacity}")
@@ -201,20 +263,40 @@ def pack_record(kind: int, key: bytes, value: bytes | None, previous: int) -> by
 
     `previous` is the superseded record's offset in words, 0 for none.
     """
-    head = len(key) | kind << KIND_SHIFT | (DELETED if value is None else 0)
-    hashed = crc32(key, kind)
-    if value is None or len(value) > MAX_QUICK_BYTES:
-        quick = QUICK.pack(~hashed & 0xFFFFFFFF, 0)
+    head = len(key) | kind << KIND_SHIFT
+    if value is None:
+        head |= DELETED
+        value = b""
+        quick_sum, length = NO_QUICK_SUM, 0
+    elif len(value) > MAX_QUICK_BYTES:
+        quick_sum, length = NO_QUICK_SUM, 0
     else:
-        quick = QUICK.pack(adler32(value, hashed), len(value))
-    value = value or b""
-    data = quick + value + key
-    header = RECORD.pack(record_checksum(head, previous, data), head, len(value), previous)
-    return header + data + b"\0" * (-(RECORD.size + len(data)) & 7)
+        quick_sum, length = adler32(value, crc32(key, kind)), len(value)
+    if place := key_place(key, value):
+        head |= place << KEY_PLACE_SHIFT
+        data = _BYTE[length] + value
+    else:
+        data = _BYTE[length] + value + key
+    header = _RECORD_AND_SUM.pack(crc32(data, head ^ previous), head, len(value), previous, quick_sum)
+    return header + data + _PADDING[VALUE_LENGTH_OFFSET + len(data) & 7]
+
+
+_RECORD_AND_SUM: Final = struct.Struct(RECORD.format + "I")
+_BYTE: Final = [bytes([number]) for number in range(256)]
+_PADDING: Final = [bytes(-length & 7) for length in range(8)]
+
+
+def suits_cell(kind: int, value_length: int) -> bool:
+    """Whether a row may lie in a cell. An empty value would make its cell look empty."""
+    return kind == CELL_KIND and 0 < value_length <= MAX_QUICK_BYTES
 
 
 def record_checksum(head: int, previous: int, data: bytes) -> int:
-    """The checksum of a record: its seed makes a damaged header show too."""
+    """The checksum of a record: its seed makes a damaged header show too.
+
+    `data` is what lies behind the quick sum, without the padding. That sum is left out: it is one itself, and changes
+    when the record is superseded.
+    """
     return crc32(data, head ^ previous)
 
 

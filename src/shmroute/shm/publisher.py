@@ -7,8 +7,11 @@ Called from one thread (the watcher's owner thread). Survives being killed at an
 from __future__ import annotations
 
 import logging
+import math
+import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, TypeGuard
 
 from shmroute.errors import LayoutMismatch, NoAccess, OutOfSharedMemory
 from shmroute.shm import memory
@@ -22,7 +25,9 @@ from shmroute.shm.layout import (
     SEALED,
     WORD_BYTES,
     Batch,
+    cells_for,
     record_size,
+    suits_cell,
 )
 from shmroute.shm.rebuild import Rebuild
 from shmroute.shm.segment import Segment
@@ -41,6 +46,9 @@ MIN_LOG_BYTES: Final = 256 * 1024
 
 LOG_SPACE: Final = 4
 """Address space of a log, as a multiple of the size at which a rebuild begins: what changes during it must fit."""
+
+SAMPLE_ROWS: Final = 65_536
+"""So many rows of a larger table tell how large its rows are; the error is far below a hundredth."""
 
 REBUILD_SLICE_SECONDS: Final = 0.002
 """How long a publish may be held up by a slice of a rebuild."""
@@ -252,19 +260,21 @@ class Publisher:
         """Publish a whole table in a segment of its own; readers drop their memos."""
         self._drop_rebuild()
         generation = self.generation + 1
-        table = [(kind, key, value) for kind, key, value in rows if value is not None]
-        record_bytes = sum(record_size(len(key), len(value)) for _, key, value in table)
+        table = [row for row in rows if _is_there(row)]
+        cells, record_bytes = _sizes(table)
         writer = SegmentWriter(
             self.area,
             generation,
             self._ownership,
             rows=len(table),
+            cells=cells,
             record_bytes=record_bytes,
-            log_bytes=_log_limit(record_bytes) * LOG_SPACE,
+            log_bytes=_log_limit(math.prod(cells) + record_bytes) * LOG_SPACE,
         )
         try:
-            for kind, key, value in table:
-                writer.add(kind, key, value)
+            writer.reserve(writer.end + record_bytes)
+            for _ in writer.fill(table):
+                pass
             writer.finish_base()
         except BaseException:
             writer.abandon()
@@ -330,16 +340,17 @@ class Publisher:
             log_bytes = _log_limit(writer.header.log_at - writer.header.records_at) * LOG_SPACE
             self._rebuild = Rebuild(self.area, self._ownership, writer, self.generation, log_bytes)
         rebuild = self._rebuild
-        if not rebuild.step(self.generation, seconds):
+        rebuilt = rebuild.step(self.generation, seconds)
+        if rebuilt is None:
             return
         # The rebuilt segment holds the same rows: readers hop over with warm memos.
         generation = self.generation + 1
-        if not rebuild.writer.has_room([]):
+        if not rebuilt.has_room([]):
             raise NoRoom
-        _append_empty(rebuild.writer, generation)
+        _append_empty(rebuilt, generation)
         self._rebuild = None
         self._rebuild_not_below_bytes = 0
-        self._go_on_in(rebuild.writer, generation, SEALED)
+        self._go_on_in(rebuilt, generation, SEALED)
 
     def _wants_rebuild(self, writer: SegmentWriter) -> bool:
         used = writer.log_used
@@ -359,7 +370,7 @@ class Publisher:
         """How large the area is now."""
         if self._writer is None:
             return PublisherSizes(0, CONTROL_BYTES, 0, rebuilding=False)
-        being_built = self._rebuild.writer.reserved if self._rebuild else 0
+        being_built = self._rebuild.reserved if self._rebuild else 0
         return PublisherSizes(
             self._writer.live_rows,
             CONTROL_BYTES + self._writer.reserved + being_built,
@@ -391,6 +402,27 @@ class Publisher:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_there(change: Change) -> TypeGuard[tuple[int, bytes, bytes]]:
+    return change[2] is not None
+
+
+def _sizes(table: Sequence[tuple[int, bytes, bytes]]) -> tuple[tuple[int, int], int]:
+    """The cells that suit a table, how many and of what size, and about the bytes of its records that lie in none."""
+    sample = table if len(table) <= SAMPLE_ROWS else random.Random(0).sample(table, SAMPLE_ROWS)  # noqa: S311
+    scale = len(table) / max(1, len(sample))
+    in_cells: Counter[int] = Counter()
+    beside = 0
+    for kind, key, value in sample:
+        size = record_size(key, value)
+        if suits_cell(kind, len(value)):
+            in_cells[size] += 1
+        else:
+            beside += size
+    cells, cell_bytes = cells_for(in_cells)
+    beside += sum(size * rows for size, rows in in_cells.items() if size > cell_bytes)
+    return (int(cells * scale), cell_bytes), int(beside * scale)
 
 
 def _log_limit(base_bytes: int) -> int:

@@ -78,6 +78,11 @@ class RowReader:
         """Where `shmroute.hotpath` finds the rows of this generation. A new one for each call."""
         return self._place.segment.quick(self._place.end)
 
+    @property
+    def live_rows(self) -> int:
+        """How many rows there are, of any kind; not checked, for estimates."""
+        return self._place.segment.live_rows
+
     # --- rows ----------------------------------------------------------------------------------------------
 
     def get(self, kind: int, key: str) -> bytes | None:

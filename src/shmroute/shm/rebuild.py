@@ -7,17 +7,20 @@ bounded in time. A helper would halve the wall time on an idle core, which nobod
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from time import perf_counter
 from typing import Final
 
 from shmroute.errors import LayoutMismatch
-from shmroute.shm.layout import WORD_BYTES
+from shmroute.shm.layout import WORD_BYTES, cells_for
 from shmroute.shm.memory import Ownership
 from shmroute.shm.segment import Segment
 from shmroute.shm.writing import NoRoom, SegmentWriter
 
-_ROWS_BETWEEN_CLOCK_READS: Final = 64
+_SIZES_BETWEEN_CLOCK_READS: Final = 512
+_BYTES_BETWEEN_CLOCK_READS: Final = 256 * 1024
 
 _BATCHES_A_STEP: Final = 2
 """Replayed at least, whatever they take: each publish adds one and takes one step, and the end must come nearer."""
@@ -41,28 +44,40 @@ class Rebuild:
         self._segment: Segment = source.reading
         self._replayed_to = source.end
         self._generation = generation
-        record_bytes = source.end - source.header.records_at
-        self.writer = SegmentWriter(
+        self._begin = partial(
+            SegmentWriter,
             area,
             generation,
             ownership,
             rows=source.live_rows,
             record_bytes=0,
-            log_bytes=record_bytes + log_bytes,
+            log_bytes=source.end - source.header.records_at + log_bytes,
         )
+        self.writer: SegmentWriter | None = None
+        """Of the new segment, once it is there."""
         self._copying: Iterator[None] | None = self._copy(source.end // WORD_BYTES)
 
     def _copy(self, end_word: int) -> Iterator[None]:
-        add = self.writer.add
-        for count, record in enumerate(self._segment.rows(end_word), 1):
-            assert record.value is not None  # noqa: S101 - rows() leaves deletions out
-            add(record.kind, record.key, record.value)
-            if count % _ROWS_BETWEEN_CLOCK_READS == 0:
+        sizes: Counter[int] = Counter()
+        for count, size in enumerate(self._segment.sizes(), 1):
+            sizes[size] += 1
+            if count % _SIZES_BETWEEN_CLOCK_READS == 0:
                 yield
-        self.writer.finish_base()
+        del sizes[0]
+        writer = self.writer = self._begin(cells=cells_for(sizes))
+        for end in range(writer.header.records_at, writer.header.packed_at, _BYTES_BETWEEN_CLOCK_READS):
+            writer.reserve(end)
+            yield
+        writer.reserve(writer.header.packed_at)
+        rows = self._segment.rows(end_word)
+        yield from writer.fill((record.kind, record.key, record.value) for record in rows if record.value is not None)
+        writer.finish_base()
 
-    def step(self, published: int, seconds: float) -> bool:
-        """Work for about that long. True once the new segment stands at generation `published`.
+    def step(self, published: int, seconds: float) -> SegmentWriter | None:
+        """Work for about that long.
+
+        Returns:
+            The new segment once it stands at generation `published`.
 
         Raises:
             OutOfSharedMemory: no room to go on; call `abandon`.
@@ -76,14 +91,15 @@ class Rebuild:
             except StopIteration:
                 self._copying = None
             if perf_counter() >= deadline:
-                return False
+                return None
         replayed = 0
         while self._generation < published and (replayed < _BATCHES_A_STEP or perf_counter() < deadline):
-            self._replay_one()
+            assert self.writer is not None  # noqa: S101 - all rows have been copied into it
+            self._replay_one(self.writer)
             replayed += 1
-        return self._generation == published
+        return self.writer if self._generation == published else None
 
-    def _replay_one(self) -> None:
+    def _replay_one(self, writer: SegmentWriter) -> None:
         generation = self._generation + 1
         batch = self._segment.batch_at(self._replayed_to, generation)
         if batch is None:  # our own writer has written it
@@ -91,13 +107,19 @@ class Rebuild:
         changes = [
             (record.kind, record.key, record.value) for _, record in self._segment.records_of(self._replayed_to, batch)
         ]
-        if not self.writer.has_room(changes):
+        if not writer.has_room(changes):
             raise NoRoom
-        self.writer.append(generation, changes)
+        writer.append(generation, changes)
         self._replayed_to += batch.length
         self._generation = generation
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of /dev/shm the new segment takes."""
+        return self.writer.reserved if self.writer else 0
 
     def abandon(self) -> None:
         """Give up and take the half-made segment away."""
         self._copying = None
-        self.writer.abandon()
+        if self.writer is not None:
+            self.writer.abandon()

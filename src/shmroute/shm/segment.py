@@ -17,13 +17,15 @@ from shmroute.shm.layout import (
     BATCH_BYTES,
     DELETED,
     HINT_AT,
+    KEY_PLACE_SHIFT,
     KIND_SHIFT,
     MAX_KEY_BYTES,
     MAX_KIND,
-    QUICK,
+    QUICK_READ,
     RECORD,
     RECORD_BYTES,
     SLOTS_AT,
+    VALUE_LENGTH_OFFSET,
     WORD_BYTES,
     WORD_MASK,
     Batch,
@@ -31,7 +33,9 @@ from shmroute.shm.layout import (
     align,
     batch_checksum,
     record_checksum,
+    record_length,
     slot_entry,
+    suits_cell,
     unpack_segment_header,
 )
 
@@ -42,12 +46,15 @@ Find = Callable[[int, bytes, int], bytes | None]
 """`find(kind, key, end_word)`: the row's value before that end of the log, or None."""
 
 
-Quick = tuple[memoryview, memoryview, int, mmap.mmap, int]
+Slots = tuple[memoryview, memoryview, int, mmap.mmap, int]
 """The low and the high halves of the slots, the number of slots less one, the whole mapping, and the end of the log in
 words.
 
 By halves, since CPython takes half as long for integers of 32 bits. A slot is stored as a whole: whoever gets the
 halves of two different stores sees that they do not belong together (`layout.WORD_MASK`)."""
+
+Quick = tuple[memoryview, int, int, Slots]
+"""What `shmroute.hotpath` needs to find rows: the cells, how many there are and their size, and the slots."""
 
 
 class Record(NamedTuple):
@@ -78,11 +85,24 @@ class Segment:
         halves = view[SLOTS_AT : self.header.records_at].cast("I")
         self._halves = halves[::2], halves[1::2]
         self._words = view[:SLOTS_AT].cast("Q")
+        self._cells = view[self.header.records_at : self.header.packed_at + QUICK_READ.size]
         self.find: Find = _make_find(name, self._map, self._slots, self.header)
 
     def quick(self, end: int) -> Quick:
         """What `shmroute.hotpath` needs to find rows before that end of the log, in bytes."""
-        return *self._halves, self.header.slots - 1, self._map, end // WORD_BYTES
+        header = self.header
+        slots = *self._halves, header.slots - 1, self._map, end // WORD_BYTES
+        if not header.cells:
+            return memoryview(b""), 1, 1, slots
+        return self._cells, header.cells, header.cell_bytes, slots
+
+    @property
+    def live_rows(self) -> int:
+        """How many rows there are after the newest batch; not checked, for estimates."""
+        hint = self._words[HINT_AT // WORD_BYTES]
+        if not self.header.log_at <= hint <= self.header.capacity - BATCH_BYTES:
+            return self.header.rows
+        return Batch(*BATCH.unpack_from(self._map, hint)[:-1]).live_rows
 
     # --- the log -------------------------------------------------------------------------------------------
 
@@ -131,9 +151,10 @@ class Segment:
         for _ in range(batch.records):
             _, head, value_length, _ = unpack(data, at)
             key_length = head & MAX_KEY_BYTES
-            begin = at + RECORD_BYTES + value_length
+            place = head >> KEY_PLACE_SHIFT
+            begin = at + RECORD_BYTES + (place or value_length)
             changed.append((head >> KIND_SHIFT & MAX_KIND, data[begin : begin + key_length]))
-            at += align(RECORD_BYTES + key_length + value_length)
+            at += align(record_length(head, value_length))
         return changed
 
     # --- rows ----------------------------------------------------------------------------------------------
@@ -204,6 +225,18 @@ class Segment:
                 if record is not None and record.value is not None and kind in (None, record.kind):
                     yield record
 
+    def sizes(self) -> Iterator[int]:
+        """Bytes of the newest record of each row that may lie in a cell, else 0; not checked, for estimates."""
+        last = self.header.capacity - RECORD_BYTES
+        unpack = RECORD.unpack_from
+        for word in self._halves[0]:
+            at = word * WORD_BYTES
+            if not self.header.records_at <= at <= last:
+                continue
+            _, head, value_length, _ = unpack(self._map, at)
+            suits = suits_cell(head >> KIND_SHIFT & MAX_KIND, value_length)
+            yield align(record_length(head, value_length)) if suits else 0
+
     def _record_before(self, entry: int, end_word: int) -> Record | None:
         """The record of a slot's row before that end of the log; None where it has none."""
         record = self._record_of(entry)
@@ -220,14 +253,14 @@ def _record_at(name: str, data: mmap.mmap, header: SegmentHeader, word: int) -> 
         raise LayoutMismatch(name, f"an offset leads out of it ({at})")
     checksum, head, value_length, previous = RECORD.unpack_from(data, at)
     key_length = head & MAX_KEY_BYTES
-    begin = at + RECORD.size
-    payload = data[begin : begin + QUICK.size + value_length + key_length]
-    if record_checksum(head, previous, payload) != checksum:
+    length = record_length(head, value_length)
+    checked = data[at + VALUE_LENGTH_OFFSET : at + length]
+    if record_checksum(head, previous, checked) != checksum:
         raise LayoutMismatch(name, f"the record at {at} is damaged (checksum)")
-    key_at = QUICK.size + value_length
-    value = None if head & DELETED else payload[QUICK.size : key_at]
+    key_at = 1 + (head >> KEY_PLACE_SHIFT or value_length)
+    value = None if head & DELETED else checked[1 : 1 + value_length]
     kind = head >> KIND_SHIFT & MAX_KIND
-    return Record(kind, payload[key_at:], value, previous, align(RECORD.size + len(payload)))
+    return Record(kind, checked[key_at : key_at + key_length], value, previous, align(length))
 
 
 def _earlier(name: str, data: mmap.mmap, header: SegmentHeader, word: int, end_word: int) -> int:
@@ -262,14 +295,15 @@ def _make_find(name: str, data: mmap.mmap, slots: memoryview, header: SegmentHea
                         raise LayoutMismatch(name, f"an offset leads out of it ({at})")
                     checksum, head, value_length, previous = unpack(data, at)
                     key_length = head & 0xFFFF
-                    at += 16
-                    found = data[at : at + 5 + value_length + key_length]
-                    if crc32(found, head ^ previous) != checksum:
-                        raise LayoutMismatch(name, f"the record at {at - 16} is damaged (checksum)")
-                    if key_length == len(key) and head >> 16 & 0xFF == kind and found.endswith(key):
-                        return None if head >> 24 else found[5 : 5 + value_length]
-                    if crc32(found[5 + value_length :], head >> 16 & 0xFF) != wanted:
-                        raise LayoutMismatch(name, f"a slot leads to a record of another row ({at - 16})")
+                    key_at = head >> 25
+                    checked = data[at + 20 : at + 21 + value_length + (0 if key_at else key_length)]
+                    if crc32(checked, head ^ previous) != checksum:
+                        raise LayoutMismatch(name, f"the record at {at} is damaged (checksum)")
+                    key_at = 1 + (key_at or value_length)
+                    if key_length == len(key) and head >> 16 & 0xFF == kind and checked.startswith(key, key_at):
+                        return None if head & 0x1000000 else checked[1 : 1 + value_length]
+                    if crc32(checked[key_at : key_at + key_length], head >> 16 & 0xFF) != wanted:
+                        raise LayoutMismatch(name, f"a slot leads to a record of another row ({at})")
             slot = (slot + 1) & mask
             probes -= 1
             if probes < 0:

@@ -5,7 +5,8 @@ Used by `shmroute.shm.publisher` and `shmroute.shm.rebuild`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Final
 from zlib import crc32
 
 from shmroute.errors import LayoutMismatch
@@ -16,9 +17,13 @@ from shmroute.shm.layout import (
     HINT_AT,
     LOG_SPARE_BYTES,
     MAX_BATCH_BYTES,
+    MAX_CELLS_PASSED,
     MAX_SEGMENT_BYTES,
+    NO_QUICK_SUM,
+    QUICK_SUM_OFFSET,
     SEALED,
     SLOTS_AT,
+    VALUE_LENGTH_OFFSET,
     WORD_BYTES,
     Batch,
     SegmentHeader,
@@ -29,11 +34,14 @@ from shmroute.shm.layout import (
     record_size,
     slot_entry,
     slots_for,
+    suits_cell,
 )
 from shmroute.shm.segment import Segment
 
 Change = tuple[int, bytes, bytes | None]
 """`(kind, key, value)`; value None deletes the row."""
+
+_ROWS_WITHOUT_PAUSE: Final = 64
 
 
 class NoRoom(Exception):
@@ -41,13 +49,13 @@ class NoRoom(Exception):
 
 
 class SegmentWriter:
-    """One segment while it grows: first its base (`add`, then `finish_base`), then its log (`append`).
+    """One segment while it grows: first its base (`fill`, then `finish_base`), then its log (`append`).
 
-    `rows` and `record_bytes` are what the base is expected to hold, `log_bytes` the address space for the log (memory
-    is taken only as it is written).
+    `rows` are expected in the base, of which `record_bytes` in no cell; `cells` is how many there are and of what size;
+    `log_bytes` is address space for the log. Memory is taken by `reserve` and as it is written.
 
     Raises:
-        OutOfSharedMemory: no room; the object is gone again.
+        OutOfSharedMemory: no room, even for the slots; the object is gone again.
     """
 
     def __init__(
@@ -57,24 +65,26 @@ class SegmentWriter:
         ownership: memory.Ownership,
         *,
         rows: int,
+        cells: tuple[int, int],
         record_bytes: int,
         log_bytes: int,
     ) -> None:
         slots = slots_for(rows)
         records_at = SLOTS_AT + slots * WORD_BYTES
-        capacity = min(align(records_at + record_bytes + log_bytes + LOG_SPARE_BYTES), MAX_SEGMENT_BYTES)
         self.start = start
         self.name = memory.segment_name(area, start)
-        self.header = SegmentHeader(start, slots, records_at, records_at, capacity, 0)
-        self.end = records_at
+        header = SegmentHeader(start, slots, records_at, records_at, 0, 0, *cells)
+        self.end = header.packed_at
         """Bytes in use: where the next record or batch goes."""
+        capacity = min(align(self.end + record_bytes + log_bytes + LOG_SPARE_BYTES), MAX_SEGMENT_BYTES)
+        self.header = header._replace(capacity=capacity)
         self.slots_used = 0
         self.live_rows = 0
         self._reading: Segment | None = None
         self._memory = memory.WritableSegment.create(self.name, capacity, ownership)
         self._map_slots()
         try:
-            self._memory.ensure(records_at + record_bytes + LOG_SPARE_BYTES, exactly=True)
+            self.reserve(records_at)
         except BaseException:
             self.abandon()
             raise
@@ -98,6 +108,7 @@ class SegmentWriter:
         self._buffer = self._memory.buffer
         self._slots = self._buffer[SLOTS_AT : self.header.records_at].cast("Q")
         self._words = self._buffer[: self.header.capacity].cast("Q")
+        self._half_words = self._buffer[: self.header.capacity].cast("I")
 
     @property
     def reading(self) -> Segment:
@@ -116,28 +127,56 @@ class SegmentWriter:
         """Bytes of the log in use."""
         return self.end - self.header.log_at
 
-    def add(self, kind: int, key: bytes, value: bytes) -> None:
-        """Add one row to the base. Keys must be distinct.
+    def reserve(self, end: int) -> None:
+        """Take memory for what is to come up to that offset. The cells must be there before `fill`.
+
+        Raises:
+            OutOfSharedMemory: no room; nothing has changed.
+        """
+        self._memory.ensure(end + LOG_SPARE_BYTES, exactly=True)
+
+    def fill(self, rows: Iterable[tuple[int, bytes, bytes]]) -> Iterator[None]:
+        """Add rows to the base, with a pause after every few. Keys must be distinct.
 
         Raises:
             OutOfSharedMemory: no room in /dev/shm.
             NoRoom: no room in the segment.
         """
-        record = pack_record(kind, key, value, 0)
-        end = self.end + len(record)
-        if end + LOG_SPARE_BYTES > self.header.capacity or not self._has_slots(1):
-            raise NoRoom
-        self._memory.ensure(end + LOG_SPARE_BYTES)
-        self._buffer[self.end : end] = record
-        wanted = crc32(key, kind)
-        mask = self.header.slots - 1
-        slot = wanted & mask
-        slots = self._slots
-        while slots[slot]:
-            slot = (slot + 1) & mask
-        slots[slot] = slot_entry(wanted, self.end // WORD_BYTES)
-        self.end = end
-        self.slots_used += 1
+        header, buffer, slots = self.header, self._buffer, self._slots
+        mask = header.slots - 1
+        cells_at, cells, cell_bytes = header.records_at, header.cells, header.cell_bytes
+        behind_cells = cells_at + cells * cell_bytes
+        room = header.slots * 7 // 8
+        for count, (kind, key, value) in enumerate(rows, 1):
+            if count > room:
+                raise NoRoom
+            record = pack_record(kind, key, value, 0)
+            size = len(record)
+            hashed = crc32(key, kind)
+            at = 0
+            if size <= cell_bytes and suits_cell(kind, len(value)):
+                at = cells_at + hashed % cells * cell_bytes
+                too_far = min(at + MAX_CELLS_PASSED * cell_bytes, behind_cells)
+                while buffer[at + VALUE_LENGTH_OFFSET]:
+                    at += cell_bytes
+                    if at == too_far:
+                        at = 0
+                        break
+            if not at:
+                at = self.end
+                if at + size + LOG_SPARE_BYTES > header.capacity:
+                    raise NoRoom
+                self._memory.ensure(at + size + LOG_SPARE_BYTES)
+                self.end = at + size
+            buffer[at : at + size] = record
+            slot = hashed & mask
+            while slots[slot]:
+                slot = (slot + 1) & mask
+            word = at >> 3
+            slots[slot] = (hashed ^ word) << 32 | word  # `slot_entry`, as fast as it can be
+            self.slots_used = count
+            if count % _ROWS_WITHOUT_PAUSE == 0:
+                yield
 
     def finish_base(self) -> None:
         """Close the base: what comes after is the log. Writes the header, so that the segment can be attached."""
@@ -149,7 +188,7 @@ class SegmentWriter:
 
     def has_room(self, changes: list[Change]) -> bool:
         """Whether a batch of these changes fits, and the slots stay loose enough for short probes."""
-        length = BATCH_BYTES + sum(record_size(len(key), len(value or b"")) for _, key, value in changes)
+        length = BATCH_BYTES + sum(record_size(key, value) for _, key, value in changes)
         fits = length <= MAX_BATCH_BYTES and self.end + length + LOG_SPARE_BYTES <= self.header.capacity
         return fits and self._has_slots(len(changes))
 
@@ -199,6 +238,10 @@ class SegmentWriter:
         self.end, self.slots_used, self.live_rows = end, slots_used, live_rows
 
     def _point(self, kind: int, key: bytes, previous: int, word: int) -> None:
+        """Lead to a record that supersedes another. One of the base loses its quick sum, so that none finds it by that;
+        who still stands before this generation finds it by its slot."""
+        if 0 < previous * WORD_BYTES < self.header.log_at:
+            self._half_words[(previous * WORD_BYTES + QUICK_SUM_OFFSET) // 4] = NO_QUICK_SUM
         wanted = crc32(key, kind)
         mask = self.header.slots - 1
         slot = wanted & mask
@@ -226,6 +269,7 @@ class SegmentWriter:
         self._reading = None
         self._slots.release()
         self._words.release()
+        self._half_words.release()
         self._memory.close()
 
     def abandon(self) -> None:
