@@ -13,8 +13,8 @@ from benchmarks.peers import Peer, Table
 from benchmarks.peers.shmroute_ import ShmroutePeer
 from benchmarks.table import models
 from benchmarks.timing import Figure, affordable, figure, interleaved, loop_over, ratio
-from shmroute.routes import Route
 from shmroute.testing import Answer, routes
+from shmroute.worker.routes import Route
 
 PEERS = ("dict_", "informer_dict", "lmdb_", "redis_", "manager_dict", "ultradict", "shared_memory_dict_", "sqlite_")
 SLOW_SECONDS = 0.02

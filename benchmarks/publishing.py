@@ -187,8 +187,8 @@ def endpoint_flip(changes: int) -> list[Measured]:
     """One endpoint flips, of an app of 10 models and of one of 10,000."""
     from tests.generate import appmodels, endpointslices
 
-    from shmroute.index import Index
-    from shmroute.sources.events import Changed, Replaced
+    from shmroute.sources.base import Changed, Replaced
+    from shmroute.tables import Index
 
     taken: dict[int, list[float]] = {10: [], 10_000: []}
     sides = {}

@@ -24,9 +24,9 @@ import msgspec
 from tests.apiserver import ApiServer, Request, app_models
 
 from shmroute.kube import Connection
-from shmroute.sources.events import Changed, Event, Replaced
-from shmroute.sources.kubernetes import KubernetesSource
-from shmroute.sources.timing import Timing
+from shmroute.sources.base import Changed, Event, Replaced
+from shmroute.sources.kubernetes.source import KubernetesSource
+from shmroute.sources.kubernetes.timing import Timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

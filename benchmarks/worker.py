@@ -65,7 +65,7 @@ def dict_(file: str) -> None:
 
     import msgspec
 
-    from shmroute.routes import Route
+    from shmroute.worker.routes import Route
 
     decode = msgspec.msgpack.Decoder(Route).decode
     table = msgspec.msgpack.decode(Path(file).read_bytes(), type=dict[str, bytes])

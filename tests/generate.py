@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from shmroute.objects import (
+from shmroute.resources.objects import (
     PORT_ANNOTATION,
     SERVICE_ANNOTATION,
     SERVICE_NAME_LABEL,

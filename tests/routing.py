@@ -12,9 +12,9 @@ from typing import Any, Self
 
 import msgspec
 
-from shmroute.routes import App, Route
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState, encode
 from shmroute.shm.publisher import Publisher
+from shmroute.worker.routes import App, Route
 
 NAMESPACE = "ns"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import islice
 
-from shmroute.index import Index
-from shmroute.objects import parse_appmodel, parse_endpointslice
-from shmroute.sources.events import Replaced
+from shmroute.resources.objects import parse_appmodel, parse_endpointslice
+from shmroute.sources.base import Replaced
+from shmroute.tables import Index
 from tests.generate import appmodels, body, endpointslices, manifest, rows
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from shmroute.routes import Route
+from shmroute.worker.routes import Route
 
 decode = msgspec.msgpack.Decoder(Route).decode
 """What a row of any competitor is decoded with."""

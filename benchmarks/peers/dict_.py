@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.peers import Table, decode
-from shmroute.routes import Route
+from shmroute.worker.routes import Route
 
 
 class DictPeer:

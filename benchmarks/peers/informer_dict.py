@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 
 from benchmarks.peers import Table, decode
-from shmroute.routes import Route
+from shmroute.worker.routes import Route
 
 UPDATE_SECONDS = 0.01
 

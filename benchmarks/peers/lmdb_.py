@@ -7,7 +7,7 @@ import tempfile
 import lmdb
 
 from benchmarks.peers import Table, decode
-from shmroute.routes import Route
+from shmroute.worker.routes import Route
 
 BYTES_A_ROW = 1024
 

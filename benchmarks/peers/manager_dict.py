@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 
 from benchmarks.peers import Table, decode
-from shmroute.routes import Route
+from shmroute.worker.routes import Route
 
 
 class ManagerDictPeer:

@@ -6,7 +6,7 @@ import redis
 from tests.redis_server import RedisServer
 
 from benchmarks.peers import Table, decode
-from shmroute.routes import Route
+from shmroute.worker.routes import Route
 
 BATCH = 10_000
 

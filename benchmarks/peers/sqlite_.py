@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.peers import Table, decode
-from shmroute.routes import Route
+from shmroute.worker.routes import Route
 
 
 class SqlitePeer:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from benchmarks.peers import Table, decode
-from shmroute.routes import Route
+from shmroute.worker.routes import Route
 
 BYTES_A_ROW = 256
 

@@ -4,10 +4,9 @@
 
     resolve("iiot_dataservice").app
 
-One watcher process per pod (`shmroute watch`) keeps the snapshot in shared memory; see `shmroute.reader`.
+One watcher process per pod (`shmroute watch`) keeps the snapshot in shared memory; see `shmroute.worker.reader`.
 """
 
-from shmroute.client import get, resolve
 from shmroute.errors import (
     AppNotFound,
     ConfigError,
@@ -20,8 +19,9 @@ from shmroute.errors import (
     ShmrouteError,
     StaleRoutes,
 )
-from shmroute.reader import Reader
-from shmroute.routes import App, Endpoint, Route
+from shmroute.worker.default import get, resolve
+from shmroute.worker.reader import Reader
+from shmroute.worker.routes import App, Endpoint, Route
 
 __all__ = [
     "App",

@@ -1,6 +1,6 @@
 """The rows a watcher publishes and a worker reads: their kinds, keys and msgpack form.
 
-A row is `(kind, key) -> bytes`. The index and the metadata loader write them, `shmroute.reader` reads them;
+A row is `(kind, key) -> bytes`. The index and the metadata loader write them, `shmroute.worker.reader` reads them;
 shared memory carries them without knowing what they mean. Changing a struct here changes the format of the
 area: raise `shmroute.shm.layout.FORMAT_VERSION` with it.
 
@@ -32,8 +32,8 @@ __all__ = [
 class Kind(enum.IntEnum):
     """What a row is about. The key of each kind stands behind it."""
 
-    MODEL = 1  # model name -> `shmroute.routes.Route`, the winner; other namespaces' routes in `others`
-    APP = 2  # app name -> tuple[shmroute.routes.App, ...], one for each AppModel that names the app, the oldest first
+    MODEL = 1  # model name -> `shmroute.worker.routes.Route`, the winner; other namespaces' routes in `others`
+    APP = 2  # app name -> tuple of `shmroute.worker.routes.App`, one for each AppModel of that app, the oldest first
     ENDPOINTS = 3  # "namespace/appmodel" -> EndpointsRow
     METADATA = 4  # "namespace/model" -> MetadataRow
     CONFLICT = 5  # "namespace/model" -> ConflictRow

@@ -25,14 +25,14 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from shmroute.client import use_area
 from shmroute.errors import ConfigError, NotReady
-from shmroute.reader import Reader
-from shmroute.routes import App, Route
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState, RowKey, encode
 from shmroute.shm.publisher import Publisher
-from shmroute.supervise.leaving import remove_area
+from shmroute.supervise.cleanup import remove_area
 from shmroute.supervise.lifeline import Lifeline
+from shmroute.worker.default import use_area
+from shmroute.worker.reader import Reader
+from shmroute.worker.routes import App, Route
 
 __all__ = ["Answer", "Answers", "Routes", "WatchedFolder", "routes", "watched_folder"]
 

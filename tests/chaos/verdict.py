@@ -12,13 +12,13 @@ import msgspec
 import redis
 
 from shmroute.errors import NotReady
-from shmroute.index import Index
-from shmroute.objects import AppModel, EndpointSlice, InvalidAppModel, parse_appmodel, parse_endpointslice
-from shmroute.routes import Route
+from shmroute.resources.objects import AppModel, EndpointSlice, InvalidAppModel, parse_appmodel, parse_endpointslice
 from shmroute.rows import Kind, MetadataRow, MetadataState
 from shmroute.shm import memory
 from shmroute.shm.reader import RowReader
-from shmroute.sources.events import Replaced
+from shmroute.sources.base import Replaced
+from shmroute.tables import Index
+from shmroute.worker.routes import Route
 from tests.chaos.stage import Stage
 from tests.chaos.world import NAMESPACE
 

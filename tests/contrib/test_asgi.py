@@ -13,10 +13,10 @@ import pytest
 from starlette.applications import Starlette
 
 from shmroute import ConfigError, NotReady, resolve
-from shmroute.client import use_area
 from shmroute.contrib.asgi import Message, Ready, lifespan, ready
 from shmroute.rows import Kind
 from shmroute.shm.publisher import Publisher
+from shmroute.worker.default import use_area
 
 LONG_SECONDS = 30.0
 

@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from shmroute.rows import SettingsRow
-from shmroute.sources.events import AuditResult, Replaced, SourceState
-from shmroute.sources.timing import SourceStats
-from shmroute.watcher.health import WatcherCollector
+from shmroute.sources.base import AuditResult, Replaced, SourceState
+from shmroute.sources.kubernetes.timing import SourceStats
+from shmroute.watcher.http import WatcherCollector
+from shmroute.watcher.loop import Watcher
 from shmroute.watcher.status import MetadataStatus
-from shmroute.watcher.watcher import Watcher
 from tests.deploy.rendering import DEPLOY
 
 MONITORING = DEPLOY / "monitoring"

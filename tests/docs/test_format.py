@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from shmroute import routes, rows
+from shmroute import rows
 from shmroute.shm import layout
 from shmroute.watcher import checkpoint
+from shmroute.worker import routes
 from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs" / "format.md").read_text()

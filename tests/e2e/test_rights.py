@@ -16,11 +16,11 @@ from kubernetes import client, config
 from shmroute import Reader
 from shmroute.kube import Connection
 from shmroute.rows import SettingsRow
-from shmroute.sources.events import Resource
-from shmroute.sources.kubernetes import KubernetesSource
-from shmroute.sources.timing import Timing
-from shmroute.watcher.health import serve
-from shmroute.watcher.watcher import Watcher
+from shmroute.sources.base import Resource
+from shmroute.sources.kubernetes.source import KubernetesSource
+from shmroute.sources.kubernetes.timing import Timing
+from shmroute.watcher.http import serve
+from shmroute.watcher.loop import Watcher
 from tests.cluster import Cluster
 from tests.deploy.rendering import kustomized
 from tests.e2e.running import appmodel, shmroute, until

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from shmroute.reader import Reader
-from shmroute.routes import Route
 from shmroute.rows import Kind, encode
 from shmroute.shm import memory
 from shmroute.shm import publisher as publishing
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowReader
+from shmroute.worker.reader import Reader
+from shmroute.worker.routes import Route
 from tests.forks import Pipe
 
 ROWS = 40

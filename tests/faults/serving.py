@@ -11,9 +11,9 @@ from typing import Any
 from shmroute import Reader
 from shmroute.kube.connection import Connection
 from shmroute.rows import SettingsRow
-from shmroute.sources.kubernetes import KubernetesSource
-from shmroute.sources.timing import Timing
-from shmroute.watcher.watcher import Watcher
+from shmroute.sources.kubernetes.source import KubernetesSource
+from shmroute.sources.kubernetes.timing import Timing
+from shmroute.watcher.loop import Watcher
 
 __all__ = ["Served", "serve"]
 

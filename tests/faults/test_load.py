@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shmroute import Reader
-from shmroute.sources.events import Changed, Replaced
+from shmroute.sources.base import Changed, Replaced
 from tests.apiserver import ApiServer, app_model
 from tests.processes import bound
 from tests.redis_server import RedisServer

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 from shmroute.errors import LayoutMismatch, ModelNotFound, NoAccess, OutOfSharedMemory
-from shmroute.reader import Reader
-from shmroute.routes import Route
 from shmroute.rows import Kind, encode
 from shmroute.shm import layout, memory
 from shmroute.shm.control import ControlReader
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowReader
+from shmroute.worker.reader import Reader
+from shmroute.worker.routes import Route
 from tests.faults.processes import taken_bytes
 from tests.faults.test_processes import wait_for_message, wait_until
 from tests.forks import Child, Forks, Pipe

@@ -350,7 +350,7 @@ def test_readers_attach_at_full_rate_without_an_exception(area: str) -> None:
 
 
 def read_for_ever(pipe: Pipe, area: str) -> None:
-    from shmroute.reader import Reader
+    from shmroute.worker.reader import Reader
 
     reader = Reader(area)
     reader.wait_ready(WAIT_SECONDS)
@@ -433,7 +433,7 @@ def test_readers_killed_and_frozen_while_mapping_do_not_disturb_the_writer_and_c
 
 
 def test_children_forked_before_and_after_the_first_look_up_follow_the_writer(area: str) -> None:
-    from shmroute.reader import Reader
+    from shmroute.worker.reader import Reader
 
     reader = Reader(area)
 

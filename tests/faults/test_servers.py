@@ -57,7 +57,8 @@ NO_HALF_FORK = pytest.mark.skipif(
 
 FORK_IN_C = """
 import ctypes, os, threading
-from shmroute import client, resolve
+from shmroute import resolve
+from shmroute.worker import default as client
 from shmroute.testing import routes
 
 with routes({"iiot_dataservice": "iiot"}):

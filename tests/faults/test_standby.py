@@ -15,7 +15,7 @@ import pytest
 
 from shmroute import Reader, StaleRoutes
 from shmroute.shm.control import ControlReader
-from shmroute.watcher.watcher import STANDBY_RETRY_SECONDS
+from shmroute.watcher.loop import STANDBY_RETRY_SECONDS
 from tests.processes import bound
 from tests.watcher.running import WAIT_SECONDS, wait_for
 

@@ -12,7 +12,7 @@ import shmroute
 from shmroute.cli.audit import _is_newer
 from shmroute.rows import Kind, RowKey
 from shmroute.shm.control import ControlReader
-from shmroute.sources.events import Changed, Replaced
+from shmroute.sources.base import Changed, Replaced
 from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.status import AuditStatus
 from tests.watcher.running import appmodel, reading, running, wait_for

@@ -16,20 +16,20 @@ import pytest
 import yaml
 
 from shmroute import NotReady
-from shmroute.changes import Change
 from shmroute.kube.connection import Connection
 from shmroute.metadata.folder_store import FolderStore
 from shmroute.metadata.loader import MetadataLoader
-from shmroute.objects import AppModel
+from shmroute.resources.objects import AppModel
 from shmroute.sources.backoff import CAP_SECONDS, FIRST_SECONDS
-from shmroute.sources.events import AuditResult, Changed, Deleted, Replaced, SourceState
-from shmroute.sources.timing import PROBE_PERIOD_SECONDS, Timing
+from shmroute.sources.base import AuditResult, Changed, Deleted, Replaced, SourceState
+from shmroute.sources.kubernetes.timing import PROBE_PERIOD_SECONDS, Timing
 from shmroute.watcher.metadata_feed import MetadataFeed
+from shmroute.worker.changes import Change
 from tests.apiserver import ApiServer, app_model, make_certificates
 from tests.faults.serving import serve
 from tests.faults.wires import Forwarder, black_hole
 from tests.processes import bound, cpu_seconds
-from tests.sources.following import CALM, LIVELY, WAIT_SECONDS, Following, fast_settings
+from tests.sources.kubernetes.following import CALM, LIVELY, WAIT_SECONDS, Following, fast_settings
 
 IMPATIENT = msgspec.structs.replace(LIVELY, probe_timeout_seconds=0.5, answer_seconds=1.0, list_silence_seconds=1.0)
 

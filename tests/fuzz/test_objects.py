@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shmroute.errors import InvalidObject
-from shmroute.index import Index
-from shmroute.objects import find_problems, parse_appmodel, parse_endpointslice, parse_key
-from shmroute.sources.events import Changed
+from shmroute.resources.objects import find_problems, parse_appmodel, parse_endpointslice, parse_key
+from shmroute.sources.base import Changed
+from shmroute.tables import Index
 from tests.apiserver import app_model, endpoint, endpoint_slice
 from tests.fuzz.mutations import check_told, mutated
 from tests.fuzz.test_wire import NESTED, check_item

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmroute.errors import LayoutMismatch, ModelNotFound, NotReady
-from shmroute.reader import Reader
-from shmroute.routes import Route
 from shmroute.rows import Kind, encode
 from shmroute.shm import layout, memory
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowReader
+from shmroute.worker.reader import Reader
+from shmroute.worker.routes import Route
 from tests.fuzz.mutations import check_told
 from tests.leftovers import new_area, remove_area
 from tests.shm.tables import Table, changed

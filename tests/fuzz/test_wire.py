@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shmroute.errors import ApiError
-from shmroute.objects import AppModel, EndpointSlice, InvalidAppModel
-from shmroute.sources import wire
+from shmroute.resources.objects import AppModel, EndpointSlice, InvalidAppModel
+from shmroute.sources.kubernetes import wire
 from tests.apiserver.recordings import recording
 from tests.fuzz.mutations import check_told, lines_of, mutated
 

@@ -22,8 +22,8 @@ from shmroute.kube import (
     delete_appmodels,
     find_keys,
 )
-from shmroute.manifests import decode
-from shmroute.objects import AppModel, ObjectKey
+from shmroute.manifests.files import decode
+from shmroute.resources.objects import AppModel, ObjectKey
 from tests.apiserver import ApiServer, app_model
 from tests.kube.conftest import Cluster
 

@@ -11,11 +11,11 @@ from shmroute import Reader
 from shmroute.metadata.loader import MetadataCounters, MetadataLimits, MetadataLoader
 from shmroute.metadata.store import Store
 from shmroute.metadata.template import KeyTemplate
-from shmroute.objects import AppModel, ModelVersion, ObjectKey
+from shmroute.resources.objects import AppModel, ModelVersion, ObjectKey
 from shmroute.rows import SettingsRow
-from shmroute.sources.events import Changed, Deleted, Event, Replaced, Resource, Resync, Sink, SourceState
+from shmroute.sources.base import Changed, Deleted, Event, Replaced, Resource, Resync, Sink, SourceState
+from shmroute.watcher.loop import Watcher
 from shmroute.watcher.metadata_feed import MetadataFeed
-from shmroute.watcher.watcher import Watcher
 from tests.metadata.redis_groups import wait_for
 
 NAMESPACE = "meta-test"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from shmroute.supervise.processes import state_of
+from shmroute.supervise.linux import state_of
 from tests.processes import children, is_running
 from tests.servers.page import command
 from tests.servers.serving import (

@@ -10,7 +10,7 @@ import pytest
 
 from shmroute.kube.connection import Connection
 from tests.apiserver import ApiServer
-from tests.sources.following import fast_settings
+from tests.sources.kubernetes.following import fast_settings
 
 
 @pytest.fixture

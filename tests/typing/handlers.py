@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from shmroute.index import Announcement, Handler, Index
-from shmroute.objects import AppModel, InvalidAppModel, find_problems, parse_appmodel
+from shmroute.resources.objects import AppModel, InvalidAppModel, find_problems, parse_appmodel
 from shmroute.rows import RowKey
-from shmroute.sources.events import Event
+from shmroute.sources.base import Event
+from shmroute.tables import Announcement, Handler, Index
 
 
 class Mirror:

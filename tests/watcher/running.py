@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from shmroute import Reader
-from shmroute.objects import AppModel, EndpointSlice, ModelVersion, ObjectKey, SliceEndpoint, SlicePort
+from shmroute.resources.objects import AppModel, EndpointSlice, ModelVersion, ObjectKey, SliceEndpoint, SlicePort
 from shmroute.rows import SettingsRow
-from shmroute.sources.events import Event, Resource, Sink, SourceState
-from shmroute.watcher.watcher import Watcher
+from shmroute.sources.base import Event, Resource, Sink, SourceState
+from shmroute.watcher.loop import Watcher
 
 NAMESPACE = "test"
 WAIT_SECONDS = 30.0

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from shmroute.rows import Kind, RowKey
 from shmroute.shm.layout import FORMAT_VERSION
 from shmroute.shm.publisher import Publisher
-from shmroute.sources.events import Changed, Replaced
+from shmroute.sources.base import Changed, Replaced
 from shmroute.watcher import checkpoint as module
 from shmroute.watcher.checkpoint import Checkpoint, parse
 from tests.watcher.running import appmodel, reading, running, wait_for

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from shmroute.index import Announcement, Handler
-from shmroute.objects import AppModel
+from shmroute.resources.objects import AppModel
+from shmroute.tables import Announcement, Handler
 from shmroute.watcher.dispatch import Dispatcher
 from tests.watcher.running import WAIT_SECONDS, appmodel, wait_for
 

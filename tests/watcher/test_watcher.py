@@ -20,16 +20,16 @@ from shmroute.errors import AreaBusy, OutOfSharedMemory
 from shmroute.metadata.folder_store import FolderStore
 from shmroute.metadata.loader import MetadataLoader
 from shmroute.metadata.store import Reading
-from shmroute.objects import AppModel, InvalidAppModel
+from shmroute.resources.objects import AppModel, InvalidAppModel
 from shmroute.rows import EndpointsRow, EndpointsState, InvalidRow, Kind
 from shmroute.shm import memory
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowReader
-from shmroute.sources.events import AuditResult, Changed, Deleted, Replaced, Resync, Sink, SourceState
-from shmroute.watcher import publication as module
-from shmroute.watcher import watcher as owner
+from shmroute.sources.base import AuditResult, Changed, Deleted, Replaced, Resync, Sink, SourceState
+from shmroute.watcher import loop as owner
+from shmroute.watcher import pending_rows as module
+from shmroute.watcher.loop import Watcher
 from shmroute.watcher.metadata_feed import MetadataFeed
-from shmroute.watcher.watcher import Watcher
 from tests.shm.ground import poke
 from tests.watcher.running import (
     NAMESPACE,

@@ -52,9 +52,9 @@ def command(
     Everything is validated before anything is sent. The label iidp=iidp is added. With --metadata the values are
     written before the AppModel, so that nobody meets the new version with the old value.
     """
-    from shmroute import manifests
     from shmroute.kube.connection import Connection
     from shmroute.kube.write import apply_appmodels, appmodel_manifest
+    from shmroute.manifests import files as manifests
 
     given: Sequence[manifests.Document | Mapping[str, Any]]
     if bool(files) == (app is not None):

@@ -25,11 +25,11 @@ def command(
 
     Ends with 5 if one of them is not there.
     """
-    from shmroute import manifests
     from shmroute.kube.connection import Connection
     from shmroute.kube.server_side_apply import Outcome
     from shmroute.kube.write import delete_appmodels, find_keys
-    from shmroute.objects import ObjectKey
+    from shmroute.manifests import files as manifests
+    from shmroute.resources.objects import ObjectKey
 
     if bool(names) == bool(files):
         raise click.UsageError("give either NAMEs or -f FILE")

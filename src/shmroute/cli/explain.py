@@ -12,10 +12,10 @@ import msgspec
 from shmroute.cli import options
 from shmroute.cli.output import age_text, document
 from shmroute.errors import ModelNotFound
-from shmroute.reader import Reader
-from shmroute.routes import App, Endpoint, Route
 from shmroute.rows import ConflictRow, EndpointsRow, EndpointsState, InvalidRow, Kind, MetadataRow, MetadataState
 from shmroute.shm.reader import RowReader
+from shmroute.worker.reader import Reader
+from shmroute.worker.routes import App, Endpoint, Route
 
 
 @click.command()

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import click
 
-from shmroute.changes import Change, Reset
-from shmroute.reader import Reader
-from shmroute.routes import Route
+from shmroute.worker.changes import Change, Reset
+from shmroute.worker.reader import Reader
+from shmroute.worker.routes import Route
 
 __all__ = ["follow"]
 

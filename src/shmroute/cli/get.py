@@ -11,7 +11,6 @@ import msgspec
 
 from shmroute.cli import options, output
 from shmroute.cli.output import age_text
-from shmroute.routes import App, Endpoint, Route
 from shmroute.rows import (
     ConflictRow,
     EndpointsRow,
@@ -22,6 +21,7 @@ from shmroute.rows import (
     MetadataState,
 )
 from shmroute.shm.reader import RowReader
+from shmroute.worker.routes import App, Endpoint, Route
 
 Item = dict[str, Any]
 T = TypeVar("T")

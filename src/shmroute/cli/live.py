@@ -12,10 +12,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from shmroute.changes import Change, Reset
 from shmroute.cli import status
 from shmroute.cli.output import age_text
-from shmroute.reader import Reader
+from shmroute.worker.changes import Change, Reset
+from shmroute.worker.reader import Reader
 
 CHANGES_SHOWN: Final = 8
 RATE_SECONDS: Final = 10.0

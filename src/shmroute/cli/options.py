@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from shmroute.environment import DEFAULT_AREA
+from shmroute.worker.environment import DEFAULT_AREA
 
 __all__ = ["area", "cluster", "filename", "namespaces", "output"]
 

@@ -8,8 +8,8 @@ import click
 
 from shmroute.cli import options, output
 from shmroute.errors import MetadataNotJson, ModelNotFound
-from shmroute.reader import Reader
-from shmroute.routes import Route
+from shmroute.worker.reader import Reader
+from shmroute.worker.routes import Route
 
 
 @click.command()

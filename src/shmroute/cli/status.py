@@ -11,9 +11,9 @@ import click
 from shmroute.cli import options
 from shmroute.cli.output import age_text, document
 from shmroute.errors import StaleRoutes
-from shmroute.reader import Reader
 from shmroute.shm.control import ControlReader
 from shmroute.watcher.status import Status, decode_status
+from shmroute.worker.reader import Reader
 
 _REFRESH_SECONDS: Final = 0.5
 

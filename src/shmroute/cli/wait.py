@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from shmroute.cli import options
-from shmroute.reader import Reader
+from shmroute.worker.reader import Reader
 
 
 @click.command()

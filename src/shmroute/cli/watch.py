@@ -25,9 +25,9 @@ def command(lifeline: int | None, keeper: int | None, listen: str | None, **chos
     watcher of the same area stands by and takes over when the first is gone. SIGTERM and Ctrl-C end it within a second;
     the routes stay in shared memory for whoever comes next.
     """
-    from shmroute.supervise.leaving import remove_area
+    from shmroute.supervise.cleanup import remove_area
     from shmroute.supervise.lifeline import call_at_end
-    from shmroute.watcher.assemble import build
+    from shmroute.watcher.build import build
     from shmroute.watcher.options import WatchOptions
 
     watcher = build(WatchOptions(**chosen))
@@ -35,7 +35,7 @@ def command(lifeline: int | None, keeper: int | None, listen: str | None, **chos
         signal.signal(number, lambda *_: watcher.stop())
     signal.signal(signal.SIGUSR1, lambda *_: watcher.audit())
     if listen:
-        from shmroute.watcher.health import serve
+        from shmroute.watcher.http import serve
 
         serve(watcher, listen)
     if lifeline is not None:

@@ -24,7 +24,7 @@ from granian import _granian
 from granian.constants import Interfaces
 from granian.server import MPServer
 
-from shmroute.supervise.beside import start, stop
+from shmroute.supervise.hooks import start, stop
 
 __all__ = ["Granian", "beside"]
 

@@ -9,7 +9,7 @@ The watcher's options are environment variables (`SHMROUTE_MANIFESTS`, `SHMROUTE
 before the first worker, in a process group of its own. A worker waits up to `SHMROUTE_WAIT` seconds (10 unless set) for
 the first snapshot before it takes requests.
 
-State lives in `shmroute.supervise.beside`, not in the configuration file, which SIGHUP runs anew. During a binary
+State lives in `shmroute.supervise.hooks`, not in the configuration file, which SIGHUP runs anew. During a binary
 upgrade (USR2) the new master's watcher stands by and takes the area over. Where no hook runs (SIGKILL of the arbiter)
 the watcher ends with the last worker.
 """
@@ -22,7 +22,7 @@ import time
 from typing import Any, Final
 
 from shmroute.contrib.waiting import pauses
-from shmroute.supervise import beside
+from shmroute.supervise import hooks
 
 __all__ = ["on_exit", "post_fork", "when_ready"]
 
@@ -31,7 +31,7 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 def when_ready(server: Any) -> None:
     """Start the watcher. Called by the arbiter once it listens."""
-    area = beside.start()
+    area = hooks.start()
     server.log.info("shmroute: a watcher of area %r runs beside this server", area)
 
 
@@ -48,7 +48,7 @@ def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's si
 
 def on_exit(server: Any) -> None:  # noqa: ARG001 - gunicorn's signature
     """End the watcher. Called by the arbiter when its last worker has gone."""
-    beside.stop()
+    hooks.stop()
 
 
 def _leave(*_: object) -> None:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from shmroute import environment
-from shmroute.client import attach
 from shmroute.errors import ShmrouteError
+from shmroute.worker import environment
+from shmroute.worker.default import attach
 
 __all__ = ["pauses"]
 

@@ -16,8 +16,8 @@ from shmroute.demo.scene import MOVING, Folder, Pod
 from shmroute.demo.server import Load, Server, until
 from shmroute.demo.view import View
 from shmroute.errors import ConfigError, ShmrouteError
-from shmroute.reader import Reader
 from shmroute.shm.control import ControlReader
+from shmroute.worker.reader import Reader
 
 __all__ = ["play"]
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 from shmroute.demo.scene import MOVING, NAMESPACE
 from shmroute.errors import ShmrouteError
-from shmroute.supervise.processes import spawn
+from shmroute.supervise.linux import spawn
 
 __all__ = ["CLIENTS", "Load", "Server", "until"]
 

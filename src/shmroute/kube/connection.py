@@ -1,6 +1,6 @@
 """Raw requests to the API server, through the official client's configuration and connection pool.
 
-Called by `shmroute.sources.kubernetes` (streams) and by `shmroute.kube`'s writing side (requests). It
+Called by `shmroute.sources.kubernetes.source` (streams) and by `shmroute.kube`'s writing side (requests). It
 knows HTTP, authentication and TLS; it never knows what an AppModel is, never retries what the
 server refused, and never logs a token. All of a request's failures become `ApiError` here, and only here.
 

@@ -15,9 +15,9 @@ import msgspec
 from shmroute.errors import ApiError, InvalidObject
 from shmroute.kube.connection import path_of
 from shmroute.kube.server_side_apply import Outcome, apply_object
-from shmroute.manifests import Document, encode
-from shmroute.objects import AppModel, InvalidAppModel, ObjectKey, find_problems, parse_appmodel
-from shmroute.rules import API_VERSION, KIND, PORT_ANNOTATION, SERVICE_ANNOTATION
+from shmroute.manifests.files import Document, encode
+from shmroute.resources.appmodel_rules import API_VERSION, KIND, PORT_ANNOTATION, SERVICE_ANNOTATION
+from shmroute.resources.objects import AppModel, InvalidAppModel, ObjectKey, find_problems, parse_appmodel
 
 if TYPE_CHECKING:
     from shmroute.kube.connection import Abort, Connection

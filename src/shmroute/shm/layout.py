@@ -62,9 +62,9 @@ Behind it come the quick part, the value, and the key, unless that stands in the
 QUICK: Final = struct.Struct("<IB")
 """The quick sum: adler32 of the value, seeded with the hash of the row; and the length of the value.
 
-For look-ups that cannot afford more (`shmroute.hotpath`): the sum says by itself that this is the value of the row
-that was asked for, or of one whose key has the same hash. An Adler sum of so few bytes takes a third of the time of a
-CRC (50 ns against 165); it misses one in some ten million random changes, and none of one or two bytes.
+For look-ups that cannot afford more (`shmroute.worker.lookup`): the sum says by itself that this is the value of the
+row that was asked for, or of one whose key has the same hash. An Adler sum of so few bytes takes a third of the time of
+a CRC (50 ns against 165); it misses one in some ten million random changes, and none of one or two bytes.
 """
 QUICK_READ: Final = struct.Struct("<16xI255p")
 """The quick sum and the value, from the beginning of a record: a length and so many bytes are a string of Pascal's."""

@@ -1,7 +1,7 @@
 """Reading an area from any process: rows as bytes, at one generation at a time.
 
-`RowReader` is not thread-safe by itself; `shmroute.reader.Reader` puts a lock around it. It never writes and takes
-no lock that another process could hold.
+`RowReader` is not thread-safe by itself; `shmroute.worker.reader.Reader` puts a lock around it. It never writes and
+takes no lock that another process could hold.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class RowReader:
 
     @property
     def quick(self) -> Quick:
-        """Where `shmroute.hotpath` finds the rows of this generation. A new one for each call."""
+        """Where `shmroute.worker.lookup` finds the rows of this generation. A new one for each call."""
         return self._place.segment.quick(self._place.end)
 
     @property

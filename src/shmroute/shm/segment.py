@@ -54,7 +54,7 @@ By halves, since CPython takes half as long for integers of 32 bits. A slot is s
 halves of two different stores sees that they do not belong together (`layout.WORD_MASK`)."""
 
 Quick = tuple[memoryview, int, int, Slots]
-"""What `shmroute.hotpath` needs to find rows: the cells, how many there are and their size, and the slots."""
+"""What `shmroute.worker.lookup` needs to find rows: the cells, how many there are and their size, and the slots."""
 
 
 class Record(NamedTuple):
@@ -89,7 +89,7 @@ class Segment:
         self.find: Find = _make_find(name, self._map, self._slots, self.header)
 
     def quick(self, end: int) -> Quick:
-        """What `shmroute.hotpath` needs to find rows before that end of the log, in bytes."""
+        """What `shmroute.worker.lookup` needs to find rows before that end of the log, in bytes."""
         header = self.header
         slots = *self._halves, header.slots - 1, self._map, end // WORD_BYTES
         if not header.cells:

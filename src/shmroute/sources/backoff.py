@@ -1,6 +1,6 @@
 """How long to wait before the next attempt, as client-go's reflector does. Pure: clock and dice are arguments.
 
-Called by `shmroute.sources.kubernetes`; it waits for nothing itself.
+Called by `shmroute.sources.kubernetes.source`; it waits for nothing itself.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import signal
 from collections.abc import Sequence
 from typing import Final
 
-from shmroute.supervise.keeper import Keeper
-from shmroute.supervise.leaving import remove_area
+from shmroute.supervise.cleanup import remove_area
 from shmroute.supervise.lifeline import has_ended
+from shmroute.supervise.restarter import Keeper
 from shmroute.supervise.signals import Signals
 
 __all__ = ["keep"]

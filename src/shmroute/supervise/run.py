@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from shmroute.errors import ConfigError, LayoutMismatch, NotReady, ShmrouteError
-from shmroute.reader import Reader
 from shmroute.shm.control import ControlReader
-from shmroute.supervise.keeper import CONFIGURATION, Keeper
-from shmroute.supervise.leaving import remove_area
+from shmroute.supervise.cleanup import remove_area
+from shmroute.supervise.heartbeat_check import is_writer
 from shmroute.supervise.lifeline import Lifeline
-from shmroute.supervise.processes import adopt_orphans, children, environment_of, finished, spawn
-from shmroute.supervise.pulse import is_writer
+from shmroute.supervise.linux import adopt_orphans, children, environment_of, finished, spawn
+from shmroute.supervise.restarter import CONFIGURATION, Keeper
 from shmroute.supervise.signals import Signals, Taken
+from shmroute.worker.reader import Reader
 
 __all__ = ["NOT_EXECUTABLE", "NOT_FOUND", "run"]
 

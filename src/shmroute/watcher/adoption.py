@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from shmroute.objects import AppModel, ModelVersion, ObjectKey
-from shmroute.routes import App
+from shmroute.resources.objects import AppModel, ModelVersion, ObjectKey
+from shmroute.worker.routes import App
 
 __all__ = ["adopted_appmodels"]
 

@@ -11,8 +11,8 @@ import logging
 import threading
 from collections.abc import Iterable, Sequence
 
-from shmroute.index import Announcement, Handler
-from shmroute.objects import AppModel, ObjectKey
+from shmroute.resources.objects import AppModel, ObjectKey
+from shmroute.tables import Announcement, Handler
 
 __all__ = ["Dispatcher"]
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from shmroute.metadata.loader import MetadataLoader, MetadataRead
-from shmroute.routes import Route
 from shmroute.rows import Kind, RowKey
 from shmroute.watcher.status import MetadataStatus
+from shmroute.worker.routes import Route
 
 __all__ = ["MetadataFeed", "MetadataReads"]
 

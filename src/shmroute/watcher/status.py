@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shmroute.sources.events import SourceState
+from shmroute.sources.base import SourceState
 
 __all__ = ["AuditStatus", "MetadataStatus", "Status", "decode_status", "encode_status"]
 

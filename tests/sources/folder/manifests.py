@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from shmroute.objects import ObjectKey
-from shmroute.sources.events import Changed, Deleted, Event, FileProblem, Item, Replaced, Resource
+from shmroute.resources.objects import ObjectKey
+from shmroute.sources.base import Changed, Deleted, Event, FileProblem, Item, Replaced, Resource
 
 Objects = dict[tuple[Resource, ObjectKey], Item]
 

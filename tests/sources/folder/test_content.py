@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from shmroute.errors import InvalidObject
-from shmroute.objects import AppModel, EndpointSlice, InvalidAppModel, ObjectKey, SlicePort
-from shmroute.sources.events import Resource
+from shmroute.resources.objects import AppModel, EndpointSlice, InvalidAppModel, ObjectKey, SlicePort
+from shmroute.sources.base import Resource
 from shmroute.sources.folder.content import Content, Scope, read_content
 from tests.sources.folder.manifests import appmodel, endpointslice, text
 

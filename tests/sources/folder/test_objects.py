@@ -7,8 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmroute.objects import AppModel, EndpointSlice, ModelVersion, ObjectKey
-from shmroute.sources.events import Changed, Deleted, Item, Replaced, Resource
+from shmroute.resources.objects import AppModel, EndpointSlice, ModelVersion, ObjectKey
+from shmroute.sources.base import Changed, Deleted, Item, Replaced, Resource
 from shmroute.sources.folder.content import Content
 from shmroute.sources.folder.objects import FolderObjects
 from tests.sources.folder.manifests import Follower, Objects

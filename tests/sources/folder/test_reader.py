@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shmroute.manifests import FILE_MAX_BYTES, read_file
-from shmroute.sources.events import Changed, Resource
+from shmroute.manifests.files import FILE_MAX_BYTES, read_file
+from shmroute.sources.base import Changed, Resource
 from shmroute.sources.folder.content import Scope
 from shmroute.sources.folder.listing import look_at
 from shmroute.sources.folder.reader import EMPTY_SECONDS, SETTLE_SECONDS, FolderReader

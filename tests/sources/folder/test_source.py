@@ -13,7 +13,7 @@ import pytest
 import watchfiles
 
 from shmroute.errors import ConfigError
-from shmroute.sources.events import Event, Replaced, Resync, SourceState
+from shmroute.sources.base import Event, Replaced, Resync, SourceState
 from shmroute.sources.folder import FolderSource
 from shmroute.sources.folder import source as source_module
 from tests.sources.folder.manifests import Follower, appmodel, endpointslice, text

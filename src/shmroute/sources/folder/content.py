@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from shmroute.errors import InvalidObject
-from shmroute.manifests import Document, decode, encode
-from shmroute.objects import ObjectKey, parse_appmodel, parse_endpointslice
-from shmroute.sources.events import Item, Resource
+from shmroute.manifests.files import Document, decode, encode
+from shmroute.resources.objects import ObjectKey, parse_appmodel, parse_endpointslice
+from shmroute.sources.base import Item, Resource
 from shmroute.sources.folder.endpoints import slices_of
 from shmroute.sources.folder.selector import Selector, parse_selector
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from shmroute.objects import SERVICE_NAME_LABEL
+from shmroute.resources.objects import SERVICE_NAME_LABEL
 
 __all__ = ["slices_of"]
 

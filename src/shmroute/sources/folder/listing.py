@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from shmroute.manifests import is_manifest_file
+from shmroute.manifests.files import is_manifest_file
 
 __all__ = ["Identity", "Listing", "Seen", "identity_of", "look_at", "read_folder", "switch_of"]
 

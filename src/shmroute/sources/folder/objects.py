@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import insort
 from pathlib import Path
 
-from shmroute.sources.events import Changed, Deleted, Event, FileProblem, Item, Replaced, Resource
+from shmroute.sources.base import Changed, Deleted, Event, FileProblem, Item, Replaced, Resource
 from shmroute.sources.folder.content import Content, ObjectId
 
 __all__ = ["FolderObjects"]

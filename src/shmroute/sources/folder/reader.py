@@ -20,8 +20,8 @@ from pathlib import Path
 import msgspec
 
 from shmroute.errors import InvalidObject
-from shmroute.manifests import read_file
-from shmroute.sources.events import Event
+from shmroute.manifests.files import read_file
+from shmroute.sources.base import Event
 from shmroute.sources.folder.content import Content, Scope, read_content
 from shmroute.sources.folder.listing import Identity, Seen, look_at, read_folder, switch_of
 from shmroute.sources.folder.objects import FolderObjects

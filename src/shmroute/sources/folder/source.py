@@ -1,6 +1,6 @@
 """`FolderSource`: the thread that watches a folder, has it read when it changes, and tells of it.
 
-Called by the watcher. It keeps the contract of `shmroute.sources.events`, for AppModels and EndpointSlices at once.
+Called by the watcher. It keeps the contract of `shmroute.sources.base`, for AppModels and EndpointSlices at once.
 Changes are noticed by inotify (`watchfiles`), within some 40 ms; now and then all files are compared by `stat`, for
 those that inotify cannot see (network file systems, long chains of links).
 """
@@ -15,8 +15,8 @@ from contextlib import closing
 from pathlib import Path
 
 from shmroute.errors import ConfigError
-from shmroute.manifests import is_manifest_file
-from shmroute.sources.events import Event, Phase, Resource, Resync, Sink, SourceState
+from shmroute.manifests.files import is_manifest_file
+from shmroute.sources.base import Event, Phase, Resource, Resync, Sink, SourceState
 from shmroute.sources.folder.content import Scope
 from shmroute.sources.folder.listing import identity_of
 from shmroute.sources.folder.reader import FolderReader

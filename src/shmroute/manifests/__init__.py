@@ -1,0 +1,1 @@
+"""Manifest files: reading YAML and JSON, and which objects a file holds."""

@@ -1,0 +1,126 @@
+"""Keeps one watcher process running: starts it, starts it again when it dies or freezes, ends it.
+
+Used by `run` and `keep`, which call `turn` whenever a child has ended and about once a second. Reads the area's
+heartbeat and never its rows. Owns no thread and waits for nothing but the watcher's end in `stop`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from shmroute.supervise.heartbeat_check import LOOK_SECONDS, Pulse
+from shmroute.supervise.linux import spawn
+from shmroute.supervise.signals import Signals
+
+__all__ = ["CONFIGURATION", "Keeper"]
+
+_log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_SECONDS: Final = 0.5
+BACKOFF_LIMIT_SECONDS: Final = 30.0
+HEALTHY_SECONDS: Final = 60.0
+"""A watcher that has lived so long is started again as if it had never failed."""
+
+STOP_SECONDS: Final = 2.0
+"""A watcher ends within a second of SIGTERM; after twice that it is killed."""
+
+CONFIGURATION: Final = 2
+"""Exit code of a watcher that cannot use its options: another start with the same ones would end the same way."""
+
+
+class Keeper:
+    """Runs `shmroute watch` with `arguments` until `stop`.
+
+    Args:
+        area: the area the watcher writes.
+        arguments: the options of `shmroute watch`; what this process has in its environment goes without saying.
+        signals: this process's, which the watcher shall not find blocked.
+        lifeline: a descriptor the watcher watches too, so that it ends even if its keeper was killed.
+    """
+
+    def __init__(self, area: str, arguments: Sequence[str], signals: Signals, lifeline: int) -> None:
+        self._area = area
+        self._command = [sys.executable, "-m", "shmroute", "watch", *arguments, "--area", area]
+        self._command += ["--lifeline", str(lifeline), "--keeper", str(os.getpid())]
+        self._mask = signals.former_mask
+        self._lifeline = lifeline
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pulse: Pulse | None = None
+        self._started = self._look_at = self._start_at = time.monotonic()
+        self._backoff = BACKOFF_FIRST_SECONDS
+        self.started_ns = 0
+        """When the present watcher was started, on the monotonic clock."""
+        self.last_code: int | None = None
+        """The exit code of the watcher that ended last, negative for a signal; None while it is the first."""
+
+    @property
+    def pid(self) -> int | None:
+        """The present watcher's process id."""
+        return self._process.pid if self._process else None
+
+    @property
+    def due_seconds(self) -> float:
+        """When `turn` shall be called again at the latest, from now."""
+        return max(0.0, (self._look_at if self._process else self._start_at) - time.monotonic())
+
+    def turn(self) -> None:
+        """Start the watcher if it is time to; look whether it is alive and well."""
+        now = time.monotonic()
+        process = self._process
+        if process is None:
+            if now >= self._start_at:
+                self._start(now)
+            return
+        code = process.poll()
+        if code is not None:
+            self._ended(code, f"has ended with {code}", now)
+        elif now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            if self._pulse is not None and self._pulse.look():
+                process.kill()
+                self._ended(process.wait(), "has frozen and was killed", now)
+
+    def stop(self) -> None:
+        """End the watcher and wait for it, a few seconds at most."""
+        process = self._process
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            _log.warning("the watcher (pid %d) does not end: killing it", process.pid)
+            process.kill()
+            process.wait()
+        self._process = None
+
+    def _start(self, now: float) -> None:
+        self.started_ns = time.monotonic_ns()
+        environment = {name: value for name, value in os.environ.items() if name != "SHMROUTE_AREA"}
+        process = spawn(
+            self._command, mask=self._mask, environment=environment, inherited=(self._lifeline,), own_group=True
+        )
+        self._process = process
+        self._pulse = Pulse(self._area, process.pid, self.started_ns)
+        self._started = now
+        self._look_at = now + LOOK_SECONDS
+        if self.last_code is not None:
+            _log.warning("the watcher is started again (pid %d)", process.pid)
+
+    def _ended(self, code: int, what: str, now: float) -> None:
+        assert self._process is not None  # noqa: S101 - the caller's condition
+        pid, self._process = self._process.pid, None
+        self.last_code = code
+        if now - self._started >= HEALTHY_SECONDS:
+            self._backoff = BACKOFF_FIRST_SECONDS
+        delay = self._backoff * (1 + random.random())  # noqa: S311 - spreading restarts, no secret
+        self._backoff = min(self._backoff * 2, BACKOFF_LIMIT_SECONDS)
+        self._start_at = now + delay
+        _log.error("the watcher (pid %d) %s", pid, what)

@@ -1,0 +1,10 @@
+"""The index: AppModels and EndpointSlices in, changed rows and announcements out.
+
+A pure object: no I/O, no clock, no threads, no logging; the same events give the same rows. It never knows where
+events come from or where rows go. Its one user is the watcher's owner thread.
+"""
+
+from shmroute.tables.handler import Announcement, Handler
+from shmroute.tables.tables import Index
+
+__all__ = ["Announcement", "Handler", "Index"]

@@ -1,0 +1,193 @@
+"""Rows about addresses: ENDPOINTS, one for each AppModel in force, and INVALID ones of kind "Port".
+
+Used by `shmroute.tables.tables` only. Knows which Service each AppModel names, never its models: what an endpoint costs
+does not depend on how many models its app has.
+
+All slices of the watched scope are kept, also of Services that no AppModel names: an AppModel that names one later must
+not wait for the next list. A slice is kept packed, at some 70 bytes an endpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from shmroute.resources.objects import AppModel, EndpointSlice, ObjectKey
+from shmroute.rows import EndpointsRow, EndpointsState, InvalidRow, Kind, RowKey, encode
+from shmroute.tables.merge_slices import merge, pack
+
+__all__ = ["Endpoints"]
+
+_ENDPOINTS, _INVALID = int(Kind.ENDPOINTS), int(Kind.INVALID)  # plain, as in `shmroute.tables.models`
+
+
+class Endpoints:
+    """The slices of all Services, and the rows made of them as last given out.
+
+    A Service whose last slice is deleted stays *known empty*: it was there, and a slice that is replaced may be
+    deleted before the next one comes. It is forgotten (*not known*) with the next complete list that holds no slice
+    of it, or when no AppModel names it any more.
+
+    Args:
+        appmodels: the AppModels in force; kept by the caller, who says what has changed in it.
+        default_port: name or number of the port where an AppModel names none.
+    """
+
+    def __init__(self, appmodels: Mapping[ObjectKey, AppModel], default_port: str) -> None:
+        self._appmodels = appmodels
+        self._default_port = default_port
+        self._slices: dict[ObjectKey, dict[ObjectKey, bytes]] = {}
+        self._service_of: dict[ObjectKey, ObjectKey] = {}
+        self._emptied: dict[ObjectKey, None] = {}
+        self._let_go_of: dict[ObjectKey, None] = {}
+        # Of a Service, the AppModels that name it by annotation; the one of its own name needs no entry.
+        self._annotated: dict[ObjectKey, dict[ObjectKey, None]] = {}
+        self._touched: dict[ObjectKey, None] = {}
+        self._rows: dict[ObjectKey, bytes] = {}
+        self._problems: dict[ObjectKey, bytes] = {}
+
+    @property
+    def problem_count(self) -> int:
+        """INVALID rows, as of the last `take_changes`."""
+        return len(self._problems)
+
+    # --- AppModels -----------------------------------------------------------------------------------------
+
+    def replace(self, old: AppModel | None, new: AppModel | None) -> None:
+        """`old` is no longer in force, `new` is; the caller's mapping says so already. `settle` ends an event."""
+        if old is not None and new is not None and (old.service, old.port) == (new.service, new.port):
+            return
+        if old is not None:
+            self._touched[old.key] = None
+            self._let_go(old)
+        if new is not None:
+            self._touched[new.key] = None
+            if new.service != new.key:
+                self._annotated.setdefault(new.service, {})[new.key] = None
+
+    def _let_go(self, appmodel: AppModel) -> None:
+        service = appmodel.service
+        annotated = self._annotated.get(service)
+        if annotated is not None:
+            annotated.pop(appmodel.key, None)
+            if not annotated:
+                del self._annotated[service]
+        if service in self._emptied:
+            self._let_go_of[service] = None
+
+    def settle(self) -> None:
+        """The AppModels of one event have all been told: what none of them names any more is forgotten.
+
+        Not before, as one AppModel may let go of a Service and another one of the same list name it.
+        """
+        for service in self._let_go_of:
+            if next(self._naming(service), None) is None:
+                self._emptied.pop(service, None)
+        self._let_go_of.clear()
+
+    def _naming(self, service: ObjectKey) -> Iterator[ObjectKey]:
+        """The AppModels in force that name the Service."""
+        namesake = self._appmodels.get(service)
+        if namesake is not None and namesake.service == service:
+            yield service
+        yield from self._annotated.get(service, ())
+
+    # --- slices --------------------------------------------------------------------------------------------
+
+    def replace_all(self, slices: Iterable[EndpointSlice]) -> None:
+        """These are all slices there are."""
+        latest = {item.key: item for item in slices}
+        for item in latest.values():
+            self.put(item)
+        for key in [key for key in self._service_of if key not in latest]:
+            self.remove(key)
+        for service in self._emptied:
+            self._touch(service)
+        self._emptied.clear()
+
+    def put(self, item: EndpointSlice) -> None:
+        """The slice is there, or has changed."""
+        service = item.service
+        if self._service_of.get(item.key, service) != service:
+            self.remove(item.key)
+        self._service_of[item.key] = service
+        slices = self._slices.setdefault(service, {})
+        packed = pack(item)
+        if slices.get(item.key) != packed:
+            slices[item.key] = packed
+            self._emptied.pop(service, None)
+            self._touch(service)
+
+    def remove(self, key: ObjectKey) -> None:
+        """The slice is gone."""
+        service = self._service_of.pop(key, None)
+        if service is None:
+            return
+        slices = self._slices[service]
+        del slices[key]
+        if not slices:
+            del self._slices[service]
+            if next(self._naming(service), None) is not None:
+                self._emptied[service] = None
+        self._touch(service)
+
+    def _touch(self, service: ObjectKey) -> None:
+        for key in self._naming(service):
+            self._touched[key] = None
+
+    # --- rows ----------------------------------------------------------------------------------------------
+
+    def take_changes(self) -> Iterator[tuple[RowKey, bytes | None]]:
+        """Rows that differ from what they were at the last call; None for a row that is gone."""
+        touched, self._touched = self._touched, {}
+        for key in touched:
+            row, problem = self._made(self._appmodels.get(key))
+            if _exchange(self._rows, key, row):
+                yield (_ENDPOINTS, str(key)), row
+            if _exchange(self._problems, key, problem):
+                yield _problem_key(key), problem
+
+    def rows(self) -> Iterator[tuple[RowKey, bytes]]:
+        """All rows as they are now."""
+        for key, appmodel in self._appmodels.items():
+            row: bytes | None
+            problem: bytes | None
+            if key in self._touched:
+                row, problem = self._made(appmodel)
+            else:
+                row, problem = self._rows[key], self._problems.get(key)
+            if row is not None:
+                yield (_ENDPOINTS, str(key)), row
+            if problem is not None:
+                yield _problem_key(key), problem
+
+    def _made(self, appmodel: AppModel | None) -> tuple[bytes | None, bytes | None]:
+        if appmodel is None:
+            return None, None
+        service = appmodel.service
+        slices = self._slices.get(service)
+        problem = ""
+        if slices is not None:
+            row, problem = merge(str(service), slices.values(), appmodel.port, self._default_port)
+        elif service in self._emptied:
+            row = EndpointsRow(str(service), EndpointsState.KNOWN)
+        else:
+            row = EndpointsRow(str(service), EndpointsState.UNKNOWN)
+        if not problem:
+            return encode(row), None
+        key = appmodel.key
+        return encode(row), encode(InvalidRow("Port", key.namespace, key.name, problem, last_good=False))
+
+
+def _problem_key(key: ObjectKey) -> RowKey:
+    return (_INVALID, f"Port {key}")
+
+
+def _exchange(kept: dict[ObjectKey, bytes], key: ObjectKey, new: bytes | None) -> bool:
+    """Keep `new` under `key`; whether that changed anything."""
+    if kept.get(key) == new:
+        return False
+    if new is None:
+        del kept[key]
+    else:
+        kept[key] = new
+    return True

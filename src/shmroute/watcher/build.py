@@ -1,0 +1,95 @@
+"""From options to a watcher: which sources, which store, which area. Called by the command line and by tests."""
+
+from __future__ import annotations
+
+from shmroute.errors import ConfigError
+from shmroute.metadata.loader import MetadataLimits, MetadataLoader
+from shmroute.metadata.store import Store
+from shmroute.metadata.template import KeyTemplate
+from shmroute.rows import SettingsRow
+from shmroute.sources.base import Resource, Source
+from shmroute.watcher.checkpoint import Checkpoint
+from shmroute.watcher.loop import Watcher
+from shmroute.watcher.metadata_feed import MetadataFeed
+from shmroute.watcher.options import DEFAULT_SELECTOR, WatchOptions
+
+__all__ = ["build"]
+
+
+def build(options: WatchOptions) -> Watcher:
+    """The watcher that `options` describe, not started yet.
+
+    Raises:
+        ConfigError: options that contradict each other, or a cluster configuration that cannot be used.
+    """
+    if options.namespace and options.all_namespaces:
+        raise ConfigError("-n and -A exclude each other")
+    if options.manifests and (options.kubeconfig or options.context):
+        raise ConfigError("--manifests watches a folder: it goes without --kubeconfig and --context")
+    sources, settings = _folder(options) if options.manifests else _cluster(options)
+    return Watcher(
+        options.area,
+        sources,
+        settings=settings,
+        default_port=options.port,
+        metadata=_metadata(options),
+        checkpoint=Checkpoint(options.checkpoint, options.area) if options.checkpoint else None,
+        group=int(options.group) if options.group and options.group.isdigit() else options.group,
+        refuse_other=options.refuse_other,
+    )
+
+
+def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
+    from shmroute.kube.connection import Connection
+    from shmroute.sources.kubernetes.source import KubernetesSource
+
+    connection = Connection(options.kubeconfig, options.context)
+    namespace = None if options.all_namespaces else options.namespace or connection.namespace
+    selector = DEFAULT_SELECTOR if options.selector is None else options.selector
+    sources: list[Source] = [
+        KubernetesSource(
+            connection,
+            resource,
+            namespace=namespace,
+            selector=selector if resource == "appmodels" else options.slice_selector,
+            resync_seconds=options.resync_seconds,
+        )
+        for resource in _resources(options)
+    ]
+    return sources, SettingsRow(namespace or "", selector, connection.host)
+
+
+def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
+    from shmroute.sources.folder import FolderSource
+
+    assert options.manifests is not None  # noqa: S101 - the caller's condition
+    source = FolderSource(
+        options.manifests,
+        namespace=None if options.all_namespaces else options.namespace,
+        selector=options.selector or "",
+        resources=_resources(options),
+        resync_seconds=options.resync_seconds,
+    )
+    return [source], SettingsRow(options.namespace or "", options.selector or "", str(source.path))
+
+
+def _metadata(options: WatchOptions) -> MetadataFeed | None:
+    if options.redis and options.metadata:
+        raise ConfigError("--redis and --metadata exclude each other")
+    store: Store
+    if options.redis:
+        from shmroute.metadata.redis_store import RedisStore
+
+        store = RedisStore(options.redis)
+    elif options.metadata:
+        from shmroute.metadata.folder_store import FolderStore
+
+        store = FolderStore(options.metadata)
+    else:
+        return None
+    limits = MetadataLimits(value_bytes=options.metadata_limit)
+    return MetadataFeed(MetadataLoader(store, template=KeyTemplate(options.metadata_key), limits=limits))
+
+
+def _resources(options: WatchOptions) -> tuple[Resource, ...]:
+    return ("appmodels", "endpointslices") if options.endpoints else ("appmodels",)

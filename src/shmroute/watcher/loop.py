@@ -1,0 +1,407 @@
+"""The owner thread: applies events in order, publishes what they change, keeps the area's heart beating.
+
+Started by the command line and by tests. Everything that can wait (sources, Redis, handlers, HTTP) runs in threads of
+its own and talks to the owner through one queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from shmroute.errors import AreaBusy, ConfigError, OutOfSharedMemory
+from shmroute.rows import Kind, RowKey, SettingsRow
+from shmroute.shm.control import stand_by
+from shmroute.shm.publisher import Publisher
+from shmroute.sources.base import Audited, AuditResult, Changed, Deleted, Event, Replaced, Resync, Source, SourceState
+from shmroute.tables import Handler, Index
+from shmroute.version import __version__
+from shmroute.watcher.adoption import adopted_appmodels
+from shmroute.watcher.checkpoint import Checkpoint
+from shmroute.watcher.dispatch import Dispatcher
+from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
+from shmroute.watcher.pending_rows import Publication
+from shmroute.watcher.standby import check_source
+from shmroute.watcher.status import AuditStatus, Status, encode_status
+
+__all__ = ["Watcher"]
+
+_log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS: Final = 1.0
+"""How often the owner says that it lives; a supervisor takes five missed ones for frozen."""
+
+STANDBY_RETRY_SECONDS: Final = 0.5
+"""How often a watcher that stands by tries the lock: it must take over within 2 s."""
+
+EVENTS_A_TURN: Final = 20_000
+"""Events applied before they are published: bounds how long the first of a storm waits for the last."""
+
+_JOIN_SECONDS: Final = 0.8
+"""How long the end waits for threads in all: `watch` ends within a second."""
+
+_WAKE: Final = None
+_AUDIT: Final = "audit"
+
+
+class Watcher:
+    """Follows `sources` and publishes into `area` until it is stopped.
+
+    Args:
+        area: the area's name.
+        sources: where objects come from; each runs in a thread of its own.
+        settings: what is watched, shown to readers.
+        default_port: `Index`'s choice of port where an AppModel makes none.
+        metadata: the metadata loader's feed, or None.
+        checkpoint: where the rows are kept on disk too, or None.
+        handlers: users' own handlers, called in a thread of their own.
+        group: a group that may read the area too.
+        refuse_other: rather fail than stand by for a watcher of another source.
+        clock: monotonic nanoseconds; tests inject one.
+    """
+
+    def __init__(
+        self,
+        area: str,
+        sources: Sequence[Source],
+        *,
+        settings: SettingsRow,
+        default_port: str = "",
+        metadata: MetadataFeed | None = None,
+        checkpoint: Checkpoint | None = None,
+        handlers: Sequence[Handler] = (),
+        group: str | int | None = None,
+        refuse_other: bool = False,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.area = area
+        self._sources = tuple(sources)
+        self._settings = settings
+        self._metadata = metadata
+        self._checkpoint = checkpoint
+        self._group = group
+        self._refuse_other = refuse_other
+        self._clock = clock
+        self._index = Index(default_port)
+        self._dispatcher = Dispatcher(handlers)
+        self._events: queue.SimpleQueue[Event | MetadataReads | str | None] = queue.SimpleQueue()
+        self._stopping = False
+        self._stop = threading.Event()
+        """Tells the other threads, once the owner has left its loop."""
+        self._threads: list[threading.Thread] = []
+        self._states: dict[str, SourceState] = {}
+        self._publication = Publication(area, settings, set(self._resources()), self._all_rows, clock)
+        self._told_in_step = False
+        """Whether the last beat said that all sources were in step."""
+        self._publisher: Publisher | None = None
+        self._started = time.time()
+        self.turned_ns = clock()
+        """When the owner last turned, on the monotonic clock, writing or standing by."""
+        self._event_count = 0
+        self._audits: dict[str, AuditStatus] = {}
+        self._problem = ""
+        """Why the area cannot be taken."""
+        self.status: Status = self._status("standing by")
+        """Rewritten every second; any thread may read it."""
+
+    # --- life ----------------------------------------------------------------------------------------------
+
+    def put(self, event: Event | MetadataReads) -> None:
+        """Take an event from a source or the metadata loader. Any thread; never waits."""
+        self._events.put(event)
+
+    def stop(self) -> None:
+        """Have `run` return within a second. Any thread, or a signal handler.
+
+        So it takes no lock: setting an event would wait for ever for the thread that the signal has interrupted. A
+        `SimpleQueue` promises that its `put` may come at any moment.
+        """
+        self._stopping = True
+        self._events.put(_WAKE)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where its objects come from."""
+        return self._sources
+
+    def audit(self) -> None:
+        """Have every source that can compare itself with its server now. Any thread, or a signal handler."""
+        self._events.put(_AUDIT)
+
+    def run(self) -> None:
+        """Take the area, standing by while another watcher has it, then follow the sources until `stop`.
+
+        Raises:
+            ConfigError, LayoutMismatch: the area cannot be used.
+        """
+        publisher = self._acquire()
+        if publisher is None:
+            return
+        self._publisher = publisher
+        try:
+            self._publish_checkpoint(publisher)
+            self._adopt(publisher)
+            self._start_threads()
+            self._loop(publisher)
+        finally:
+            self._stop.set()
+            self._join()
+            publisher.close()
+
+    def _acquire(self) -> Publisher | None:
+        while not self._stopping:
+            try:
+                return Publisher(self.area, group=self._group, now_ns=self._clock())
+            except AreaBusy as error:
+                self._stand_by(error)
+            except OutOfSharedMemory as error:
+                if self._problem != str(error):
+                    _log.error("%s", error)
+                self._problem = str(error)
+            self.turned_ns = self._clock()
+            self.status = self._status("standing by")
+            with suppress(queue.Empty):
+                self._events.get(timeout=STANDBY_RETRY_SECONDS)
+        return None
+
+    def _stand_by(self, busy: AreaBusy) -> None:
+        """Wait for the area in its writer's sight; say so once, louder if that one's source is another."""
+        problem: AreaBusy | ConfigError = busy
+        try:
+            check_source(self.area, self._settings)
+        except ConfigError as error:
+            if self._refuse_other:
+                raise
+            problem = error
+        if self._problem != str(problem):
+            _log.log(logging.INFO if problem is busy else logging.ERROR, "%s: standing by", problem)
+        self._problem = str(problem)
+        stand_by(self.area, self._clock())
+
+    def _publish_checkpoint(self, publisher: Publisher) -> None:
+        """Serve what was last written to disk, if nothing is served: until the first list, marked as not synced."""
+        saved = self._checkpoint.load() if self._checkpoint and not publisher.generation else None
+        if saved is None:
+            return
+        now_ns = self._clock()
+        age_ns = int(max(0.0, time.time() - saved.contact) * 1e9)
+        try:
+            publisher.replace(saved.rows)
+        except (OutOfSharedMemory, ValueError) as error:
+            _log.error("the checkpoint's rows cannot be served: %s", error)
+            return
+        publisher.control.beat(now_ns, now_ns - age_ns, synced=False)
+        _log.warning(
+            "serving %d rows of the checkpoint, %.0f s old, until the first list", len(saved.rows), age_ns / 1e9
+        )
+
+    def _adopt(self, publisher: Publisher) -> None:
+        """Begin with the AppModels that a former watcher served: the last valid state of those that are invalid now.
+
+        The first complete list replaces them; nothing is published before that.
+        """
+        adopted = tuple(appmodel for _, value in publisher.rows(Kind.APP) for appmodel in adopted_appmodels(value))
+        if adopted:
+            self._dispatcher.put(self._index.apply(Replaced("appmodels", adopted)))
+            self._index_changes()
+
+    def _start_threads(self) -> None:
+        self._problem = ""
+        self._dispatcher.start()
+        for source in self._sources:
+            self._start(f"source {'+'.join(source.resources)}", lambda source=source: source.run(self, self._stop))  # type: ignore[misc]
+        if self._metadata is not None:
+            metadata = self._metadata
+            self._start("metadata", lambda: metadata.run(self.put, self._stop))
+        if self._checkpoint is not None:
+            checkpoint = self._checkpoint
+            self._start("checkpoint", lambda: checkpoint.run(self._stop))
+
+    def _start(self, name: str, target: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                target()
+            except Exception:  # noqa: BLE001 - whatever it is, it must be heard
+                _log.exception("thread %s failed; the watcher ends so that it can be started again", name)
+                self._failed = True
+                self.stop()
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    _failed = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether `run` ended because of a defect rather than `stop`."""
+        return self._failed
+
+    def _join(self) -> None:
+        deadline = time.monotonic() + _JOIN_SECONDS
+        self._dispatcher.stop(_JOIN_SECONDS)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    # --- the loop ------------------------------------------------------------------------------------------
+
+    def _loop(self, publisher: Publisher) -> None:
+        beat_at_ns = 0
+        while not self._stopping:
+            now_ns = self._clock()
+            if now_ns >= beat_at_ns:
+                self._beat(publisher, now_ns)
+                beat_at_ns = now_ns + int(HEARTBEAT_SECONDS * 1e9)
+            wait = 0.0 if publisher.rebuilding else max(0.0, (beat_at_ns - now_ns) / 1e9)
+            if self._take_events(wait):
+                self._index_changes()
+            elif publisher.rebuilding:
+                publisher.maintain()
+            if self._publication.due:
+                complete = self._publication.complete
+                self._publication.publish(publisher)
+                if self._publication.complete != complete:
+                    beat_at_ns = 0
+            if not self._told_in_step and self._contact_ns():
+                # A worker that waited for the first snapshot may ask for its age with its first look-up.
+                beat_at_ns = 0
+
+    def _take_events(self, wait_seconds: float) -> bool:
+        """Apply what has arrived, at least one event if one comes in time."""
+        try:
+            event = self._events.get(timeout=wait_seconds) if wait_seconds else self._events.get_nowait()
+        except queue.Empty:
+            return False
+        for _ in range(EVENTS_A_TURN):
+            self._apply(event)
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                return True
+        self._apply(event)
+        return True
+
+    def _apply(self, event: Event | MetadataReads | str | None) -> None:
+        match event:
+            case None:
+                return
+            case str():
+                for source in self._sources:
+                    if isinstance(source, Audited):
+                        source.audit_now()
+                return
+            case SourceState():
+                self._states[event.resource] = event
+                return
+            case AuditResult():
+                self._audits[event.resource] = _audited(self._audits.get(event.resource), event)
+                return
+            case MetadataReads():
+                if self._metadata is not None:
+                    self._publication.add(self._metadata.settle(event.reads, self._row))
+                return
+            case Replaced():
+                self._publication.synced(event.resource)
+                self._event_count += 1
+            case Changed() | Deleted():
+                self._event_count += 1
+                self._publication.received(event.received_ns)
+            case Resync(resource="appmodels"):
+                if self._metadata is not None:
+                    self._metadata.retry_failed()
+        self._dispatcher.put(self._index.apply(event))
+
+    def _index_changes(self) -> None:
+        changes = self._index.take_changes()
+        if self._metadata is not None:
+            self._publication.add(self._metadata.follow(changes, self._row))
+        self._publication.add(changes)
+
+    def _row(self, key: RowKey) -> bytes | None:
+        """The row as it is published, or about to be."""
+        return self._publication.row(self._publisher, key) if self._publisher else None
+
+    def _all_rows(self, publisher: Publisher, unpublished: Mapping[RowKey, bytes | None]) -> dict[RowKey, bytes | None]:
+        """Every row again. The index has them all but for the metadata: of that, what cannot be read any more is asked
+        for again."""
+        rows: dict[RowKey, bytes | None] = dict(self._index.rows())
+        if self._metadata is not None:
+            rows.update(((Kind.METADATA, key), value) for key, value in publisher.rows(Kind.METADATA))
+            rows.update((key, row) for key, row in unpublished.items() if key[0] == Kind.METADATA)
+            rows.update(self._metadata.want_lost(rows))
+        return rows
+
+    # --- saying how it stands ------------------------------------------------------------------------------
+
+    def _beat(self, publisher: Publisher, now_ns: int) -> None:
+        contact = self._contact_ns()
+        publisher.control.beat(now_ns, contact, synced=self._publication.complete)
+        self._told_in_step = contact != 0
+        self.turned_ns = now_ns
+        self.status = self._status("writing")
+        publisher.control.store_status(encode_status(self.status))
+
+    def _contact_ns(self) -> int:
+        """When all sources were last in step, of what is published; 0 for never, or not now."""
+        if not self._publication.complete or self._publication.problem:
+            return 0
+        contacts = (self._states[name].contact_ns if name in self._states else 0 for name in self._resources())
+        return min(contacts, default=0)
+
+    def _resources(self) -> list[str]:
+        return [resource for source in self._sources for resource in source.resources]
+
+    def _status(self, role: str) -> Status:
+        now_ns = self._clock()
+        publisher = self._publisher
+        publication = self._publication
+        sizes = publisher.sizes if publisher else None
+        states = tuple(self._states[name] for name in self._resources() if name in self._states)
+        return Status(
+            version=__version__,
+            area=self.area,
+            role=role,
+            started=self._started,
+            now=time.time(),
+            synced=publication.complete,
+            generation=publisher.generation if publisher else 0,
+            rows=sizes.rows if sizes else 0,
+            models=self._index.model_count,
+            apps=self._index.app_count,
+            segment_bytes=sizes.segment_bytes if sizes else 0,
+            log_bytes=sizes.log_bytes if sizes else 0,
+            rebuilding=bool(sizes and sizes.rebuilding),
+            events=self._event_count,
+            publishes=publication.publishes,
+            publish_failures=publication.failures,
+            publish_seconds=publication.seconds,
+            propagation_seconds=publication.propagation_seconds,
+            propagations=publication.propagations,
+            propagation_seconds_sum=publication.propagation_seconds_sum,
+            conflicts=self._index.conflict_count,
+            invalid=self._index.invalid_count,
+            handler_failures=self._dispatcher.failures,
+            sources=states,
+            source_ages=tuple(
+                (now_ns - state.contact_ns) / 1e9 if state.contact_ns else float("inf") for state in states
+            ),
+            audited=tuple(
+                resource for source in self._sources if isinstance(source, Audited) for resource in source.resources
+            ),
+            audits=tuple(self._audits.values()),
+            metadata=self._metadata.status() if self._metadata else None,
+            problem=self._problem or publication.problem,
+        )
+
+
+def _audited(before: AuditStatus | None, result: AuditResult) -> AuditStatus:
+    """The audits of one resource, one more counted."""
+    count, differences = (before.count, before.differences) if before else (0, 0)
+    if not result.error:
+        count, differences = count + 1, differences + result.differences
+    return AuditStatus(result.resource, count, differences, time.time(), result.error)

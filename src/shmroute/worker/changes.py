@@ -1,0 +1,271 @@
+"""What became of the routes since a generation, for applications that must react: `Reader.changes` and `achanges`.
+
+Loaded when one of them is first called. Each iterator has a view of the area of its own: it neither holds the reader's
+lock nor keeps a look-up waiting, and sees every generation once, in order, however often the watcher is replaced or
+starts a new base. One that stays behind by more than a whole base skips generations, never a change: it compares what
+it last saw, which it still maps, with what there is.
+
+Events are about models. An app's own row says nothing that its models' routes do not say too, and endpoints are looked
+up by `Route.pick` when they are needed; `shmroute.shm.RowReader.advance` tells of rows of every kind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from shmroute.errors import LayoutMismatch, NoAccess, NotReady
+from shmroute.rows import Kind
+from shmroute.worker.routes import Route
+
+if TYPE_CHECKING:
+    from asyncio import Future
+
+    from shmroute.shm.reader import RowChange, RowReader
+    from shmroute.worker.reader import Reader
+
+__all__ = ["AsyncChanges", "Change", "Changes", "Reset"]
+
+_FIRST_PAUSE_SECONDS: Final = 0.001
+_LONGEST_PAUSE_SECONDS: Final = 0.01
+"""Between two looks at the generation: short after news, since more may come; 100 looks a second cost nothing."""
+
+_RETRY_SECONDS: Final = 1.0
+"""How soon a generation that cannot be read is tried again."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One model's route was added, changed or removed, or its metadata changed."""
+
+    generation: int
+    """Several changes may share one: they were published together, and are given in no order."""
+    kind: Literal["added", "changed", "removed", "metadata"]
+    model: str
+    old: Route | None
+    """The route before; None if there was none. For "metadata", the route as it is in this generation."""
+    new: Route | None
+    """The route after; None if there is none any more."""
+
+
+class Reset(msgspec.Struct, frozen=True):
+    """All routes, as a place to begin: what was before is not known."""
+
+    generation: int
+    routes: dict[str, Route]
+    reason: Literal["start", "gap"]
+    """"start": no generation was given; "gap": the one given lies too far back, or was never published."""
+
+
+class _State(NamedTuple):
+    """Where an iterator stands. One value, so that an interrupt in the middle loses nothing."""
+
+    rows: RowReader | None
+    complete: int
+    """The generation up to which all has been given, apart from `pending`."""
+    pending: deque[Change | Reset]
+
+
+class _Follower:
+    """What both iterators share: goes on by one generation at a time and says what it changed."""
+
+    def __init__(self, reader: Reader, since: int | None, metadata: bool) -> None:
+        self._reader = reader
+        self._since = since
+        self._metadata = metadata
+        self._closings = reader.closings
+        self._retry_at = 0.0
+        self._state = _State(None, since or 0, deque())
+
+    @property
+    def pending(self) -> deque[Change | Reset]:
+        return self._state.pending
+
+    @property
+    def ended(self) -> bool:
+        """Whether the reader has been closed since."""
+        return self._reader.closings != self._closings
+
+    @property
+    def generation(self) -> int:
+        """The generation up to which all has been given."""
+        rows, complete, pending = self._state
+        return complete if pending or rows is None else rows.generation
+
+    def newest(self) -> float | None:
+        """The generation there is to read, None before anything has been read."""
+        rows = self._state.rows
+        return rows.control.head[()] if rows else None
+
+    def behind(self) -> bool:
+        """Whether there may be something to read. Takes no time."""
+        rows = self._state.rows
+        if rows is not None and rows.control.head[()] == rows.generation:
+            return False
+        return not self._retry_at or time.monotonic() >= self._retry_at
+
+    def read(self) -> bool:
+        """Read one generation more, if there is one; what it changed is pending then.
+
+        Raises:
+            LayoutMismatch, NoAccess: the area cannot be read at all.
+        """
+        if self._state.rows is None:
+            return self._start()
+        before = self._state.rows
+        rows = before.snapshot()
+        try:
+            changes = rows.advance()
+        except (LayoutMismatch, NoAccess):  # as for a look-up: what has been read stands, and `Reader.fault` tells
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            return False
+        self._retry_at = 0.0
+        if changes is None:
+            return False
+        elements = (self._element(rows, change) for change in changes)
+        pending: deque[Change | Reset] = deque(element for element in elements if element is not None)
+        self._state = _State(rows, before.generation, pending)
+        return True
+
+    def _start(self) -> bool:
+        try:
+            rows = self._reader.snapshot()
+        except NotReady:
+            return False
+        pending: deque[Change | Reset] = deque()
+        if self._since is None or not rows.seek(self._since):
+            routes = {key: self._reader.route_of(value) for _, key, value in rows.rows(Kind.MODEL)}
+            pending.append(Reset(rows.generation, routes, "start" if self._since is None else "gap"))
+        self._state = _State(rows, self._since or 0, pending)
+        return True
+
+    def _element(self, rows: RowReader, change: RowChange) -> Change | None:
+        if change.kind == Kind.MODEL:
+            old = self._reader.route_of(change.old) if change.old is not None else None
+            new = self._reader.route_of(change.new) if change.new is not None else None
+            kind: Literal["added", "changed", "removed"] = (
+                "added" if old is None else "removed" if new is None else "changed"
+            )
+            return Change(rows.generation, kind, change.key, old, new)
+        if change.kind == Kind.METADATA and self._metadata:
+            namespace, _, model = change.key.partition("/")
+            value = rows.get(Kind.MODEL, model)
+            winner = self._reader.route_of(value) if value is not None else None
+            for route in (winner, *winner.others) if winner else ():
+                if route.namespace == namespace:
+                    return Change(rows.generation, "metadata", model, route, route)
+        return None
+
+
+class Changes(Iterator["Change | Reset"]):
+    """Made by `Reader.changes`. For one thread; a loop over it can be left and taken up again."""
+
+    def __init__(self, reader: Reader, since: int | None, timeout: float | None, *, metadata: bool) -> None:
+        self._follower = _Follower(reader, since, metadata)
+        self._timeout = timeout
+
+    @property
+    def generation(self) -> int:
+        """The generation up to which all has been given: the `since` of an iterator that is to go on from here."""
+        return self._follower.generation
+
+    def __next__(self) -> Change | Reset:
+        follower = self._follower
+        wait = _Wait(follower, self._timeout)
+        while not follower.pending:
+            if follower.ended:
+                raise StopIteration
+            if follower.behind() and follower.read():
+                wait.noticed()
+            elif wait.over:
+                raise StopIteration
+            else:
+                time.sleep(wait.pause())
+            if wait.enough and not follower.pending:
+                raise StopIteration
+        return follower.pending.popleft()
+
+
+class AsyncChanges(AsyncIterator["Change | Reset"]):
+    """Made by `Reader.achanges`. For one task; nothing is lost where `anext` is cancelled, as by a time limit.
+
+    Reads in a thread of the event loop's executor, for the first element and a long gap may take a while.
+    """
+
+    def __init__(self, reader: Reader, since: int | None, timeout: float | None, *, metadata: bool) -> None:
+        self._follower = _Follower(reader, since, metadata)
+        self._timeout = timeout
+        self._reading: Future[Any] | None = None
+
+    @property
+    def generation(self) -> int:
+        """The generation up to which all has been given: the `since` of an iterator that is to go on from here."""
+        return self._follower.generation
+
+    async def __anext__(self) -> Change | Reset:
+        import asyncio
+
+        follower = self._follower
+        wait = _Wait(follower, self._timeout)
+        while not follower.pending:
+            if follower.ended:
+                raise StopAsyncIteration
+            if (self._reading is not None or follower.behind()) and await self._read():
+                wait.noticed()
+            elif wait.over:
+                raise StopAsyncIteration
+            else:
+                await asyncio.sleep(wait.pause())
+            if wait.enough and not follower.pending:
+                raise StopAsyncIteration
+        return follower.pending.popleft()
+
+    async def _read(self) -> bool:
+        import asyncio
+
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(asyncio.to_thread(self._follower.read))
+        reading = self._reading
+        try:
+            return bool(await asyncio.shield(reading))
+        finally:
+            if reading.done():
+                self._reading = None
+
+
+class _Wait:
+    """How long one call may go on waiting, and how long until the next look."""
+
+    def __init__(self, follower: _Follower, timeout: float | None) -> None:
+        self._follower = follower
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._target: float | None = None
+        self._pause = _FIRST_PAUSE_SECONDS
+        self._note_target()
+
+    def _note_target(self) -> None:
+        if self._target is None:
+            self._target = self._follower.newest()
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    @property
+    def enough(self) -> bool:
+        """Whether the time is up, and what there was to read when it began has been read."""
+        return self._target is not None and self._follower.generation >= self._target and self.over
+
+    def noticed(self) -> None:
+        """Something was read: more may come soon."""
+        self._pause = _FIRST_PAUSE_SECONDS
+        self._note_target()
+
+    def pause(self) -> float:
+        """Seconds until the next look."""
+        pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
+        return pause if self._deadline is None else min(pause, max(0.0, self._deadline - time.monotonic()))

@@ -1,0 +1,199 @@
+"""The answers a worker gets: `Route`, `App` and `Endpoint`, frozen values.
+
+A route is a value of one generation. Its endpoints are looked up through the reader that made it whenever they are
+asked for, so that a route that is held never leads to an address that has been withdrawn. Its metadata is looked up
+when it is first asked for, and stays: value and version belong together.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from shmroute.errors import ShmrouteError
+
+if TYPE_CHECKING:
+    from shmroute.worker.binding import Home
+    from shmroute.worker.endpoints import Pool
+    from shmroute.worker.metadata import MetadataValue
+
+__all__ = ["App", "Endpoint", "Route"]
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One pod address of an app. `str(endpoint)` is `host:port`, an IPv6 host in brackets."""
+
+    host: str
+    port: int
+    zone: str = ""
+    node: str = ""
+    pod: str = ""
+    ready: bool = True
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class App(msgspec.Struct, frozen=True, array_like=True):
+    """What one AppModel says of its app. The wire form is an array of the fields in this order."""
+
+    app: str
+    version: str
+    namespace: str
+    appmodel: str
+    """`metadata.name` of the AppModel."""
+    service: str
+    """`namespace/name` of the app's Service."""
+    models: tuple[tuple[str, str], ...]
+    """(name, version) of each model, as in the AppModel."""
+    created: str = ""
+    """The AppModel's `creationTimestamp`, RFC 3339 in UTC; "" for one of a folder."""
+    port: str = ""
+    """Name or number of the port the AppModel asks for; "" where it leaves the choice."""
+
+
+class Route(msgspec.Struct, frozen=True, array_like=True):
+    """Which app serves a model, in which version. The wire form is an array of the public fields in this order."""
+
+    model: str
+    version: str
+    """The model's version."""
+    app: str
+    app_version: str
+    namespace: str
+    appmodel: str
+    """`metadata.name` of the AppModel in force."""
+    others: tuple[Route, ...] = ()
+    """The same model's routes in other namespaces, the oldest AppModel first."""
+    _pool: Any = None
+    _metadata: Any = None
+    _home: ClassVar[Any] = None
+    """The reader that made this route, in the class that each reader has for its routes."""
+
+    # --- endpoints -----------------------------------------------------------------------------------------
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Addresses of the app's pods: the ready ones; where none is ready, the serving ones that terminate.
+
+        Empty both for a Service without pods and for one that is not known; `pick` tells them apart.
+        """
+        return self._current_pool().endpoints
+
+    def pick(self, key: str | bytes | None = None) -> Endpoint:
+        """One address to send a request to.
+
+        Without `key`: round-robin within this process, from a random start. With `key`: the same address for the same
+        key as long as it is there, in every worker (rendezvous hashing); when one of n goes, only its 1/n of the
+        keys move. Endpoints meant for this pod's zone (`SHMROUTE_ZONE`) are preferred where the slices carry hints.
+
+        Raises:
+            NoEndpoints: there is none; its `reason` says why.
+        """
+        pool: Pool | None = self._pool
+        home = self._home
+        if pool is None or pool.stale or home.head[()] != home.seen:
+            pool = self._current_pool()
+        return pool.next() if key is None else pool.for_key(key)
+
+    def connection(self) -> AbstractContextManager[Endpoint]:
+        """`with route.connection() as endpoint:` picks the less busy of two random addresses.
+
+        Busy means: picked this way by this process and not yet left.
+
+        Raises:
+            NoEndpoints: there is none; its `reason` says why.
+        """
+        return self._current_pool().connection()
+
+    def _current_pool(self) -> Pool:
+        pool = self._bound_home().reader.pool_of(self)
+        msgspec.structs.force_setattr(self, "_pool", pool)
+        return pool
+
+    # --- metadata ------------------------------------------------------------------------------------------
+
+    @property
+    def metadata(self) -> Any:
+        """The model's metadata, decoded from JSON once per worker and change; None while there is none.
+
+        The value is shared by all callers in this process: do not change it.
+
+        Raises:
+            MetadataNotJson: there is a value, and it is not JSON; `metadata_bytes` has it.
+        """
+        return self._current_metadata().value()
+
+    @property
+    def metadata_bytes(self) -> bytes | None:
+        """The value as it stands in Redis, or None while there is none."""
+        return self._current_metadata().raw
+
+    @property
+    def metadata_version(self) -> str | None:
+        """The model version the value was read for, or None while there is none.
+
+        Differs from `version` while a newer value has not arrived yet.
+        """
+        return self._current_metadata().version
+
+    @property
+    def metadata_state(self) -> str:
+        """Why the metadata is as it is.
+
+        "loaded"; "pending" (not read yet, or the store is away), "missing" (no such key), "outdated" (the value calls
+        itself another version), "too-large", "wrong-type": asked for again, and meanwhile the last value, if any, is
+        given; "off": the watcher reads no metadata.
+        """
+        return self._current_metadata().state
+
+    def _current_metadata(self) -> MetadataValue:
+        """The metadata this route gives out: looked up when first asked for, and once there, the same ever after.
+
+        So that value, version and state belong together however they are asked for. `resolve` gives a new route
+        when the metadata has changed.
+        """
+        value: MetadataValue | None = self._metadata
+        if value is None or (value.version is None and not self._bound_home().is_current(value)):
+            value = self._bound_home().reader.metadata_of(self)
+            msgspec.structs.force_setattr(self, "_metadata", value)
+        return value
+
+    def _bound_home(self) -> Home:
+        home: Home | None = self._home
+        if home is None:
+            raise ShmrouteError(
+                f"this route of model {self.model!r} was not made by a reader, or came from another process:"
+                " resolve it again for its endpoints and metadata"
+            )
+        return home
+
+    # --- as a value ----------------------------------------------------------------------------------------
+
+    def _public(self) -> tuple[Any, ...]:
+        return (
+            self.model,
+            self.version,
+            self.app,
+            self.app_version,
+            self.namespace,
+            self.appmodel,
+            self.others,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return self._public() == other._public() if isinstance(other, Route) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._public())
+
+    def __repr__(self) -> str:
+        return (
+            f"Route(model={self.model!r}, version={self.version!r}, app={self.app!r},"
+            f" app_version={self.app_version!r}, namespace={self.namespace!r}, appmodel={self.appmodel!r})"
+        )
+
+    def __reduce__(self) -> tuple[type[Route], tuple[Any, ...]]:
+        return Route, self._public()

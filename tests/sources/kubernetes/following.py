@@ -1,0 +1,199 @@
+"""A Kubernetes source at work in a thread, and everything it says.
+
+    with Following(connection) as follow:
+        follow.wait(lambda: follow.names == {"one"})
+
+Every wait is bounded; leaving the block stops the source and fails where it does not stop.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import msgspec
+
+from shmroute.kube.connection import Connection
+from shmroute.resources.objects import ObjectKey
+from shmroute.sources.base import (
+    AuditResult,
+    Changed,
+    Deleted,
+    Event,
+    Item,
+    Phase,
+    Replaced,
+    Resource,
+    Resync,
+    SourceState,
+)
+from shmroute.sources.kubernetes.source import KubernetesSource
+from shmroute.sources.kubernetes.timing import Timing
+from tests.apiserver import ApiServer, Settings
+from tests.apiserver.watches import Watch
+
+__all__ = ["CALM", "LIVELY", "PATIENT", "WAIT_SECONDS", "Following", "fast_settings"]
+
+WAIT_SECONDS = 30.0
+"""Far longer than anything here takes, so that a test on a busy machine fails only where it must."""
+
+CALM = Timing(
+    short_watch_seconds=0.05,
+    answer_seconds=10.0,
+    list_silence_seconds=10.0,
+    backoff_first_seconds=0.02,
+    backoff_cap_seconds=0.1,
+    forbidden_seconds=0.2,
+    gone_spacing_seconds=0.5,
+    contact_report_seconds=0.0,
+    stop_seconds=2.0,
+    probe_wait_seconds=(3600.0, 3600.0),
+    audit_grace_seconds=0.3,
+)
+"""All that a test does not wait for is short; no probe and no audit comes in between."""
+
+LIVELY = msgspec.structs.replace(
+    CALM, probe_wait_seconds=(0.12, 0.18), probe_timeout_seconds=10.0, probe_retry_seconds=0.05, grace_seconds=0.5
+)
+"""With probes, for a server of `fast_settings`."""
+
+PATIENT = msgspec.structs.replace(LIVELY, grace_seconds=10.0)
+"""The same, for what must not look like a silent watch however busy the machine is."""
+
+FASTER = 10
+
+T = TypeVar("T")
+
+
+def fast_settings() -> Settings:
+    """A server on whose clock a peek's 3 s are 0.3."""
+    return Settings(clock=lambda: time.monotonic() * FASTER)
+
+
+class Following:
+    """Runs the source, keeps its events, and what the objects are by those events."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        resource: Resource = "appmodels",
+        *,
+        namespace: str | None = None,
+        selector: str = "",
+        resync_seconds: float = 0.0,
+        timing: Timing = CALM,
+    ) -> None:
+        self.source = KubernetesSource(
+            connection,
+            resource,
+            namespace=namespace,
+            selector=selector,
+            resync_seconds=resync_seconds,
+            timing=timing,
+        )
+        self.events: list[Event] = []
+        self.items: dict[ObjectKey, Item] = {}
+        self.state: SourceState | None = None
+        self.phases: list[Phase] = []
+        self.said = threading.Condition()
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.source.run, args=(self, self.stop), daemon=True)
+
+    def put(self, event: Event) -> None:
+        with self.said:
+            self.events.append(event)
+            match event:
+                case Replaced(items=items):
+                    self.items = {item.key: item for item in items}
+                case Changed(item=item):
+                    self.items[item.key] = item
+                case Deleted(key=key):
+                    self.items.pop(key, None)
+                case SourceState():
+                    self.state = event
+                    if not self.phases or self.phases[-1] != event.phase:
+                        self.phases.append(event.phase)
+                case AuditResult() | Resync() | _:
+                    pass
+            self.said.notify_all()
+
+    @property
+    def names(self) -> set[str]:
+        return {key.name for key in self.items}
+
+    @property
+    def versions(self) -> dict[ObjectKey, str]:
+        return {key: item.resource_version for key, item in self.items.items()}
+
+    @property
+    def reason(self) -> str:
+        return self.state.reason if self.state else ""
+
+    @property
+    def contact_ns(self) -> int:
+        return self.state.contact_ns if self.state else 0
+
+    def of(self, kind: type[T]) -> list[T]:
+        """The events of one kind so far, in order."""
+        with self.said:
+            return [event for event in self.events if isinstance(event, kind)]
+
+    def wait(self, true: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
+        """Wait until a condition holds; asked again whenever something was said, and now and then."""
+        deadline = time.monotonic() + seconds
+        with self.said:
+            while not true():
+                if time.monotonic() > deadline:
+                    last = [event for event in self.events if isinstance(event, SourceState)][-3:]
+                    raise AssertionError(f"not so within {seconds} s; {self.source.stats}; {last}")
+                self.said.wait(0.02)
+
+    def wait_synced(self) -> None:
+        """Wait until a watch follows a list."""
+        self.wait(lambda: bool(self.phases) and self.phases[-1] == "watching")
+
+    def wait_watched(self, api: ApiServer) -> Watch:
+        """Wait until the test server, too, sees one watch and no streaming list any more; returns its side of it."""
+        self.wait_synced()
+        api.wait_watched()
+        return api.watches.open[0]
+
+    def wait_probes(self, more: int, seconds: float = WAIT_SECONDS) -> None:
+        """Wait until so many more probes have been answered."""
+        target = self.source.stats.probes + more
+        self.wait(lambda: self.source.stats.probes >= target, seconds)
+
+    def wait_contact(self, after_ns: int, seconds: float = WAIT_SECONDS) -> None:
+        """Wait until we are known to have been in step after that time."""
+        self.wait(lambda: self.contact_ns > after_ns, seconds)
+
+    def wait_replaced(self, count: int) -> None:
+        """Wait until so many complete lists have been handed out."""
+        self.wait(lambda: len(self.of(Replaced)) >= count)
+
+    def wait_for(self, api: ApiServer, resource: str = "appmodels", seconds: float = WAIT_SECONDS) -> None:
+        """Wait until we hold what the server does."""
+        self.wait(lambda: self.versions == stored(api, resource), seconds)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop.set()
+        self.thread.join(WAIT_SECONDS)
+        if error is None:
+            assert not self.thread.is_alive(), "the source did not stop"
+
+
+def stored(api: ApiServer, resource: str = "appmodels") -> dict[ObjectKey, str]:
+    """What a test server holds: key -> resourceVersion."""
+    return {
+        ObjectKey(each["metadata"]["namespace"], each["metadata"]["name"]): each["metadata"]["resourceVersion"]
+        for each in api.list(resource)
+    }

@@ -1,0 +1,138 @@
+"""What was handed out, and how far: the memory that probe and audit compare with."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from shmroute.resources.objects import ObjectKey
+from shmroute.sources.kubernetes.sync_state import Ledger, revision_of
+
+A, B, C = (ObjectKey("n", name) for name in "abc")
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    made = Ledger()
+    made.replace("10", {A: "3", B: "7"})
+    return made
+
+
+@pytest.mark.parametrize(("text", "number"), [("17", 17), ("", 0), ("abc", 0), ("-1", 0), ("\u0661\u0667", 0)])
+def test_a_resource_version_that_is_no_number_is_behind_everything(text: str, number: int) -> None:
+    assert revision_of(text) == number
+
+
+def test_a_new_one_has_nothing_to_resume_from() -> None:
+    assert Ledger().resource_version == ""
+
+
+def test_events_and_bookmarks_move_it_forward(ledger: Ledger) -> None:
+    ledger.put(A, "11", "11")
+    ledger.remove(B, "12")
+    ledger.advance("15")
+
+    assert (ledger.resource_version, ledger.position, len(ledger)) == ("15", 15, 1)
+    assert A in ledger
+    assert B not in ledger
+
+
+def test_a_bookmark_from_before_moves_nothing(ledger: Ledger) -> None:
+    ledger.advance("9")
+
+    assert ledger.resource_version == "10"
+
+
+def test_an_event_without_a_resource_version_moves_nothing(ledger: Ledger) -> None:
+    ledger.put(C, "", "")
+
+    assert ledger.resource_version == "10"
+
+
+def test_a_list_from_an_earlier_time_takes_everything_back(ledger: Ledger) -> None:
+    ledger.saw(90)
+    ledger.prove(80)
+
+    ledger.replace("5", {A: "2"})
+
+    assert (ledger.position, ledger.proven, ledger.highest) == (5, 5, 5)
+
+
+def test_what_is_proven_is_not_taken_back_by_an_older_proof(ledger: Ledger) -> None:
+    ledger.prove(80)
+    ledger.prove(70)
+
+    assert (ledger.proven, ledger.highest) == (80, 80)
+
+
+def test_the_highest_revision_is_kept_however_it_was_learned(ledger: Ledger) -> None:
+    ledger.saw(20)
+    ledger.saw(15)
+    ledger.put(A, "12", "12")
+
+    assert (ledger.highest, ledger.position) == (20, 12)
+
+
+def test_differences_are_what_is_missing_too_many_or_of_another_version(ledger: Ledger) -> None:
+    assert ledger.differences({A: "3", B: "7"}) == set()
+    assert ledger.differences({A: "3"}) == {B}
+    assert ledger.differences({A: "3", B: "8"}) == {B}
+    assert ledger.differences({A: "3", B: "7", C: "9"}) == {C}
+
+
+def test_an_event_during_an_audit_accounts_for_its_key(ledger: Ledger) -> None:
+    with ledger.audited() as view:
+        candidates = ledger.differences({A: "3", B: "11", C: "12"})
+        ledger.put(B, "11", "11")
+
+        assert view.unexplained(candidates) == {C}
+        assert not view.superseded
+
+
+def test_a_whole_new_list_ends_an_audit(ledger: Ledger) -> None:
+    with ledger.audited() as view:
+        ledger.replace("11", {})
+
+        assert view.superseded
+
+
+def test_nothing_is_noted_once_an_audit_is_over(ledger: Ledger) -> None:
+    with ledger.audited() as view:
+        pass
+    ledger.put(B, "11", "11")
+
+    assert not view.touched
+
+
+def test_changes_count_what_was_new(ledger: Ledger) -> None:
+    before = ledger.changes
+    ledger.replace("11", {A: "3", B: "7"})
+    ledger.advance("12")
+    assert ledger.changes == before
+
+    ledger.replace("13", {A: "3"})
+    ledger.put(A, "14", "14")
+    assert ledger.changes == before + 2
+
+
+def test_a_wait_ends_when_the_position_is_reached(ledger: Ledger) -> None:
+    threading.Timer(0.05, lambda: ledger.put(A, "20", "20")).start()
+
+    assert ledger.wait_past(20, 10.0, threading.Event())
+
+
+def test_a_wait_for_what_does_not_come_ends_in_time(ledger: Ledger) -> None:
+    assert not ledger.wait_past(20, 0.05, threading.Event())
+
+
+def test_a_wait_ends_early_when_the_source_stops(ledger: Ledger) -> None:
+    stop = threading.Event()
+
+    def end() -> None:
+        stop.set()
+        ledger.wake()
+
+    threading.Timer(0.05, end).start()
+
+    assert not ledger.wait_past(20, 60.0, stop)

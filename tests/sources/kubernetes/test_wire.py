@@ -1,0 +1,288 @@
+"""Bytes of a real server, however they were cut, and bytes that no server sends."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shmroute.errors import ApiError
+from shmroute.resources.objects import AppModel, EndpointSlice, InvalidAppModel, ObjectKey
+from shmroute.sources.kubernetes import wire
+from shmroute.sources.kubernetes.wire import (
+    KINDS,
+    Bookmark,
+    Garbled,
+    Lines,
+    Listed,
+    Removed,
+    Skipped,
+    WatchEvent,
+    decode_event,
+    decode_identities,
+    decode_object,
+    decode_page,
+)
+from tests.apiserver.recordings import recording
+
+APPMODELS, ENDPOINTSLICES = KINDS["appmodels"], KINDS["endpointslices"]
+STREAMS = [
+    ("watch-events", APPMODELS),
+    ("watch-initial-events", APPMODELS),
+    ("watch-rv0", APPMODELS),
+    ("endpointslices-watch", ENDPOINTSLICES),
+]
+
+
+def decode(kind: wire.Kind, *pieces: bytes) -> list[WatchEvent]:
+    lines = Lines()
+    events = [decode_event(kind, line, "GET x") for piece in pieces for line in lines.feed(piece)]
+    lines.end()
+    return events
+
+
+@pytest.mark.parametrize(("name", "kind"), STREAMS, ids=[name for name, _ in STREAMS])
+def test_a_recorded_stream_reads_the_same_wherever_it_was_cut(name: str, kind: wire.Kind) -> None:
+    stream = recording(name).stream
+    whole = decode(kind, stream)
+
+    assert whole
+    assert not [event for event in whole if isinstance(event, Skipped)]
+    for at in range(len(stream) + 1):
+        assert decode(kind, stream[:at], stream[at:]) == whole
+    assert decode(kind, *(stream[at : at + 1] for at in range(len(stream)))) == whole
+
+
+@pytest.mark.parametrize(("name", "kind"), STREAMS, ids=[name for name, _ in STREAMS])
+def test_a_recorded_stream_that_ends_within_a_line_is_garbled(name: str, kind: wire.Kind) -> None:
+    stream = recording(name).stream
+    for at in range(1, len(stream)):
+        if stream[at - 1 : at] == b"\n":
+            decode(kind, stream[:at])
+        else:
+            with pytest.raises(Garbled, match="within a line"):
+                decode(kind, stream[:at])
+
+
+def test_recorded_events_say_what_happened() -> None:
+    added, modified, left, back, deleted, bookmark = decode(APPMODELS, recording("watch-events").stream)
+
+    key = ObjectKey("wire", "late")
+    assert isinstance(added, Listed)
+    assert isinstance(added.item, AppModel)
+    assert (added.key, added.resource_version, added.item.version) == (key, "222", "v1")
+    assert isinstance(modified, Listed)
+    assert isinstance(modified.item, AppModel)
+    assert modified.item.version == "v2"
+    assert isinstance(left, Removed)  # the label went
+    assert isinstance(back, Listed)
+    assert isinstance(deleted, Removed)
+    assert isinstance(bookmark, Bookmark)
+    assert int(deleted.resource_version) <= int(bookmark.resource_version)
+
+
+def test_a_streaming_list_says_where_its_list_ends_and_lists_what_is_invalid() -> None:
+    *listed, bookmark = decode(APPMODELS, recording("watch-initial-events").stream)
+
+    assert bookmark == Bookmark("228", initial_events_end=True)
+    items = {event.key.name: event.item for event in listed if isinstance(event, Listed)}
+    assert items.keys() == {"app-0", "app-1", "app-2", "iiot", "noapp", "nospec"}
+    assert isinstance(items["noapp"], InvalidAppModel)
+    assert isinstance(items["nospec"], InvalidAppModel)
+
+
+def test_recorded_endpointslices_are_read_to_their_end() -> None:
+    changed, removed, bookmark = decode(ENDPOINTSLICES, recording("endpointslices-watch").stream)
+
+    assert isinstance(changed, Listed)
+    assert isinstance(changed.item, EndpointSlice)
+    assert changed.item.endpoints[0].terminating
+    assert removed == Removed(ObjectKey("wire", "iiot-b2"), "237")
+    assert bookmark == Bookmark("237", initial_events_end=False)
+
+
+def test_a_slice_of_no_service_is_there_but_none_of_ours() -> None:
+    line = b'{"type":"ADDED","object":{"metadata":{"name":"s","namespace":"n","resourceVersion":"7"}}}'
+
+    assert decode_event(ENDPOINTSLICES, line, "x") == Listed(ObjectKey("n", "s"), "7", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "reason"),
+    [("watch-gone", 410, "Expired"), ("watch-initial-events-unsupported", 500, "InternalError")],
+)
+def test_a_recorded_error_event_is_a_refusal(name: str, code: int, reason: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        decode(APPMODELS, recording(name).stream)
+
+    assert (caught.value.status, caught.value.reason) == (code, reason)
+
+
+def test_an_error_event_may_say_when_to_come_back() -> None:
+    status = {"code": 429, "reason": "TooManyRequests", "details": {"retryAfterSeconds": 5}}
+
+    with pytest.raises(ApiError) as caught:
+        decode_event(APPMODELS, json.dumps({"type": "ERROR", "object": status}).encode(), "x")
+
+    assert caught.value.retry_after_seconds == 5.0
+
+
+def test_recorded_pages_are_joined_by_their_token() -> None:
+    first, second = (decode_page(recording(f"list-page-{number}").body, "x") for number in (1, 2))
+
+    assert first.next_page
+    assert first.resource_version == second.resource_version == "220"
+    names = [decode_object(APPMODELS, raw).key for page in (first, second) for raw in page.objects]
+    assert [key.name for key in names if key] == ["app-0", "app-1", "app-2", "iiot"]
+
+
+def test_an_empty_list_has_a_resource_version() -> None:
+    page = decode_page(recording("list-empty").body, "x")
+
+    assert (page.resource_version, page.next_page, page.objects) == ("220", "", [])
+
+
+def test_a_list_of_a_built_in_kind_has_no_token_at_all() -> None:
+    page = decode_page(recording("endpointslices-list").body, "x")
+
+    assert page.next_page == ""
+    assert len(page.objects) == 2
+
+
+def test_a_list_whose_items_are_null_is_empty() -> None:
+    assert decode_page(b'{"metadata":{"resourceVersion":"5"},"items":null}', "x").objects == []
+
+
+def test_identities_are_those_of_the_objects() -> None:
+    body = recording("list-rv0").body
+    revision, token, versions = decode_identities(body, "x")
+    page = decode_page(body, "x")
+
+    assert (revision, token) == (page.resource_version, page.next_page)
+    listed = [decode_object(APPMODELS, raw) for raw in page.objects]
+    assert versions == {each.key: each.resource_version for each in listed}
+
+
+@pytest.mark.parametrize("name", ["list-forbidden", "list-unknown-resource", "list-expired-continue", "watch-events"])
+def test_what_is_no_list_is_not_taken_for_an_empty_one(name: str) -> None:
+    for read in (decode_page, decode_identities):
+        with pytest.raises(Garbled):
+            read(recording(name).body, "x")
+
+
+@pytest.mark.parametrize("cut", [1, 100, 1000, -2])
+def test_a_list_cut_short_is_no_list(cut: int) -> None:
+    with pytest.raises(Garbled):
+        decode_page(recording("list-page-1").body.rstrip()[:cut], "x")
+
+
+GARBAGE = {
+    "a blank line": b"",
+    "spaces": b"  ",
+    "a proxy's page": b"<html>502 Bad Gateway</html>",
+    "half an event": b'{"type":"ADDED","object":{"metadata":{"na',
+    "two events on a line": b'{"type":"BOOKMARK","object":{}}{"type":"BOOKMARK","object":{}}',
+    "bad UTF-8 in what is read": b'{"type":"ADDED","object":{"metadata":{"name":"\xff","resourceVersion":"1"}}}',
+    "bad UTF-8 in what is skipped": b'{"type":"ADDED","object":{"x":"\xff","metadata":{"name":"n"}}}',
+    "an unknown type": b'{"type":"EXPLODED","object":{"metadata":{}}}',
+    "no type": b'{"object":{"metadata":{}}}',
+    "no object": b'{"type":"ADDED"}',
+    "an error without a code": b'{"type":"ERROR","object":{"kind":"Status","message":"?"}}',
+    "a bookmark without a resourceVersion": b'{"type":"BOOKMARK","object":{"metadata":{}}}',
+    "no JSON object": b"[]",
+    "a number": b"17",
+}
+
+
+@pytest.mark.parametrize("line", GARBAGE.values(), ids=GARBAGE.keys())
+def test_what_no_server_sends_ends_the_stream(line: bytes) -> None:
+    with pytest.raises(Garbled):
+        decode_event(APPMODELS, line, "x")
+
+
+@pytest.mark.parametrize("kind", [APPMODELS, ENDPOINTSLICES], ids=["appmodels", "endpointslices"])
+@pytest.mark.parametrize(
+    "obj", [b"null", b"[]", b"{}", b'"text"', b'{"metadata":null}', b'{"metadata":{"name":7}}', b'{"metadata":{}}']
+)
+@pytest.mark.parametrize("event_type", [b"ADDED", b"MODIFIED", b"DELETED"])
+def test_an_object_without_a_name_is_skipped_and_the_stream_goes_on(
+    kind: wire.Kind, obj: bytes, event_type: bytes
+) -> None:
+    event = decode_event(kind, b'{"type":"%s","object":%s}' % (event_type, obj), "x")
+
+    assert isinstance(event, Skipped)
+    assert event.key is None
+    assert event.reason
+
+
+def test_an_object_against_its_schema_is_skipped_under_its_name() -> None:
+    metadata = {"name": "s", "namespace": "n", "resourceVersion": "9"}
+    line = json.dumps({"type": "ADDED", "object": {"metadata": metadata, "endpoints": "none"}}).encode()
+
+    event = decode_event(ENDPOINTSLICES, line, "x")
+
+    assert isinstance(event, Skipped)
+    assert (event.key, event.resource_version) == (ObjectKey("n", "s"), "9")
+
+
+def test_an_endless_line_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "LINE_MAX_BYTES", 1_000)
+    lines = Lines()
+    lines.feed(b"x" * 1_000)
+
+    with pytest.raises(Garbled, match="more than 1000 bytes"):
+        lines.feed(b"x")
+
+
+@given(st.lists(st.binary(max_size=30), max_size=20))
+def test_lines_are_those_of_the_whole_however_it_was_cut(pieces: list[bytes]) -> None:
+    lines = Lines()
+    fed = [line for piece in pieces for line in lines.feed(piece)]
+    *whole, rest = b"".join(pieces).split(b"\n")
+
+    assert fed == whole
+    if rest:
+        with pytest.raises(Garbled):
+            lines.end()
+    else:
+        lines.end()
+
+
+@given(st.binary(max_size=200), st.sampled_from([APPMODELS, ENDPOINTSLICES]))
+def test_no_bytes_do_anything_but_decode_or_be_refused(data: bytes, kind: wire.Kind) -> None:
+    wrapped = b'{"type":"ADDED","object":%s}' % data
+    for line in (data, wrapped):
+        try:
+            event = decode_event(kind, line, "x")
+        except (Garbled, ApiError):
+            continue
+        assert isinstance(event, Listed | Removed | Bookmark | Skipped)
+    for body in (data, b'{"metadata":{"resourceVersion":"1"},"items":[%s]}' % data):
+        try:
+            for raw in decode_page(body, "x").objects:
+                decode_object(kind, raw)
+        except Garbled:
+            continue
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.sampled_from([(APPMODELS, "spec"), *((ENDPOINTSLICES, name) for name in ("endpoints", "ports", "addressType"))]),
+    json_values,
+)
+def test_an_object_of_any_shape_is_known_by_its_name(where: tuple[wire.Kind, str], value: object) -> None:
+    kind, field = where
+    obj = {"metadata": {"name": "n", "namespace": "s"}, field: value}
+
+    event = decode_object(kind, msgspec.Raw(json.dumps(obj).encode()))
+
+    assert event.key == ObjectKey("s", "n")

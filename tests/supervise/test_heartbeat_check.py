@@ -1,0 +1,96 @@
+"""Telling a frozen watcher from one that is busy, starting or standing by. Looks count, so nothing is waited for."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from shmroute.supervise.heartbeat_check import BUSY_LOOKS, FROZEN_LOOKS, Pulse
+from shmroute.supervise.linux import state_of
+from tests.processes import bound
+from tests.supervise.running import python, until
+
+WRITER = """
+import sys, time
+from shmroute.shm.publisher import Publisher
+publisher = Publisher(sys.argv[1], now_ns=time.monotonic_ns())
+print("writing", flush=True)
+for line in sys.stdin:
+    if line == "beat\\n":
+        publisher.control.beat(time.monotonic_ns(), 0, synced=False)
+    else:
+        end = time.process_time() + 0.03
+        while time.process_time() < end:
+            pass
+    print("done", flush=True)
+"""
+
+
+class Writer:
+    """A process that writes the area: it beats, or computes, when told to."""
+
+    def __init__(self, area: str) -> None:
+        started_ns = time.monotonic_ns()
+        self.process = subprocess.Popen(
+            bound([*python(WRITER), area]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "writing\n"
+        self.pulse = Pulse(area, self.process.pid, started_ns)
+
+    def do(self, what: str) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
+        self.process.stdout.readline()
+
+    def looks(self, count: int) -> list[bool]:
+        return [self.pulse.look() for _ in range(count)]
+
+
+@pytest.fixture
+def writer(area: str) -> Iterator[Writer]:
+    writer = Writer(area)
+    yield writer
+    writer.process.kill()
+    writer.process.communicate()
+
+
+def test_a_watcher_without_a_heartbeat_that_does_nothing_is_frozen(writer: Writer) -> None:
+    writer.pulse.look()
+    assert writer.looks(FROZEN_LOOKS) == [False] * (FROZEN_LOOKS - 1) + [True]
+
+
+def test_each_heartbeat_makes_the_count_begin_again(writer: Writer) -> None:
+    for _ in range(3):
+        assert not any(writer.looks(FROZEN_LOOKS - 1))
+        writer.do("beat")
+
+
+def test_a_watcher_that_computes_is_not_frozen_until_it_never_ends(writer: Writer) -> None:
+    writer.pulse.look()
+    for _ in range(FROZEN_LOOKS + 2):
+        writer.do("compute")
+        assert not writer.pulse.look()
+    writer.pulse._silent = BUSY_LOOKS - 2
+    for frozen in (False, True):
+        writer.do("compute")
+        assert writer.pulse.look() is frozen
+
+
+def test_a_watcher_that_does_not_hold_the_area_is_frozen_only_if_it_was_stopped(writer: Writer) -> None:
+    stranger = Pulse("test-nobody", writer.process.pid, 0)
+    assert not any(stranger.look() for _ in range(2 * FROZEN_LOOKS))
+    writer.process.send_signal(signal.SIGSTOP)
+    until(lambda: (state := state_of(writer.process.pid)) and state.letter == "T", "stopping")
+    assert [stranger.look() for _ in range(FROZEN_LOOKS)] == [False] * (FROZEN_LOOKS - 1) + [True]
+
+
+def test_a_writer_of_the_same_number_in_another_container_is_not_taken_for_it(area: str, writer: Writer) -> None:
+    later = Pulse(area, writer.process.pid, time.monotonic_ns())
+    assert not any(later.look() for _ in range(2 * FROZEN_LOOKS))

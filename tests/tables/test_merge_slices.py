@@ -1,0 +1,139 @@
+"""The port choice and the union, one Service at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from shmroute.resources.objects import EndpointSlice
+from shmroute.rows import EndpointRow, EndpointsState
+from shmroute.tables.merge_slices import merge, pack
+from tests.tables.builders import endpoint, endpointslice
+
+
+def one(ports: str, address: str = "10.0.0.1") -> EndpointSlice:
+    return endpointslice(f"s-{address}", address, service="app", ports=ports)
+
+
+def addresses(*slices: EndpointSlice, port: str = "", default_port: str = "") -> list[str]:
+    row, _ = merge("default/app", map(pack, slices), port, default_port)
+    return [f"{each.host}:{each.port}" for each in row.endpoints]
+
+
+def problem(*slices: EndpointSlice, port: str = "", default_port: str = "") -> str:
+    row, problem = merge("default/app", map(pack, slices), port, default_port)
+    assert row.state == (EndpointsState.AMBIGUOUS_PORT if problem else EndpointsState.KNOWN)
+    assert not (problem and row.endpoints)
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("ports", "port", "default_port", "chosen"),
+    [
+        (":80", "", "", 80),
+        ("grpc:9090", "", "", 9090),
+        ("http:80 grpc:9090", "", "", 80),
+        ("api:8080 web:8080", "", "", 8080),
+        ("http:80 grpc:9090", "grpc", "", 9090),
+        ("http:80 grpc:9090", "9090", "", 9090),
+        ("http:80 grpc:9090", "", "grpc", 9090),
+        ("http:80 grpc:9090", "", "9090", 9090),
+        ("http:80 grpc:9090", "http", "grpc", 80),
+        ("http:80 grpc:9090", "", "missing", 80),
+        ("grpc:9090", "", "missing", 9090),
+        ("", "8080", "", 8080),
+        ("", "", "8080", 8080),
+    ],
+    ids=[
+        "the only one",
+        "the only one, named",
+        "http by convention",
+        "one number under two names",
+        "annotated name",
+        "annotated number",
+        "default name",
+        "default number",
+        "annotation before default",
+        "default that is not there, then http",
+        "default that is not there, then the only one",
+        "annotated number where none is declared",
+        "default number where none is declared",
+    ],
+)
+def test_the_port_is_chosen_by_the_first_rule_that_holds(ports: str, port: str, default_port: str, chosen: int) -> None:
+    assert addresses(one(ports), port=port, default_port=default_port) == [f"10.0.0.1:{chosen}"]
+
+
+@pytest.mark.parametrize(
+    ("ports", "port", "words"),
+    [
+        ("api:8080 grpc:9090", "", "ambiguous port: Service default/app has api 8080, grpc 9090"),
+        ("http:80", "grpc", "port 'grpc' is not a port of Service default/app, which has http 80"),
+        (":80", "8080", "port '8080' is not a port of Service default/app, which has 80"),
+        ("", "", "Service default/app declares no port: give a number in the annotation iidp.com/port"),
+        ("", "http", "port 'http' is not a port of Service default/app, which has no port"),
+    ],
+)
+def test_where_no_rule_holds_the_words_say_what_there_is(ports: str, port: str, words: str) -> None:
+    assert problem(one(ports), port=port).startswith(words)
+
+
+def test_a_long_list_of_ports_is_cut() -> None:
+    ports = " ".join(f"p{number}:{number}" for number in range(100, 200))
+    assert problem(one(ports)).count(", ") == 10
+
+
+def test_slices_without_endpoints_have_no_say_in_the_port() -> None:
+    assert addresses(one("web:80"), endpointslice("e", service="app", ports="api:1 grpc:2")) == ["10.0.0.1:80"]
+
+
+def test_slices_of_one_service_may_carry_the_port_under_different_numbers() -> None:
+    assert addresses(one("http:80", "10.0.0.1"), one("http:8080", "10.0.0.2")) == ["10.0.0.1:80", "10.0.0.2:8080"]
+
+
+def test_while_a_port_is_renamed_every_slice_goes_by_its_own() -> None:
+    assert addresses(one("web:80", "10.0.0.1"), one("api:8080", "10.0.0.2")) == ["10.0.0.1:80", "10.0.0.2:8080"]
+    assert addresses(one(":80", "10.0.0.1"), one("api:8080", "10.0.0.2")) == ["10.0.0.1:80", "10.0.0.2:8080"]
+
+
+def test_a_pod_without_the_chosen_port_is_left_out() -> None:
+    slices = one("http:80 metrics:9100", "10.0.0.1"), one("metrics:9100", "10.0.0.2")
+    assert addresses(*slices) == ["10.0.0.1:80"]
+
+
+def test_a_pod_that_lacks_a_port_does_not_make_its_other_port_the_only_one() -> None:
+    slices = one("web:80 metrics:9100", "10.0.0.1"), one("metrics:9100", "10.0.0.2")
+    assert problem(*slices).startswith("ambiguous port")
+
+
+def test_an_address_in_two_slices_is_there_once() -> None:
+    first = endpointslice("s", "10.0.0.1", "10.0.0.2", service="app")
+    second = endpointslice("t", "10.0.0.2", "10.0.0.3", service="app")
+    assert addresses(first, second) == ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]
+
+
+def test_an_address_under_two_ports_is_two_endpoints() -> None:
+    assert addresses(one("http:80"), one("http:8080")) == ["10.0.0.1:80", "10.0.0.1:8080"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(9, 10), (10, 9), (0, 0)])
+def test_of_an_address_in_two_slices_the_ready_one_counts_whichever_was_written_last(first: int, second: int) -> None:
+    slices = [
+        endpointslice("a", endpoint("10.0.0.1", ready=False), service="app", version=first),
+        endpointslice("b", endpoint("10.0.0.1", ready=True), service="app", version=second),
+    ]
+    for order in (slices, slices[::-1]):
+        row, _ = merge("default/app", map(pack, order), "", "")
+        assert row.endpoints == (EndpointRow("10.0.0.1", 80, True, True, False),)
+
+
+@pytest.mark.parametrize("version", ["", "abc", "-1", "9" * 40, "٣"])
+def test_a_resource_version_that_is_no_number_is_taken_for_none(version: str) -> None:
+    item = EndpointSlice(
+        key=one("").key,
+        resource_version=version,
+        service=one("").service,
+        address_type="IPv4",
+        ports=one("http:80").ports,
+        endpoints=one("").endpoints,
+    )
+    assert addresses(item) == ["10.0.0.1:80"]

@@ -1,0 +1,165 @@
+"""Health and metrics over HTTP, as a kubelet and Prometheus ask for them."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from shmroute.errors import ConfigError
+from shmroute.shm.publisher import Publisher
+from shmroute.sources.base import AuditResult, Replaced, SourceState
+from shmroute.watcher.http import FROZEN_SECONDS, serve
+from shmroute.watcher.loop import Watcher
+from tests.watcher.running import SETTINGS, Clock, Told, appmodel, reading, running, wait_for
+
+
+@contextmanager
+def serving(watcher: Watcher, listen: str = "127.0.0.1:0") -> Iterator[int]:
+    """The port on which the watcher's health is served."""
+    server = serve(watcher, listen)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def ask(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
+    connection = http.client.HTTPConnection(host, port, timeout=10)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def test_liveness_is_never_the_api_servers_fault(area: str) -> None:
+    with running(area) as it, serving(it.watcher) as port:
+        it.source.put(SourceState("appmodels", "backing-off", 0, "connection refused", restarts=99))
+        wait_for(lambda: it.watcher.status.sources)
+        assert ask(port, "/healthz") == (200, "ok\n")
+        status, text = ask(port, "/readyz")
+        assert status == 503
+        assert "connection refused" in text
+
+
+def test_readiness_is_the_first_snapshot_and_stays_when_the_server_goes_away(area: str) -> None:
+    with running(area) as it, serving(it.watcher) as port:
+        assert ask(port, "/readyz")[0] == 503
+        it.source.put(Replaced("appmodels", ()))
+        wait_for(lambda: ask(port, "/readyz") == (200, "ok\n"))
+        it.source.put(SourceState("appmodels", "backing-off", 1, "connection refused"))
+        wait_for(lambda: it.watcher.status.sources)
+        assert ask(port, "/readyz") == (200, "ok\nappmodels: connection refused\n"), "ready, and says what is wrong"
+
+
+def test_a_watcher_that_stands_by_is_alive_and_not_ready(area: str) -> None:
+    publisher = Publisher(area)
+    with running(area) as it, serving(it.watcher) as port:
+        wait_for(lambda: it.watcher.status.problem != "")
+        assert ask(port, "/healthz")[0] == 200
+        assert ask(port, "/readyz")[0] == 503
+    publisher.close()
+
+
+def test_an_owner_that_does_not_turn_is_not_alive(area: str) -> None:
+    watcher = Watcher(area, [Told()], settings=SETTINGS)  # never run
+    with serving(watcher) as port:
+        assert ask(port, "/healthz")[0] == 200
+        watcher.turned_ns -= int(FROZEN_SECONDS * 1e9)
+        status, text = ask(port, "/healthz")
+        assert status == 503
+        assert "no heartbeat for" in text
+
+
+def test_other_paths_are_not_there_and_name_those_that_are(area: str) -> None:
+    with running(area) as it, serving(it.watcher) as port:
+        for path in ("/", "/health", "/healthz/", "/metrics/../etc/passwd"):
+            assert ask(port, path) == (404, "/healthz, /readyz, /metrics\n")
+
+
+def test_metrics_can_be_read_by_prometheus_and_say_what_has_been(area: str) -> None:
+    clock = Clock()
+    with running(area, clock=clock) as it, serving(it.watcher) as port:
+        it.source.put(Replaced("appmodels", (appmodel("one"),)), AuditResult("appmodels", 3, 2))
+        it.source.in_step(time.monotonic_ns() - int(30e9))
+        with reading(area):
+            wait_for(lambda: it.watcher.status.audits and it.watcher.status.models)
+        status, text = ask(port, "/metrics")
+        assert status == 200
+        samples = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+    assert samples["shmroute_models",] == 1
+    assert samples["shmroute_writing",] == 1
+    assert samples["shmroute_blocked",] == 0
+    assert samples["shmroute_audit_differences_total", "appmodels"] == 2
+    assert samples["shmroute_snapshot_age_seconds",] >= 30
+    assert "one" not in {label for name, *labels in samples for label in labels}, "no label names a model"
+
+
+def test_the_snapshots_age_goes_on_growing_while_the_owner_does_not_turn(area: str) -> None:
+    with running(area) as it:
+        it.source.put(Replaced("appmodels", ()))
+        it.source.in_step()
+        wait_for(lambda: it.watcher.status.synced and it.watcher.status.sources)
+    it.watcher.turned_ns -= int(100e9)
+    with serving(it.watcher) as port:
+        text = ask(port, "/metrics")[1]
+    age = next(line for line in text.splitlines() if line.startswith("shmroute_snapshot_age_seconds "))
+    assert float(age.split()[1]) >= 100
+
+
+def test_a_client_that_says_nothing_keeps_nobody_waiting(area: str) -> None:
+    with running(area) as it, serving(it.watcher) as port, socket.create_connection(("127.0.0.1", port)):
+        assert ask(port, "/healthz")[0] == 200
+
+
+def test_ipv6_addresses_are_bound_in_brackets(area: str) -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    watcher = Watcher(area, [Told()], settings=SETTINGS)
+    try:
+        with serving(watcher, "[::1]:0") as port:
+            assert ask(port, "/healthz", "::1")[0] == 200
+    except ConfigError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+
+
+def test_all_addresses_are_bound_where_none_is_named(area: str) -> None:
+    watcher = Watcher(area, [Told()], settings=SETTINGS)
+    with serving(watcher, ":0") as port:
+        assert ask(port, "/healthz")[0] == 200
+
+
+def test_binding_asks_no_name_service(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object) -> str:
+        raise AssertionError("a name service was asked, which may not answer")
+
+    monkeypatch.setattr(socket, "getfqdn", asked)
+    with serving(Watcher(area, [Told()], settings=SETTINGS)):
+        pass
+
+
+@pytest.mark.parametrize(
+    "listen", ["", "9090", "localhost", ":http", ":70000", "::1:", "256.0.0.1:0", ":\N{SUPERSCRIPT TWO}"]
+)
+def test_what_is_no_address_is_a_usage_error(area: str, listen: str) -> None:
+    watcher = Watcher(area, [Told()], settings=SETTINGS)
+    with pytest.raises(ConfigError, match="--listen"):
+        serve(watcher, listen)
+
+
+def test_a_port_in_use_is_a_usage_error_that_says_so(area: str) -> None:
+    watcher = Watcher(area, [Told()], settings=SETTINGS)
+    with serving(watcher) as port, pytest.raises(ConfigError, match="in use"):
+        serve(watcher, f"127.0.0.1:{port}")
