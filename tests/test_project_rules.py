@@ -76,7 +76,7 @@ def test_yaml_is_read_by_its_safe_loader_only() -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "yaml"
     }
     assert {attribute for _, attribute in used} & UNSAFE_YAML == set()
-    assert ("decoding.py", "SafeLoader") in used
+    assert ("manifests/decoding.py", "SafeLoader") in used
 
 
 def test_no_subprocess_goes_through_a_shell() -> None:
