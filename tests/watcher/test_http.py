@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import itertools
+import select
 import socket
+import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from shmroute.errors import ConfigError
 from shmroute.shm.publisher import Publisher
 from shmroute.sources.base import AuditResult, Replaced, SourceState
+from shmroute.watcher import http as http_module
 from shmroute.watcher.http import FROZEN_SECONDS, serve
 from shmroute.watcher.loop import Watcher
 from tests.watcher.running import SETTINGS, Clock, Told, appmodel, reading, running, wait_for
@@ -24,10 +28,9 @@ def serving(watcher: Watcher, listen: str = "127.0.0.1:0") -> Iterator[int]:
     """The port on which the watcher's health is served."""
     server = serve(watcher, listen)
     try:
-        yield server.server_port
+        yield server.port
     finally:
-        server.shutdown()
-        server.server_close()
+        server.close()
 
 
 def ask(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
@@ -76,7 +79,7 @@ def test_an_owner_that_does_not_turn_is_not_alive(area: str) -> None:
         watcher.turned_ns -= int(FROZEN_SECONDS * 1e9)
         status, text = ask(port, "/healthz")
         assert status == 503
-        assert "no heartbeat for" in text
+        assert "has not turned for" in text
 
 
 def test_other_paths_are_not_there_and_name_those_that_are(area: str) -> None:
@@ -135,12 +138,6 @@ def test_ipv6_addresses_are_bound_in_brackets(area: str) -> None:
         pytest.skip(f"no IPv6 here: {error}")
 
 
-def test_all_addresses_are_bound_where_none_is_named(area: str) -> None:
-    watcher = Watcher(area, [Told()], settings=SETTINGS)
-    with serving(watcher, ":0") as port:
-        assert ask(port, "/healthz")[0] == 200
-
-
 def test_binding_asks_no_name_service(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(*_: object) -> str:
         raise AssertionError("a name service was asked, which may not answer")
@@ -163,3 +160,67 @@ def test_a_port_in_use_is_a_usage_error_that_says_so(area: str) -> None:
     watcher = Watcher(area, [Told()], settings=SETTINGS)
     with serving(watcher) as port, pytest.raises(ConfigError, match="in use"):
         serve(watcher, f"127.0.0.1:{port}")
+
+
+def test_idle_connections_keep_no_probe_waiting(area: str) -> None:
+    with running(area) as it, serving(it.watcher) as port, ExitStack() as open_connections:
+        for _ in range(400):
+            open_connections.enter_context(socket.create_connection(("127.0.0.1", port)))
+        assert ask(port, "/healthz") == (200, "ok\n")
+
+
+def test_oldest_connection_is_closed_when_there_are_too_many(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_module, "MAX_CONNECTIONS", 2)
+    with running(area) as it, serving(it.watcher) as port, ExitStack() as open_connections:
+        first, second, third = (
+            open_connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(3)
+        )
+        assert first.recv(1) == b""
+        for connection in (second, third):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_slow_request_ends_at_its_total_limit(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_module, "CONNECTION_SECONDS", 0.5)
+    with (
+        running(area) as it,
+        serving(it.watcher) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=10) as slow,
+    ):
+        with suppress(OSError):
+            for byte in itertools.islice(itertools.cycle(b"GET /healthz "), 1_000):
+                slow.send(bytes([byte]))
+                if select.select([slow], [], [], 0.05)[0]:
+                    break
+        assert select.select([slow], [], [], 10)[0], "closed by the server"
+
+
+def test_too_large_request_head_is_refused(area: str) -> None:
+    with running(area) as it, serving(it.watcher) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            with suppress(OSError):
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (http_module.MAX_HEADER_BYTES * 4))
+            answer = b""
+            with suppress(OSError):
+                answer = client.recv(15)
+        assert answer in (b"HTTP/1.1 400 Ba", b"")
+        assert ask(port, "/healthz") == (200, "ok\n")
+
+
+@pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\x01", b"\r\n" * 50, b"GET / HTTP/9.9\r\n\r\n", b"\0" * 999])
+def test_garbage_on_the_port_prints_nothing(area: str, garbage: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    with running(area) as it, serving(it.watcher) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(garbage)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends with a reset
+        assert ask(port, "/healthz") == (200, "ok\n")
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_all_addresses_of_both_families_are_bound_where_none_is_named(area: str) -> None:
+    watcher = Watcher(area, [Told()], settings=SETTINGS)
+    with serving(watcher, ":0") as port:
+        assert ask(port, "/healthz")[0] == 200
+        if socket.has_dualstack_ipv6():
+            assert ask(port, "/healthz", "::1")[0] == 200

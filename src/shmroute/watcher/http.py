@@ -1,172 +1,118 @@
-"""Health and metrics of a watcher over HTTP, on one port (`--listen`).
+"""The watcher's port (`--listen`): health, readiness and metrics over HTTP.
 
-* `/healthz`: 200 while the owner's loop turns. Never the API server's fault.
-* `/readyz`: 200 once a first complete snapshot of all sources is published, and from then on; below the "ok" stands
-  what a source is hindered by.
-* `/metrics`: the Prometheus text format, made at the scrape from the watcher's status; no label names a model.
+* `/healthz`: 200 while the owner's loop turns. An API server or Redis that is away never makes it fail. A watcher that
+  stands by fails it when the watcher it stands by for shows no heartbeat any more.
+* `/readyz`: 200 once a first complete snapshot of all sources is published, and from then on. Each problem of a source
+  has a line below the "ok".
+* `/metrics`: the Prometheus text format, made at the scrape from the watcher's status.
 
-Reads what other threads have published and never waits for them.
+uvicorn serves it from a thread of its own. The handlers read what other threads have published and wait for nobody. A
+pod network brings slow and idle clients, so each connection has a total time limit, and the oldest connection is closed
+when there are too many: a probe is always accepted.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from socketserver import TCPServer, ThreadingMixIn
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric, SummaryMetricFamily
-from prometheus_client.registry import Collector
+import uvicorn
+from prometheus_client import CollectorRegistry, make_asgi_app
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from shmroute.errors import ConfigError
+from shmroute.errors import ConfigError, ShmrouteError
+from shmroute.shm.control import ControlReader
 from shmroute.watcher.loop import HEARTBEAT_SECONDS, Watcher
+from shmroute.watcher.metrics import WatcherCollector, silent_seconds
 from shmroute.watcher.status import Status
 
-__all__ = ["WatcherCollector", "serve"]
+__all__ = ["HttpServer", "serve"]
 
 _log = logging.getLogger(__name__)
 
 FROZEN_SECONDS: Final = 5 * HEARTBEAT_SECONDS
-"""An owner that has not turned for five heartbeats is not alive."""
+"""Seconds without a turn of the owner's loop (five heartbeats) before `/healthz` answers 503."""
 
-MAX_PORT: Final = 65_535
+STANDBY_FROZEN_SECONDS: Final = 30.0
+"""Seconds without a heartbeat of the writer before a watcher that stands by answers 503.
 
-_GAUGES: Final[tuple[tuple[str, str, Callable[[Status], float]], ...]] = (
-    ("generation", "The newest published generation.", lambda status: status.generation),
-    ("rows", "Rows published, of all kinds.", lambda status: status.rows),
-    ("models", "Models that are served.", lambda status: status.models),
-    ("apps", "Apps that are named by an AppModel in force.", lambda status: status.apps),
-    ("segment_bytes", "Bytes of /dev/shm taken by segments.", lambda status: status.segment_bytes),
-    ("log_bytes", "Bytes of the current segment's log in use.", lambda status: status.log_bytes),
-    ("rebuilding", "1 while a new base is being built.", lambda status: status.rebuilding),
-    ("writing", "1 while this watcher holds the area, 0 while it stands by.", lambda status: status.role == "writing"),
-    ("conflicts", "Models that several AppModels of a namespace claim.", lambda status: status.conflicts),
-    ("invalid_objects", "Objects and files set aside.", lambda status: status.invalid),
-    ("blocked", "1 while the newest state cannot be published.", lambda status: status.problem != ""),
-)
-_COUNTERS: Final[tuple[tuple[str, str, Callable[[Status], float]], ...]] = (
-    ("events", "Objects added, changed or deleted that the sources have told of.", lambda status: status.events),
-    ("publish_failures", "Publishes that found no room.", lambda status: status.publish_failures),
-    ("handler_failures", "Calls of users' handlers that raised.", lambda status: status.handler_failures),
-)
-_SUMMARIES: Final[tuple[tuple[str, str, Callable[[Status], tuple[int, float]]], ...]] = (
-    (
-        "publish_duration_seconds",
-        "Time to publish a generation.",
-        lambda status: (status.publishes, status.publish_seconds),
-    ),
-    (
-        "propagation_duration_seconds",
-        "From a change's last byte to its publication.",
-        lambda status: (status.propagations, status.propagation_seconds_sum),
-    ),
-)
+Longer than `FROZEN_SECONDS`: the writer's own supervisor restarts it first.
+"""
+
+MAX_CONNECTIONS: Final = 128
+"""Connections open at once; one more closes the oldest. Kubelets and Prometheus need fewer than ten, and the watcher
+must keep most of its descriptors (often 1,024) for its main job."""
+
+CONNECTION_SECONDS: Final = 15.0
+"""Longest life of a connection in seconds, slow requests and slow reads of the answer included."""
+
+MAX_HEADER_BYTES: Final = 16 * 1024
+"""Longest request head in bytes; a longer one is answered with 400."""
+
+_NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""Errors of a kernel where IPv6 is compiled in and switched off."""
+
+_CLOSE_SECONDS: Final = 10.0
+_MAX_PORT: Final = 65_535
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class WatcherCollector(Collector):
-    """A watcher's status as metrics."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
-
-    def collect(self) -> Iterator[Metric]:
-        """All metrics, as they are now."""
-        status = self._watcher.status
-        yield InfoMetricFamily("shmroute_build", "The watcher's version.", {"version": status.version})
-        for name, text, value in _GAUGES:
-            yield GaugeMetricFamily(f"shmroute_{name}", text, float(value(status)))
-        for name, text, value in _COUNTERS:
-            yield CounterMetricFamily(f"shmroute_{name}", text, float(value(status)))
-        for name, text, values in _SUMMARIES:
-            count, total = values(status)
-            yield SummaryMetricFamily(f"shmroute_{name}", text, count, total)
-        age = max(status.source_ages, default=float("inf")) + _silent_seconds(self._watcher)
-        yield GaugeMetricFamily("shmroute_snapshot_age_seconds", "Since all sources were in step.", age)
-        yield from self._sources(status)
-        yield from _audits(status)
-        yield from _metadata(status)
-
-    def _sources(self, status: Status) -> Iterator[Metric]:
-        age = GaugeMetricFamily("shmroute_source_age_seconds", "Since the source was in step.", labels=["resource"])
-        watching = GaugeMetricFamily("shmroute_source_watching", "1 while it is watching.", labels=["resource"])
-        lists = CounterMetricFamily("shmroute_source_lists", "Complete lists taken.", labels=["resource"])
-        for state, seconds in zip(status.sources, status.source_ages, strict=True):
-            age.add_metric([state.resource], seconds)
-            watching.add_metric([state.resource], float(state.phase == "watching"))
-            lists.add_metric([state.resource], state.lists)
-        restarts = CounterMetricFamily("shmroute_watch_restarts", "Watches begun again.", labels=["resource", "reason"])
-        for source in self._watcher.sources:
-            stats = getattr(source, "stats", None)
-            for reason, count in list(stats.restarts.items()) if stats is not None else ():
-                restarts.add_metric([source.resources[0], reason], count)
-        yield from (age, watching, lists, restarts)
-
-
-def _silent_seconds(watcher: Watcher) -> float:
-    """Since the owner last turned, and wrote its status."""
-    return max(0.0, (time.monotonic_ns() - watcher.turned_ns) / 1e9)
-
-
-def _audits(status: Status) -> Iterator[Metric]:
-    done = CounterMetricFamily("shmroute_audits", "Audits completed.", labels=["resource"])
-    differences = CounterMetricFamily(
-        "shmroute_audit_differences", "Objects an audit found different; must stay 0.", labels=["resource"]
-    )
-    for audit in status.audits:
-        done.add_metric([audit.resource], audit.count)
-        differences.add_metric([audit.resource], audit.differences)
-    yield from (done, differences)
-
-
-def _metadata(status: Status) -> Iterator[Metric]:
-    metadata = status.metadata
-    if metadata is None:
-        return
-    for name, text, value in (
-        ("metadata_reads", "Metadata keys read.", metadata.reads),
-        ("metadata_read_commands", "Commands they were read with.", metadata.read_commands),
-        ("metadata_skipped", "Keys not read, their version being known.", metadata.skipped_by_version),
-        ("metadata_failures", "Reads that failed.", metadata.failures),
-    ):
-        yield CounterMetricFamily(f"shmroute_{name}", text, value)
-    yield GaugeMetricFamily("shmroute_metadata_pending", "Metadata keys that are asked for again.", metadata.pending)
-
-
-StartResponse = Callable[[str, list[tuple[str, str]]], Any]
-
-
-def application(watcher: Watcher) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
-    """The WSGI application of the three paths."""
+def application(watcher: Watcher) -> Application:
+    """The ASGI application of the port's paths."""
     registry = CollectorRegistry()
     registry.register(WatcherCollector(watcher))
-    metrics = make_wsgi_app(registry)
+    metrics: Application = make_asgi_app(registry)
 
-    def respond(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        match environ["PATH_INFO"]:
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["path"]:
             case "/metrics":
-                answer: Iterable[bytes] = metrics(environ, start_response)
-                return answer
+                await metrics(scope, receive, send)
             case "/healthz":
                 healthy, text = _healthy(watcher)
+                await _answer(send, 200 if healthy else 503, text)
             case "/readyz":
-                healthy, text = _ready(watcher.status)
+                ready, text = _ready(watcher.status)
+                await _answer(send, 200 if ready else 503, text)
             case _:
-                start_response("404 Not Found", [("Content-Type", "text/plain")])
-                return [b"/healthz, /readyz, /metrics\n"]
-        start_response("200 OK" if healthy else "503 Service Unavailable", [("Content-Type", "text/plain")])
-        return [f"{text}\n".encode()]
+                await _answer(send, 404, "/healthz, /readyz, /metrics")
 
     return respond
 
 
+async def _answer(send: Send, status: int, text: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": f"{text}\n".encode(errors="replace")})
+
+
 def _healthy(watcher: Watcher) -> tuple[bool, str]:
-    silent = _silent_seconds(watcher)
-    return silent < FROZEN_SECONDS, "ok" if silent < FROZEN_SECONDS else f"no heartbeat for {silent:.1f} s"
+    silent = silent_seconds(watcher)
+    if silent >= FROZEN_SECONDS:
+        return False, f"the watcher's loop has not turned for {silent:.1f} s"
+    if watcher.status.role != "writing":
+        silent = _writer_silent_seconds(watcher.area)
+        if silent >= STANDBY_FROZEN_SECONDS:
+            return False, f"standing by, and the watcher that holds area {watcher.area!r} is silent for {silent:.0f} s"
+    return True, "ok"
+
+
+def _writer_silent_seconds(area: str) -> float:
+    """Seconds since the area's writer last showed a heartbeat; 0 where the area cannot be read."""
+    try:
+        heartbeat_ns = ControlReader(area).heartbeat_ns
+    except (FileNotFoundError, ShmrouteError):
+        return 0.0
+    return max(0.0, (time.monotonic_ns() - heartbeat_ns) / 1e9) if heartbeat_ns else 0.0
 
 
 def _ready(status: Status) -> tuple[bool, str]:
@@ -174,48 +120,104 @@ def _ready(status: Status) -> tuple[bool, str]:
         return False, status.problem or status.role
     if not status.synced:
         waiting = ", ".join(f"{state.resource}: {state.phase} {state.reason}".strip() for state in status.sources)
-        return False, f"no complete snapshot yet ({waiting})"
-    # Still ready: the last state is served. What hinders a source is told all the same.
-    return True, "\n".join(["ok", *(f"{state.resource}: {state.reason}" for state in status.sources if state.reason)])
+        return False, status.problem or f"no complete snapshot yet ({waiting})"
+    # It stays ready, since the last state is served; problems are named all the same.
+    problems = [status.problem] if status.problem else []
+    problems += [f"{state.resource}: {state.reason}" for state in status.sources if state.reason]
+    return True, "\n".join(["ok", *problems])
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-    block_on_close = False
+class _LimitedConnection(H11Protocol):
+    """One connection, with a total time limit; it takes the place of the oldest where there are too many."""
 
-    def server_bind(self) -> None:
-        """As the parent's, which also asks the name service who we are and waits for its answer."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
+    _limit: asyncio.TimerHandle | None = None
+    _accepted = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._accepted = self.loop.time()
+        self._limit = self.loop.call_later(CONNECTION_SECONDS, transport.abort)
+        if len(self.connections) > MAX_CONNECTIONS:
+            oldest = min(self.connections, key=lambda each: getattr(each, "_accepted", 0.0))
+            oldest.transport.abort()
+            self.connections.discard(oldest)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+        super().connection_lost(exc)
 
 
-class _Server6(_Server):
-    address_family = socket.AF_INET6
+class HttpServer:
+    """Answers on `listener` from a thread of its own until `close`.
+
+    Attributes:
+        port: the TCP port that it answers on.
+    """
+
+    def __init__(self, answer: Application, listener: socket.socket) -> None:
+        self.port: int = listener.getsockname()[1]
+        self._listener = listener
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                answer,
+                http=_LimitedConnection,
+                ws="none",
+                lifespan="off",
+                loop="asyncio",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=MAX_CONNECTIONS,
+                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._server.run(sockets=[self._listener])
+        except Exception:  # noqa: BLE001 - whatever it is, it must be logged
+            _log.exception("the HTTP server on port %d has failed: liveness probes will fail too", self.port)
+
+    def close(self) -> None:
+        """Stop answering; returns within a few seconds."""
+        self._server.should_exit = True
+        self._thread.join(_CLOSE_SECONDS)
 
 
-class _QuietHandler(WSGIRequestHandler):
-    timeout = 10
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name
-        _log.debug(format, *args)
-
-
-def serve(watcher: Watcher, listen: str) -> _Server:
-    """Listen on `HOST:PORT` (or `:PORT` for all addresses) and answer from a thread until the process ends.
+def serve(watcher: Watcher, listen: str) -> HttpServer:
+    """Answer on `HOST:PORT`, or on all IPv4 and IPv6 addresses for `:PORT`, from a thread until the process ends.
 
     Raises:
-        ConfigError: not an address, or it cannot be bound.
+        ConfigError: `listen` is not an address, or it cannot be bound.
     """
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # a stranger's bad request is not worth a line
     host, separator, port = listen.rpartition(":")
-    host = host.strip("[]")
-    if not separator or not port.isdecimal() or int(port) > MAX_PORT:
+    if not separator or not (port.isascii() and port.isdecimal()) or int(port) > _MAX_PORT:
         raise ConfigError(f"--listen {listen!r}: write HOST:PORT or :PORT")
-    kind = _Server6 if ":" in host else _Server
     try:
-        server = make_server(host, int(port), application(watcher), kind, _QuietHandler)
+        listener = _bound(host.strip("[]"), int(port))
     except OSError as error:
         raise ConfigError(f"--listen {listen}: {error.strerror or error}") from error
-    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
-    _log.info("health and metrics on port %d", server.server_port)
+    server = HttpServer(application(watcher), listener)
+    _log.info("health and metrics on port %d", server.port)
     return server
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A bound socket; without a host one that takes IPv4 and IPv6, or IPv4 only where the kernel has no IPv6."""
+    if host:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        except OSError as error:
+            if error.errno not in _NO_IPV6:
+                raise
+    return socket.create_server(("0.0.0.0", port))  # noqa: S104 - all addresses were asked for
