@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from shmroute.rows import SettingsRow
 from shmroute.sources.base import AuditResult, Replaced, SourceState
 from shmroute.sources.kubernetes.timing import SourceStats
-from shmroute.watcher.http import WatcherCollector
 from shmroute.watcher.loop import Watcher
+from shmroute.watcher.metrics import WatcherCollector
 from shmroute.watcher.status import MetadataStatus
 from tests.deploy.rendering import DEPLOY
 

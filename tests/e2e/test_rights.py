@@ -115,7 +115,7 @@ def watching(cluster: Cluster, account: Account, area: str) -> Iterator[Callable
     server = serve(watcher, "127.0.0.1:0")
 
     def ask(path: str) -> tuple[int, str]:
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)) as wire:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)) as wire:
             wire.request("GET", path)
             answer = wire.getresponse()
             return answer.status, answer.read().decode()
@@ -124,8 +124,7 @@ def watching(cluster: Cluster, account: Account, area: str) -> Iterator[Callable
     try:
         yield ask
     finally:
-        server.shutdown()
-        server.server_close()
+        server.close()
         watcher.stop()
         thread.join(10)
         assert not thread.is_alive(), "the watcher did not stop"
