@@ -9,14 +9,15 @@ One watcher process per pod (`shmroute watch`) keeps the snapshot in shared memo
 
 from shmroute.errors import (
     AppNotFound,
+    AreaUnreadable,
     ConfigError,
-    LayoutMismatch,
     MetadataNotJson,
     ModelNotFound,
     NoAccess,
     NoEndpoints,
     NotReady,
     ShmrouteError,
+    SnapshotExpired,
     StaleRoutes,
 )
 from shmroute.worker.default import get, resolve
@@ -26,9 +27,9 @@ from shmroute.worker.routes import App, Endpoint, Route
 __all__ = [
     "App",
     "AppNotFound",
+    "AreaUnreadable",
     "ConfigError",
     "Endpoint",
-    "LayoutMismatch",
     "MetadataNotJson",
     "ModelNotFound",
     "NoAccess",
@@ -37,6 +38,7 @@ __all__ = [
     "Reader",
     "Route",
     "ShmrouteError",
+    "SnapshotExpired",
     "StaleRoutes",
     "get",
     "resolve",

@@ -15,9 +15,10 @@ __all__ = [
     "ApiError",
     "AppNotFound",
     "AreaBusy",
+    "AreaUnavailable",
+    "AreaUnreadable",
     "ConfigError",
     "InvalidObject",
-    "LayoutMismatch",
     "MetadataNotJson",
     "ModelNotFound",
     "NoAccess",
@@ -25,6 +26,7 @@ __all__ = [
     "NotReady",
     "OutOfSharedMemory",
     "ShmrouteError",
+    "SnapshotExpired",
     "StaleRoutes",
 ]
 
@@ -101,8 +103,21 @@ class MetadataNotJson(ShmrouteError, ValueError):
         super().__init__(f"the metadata of model {model!r} is not JSON: use metadata_bytes")
 
 
-class LayoutMismatch(ShmrouteError):
-    """Shared memory that is not what it should be: damaged, foreign, or of another format version."""
+class AreaUnavailable(ShmrouteError):
+    """Shared memory refuses to serve the area: see the children. The parent of `AreaUnreadable`, `NoAccess` and
+    `OutOfSharedMemory`.
+
+    A watcher shows it as its `problem` and tries again; it never ends because of it.
+    """
+
+
+class AreaUnreadable(AreaUnavailable):
+    """Shared memory that is not what it should be: damaged, foreign, or of another format version.
+
+    Attributes:
+        name: the file in the area's folder.
+        problem: what is wrong with it.
+    """
 
     def __init__(self, name: str, problem: str) -> None:
         self.name = name
@@ -110,10 +125,12 @@ class LayoutMismatch(ShmrouteError):
         super().__init__(f"shared memory {name!r} is refused: {problem}")
 
 
-class NoAccess(ShmrouteError):
-    """The operating system refuses shared memory to this process: another user's, or a limit of the process.
+class NoAccess(AreaUnavailable):
+    """This process may not open the shared memory, or does not trust its owner.
 
-    `reason` is in the system's words; the `OSError` is the cause.
+    Attributes:
+        name: the file in the area's folder.
+        reason: the operating system's words (the `OSError` is the cause), or which check failed.
     """
 
     def __init__(self, name: str, reason: str, hint: str = "") -> None:
@@ -122,8 +139,14 @@ class NoAccess(ShmrouteError):
         super().__init__(f"shared memory {name!r} cannot be opened: {reason}{hint}")
 
 
-class OutOfSharedMemory(ShmrouteError):
-    """`/dev/shm` has no room. `needed_bytes` is what the refused reservation asked for."""
+class OutOfSharedMemory(AreaUnavailable):
+    """The area's folder (`/dev/shm`) has no room.
+
+    Attributes:
+        name: the file that could not grow.
+        needed_bytes: what the refused reservation asked for.
+        free_bytes: what the file system has left.
+    """
 
     def __init__(self, name: str, needed_bytes: int, free_bytes: int) -> None:
         self.name = name
@@ -133,6 +156,23 @@ class OutOfSharedMemory(ShmrouteError):
             f"no room in /dev/shm for {name!r}: {needed_bytes} bytes are needed and {free_bytes} are free."
             " The last generation stays served; enlarge /dev/shm (an emptyDir of medium Memory with a"
             " larger sizeLimit, or --shm-size)"
+        )
+
+
+class SnapshotExpired(ShmrouteError):
+    """A held view's rows have been overwritten: the watcher needed the memory for newer ones. Take a new view.
+
+    Attributes:
+        area: the area's name.
+        generation: the generation that the view showed.
+    """
+
+    def __init__(self, area: str, generation: int) -> None:
+        self.area = area
+        self.generation = generation
+        super().__init__(
+            f"the view of area {area!r} at generation {generation} has expired: its memory holds newer rows now."
+            " Take a new view"
         )
 
 

@@ -111,7 +111,7 @@ def every_error() -> list[errors.ShmrouteError]:
         errors.NoEndpoints("a", "s", "not known"),
         errors.StaleRoutes(2.0, 1.0),
         errors.MetadataNotJson("m"),
-        errors.LayoutMismatch("n", "p"),
+        errors.AreaUnreadable("n", "p"),
         errors.NoAccess("n", "r"),
         errors.OutOfSharedMemory("n", 2, 1),
         errors.AreaBusy("a", 1),

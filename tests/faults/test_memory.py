@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from shmroute.errors import LayoutMismatch, ModelNotFound, NoAccess, OutOfSharedMemory
+from shmroute.errors import AreaUnreadable, ModelNotFound, NoAccess, OutOfSharedMemory
 from shmroute.rows import Kind, encode
 from shmroute.shm import layout, memory
 from shmroute.shm.control import ControlReader
@@ -336,10 +336,10 @@ def test_a_batch_that_cannot_be_read_leaves_the_worker_at_the_generation_before(
         newest = poke(at, end + 100, b"\xff")
         for _ in range(100):
             assert reader.resolve("model-7").version == "good"
-        assert isinstance(reader.fault, LayoutMismatch)
+        assert isinstance(reader.fault, AreaUnreadable)
         assert caplog.text.count("cannot be read") == 1, "told once, not at each look-up"
         assert reader.generation == 1
-        with pytest.raises(LayoutMismatch, match="newest batch is damaged"):
+        with pytest.raises(AreaUnreadable, match="newest batch is damaged"):
             Reader(area).resolve("model-7")
         poke(at, end + 100, newest)
         wait_until(lambda: reader.resolve("model-7").version == "new", "it is tried again without news")
@@ -367,9 +367,9 @@ def test_a_damaged_row_is_refused_and_the_others_are_served(area: str) -> None:
         at = Path(memory.path_of(segment)).read_bytes().index(b"model-7")
         reader = Reader(area)
         poke(segment, at, b"M")
-        with pytest.raises(LayoutMismatch, match="damaged"):
+        with pytest.raises(AreaUnreadable, match="damaged"):
             reader.resolve("model-7")
-        with pytest.raises(LayoutMismatch, match="damaged"):
+        with pytest.raises(AreaUnreadable, match="damaged"):
             reader.models()
         assert {reader.resolve(f"model-{number}").version for number in range(50) if number != 7} == {"good"}
         assert publisher.replace(routes(50, "good")) == 2, "the next whole list mends it"
@@ -382,7 +382,7 @@ def test_rows_of_somebody_else_are_no_routes(area: str) -> None:
         publisher.replace({(kind, "x"): b"no msgpack of ours" for kind in range(1, 8)})
         reader = Reader(area)
         for read in (lambda: reader.resolve("x"), lambda: reader.app("x"), reader.models, reader.apps):
-            with pytest.raises(LayoutMismatch, match="row"):
+            with pytest.raises(AreaUnreadable, match="row"):
                 read()
 
 
@@ -403,7 +403,7 @@ def test_what_only_has_the_name_of_an_area_is_refused_by_a_worker(area: str, mak
             lambda: reader.wait_ready(0.02),
             lambda: next(reader.changes()),
         ):
-            with pytest.raises(LayoutMismatch, match="no shared memory object"):
+            with pytest.raises(AreaUnreadable, match="no shared memory object"):
                 call()
     finally:
         remove(path)
@@ -418,7 +418,7 @@ def test_what_was_cut_short_is_refused(area: str, size: int, which: str) -> None
     content = path.read_bytes()[:size]
     path.unlink()  # a file that is cut while it is mapped is beyond anybody's help: nobody but the owner can
     path.write_bytes(content)
-    with pytest.raises(LayoutMismatch):
+    with pytest.raises(AreaUnreadable):
         Reader(area).resolve("model-1")
     with Publisher(area) as publisher:
         publisher.replace(routes(5, "anew"))
@@ -432,7 +432,7 @@ def test_another_format_version_is_refused_with_both_versions_until_a_watcher_re
         assert staying.resolve("model-1").version == "old"
     poke(memory.control_name(area), 8, struct.pack("<I", layout.FORMAT_VERSION + 1))
     reader = Reader(area)
-    with pytest.raises(LayoutMismatch, match=rf"version {layout.FORMAT_VERSION + 1}.* version {layout.FORMAT_VERSION}"):
+    with pytest.raises(AreaUnreadable, match=rf"version {layout.FORMAT_VERSION + 1}.* version {layout.FORMAT_VERSION}"):
         reader.resolve("model-1")
     with Publisher(area) as publisher:
         publisher.replace(routes(5, "new"))

@@ -1,4 +1,4 @@
-"""The segment's reader over damaged bytes: the right row, or `LayoutMismatch`; never another row, a crash or a hang.
+"""The segment's reader over damaged bytes: the right row, or `AreaUnreadable`; never another row, a crash or a hang.
 
 What no checksum can see is left out on purpose: a slot overwritten with zeros or with a valid slot of the same row
 (see the protocol in `shmroute.shm`). Single changed bytes never make one.
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmroute.errors import LayoutMismatch, ModelNotFound, NotReady
+from shmroute.errors import AreaUnreadable, ModelNotFound, NotReady
 from shmroute.rows import Kind, encode
 from shmroute.shm import layout, memory
 from shmroute.shm.publisher import Publisher
@@ -124,7 +124,7 @@ def check(laid: Laid) -> None:
     states = laid.original.states
     try:
         rows = RowReader(laid.area)
-    except (LayoutMismatch, NotReady) as error:
+    except (AreaUnreadable, NotReady) as error:
         check_told(error)
         return
     check_rows(rows, states)
@@ -137,7 +137,7 @@ def check(laid: Laid) -> None:
                     assert state.get((kind, key)) == old
                     state = changed(state, {(kind, key): new})
                 assert state == states[follower.generation]
-    except LayoutMismatch as error:
+    except AreaUnreadable as error:
         check_told(error)
     check_reader(Reader(laid.area), states[rows.generation])
 
@@ -147,13 +147,13 @@ def check_rows(rows: RowReader, states: dict[int, Table]) -> None:
     for model in (*MODELS, *ABSENT):
         try:
             found = rows.get(Kind.MODEL, model)
-        except LayoutMismatch as error:
+        except AreaUnreadable as error:
             check_told(error)
         else:
             assert found == state.get((Kind.MODEL, model)), model
     try:
         listed = {(kind, key): value for kind, key, value in rows.rows()}
-    except LayoutMismatch as error:
+    except AreaUnreadable as error:
         check_told(error)
     else:
         assert listed == state
@@ -166,7 +166,7 @@ def check_reader(reader: Reader, state: Table) -> None:
             found = reader.resolve(model)
         except ModelNotFound:
             assert value is None, model
-        except LayoutMismatch as error:
+        except AreaUnreadable as error:
             check_told(error)
         else:
             assert value is not None, model
@@ -270,7 +270,7 @@ def test_foreign_bytes_never_make_a_row(original: Area, which: str, head: str, d
             return
         reader = Reader(laid.area)
         for model in (*MODELS, *ABSENT):
-            with pytest.raises((LayoutMismatch, ModelNotFound)):
+            with pytest.raises((AreaUnreadable, ModelNotFound)):
                 reader.resolve(model)
     finally:
         laid.remove()
@@ -297,7 +297,7 @@ def test_a_segment_put_together_from_pieces_of_itself_never_makes_a_foreign_row(
         for model, known in versions.items():
             try:
                 found = reader.resolve(model)
-            except (LayoutMismatch, ModelNotFound) as error:
+            except (AreaUnreadable, ModelNotFound) as error:
                 check_told(error)
             else:
                 assert encode(Route(*found._public())) in known

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shmroute.errors import AreaBusy, LayoutMismatch
+from shmroute.errors import AreaBusy, AreaUnreadable
 from shmroute.shm import layout, memory
 from shmroute.shm.control import ControlReader, ControlWriter
 from shmroute.shm.publisher import Publisher
@@ -107,7 +107,7 @@ def test_a_status_page_goes_on_from_the_former_writers(area: str) -> None:
 def test_a_word_that_is_no_generation_is_refused(area: str, word: float) -> None:
     with Publisher(area):
         poke(area, layout.GENERATION_AT, struct.pack("<d", word))
-        with pytest.raises(LayoutMismatch, match="generation is damaged"):
+        with pytest.raises(AreaUnreadable, match="generation is damaged"):
             _ = ControlReader(area).generation
 
 
@@ -210,7 +210,7 @@ def test_a_block_of_another_format_version_is_replaced_and_its_segments_go(area:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
     poke(area, 8, struct.pack("<I", 99))
-    with pytest.raises(LayoutMismatch, match="format version 99"):
+    with pytest.raises(AreaUnreadable, match="format version 99"):
         ControlReader(area)
     with Publisher(area) as publisher:
         assert publisher.generation == 0
@@ -236,7 +236,7 @@ def test_a_directory_of_that_name_is_refused_and_left_alone(area: str) -> None:
     directory = Path(memory.path_of(f"shmroute-{area}"))
     directory.mkdir()
     try:
-        with pytest.raises(LayoutMismatch, match="no shared memory object"):
+        with pytest.raises(AreaUnreadable, match="no shared memory object"):
             Publisher(area)
         assert directory.is_dir()
     finally:

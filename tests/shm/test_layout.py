@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmroute.errors import LayoutMismatch
+from shmroute.errors import AreaUnreadable
 from shmroute.shm import layout
 from shmroute.shm.layout import Batch, SegmentHeader
 
@@ -93,7 +93,7 @@ def test_a_header_with_any_byte_changed_is_refused() -> None:
         for flip in (0x01, 0x80, 0xFF):
             data = bytearray(good.ljust(layout.SLOTS_AT, b"\0"))
             data[position] ^= flip
-            with pytest.raises(LayoutMismatch):
+            with pytest.raises(AreaUnreadable):
                 layout.unpack_segment_header("name", bytes(data), header().capacity)
 
 
@@ -116,15 +116,15 @@ def test_a_header_that_contradicts_itself_is_refused_though_its_checksum_is_righ
     contradiction: dict[str, int],
 ) -> None:
     data = layout.pack_segment_header(header(**contradiction)).ljust(layout.SLOTS_AT, b"\0")
-    with pytest.raises(LayoutMismatch, match="contradicts"):
+    with pytest.raises(AreaUnreadable, match="contradicts"):
         layout.unpack_segment_header("name", data, 1 << 40)
 
 
 def test_a_segment_that_was_cut_short_is_refused_with_both_sizes() -> None:
     data = layout.pack_segment_header(header()).ljust(layout.SLOTS_AT, b"\0")
-    with pytest.raises(LayoutMismatch, match=f"cut short: 5000 bytes.*{header().capacity}"):
+    with pytest.raises(AreaUnreadable, match=f"cut short: 5000 bytes.*{header().capacity}"):
         layout.unpack_segment_header("name", data, 5000)
-    with pytest.raises(LayoutMismatch, match="3 bytes are too few"):
+    with pytest.raises(AreaUnreadable, match="3 bytes are too few"):
         layout.unpack_segment_header("name", data[:3], 3)
 
 
@@ -134,21 +134,21 @@ def test_another_format_version_is_refused_with_both_versions(monkeypatch: pytes
     control = layout.CONTROL_HEADER.pack(layout.CONTROL_MAGIC, 99, 0).ljust(layout.CONTROL_BYTES, b"\0")
     monkeypatch.undo()
     words = f"format version 99, this process reads version {layout.FORMAT_VERSION}"
-    with pytest.raises(LayoutMismatch, match=words):
+    with pytest.raises(AreaUnreadable, match=words):
         layout.unpack_segment_header("name", data, 1 << 40)
-    with pytest.raises(LayoutMismatch, match=words):
+    with pytest.raises(AreaUnreadable, match=words):
         layout.check_control_header("name", control)
 
 
 @pytest.mark.parametrize("data", [b"", b"short", b"something else".ljust(layout.CONTROL_BYTES, b"\0")])
 def test_what_is_no_control_block_is_refused(data: bytes) -> None:
-    with pytest.raises(LayoutMismatch):
+    with pytest.raises(AreaUnreadable):
         layout.check_control_header("name", data)
 
 
 def test_a_control_block_that_was_cut_short_is_refused() -> None:
     data = layout.CONTROL_HEADER.pack(layout.CONTROL_MAGIC, layout.FORMAT_VERSION, 0)
-    with pytest.raises(LayoutMismatch, match="cut short"):
+    with pytest.raises(AreaUnreadable, match="cut short"):
         layout.check_control_header("name", data.ljust(1000, b"\0"))
 
 

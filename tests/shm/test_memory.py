@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shmroute.errors import ConfigError, LayoutMismatch, NoAccess, OutOfSharedMemory
+from shmroute.errors import AreaUnreadable, ConfigError, NoAccess, OutOfSharedMemory
 from shmroute.shm import memory
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowReader
@@ -45,7 +45,7 @@ def test_what_is_no_shared_memory_object_is_refused_without_waiting(area: str, m
     name = memory.control_name(area)
     make(Path(memory.path_of(name)))
     try:
-        with pytest.raises(LayoutMismatch, match="no shared memory object"):
+        with pytest.raises(AreaUnreadable, match="no shared memory object"):
             memory.attach(name, write=write)
     finally:
         remove(Path(memory.path_of(name)))
@@ -53,7 +53,7 @@ def test_what_is_no_shared_memory_object_is_refused_without_waiting(area: str, m
 
 def test_an_empty_object_is_refused(area: str) -> None:
     Path(memory.path_of(memory.control_name(area))).touch()
-    with pytest.raises(LayoutMismatch, match="it is empty"):
+    with pytest.raises(AreaUnreadable, match="it is empty"):
         memory.attach(memory.control_name(area))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shmroute.errors import LayoutMismatch, OutOfSharedMemory
+from shmroute.errors import AreaUnreadable, OutOfSharedMemory
 from shmroute.shm import layout, memory
 from shmroute.shm import publisher as publishing
 from shmroute.shm.control import ControlReader
@@ -328,7 +328,7 @@ def test_a_damaged_row_is_mended_by_publishing_the_whole_table(area: str, caplog
         at = segment.read_bytes().index(b"some value 7")
         with segment.open("r+b") as file:
             os.pwrite(file.fileno(), b"?", at)
-        with pytest.raises(LayoutMismatch, match="damaged"):
+        with pytest.raises(AreaUnreadable, match="damaged"):
             publisher.publish({(1, "k7"): b"new"})
         assert publisher.get(1, "k7") is None, "whoever takes the area over must get as far as publishing it anew"
         assert dict(publisher.rows(1)) == {key: value for (_, key), value in rows.items() if key != "k7"}

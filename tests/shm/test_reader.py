@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shmroute import shm
-from shmroute.errors import LayoutMismatch, NoAccess, NotReady
+from shmroute.errors import AreaUnreadable, NoAccess, NotReady
 from shmroute.shm import layout, memory
 from shmroute.shm import publisher as publishing
 from shmroute.shm import reader as reading
@@ -239,7 +239,7 @@ def test_something_else_of_that_name_is_refused(area: str, make: Make, which: st
     path.unlink()
     make(path)
     try:
-        with pytest.raises(LayoutMismatch, match="no shared memory object"):
+        with pytest.raises(AreaUnreadable, match="no shared memory object"):
             RowReader(area)
     finally:
         remove(path)
@@ -253,7 +253,7 @@ def test_what_is_cut_short_or_foreign_is_refused(area: str, content: bytes, whic
     path = Path(memory.path_of(which % area))
     path.unlink()
     path.write_bytes(content)
-    with pytest.raises(LayoutMismatch, match=path.name):
+    with pytest.raises(AreaUnreadable, match=path.name):
         RowReader(area)
 
 
@@ -268,7 +268,7 @@ def test_a_segment_that_has_gone_is_missed_after_a_few_looks(area: str, monkeypa
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
         memory.unlink(f"shmroute-{area}.1")
-        with pytest.raises(LayoutMismatch, match="names it, but it is gone"):
+        with pytest.raises(AreaUnreadable, match="names it, but it is gone"):
             RowReader(area)
     assert len(looks) == 4
 
@@ -295,9 +295,9 @@ def test_a_damaged_generation_is_refused_and_the_reader_stays(area: str, word: f
         reader, follower = RowReader(area), RowReader(area)
         poke(memory.control_name(area), layout.GENERATION_AT, struct.pack("<d", word))
         for _ in range(3):
-            with pytest.raises(LayoutMismatch, match="generation"):
+            with pytest.raises(AreaUnreadable, match="generation"):
                 reader.refresh()
-            with pytest.raises(LayoutMismatch, match="generation"):
+            with pytest.raises(AreaUnreadable, match="generation"):
                 follower.advance()
         assert reader.get(1, "a") == b"4"
         publisher.publish({(1, "a"): b"mended"})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmroute.errors import LayoutMismatch
+from shmroute.errors import AreaUnreadable
 from shmroute.shm import layout, memory
 from shmroute.shm.publisher import Publisher
 from shmroute.shm.segment import Segment
@@ -142,9 +142,9 @@ def test_a_slot_that_leads_to_another_row_is_found_out(area: str) -> None:
     end_word = states[-1][0] // 8
     a, c = slot_offset(segment, 1, b"a"), slot_offset(segment, 2, b"c")
     poke(area, a, word(layout.slot_entry(crc32(b"a", 1), segment._slots[(c - 128) // 8] & layout.WORD_MASK)))
-    with pytest.raises(LayoutMismatch, match="another row"):
+    with pytest.raises(AreaUnreadable, match="another row"):
         segment.find(1, b"a", end_word)
-    with pytest.raises(LayoutMismatch, match="another row"):
+    with pytest.raises(AreaUnreadable, match="another row"):
         list(segment.rows(end_word))
 
 
@@ -155,9 +155,9 @@ def test_a_slot_whose_hash_was_changed_does_not_make_its_row_look_absent(area: s
     entry = segment._slots[(at - 128) // 8]
     poke(area, at, word(entry ^ 1 << 63))
     assert segment.find(1, b"a", states[-1][0] // 8) is None
-    with pytest.raises(LayoutMismatch, match="another row"):
+    with pytest.raises(AreaUnreadable, match="another row"):
         segment.slot_of(1, b"a")
-    with pytest.raises(LayoutMismatch, match="another row"):
+    with pytest.raises(AreaUnreadable, match="another row"):
         list(segment.rows(states[-1][0] // 8))
 
 
@@ -169,7 +169,7 @@ def test_a_slot_whose_offset_was_changed_does_not_lead_to_an_older_version_of_it
     for older in (middle := segment.record_at(newest).previous_word, segment.record_at(middle).previous_word):
         poke(area, at, older.to_bytes(4, "little"))
         assert segment.find(1, b"a", states[-1][0] // 8) is None
-        with pytest.raises(LayoutMismatch, match="another row"):
+        with pytest.raises(AreaUnreadable, match="another row"):
             segment.slot_of(1, b"a")
 
 
@@ -180,11 +180,11 @@ def test_a_slot_that_leads_out_of_the_records_is_found_out(area: str, target: in
     at = slot_offset(segment, 1, b"a")
     poke(area, at, word(layout.slot_entry(crc32(b"a", 1), target)))
     for end, _ in states:
-        with pytest.raises(LayoutMismatch):
+        with pytest.raises(AreaUnreadable):
             segment.find(1, b"a", end // 8) or segment.slot_of(1, b"a")
-        with pytest.raises(LayoutMismatch):
+        with pytest.raises(AreaUnreadable):
             segment.slot_of(1, b"a")
-        with pytest.raises(LayoutMismatch):
+        with pytest.raises(AreaUnreadable):
             list(segment.rows(end // 8))
 
 
@@ -194,7 +194,7 @@ def test_a_full_table_of_slots_is_no_endless_search(area: str) -> None:
     row = segment._slots[segment.slot_of(1, b"a")[0]]
     poke(area, layout.SLOTS_AT, word(row) * segment.header.slots)
     for search in (lambda: segment.find(1, b"zz", 1 << 32), lambda: segment.slot_of(1, b"zz")):
-        with pytest.raises(LayoutMismatch, match="no slot is free"):
+        with pytest.raises(AreaUnreadable, match="no slot is free"):
             search()
 
 
@@ -208,7 +208,7 @@ def test_records_that_supersede_each_other_are_no_endless_walk(area: str) -> Non
         lambda: segment.find(1, b"a", states[0][0] // 8),
         lambda: list(segment.rows(states[0][0] // 8)),
     ):
-        with pytest.raises(LayoutMismatch, match="newer than itself"):
+        with pytest.raises(AreaUnreadable, match="newer than itself"):
             search()
 
 
@@ -221,7 +221,7 @@ def test_a_damaged_link_between_versions_does_not_lead_to_a_third(area: str) -> 
     oldest = segment.record_at(middle).previous_word
     assert [segment.value_at(at) for at in (newest, middle, oldest)] == [b"1", b"ONE", b"one"]
     poke(area, newest * 8 + 12, oldest.to_bytes(4, "little"))
-    with pytest.raises(LayoutMismatch, match="damaged"):
+    with pytest.raises(AreaUnreadable, match="damaged"):
         segment.find(1, b"a", states[1][0] // 8)
 
 
@@ -229,7 +229,7 @@ def test_a_damaged_link_between_versions_does_not_lead_to_a_third(area: str) -> 
 def test_a_hint_that_leads_nowhere_is_refused(area: str, hint: int) -> None:
     build(area)
     poke(area, layout.HINT_AT, word(hint))
-    with pytest.raises(LayoutMismatch, match="newest batch is damaged"):
+    with pytest.raises(AreaUnreadable, match="newest batch is damaged"):
         Segment(f"shmroute-{area}.1").position()
 
 

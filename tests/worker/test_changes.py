@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from shmroute.errors import LayoutMismatch
+from shmroute.errors import AreaUnreadable
 from shmroute.rows import Kind, encode
 from shmroute.shm import layout, memory
 from shmroute.shm import publisher as publishing
@@ -234,7 +234,7 @@ def test_an_area_that_cannot_be_read_at_all_is_an_error(area: str, reader: Reade
     with open(f"/dev/shm/shmroute-{area}", "wb") as file:  # noqa: PTH123
         file.write(b"something else")
     for _ in range(2):
-        with pytest.raises(LayoutMismatch):
+        with pytest.raises(AreaUnreadable):
             next(reader.changes(timeout=0))
 
 
@@ -550,7 +550,7 @@ def test_async_raises_where_the_area_cannot_be_read_at_all(area: str, reader: Re
         file.write(b"something else")
 
     async def work() -> None:
-        with pytest.raises(LayoutMismatch):
+        with pytest.raises(AreaUnreadable):
             await anext(reader.achanges())
 
     run(work)

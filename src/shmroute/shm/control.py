@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Final
 from zlib import crc32
 
-from shmroute.errors import AreaBusy, LayoutMismatch, NoAccess
+from shmroute.errors import AreaBusy, AreaUnreadable, NoAccess
 from shmroute.shm import memory
 from shmroute.shm.layout import (
     AWAITED_AT,
@@ -60,7 +60,7 @@ class ControlReader:
 
     Raises:
         FileNotFoundError: the area has never been written.
-        LayoutMismatch: it is damaged, foreign or of another format version.
+        AreaUnreadable: it is damaged, foreign or of another format version.
         NoAccess: the operating system refuses it to this process.
     """
 
@@ -82,13 +82,13 @@ class ControlReader:
         """The newest published generation, 0 before the first and in a retired area.
 
         Raises:
-            LayoutMismatch: the word is no generation.
+            AreaUnreadable: the word is no generation.
         """
         word = self.head[()]
         if word == RETIRED:
             return 0
         if not 0 <= word < MAX_GENERATION or word % 1:
-            raise LayoutMismatch(self.name, f"its generation is damaged ({word})")
+            raise AreaUnreadable(self.name, f"its generation is damaged ({word})")
         return int(word)
 
     @property
@@ -172,7 +172,7 @@ class ControlWriter(ControlReader):
             AreaBusy: another process has it.
             OutOfSharedMemory: no room for the control block.
             NoAccess: it belongs to another user.
-            LayoutMismatch: something that is no shared memory object has its name.
+            AreaUnreadable: something that is no shared memory object has its name.
             ConfigError: this process may not give files to the group.
         """
         name = memory.control_name(area)
@@ -192,7 +192,7 @@ class ControlWriter(ControlReader):
                 writer._descriptor = descriptor
                 _holders.add(writer)
                 return writer
-        raise LayoutMismatch(name, "it keeps being replaced")
+        raise AreaUnreadable(name, "it keeps being replaced")
 
     @classmethod
     def _locked(cls, area: str, name: str, descriptor: int, ownership: memory.Ownership) -> ControlWriter | None:
@@ -201,14 +201,14 @@ class ControlWriter(ControlReader):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = 0
-            with suppress(FileNotFoundError, LayoutMismatch, NoAccess):
+            with suppress(FileNotFoundError, AreaUnreadable, NoAccess):
                 pid = ControlReader(area).writer_pid
             raise AreaBusy(area, pid) from None
         if not _is_named(descriptor, name):  # replaced between open and lock
             return None
         try:
             check_control_header(name, os.pread(descriptor, CONTROL_BYTES, 0))
-        except LayoutMismatch:
+        except AreaUnreadable:
             memory.unlink(name)
             return None
         ownership.apply(descriptor)
@@ -306,7 +306,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def stand_by(area: str, now_ns: int) -> None:
     """Say that a watcher waits for the area, so that its writer leaves the memory behind. Needs no lock."""
-    with suppress(FileNotFoundError, LayoutMismatch, NoAccess):
+    with suppress(FileNotFoundError, AreaUnreadable, NoAccess):
         name = memory.control_name(area)
         descriptor = memory.open_object(name, write=True)
         try:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 from zlib import adler32, crc32
 
-from shmroute.errors import LayoutMismatch
+from shmroute.errors import AreaUnreadable
 
 FORMAT_VERSION: Final = 2
 """Raised with every change of this module or of `shmroute.rows`."""
@@ -215,42 +215,42 @@ def unpack_segment_header(name: str, data: bytes, size: int) -> SegmentHeader:
     """The header in the first bytes of a segment of `size` bytes.
 
     Raises:
-        LayoutMismatch: not a segment, damaged, cut short, or of another format version.
+        AreaUnreadable: not a segment, damaged, cut short, or of another format version.
     """
     if len(data) < SLOTS_AT:
-        raise LayoutMismatch(name, f"{len(data)} bytes are too few for a segment")
+        raise AreaUnreadable(name, f"{len(data)} bytes are too few for a segment")
     magic, version, checksum, *fields = SEGMENT_HEADER.unpack_from(data)
     if magic != SEGMENT_MAGIC:
-        raise LayoutMismatch(name, "not a segment of shmroute (bad magic)")
+        raise AreaUnreadable(name, "not a segment of shmroute (bad magic)")
     if version != FORMAT_VERSION:
-        raise LayoutMismatch(name, f"format version {version}, this process reads version {FORMAT_VERSION}")
+        raise AreaUnreadable(name, f"format version {version}, this process reads version {FORMAT_VERSION}")
     header = SegmentHeader(*fields)
     if crc32(SEGMENT_HEADER.pack(magic, version, 0, *header)) != checksum:
-        raise LayoutMismatch(name, "its header is damaged (checksum)")
+        raise AreaUnreadable(name, "its header is damaged (checksum)")
     # What follows cannot fail for a header of ours: it guards against one made up by somebody else.
     slots = header.slots
     if slots < 1 or slots & (slots - 1) or header.records_at != SLOTS_AT + slots * WORD_BYTES:
-        raise LayoutMismatch(name, "its header contradicts itself")
+        raise AreaUnreadable(name, "its header contradicts itself")
     if (header.log_at | header.capacity) % WORD_BYTES or not header.packed_at <= header.log_at <= header.capacity:
-        raise LayoutMismatch(name, "its header contradicts itself")
+        raise AreaUnreadable(name, "its header contradicts itself")
     if header.cell_bytes % WORD_BYTES or (header.cells and header.cell_bytes < RECORD_BYTES):
-        raise LayoutMismatch(name, "its header contradicts itself")
+        raise AreaUnreadable(name, "its header contradicts itself")
     if header.capacity > size:
-        raise LayoutMismatch(name, f"cut short: {size} bytes, its header speaks of {header.capacity}")
+        raise AreaUnreadable(name, f"cut short: {size} bytes, its header speaks of {header.capacity}")
     return header
 
 
 def check_control_header(name: str, data: bytes) -> None:
-    """Raises `LayoutMismatch` unless `data` begins a control block of this format version."""
+    """Raises `AreaUnreadable` unless `data` begins a control block of this format version."""
     if len(data) < CONTROL_HEADER.size:
-        raise LayoutMismatch(name, f"{len(data)} bytes are too few for a control block")
+        raise AreaUnreadable(name, f"{len(data)} bytes are too few for a control block")
     magic, version, _ = CONTROL_HEADER.unpack_from(data)
     if magic != CONTROL_MAGIC:
-        raise LayoutMismatch(name, "not a control block of shmroute (bad magic)")
+        raise AreaUnreadable(name, "not a control block of shmroute (bad magic)")
     if version != FORMAT_VERSION:
-        raise LayoutMismatch(name, f"format version {version}, this process reads version {FORMAT_VERSION}")
+        raise AreaUnreadable(name, f"format version {version}, this process reads version {FORMAT_VERSION}")
     if len(data) < CONTROL_BYTES:
-        raise LayoutMismatch(name, f"cut short: {len(data)} bytes instead of {CONTROL_BYTES}")
+        raise AreaUnreadable(name, f"cut short: {len(data)} bytes instead of {CONTROL_BYTES}")
 
 
 def slot_entry(hashed: int, word: int) -> int:

@@ -18,9 +18,10 @@ import threading
 from contextlib import suppress
 from typing import Final
 
-from shmroute.errors import ConfigError, LayoutMismatch, NoAccess, OutOfSharedMemory
+from shmroute.errors import AreaUnreadable, ConfigError, NoAccess, OutOfSharedMemory
 
-DIRECTORY: Final = "/dev/shm"  # noqa: S108 - this is the point
+DIRECTORY: Final = os.environ.get("SHMROUTE_DIR") or "/dev/shm"  # noqa: S108 - this is the point
+"""Folder of all areas. Read once: all processes of an area name the same one."""
 _AREA_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 """No dot: it separates the area from a segment's generation in a name."""
 
@@ -99,7 +100,7 @@ def open_object(name: str, *, write: bool = False) -> int:
     Raises:
         FileNotFoundError: no such object.
         NoAccess: the operating system refuses it to this process.
-        LayoutMismatch: something else than a shared memory object has that name.
+        AreaUnreadable: something else than a shared memory object has that name.
     """
     flags = os.O_RDWR if write else os.O_RDONLY
     try:
@@ -109,11 +110,11 @@ def open_object(name: str, *, write: bool = False) -> int:
         raise
     except OSError as error:
         if error.errno in _NO_REGULAR_FILE:
-            raise LayoutMismatch(name, "it is no shared memory object") from error
+            raise AreaUnreadable(name, "it is no shared memory object") from error
         raise _no_access(name, error) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise LayoutMismatch(name, "it is no shared memory object")
+        raise AreaUnreadable(name, "it is no shared memory object")
     return descriptor
 
 
@@ -136,14 +137,14 @@ def attach(name: str, *, write: bool = False) -> mmap.mmap:
     """Map the whole object.
 
     Raises:
-        FileNotFoundError, NoAccess, LayoutMismatch: as `open_object`; the last also where the object is empty.
+        FileNotFoundError, NoAccess, AreaUnreadable: as `open_object`; the last also where the object is empty.
     """
     descriptor = open_object(name, write=write)
     access = mmap.PROT_READ | mmap.PROT_WRITE if write else mmap.PROT_READ
     try:
         return mmap.mmap(descriptor, 0, flags=mmap.MAP_SHARED, prot=access)
     except ValueError as error:
-        raise LayoutMismatch(name, "it is empty") from error
+        raise AreaUnreadable(name, "it is empty") from error
     except OSError as error:
         raise _no_access(name, error) from error
     finally:
@@ -257,7 +258,7 @@ class WritableSegment:
         ownership: who may read it.
 
     Raises:
-        FileNotFoundError, NoAccess, LayoutMismatch: as `attach`.
+        FileNotFoundError, NoAccess, AreaUnreadable: as `attach`.
         ConfigError: this process may not give it to the group.
     """
 

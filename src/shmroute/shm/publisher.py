@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Self, TypeGuard
 
-from shmroute.errors import LayoutMismatch, NoAccess, OutOfSharedMemory
+from shmroute.errors import AreaUnreadable, NoAccess, OutOfSharedMemory
 from shmroute.shm import memory
 from shmroute.shm.control import ControlWriter
 from shmroute.shm.layout import (
@@ -105,12 +105,12 @@ class Publisher:
         """Adopt what is there: finish a publish that a kill cut off, sweep what nothing names."""
         try:
             self.generation = self.control.generation
-        except LayoutMismatch as error:  # the rows may be whole all the same
+        except AreaUnreadable as error:  # the rows may be whole all the same
             _log.warning("area %s: %s", self.area, error)
         if self.control.segment:
             try:
                 self._adopt(Segment(memory.segment_name(self.area, self.control.segment)))
-            except (FileNotFoundError, LayoutMismatch, NoAccess) as error:
+            except (FileNotFoundError, AreaUnreadable, NoAccess) as error:
                 _log.warning("area %s: the former writer's rows cannot be adopted: %s", self.area, error)
         for problem in memory.sweep(self.area, keep=self._writer.name if self._writer else None):
             _log.warning("area %s: a leftover stays: %s", self.area, problem)
@@ -133,7 +133,7 @@ class Publisher:
             newest = batch
             offset += batch.length
         if generation < published:
-            raise LayoutMismatch(segment.name, f"its log ends at {generation}, published was {published}")
+            raise AreaUnreadable(segment.name, f"its log ends at {generation}, published was {published}")
         self._writer = SegmentWriter.adopt(segment, offset, newest, self._ownership)
         self.generation = generation
         self.control.store_segment(segment.header.start)
@@ -169,7 +169,7 @@ class Publisher:
             OutOfSharedMemory: no room; nothing has changed, try again later.
             ValueError: a kind that is not within 0 to 255, a key of over 65,535 bytes of UTF-8, a value of over 1 GiB;
                 nothing has changed.
-            LayoutMismatch: the segment has been damaged: `replace` makes a new one.
+            AreaUnreadable: the segment has been damaged: `replace` makes a new one.
             AreaBusy: this process was forked from the one that made this publisher.
         """
         self._begin()
@@ -193,7 +193,7 @@ class Publisher:
             table = _encoded(rows)
             try:
                 self._replace(table)
-            except LayoutMismatch as error:
+            except AreaUnreadable as error:
                 _log.warning("area %s: %s; all rows are published anew", self.area, error)
                 self._publish_anew(table)
         except (OutOfSharedMemory, ValueError):
@@ -236,7 +236,7 @@ class Publisher:
         """The row as it is published now, or None. A damaged row counts as none."""
         try:
             return self._find(kind, key.encode())
-        except LayoutMismatch as error:
+        except AreaUnreadable as error:
             _log.warning("area %s: row %r of kind %d: %s", self.area, key, kind, error)
             return None
 
@@ -324,7 +324,7 @@ class Publisher:
             _log.warning("area %s: no room for a new base, the old one goes on: %s", self.area, error)
             self._rebuild_not_below_bytes = writer.log_used + MIN_LOG_BYTES
             self._drop_rebuild()
-        except LayoutMismatch as error:
+        except AreaUnreadable as error:
             _log.warning("area %s: no new base can be made of the old one: %s", self.area, error)
             self._rebuild_not_below_bytes = writer.log_used + MIN_LOG_BYTES
             self._drop_rebuild()

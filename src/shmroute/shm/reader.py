@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple, Self
 
-from shmroute.errors import LayoutMismatch, NotReady, ShmrouteError
+from shmroute.errors import AreaUnreadable, NotReady, ShmrouteError
 from shmroute.shm import memory
 from shmroute.shm.control import ControlReader, fence
 from shmroute.shm.layout import RESET, SEALED, WORD_BYTES, Batch
@@ -52,7 +52,7 @@ class RowReader:
 
     Raises:
         NotReady: the area is not there, or holds no rows yet.
-        LayoutMismatch: it is damaged, foreign or of another format version.
+        AreaUnreadable: it is damaged, foreign or of another format version.
         NoAccess: the operating system refuses it to this process, for instance since it belongs to another user.
     """
 
@@ -89,7 +89,7 @@ class RowReader:
         """The row's value at this reader's generation, or None.
 
         Raises:
-            LayoutMismatch: the row is damaged.
+            AreaUnreadable: the row is damaged.
         """
         segment, _, end = self._place
         try:
@@ -105,7 +105,7 @@ class RowReader:
         """`(kind, key, value)` of all rows, or those of one kind, at this reader's generation, in no order.
 
         Raises:
-            LayoutMismatch: a row is damaged.
+            AreaUnreadable: a row is damaged.
         """
         segment, _, end = self._place
         for record in segment.rows(end // WORD_BYTES, kind):
@@ -121,7 +121,7 @@ class RowReader:
             `(kind, key)` of every row that may have changed, or None if any may have.
 
         Raises:
-            LayoutMismatch, NoAccess: what was published cannot be read. The reader stays where it was.
+            AreaUnreadable, NoAccess: what was published cannot be read. The reader stays where it was.
         """
         published = self._published()
         if not published:
@@ -147,7 +147,7 @@ class RowReader:
             The changes, possibly none; None if this is the newest generation.
 
         Raises:
-            LayoutMismatch, NoAccess: what was published cannot be read. The reader stays where it was.
+            AreaUnreadable, NoAccess: what was published cannot be read. The reader stays where it was.
         """
         published = self._published()
         before = self._place
@@ -197,7 +197,7 @@ class RowReader:
         """The generation to go to, 0 in an area that has been removed.
 
         Raises:
-            LayoutMismatch: it is no generation that can follow ours.
+            AreaUnreadable: it is no generation that can follow ours.
         """
         published = self.control.generation
         segment, generation, _ = self._place
@@ -207,7 +207,7 @@ class RowReader:
             # A table that stands in for one that was lost is named before its generation is stored: a writer may have
             # been killed between the two, and the next one will publish what is there.
             if not published or not published + 1 == generation == segment.header.start:
-                raise LayoutMismatch(self.control.name, f"its generation went back from {generation} to {published}")
+                raise AreaUnreadable(self.control.name, f"its generation went back from {generation} to {published}")
         elif published > generation:
             fence()
         return published
@@ -237,11 +237,11 @@ class RowReader:
                 segment = Segment(name)
                 place = _Place(segment, *segment.position())
             except FileNotFoundError:
-                problem = LayoutMismatch(name, "the control block names it, but it is gone")
+                problem = AreaUnreadable(name, "the control block names it, but it is gone")
             else:
                 followed = self._follow(place, published, None)
                 if followed is None:
-                    problem = LayoutMismatch(name, f"its log does not lead to generation {published}")
+                    problem = AreaUnreadable(name, f"its log does not lead to generation {published}")
                 elif place.generation <= published or times == _ATTEMPTS_WITHOUT_NEWS:
                     return followed[0]
                 # Else a writer is about to store the word of a generation that is there; or it was killed there.

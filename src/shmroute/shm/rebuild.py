@@ -13,7 +13,7 @@ from functools import partial
 from time import perf_counter
 from typing import Final
 
-from shmroute.errors import LayoutMismatch
+from shmroute.errors import AreaUnreadable
 from shmroute.shm.layout import WORD_BYTES, cells_for
 from shmroute.shm.memory import Ownership
 from shmroute.shm.segment import Segment
@@ -82,7 +82,7 @@ class Rebuild:
         Raises:
             OutOfSharedMemory: no room to go on; call `abandon`.
             NoRoom: the table has changed too much meanwhile; call `abandon` and begin again, with the new sizes.
-            LayoutMismatch: the old segment is damaged; call `abandon`.
+            AreaUnreadable: the old segment is damaged; call `abandon`.
         """
         deadline = perf_counter() + seconds
         while self._copying is not None:
@@ -103,7 +103,7 @@ class Rebuild:
         generation = self._generation + 1
         batch = self._segment.batch_at(self._replayed_to, generation)
         if batch is None:  # our own writer has written it
-            raise LayoutMismatch(self._segment.name, f"the batch of generation {generation} is damaged")
+            raise AreaUnreadable(self._segment.name, f"the batch of generation {generation} is damaged")
         changes = [
             (record.kind, record.key, record.value) for _, record in self._segment.records_of(self._replayed_to, batch)
         ]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from shmroute.errors import LayoutMismatch
+from shmroute.errors import AreaUnreadable
 from shmroute.shm import memory
 from shmroute.shm.layout import (
     BATCH,
@@ -73,7 +73,7 @@ class Segment:
     Raises:
         FileNotFoundError: there is no object of that name.
         NoAccess: the operating system refuses it to this process.
-        LayoutMismatch: it is damaged, foreign, cut short or of another format version.
+        AreaUnreadable: it is damaged, foreign, cut short or of another format version.
     """
 
     def __init__(self, name: str) -> None:
@@ -110,7 +110,7 @@ class Segment:
         """`(generation, offset)` of a place in the log close to its end, from which `batch_at` leads on.
 
         Raises:
-            LayoutMismatch: the hint leads nowhere.
+            AreaUnreadable: the hint leads nowhere.
         """
         hint = self._words[HINT_AT // WORD_BYTES]
         if not hint:
@@ -119,7 +119,7 @@ class Segment:
             generation = int.from_bytes(self._map[hint : hint + WORD_BYTES], "little")
             if generation > self.header.start and self.batch_at(hint, generation) is not None:
                 return generation - 1, hint
-        raise LayoutMismatch(self.name, "its newest batch is damaged")
+        raise AreaUnreadable(self.name, "its newest batch is damaged")
 
     def batch_at(self, offset: int, generation: int) -> Batch | None:
         """The batch of that generation at that offset, or None where there is no valid one."""
@@ -163,7 +163,7 @@ class Segment:
         """The record at that offset.
 
         Raises:
-            LayoutMismatch: there is none, or it is damaged.
+            AreaUnreadable: there is none, or it is damaged.
         """
         return _record_at(self.name, self._map, self.header, word)
 
@@ -178,7 +178,7 @@ class Segment:
         absent.
 
         Raises:
-            LayoutMismatch: something on the way is damaged.
+            AreaUnreadable: something on the way is damaged.
         """
         wanted = crc32(key, kind)
         slots = self._slots
@@ -192,7 +192,7 @@ class Segment:
                     return slot, word
             slot = (slot + 1) & mask
             if slot == first:
-                raise LayoutMismatch(self.name, "no slot is free")
+                raise AreaUnreadable(self.name, "no slot is free")
         for passed in range(first, slot if slot >= first else slot + mask + 1):
             self._record_of(slots[passed & mask])
         return slot, 0
@@ -202,14 +202,14 @@ class Segment:
         word = entry & WORD_MASK
         record = self.record_at(word)
         if slot_entry(crc32(record.key, record.kind), word) != entry:
-            raise LayoutMismatch(self.name, "a slot leads to a record of another row")
+            raise AreaUnreadable(self.name, "a slot leads to a record of another row")
         return record
 
     def rows(self, end_word: int, kind: int | None = None, *, leave_out_damaged: bool = False) -> Iterator[Record]:
         """The rows that exist before that end of the log, of one kind or of all, in no order.
 
         Raises:
-            LayoutMismatch: one of them is damaged, and those are not to be left out.
+            AreaUnreadable: one of them is damaged, and those are not to be left out.
         """
         slots = self.header.slots
         for start in range(0, slots, _SLOTS_A_TURN):
@@ -218,7 +218,7 @@ class Segment:
                     continue
                 try:
                     record = self._record_before(entry, end_word)
-                except LayoutMismatch:
+                except AreaUnreadable:
                     if not leave_out_damaged:
                         raise
                     continue
@@ -250,13 +250,13 @@ class Segment:
 def _record_at(name: str, data: mmap.mmap, header: SegmentHeader, word: int) -> Record:
     at = word * WORD_BYTES
     if not header.records_at <= at <= header.capacity - RECORD_BYTES:
-        raise LayoutMismatch(name, f"an offset leads out of it ({at})")
+        raise AreaUnreadable(name, f"an offset leads out of it ({at})")
     checksum, head, value_length, previous = RECORD.unpack_from(data, at)
     key_length = head & MAX_KEY_BYTES
     length = record_length(head, value_length)
     checked = data[at + VALUE_LENGTH_OFFSET : at + length]
     if record_checksum(head, previous, checked) != checksum:
-        raise LayoutMismatch(name, f"the record at {at} is damaged (checksum)")
+        raise AreaUnreadable(name, f"the record at {at} is damaged (checksum)")
     key_at = 1 + (head >> KEY_PLACE_SHIFT or value_length)
     value = None if head & DELETED else checked[1 : 1 + value_length]
     kind = head >> KIND_SHIFT & MAX_KIND
@@ -268,7 +268,7 @@ def _earlier(name: str, data: mmap.mmap, header: SegmentHeader, word: int, end_w
     while word >= end_word:
         previous = _record_at(name, data, header, word).previous_word
         if previous >= word:
-            raise LayoutMismatch(name, "a record supersedes one that is newer than itself")
+            raise AreaUnreadable(name, "a record supersedes one that is newer than itself")
         word = previous
     return word
 
@@ -292,22 +292,22 @@ def _make_find(name: str, data: mmap.mmap, slots: memoryview, header: SegmentHea
                 if word:
                     at = word << 3
                     if not records_at <= at <= last:
-                        raise LayoutMismatch(name, f"an offset leads out of it ({at})")
+                        raise AreaUnreadable(name, f"an offset leads out of it ({at})")
                     checksum, head, value_length, previous = unpack(data, at)
                     key_length = head & 0xFFFF
                     key_at = head >> 25
                     checked = data[at + 20 : at + 21 + value_length + (0 if key_at else key_length)]
                     if crc32(checked, head ^ previous) != checksum:
-                        raise LayoutMismatch(name, f"the record at {at} is damaged (checksum)")
+                        raise AreaUnreadable(name, f"the record at {at} is damaged (checksum)")
                     key_at = 1 + (key_at or value_length)
                     if key_length == len(key) and head >> 16 & 0xFF == kind and checked.startswith(key, key_at):
                         return None if head & 0x1000000 else checked[1 : 1 + value_length]
                     if crc32(checked[key_at : key_at + key_length], head >> 16 & 0xFF) != wanted:
-                        raise LayoutMismatch(name, f"a slot leads to a record of another row ({at})")
+                        raise AreaUnreadable(name, f"a slot leads to a record of another row ({at})")
             slot = (slot + 1) & mask
             probes -= 1
             if probes < 0:
-                raise LayoutMismatch(name, "no slot is free")
+                raise AreaUnreadable(name, "no slot is free")
         return None
 
     return find

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 from zlib import crc32
 
-from shmroute.errors import LayoutMismatch
+from shmroute.errors import AreaUnreadable
 from shmroute.shm import memory
 from shmroute.shm.control import fence
 from shmroute.shm.layout import (
@@ -219,7 +219,7 @@ class SegmentWriter:
         end = at
         spare = 0 if flags & SEALED else LOG_SPARE_BYTES
         if end + spare > self.header.capacity:
-            raise LayoutMismatch(self.name, f"a batch of {end - self.end} bytes is larger than its log")
+            raise AreaUnreadable(self.name, f"a batch of {end - self.end} bytes is larger than its log")
         self._memory.ensure(end + spare)
         batch = pack_batch(
             Batch(generation, next_start, end - self.end, len(records), flags, slots_used, live_rows),
@@ -250,7 +250,7 @@ class SegmentWriter:
         entry = slot_entry(wanted, word)
         while (found := slots[slot]) not in (sought, entry):
             if not found:
-                raise LayoutMismatch(self.name, "no slot leads to a row that is there")
+                raise AreaUnreadable(self.name, "no slot leads to a row that is there")
             slot = (slot + 1) & mask
         slots[slot] = entry
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from shmroute.errors import ConfigError, LayoutMismatch, NotReady, ShmrouteError
+from shmroute.errors import AreaUnreadable, ConfigError, NotReady, ShmrouteError
 from shmroute.shm.control import ControlReader
 from shmroute.supervise.cleanup import remove_area
 from shmroute.supervise.heartbeat_check import is_writer
@@ -151,7 +151,7 @@ class _Run:
     def _has_routes(self, reader: Reader) -> bool:
         try:
             reader.attach()
-        except (NotReady, LayoutMismatch):
+        except (NotReady, AreaUnreadable):
             return False
         return True
 

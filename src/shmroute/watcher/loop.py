@@ -137,7 +137,7 @@ class Watcher:
         """Take the area, standing by while another watcher has it, then follow the sources until `stop`.
 
         Raises:
-            ConfigError, LayoutMismatch: the area cannot be used.
+            ConfigError, AreaUnreadable: the area cannot be used.
         """
         publisher = self._acquire()
         if publisher is None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
-from shmroute.errors import LayoutMismatch, OutOfSharedMemory
+from shmroute.errors import AreaUnreadable, OutOfSharedMemory
 from shmroute.rows import Kind, RowKey, SettingsRow, encode
 from shmroute.shm.publisher import Publisher
 
@@ -88,7 +88,7 @@ class Publication:
         """Publish what waits, if it may be published now. What finds no room is tried again.
 
         Raises:
-            LayoutMismatch: the area is damaged and cannot be mended.
+            AreaUnreadable: the area is damaged and cannot be mended.
         """
         now_ns = self._clock()
         if now_ns < self._retry_at_ns or not self._may_publish(now_ns):
@@ -101,7 +101,7 @@ class Publication:
                 publisher.publish({key: value for key, value in self._unpublished.items() if key not in held_back})
             else:
                 publisher.replace(self._complete_table(publisher))
-        except LayoutMismatch as error:
+        except AreaUnreadable as error:
             if self._damaged:
                 raise
             _log.error("area %s is damaged, all rows are published anew: %s", self._area, error)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from shmroute.errors import LayoutMismatch, NoAccess, NotReady
+from shmroute.errors import AreaUnreadable, NoAccess, NotReady
 from shmroute.rows import Kind
 from shmroute.worker.routes import Route
 
@@ -111,7 +111,7 @@ class _Follower:
         """Read one generation more, if there is one; what it changed is pending then.
 
         Raises:
-            LayoutMismatch, NoAccess: the area cannot be read at all.
+            AreaUnreadable, NoAccess: the area cannot be read at all.
         """
         if self._state.rows is None:
             return self._start()
@@ -119,7 +119,7 @@ class _Follower:
         rows = before.snapshot()
         try:
             changes = rows.advance()
-        except (LayoutMismatch, NoAccess):  # as for a look-up: what has been read stands, and `Reader.fault` tells
+        except (AreaUnreadable, NoAccess):  # as for a look-up: what has been read stands, and `Reader.fault` tells
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             return False
         self._retry_at = 0.0

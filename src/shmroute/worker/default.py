@@ -27,6 +27,6 @@ def attach() -> None:
     """Attach this process's default reader now rather than at its first look-up, if there is a snapshot.
 
     Raises:
-        NotReady, LayoutMismatch, NoAccess
+        NotReady, AreaUnreadable, NoAccess
     """
     _default.attach()

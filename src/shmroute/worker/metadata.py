@@ -70,7 +70,7 @@ def bytes_in(rows: RowReader, key: str) -> bytes | None:
     """The value in the METADATA row of that key ("namespace/model"), at the generation of `rows`; None without one.
 
     Raises:
-        LayoutMismatch, msgspec.DecodeError: the row is damaged.
+        AreaUnreadable, msgspec.DecodeError: the row is damaged.
     """
     row = rows.get(Kind.METADATA, key)
     return decode_row(row).value if row else None

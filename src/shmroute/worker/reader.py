@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
 import msgspec
 
-from shmroute.errors import AppNotFound, LayoutMismatch, ModelNotFound, NoAccess, NotReady, StaleRoutes
+from shmroute.errors import AppNotFound, AreaUnreadable, ModelNotFound, NoAccess, NotReady, StaleRoutes
 from shmroute.rows import EndpointsRow, Kind
 from shmroute.shm.reader import RowReader
 from shmroute.worker import environment
@@ -75,7 +75,7 @@ class Reader:
         NotReady: nothing has been published yet.
         ConfigError: nothing has been published yet, and `SHMROUTE_WAIT` is no number.
         StaleRoutes: the routes are older than `max_age`.
-        LayoutMismatch, NoAccess: the area cannot be read at all.
+        AreaUnreadable, NoAccess: the area cannot be read at all.
 
     A function made for each reader, since going through `self` would add a fifth to the time of a warm look-up. For the
     same reason the two options are keywords by contract only.
@@ -105,7 +105,7 @@ class Reader:
         self._rows: RowReader | None = None
         self._parts = Parts(memo_rows)
         self._busy: Busy = {}
-        self._fault: LayoutMismatch | NoAccess | None = None
+        self._fault: AreaUnreadable | NoAccess | None = None
         self._fault_ns = 0
         self._contact_ns = 0
         """The last contact when there was no fault."""
@@ -136,7 +136,7 @@ class Reader:
         """What the AppModel of app `name` says; of the oldest one if several name it.
 
         Raises:
-            AppNotFound, NotReady, LayoutMismatch, NoAccess
+            AppNotFound, NotReady, AreaUnreadable, NoAccess
         """
         found = self._part(Kind.APP, name, lambda value: _decode_apps(value) if value else ())
         for app in found:
@@ -176,7 +176,7 @@ class Reader:
         is closed. What cannot be read meanwhile is told by `fault`, and caught up with later.
 
         Raises (while it is iterated):
-            LayoutMismatch, NoAccess: the area cannot be read at all.
+            AreaUnreadable, NoAccess: the area cannot be read at all.
         """
         from shmroute.worker.changes import Changes
 
@@ -237,7 +237,7 @@ class Reader:
         """The generation that look-ups answer from.
 
         Raises:
-            NotReady, LayoutMismatch, NoAccess
+            NotReady, AreaUnreadable, NoAccess
         """
         return self._attached(wait=False).generation
 
@@ -248,7 +248,7 @@ class Reader:
         On the monotonic clock, which is one for all processes of a machine.
 
         Raises:
-            LayoutMismatch, NoAccess: the area cannot be read at all.
+            AreaUnreadable, NoAccess: the area cannot be read at all.
         """
         try:
             contact = self._attached(wait=False).control.contact_ns
@@ -271,7 +271,7 @@ class Reader:
             return False
 
     @property
-    def fault(self) -> LayoutMismatch | NoAccess | None:
+    def fault(self) -> AreaUnreadable | NoAccess | None:
         """Why the newest generation is not the one answered from; None while it is.
 
         What could not be read is tried again with each newer generation, and once a second.
@@ -282,7 +282,7 @@ class Reader:
         """Attach now, without waiting, rather than at the first look-up.
 
         Raises:
-            NotReady, LayoutMismatch, NoAccess
+            NotReady, AreaUnreadable, NoAccess
         """
         self._attached(wait=False)
 
@@ -295,14 +295,14 @@ class Reader:
 
         Raises:
             NotReady: not within `timeout` seconds.
-            LayoutMismatch, NoAccess: all that time there was something that cannot be read, as a watcher of another
+            AreaUnreadable, NoAccess: all that time there was something that cannot be read, as a watcher of another
                 version leaves it until a new one takes over.
         """
         started = time.monotonic()
         while True:
             try:
                 self._attached(wait=False)
-            except (NotReady, LayoutMismatch, NoAccess) as error:
+            except (NotReady, AreaUnreadable, NoAccess) as error:
                 waited = time.monotonic() - started
                 if waited >= timeout:
                     if isinstance(error, NotReady):
@@ -363,7 +363,7 @@ class Reader:
         try:
             changed = rows.refresh()
             fault = None
-        except (LayoutMismatch, NoAccess) as error:
+        except (AreaUnreadable, NoAccess) as error:
             changed = []
             fault = error
         if changed is None or all_changed:
@@ -446,13 +446,13 @@ class Reader:
         try:
             return decode(value)
         except msgspec.DecodeError as error:
-            raise LayoutMismatch(self.area, f"a row is none of shmroute's: {error}") from error
+            raise AreaUnreadable(self.area, f"a row is none of shmroute's: {error}") from error
 
     def snapshot(self) -> RowReader:
         """A view of the rows that look-ups answer from, which stays as it is. For `shmroute.worker.changes`.
 
         Raises:
-            NotReady, LayoutMismatch, NoAccess
+            NotReady, AreaUnreadable, NoAccess
         """
         return self._attached(wait=False).snapshot()
 
@@ -460,7 +460,7 @@ class Reader:
         """The route in a MODEL row. For `shmroute.worker.changes`.
 
         Raises:
-            LayoutMismatch: it is none.
+            AreaUnreadable: it is none.
         """
         return self._decoded(self._decode_route, value)
 
@@ -468,7 +468,7 @@ class Reader:
         """First touch of a model in this process since its row changed. For the memo.
 
         Raises:
-            ModelNotFound, LayoutMismatch
+            ModelNotFound, AreaUnreadable
         """
         with self.lock:
             rows = self._rows or self._refresh()
@@ -487,7 +487,7 @@ class Reader:
             try:
                 route = self._decode_route(value)
             except msgspec.DecodeError as error:
-                raise LayoutMismatch(self.area, f"the row of model {model!r} is no route: {error}") from error
+                raise AreaUnreadable(self.area, f"the row of model {model!r} is no route: {error}") from error
             if self._standing(rows) == standing:
                 make_room(self._memo, self._memo_rows)
                 self._memo[model] = route

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from shmroute.errors import LayoutMismatch
+from shmroute.errors import AreaUnreadable
 from shmroute.rows import Kind
 from shmroute.worker.metadata import bytes_in
 
@@ -76,7 +76,7 @@ class Parts:
             if part is not None and kind == Kind.METADATA and former is not None:
                 try:
                     part.keep(bytes_in(former, name))
-                except (LayoutMismatch, msgspec.DecodeError):  # damaged, and gone for good
+                except (AreaUnreadable, msgspec.DecodeError):  # damaged, and gone for good
                     part.keep(None)
             self._held.pop(key, None)
         self._kept.pop(key, None)
