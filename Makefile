@@ -3,6 +3,8 @@
 VENV ?= .venv
 PYTHON ?=
 ARGS ?=
+# Test processes at once. Most tests wait for other processes, so more of them than processors.
+JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 3)
 SECONDS ?= 60
 SEED ?= 1
 TARGET ?= line
@@ -36,8 +38,8 @@ demo: $(VENV)/.has-demo ## from a folder of AppModels to every worker of a serve
 	$(RUN) shmroute demo $(ARGS)
 
 .PHONY: test
-test: $(TESTING) ## all tests but the long ones
-	$(RUN) pytest --durations=15 $(ARGS)
+test: $(TESTING) ## all tests but the long ones, JOBS=5 at once (default: 3 more than processors)
+	$(RUN) pytest --numprocesses=$(JOBS) --dist=worksteal --durations=15 $(ARGS)
 
 .PHONY: test-long
 test-long: $(TESTING) ## the long tests

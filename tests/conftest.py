@@ -1,4 +1,4 @@
-"""What all tests share: areas of their own, clusters to run against, and the check that nothing is left behind."""
+"""What all tests share: private areas, clusters to run against, and the check that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.cluster import Cluster, real_cluster
 from tests.cluster import test_server_cluster as server_cluster
-from tests.leftovers import new_area, nothing_left, remove_area
+from tests.leftovers import new_area, nothing_left, remove_area, segments, strays
 from tests.redis_server import RedisServer
 
 REAL_CLUSTER = os.environ.get("SHMROUTE_TEST_KUBECONFIG")
@@ -28,6 +28,13 @@ for _number, _handler in (
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
 
+# The user's own settings and area stay out of every test: after the README's tour the area "default" is still there.
+_OF_TESTS = ("SHMROUTE_TEST", "SHMROUTE_PURE", "SHMROUTE_SEED", "SHMROUTE_REDIS_SERVER")
+for _name in list(os.environ):
+    if _name.startswith("SHMROUTE_") and not _name.startswith(_OF_TESTS):
+        del os.environ[_name]
+os.environ["SHMROUTE_AREA"] = new_area()
+
 # No deadline: nothing is asserted on wall time. The same examples every time; the long tests try others.
 settings.register_profile("test", deadline=None, derandomize=True)
 settings.register_profile("long", deadline=None, print_blob=True)
@@ -39,6 +46,31 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("test")
+
+
+_SEGMENTS_BEFORE = pytest.StashKey[set[Path]]()
+_STRAYS = pytest.StashKey[list[str]]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Note the shared memory there is before the run; in the process that leads it, not in xdist's workers."""
+    if not hasattr(session.config, "workerinput"):
+        session.config.stash[_SEGMENTS_BEFORE] = segments()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that leaves shared memory behind. xdist's workers have ended by now: it is told first."""
+    if (before := session.config.stash.get(_SEGMENTS_BEFORE, None)) is not None:
+        session.config.stash[_STRAYS] = found = strays(before)
+        if found and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name the shared memory that the run has left behind."""
+    for path in config.stash.get(_STRAYS, []):
+        terminalreporter.line(f"ERROR: left behind by the whole run: {path}", red=True)
 
 
 @pytest.fixture(autouse=True)

@@ -1,18 +1,25 @@
-"""What a test leaves behind fails it: processes, shared memory other than that of the `area` fixture, and changes to
-the test run's own process (signals, environment, current folder).
+"""A test fails if it leaves something behind: processes, shared memory, or changes to the test process itself
+(signals, environment, current folder).
 
     with nothing_left():
         ...
 
-Used around every test (`tests/conftest.py`). Processes that are found are killed and the rest is set back, so that the
-next test starts clean: where the signals of the run itself are blocked, it cannot be ended, nor can what it starts.
-Several test runs may go on at once, and a demo beside them: their things are neither touched nor counted.
+Used around every test (`tests/conftest.py`). Processes that are found are killed, and everything else is restored, so
+that the next test starts clean.
+
+Several test processes may run at once: pytest-xdist's workers, a second run, a demo. Each counts only its own things:
+
+* processes: its children, and those with its mark in their environment;
+* shared memory: areas that `new_area` has named for this process. Shared memory under any other name does not tell who
+  made it. Such names count when no other shmroute or test process runs, and once more at the end of a whole run
+  (`strays`), when all of its processes have ended.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -58,11 +65,17 @@ _WATCHED_SIGNALS = (
 _CHANGED_BY_PYTEST = (MARK, "PYTEST_CURRENT_TEST")
 
 _numbers = itertools.count()
+_TOKEN = secrets.token_hex(3)
+"""Tells this process from an earlier one with its id, whose shared memory may still be there."""
 
 
 def new_area() -> str:
     """The name of an area that no other test has, in no other run either."""
-    return f"test-{os.getpid()}-{next(_numbers)}"
+    return f"{_own_areas()}{next(_numbers)}"
+
+
+def _own_areas() -> str:
+    return f"test-{os.getpid()}-{_TOKEN}-"
 
 
 def remove_area(area: str) -> None:
@@ -82,7 +95,7 @@ def nothing_left() -> Iterator[None]:
     mark = f"{os.getpid()}-{next(_numbers)}"
     running_before = running()
     signals_before = _signals()
-    segments_before = _segments()
+    segments_before = segments()
     folder_before = Path.cwd()
     environment_before = _environment()
     outer = os.environ.get(MARK)
@@ -171,20 +184,34 @@ def _processes(before: set[int], mark: str) -> set[int]:
     return {pid for pid in found if not any(helper in command_line(pid) for helper in _KEPT_BY_PYTHON)}
 
 
-def _segments() -> set[Path]:
+def segments() -> set[Path]:
+    """All shared memory of any area."""
     return set(SHARED_MEMORY.glob("shmroute-*"))
 
 
+def strays(before: set[Path]) -> list[str]:
+    """What a whole test run has left behind: shared memory new since `before`, unless others may have made it."""
+    return _outside_own_areas(segments() - before)
+
+
 def _find_segments(before: set[Path]) -> list[str]:
-    """New ones, outside the areas of the `area` fixture, here or in another run."""
-    found = {path for path in _segments() - before if not path.name.startswith("shmroute-test-")}
-    if not found or _others_at_work():
-        return []
-    return [str(path) for path in sorted(found)]
+    new = segments() - before
+    own = {path for path in new if path.name.startswith(f"shmroute-{_own_areas()}")}
+    for path in own:
+        path.unlink(missing_ok=True)
+    found = [str(path) for path in sorted(own)]
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return found  # the run's other workers make shared memory, too
+    return found + _outside_own_areas(new - own)
+
+
+def _outside_own_areas(new: set[Path]) -> list[str]:
+    found = {path for path in new if not path.name.startswith("shmroute-test-")}
+    return [] if not found or _others_at_work() else [str(path) for path in sorted(found)]
 
 
 def _others_at_work() -> bool:
-    """Whether shared memory may come from somebody else: a segment does not tell who made it."""
+    """Whether another shmroute or test process runs: shared memory does not tell who made it."""
     ours = {os.getpid(), *ancestors(os.getpid())}
     lines = (command_line(pid) for pid in running() - ours)
     return any(word in line for line in lines for word in ("shmroute", "pytest", "benchmarks", "tests."))

@@ -15,7 +15,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.ports import free_port
 from tests.processes import bound
 
 START_SECONDS = 20.0
@@ -37,7 +37,7 @@ START_SECONDS = 20.0
 STOP_SECONDS = 5.0
 
 _START_ATTEMPTS = 5
-"""Another process may take the free port that was found before Redis binds it."""
+"""A program that is no test may take the free port before Redis binds it."""
 
 _STEP_SECONDS = 0.005
 
@@ -137,7 +137,7 @@ class RedisServer:
             self._directory = tempfile.TemporaryDirectory(prefix="shmroute-redis-")
         chosen = self.port
         for attempt in range(1, _START_ATTEMPTS + 1):
-            self.port = chosen or _free_port()
+            self.port = chosen or free_port()
             try:
                 self._start()
             except RuntimeError as error:
@@ -228,10 +228,3 @@ class RedisServer:
         """Count from 0 on (CONFIG RESETSTAT)."""
         with self.client() as client:
             client.config_resetstat()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.leftovers import MARK, SHARED_MEMORY, nothing_left, remove_area
+from tests.leftovers import MARK, SHARED_MEMORY, new_area, nothing_left, remove_area
 from tests.processes import adopt_orphans, adopts_orphans, ancestors, bound, children, command_line, is_running, running
 from tests.supervise.running import until
+
+pytest_plugins = ["pytester"]
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -76,13 +78,44 @@ def leftover() -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
+def test_shared_memory_of_an_area_of_this_process_is_named() -> None:
+    left = SHARED_MEMORY / f"shmroute-{new_area()}.7"
+    with pytest.raises(AssertionError, match=f"left behind: {left}"), nothing_left():
+        left.write_bytes(b"x")
+    assert not left.exists()
+
+
 def test_shared_memory_outside_the_tests_own_areas_is_named(leftover: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.leftovers._others_at_work", lambda: False)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     with pytest.raises(AssertionError, match=f"left behind: {leftover}"), nothing_left():
         leftover.write_bytes(b"x")
 
 
-def test_shared_memory_is_nobodys_fault_while_others_are_at_work(leftover: Path) -> None:
+def test_a_run_with_several_workers_looks_for_strays_at_its_end(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    name = f"shmroute-stray-{os.getpid()}"
+    pytester.makeconftest(
+        "import tests.leftovers\n"
+        "tests.leftovers._others_at_work = lambda: False\n"
+        "from tests.conftest import pytest_sessionfinish, pytest_sessionstart, pytest_terminal_summary\n"
+    )
+    pytester.makepyfile(f"def test(): open('/dev/shm/{name}', 'w').close()")
+    try:
+        result = pytester.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider", timeout=60)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines([f"ERROR: left behind by the whole run: /dev/shm/{name}"])
+    finally:
+        (SHARED_MEMORY / name).unlink(missing_ok=True)
+
+
+def test_shared_memory_is_nobodys_fault_while_others_are_at_work(
+    leftover: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     with subprocess.Popen([*SLEEP, "shmroute watch"]) as other:
         try:
             until(lambda: "shmroute watch" in command_line(other.pid), "the other's command line")

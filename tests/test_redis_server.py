@@ -106,7 +106,7 @@ def test_a_port_that_is_taken_is_given_up_for_another(monkeypatch: pytest.Monkey
         free.bind(("127.0.0.1", 0))
         ports = iter([taken.getsockname()[1], free.getsockname()[1]])
         free.close()
-        monkeypatch.setattr("tests.redis_server._free_port", lambda: next(ports))
+        monkeypatch.setattr("tests.redis_server.free_port", lambda: next(ports))
         with RedisServer() as server:
             assert server.port != taken.getsockname()[1]
 

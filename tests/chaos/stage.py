@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import redis
 from shmroute.shm.control import ControlReader
 from tests.apiserver import ApiServer
 from tests.chaos.world import NAMESPACE, World
+from tests.ports import free_port
 from tests.processes import bound, children, is_running
 from tests.redis_server import RedisServer
 
@@ -49,7 +49,7 @@ class Stage:
         self.generations: list[int] = []
         self._kubeconfig = folder / "kubeconfig"
         api.kubeconfig(self._kubeconfig)
-        self._port = _free_port()
+        self._port = free_port()
         self._stop = threading.Event()
         self.server = self._start_server()
         self.standby = self._start_standby()
@@ -154,10 +154,3 @@ def _until_ready(parts: Stage) -> None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"only {len(parts.answers)} of {WORKERS} workers answer")
         time.sleep(0.05)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

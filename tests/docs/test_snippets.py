@@ -11,9 +11,9 @@ import pytest
 
 from tests.apiserver import ApiServer
 from tests.docs.pages import ROOT, blocks, pages, script
+from tests.ports import free_port
 from tests.processes import bound
 from tests.redis_server import RedisServer
-from tests.servers.serving import free_port
 
 PAGE_SECONDS = 100
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.processes import bound
-from tests.servers.serving import Load, free_port, serve
+from tests.servers.serving import Load, serve
 from tests.supervise.running import Manifests
 
 APPLICATION = """

@@ -15,6 +15,7 @@ from typing import Any
 
 import redis
 
+from tests.ports import free_port
 from tests.processes import bound
 from tests.redis_server import RedisServer, find_redis_server
 
@@ -82,7 +83,7 @@ def sentinelled(folder: Path) -> Iterator[Sentinelled]:
 def one_node_cluster() -> Iterator[RedisServer]:
     """A Cluster whose one node has all slots."""
     server = RedisServer(options=("--cluster-enabled", "yes"))
-    server.port = free_port(below=65_536 - _BUS_OFFSET)
+    server.port = free_port(above=_BUS_OFFSET)
     with server:
         with server.client() as client:
             client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
@@ -144,16 +145,6 @@ def _forward(selector: selectors.DefaultSelector, delay: float) -> None:
                 return
             time.sleep(delay)
             key.data.sendall(data)
-
-
-def free_port(below: int = 65_536) -> int:
-    """A port that nobody has, and whose number is less than `below`."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < below:
-            return port
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,19 +25,13 @@ ANSWER_SECONDS = 20.0
 SERVER_SECONDS = 60.0
 """Servers take their time on a busy machine, to restart all workers for instance."""
 CLIENTS = 4
+ATTEMPTS = 3
+"""Of a client that retries: the second attempt may meet another worker that is just ending."""
 PAUSE_SECONDS = 0.004
 """After each request of a client: load, and yet some processor left for the server's own restart."""
 LOG_CHARACTERS = 3000
 TRY_SECONDS = 0.7
 """A request that a worker had taken just before it was stopped is made again."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def example(folder: Path, *names: str, port: int = PORT) -> Path:
@@ -73,12 +66,18 @@ def get(
 
 
 class Load:
-    """Clients that ask all the time, and count what comes back. Each request has a connection of its own, or with
-    `keeping` that of the former one."""
+    """Clients that ask all the time, and count the answers.
 
-    def __init__(self, port: int, *, keeping: bool = False) -> None:
+    Args:
+        keeping: keep connections; otherwise each request opens one.
+        attempts: how often a request is sent when its connection closes without an answer, as a client should do with
+            the servers that drop idle connections when a worker ends (docs/servers.md).
+    """
+
+    def __init__(self, port: int, *, keeping: bool = False, attempts: int = 1) -> None:
         self._port = port
         self._keeping = keeping
+        self._attempts = attempts
         self._stop = threading.Event()
         self.answers: Counter[str] = Counter()
         """Answers by app, roughly: the clients do not wait for each other."""
@@ -102,13 +101,17 @@ class Load:
 
     def _run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_SECONDS)
+        failed = 0
         while not self._stop.wait(PAUSE_SECONDS):
             try:
                 status, answer = get(connection, keeping=self._keeping)
             except (OSError, http.client.HTTPException, ValueError) as error:
-                self.failures.append(repr(error))
+                failed += 1
+                if failed == self._attempts or not isinstance(error, ConnectionError):
+                    self.failures.append(repr(error))
                 connection.close()
                 continue
+            failed = 0
             if status == 200:
                 self.answers[answer["app"]] += 1
             else:

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.ports import free_port
 from tests.processes import bound
 from tests.redis_server import RedisServer
 from tests.servers.page import command
-from tests.servers.serving import WORKERS, example, free_port, serve
+from tests.servers.serving import WORKERS, example, serve
 from tests.supervise.running import MODEL, Manifests
 
 VISIBLE_SECONDS = 0.1

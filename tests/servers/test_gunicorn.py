@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.processes import children, is_running
 from tests.servers.page import command
-from tests.servers.serving import WORKERS, Load, Server, descendants, example, free_port, serve
+from tests.servers.serving import ATTEMPTS, WORKERS, Load, Server, descendants, example, serve
 from tests.supervise.running import Manifests, writer
 
 
@@ -51,22 +52,22 @@ def test_every_kind_of_worker_sees_changes_and_restarts_without_a_failed_request
         assert server.end(signal.SIGTERM) == 0
 
 
-@pytest.mark.parametrize("number", [1, 2], ids=["asgi", "uvicorn"])
-def test_the_workers_for_asgi_see_changes_and_restart_without_a_failed_request(
-    tmp_path: Path, area: str, manifests: Manifests, number: int
+@pytest.mark.parametrize(("number", "attempts"), [(1, 1), (2, ATTEMPTS)], ids=["asgi", "uvicorn"])
+def test_asgi_workers_see_changes_and_restart_without_a_failed_request(
+    tmp_path: Path, area: str, manifests: Manifests, number: int, attempts: int
 ) -> None:
     port = free_port()
     folder = example(tmp_path, "starlette", "gunicorn", port=port)
     with serve(command("gunicorn", port, number), folder, area, manifests, port=port) as server:
-        restart_under_load(server, manifests)
+        restart_under_load(server, manifests, attempts)
         assert server.end(signal.SIGTERM) == 0
 
 
-def restart_under_load(server: Server, manifests: Manifests) -> None:
+def restart_under_load(server: Server, manifests: Manifests, attempts: int = 1) -> None:
     """Restart the workers (HUP) and change a route under load: no request fails, and all new workers see the change."""
     former = server.workers("iiot")
     watcher = writer(server.area)
-    with Load(server.port) as load:
+    with Load(server.port, attempts=attempts) as load:
         load.goes_on("iiot")
         server.send(signal.SIGHUP)
         server.until(lambda: not any(map(is_running, former)), "end of the former workers")

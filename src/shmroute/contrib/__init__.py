@@ -1,10 +1,9 @@
-"""shmroute in the servers its users run. One module a server; each imports what it needs only when it is used.
+"""One module for each third-party library; each imports its library only when the module itself is imported.
 
-    gunicorn   hooks for gunicorn.conf.py: a watcher beside the server
-    granian    the same for a Granian object, and Granian with a restart that fails no request
-    asgi       lifespan and middleware that wait for the first snapshot; never start a watcher
-    uvicorn    its HTTP protocol, with a shutdown that fails no request; `uvicorn_worker` is the same for gunicorn
-    hypercorn  its command, with such a shutdown
+    gunicorn   hooks for gunicorn.conf.py that run a watcher beside the server
+    granian    the same hooks for a Granian server that is started from Python
+    asgi       a lifespan and a middleware that wait for the first snapshot; they never start a watcher
 
-Every other server: `shmroute run -- CMD`. `waiting` and `lingering` are shared by them.
+Every other server runs below `shmroute run -- CMD`. Nothing here changes how a server behaves: what it does with its
+connections when a worker ends is in docs/servers.md. `waiting` is shared by gunicorn and asgi.
 """
