@@ -26,7 +26,7 @@ class ShmroutePeer:
 
     def forget(self) -> None:
         """As after a generation in which everything has changed: no row is decoded, the mapping stays."""
-        self.reader._forget_all(None)
+        self.reader._drop_all()
 
     def close(self) -> None:
         self.reader.close()

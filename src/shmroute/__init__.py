@@ -21,8 +21,9 @@ from shmroute.errors import (
     StaleRoutes,
 )
 from shmroute.worker.default import get, resolve
+from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.reader import Reader
-from shmroute.worker.routes import App, Endpoint, Route
+from shmroute.worker.routes import App, Route
 
 __all__ = [
     "App",

@@ -102,7 +102,7 @@ def look_up(pipe: Pipe, area: str, times: int) -> None:
     while done < times:
         for model in MODELS:
             version = resolve(model).version
-            rows = reader._rows
+            rows = reader._position._rows
             assert rows is not None
             held = rows.generation
             stamp = stamps.get(held)

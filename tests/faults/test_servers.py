@@ -67,7 +67,7 @@ with routes({"iiot_dataservice": "iiot"}):
     held, done = threading.Event(), threading.Event()
 
     def hold():
-        with client._default.lock:
+        with client._default._position.lock:
             held.set()
             done.wait()
 

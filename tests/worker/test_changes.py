@@ -327,8 +327,8 @@ def test_it_holds_no_lock_while_it_waits_or_is_left_alone(given: RoutesArea, rea
     thread.start()
     thread.join(WAIT_SECONDS)
     assert answers == ["v2"]
-    assert reader.lock.acquire(blocking=False)
-    reader.lock.release()
+    assert reader._position.lock.acquire(blocking=False)
+    reader._position.lock.release()
 
 
 def test_closing_the_reader_ends_it_even_if_the_reader_is_used_again(given: RoutesArea, reader: Reader) -> None:

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from shmroute.errors import NoEndpoints
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState
-from shmroute.worker.endpoints import Busy, Pool
+from shmroute.worker.endpoints import Busy, Endpoint, Pool
 from shmroute.worker.reader import Reader
-from shmroute.worker.routes import Endpoint
 from tests.forks import Forks, Pipe
 from tests.routing import RoutesArea, endpoint
 
@@ -216,7 +215,7 @@ def test_counts_survive_a_change_of_the_row(given: RoutesArea, area: str) -> Non
             for _ in range(10):
                 with route.connection() as third:
                     assert str(third) == "10.9.9.9:1", "the one that stayed is still busy"
-        assert reader._busy == {}
+        assert reader._binding.busy == {}
 
 
 def test_counts_stay_right_under_threads() -> None:

@@ -20,7 +20,6 @@ import pytest
 import shmroute
 from shmroute.errors import (
     AppNotFound,
-    ConfigError,
     ModelNotFound,
     NoEndpoints,
     NotReady,
@@ -29,9 +28,10 @@ from shmroute.errors import (
 )
 from shmroute.rows import Kind, encode
 from shmroute.worker import default as client
+from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.environment import DEFAULT_AREA
 from shmroute.worker.reader import Reader
-from shmroute.worker.routes import App, Endpoint, Route
+from shmroute.worker.routes import App, Route
 from tests.forks import Forks, Pipe
 from tests.routing import RoutesArea, route
 
@@ -270,27 +270,16 @@ def test_waiting_in_vain_says_how_long(given: RoutesArea, reader: Reader) -> Non
         reader.wait_ready(0.0)
 
 
-def test_a_look_up_can_wait_for_the_first_snapshot(area: str) -> None:
-    with RoutesArea(area) as given, Reader(area, wait_seconds=30.0) as reader:
-        later = threading.Timer(0.05, given.route, ["m"])
-        later.start()
-        assert reader.resolve("m").model == "m"
-        later.join()
-    with Reader(f"{area}-none", wait_seconds=0.03) as reader:
-        with pytest.raises(NotReady) as caught:
-            reader.resolve("m")
-        assert caught.value.waited_seconds >= 0.03
-        assert reader.age == float("inf"), "a state is told without waiting"
-
-
-def test_the_wait_can_come_from_the_environment(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHMROUTE_WAIT", "soon")
-    with Reader(f"{area}-none") as reader, pytest.raises(ConfigError, match="SHMROUTE_WAIT=soon"):
-        reader.resolve("m")
-    monkeypatch.setenv("SHMROUTE_WAIT", "0.03")
-    with Reader(area) as reader, pytest.raises(NotReady) as caught:
-        reader.resolve("m")
-    assert caught.value.waited_seconds >= 0.03
+def test_look_up_never_waits_whatever_the_environment_says(
+    area: str, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event loop would stand still meanwhile; waiting is for `wait_ready`, which a server's start calls."""
+    monkeypatch.setenv("SHMROUTE_WAIT", "3600")
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("a look-up has waited"))
+    for _ in range(2):
+        for call in (lambda: reader.resolve("m"), lambda: reader.app("a"), reader.models, reader.attach):
+            with pytest.raises(NotReady):
+                call()
 
 
 # --- areas ----------------------------------------------------------------------------------------------------
@@ -380,8 +369,8 @@ def test_the_memo_is_bounded_and_answers_stay_right(area: str) -> None:
                 assert reader.resolve(f"m{number}").version == f"v{number}"
             else:
                 assert reader.get(f"m{number}") is None
-            assert len(reader._memo) <= 100
-            assert len(reader._absent) <= 100
+            assert len(reader._cache) <= 100
+            assert len(reader._position.absent) <= 100
         given.publish(*(route(f"m{number}", version="new") for number in range(1000)))
         assert all(reader.resolve(f"m{number}").version == "new" for number in range(1000))
 
@@ -393,7 +382,7 @@ def test_a_tiny_memo_is_a_memo(area: str, memo_rows: int) -> None:
         for _ in range(3):
             for number in range(20):
                 assert reader.resolve(f"m{number}").model == f"m{number}"
-                assert len(reader._memo) <= memo_rows
+                assert len(reader._cache) <= memo_rows
 
 
 def test_names_that_were_made_up_cost_no_memory_to_speak_of(given: RoutesArea, reader: Reader) -> None:
@@ -401,7 +390,7 @@ def test_names_that_were_made_up_cost_no_memory_to_speak_of(given: RoutesArea, r
     for number in range(100):
         assert reader.get(f"{number}" + "x" * 10_000) is None
         assert reader.get(f"{number}") is None
-    assert sum(map(len, reader._absent)) < 1000
+    assert sum(map(len, reader._position.absent)) < 1000
 
 
 def test_endpoints_that_fell_out_of_a_full_memo_are_still_told_when_they_change(area: str) -> None:
@@ -531,23 +520,22 @@ def test_threads_look_up_while_rows_change_and_none_goes_back(area: str) -> None
 
 
 def test_a_first_touch_that_is_overtaken_by_a_new_generation_does_not_keep_its_row(
-    given: RoutesArea, reader: Reader
+    given: RoutesArea, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by another thread while it decodes what it has read."""
     given.route("a")
     reader.attach()
-    names = reader._hot._names
-    decode = names["decode"]
+    decode = reader._decode_route
 
     def overtaken(value: bytes) -> Route:
-        found: Route = decode(value)
+        found = decode(value)
         given.route("a", version="v2")
         assert reader.generation == 2
         return found
 
-    names["decode"] = overtaken
+    monkeypatch.setattr(reader, "_decode_route", overtaken)
     assert reader.resolve("a").version == "v1", "what it had read when it began"
-    names["decode"] = decode
+    monkeypatch.undo()
     assert reader.resolve("a").version == "v2"
 
 
@@ -558,7 +546,7 @@ class OutOfTime(Exception):
 def test_a_time_limit_in_the_middle_of_a_look_up_leaves_no_old_row_behind(area: str) -> None:
     """At each line of a look-up that goes on to the next generation, in turn."""
     models = [f"m{number}" for number in range(6)]
-    files = ("shmroute/reader.py", "shmroute/memo.py", "shmroute/hotpath.py", "shm/reader.py", "shm/segment.py")
+    files = ("worker/reader.py", "worker/position.py", "worker/row_cache.py", "worker/lookup.py", "shm/reader.py")
     with RoutesArea(area) as given, Reader(area) as reader:
         line, interrupted = 0, True
         while interrupted:
@@ -606,7 +594,7 @@ def test_a_signals_handler_may_look_up_in_the_middle_of_a_look_up(given: RoutesA
     before = signal.signal(signal.SIGUSR1, handle)
     try:
         signal.raise_signal(signal.SIGUSR1)
-        with reader.lock:  # as in the middle of a look-up
+        with reader._position.lock:  # as in the middle of a look-up
             given.publish(route("b", version="v2"))
             signal.raise_signal(signal.SIGUSR1)
     finally:
@@ -626,7 +614,7 @@ def test_a_loggers_handler_may_look_up(given: RoutesArea, reader: Reader, area: 
             answers.append(reader.resolve("a").version)
 
     handler = Asking()
-    logger = logging.getLogger("shmroute.worker.reader")
+    logger = logging.getLogger("shmroute.worker.position")
     logger.addHandler(handler)
     try:
         given.publish(route("a"))
@@ -699,10 +687,10 @@ def test_children_of_one_parent_do_not_all_pick_in_step(area: str) -> None:
 
 def test_a_connection_that_is_open_during_a_fork_does_not_count_in_the_child(area: str) -> None:
     def count(pipe: Pipe, reader: Reader, held: Route) -> None:
-        assert reader._busy == {}
+        assert reader._binding.busy == {}
         with held.connection():
-            assert len(reader._busy) == 1
-        assert reader._busy == {}
+            assert len(reader._binding.busy) == 1
+        assert reader._binding.busy == {}
 
     with RoutesArea(area) as given, Reader(area) as reader, Forks() as forks:
         given.route("m")
@@ -710,7 +698,7 @@ def test_a_connection_that_is_open_during_a_fork_does_not_count_in_the_child(are
         held = reader.resolve("m")
         with held.connection():
             forks.start(count, reader, held).finish()
-            assert len(reader._busy) == 1
+            assert len(reader._binding.busy) == 1
 
 
 def test_other_kinds_of_rows_are_not_mistaken_for_models(given: RoutesArea, reader: Reader) -> None:

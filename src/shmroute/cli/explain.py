@@ -14,8 +14,9 @@ from shmroute.cli.output import age_text, document
 from shmroute.errors import ModelNotFound
 from shmroute.rows import ConflictRow, EndpointsRow, EndpointsState, InvalidRow, Kind, MetadataRow, MetadataState
 from shmroute.shm.reader import RowReader
+from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.reader import Reader
-from shmroute.worker.routes import App, Endpoint, Route
+from shmroute.worker.routes import App, Route
 
 
 @click.command()

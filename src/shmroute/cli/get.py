@@ -21,7 +21,8 @@ from shmroute.rows import (
     MetadataState,
 )
 from shmroute.shm.reader import RowReader
-from shmroute.worker.routes import App, Endpoint, Route
+from shmroute.worker.endpoints import Endpoint
+from shmroute.worker.routes import App, Route
 
 Item = dict[str, Any]
 T = TypeVar("T")

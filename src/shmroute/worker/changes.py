@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from asyncio import Future
 
     from shmroute.shm.reader import RowChange, RowReader
-    from shmroute.worker.reader import Reader
+    from shmroute.worker.position import Position
+
+    RouteOf = Callable[[bytes], Route]
+    """Makes a route of a MODEL row."""
 
 __all__ = ["AsyncChanges", "Change", "Changes", "Reset"]
 
@@ -72,11 +75,12 @@ class _State(NamedTuple):
 class _Follower:
     """What both iterators share: goes on by one generation at a time and says what it changed."""
 
-    def __init__(self, reader: Reader, since: int | None, metadata: bool) -> None:
-        self._reader = reader
+    def __init__(self, position: Position, route_of: RouteOf, since: int | None, metadata: bool) -> None:
+        self._position = position
+        self._route_of = route_of
         self._since = since
         self._metadata = metadata
-        self._closings = reader.closings
+        self._closings = position.closings
         self._retry_at = 0.0
         self._state = _State(None, since or 0, deque())
 
@@ -87,7 +91,7 @@ class _Follower:
     @property
     def ended(self) -> bool:
         """Whether the reader has been closed since."""
-        return self._reader.closings != self._closings
+        return self._position.closings != self._closings
 
     @property
     def generation(self) -> int:
@@ -132,20 +136,20 @@ class _Follower:
 
     def _start(self) -> bool:
         try:
-            rows = self._reader.snapshot()
+            rows = self._position.snapshot()
         except NotReady:
             return False
         pending: deque[Change | Reset] = deque()
         if self._since is None or not rows.seek(self._since):
-            routes = {key: self._reader.route_of(value) for _, key, value in rows.rows(Kind.MODEL)}
+            routes = {key: self._route_of(value) for _, key, value in rows.rows(Kind.MODEL)}
             pending.append(Reset(rows.generation, routes, "start" if self._since is None else "gap"))
         self._state = _State(rows, self._since or 0, pending)
         return True
 
     def _element(self, rows: RowReader, change: RowChange) -> Change | None:
         if change.kind == Kind.MODEL:
-            old = self._reader.route_of(change.old) if change.old is not None else None
-            new = self._reader.route_of(change.new) if change.new is not None else None
+            old = self._route_of(change.old) if change.old is not None else None
+            new = self._route_of(change.new) if change.new is not None else None
             kind: Literal["added", "changed", "removed"] = (
                 "added" if old is None else "removed" if new is None else "changed"
             )
@@ -153,7 +157,7 @@ class _Follower:
         if change.kind == Kind.METADATA and self._metadata:
             namespace, _, model = change.key.partition("/")
             value = rows.get(Kind.MODEL, model)
-            winner = self._reader.route_of(value) if value is not None else None
+            winner = self._route_of(value) if value is not None else None
             for route in (winner, *winner.others) if winner else ():
                 if route.namespace == namespace:
                     return Change(rows.generation, "metadata", model, route, route)
@@ -163,8 +167,10 @@ class _Follower:
 class Changes(Iterator["Change | Reset"]):
     """Made by `Reader.changes`. For one thread; a loop over it can be left and taken up again."""
 
-    def __init__(self, reader: Reader, since: int | None, timeout: float | None, *, metadata: bool) -> None:
-        self._follower = _Follower(reader, since, metadata)
+    def __init__(
+        self, position: Position, route_of: RouteOf, since: int | None, timeout: float | None, *, metadata: bool
+    ) -> None:
+        self._follower = _Follower(position, route_of, since, metadata)
         self._timeout = timeout
 
     @property
@@ -195,8 +201,10 @@ class AsyncChanges(AsyncIterator["Change | Reset"]):
     Reads in a thread of the event loop's executor, for the first element and a long gap may take a while.
     """
 
-    def __init__(self, reader: Reader, since: int | None, timeout: float | None, *, metadata: bool) -> None:
-        self._follower = _Follower(reader, since, metadata)
+    def __init__(
+        self, position: Position, route_of: RouteOf, since: int | None, timeout: float | None, *, metadata: bool
+    ) -> None:
+        self._follower = _Follower(position, route_of, since, metadata)
         self._timeout = timeout
         self._reading: Future[Any] | None = None
 

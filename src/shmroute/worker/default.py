@@ -1,26 +1,28 @@
-"""This process's default reader: what `from shmroute import resolve, get` gives. Attaches on first use."""
+"""This process's default reader, which gives `from shmroute import resolve, get`. Attaches on first use."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from shmroute.worker.reader import Reader, Resolve
+from shmroute.worker.reader import Reader
 
 __all__ = ["attach", "get", "resolve", "use_area"]
 
-_default: Final = Reader()
 
-resolve: Final[Resolve] = _default.resolve
-"""`Reader.resolve` of this process's default reader, whose area is `SHMROUTE_AREA`, else "default"."""
+class _DefaultReader(Reader):
+    def __reduce__(self) -> str:
+        return "_default"  # so that `resolve` is pickled by name, as a function is
 
+
+_default: Final = _DefaultReader()
+
+resolve: Final = _default.resolve
 get: Final = _default.get
-"""`Reader.get` of this process's default reader."""
 
 
 def use_area(area: str | None) -> None:
     """Point this process's default reader at another area; None means `SHMROUTE_AREA` again. For tests."""
-    _default.close()
-    _default.choose(area)
+    _default._set_area(area)
 
 
 def attach() -> None:

@@ -13,11 +13,12 @@ from itertools import cycle
 from typing import Final, NoReturn, TypeAlias
 from zlib import crc32
 
+import msgspec
+
 from shmroute.errors import NoEndpoints
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState
-from shmroute.worker.routes import Endpoint
 
-__all__ = ["Busy", "Pool"]
+__all__ = ["Busy", "Endpoint", "Pool"]
 
 Busy: TypeAlias = dict[str, deque[None]]
 """Connections in use by address, one entry each: appending and popping need no lock that a fork could catch held."""
@@ -32,6 +33,25 @@ _REASONS: Final = {
     EndpointsState.KNOWN: "known empty",
     EndpointsState.AMBIGUOUS_PORT: "ambiguous port",
 }
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One pod address of an app. `str(endpoint)` is `host:port`, an IPv6 host in brackets."""
+
+    host: str
+    """IP address, IPv6 without brackets."""
+    port: int
+    zone: str = ""
+    """The node's zone; "" if the cluster names none."""
+    node: str = ""
+    """The node's name; "" if it is not known."""
+    pod: str = ""
+    """The pod's name; "" if it is not known."""
+    ready: bool = True
+    """False for a pod that terminates and still serves: given out only where no pod is ready."""
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Pool:

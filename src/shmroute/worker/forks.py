@@ -1,53 +1,64 @@
-"""Forks of a process with readers: no child starts in the middle of a change, or with a lock nobody will give back."""
+"""Forks of a process with readers: no child starts in the middle of a change, or with a lock that nobody releases."""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from shmroute.worker.reader import Reader
-
-__all__ = ["watch_over"]
-
-_readers: Final[weakref.WeakSet[Reader]] = weakref.WeakSet()
-"""All readers of this process: a fork waits until none is in the middle of a change, so that a child starts whole."""
-
-_readers_lock = threading.Lock()
-"""Held while the set of readers changes, and during a fork."""
-
-_stopped_for_fork: Final[list[Reader]] = []
+__all__ = ["Forked", "register"]
 
 
-def watch_over(reader: Reader) -> None:
-    """Have forks from now on leave this reader whole: `lock` is taken around them, `start_in_child` called after."""
-    with _readers_lock:
-        _readers.add(reader)
+class Forked(Protocol):
+    """What must be whole when the process forks."""
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held through every change, and by the forking thread during the fork."""
+
+    def start_in_child(self) -> None:
+        """Called in the child, before any other code of it runs."""
+
+
+_registered: Final[weakref.WeakSet[Forked]] = weakref.WeakSet()
+"""Everything registered in this process: a fork waits until none of it is in the middle of a change."""
+
+_registered_lock = threading.Lock()
+"""Held while the set changes, and during a fork."""
+
+_stopped_for_fork: Final[list[Forked]] = []
+
+
+def register(forked: Forked) -> None:
+    """Take `forked.lock` around every fork from now on, and call `forked.start_in_child` in every child."""
+    with _registered_lock:
+        _registered.add(forked)
 
 
 def _before_fork() -> None:
-    _readers_lock.acquire()
-    _stopped_for_fork.extend(_readers)
-    for reader in _stopped_for_fork:
-        reader.lock.acquire()
+    _registered_lock.acquire()
+    _stopped_for_fork.extend(_registered)
+    for forked in _stopped_for_fork:
+        forked.lock.acquire()
 
 
 def _after_fork_in_parent() -> None:
     while _stopped_for_fork:
         _stopped_for_fork.pop().lock.release()
-    _readers_lock.release()
+    _registered_lock.release()
 
 
 def _after_fork_in_child() -> None:
-    """Begin with new locks: uWSGI, which forks in C, may call this hook alone, with a thread in the middle of a look-up
-    that is not here to give its lock back."""
-    global _readers_lock
-    _readers_lock = threading.Lock()
+    """Begin with new locks.
+
+    uWSGI forks in C and may call this hook alone, while a thread that does not exist in the child holds a lock.
+    """
+    global _registered_lock
+    _registered_lock = threading.Lock()
     _stopped_for_fork.clear()
-    for reader in list(_readers):
-        reader.start_in_child()
+    for forked in list(_registered):
+        forked.start_in_child()
 
 
 os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child, after_in_parent=_after_fork_in_parent)

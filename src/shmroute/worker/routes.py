@@ -1,39 +1,41 @@
-"""The answers a worker gets: `Route`, `App` and `Endpoint`, frozen values.
+"""The answers that a worker gets: `Route` and `App`, frozen values.
 
-A route is a value of one generation. Its endpoints are looked up through the reader that made it whenever they are
-asked for, so that a route that is held never leads to an address that has been withdrawn. Its metadata is looked up
-when it is first asked for, and stays: value and version belong together.
+A route is a value of one generation. Its endpoints are looked up anew whenever they are asked for, so that a route that
+is held never leads to an address that has been withdrawn. Its metadata is looked up when it is first asked for, and
+stays the same from then on: value and version belong together.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
 
 from shmroute.errors import ShmrouteError
 
 if TYPE_CHECKING:
-    from shmroute.worker.binding import Home
-    from shmroute.worker.endpoints import Pool
+    from shmroute.worker.endpoints import Endpoint, Pool
     from shmroute.worker.metadata import MetadataValue
 
-__all__ = ["App", "Endpoint", "Route"]
+__all__ = ["App", "Route", "RouteSource"]
 
 
-class Endpoint(msgspec.Struct, frozen=True):
-    """One pod address of an app. `str(endpoint)` is `host:port`, an IPv6 host in brackets."""
+class RouteSource(Protocol):
+    """Where a route looks up its endpoints and its metadata: `shmroute.worker.binding.ReaderBinding`."""
 
-    host: str
-    port: int
-    zone: str = ""
-    node: str = ""
-    pod: str = ""
-    ready: bool = True
+    @property
+    def is_newest(self) -> bool:
+        """Whether no generation has come since the source was last asked for anything: one comparison."""
 
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+    def is_current(self, part: Pool | MetadataValue) -> bool:
+        """Whether what was decoded from a row is still right in the newest generation."""
+
+    def pool_of(self, route: Route) -> Pool:
+        """The endpoints of the route's app in the newest generation."""
+
+    def metadata_of(self, route: Route) -> MetadataValue:
+        """The metadata of the route's model in the newest generation."""
 
 
 class App(msgspec.Struct, frozen=True, array_like=True):
@@ -69,8 +71,8 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
     """The same model's routes in other namespaces, the oldest AppModel first."""
     _pool: Any = None
     _metadata: Any = None
-    _home: ClassVar[Any] = None
-    """The reader that made this route, in the class that each reader has for its routes."""
+    _source: ClassVar[RouteSource | None] = None
+    """Set by the reader that makes the route, on a class of its own. None for a route that no reader made."""
 
     # --- endpoints -----------------------------------------------------------------------------------------
 
@@ -93,8 +95,8 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
             NoEndpoints: there is none; its `reason` says why.
         """
         pool: Pool | None = self._pool
-        home = self._home
-        if pool is None or pool.stale or home.head[()] != home.seen:
+        source = self._source
+        if pool is None or pool.stale or source is None or not source.is_newest:
             pool = self._current_pool()
         return pool.next() if key is None else pool.for_key(key)
 
@@ -109,7 +111,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         return self._current_pool().connection()
 
     def _current_pool(self) -> Pool:
-        pool = self._bound_home().reader.pool_of(self)
+        pool = self._bound_source().pool_of(self)
         msgspec.structs.force_setattr(self, "_pool", pool)
         return pool
 
@@ -156,19 +158,18 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         when the metadata has changed.
         """
         value: MetadataValue | None = self._metadata
-        if value is None or (value.version is None and not self._bound_home().is_current(value)):
-            value = self._bound_home().reader.metadata_of(self)
+        if value is None or (value.version is None and not self._bound_source().is_current(value)):
+            value = self._bound_source().metadata_of(self)
             msgspec.structs.force_setattr(self, "_metadata", value)
         return value
 
-    def _bound_home(self) -> Home:
-        home: Home | None = self._home
-        if home is None:
+    def _bound_source(self) -> RouteSource:
+        if self._source is None:
             raise ShmrouteError(
                 f"this route of model {self.model!r} was not made by a reader, or came from another process:"
                 " resolve it again for its endpoints and metadata"
             )
-        return home
+        return self._source
 
     # --- as a value ----------------------------------------------------------------------------------------
 

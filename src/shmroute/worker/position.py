@@ -1,0 +1,272 @@
+"""Where a reader is in its area: one generation, and what this process keeps decoded of it.
+
+`Position` attaches, moves to the newest generation, and drops what that has changed. `Reader` and the routes it makes
+share one: a route that is held when its reader is gone still finds its endpoints and metadata here. Everything is done
+under one reentrant lock: a signal's or a logger's handler may look up in the middle of a change.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from shmroute.errors import AreaUnreadable, NoAccess
+from shmroute.rows import Kind
+from shmroute.shm.reader import RowReader
+from shmroute.worker import environment
+from shmroute.worker.forks import register
+from shmroute.worker.lookup import NEVER
+from shmroute.worker.metadata import bytes_in
+from shmroute.worker.row_cache import RowCache, make_room
+
+__all__ = ["Position"]
+
+_MAX_ABSENT_NAME: Final = 512
+"""Longest name that is remembered as absent, in characters: whoever asks for a model may have made its name up."""
+
+_RETRY_NS: Final = 1_000_000_000
+"""A generation that could not be read is tried again after this time, when no newer one comes: the reason may pass."""
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+class CachingLookup(Protocol):
+    """What `Position` needs of a `RouteLookup`."""
+
+    def _disable(self) -> None: ...
+    def _drop(self, key: str) -> None: ...
+    def _drop_all(self) -> None: ...
+    def _enable(self, word: memoryview[float], seen: float) -> None: ...
+
+
+class Position:
+    """One area, seen from this process.
+
+    Args:
+        area: the area's name; None: `SHMROUTE_AREA`, else "default", read anew at each attach.
+        cached_rows: how many rows are kept decoded.
+    """
+
+    def __init__(self, area: str | None, cached_rows: int) -> None:
+        self.lock = threading.RLock()
+        """Held through every change."""
+        self.named_area = area
+        self.cached_rows = cached_rows
+        self.word: memoryview[float] = NEVER
+        """The generation word; with `seen`, tells in no time whether there is a newer generation."""
+        self.seen = 0.0
+        """What the word was when this position was last brought up to date."""
+        self.moves = 0
+        """Grows with each move. What was read before a move must not be remembered after it."""
+        self.closings = 0
+        """How often the position was left; ends `changes`."""
+        self.fault: AreaUnreadable | NoAccess | None = None
+        """Why the newest generation is not the one answered from; None while it is."""
+        self._fault_ns = 0
+        self._contact_ns = 0
+        """The last contact when there was no fault."""
+        self._retry_ns = 0
+        self._rows: RowReader | None = None
+        self._unsettled = False
+        self._former: RowReader | None = None
+        """The generation before the move that is not finished yet."""
+        self._lookup: Callable[[], CachingLookup | None] = lambda: None
+        self.parts = RowCache(cached_rows)
+        self.absent: dict[str, None] = {}
+        """Names that no model has, in this generation."""
+        self.in_child: Callable[[], None] = lambda: None
+        """What the endpoints' part does in a forked child."""
+        register(self)
+
+    def serve(self, lookup: CachingLookup) -> None:
+        """Tell this look-up of every move from now on. It is held weakly: it holds this position."""
+        self._lookup = weakref.ref(lookup)
+
+    @property
+    def area(self) -> str:
+        """The area's name."""
+        return self.named_area or environment.area()
+
+    # --- moving --------------------------------------------------------------------------------------------
+
+    def newest(self) -> RowReader:
+        """The row reader, moved to the newest generation.
+
+        Raises:
+            NotReady: nothing has been published yet.
+            AreaUnreadable, NoAccess: the area cannot be read at all. What cannot be read later on is a `fault`.
+        """
+        with self.lock:
+            return self.refresh()
+
+    def refresh(self) -> RowReader:
+        """`newest`, with the lock held."""
+        rows = self._rows
+        if rows is None:
+            rows = self._rows = RowReader(self.area)
+        elif (
+            self.word[()] == self.seen
+            and not self._unsettled
+            and (not self._retry_ns or time.monotonic_ns() < self._retry_ns)
+        ):
+            return rows
+        # An exception may be raised at any line here, as by a signal's handler that ends what takes too long. The next
+        # call then finds the move unsettled, and drops everything.
+        if not self._unsettled:
+            self._former = rows.snapshot()
+        all_changed, self._unsettled = self._unsettled, True
+        self.moves += 1
+        lookup = self._lookup()
+        if lookup is not None:
+            lookup._disable()
+        seen = float(rows.control.head[()])
+        fault: AreaUnreadable | NoAccess | None = None
+        changed: list[tuple[int, bytes]] | None = []
+        try:
+            changed = rows.refresh()
+        except (AreaUnreadable, NoAccess) as error:
+            fault = error
+        if changed is None or all_changed:
+            self._drop_all(lookup)
+        else:
+            self._drop(lookup, changed)
+        self.word = rows.control.head
+        if fault is None and not rows.control.retired:
+            self.seen = float(rows.generation)
+            self._retry_ns = self._fault_ns = 0
+            self._contact_ns = rows.control.contact_ns
+            if lookup is not None:
+                lookup._enable(self.word, self.seen)
+        else:
+            now_ns = time.monotonic_ns()
+            self.seen = seen
+            self._retry_ns = now_ns + _RETRY_NS
+            self._fault_ns = self._fault_ns or now_ns  # the look-up stays disabled: each one is to come by here
+        before, self.fault = self.fault, fault
+        self._unsettled = False
+        self._former = None
+        if fault is not None and str(fault) != str(before):
+            import logging  # here: a worker that meets no fault does without
+
+            logging.getLogger(__name__).warning(
+                "area %s: answering from generation %d, because newer ones cannot be read: %s",
+                self.area,
+                rows.generation,
+                fault,
+            )
+        return rows
+
+    def leave(self) -> None:
+        """Release the mapping and everything decoded. The next look-up attaches again."""
+        with self.lock:
+            self.closings += 1
+            self.moves += 1
+            lookup = self._lookup()
+            if lookup is not None:
+                lookup._disable()
+            if self._former is None and self._rows is not None:
+                self._former = self._rows.snapshot()
+            self._drop_all(lookup)
+            self._rows = self._former = None
+            self._unsettled = False
+            self.word = NEVER
+            self.fault = None
+            self._retry_ns = self._fault_ns = self._contact_ns = 0
+
+    def start_in_child(self) -> None:
+        """Start over with a new lock and with endpoints of this child's own: see `shmroute.worker.forks`."""
+        self.lock = threading.RLock()
+        self.parts.drop_all(None, [Kind.ENDPOINTS])
+        self.in_child()
+
+    def _drop(self, lookup: CachingLookup | None, changed: list[tuple[int, bytes]]) -> None:
+        for kind, encoded in changed:
+            key = encoded.decode()
+            if kind == Kind.MODEL:
+                self.absent.pop(key, None)
+                if lookup is not None:
+                    lookup._drop(key)
+            else:
+                if kind == Kind.METADATA and lookup is not None:
+                    lookup._drop(key.partition("/")[2])  # a route keeps the metadata that it has given out
+                self.parts.drop((kind, key), self._last_metadata)
+
+    def _drop_all(self, lookup: CachingLookup | None) -> None:
+        if lookup is not None:
+            lookup._drop_all()
+        self.absent.clear()
+        self.parts.drop_all(self._last_metadata)
+
+    def _last_metadata(self, key: str) -> bytes | None:
+        """The bytes of a METADATA row before the present move; None if they cannot be read any more."""
+        if self._former is None:
+            return None
+        try:
+            return bytes_in(self._former, key)
+        except (AreaUnreadable, msgspec.DecodeError):
+            return None
+
+    # --- reading -------------------------------------------------------------------------------------------
+
+    @property
+    def contact_ns(self) -> int:
+        """When the routes were last known to be in step with every source, on the monotonic clock; 0 if never.
+
+        Raises:
+            NotReady, AreaUnreadable, NoAccess
+        """
+        contact = self.newest().control.contact_ns
+        if self.fault is not None:  # it may be that the control block itself cannot be believed
+            contact = max(self._contact_ns, min(contact, self._fault_ns))
+        return contact
+
+    def snapshot(self) -> RowReader:
+        """A view of the rows of the newest generation; it stays there when this position moves.
+
+        Raises:
+            NotReady, AreaUnreadable, NoAccess
+        """
+        return self.newest().snapshot()
+
+    def part(self, kind: Kind, key: str, decode: Callable[[bytes | None], T]) -> T:
+        """What `decode` makes of a row other than a model's, remembered until the row changes.
+
+        Raises:
+            NotReady, AreaUnreadable, NoAccess
+        """
+        with self.lock:
+            rows = self.refresh()
+            part: T | None = self.parts.get((kind, key))
+            if part is None:
+                moves = self.moves
+                part = self.decoded(decode, rows.get(kind, key))
+                if self.moves == moves:
+                    self.parts.keep((kind, key), part)
+            return part
+
+    def decoded(self, decode: Callable[[V], T], value: V) -> T:
+        """What `decode` makes of the bytes of a row.
+
+        Raises:
+            AreaUnreadable: they cannot be decoded.
+        """
+        try:
+            return decode(value)
+        except msgspec.DecodeError as error:
+            raise AreaUnreadable(
+                self.area,
+                f"a row cannot be decoded ({error}): was it written by another version? Start watcher and workers"
+                " with the same version of shmroute",
+            ) from error
+
+    def remember_absent(self, name: str) -> None:
+        """Note that no model has that name in this generation. With the lock held."""
+        if len(name) <= _MAX_ABSENT_NAME:
+            make_room(self.absent, self.cached_rows)
+            self.absent[name] = None
