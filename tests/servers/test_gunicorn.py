@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.ports import free_port
 from tests.processes import children, is_running
 from tests.servers.page import command
 from tests.servers.serving import ATTEMPTS, WORKERS, Load, Server, descendants, example, serve
-from tests.supervise.running import Manifests, writer
+from tests.supervise.running import Manifests, memory_of, writer
 
 
 @contextmanager
@@ -137,6 +138,19 @@ def test_the_watcher_outlives_a_killed_keeper_and_ends_with_the_server(
         server.send(signal.SIGTERM)
         assert server.process.wait(30) == 0
         server.gone({watcher})
+
+
+@pytest.mark.fault(39)
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give rights up")
+def test_workers_that_gave_root_up_follow_to_the_next_segment(tmp_path: Path, area: str, manifests: Manifests) -> None:
+    # Preloaded, as a worker of another user cannot import from a folder of root's.
+    with gunicorn(tmp_path, area, manifests, "--preload", "--user", "65534", "--group", "65534") as server:
+        server.workers("iiot")
+        manifests.write("iiot2", models=12_000)  # far more than the first segment holds
+        server.workers("iiot2")
+        assert {path.stat().st_gid for path in memory_of(area)} == {65534}
+        assert not any(stat.S_IMODE(path.stat().st_mode) & 0o007 for path in memory_of(area))
+        assert server.end(signal.SIGTERM) == 0
 
 
 def test_workers_that_wait_for_routes_can_be_ended(tmp_path: Path, area: str, manifests: Manifests) -> None:

@@ -41,13 +41,14 @@ class Manifests:
         path.mkdir()
         self.write("iiot")
 
-    def write(self, app: str) -> None:
-        """Have `app` serve the model. In one step, as a kubelet does."""
+    def write(self, app: str, models: int = 1) -> None:
+        """Have `app` serve the model, and further ones up to `models`. In one step, as a kubelet does."""
+        names = [MODEL, *(f"further-{number}" for number in range(1, models))]
         manifest = {
             "apiVersion": "iidp.com/v1",
             "kind": "AppModel",
             "metadata": {"name": "iiot", "namespace": "default"},
-            "spec": {"app": app, "version": "v1", "models": [{"name": MODEL, "version": "v1"}]},
+            "spec": {"app": app, "version": "v1", "models": [{"name": name, "version": "v1"} for name in names]},
         }
         new = self.path / ".new"
         new.write_text(json.dumps(manifest))
@@ -122,12 +123,13 @@ def run(
     command: Sequence[str],
     *options: str,
     environment: Mapping[str, str] | None = None,
+    before: Sequence[str] = (),
     **popen: Any,
 ) -> Iterator[Run]:
-    """`shmroute run -- command`; killed at the end if it still runs then."""
+    """`shmroute run -- command`, behind the words `before`; killed at the end if it still runs then."""
     arguments = [sys.executable, "-m", "shmroute", "run", "--area", area, "--manifests", str(manifests), *options, "--"]
     process = subprocess.Popen(
-        bound([*arguments, *command]),
+        bound([*before, *arguments, *command]),
         stdin=popen.pop("stdin", subprocess.DEVNULL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shmroute.supervise.heartbeat_check import BUSY_LOOKS, FROZEN_LOOKS, Pulse
+from shmroute.supervise.heartbeat_check import BUSY_CHECKS, FROZEN_CHECKS, HeartbeatCheck
 from shmroute.supervise.linux import state_of
 from tests.processes import bound
 from tests.supervise.running import python, until
@@ -40,7 +40,7 @@ class Writer:
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "writing\n"
-        self.pulse = Pulse(area, self.process.pid, started_ns)
+        self.pulse = HeartbeatCheck(area, self.process.pid, started_ns)
 
     def do(self, what: str) -> None:
         assert self.process.stdin is not None
@@ -63,34 +63,34 @@ def writer(area: str) -> Iterator[Writer]:
 
 def test_a_watcher_without_a_heartbeat_that_does_nothing_is_frozen(writer: Writer) -> None:
     writer.pulse.look()
-    assert writer.looks(FROZEN_LOOKS) == [False] * (FROZEN_LOOKS - 1) + [True]
+    assert writer.looks(FROZEN_CHECKS) == [False] * (FROZEN_CHECKS - 1) + [True]
 
 
 def test_each_heartbeat_makes_the_count_begin_again(writer: Writer) -> None:
     for _ in range(3):
-        assert not any(writer.looks(FROZEN_LOOKS - 1))
+        assert not any(writer.looks(FROZEN_CHECKS - 1))
         writer.do("beat")
 
 
 def test_a_watcher_that_computes_is_not_frozen_until_it_never_ends(writer: Writer) -> None:
     writer.pulse.look()
-    for _ in range(FROZEN_LOOKS + 2):
+    for _ in range(FROZEN_CHECKS + 2):
         writer.do("compute")
         assert not writer.pulse.look()
-    writer.pulse._silent = BUSY_LOOKS - 2
+    writer.pulse._silent = BUSY_CHECKS - 2
     for frozen in (False, True):
         writer.do("compute")
         assert writer.pulse.look() is frozen
 
 
 def test_a_watcher_that_does_not_hold_the_area_is_frozen_only_if_it_was_stopped(writer: Writer) -> None:
-    stranger = Pulse("test-nobody", writer.process.pid, 0)
-    assert not any(stranger.look() for _ in range(2 * FROZEN_LOOKS))
+    stranger = HeartbeatCheck("test-nobody", writer.process.pid, 0)
+    assert not any(stranger.look() for _ in range(2 * FROZEN_CHECKS))
     writer.process.send_signal(signal.SIGSTOP)
     until(lambda: (state := state_of(writer.process.pid)) and state.letter == "T", "stopping")
-    assert [stranger.look() for _ in range(FROZEN_LOOKS)] == [False] * (FROZEN_LOOKS - 1) + [True]
+    assert [stranger.look() for _ in range(FROZEN_CHECKS)] == [False] * (FROZEN_CHECKS - 1) + [True]
 
 
 def test_a_writer_of_the_same_number_in_another_container_is_not_taken_for_it(area: str, writer: Writer) -> None:
-    later = Pulse(area, writer.process.pid, time.monotonic_ns())
-    assert not any(later.look() for _ in range(2 * FROZEN_LOOKS))
+    later = HeartbeatCheck(area, writer.process.pid, time.monotonic_ns())
+    assert not any(later.look() for _ in range(2 * FROZEN_CHECKS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -266,6 +267,34 @@ def test_what_the_command_leaves_running_is_ended(area: str, manifests: Manifest
         assert running.wait() == 0
         assert not is_running(left)
     assert any(f"left pid {left} running" in line for line in running.errors)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv")
+def test_command_that_changed_its_user_ends_run_with_its_own_code(area: str, manifests: Manifests) -> None:
+    code = """
+import os, signal, sys, time
+if os.fork() == 0:
+    os.setsid()
+    os.setuid(65534)
+    print(os.getpid(), flush=True)
+    os.closerange(1, 3)
+    time.sleep(60)
+os.setuid(65534)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
+print("ready", flush=True)
+time.sleep(1)
+sys.exit(7)
+"""
+    without_kill = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"]  # as in a container that drops CAP_KILL
+    with run(area, manifests.path, python(code), before=without_kill) as running:
+        left = int(running.line(0) if running.line(0) != "ready" else running.line(1))
+        running.line(1)
+        running.send(signal.SIGHUP)
+        running.send(signal.SIGTERM)
+        assert running.wait() == 7
+    os.kill(left, signal.SIGKILL)
+    assert not any("Traceback" in line for line in running.errors)
+    assert any("runs as another user" in line for line in running.errors)
 
 
 def test_a_second_signal_kills_what_does_not_end(area: str, manifests: Manifests) -> None:

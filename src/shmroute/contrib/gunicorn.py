@@ -16,12 +16,14 @@ the watcher ends with the last worker.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from typing import Any, Final
 
 from shmroute.contrib.waiting import pauses
+from shmroute.errors import ConfigError
 from shmroute.supervise import hooks
 
 __all__ = ["on_exit", "post_fork", "when_ready"]
@@ -30,8 +32,14 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def when_ready(server: Any) -> None:
-    """Start the watcher. Called by the arbiter once it listens."""
-    area = hooks.start()
+    """Start the watcher. Called by the arbiter once it listens.
+
+    Where the workers run as another user (`user =`, `group =`), their group may read the area.
+
+    Raises:
+        ConfigError: this process may not give the area to the workers' group.
+    """
+    area = hooks.start(_workers_group(server.cfg))
     server.log.info("shmroute: a watcher of area %r runs beside this server", area)
 
 
@@ -49,6 +57,19 @@ def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's si
 def on_exit(server: Any) -> None:  # noqa: ARG001 - gunicorn's signature
     """End the watcher. Called by the arbiter when its last worker has gone."""
     hooks.stop()
+
+
+def _workers_group(configuration: Any) -> str:
+    """The group of workers that run as another user; "" where they run as this one."""
+    if configuration.uid == os.geteuid():
+        return ""
+    group: int = configuration.gid
+    if os.geteuid() != 0 and group not in (os.getegid(), *os.getgroups()):
+        raise ConfigError(
+            f"gunicorn's workers run as user {configuration.uid} and group {group}, and this process may not give them"
+            f" the area: start gunicorn as root or as a member of group {group}, or leave out `user` and `group`"
+        )
+    return str(group)
 
 
 def _leave(*_: object) -> None:

@@ -1,12 +1,12 @@
-"""Keeping a watcher alive beside a server, and taking everything down with it.
+"""Keeping a watcher running beside a server, and ending everything with the server.
 
-    run        the parent of a server's command (`shmroute run`)
-    keep       the child of a server that has hooks (`shmroute keep`, started by `beside` for `shmroute.contrib`)
-    keeper     restarts a dead or frozen watcher; `pulse` tells a frozen one
-    lifeline   tells when the last process a watcher serves has gone
-    leaving    takes the area's memory away
-    processes  what Linux knows of child processes; `signals` takes signals one at a time
+    run              the parent of a server's command (`shmroute run`)
+    keep             the child of a server with hooks (`shmroute keep`, started by `hooks` for `shmroute.contrib`)
+    restarter        starts a watcher again that has died or frozen; `heartbeat_check` detects a frozen one
+    lifeline         a pipe that ends with the last process that needs the watcher
+    cleanup          removes the area's shared memory
+    linux            prctl, waitid and /proc; `signals` takes signals one at a time
 
-Knows processes and the control block; never what is watched. `run` and `keep` have one thread: a loop that takes the
-next signal, or lets a second pass.
+This package knows processes and the control block, never what is watched. `run` and `keep` have one thread: a loop that
+takes the next signal or waits at most a second.
 """

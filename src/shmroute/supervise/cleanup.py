@@ -1,6 +1,6 @@
-"""Taking an area's memory away when nobody needs it any more.
+"""Remove an area's shared memory when nobody needs it any more.
 
-Called by whoever ends last: `run`, `keep`, or a watcher whose keeper was killed.
+Called by the process that ends last: `run`, `keep`, or a watcher whose parent was killed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ __all__ = ["remove_area"]
 _log = logging.getLogger(__name__)
 
 AWAITED_SECONDS: Final = 2.0
-"""A watcher that stands by says so every half second; one that has not for so long has gone."""
+"""Seconds after which a standby watcher counts as gone; it renews its sign every 0.5 s."""
 
 
 def remove_area(area: str) -> None:
-    """Take the area's memory away, unless another watcher writes it, or stands by to."""
+    """Remove the area's memory, unless another watcher writes it or stands by for it."""
     try:
         publisher = Publisher(area)
     except (AreaBusy, ConfigError):
-        return  # another's; or of a name that no area can have, which has been said
+        return  # another watcher writes it, or no area can have this name, which has been logged
     except ShmrouteError as error:
         _log.warning("area %s cannot be removed: %s", area, error)
         return

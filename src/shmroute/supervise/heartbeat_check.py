@@ -1,7 +1,7 @@
-"""Whether a watcher is frozen, as its parent sees it: from looks at the heartbeat and at the process.
+"""Detect a frozen watcher from its heartbeat and its processor time. Used by the watcher's parent.
 
-Looks count, not the time between them: after the whole pod was paused, or the laptop slept, nobody is taken for frozen
-who merely had no time.
+Checks are counted, not seconds: after the whole pod was paused, or a laptop slept, a watcher that merely had no time to
+run does not count as frozen.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from shmroute.errors import ShmrouteError
 from shmroute.shm.control import ControlReader
 from shmroute.supervise.linux import state_of
 
-__all__ = ["LOOK_SECONDS", "Pulse", "is_writer"]
+__all__ = ["CHECK_SECONDS", "HeartbeatCheck", "is_writer"]
 
-LOOK_SECONDS: Final = 1.0
-"""Between two looks, the same as between two heartbeats."""
+CHECK_SECONDS: Final = 1.0
+"""Seconds between two checks, the same as between two heartbeats."""
 
-FROZEN_LOOKS: Final = 5
-"""So many looks without a heartbeat and without any use of the processor are no hiccup."""
+FROZEN_CHECKS: Final = 5
+"""Checks without heartbeat or CPU use before the watcher counts as frozen."""
 
-BUSY_LOOKS: Final = 120
-"""A watcher whose heart is silent while it computes is at work on a large table; after so many looks it never ends."""
+BUSY_CHECKS: Final = 120
+"""Checks without heartbeat before a watcher that uses the CPU counts as frozen: it may be busy with a large table."""
 
 
-class Pulse:
-    """The pulse of process `pid`, which was started at `started_ns` (monotonic) to write `area`."""
+class HeartbeatCheck:
+    """Checks the process `pid`, which was started at `started_ns` (monotonic) to write `area`."""
 
     def __init__(self, area: str, pid: int, started_ns: int) -> None:
         self._area = area
@@ -35,9 +35,9 @@ class Pulse:
         self._silent = self._idle = self._stopped = 0
 
     def look(self) -> bool:
-        """Look once, every `LOOK_SECONDS`. Returns whether the watcher is frozen.
+        """Check once, every `CHECK_SECONDS`. Returns whether the watcher is frozen.
 
-        One that stands by, or has not come to take the area yet, is frozen only if it was stopped (SIGSTOP).
+        A watcher that stands by, or has not taken the area yet, is frozen only if it was stopped (SIGSTOP).
         """
         state = state_of(self._pid)
         self._stopped = self._stopped + 1 if state is not None and state.letter == "T" else 0
@@ -47,10 +47,10 @@ class Pulse:
         self._silent = self._silent + 1 if silent else 0
         self._idle = self._idle + 1 if silent and cpu_ticks == self._cpu_ticks else 0
         self._heartbeat_ns, self._cpu_ticks = heartbeat_ns, cpu_ticks
-        return max(self._stopped, self._idle) >= FROZEN_LOOKS or self._silent >= BUSY_LOOKS
+        return max(self._stopped, self._idle) >= FROZEN_CHECKS or self._silent >= BUSY_CHECKS
 
     def _own_heartbeat_ns(self) -> int:
-        """The area's heartbeat if it is this watcher's, else 0."""
+        """The area's heartbeat in monotonic ns if this watcher writes the area, else 0."""
         try:
             control = ControlReader(self._area)
         except (FileNotFoundError, ShmrouteError):
@@ -61,6 +61,6 @@ class Pulse:
 def is_writer(control: ControlReader, pid: int | None, started_ns: int) -> bool:
     """Whether the area's writer is the process `pid` that was started at `started_ns`.
 
-    Process ids do not compare across containers that share an area, so the start must fit too.
+    The start time must fit too, since containers that share an area have process ids of their own.
     """
     return control.writer_pid == pid and control.writer_started_ns >= started_ns

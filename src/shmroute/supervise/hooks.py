@@ -1,4 +1,4 @@
-"""Starts `shmroute keep` beside a server that has hooks. Called by `shmroute.contrib`, in the server's main process."""
+"""Start `shmroute keep` beside a server that has hooks. Called by `shmroute.contrib`, in the server's main process."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from shmroute.worker import environment
 __all__ = ["start", "stop"]
 
 STOP_SECONDS: Final = 5.0
-"""A keeper takes at most 2 s for its watcher and as good as none for the area."""
+"""Seconds between SIGTERM and SIGKILL for `shmroute keep`, which ends its watcher within 2 s."""
 
 _keepers: Final[dict[int, subprocess.Popen[bytes]]] = {}
-"""The keeper this process has started, by this process's id: a forked worker has none."""
+"""The `shmroute keep` that this process has started, by this process's id: a forked worker has none."""
 
 
-def start() -> str:
-    """Start a keeper, unless this process has one already.
+def start(group: str = "") -> str:
+    """Start `shmroute keep`, unless this process has started it already.
 
-    The watcher's options are environment variables. It ends when this process and all that are forked from it have
-    gone, or at `stop`.
+    The watcher's options are environment variables. It ends when this process and all its forks have ended, or at
+    `stop`.
+
+    Args:
+        group: name or number of the group that may read the area, unless `SHMROUTE_GROUP` names one: the group of
+            workers that run as another user.
 
     Returns:
         The area, which is `SHMROUTE_AREA` or "default".
@@ -34,6 +38,7 @@ def start() -> str:
         _keepers[os.getpid()] = subprocess.Popen(
             [sys.executable, "-m", "shmroute", "keep", "--area", area, "--lifeline", str(lifeline.watched)],
             stdin=subprocess.DEVNULL,
+            env={"SHMROUTE_GROUP": group, **os.environ} if group else None,
             pass_fds=(lifeline.watched,),
             process_group=0,
         )
@@ -42,7 +47,7 @@ def start() -> str:
 
 
 def stop() -> None:
-    """End the keeper this process has started, with its watcher and the area, and wait for it."""
+    """End the `shmroute keep` of this process, with its watcher and the area, and wait for its end."""
     keeper = _keepers.pop(os.getpid(), None)
     if keeper is None:
         return

@@ -1,7 +1,7 @@
-"""The child of a server that starts its watcher by hooks: keeps the watcher running, and ends with the server.
+"""Keep a watcher running as a child of a server that has hooks, and end with the server.
 
-Called by `shmroute keep`, which `beside` starts. A process of its own, as the server neither says when a child dies
-nor calls a hook when it is killed.
+Called by `shmroute keep`, which `hooks` starts. It is a process of its own since the server neither reports the death
+of such a child nor calls a hook when it is killed itself.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Final
 
 from shmroute.supervise.cleanup import remove_area
 from shmroute.supervise.lifeline import has_ended
-from shmroute.supervise.restarter import Keeper
+from shmroute.supervise.restarter import Restarter
 from shmroute.supervise.signals import Signals
 
 __all__ = ["keep"]
 
 _LIFELINE_SECONDS: Final = 0.25
-"""How often the lifeline is looked at: the watcher must be gone within 2 s of the server's last worker."""
+"""Seconds between two checks of the lifeline: the watcher must end within 2 s of the server's last worker."""
 
 
 def keep(area: str, watch_arguments: Sequence[str], lifeline: int) -> None:
-    """Keep a watcher of `area` running until SIGTERM, SIGINT, or the lifeline's end."""
+    """Keep a watcher of `area` running until SIGTERM, SIGINT or the end of the lifeline."""
     signals = Signals((signal.SIGTERM, signal.SIGINT))
-    keeper = Keeper(area, watch_arguments, signals, lifeline)
+    restarter = Restarter(area, watch_arguments, signals, lifeline)
     try:
         while not has_ended(lifeline):
-            keeper.turn()
-            taken = signals.take(min(keeper.due_seconds, _LIFELINE_SECONDS))
+            restarter.turn()
+            taken = signals.take(min(restarter.due_seconds, _LIFELINE_SECONDS))
             if taken is not None and taken.number != signal.SIGCHLD:
                 break
     finally:
-        keeper.stop()
+        restarter.stop()
         remove_area(area)

@@ -1,4 +1,4 @@
-"""What Linux knows of child processes, where the standard library has no word for it.
+"""prctl, waitid and /proc helpers that the standard library lacks.
 
 Used by `run` and `keep`, which have one thread each: only there is running Python between fork and exec safe.
 """
@@ -6,6 +6,7 @@ Used by `run` and `keep`, which have one thread each: only there is running Pyth
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -14,7 +15,9 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["ProcessState", "adopt_orphans", "children", "environment_of", "finished", "spawn", "state_of"]
+__all__ = ["ProcessState", "adopt_orphans", "children", "environment_of", "finished", "send", "spawn", "state_of"]
+
+_log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -24,7 +27,7 @@ _PROC: Final = Path("/proc")
 
 
 def adopt_orphans() -> None:
-    """Have processes whose parent dies, below this one, become children of this one instead of process 1."""
+    """Make orphans among this process's descendants its own children, instead of children of process 1."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -76,8 +79,25 @@ def spawn(
     )
 
 
+def send(pid: int, number: int) -> bool:
+    """Send signal `number` to the process `pid`.
+
+    Returns:
+        False if this process may not signal it, which is logged: it runs as another user. True otherwise, also where
+        it has ended already.
+    """
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        _log.error("pid %d runs as another user: signal %d cannot be sent to it", pid, number)
+        return False
+    return True
+
+
 def finished() -> Iterator[int]:
-    """Process ids of children that have ended; each again and again until the caller has reaped it."""
+    """Process ids of children that have ended. Yields the same one until the caller has reaped it."""
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -89,17 +109,17 @@ def finished() -> Iterator[int]:
 
 
 class ProcessState(NamedTuple):
-    """A line of /proc/PID/stat, as far as it matters."""
+    """The used fields of /proc/PID/stat."""
 
     letter: str
-    """R running, S sleeping, T stopped, Z ended and not reaped, and so on."""
+    """R running, S sleeping, T stopped, Z ended and not reaped; others as in proc(5)."""
     parent: int
     cpu_ticks: int
-    """Processor time used, of all threads."""
+    """Processor time of all threads, in clock ticks."""
 
 
 def state_of(pid: int) -> ProcessState | None:
-    """How the process stands; None if there is none of that id."""
+    """State of the process; None if there is no such process."""
     try:
         fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -108,14 +128,14 @@ def state_of(pid: int) -> ProcessState | None:
 
 
 def children() -> set[int]:
-    """This process's own children, those that have ended and are not reaped included."""
+    """Process ids of this process's children, including those that have ended and are not reaped."""
     own = os.getpid()
     processes = (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal())
     return {pid for pid in processes if (state := state_of(pid)) is not None and state.parent == own}
 
 
 def environment_of(pid: int) -> set[bytes]:
-    """The environment the process was executed with, as `NAME=value`; empty if it cannot be read."""
+    """The environment of the process at its start, as `NAME=value`; empty if it cannot be read."""
     try:
         return set((_PROC / str(pid) / "environ").read_bytes().split(b"\0"))
     except OSError:

@@ -1,7 +1,7 @@
-"""Keeps one watcher process running: starts it, starts it again when it dies or freezes, ends it.
+"""Keep one watcher process running: start it, restart it when it dies or freezes, end it.
 
-Used by `run` and `keep`, which call `turn` whenever a child has ended and about once a second. Reads the area's
-heartbeat and never its rows. Owns no thread and waits for nothing but the watcher's end in `stop`.
+`run` and `keep` call `turn` whenever a child has ended and about once a second. This module reads the area's heartbeat
+and never its rows. It has no thread and waits only for the watcher's end in `stop`.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from shmroute.supervise.heartbeat_check import LOOK_SECONDS, Pulse
+from shmroute.supervise.heartbeat_check import CHECK_SECONDS, HeartbeatCheck
 from shmroute.supervise.linux import spawn
 from shmroute.supervise.signals import Signals
 
-__all__ = ["CONFIGURATION", "Keeper"]
+__all__ = ["CONFIGURATION", "Restarter"]
 
 _log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_SECONDS: Final = 0.5
 BACKOFF_LIMIT_SECONDS: Final = 30.0
 HEALTHY_SECONDS: Final = 60.0
-"""A watcher that has lived so long is started again as if it had never failed."""
+"""Seconds of life after which a watcher's next restart waits `BACKOFF_FIRST_SECONDS` again."""
 
 STOP_SECONDS: Final = 2.0
-"""A watcher ends within a second of SIGTERM; after twice that it is killed."""
+"""Seconds between SIGTERM and SIGKILL. A watcher ends within one second of SIGTERM."""
 
 CONFIGURATION: Final = 2
-"""Exit code of a watcher that cannot use its options: another start with the same ones would end the same way."""
+"""Exit code of a watcher that cannot use its options; a restart with the same options would end the same way."""
 
 
-class Keeper:
+class Restarter:
     """Runs `shmroute watch` with `arguments` until `stop`.
 
     Args:
         area: the area the watcher writes.
-        arguments: the options of `shmroute watch`; what this process has in its environment goes without saying.
-        signals: this process's, which the watcher shall not find blocked.
-        lifeline: a descriptor the watcher watches too, so that it ends even if its keeper was killed.
+        arguments: the options of `shmroute watch`; it inherits the environment variables of this process.
+        signals: the signals that this process blocks; they are not blocked in the watcher.
+        lifeline: the watched end of the pipe; the watcher watches it too, and ends even if this process was killed.
     """
 
     def __init__(self, area: str, arguments: Sequence[str], signals: Signals, lifeline: int) -> None:
@@ -52,26 +52,26 @@ class Keeper:
         self._mask = signals.former_mask
         self._lifeline = lifeline
         self._process: subprocess.Popen[bytes] | None = None
-        self._pulse: Pulse | None = None
-        self._started = self._look_at = self._start_at = time.monotonic()
+        self._check: HeartbeatCheck | None = None
+        self._started = self._check_at = self._start_at = time.monotonic()
         self._backoff = BACKOFF_FIRST_SECONDS
         self.started_ns = 0
-        """When the present watcher was started, on the monotonic clock."""
+        """Monotonic nanoseconds at which the present watcher was started."""
         self.last_code: int | None = None
-        """The exit code of the watcher that ended last, negative for a signal; None while it is the first."""
+        """Exit code of the watcher that ended last, negative for a signal; None while the first one runs."""
 
     @property
     def pid(self) -> int | None:
-        """The present watcher's process id."""
+        """Process id of the present watcher; None between two."""
         return self._process.pid if self._process else None
 
     @property
     def due_seconds(self) -> float:
-        """When `turn` shall be called again at the latest, from now."""
-        return max(0.0, (self._look_at if self._process else self._start_at) - time.monotonic())
+        """Seconds until `turn` must be called again at the latest."""
+        return max(0.0, (self._check_at if self._process else self._start_at) - time.monotonic())
 
     def turn(self) -> None:
-        """Start the watcher if it is time to; look whether it is alive and well."""
+        """Start the watcher if it is due; restart it if it has ended or frozen."""
         now = time.monotonic()
         process = self._process
         if process is None:
@@ -81,14 +81,14 @@ class Keeper:
         code = process.poll()
         if code is not None:
             self._ended(code, f"has ended with {code}", now)
-        elif now >= self._look_at:
-            self._look_at = now + LOOK_SECONDS
-            if self._pulse is not None and self._pulse.look():
+        elif now >= self._check_at:
+            self._check_at = now + CHECK_SECONDS
+            if self._check is not None and self._check.look():
                 process.kill()
                 self._ended(process.wait(), "has frozen and was killed", now)
 
     def stop(self) -> None:
-        """End the watcher and wait for it, a few seconds at most."""
+        """End the watcher and wait for its end, a few seconds at most."""
         process = self._process
         if process is None:
             return
@@ -108,9 +108,9 @@ class Keeper:
             self._command, mask=self._mask, environment=environment, inherited=(self._lifeline,), own_group=True
         )
         self._process = process
-        self._pulse = Pulse(self._area, process.pid, self.started_ns)
+        self._check = HeartbeatCheck(self._area, process.pid, self.started_ns)
         self._started = now
-        self._look_at = now + LOOK_SECONDS
+        self._check_at = now + CHECK_SECONDS
         if self.last_code is not None:
             _log.warning("the watcher is started again (pid %d)", process.pid)
 

@@ -1,7 +1,7 @@
-"""The parent of a server's command: watcher first, then the command, and nothing left behind.
+"""Run a server's command beside a watcher: start both, restart the watcher, leave no process and no memory behind.
 
-Called by `shmroute run`. One thread, one loop: it takes the next signal, reaps whoever has ended, and looks after the
-watcher. Whatever the command orphans becomes a child of this process, whether it is process 1 of a container or not.
+Called by `shmroute run`. One thread runs one loop: it takes the next signal, reaps children that have ended, and checks
+the watcher. Orphans of the command become children of this process, whether it is process 1 of a container or not.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from shmroute.shm.control import ControlReader
 from shmroute.supervise.cleanup import remove_area
 from shmroute.supervise.heartbeat_check import is_writer
 from shmroute.supervise.lifeline import Lifeline
-from shmroute.supervise.linux import adopt_orphans, children, environment_of, finished, spawn
-from shmroute.supervise.restarter import CONFIGURATION, Keeper
+from shmroute.supervise.linux import adopt_orphans, children, environment_of, finished, send, spawn
+from shmroute.supervise.restarter import CONFIGURATION, Restarter
 from shmroute.supervise.signals import Signals, Taken
 from shmroute.worker.reader import Reader
 
@@ -39,33 +39,33 @@ _FORWARDED: Final = (
     signal.SIGTTOU,
     signal.SIGALRM,
 )
-"""What servers act on goes to the command as it came."""
+"""Signals that servers act on are forwarded to the command unchanged."""
 
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
-"""As a shell says it."""
+"""Exit codes of a shell for a command that cannot be executed."""
 
 _STEP_SECONDS: Final = 0.02
-"""How often the area is looked at before the command starts."""
+"""Seconds between two checks of the area before the command starts."""
 
 OLD_ROUTES_SECONDS: Final = 5.0
-"""Routes that an earlier watcher left are enough to start on; but a fresh list is worth waiting so long for."""
+"""Seconds to wait for a fresh list while an earlier watcher's routes are there; then the command starts on those."""
 
 ACCEPT_SECONDS: Final = 10.0
-"""A watcher that finds its area taken says whether that is all right once it has started, which takes a second or two
-on a busy machine."""
+"""Seconds to wait until a watcher that finds its area taken stands by or refuses. Its start takes 1 to 2 s on a busy
+machine."""
 
-LIVING_SECONDS: Final = 3.0
-"""A heart beats every second: one that has beaten within this belongs to the living."""
+LIVE_HEARTBEAT_SECONDS: Final = 3.0
+"""Maximum age in seconds of a live watcher's heartbeat, which comes every second."""
 
-PARTING_SECONDS: Final = 0.5
-"""What ends because the command has (a resource tracker of `multiprocessing`, say) does so within this, untold."""
+ENDING_SECONDS: Final = 0.5
+"""Seconds that children of the command get to end by themselves, as a resource tracker of `multiprocessing` does."""
 
 LEFTOVER_SECONDS: Final = 10.0
-"""What the command left running is told to end, and killed after this: Kubernetes gives a pod 30 s in all."""
+"""Seconds between SIGTERM and SIGKILL for what the command left running. Kubernetes gives a pod 30 s in all."""
 
 GIVE_UP_SECONDS: Final = 2.0
-"""A killed process that is still there after this hangs in the kernel."""
+"""Seconds to wait for the end of killed processes; one that is still there hangs in the kernel."""
 
 
 def run(
@@ -78,21 +78,21 @@ def run(
 ) -> int:
     """Run `command` beside a watcher of `area`.
 
-    Waits up to `wait_seconds` for the first snapshot, and starts the command then in any case: its look-ups raise
-    `NotReady` until there is one.
+    Waits up to `wait_seconds` for the first snapshot, then starts the command in any case: look-ups raise `NotReady`
+    until there is a snapshot.
 
     Returns:
         The command's exit code, 128 + n if signal n ended it; 126 or 127 if it could not be started.
 
     Raises:
-        ConfigError: the watcher cannot use its options, or the area; it has said why.
-        NoAccess: the area is another user's.
+        ConfigError: the watcher cannot use its options or the area. Its log says why.
+        NoAccess: the area belongs to another user.
     """
     signals = Signals(_FORWARDED)
     adopt_orphans()
     lifeline = Lifeline()
-    keeper = Keeper(area, [*watch_arguments, "--refuse-other"], signals, lifeline.watched)
-    steps = _Run(area, keeper, signals)
+    restarter = Restarter(area, [*watch_arguments, "--refuse-other"], signals, lifeline.watched)
+    steps = _Run(area, restarter, signals)
     try:
         code = steps.wait_ready(wait_seconds)
         if code is None:
@@ -100,27 +100,27 @@ def run(
         return steps.wait_command() if code is None else code
     finally:
         steps.end_leftovers()
-        keeper.stop()
+        restarter.stop()
         remove_area(area)
 
 
 class _Run:
     """The steps of `run`, in order."""
 
-    def __init__(self, area: str, keeper: Keeper, signals: Signals) -> None:
+    def __init__(self, area: str, restarter: Restarter, signals: Signals) -> None:
         self._area = area
-        self._keeper = keeper
+        self._restarter = restarter
         self._signals = signals
         self._main = 0
-        """Process id of the command, or of the process it has handed its work to."""
+        """Process id of the command, or of the process that took over from it."""
         self._codes: dict[int, int] = {}
-        """Exit codes of processes that were reaped here, by process id."""
+        """Exit codes of reaped processes, by process id."""
         self._ending = False
 
     # --- before the command --------------------------------------------------------------------------------
 
     def wait_ready(self, seconds: float) -> int | None:
-        """Wait for the first snapshot. Returns an exit code if the command shall not start."""
+        """Wait for the first snapshot. Returns an exit code if the command must not start."""
         started = time.monotonic()
         with Reader(self._area) as reader:
             while True:
@@ -138,14 +138,14 @@ class _Run:
                     return None
 
     def _turn_before_command(self) -> int:
-        """Take a signal, look after the watcher. Returns an exit code if that was the end, else 0."""
-        self._keeper.turn()
+        """Take one signal and check the watcher. Returns an exit code if `run` must end, else 0."""
+        self._restarter.turn()
         taken = self._signals.take(_STEP_SECONDS)
         if taken is not None and taken.number in (*_ENDING, signal.SIGHUP):
             return 128 + taken.number
         self._reap()
-        if self._keeper.last_code == CONFIGURATION:
-            raise ConfigError("the watcher cannot start, so the command was not started")
+        if self._restarter.last_code == CONFIGURATION:
+            raise ConfigError("the watcher cannot start (its log says why), so the command was not started")
         return 0
 
     def _has_routes(self, reader: Reader) -> bool:
@@ -156,23 +156,23 @@ class _Run:
         return True
 
     def _is_fresh(self) -> bool:
-        """Whether a watcher that lives has published a complete list of its own."""
+        """Whether a live watcher has published a complete list of its own."""
         control = self._control()
         if control is None or not control.synced:
             return False
-        return time.monotonic_ns() - control.heartbeat_ns < LIVING_SECONDS * 1e9
+        return time.monotonic_ns() - control.heartbeat_ns < LIVE_HEARTBEAT_SECONDS * 1e9
 
     def _wait_accepted(self) -> int | None:
-        """Where another watcher writes the area, wait until ours has looked whose routes these are and stands by.
+        """Where another watcher writes the area, wait until ours has compared the sources and stands by.
 
-        It does not where they come from another source than its own: it ends with a configuration error then.
+        Ours ends with a configuration error instead if the area's routes come from another source than its own.
         """
         now_ns = time.monotonic_ns()
         deadline = time.monotonic() + ACCEPT_SECONDS
         while time.monotonic() < deadline:
             control = self._control()
             if control is not None:
-                ours = is_writer(control, self._keeper.pid, self._keeper.started_ns)
+                ours = is_writer(control, self._restarter.pid, self._restarter.started_ns)
                 if ours or control.awaited_ns > now_ns:
                     break
             if code := self._turn_before_command():
@@ -188,7 +188,7 @@ class _Run:
     # --- the command ---------------------------------------------------------------------------------------
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], held: int) -> int | None:
-        """Start the command, which holds the lifeline. Returns an exit code if that failed."""
+        """Start the command, which holds the lifeline. Returns an exit code if it cannot be started."""
         try:
             process = spawn(
                 command,
@@ -204,13 +204,13 @@ class _Run:
             _log.error("%s cannot be started: %s", command[0], error.strerror or error)
             return NOT_EXECUTABLE
         self._main = process.pid
-        process.returncode = 0  # it is reaped here, not by Popen
+        process.returncode = 0  # reaped here, not by Popen
         return None
 
     def wait_command(self) -> int:
-        """Forward signals until the command has ended. Returns its exit code."""
+        """Forward signals until the command ends. Returns its exit code."""
         while True:
-            taken = self._signals.take(self._keeper.due_seconds)
+            taken = self._signals.take(self._restarter.due_seconds)
             if taken is not None and taken.number != signal.SIGCHLD:
                 self._forward(taken)
             self._reap()
@@ -222,26 +222,26 @@ class _Run:
                 _log.info("the command (pid %d) has handed over to pid %d", self._main, successor)
                 self._main = successor
             self._codes.clear()
-            self._keeper.turn()
+            self._restarter.turn()
 
     def _forward(self, taken: Taken) -> None:
-        """Pass a signal on to the command; one of the terminal's it has got already."""
+        """Pass a signal on to the command, unless the terminal has sent it to the command too."""
         self._ending = self._ending or taken.number in _ENDING
         if not taken.from_terminal:
-            os.kill(self._main, taken.number)
+            send(self._main, taken.number)
 
     def _successor(self) -> int:
-        """The new master that a gunicorn has started (USR2) before it ended; 0 if there is none."""
+        """Process id of the new master that gunicorn started on USR2 before the old one ended; 0 if there is none."""
         if self._ending:
             return 0
         mark = f"GUNICORN_PID={self._main}".encode()
         return min((pid for pid in children() if mark in environment_of(pid)), default=0)
 
     def _reap(self) -> None:
-        """Reap whoever has ended; the watcher is the keeper's to reap."""
+        """Reap children that have ended; the restarter reaps the watcher."""
         for pid in finished():
-            if pid == self._keeper.pid:
-                self._keeper.turn()
+            if pid == self._restarter.pid:
+                self._restarter.turn()
             else:
                 _, status = os.waitpid(pid, 0)
                 self._codes[pid] = os.waitstatus_to_exitcode(status)
@@ -249,22 +249,27 @@ class _Run:
     # --- the end -------------------------------------------------------------------------------------------
 
     def end_leftovers(self) -> None:
-        """End what the command has left running: SIGTERM first, SIGKILL after a while, or when asked again."""
-        tell_at = time.monotonic() + PARTING_SECONDS
+        """End what the command left running: SIGTERM first, SIGKILL after `LEFTOVER_SECONDS` or at another signal.
+
+        A process of another user, which the kernel does not let this one signal, is named in the log and left.
+        """
+        tell_at = time.monotonic() + ENDING_SECONDS
         kill_at = tell_at + LEFTOVER_SECONDS
-        told: set[int] = set()
+        asked: set[int] = set()
+        refused: set[int] = set()
         while True:
             self._reap()
-            left = children() - {self._keeper.pid}
+            left = children() - {self._restarter.pid} - refused
             now = time.monotonic()
             if not left or now > kill_at + GIVE_UP_SECONDS:
                 return
             if now >= tell_at:
-                for pid in left if now >= kill_at else left - told:
-                    if pid not in told:
+                for pid in left if now >= kill_at else left - asked:
+                    if pid not in asked:
                         _log.warning("the command has left pid %d running: ending it", pid)
-                    os.kill(pid, signal.SIGKILL if now >= kill_at else signal.SIGTERM)
-                told |= left
+                    if not send(pid, signal.SIGKILL if now >= kill_at else signal.SIGTERM):
+                        refused.add(pid)
+                asked |= left
             taken = self._signals.take(_STEP_SECONDS)
             if taken is not None and taken.number in _ENDING:
                 tell_at = kill_at = min(kill_at, now)

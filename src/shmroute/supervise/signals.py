@@ -1,7 +1,7 @@
 """Signals taken one at a time by a loop, instead of by handlers that interrupt it.
 
-`sigtimedwait` says what a handler does not: whether a signal came from a process, or from the terminal, which has sent
-it to the server too.
+`sigtimedwait` also tells whether a signal came from a process or from the terminal; the terminal has sent it to the
+server as well.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from typing import Final, NamedTuple
 __all__ = ["Signals", "Taken"]
 
 _SI_USER: Final = 0
-"""`si_code` of a signal that a process has sent is at most this; the kernel's own codes are above."""
+"""Largest `si_code` of a signal that a process has sent; the kernel's own codes are greater (sigaction(2))."""
 
 
 class Taken(NamedTuple):
-    """A signal that has come."""
+    """A received signal."""
 
     number: int
     from_terminal: bool
-    """Made by the kernel for the whole foreground group (Ctrl-C, a hang-up, a new window size)."""
+    """True if the kernel sent it to the whole foreground group (Ctrl-C, a hang-up, a new window size)."""
 
 
 class Signals:
     """Blocks `numbers` and SIGCHLD in this process, and hands them out in `take`.
 
     A signal that was ignored when the process began (`nohup`, a shell's background job) stays ignored. Children inherit
-    the blocked mask unless they are started with `former_mask` (see `processes.spawn`).
+    the blocked mask unless they are started with `former_mask` (see `linux.spawn`).
     """
 
     def __init__(self, numbers: Iterable[signal.Signals]) -> None:
-        heeded = {number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
+        handled = {number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._taken = heeded | {signal.SIGCHLD}
+        self._taken = handled | {signal.SIGCHLD}
         self.former_mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._taken)
 
     def take(self, seconds: float) -> Taken | None:
