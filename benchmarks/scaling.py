@@ -24,6 +24,7 @@ import msgspec
 from tests.apiserver import ApiServer, Request, app_models
 
 from shmroute.kube import Connection
+from shmroute.resources import registry
 from shmroute.sources.base import Changed, Event, Replaced
 from shmroute.sources.kubernetes.source import KubernetesSource
 from shmroute.sources.kubernetes.timing import Timing
@@ -113,7 +114,7 @@ class _Client:
         self.lists = 0
         self.changes = 0
         self._stop = threading.Event()
-        source = KubernetesSource(Connection(str(kubeconfig)), "appmodels", namespace="default", timing=TIMING)
+        source = KubernetesSource(Connection(str(kubeconfig)), registry.APPMODELS, namespace="default", timing=TIMING)
         self._thread = threading.Thread(target=source.run, args=(self, self._stop), daemon=True)
         self._thread.start()
 

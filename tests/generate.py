@@ -19,17 +19,9 @@ from typing import Any
 
 import msgspec
 
-from shmroute.resources.objects import (
-    PORT_ANNOTATION,
-    SERVICE_ANNOTATION,
-    SERVICE_NAME_LABEL,
-    AppModel,
-    EndpointSlice,
-    ModelVersion,
-    ObjectKey,
-    SliceEndpoint,
-    SlicePort,
-)
+from shmroute.resources.appmodel import PORT_ANNOTATION, SERVICE_ANNOTATION, AppModel, ModelVersion
+from shmroute.resources.endpointslice import SERVICE_NAME_LABEL, EndpointSlice, SliceEndpoint, SlicePort
+from shmroute.resources.key import ObjectKey
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, RowKey, encode
 
 __all__ = ["appmodels", "body", "endpointslices", "manifest", "rows"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import islice
 
-from shmroute.resources.objects import parse_appmodel, parse_endpointslice
+from shmroute.resources.appmodel import parse_appmodel
+from shmroute.resources.endpointslice import parse_endpointslice
 from shmroute.sources.base import Replaced
 from shmroute.tables import Index
 from tests.generate import appmodels, body, endpointslices, manifest, rows

@@ -12,7 +12,8 @@ import msgspec
 import redis
 
 from shmroute.errors import NotReady
-from shmroute.resources.objects import AppModel, EndpointSlice, InvalidAppModel, parse_appmodel, parse_endpointslice
+from shmroute.resources.appmodel import AppModel, InvalidAppModel, parse_appmodel
+from shmroute.resources.endpointslice import EndpointSlice, parse_endpointslice
 from shmroute.rows import Kind, MetadataRow, MetadataState
 from shmroute.shm import memory
 from shmroute.shm.reader import RowReader

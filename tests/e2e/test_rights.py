@@ -15,8 +15,8 @@ from kubernetes import client, config
 
 from shmroute import Reader
 from shmroute.kube import Connection
+from shmroute.resources.registry import BUILT_IN
 from shmroute.rows import SettingsRow
-from shmroute.sources.base import Resource
 from shmroute.sources.kubernetes.source import KubernetesSource
 from shmroute.sources.kubernetes.timing import Timing
 from shmroute.watcher.http import serve
@@ -108,8 +108,7 @@ def account(cluster: Cluster, tmp_path: Path) -> Account:
 def watching(cluster: Cluster, account: Account, area: str) -> Iterator[Callable[[str], tuple[int, str]]]:
     """A watcher as `shmroute watch` puts it together, but one that is quick to ask again; gives how to ask its port."""
     connection = Connection(str(account.kubeconfig))
-    resources: tuple[Resource, ...] = ("appmodels", "endpointslices")
-    sources = [KubernetesSource(connection, each, namespace=cluster.namespace, timing=SOON) for each in resources]
+    sources = [KubernetesSource(connection, each, namespace=cluster.namespace, timing=SOON) for each in BUILT_IN]
     watcher = Watcher(area, sources, settings=SettingsRow(cluster.namespace, "", connection.host))
     thread = threading.Thread(target=watcher.run, name="watcher", daemon=True)
     server = serve(watcher, "127.0.0.1:0")

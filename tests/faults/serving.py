@@ -10,6 +10,7 @@ from typing import Any
 
 from shmroute import Reader
 from shmroute.kube.connection import Connection
+from shmroute.resources.registry import APPMODELS
 from shmroute.rows import SettingsRow
 from shmroute.sources.kubernetes.source import KubernetesSource
 from shmroute.sources.kubernetes.timing import Timing
@@ -32,7 +33,7 @@ class Served:
 @contextmanager
 def serve(connection: Connection, area: str, timing: Timing, **options: Any) -> Iterator[Served]:
     """Follow all AppModels of the server into `area`. `options` are a watcher's own."""
-    source = KubernetesSource(connection, "appmodels", namespace=None, timing=timing)
+    source = KubernetesSource(connection, APPMODELS, namespace=None, timing=timing)
     watcher = Watcher(area, [source], settings=SettingsRow("", "", connection.host), **options)
     thread = threading.Thread(target=watcher.run, daemon=True)
     thread.start()

@@ -19,7 +19,7 @@ from shmroute import NotReady
 from shmroute.kube.connection import Connection
 from shmroute.metadata.folder_store import FolderStore
 from shmroute.metadata.loader import MetadataLoader
-from shmroute.resources.objects import AppModel
+from shmroute.resources.appmodel import AppModel
 from shmroute.sources.backoff import CAP_SECONDS, FIRST_SECONDS
 from shmroute.sources.base import AuditResult, Changed, Deleted, Replaced, SourceState
 from shmroute.sources.kubernetes.timing import PROBE_PERIOD_SECONDS, Timing

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import atheris
 
+from shmroute.resources.registry import BUILT_IN
 from shmroute.shm.layout import SLOTS_AT, unpack_segment_header
 
 with atheris.instrument_imports(include=["shmroute"]):
     from tests.fuzz import test_checkpoint, test_objects, test_segment, test_wire
 
-KINDS = (test_wire.APPMODELS, test_wire.SLICES)
+KINDS = BUILT_IN
 
 OVERWRITTEN_BYTES = 40
 

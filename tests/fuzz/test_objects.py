@@ -9,7 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shmroute.errors import InvalidObject
-from shmroute.resources.objects import find_problems, parse_appmodel, parse_endpointslice, parse_key
+from shmroute.resources.appmodel import find_problems, parse_appmodel
+from shmroute.resources.endpointslice import parse_endpointslice
+from shmroute.resources.key import parse_key
 from shmroute.sources.base import Changed
 from shmroute.tables import Index
 from tests.apiserver import app_model, endpoint, endpoint_slice

@@ -10,12 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shmroute.errors import ApiError
-from shmroute.resources.objects import AppModel, EndpointSlice, InvalidAppModel
+from shmroute.resources.appmodel import AppModel, InvalidAppModel
+from shmroute.resources.endpointslice import EndpointSlice
+from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES, WatchedKind
 from shmroute.sources.kubernetes import wire
 from tests.apiserver.recordings import recording
 from tests.fuzz.mutations import check_told, lines_of, mutated
-
-APPMODELS, SLICES = wire.KINDS["appmodels"], wire.KINDS["endpointslices"]
 
 EVENTS = [
     *lines_of("watch-events"),
@@ -47,18 +47,18 @@ def check_item(item: object) -> None:
         assert len(item.reason) < 2_000
 
 
-@given(line=mutated(EVENTS), kind=st.sampled_from([APPMODELS, SLICES]))
+@given(line=mutated(EVENTS), kind=st.sampled_from([APPMODELS, ENDPOINTSLICES]))
 @example(line=b'{"type":"ADDED","object":' + NESTED + b"}", kind=APPMODELS)
 @example(line=b'{"x":' + NESTED + b',"type":"ADDED","object":{}}', kind=APPMODELS)
 @example(line=b'{"type":"ADDED","object":{"metadata":{"name":"a"},"spec":' + NESTED + b"}}", kind=APPMODELS)
-@example(line=b'{"type":"DELETED","object":{"x":' + NESTED + b',"metadata":{"name":"a"}}}', kind=SLICES)
-@example(line=b'{"type":"ERROR","object":{"code":410,"details":{"x":' + NESTED + b"}}}", kind=SLICES)
+@example(line=b'{"type":"DELETED","object":{"x":' + NESTED + b',"metadata":{"name":"a"}}}', kind=ENDPOINTSLICES)
+@example(line=b'{"type":"ERROR","object":{"code":410,"details":{"x":' + NESTED + b"}}}", kind=ENDPOINTSLICES)
 @example(line=b'{"type":"ERROR","object":{"code":410,"message":"' + b"x" * 9_999 + b'"}}', kind=APPMODELS)
-def test_a_damaged_line_is_an_event_one_bad_object_or_garbage(line: bytes, kind: wire.Kind) -> None:
+def test_a_damaged_line_is_an_event_one_bad_object_or_garbage(line: bytes, kind: WatchedKind) -> None:
     check_line(line, kind)
 
 
-def check_line(line: bytes, kind: wire.Kind) -> None:
+def check_line(line: bytes, kind: WatchedKind) -> None:
     try:
         event = wire.decode_event(kind, line, "the watch")
     except wire.Garbled as error:
@@ -79,14 +79,14 @@ def check_line(line: bytes, kind: wire.Kind) -> None:
             assert isinstance(event.resource_version, str)
 
 
-@given(body=mutated(PAGES), kind=st.sampled_from([APPMODELS, SLICES]))
+@given(body=mutated(PAGES), kind=st.sampled_from([APPMODELS, ENDPOINTSLICES]))
 @example(body=b'{"x":' + NESTED + b',"metadata":{"resourceVersion":"1"},"items":[]}', kind=APPMODELS)
 @example(body=b'{"metadata":{"resourceVersion":"1"},"items":[' + NESTED + b"]}", kind=APPMODELS)
-def test_a_damaged_list_is_a_whole_list_or_garbage_in_both_readings(body: bytes, kind: wire.Kind) -> None:
+def test_a_damaged_list_is_a_whole_list_or_garbage_in_both_readings(body: bytes, kind: WatchedKind) -> None:
     check_page(body, kind)
 
 
-def check_page(body: bytes, kind: wire.Kind) -> None:
+def check_page(body: bytes, kind: WatchedKind) -> None:
     try:
         page = wire.decode_page(body, "the list")
         listed = [wire.decode_object(kind, raw) for raw in page.objects]
@@ -96,7 +96,7 @@ def check_page(body: bytes, kind: wire.Kind) -> None:
         if isinstance(each, wire.Listed):
             check_item(each.item)
     try:
-        version, next_page, identities = wire.decode_identities(body, "the list")
+        version, next_page, identities = wire.decode_identities(kind, body, "the list")
     except wire.Garbled:
         return  # stricter: one object without a name and the whole comparison is off
     assert (version, next_page) == (page.resource_version, page.next_page)

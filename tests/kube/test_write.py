@@ -23,7 +23,8 @@ from shmroute.kube import (
     find_keys,
 )
 from shmroute.manifests.files import decode
-from shmroute.resources.objects import AppModel, ObjectKey
+from shmroute.resources.appmodel import AppModel
+from shmroute.resources.key import ObjectKey
 from tests.apiserver import ApiServer, app_model
 from tests.kube.conftest import Cluster
 

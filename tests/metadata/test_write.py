@@ -9,7 +9,8 @@ from shmroute.metadata.folder_store import FolderStore
 from shmroute.metadata.store import StoreAway
 from shmroute.metadata.template import KeyTemplate
 from shmroute.metadata.write import MetadataFiles, check_metadata, write_metadata
-from shmroute.resources.objects import AppModel, ModelVersion, ObjectKey
+from shmroute.resources.appmodel import AppModel, ModelVersion
+from shmroute.resources.key import ObjectKey
 
 KEY = ObjectKey("meta-test", "new-app")
 MODELS = (ModelVersion("m1", "v-1"), ModelVersion("m2", "v-2"), ModelVersion("m3", "v-3"))

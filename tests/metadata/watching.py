@@ -11,9 +11,11 @@ from shmroute import Reader
 from shmroute.metadata.loader import MetadataCounters, MetadataLimits, MetadataLoader
 from shmroute.metadata.store import Store
 from shmroute.metadata.template import KeyTemplate
-from shmroute.resources.objects import AppModel, ModelVersion, ObjectKey
+from shmroute.resources.appmodel import AppModel, ModelVersion
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import APPMODELS, WatchedKind
 from shmroute.rows import SettingsRow
-from shmroute.sources.base import Changed, Deleted, Event, Replaced, Resource, Resync, Sink, SourceState
+from shmroute.sources.base import Changed, Deleted, Event, Replaced, Resync, Sink, SourceState
 from shmroute.watcher.loop import Watcher
 from shmroute.watcher.metadata_feed import MetadataFeed
 from tests.metadata.redis_groups import wait_for
@@ -32,7 +34,7 @@ def appmodel(name: str, models: dict[str, str], *, version: str = "v-1", app: st
 class ToldSource:
     """Sends what the test puts."""
 
-    resources: tuple[Resource, ...] = ("appmodels",)
+    kinds: tuple[WatchedKind, ...] = (APPMODELS,)
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()

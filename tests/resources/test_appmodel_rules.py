@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shmroute.resources.objects import InvalidAppModel, find_problems, parse_appmodel
+from shmroute.resources.appmodel import InvalidAppModel, find_problems, parse_appmodel
 from tests.apiserver.recordings import recording
 from tests.generate import appmodels, body, manifest
 

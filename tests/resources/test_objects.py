@@ -11,18 +11,9 @@ import msgspec
 import pytest
 
 from shmroute.errors import InvalidObject
-from shmroute.resources.objects import (
-    AppModel,
-    EndpointSlice,
-    InvalidAppModel,
-    ModelVersion,
-    ObjectKey,
-    SliceEndpoint,
-    SlicePort,
-    parse_appmodel,
-    parse_endpointslice,
-    parse_key,
-)
+from shmroute.resources.appmodel import AppModel, InvalidAppModel, ModelVersion, parse_appmodel
+from shmroute.resources.endpointslice import EndpointSlice, SliceEndpoint, SlicePort, parse_endpointslice
+from shmroute.resources.key import ObjectKey, parse_key
 from tests.apiserver.recordings import recording
 
 SPEC = {"app": "app", "version": "v-1", "models": [{"name": "m", "version": "1"}]}

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from shmroute.resources.objects import (
-    AppModel,
-    EndpointSlice,
-    InvalidAppModel,
-    ModelVersion,
-    ObjectKey,
-    SliceEndpoint,
-    SlicePort,
-)
+from shmroute.resources.appmodel import AppModel, InvalidAppModel, ModelVersion
+from shmroute.resources.endpointslice import EndpointSlice, SliceEndpoint, SlicePort
+from shmroute.resources.key import ObjectKey
 from shmroute.rows import Kind, RowKey
 from shmroute.sources.base import Changed, Deleted, Replaced
 from shmroute.tables import Announcement, Index

@@ -11,7 +11,10 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from shmroute.resources.objects import AppModel, EndpointSlice, InvalidAppModel, ObjectKey
+from shmroute.resources.appmodel import AppModel, InvalidAppModel
+from shmroute.resources.endpointslice import EndpointSlice
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import Item
 from shmroute.rows import ConflictRow, EndpointRow, EndpointsRow, EndpointsState, InvalidRow, Kind, RowKey
 from shmroute.sources.base import Changed, Deleted, Event, Replaced
 from shmroute.worker.routes import App, Route
@@ -73,7 +76,7 @@ class Oracle:
         if isinstance(event, Replaced) and event.resource == "endpointslices":
             self.emptied = set()
 
-    def _put(self, item: AppModel | InvalidAppModel | EndpointSlice) -> None:
+    def _put(self, item: Item) -> None:
         match item:
             case AppModel():
                 self.valid[item.key] = item

@@ -12,7 +12,8 @@ from typing import TypeAlias
 import msgspec
 import pytest
 
-from shmroute.resources.objects import InvalidAppModel, ObjectKey, parse_appmodel
+from shmroute.resources.appmodel import InvalidAppModel, parse_appmodel
+from shmroute.resources.key import ObjectKey
 from shmroute.sources.base import Changed, Event, Replaced
 from shmroute.tables import Index
 from tests.generate import appmodels, body, endpointslices

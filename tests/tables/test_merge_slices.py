@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shmroute.resources.objects import EndpointSlice
+from shmroute.resources.endpointslice import EndpointSlice
 from shmroute.rows import EndpointRow, EndpointsState
 from shmroute.tables.merge_slices import merge, pack
 from tests.tables.builders import endpoint, endpointslice

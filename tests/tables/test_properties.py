@@ -9,15 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from shmroute.resources.objects import (
-    AppModel,
-    EndpointSlice,
-    InvalidAppModel,
-    ModelVersion,
-    ObjectKey,
-    SliceEndpoint,
-    SlicePort,
-)
+from shmroute.resources.appmodel import AppModel, InvalidAppModel, ModelVersion
+from shmroute.resources.endpointslice import EndpointSlice, SliceEndpoint, SlicePort
+from shmroute.resources.key import ObjectKey
 from shmroute.rows import RowKey
 from shmroute.sources.base import Changed, Deleted, Event, Replaced, Resource, Resync
 from shmroute.tables import Index
@@ -120,7 +114,7 @@ def histories(draw: st.DrawFn) -> list[list[Event]]:
                 case Changed(item=AppModel() | EndpointSlice() as item):
                     changed.append(item)
                 case Replaced(items=items):
-                    changed += [item for item in items if not isinstance(item, InvalidAppModel)]
+                    changed += [item for item in items if isinstance(item, AppModel | EndpointSlice)]
     return batches
 
 

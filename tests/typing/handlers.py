@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shmroute.resources.objects import AppModel, InvalidAppModel, find_problems, parse_appmodel
+from shmroute.resources.appmodel import AppModel, InvalidAppModel, find_problems, parse_appmodel
 from shmroute.rows import RowKey
 from shmroute.sources.base import Event
 from shmroute.tables import Announcement, Handler, Index

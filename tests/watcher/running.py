@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from shmroute import Reader
-from shmroute.resources.objects import AppModel, EndpointSlice, ModelVersion, ObjectKey, SliceEndpoint, SlicePort
+from shmroute.resources.appmodel import AppModel, ModelVersion
+from shmroute.resources.endpointslice import EndpointSlice, SliceEndpoint, SlicePort
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import APPMODELS, BUILT_IN
 from shmroute.rows import SettingsRow
-from shmroute.sources.base import Event, Resource, Sink, SourceState
+from shmroute.sources.base import Event, Resource, Sink, Source, SourceState
 from shmroute.watcher.loop import Watcher
 
 NAMESPACE = "test"
@@ -57,7 +60,7 @@ class Told:
     """A source that says what the test has it say."""
 
     def __init__(self, *resources: Resource) -> None:
-        self.resources: tuple[Resource, ...] = resources or ("appmodels",)
+        self.kinds = tuple(kind for kind in BUILT_IN if kind.name in (resources or (APPMODELS.name,)))
         self.started = threading.Event()
         self._sink: Sink | None = None
 
@@ -70,7 +73,7 @@ class Told:
     def in_step(self, at_ns: int | None = None) -> None:
         """Say that all resources are in step, now or at that time."""
         contact = time.monotonic_ns() if at_ns is None else at_ns
-        self.put(*(SourceState(resource, "watching", contact) for resource in self.resources))
+        self.put(*(SourceState(kind.name, "watching", contact) for kind in self.kinds))
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
         self._sink = sink
@@ -81,11 +84,18 @@ class Told:
 class Running:
     """A watcher in a thread of its own."""
 
-    def __init__(self, area: str, source: Told, **options: Any) -> None:
-        self.source = source
-        self.watcher = Watcher(area, [source], settings=SETTINGS, **options)
+    def __init__(self, area: str, *sources: Source, **options: Any) -> None:
+        self.sources = sources
+        self.watcher = Watcher(area, sources, settings=SETTINGS, **options)
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+
+    @property
+    def source(self) -> Told:
+        """The one source, which says what the test has it say."""
+        (source,) = self.sources
+        assert isinstance(source, Told)
+        return source
 
     def _run(self) -> None:
         try:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from shmroute.resources.objects import AppModel
+from shmroute.resources.appmodel import AppModel
 from shmroute.tables import Announcement, Handler
 from shmroute.watcher.dispatch import Dispatcher
 from tests.watcher.running import WAIT_SECONDS, appmodel, wait_for

@@ -20,7 +20,7 @@ from shmroute.errors import AreaBusy, OutOfSharedMemory
 from shmroute.metadata.folder_store import FolderStore
 from shmroute.metadata.loader import MetadataLoader
 from shmroute.metadata.store import Reading
-from shmroute.resources.objects import AppModel, InvalidAppModel
+from shmroute.resources.appmodel import AppModel, InvalidAppModel
 from shmroute.rows import EndpointsRow, EndpointsState, InvalidRow, Kind
 from shmroute.shm import memory
 from shmroute.shm.publisher import Publisher
@@ -101,7 +101,7 @@ def test_routes_do_not_wait_for_ever_for_endpoint_slices_that_never_come(area: s
     with running(area, "appmodels", "endpointslices", clock=clock) as it:
         it.source.put(Replaced("appmodels", (appmodel("one"),)))
         applied(it.watcher)
-        clock.forward(module.ENDPOINTS_GRACE_SECONDS)
+        clock.forward(module.OPTIONAL_GRACE_SECONDS)
         with reading(area) as reader:
             assert reader.resolve("one").endpoints == ()
             assert endpoints_of(area, "one") is None, "nothing is said of what is not known"
@@ -162,7 +162,7 @@ def test_endpoints_stay_until_the_slices_have_been_listed(area: str) -> None:
     with running(area, "appmodels", "endpointslices", clock=clock) as it, reading(area) as reader:
         it.source.put(Replaced("appmodels", (appmodel("one"), appmodel("two", version="v2"))))
         applied(it.watcher)
-        clock.forward(module.ENDPOINTS_GRACE_SECONDS)
+        clock.forward(module.OPTIONAL_GRACE_SECONDS)
         wait_for(lambda: reader.resolve("two").app_version == "v2")
         it.source.put(Changed("appmodels", appmodel("one", version="v2")))
         wait_for(lambda: reader.resolve("one").app_version == "v2")

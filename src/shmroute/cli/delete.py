@@ -29,7 +29,7 @@ def command(
     from shmroute.kube.server_side_apply import Outcome
     from shmroute.kube.write import delete_appmodels, find_keys
     from shmroute.manifests import files as manifests
-    from shmroute.resources.objects import ObjectKey
+    from shmroute.resources.key import ObjectKey
 
     if bool(names) == bool(files):
         raise click.UsageError("give either NAMEs or -f FILE")

@@ -16,13 +16,14 @@ import msgspec
 from shmroute.errors import ApiError, InvalidObject
 from shmroute.kube.connection import path_of
 from shmroute.kube.server_side_apply import Outcome, apply_object, find_object
+from shmroute.resources.registry import APPMODELS
 
 if TYPE_CHECKING:
     from shmroute.kube.connection import Abort, Answer, Connection
 
 __all__ = ["crd_yaml", "install_crd"]
 
-NAME = "appmodels.iidp.com"
+NAME = APPMODELS.full_name
 FIELD_MANAGER = "shmroute"
 
 INSTALL_TIMEOUT_SECONDS = 30.0

@@ -16,8 +16,10 @@ from shmroute.errors import ApiError, InvalidObject
 from shmroute.kube.connection import path_of
 from shmroute.kube.server_side_apply import Outcome, apply_object
 from shmroute.manifests.files import Document, encode
+from shmroute.resources.appmodel import AppModel, InvalidAppModel, find_problems, parse_appmodel
 from shmroute.resources.appmodel_rules import API_VERSION, KIND, PORT_ANNOTATION, SERVICE_ANNOTATION
-from shmroute.resources.objects import AppModel, InvalidAppModel, ObjectKey, find_problems, parse_appmodel
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import APPMODELS
 
 if TYPE_CHECKING:
     from shmroute.kube.connection import Abort, Connection
@@ -266,7 +268,7 @@ def _apply(connection: Connection, key: ObjectKey, body: bytes, *, dry_run: bool
 
 
 def _path(key: ObjectKey) -> str:
-    return path_of("apis", "iidp.com", "v1", "namespaces", key.namespace, "appmodels", key.name)
+    return path_of(*APPMODELS.api_path, "namespaces", key.namespace, APPMODELS.plural, key.name)
 
 
 def _named(error: ApiError, what: str) -> ApiError:

@@ -14,7 +14,7 @@ from shmroute.errors import ConfigError
 from shmroute.metadata.own_version import own_version
 from shmroute.metadata.store import Store
 from shmroute.metadata.template import KeyTemplate
-from shmroute.resources.objects import AppModel
+from shmroute.resources.appmodel import AppModel
 
 __all__ = ["MetadataFiles", "check_metadata", "write_metadata"]
 

@@ -1,6 +1,6 @@
 """The rules a valid AppModel keeps, and the plain words for every way to break one.
 
-`shmroute.resources.objects` asks here once its fast, typed decode has failed; `shmroute apply` asks before it sends.
+`shmroute.resources.appmodel` asks here once its fast, typed decode has failed; `shmroute apply` asks before it sends.
 Pure functions over decoded JSON or YAML; never raises for what it is given, however odd.
 """
 

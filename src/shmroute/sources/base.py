@@ -19,7 +19,8 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
-from shmroute.resources.objects import AppModel, EndpointSlice, InvalidAppModel, ObjectKey
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import Item, WatchedKind
 
 __all__ = [
     "AuditResult",
@@ -28,7 +29,6 @@ __all__ = [
     "Deleted",
     "Event",
     "FileProblem",
-    "Item",
     "Phase",
     "Replaced",
     "Resource",
@@ -38,8 +38,8 @@ __all__ = [
     "SourceState",
 ]
 
-Resource: TypeAlias = Literal["appmodels", "endpointslices"]
-Item: TypeAlias = AppModel | InvalidAppModel | EndpointSlice
+Resource: TypeAlias = str
+"""The `name` of a `WatchedKind`."""
 Phase: TypeAlias = Literal["starting", "listing", "watching", "backing-off", "stopped"]
 
 
@@ -131,8 +131,8 @@ class Audited(Protocol):
 
 
 class Source(Protocol):
-    """One or more resources of one place. `run` returns soon (well under 1 s) after `stop` is set."""
+    """One or more kinds of objects of one place. `run` returns soon (well under 1 s) after `stop` is set."""
 
-    resources: tuple[Resource, ...]
+    kinds: tuple[WatchedKind, ...]
 
     def run(self, sink: Sink, stop: threading.Event) -> None: ...

@@ -9,7 +9,7 @@ from bisect import insort
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
-from shmroute.resources.objects import AppModel
+from shmroute.resources.appmodel import AppModel
 
 __all__ = ["Claimants", "Claims", "precedence"]
 

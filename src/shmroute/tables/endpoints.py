@@ -11,8 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from shmroute.resources.objects import AppModel, EndpointSlice, ObjectKey
+from shmroute.resources.appmodel import AppModel
+from shmroute.resources.endpointslice import EndpointSlice
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import Item
 from shmroute.rows import EndpointsRow, EndpointsState, InvalidRow, Kind, RowKey, encode
+from shmroute.tables.handler import Announcement
 from shmroute.tables.merge_slices import merge, pack
 
 __all__ = ["Endpoints"]
@@ -21,7 +25,7 @@ _ENDPOINTS, _INVALID = int(Kind.ENDPOINTS), int(Kind.INVALID)  # plain, as in `s
 
 
 class Endpoints:
-    """The slices of all Services, and the rows made of them as last given out.
+    """A `Table` of EndpointSlices: the slices of all Services, and the rows made of them as last given out.
 
     A Service whose last slice is deleted stays *known empty*: it was there, and a slice that is replaced may be
     deleted before the next one comes. It is forgotten (*not known*) with the next complete list that holds no slice
@@ -75,7 +79,7 @@ class Endpoints:
             self._let_go_of[service] = None
 
     def settle(self) -> None:
-        """The AppModels of one event have all been told: what none of them names any more is forgotten.
+        """End of an event: forget Services that no AppModel refers to.
 
         Not before, as one AppModel may let go of a Service and another one of the same list name it.
         """
@@ -93,9 +97,9 @@ class Endpoints:
 
     # --- slices --------------------------------------------------------------------------------------------
 
-    def replace_all(self, slices: Iterable[EndpointSlice]) -> None:
-        """These are all slices there are."""
-        latest = {item.key: item for item in slices}
+    def replace_all(self, items: Iterable[Item]) -> list[Announcement]:
+        """`items` is every slice there is."""
+        latest = {item.key: item for item in items}
         for item in latest.values():
             self.put(item)
         for key in [key for key in self._service_of if key not in latest]:
@@ -103,9 +107,11 @@ class Endpoints:
         for service in self._emptied:
             self._touch(service)
         self._emptied.clear()
+        return []
 
-    def put(self, item: EndpointSlice) -> None:
-        """The slice is there, or has changed."""
+    def put(self, item: Item) -> list[Announcement]:
+        """A slice was added or changed."""
+        assert isinstance(item, EndpointSlice)  # noqa: S101 - the kind's parser returns nothing else
         service = item.service
         if self._service_of.get(item.key, service) != service:
             self.remove(item.key)
@@ -116,12 +122,13 @@ class Endpoints:
             slices[item.key] = packed
             self._emptied.pop(service, None)
             self._touch(service)
+        return []
 
-    def remove(self, key: ObjectKey) -> None:
-        """The slice is gone."""
+    def remove(self, key: ObjectKey) -> list[Announcement]:
+        """A slice is gone."""
         service = self._service_of.pop(key, None)
         if service is None:
-            return
+            return []
         slices = self._slices[service]
         del slices[key]
         if not slices:
@@ -129,6 +136,11 @@ class Endpoints:
             if next(self._naming(service), None) is not None:
                 self._emptied[service] = None
         self._touch(service)
+        return []
+
+    def resync(self) -> list[Announcement]:
+        """No handler is called for slices."""
+        return []
 
     def _touch(self, service: ObjectKey) -> None:
         for key in self._naming(service):

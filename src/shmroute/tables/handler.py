@@ -29,7 +29,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from shmroute.resources.objects import AppModel
+from shmroute.resources.appmodel import AppModel
 
 __all__ = ["Announcement", "Handler"]
 

@@ -19,7 +19,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from shmroute.resources.objects import PORT_ANNOTATION, EndpointSlice, SliceEndpoint, SlicePort
+from shmroute.resources.appmodel import PORT_ANNOTATION
+from shmroute.resources.endpointslice import EndpointSlice, SliceEndpoint, SlicePort
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState
 
 __all__ = ["merge", "pack"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shmroute.resources.objects import AppModel
+from shmroute.resources.appmodel import AppModel
 from shmroute.rows import ConflictRow, Kind, RowKey, encode
 from shmroute.tables.conflicts import Claimants, Claims
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from shmroute.resources.objects import AppModel, ModelVersion, ObjectKey
+from shmroute.resources.appmodel import AppModel, ModelVersion
+from shmroute.resources.key import ObjectKey
 from shmroute.worker.routes import App
 
 __all__ = ["adopted_appmodels"]

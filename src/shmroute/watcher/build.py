@@ -6,12 +6,13 @@ from shmroute.errors import ConfigError
 from shmroute.metadata.loader import MetadataLimits, MetadataLoader
 from shmroute.metadata.store import Store
 from shmroute.metadata.template import KeyTemplate
+from shmroute.resources.registry import APPMODELS, BUILT_IN, ENDPOINTSLICES, WatchedKind
 from shmroute.rows import SettingsRow
-from shmroute.sources.base import Resource, Source
+from shmroute.sources.base import Source
 from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.loop import Watcher
 from shmroute.watcher.metadata_feed import MetadataFeed
-from shmroute.watcher.options import DEFAULT_SELECTOR, WatchOptions
+from shmroute.watcher.options import WatchOptions
 
 __all__ = ["build"]
 
@@ -45,18 +46,17 @@ def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
 
     connection = Connection(options.kubeconfig, options.context)
     namespace = None if options.all_namespaces else options.namespace or connection.namespace
-    selector = DEFAULT_SELECTOR if options.selector is None else options.selector
     sources: list[Source] = [
         KubernetesSource(
             connection,
-            resource,
+            kind,
             namespace=namespace,
-            selector=selector if resource == "appmodels" else options.slice_selector,
+            selector=_selector(kind, options),
             resync_seconds=options.resync_seconds,
         )
-        for resource in _resources(options)
+        for kind in _kinds(options)
     ]
-    return sources, SettingsRow(namespace or "", selector, connection.host)
+    return sources, SettingsRow(namespace or "", _selector(APPMODELS, options), connection.host)
 
 
 def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
@@ -67,7 +67,7 @@ def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
         options.manifests,
         namespace=None if options.all_namespaces else options.namespace,
         selector=options.selector or "",
-        resources=_resources(options),
+        kinds=_kinds(options),
         resync_seconds=options.resync_seconds,
     )
     return [source], SettingsRow(options.namespace or "", options.selector or "", str(source.path))
@@ -91,5 +91,11 @@ def _metadata(options: WatchOptions) -> MetadataFeed | None:
     return MetadataFeed(MetadataLoader(store, template=KeyTemplate(options.metadata_key), limits=limits))
 
 
-def _resources(options: WatchOptions) -> tuple[Resource, ...]:
-    return ("appmodels", "endpointslices") if options.endpoints else ("appmodels",)
+def _kinds(options: WatchOptions) -> tuple[WatchedKind, ...]:
+    return BUILT_IN if options.endpoints else tuple(kind for kind in BUILT_IN if kind is not ENDPOINTSLICES)
+
+
+def _selector(kind: WatchedKind, options: WatchOptions) -> str:
+    """The label selector for a kind in a cluster."""
+    chosen = {APPMODELS.name: options.selector, ENDPOINTSLICES.name: options.slice_selector}.get(kind.name)
+    return kind.selector if chosen is None else chosen

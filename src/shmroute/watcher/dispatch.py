@@ -11,7 +11,8 @@ import logging
 import threading
 from collections.abc import Iterable, Sequence
 
-from shmroute.resources.objects import AppModel, ObjectKey
+from shmroute.resources.appmodel import AppModel
+from shmroute.resources.key import ObjectKey
 from shmroute.tables import Announcement, Handler
 
 __all__ = ["Dispatcher"]

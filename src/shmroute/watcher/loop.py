@@ -12,9 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from shmroute.errors import AreaBusy, ConfigError, OutOfSharedMemory
+from shmroute.resources.registry import APPMODELS, WatchedKind
 from shmroute.rows import Kind, RowKey, SettingsRow
 from shmroute.shm.control import stand_by
 from shmroute.shm.publisher import Publisher
@@ -25,7 +27,7 @@ from shmroute.watcher.adoption import adopted_appmodels
 from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.dispatch import Dispatcher
 from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
-from shmroute.watcher.pending_rows import Publication
+from shmroute.watcher.pending_rows import PendingRows
 from shmroute.watcher.standby import check_source
 from shmroute.watcher.status import AuditStatus, Status, encode_status
 
@@ -87,7 +89,7 @@ class Watcher:
         self._group = group
         self._refuse_other = refuse_other
         self._clock = clock
-        self._index = Index(default_port)
+        self._index = Index(default_port, self._kinds())
         self._dispatcher = Dispatcher(handlers)
         self._events: queue.SimpleQueue[Event | MetadataReads | str | None] = queue.SimpleQueue()
         self._stopping = False
@@ -95,7 +97,7 @@ class Watcher:
         """Tells the other threads, once the owner has left its loop."""
         self._threads: list[threading.Thread] = []
         self._states: dict[str, SourceState] = {}
-        self._publication = Publication(area, settings, set(self._resources()), self._all_rows, clock)
+        self._publication = PendingRows(area, settings, self._kinds(), self._all_rows, clock)
         self._told_in_step = False
         """Whether the last beat said that all sources were in step."""
         self._publisher: Publisher | None = None
@@ -207,14 +209,15 @@ class Watcher:
         """
         adopted = tuple(appmodel for _, value in publisher.rows(Kind.APP) for appmodel in adopted_appmodels(value))
         if adopted:
-            self._dispatcher.put(self._index.apply(Replaced("appmodels", adopted)))
+            self._dispatcher.put(self._index.apply(Replaced(APPMODELS.name, adopted)))
             self._index_changes()
 
     def _start_threads(self) -> None:
         self._problem = ""
         self._dispatcher.start()
         for source in self._sources:
-            self._start(f"source {'+'.join(source.resources)}", lambda source=source: source.run(self, self._stop))  # type: ignore[misc]
+            name = f"source {'+'.join(kind.name for kind in source.kinds)}"
+            self._start(name, partial(source.run, self, self._stop))
         if self._metadata is not None:
             metadata = self._metadata
             self._start("metadata", lambda: metadata.run(self.put, self._stop))
@@ -311,7 +314,7 @@ class Watcher:
             case Changed() | Deleted():
                 self._event_count += 1
                 self._publication.received(event.received_ns)
-            case Resync(resource="appmodels"):
+            case Resync(resource=APPMODELS.name):
                 if self._metadata is not None:
                     self._metadata.retry_failed()
         self._dispatcher.put(self._index.apply(event))
@@ -350,18 +353,18 @@ class Watcher:
         """When all sources were last in step, of what is published; 0 for never, or not now."""
         if not self._publication.complete or self._publication.problem:
             return 0
-        contacts = (self._states[name].contact_ns if name in self._states else 0 for name in self._resources())
+        contacts = (self._states[kind.name].contact_ns if kind.name in self._states else 0 for kind in self._kinds())
         return min(contacts, default=0)
 
-    def _resources(self) -> list[str]:
-        return [resource for source in self._sources for resource in source.resources]
+    def _kinds(self) -> list[WatchedKind]:
+        return [kind for source in self._sources for kind in source.kinds]
 
     def _status(self, role: str) -> Status:
         now_ns = self._clock()
         publisher = self._publisher
         publication = self._publication
         sizes = publisher.sizes if publisher else None
-        states = tuple(self._states[name] for name in self._resources() if name in self._states)
+        states = tuple(self._states[kind.name] for kind in self._kinds() if kind.name in self._states)
         return Status(
             version=__version__,
             area=self.area,
@@ -391,7 +394,7 @@ class Watcher:
                 (now_ns - state.contact_ns) / 1e9 if state.contact_ns else float("inf") for state in states
             ),
             audited=tuple(
-                resource for source in self._sources if isinstance(source, Audited) for resource in source.resources
+                kind.name for source in self._sources if isinstance(source, Audited) for kind in source.kinds
             ),
             audits=tuple(self._audits.values()),
             metadata=self._metadata.status() if self._metadata else None,

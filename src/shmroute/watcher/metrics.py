@@ -81,7 +81,7 @@ class WatcherCollector(Collector):
         for source in self._watcher.sources:
             stats = getattr(source, "stats", None)
             for reason, count in list(stats.restarts.items()) if stats is not None else ():
-                restarts.add_metric([source.resources[0], reason], count)
+                restarts.add_metric([source.kinds[0].name, reason], count)
         yield from (age, watching, lists, restarts)
 
 

@@ -8,13 +8,12 @@ import msgspec
 
 from shmroute.metadata.loader import MetadataLimits
 from shmroute.metadata.template import DEFAULT_TEMPLATE
+from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES
 
 __all__ = ["DEFAULT_SELECTOR", "DEFAULT_SLICE_SELECTOR", "WatchOptions"]
 
-DEFAULT_SELECTOR: Final = "iidp=iidp"
-
-DEFAULT_SLICE_SELECTOR: Final = "kubernetes.io/service-name"
-"""Any slice of a Service: whether a Service carries the AppModels' label is its owner's business."""
+DEFAULT_SELECTOR: Final = APPMODELS.selector
+DEFAULT_SLICE_SELECTOR: Final = ENDPOINTSLICES.selector
 
 
 class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):

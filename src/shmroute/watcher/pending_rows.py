@@ -8,52 +8,57 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
 from shmroute.errors import AreaUnreadable, OutOfSharedMemory
+from shmroute.resources.registry import WatchedKind
 from shmroute.rows import Kind, RowKey, SettingsRow, encode
 from shmroute.shm.publisher import Publisher
 
-__all__ = ["Publication", "Rows"]
+__all__ = ["LoadAllRows", "PendingRows"]
 
 _log = logging.getLogger(__name__)
 
 PUBLISH_RETRY_SECONDS: Final = 1.0
 """How often a publish that found no room is tried again."""
 
-ENDPOINTS_GRACE_SECONDS: Final = 5.0
-"""How long the first snapshot waits for EndpointSlices once the AppModels are complete: routes are worth having alone,
-for instance where the right to list EndpointSlices is missing."""
+OPTIONAL_GRACE_SECONDS: Final = 5.0
+"""How long the first snapshot waits for the kinds that are not required once the required ones are complete."""
 
 
-Rows: TypeAlias = Callable[[Publisher, Mapping[RowKey, bytes | None]], dict[RowKey, bytes | None]]
+LoadAllRows: TypeAlias = Callable[[Publisher, Mapping[RowKey, bytes | None]], dict[RowKey, bytes | None]]
 """Gives every row there is again, for an area that is damaged; the newest of those that wait are in the mapping."""
 
 
-class Publication:
+class PendingRows:
     """Rows on their way into an area.
 
     Args:
         area: its name, for messages.
         settings: what is watched, published with the first snapshot.
-        resources: those whose complete list the first snapshot waits for.
-        all_rows: see `Rows`.
+        kinds: those whose complete list the first snapshot waits for.
+        all_rows: see `LoadAllRows`.
         clock: monotonic nanoseconds.
     """
 
     def __init__(
-        self, area: str, settings: SettingsRow, resources: set[str], all_rows: Rows, clock: Callable[[], int]
+        self,
+        area: str,
+        settings: SettingsRow,
+        kinds: Iterable[WatchedKind],
+        all_rows: LoadAllRows,
+        clock: Callable[[], int],
     ) -> None:
         self._area = area
         self._settings = settings
-        self._unsynced = resources
+        self._unsynced = {kind.name: kind for kind in kinds}
         self._all_rows = all_rows
         self._clock = clock
         self._unpublished: dict[RowKey, bytes | None] = {}
         self._damaged = False
         """Whether the whole table must be published again, as the area is damaged."""
-        self._appmodels_synced_ns = 0
+        self._required_synced_ns = 0
         self._retry_at_ns = 0
         self._oldest_received_ns = 0
         self.complete = False
@@ -74,7 +79,7 @@ class Publication:
 
     def synced(self, resource: str) -> None:
         """A resource's complete list has come."""
-        self._unsynced.discard(resource)
+        self._unsynced.pop(resource, None)
 
     def received(self, at_ns: int) -> None:
         """A change came at that time (0: not known): the time it takes is counted from the oldest that waits."""
@@ -138,27 +143,31 @@ class Publication:
         """Whether the first snapshot is complete: before that, what a former watcher published stays."""
         if self.complete or not self._unsynced:
             return True
-        if "appmodels" in self._unsynced:
+        if any(kind.required for kind in self._unsynced.values()):
             return False
-        self._appmodels_synced_ns = self._appmodels_synced_ns or now_ns
-        return now_ns - self._appmodels_synced_ns >= ENDPOINTS_GRACE_SECONDS * 1e9
+        self._required_synced_ns = self._required_synced_ns or now_ns
+        return now_ns - self._required_synced_ns >= OPTIONAL_GRACE_SECONDS * 1e9
 
     def _held_back(self) -> set[RowKey]:
-        """Endpoints are not said to be unknown before the slices have been listed: what was known stays."""
-        if "endpointslices" not in self._unsynced:
+        """Rows that wait for the complete list of the kind they are made from: what was known stays until then.
+
+        Else endpoints would be said to be unknown before the slices have been listed.
+        """
+        if not self._unsynced:
             return set()
-        return {key for key in self._unpublished if key[0] == Kind.ENDPOINTS}
+        unknown = {kind.feeds for kind in self._unsynced.values()}
+        return {key for key in self._unpublished if key[0] in unknown}
 
     def _complete_table(self, publisher: Publisher) -> dict[RowKey, bytes]:
-        """All rows there are; of a former watcher's, the endpoints while the slices are unknown.
+        """All rows there are. Those that wait for a complete list are a former watcher's until it has come.
 
-        The index began empty, so what it has said has changed since then is all it has.
+        The index began empty, so everything that changed since then is everything it has.
         """
         table = {key: row for key, row in self._unpublished.items() if row is not None}
         table[Kind.SETTINGS, ""] = encode(self._settings)
-        if "endpointslices" in self._unsynced:
-            for key in [key for key in table if key[0] == Kind.ENDPOINTS]:
+        for kind in self._unsynced.values():
+            for key in [key for key in table if key[0] == kind.feeds]:
                 del table[key]
-            for name, value in publisher.rows(Kind.ENDPOINTS):
-                table[Kind.ENDPOINTS, name] = value
+            for name, value in publisher.rows(kind.feeds):
+                table[kind.feeds, name] = value
         return table

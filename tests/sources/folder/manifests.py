@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from shmroute.resources.objects import ObjectKey
-from shmroute.sources.base import Changed, Deleted, Event, FileProblem, Item, Replaced, Resource
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import Item
+from shmroute.sources.base import Changed, Deleted, Event, FileProblem, Replaced, Resource
 
 Objects = dict[tuple[Resource, ObjectKey], Item]
 

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
 from shmroute.errors import InvalidObject
-from shmroute.resources.objects import AppModel, EndpointSlice, InvalidAppModel, ObjectKey, SlicePort
-from shmroute.sources.base import Resource
+from shmroute.resources.appmodel import AppModel, InvalidAppModel
+from shmroute.resources.endpointslice import EndpointSlice
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import APPMODELS, BUILT_IN, WatchedKind
 from shmroute.sources.folder.content import Content, Scope, read_content
 from tests.sources.folder.manifests import appmodel, endpointslice, text
 
-BOTH: tuple[Resource, ...] = ("appmodels", "endpointslices")
-
 
 def read(
-    *manifests: dict[str, Any], namespace: str | None = None, selector: str = "", resources: tuple[Resource, ...] = BOTH
+    *manifests: dict[str, Any],
+    namespace: str | None = None,
+    selector: str = "",
+    kinds: tuple[WatchedKind, ...] = BUILT_IN,
 ) -> Content:
-    return read_content(text(*manifests).encode(), "f.yaml", Scope.of(resources, namespace, selector))
+    return read_content(text(*manifests).encode(), "f.yaml", Scope.of(kinds, namespace, selector))
 
 
 def names(content: Content) -> list[str]:
     return [str(key) for _, key in content.objects]
-
-
-def endpoints(name: str, *subsets: dict[str, Any]) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": name}, "subsets": list(subsets)}
 
 
 def test_appmodels_and_slices_of_one_file_are_both_read() -> None:
@@ -57,11 +55,9 @@ def test_an_appmodel_that_breaks_a_rule_is_told_as_invalid_beside_the_others() -
     ("manifest", "reason"),
     [
         ({"apiVersion": "iidp.com/v1", "kind": "AppModel", "spec": {}}, "document 2: object without a usable name"),
-        (appmodel("b") | {"apiVersion": "iidp.com/v2"}, "AppModel has the apiVersion iidp.com/v2: write iidp.com/v1"),
-        ({"kind": "AppModel", "metadata": {"name": "b"}}, "AppModel has the apiVersion of nothing"),
+        (appmodel("b") | {"apiVersion": "iidp.com/v2"}, "apiVersion of AppModel is iidp.com/v2: write iidp.com/v1"),
+        ({"kind": "AppModel", "metadata": {"name": "b"}}, "apiVersion of AppModel is missing: write iidp.com/v1"),
         (endpointslice("b", "b") | {"ports": "8060"}, "document 2: EndpointSlice default/b: Expected `array"),
-        (endpoints("b") | {"subsets": 3}, "no usable Endpoints: Expected `array"),
-        (endpoints("b", {"addresses": [{"ip": "nowhere"}]}), "no usable Endpoints: 'nowhere' does not appear to be"),
     ],
 )
 def test_what_cannot_be_told_spoils_the_whole_file(manifest: dict[str, Any], reason: str) -> None:
@@ -77,7 +73,7 @@ def test_what_is_of_no_use_is_noted_and_the_rest_is_taken() -> None:
     assert content.notes == (
         "document 1: EndpointSlice a-1 has no label kubernetes.io/service-name",
         "document 2: EndpointSlice a-2 has the addressType FQDN: only IPv4 and IPv6 can be dialled",
-        "document 4: AppModel default/a stands in document 3 already",
+        "document 4: AppModel default/a is already in document 3",
     )
     (taken,) = content.objects.values()
     assert isinstance(taken, AppModel)
@@ -103,7 +99,7 @@ def test_a_selector_counts_for_appmodels_only_if_there_is_one() -> None:
 
 def test_kinds_that_are_not_asked_for_are_not_looked_at() -> None:
     unreadable = endpointslice("s", "a") | {"ports": "8060"}
-    assert names(read(appmodel("a"), unreadable, resources=("appmodels",))) == ["default/a"]
+    assert names(read(appmodel("a"), unreadable, kinds=(APPMODELS,))) == ["default/a"]
 
 
 def test_an_objects_version_changes_with_its_content_and_with_nothing_else() -> None:
@@ -116,40 +112,3 @@ def test_an_objects_version_changes_with_its_content_and_with_nothing_else() -> 
     first, among_others, after_edit = versions[0], read(appmodel("b"), exported), versions[2]
     assert among_others.objects["appmodels", ObjectKey("default", "a")].resource_version == first
     assert after_edit != first
-
-
-def test_an_endpoints_object_is_read_as_the_slices_it_stands_for() -> None:
-    both = {
-        "addresses": [
-            {"ip": "10.0.0.1", "nodeName": "n", "targetRef": {"kind": "Pod", "name": "p"}},
-            {"ip": "fd00::1"},
-        ],
-        "notReadyAddresses": [{"ip": "10.0.0.2"}],
-        "ports": [{"name": "http", "port": 8060}],
-    }
-    v4, v6 = (item for item in read(endpoints("svc", both)).objects.values() if isinstance(item, EndpointSlice))
-    assert v4.service == v6.service == ObjectKey("default", "svc")
-    assert (v4.address_type, v6.address_type) == ("IPv4", "IPv6")
-    assert [(e.address, e.ready, e.node, e.pod) for e in v4.endpoints] == [
-        ("10.0.0.1", True, "n", "p"),
-        ("10.0.0.2", False, "", ""),
-    ]
-    assert [endpoint.address for endpoint in v6.endpoints] == ["fd00::1"]
-    assert v4.ports == v6.ports == (SlicePort("http", 8060),)
-
-
-@pytest.mark.parametrize("subsets", [[], [{}], [{"addresses": None}]])
-def test_an_endpoints_object_without_addresses_says_that_the_service_is_empty(subsets: list[Any]) -> None:
-    (empty,) = read(endpoints("svc", *subsets)).objects.values()
-    assert isinstance(empty, EndpointSlice)
-    assert empty.service == ObjectKey("default", "svc")
-    assert empty.endpoints == ()
-
-
-def test_a_list_got_from_a_cluster_is_read() -> None:
-    items = [endpointslice("s", "a", "10.0.0.1"), endpointslice("t", "a", "10.0.0.2")]
-    for item in items:
-        del item["apiVersion"], item["kind"]
-    listed = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSliceList", "metadata": {}, "items": items}
-    content = read_content(json.dumps(listed).encode(), "f.json", Scope.of(BOTH, None, ""))
-    assert names(content) == ["default/s", "default/t"]

@@ -7,14 +7,17 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmroute.resources.objects import AppModel, EndpointSlice, ModelVersion, ObjectKey
-from shmroute.sources.base import Changed, Deleted, Item, Replaced, Resource
+from shmroute.resources.appmodel import AppModel, ModelVersion
+from shmroute.resources.endpointslice import EndpointSlice
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import BUILT_IN, Item
+from shmroute.sources.base import Changed, Deleted, Replaced, Resource
 from shmroute.sources.folder.content import Content
 from shmroute.sources.folder.objects import FolderObjects
 from tests.sources.folder.manifests import Follower, Objects
 
 FOLDER = Path("/manifests")
-BOTH: tuple[Resource, ...] = ("appmodels", "endpointslices")
+BOTH = tuple(kind.name for kind in BUILT_IN)
 
 
 def item(resource: Resource, name: str, version: str) -> Item:
@@ -36,7 +39,7 @@ class Folder(FolderObjects):
     """With somebody who follows the events."""
 
     def __init__(self) -> None:
-        super().__init__(FOLDER, BOTH)
+        super().__init__(FOLDER, BUILT_IN)
         self.follower = Follower()
 
     def tell(self) -> list[object]:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from shmroute.manifests.files import FILE_MAX_BYTES, read_file
-from shmroute.sources.base import Changed, Resource
+from shmroute.resources.registry import BUILT_IN
+from shmroute.sources.base import Changed
 from shmroute.sources.folder.content import Scope
 from shmroute.sources.folder.listing import look_at
 from shmroute.sources.folder.reader import EMPTY_SECONDS, SETTLE_SECONDS, FolderReader
 from tests.sources.folder.manifests import Follower, appmodel, text
 
-BOTH: tuple[Resource, ...] = ("appmodels", "endpointslices")
 READER = "shmroute.sources.folder.reader"
 LONG_AGO = 1_700_000_000.0
 
@@ -30,7 +30,7 @@ class Reading:
         self.follower = Follower()
         self.stopped = False
         self.reader = FolderReader(
-            folder, Scope.of(BOTH, None, ""), stopped=lambda: self.stopped, clock=lambda: self.now
+            folder, Scope.of(BUILT_IN, None, ""), stopped=lambda: self.stopped, clock=lambda: self.now
         )
 
     def write(self, name: str, content: str) -> None:

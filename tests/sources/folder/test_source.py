@@ -13,6 +13,7 @@ import pytest
 import watchfiles
 
 from shmroute.errors import ConfigError
+from shmroute.resources.registry import APPMODELS
 from shmroute.sources.base import Event, Replaced, Resync, SourceState
 from shmroute.sources.folder import FolderSource
 from shmroute.sources.folder import source as source_module
@@ -335,7 +336,7 @@ def test_every_object_is_handed_out_again_now_and_then(tmp_path: Path, follow: F
 
 def test_namespace_and_resources_are_what_the_source_was_asked_for(tmp_path: Path, follow: Follow) -> None:
     (tmp_path / "a.yaml").write_text(text(appmodel("a"), appmodel("b", namespace="other"), endpointslice("s", "a")))
-    owner = follow(tmp_path, namespace="meta-test", resources=("appmodels",))
+    owner = follow(tmp_path, namespace="meta-test", kinds=(APPMODELS,))
     assert owner.names == ["meta-test/a"]
     assert owner.complete == {"appmodels"}
     assert set(owner.states) == {"appmodels"}

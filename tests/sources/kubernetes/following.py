@@ -17,16 +17,15 @@ from typing import Self, TypeVar
 import msgspec
 
 from shmroute.kube.connection import Connection
-from shmroute.resources.objects import ObjectKey
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import APPMODELS, Item, WatchedKind
 from shmroute.sources.base import (
     AuditResult,
     Changed,
     Deleted,
     Event,
-    Item,
     Phase,
     Replaced,
-    Resource,
     Resync,
     SourceState,
 )
@@ -79,7 +78,7 @@ class Following:
     def __init__(
         self,
         connection: Connection,
-        resource: Resource = "appmodels",
+        kind: WatchedKind = APPMODELS,
         *,
         namespace: str | None = None,
         selector: str = "",
@@ -88,7 +87,7 @@ class Following:
     ) -> None:
         self.source = KubernetesSource(
             connection,
-            resource,
+            kind,
             namespace=namespace,
             selector=selector,
             resync_seconds=resync_seconds,

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from shmroute.kube.connection import Connection
-from shmroute.resources.objects import ObjectKey
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import ENDPOINTSLICES
 from shmroute.sources.base import AuditResult, Replaced
 from tests.apiserver import ApiServer, app_model, endpoint_slice
 from tests.sources.kubernetes.following import CALM, Following
@@ -91,7 +92,7 @@ def test_objects_that_are_none_of_ours_are_no_difference(api: ApiServer, connect
     broken = endpoint_slice("broken", "svc")
     broken["endpoints"] = "none"
     api.put(broken)
-    with Following(connection, "endpointslices") as follow:
+    with Following(connection, ENDPOINTSLICES) as follow:
         follow.wait_watched(api)
 
         result = audit(follow)

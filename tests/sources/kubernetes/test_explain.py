@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from shmroute.errors import ApiError
+from shmroute.resources.registry import APPMODELS
 from shmroute.sources.kubernetes.explain import explain
-from shmroute.sources.kubernetes.wire import KINDS
 
-API: Any = SimpleNamespace(kind=KINDS["appmodels"], namespace=None)
+API: Any = SimpleNamespace(kind=APPMODELS, namespace=None)
 LONG = "x" * 1_000_000
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from shmroute.errors import ApiError
 from shmroute.kube.connection import Abort, Connection
+from shmroute.resources.registry import APPMODELS
 from shmroute.sources.base import Replaced
 from shmroute.sources.kubernetes.api import ResourceApi
 from shmroute.sources.kubernetes.probe import Liveness
 from shmroute.sources.kubernetes.sync_state import Ledger
 from shmroute.sources.kubernetes.timing import PROBE_PERIOD_SECONDS, SourceStats, Timing
-from shmroute.sources.kubernetes.wire import KINDS
 from tests.apiserver import ApiServer, app_model
 from tests.sources.kubernetes.following import CALM, LIVELY, PATIENT, Following
 
@@ -248,7 +248,7 @@ def waits_after_probes(
 ) -> list[float]:
     """The waits of the probe's loop, the first left out, where each probe does that."""
     clock = Clock(waits=50)
-    api = ResourceApi(connection, KINDS["appmodels"], None, "")
+    api = ResourceApi(connection, APPMODELS, None, "")
     liveness = Liveness(api, Ledger(), Unwatched(), timing, SourceStats(), stop=clock, abort=Abort())
     monkeypatch.setattr("shmroute.sources.kubernetes.probe.time.monotonic", lambda: clock.now)
     monkeypatch.setattr(liveness, "probe", lambda: probe(clock))

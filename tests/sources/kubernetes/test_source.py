@@ -12,7 +12,10 @@ import msgspec
 import pytest
 
 from shmroute.kube.connection import Connection, path_of
-from shmroute.resources.objects import AppModel, EndpointSlice, InvalidAppModel, ObjectKey
+from shmroute.resources.appmodel import AppModel, InvalidAppModel
+from shmroute.resources.endpointslice import EndpointSlice
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import ENDPOINTSLICES
 from shmroute.sources.base import AuditResult, Changed, Deleted, Replaced, Resync, SourceState
 from shmroute.sources.kubernetes.source import KubernetesSource
 from shmroute.sources.kubernetes.timing import Timing
@@ -136,7 +139,7 @@ def test_an_audit_on_demand_finds_no_difference_where_there_is_none(one: Followi
 
 
 def test_endpointslices_are_followed_as_well(cluster: Cluster, there: Connection) -> None:
-    with Following(there, "endpointslices", namespace=cluster.namespace, timing=REAL) as follow:
+    with Following(there, ENDPOINTSLICES, namespace=cluster.namespace, timing=REAL) as follow:
         follow.wait_synced()
         cluster.apply(endpoint_slice("iiot-1", "iiot", [endpoint("10.0.0.1")]))
         follow.wait(lambda: follow.names == {"iiot-1"})
@@ -350,4 +353,4 @@ def test_a_sink_that_fails_to_take_a_list_is_given_it_again(
 
 
 def test_a_source_says_what_it_follows(connection: Connection) -> None:
-    assert KubernetesSource(connection, "endpointslices", namespace=None).resources == ("endpointslices",)
+    assert KubernetesSource(connection, ENDPOINTSLICES, namespace=None).kinds == (ENDPOINTSLICES,)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from shmroute.resources.objects import ObjectKey
+from shmroute.resources.key import ObjectKey
 from shmroute.sources.kubernetes.sync_state import Ledger, revision_of
 
 A, B, C = (ObjectKey("n", name) for name in "abc")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import msgspec
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmroute.errors import ApiError
-from shmroute.resources.objects import AppModel, EndpointSlice, InvalidAppModel, ObjectKey
+from shmroute.resources.appmodel import AppModel, InvalidAppModel
+from shmroute.resources.endpointslice import EndpointSlice
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES, WatchedKind
 from shmroute.sources.kubernetes import wire
 from shmroute.sources.kubernetes.wire import (
-    KINDS,
     Bookmark,
     Garbled,
     Lines,
@@ -28,7 +31,6 @@ from shmroute.sources.kubernetes.wire import (
 )
 from tests.apiserver.recordings import recording
 
-APPMODELS, ENDPOINTSLICES = KINDS["appmodels"], KINDS["endpointslices"]
 STREAMS = [
     ("watch-events", APPMODELS),
     ("watch-initial-events", APPMODELS),
@@ -37,7 +39,7 @@ STREAMS = [
 ]
 
 
-def decode(kind: wire.Kind, *pieces: bytes) -> list[WatchEvent]:
+def decode(kind: WatchedKind, *pieces: bytes) -> list[WatchEvent]:
     lines = Lines()
     events = [decode_event(kind, line, "GET x") for piece in pieces for line in lines.feed(piece)]
     lines.end()
@@ -45,7 +47,7 @@ def decode(kind: wire.Kind, *pieces: bytes) -> list[WatchEvent]:
 
 
 @pytest.mark.parametrize(("name", "kind"), STREAMS, ids=[name for name, _ in STREAMS])
-def test_a_recorded_stream_reads_the_same_wherever_it_was_cut(name: str, kind: wire.Kind) -> None:
+def test_a_recorded_stream_reads_the_same_wherever_it_was_cut(name: str, kind: WatchedKind) -> None:
     stream = recording(name).stream
     whole = decode(kind, stream)
 
@@ -57,7 +59,7 @@ def test_a_recorded_stream_reads_the_same_wherever_it_was_cut(name: str, kind: w
 
 
 @pytest.mark.parametrize(("name", "kind"), STREAMS, ids=[name for name, _ in STREAMS])
-def test_a_recorded_stream_that_ends_within_a_line_is_garbled(name: str, kind: wire.Kind) -> None:
+def test_a_recorded_stream_that_ends_within_a_line_is_garbled(name: str, kind: WatchedKind) -> None:
     stream = recording(name).stream
     for at in range(1, len(stream)):
         if stream[at - 1 : at] == b"\n":
@@ -158,7 +160,7 @@ def test_a_list_whose_items_are_null_is_empty() -> None:
 
 def test_identities_are_those_of_the_objects() -> None:
     body = recording("list-rv0").body
-    revision, token, versions = decode_identities(body, "x")
+    revision, token, versions = decode_identities(APPMODELS, body, "x")
     page = decode_page(body, "x")
 
     assert (revision, token) == (page.resource_version, page.next_page)
@@ -168,7 +170,7 @@ def test_identities_are_those_of_the_objects() -> None:
 
 @pytest.mark.parametrize("name", ["list-forbidden", "list-unknown-resource", "list-expired-continue", "watch-events"])
 def test_what_is_no_list_is_not_taken_for_an_empty_one(name: str) -> None:
-    for read in (decode_page, decode_identities):
+    for read in (decode_page, partial(decode_identities, APPMODELS)):
         with pytest.raises(Garbled):
             read(recording(name).body, "x")
 
@@ -209,7 +211,7 @@ def test_what_no_server_sends_ends_the_stream(line: bytes) -> None:
 )
 @pytest.mark.parametrize("event_type", [b"ADDED", b"MODIFIED", b"DELETED"])
 def test_an_object_without_a_name_is_skipped_and_the_stream_goes_on(
-    kind: wire.Kind, obj: bytes, event_type: bytes
+    kind: WatchedKind, obj: bytes, event_type: bytes
 ) -> None:
     event = decode_event(kind, b'{"type":"%s","object":%s}' % (event_type, obj), "x")
 
@@ -252,7 +254,7 @@ def test_lines_are_those_of_the_whole_however_it_was_cut(pieces: list[bytes]) ->
 
 
 @given(st.binary(max_size=200), st.sampled_from([APPMODELS, ENDPOINTSLICES]))
-def test_no_bytes_do_anything_but_decode_or_be_refused(data: bytes, kind: wire.Kind) -> None:
+def test_no_bytes_do_anything_but_decode_or_be_refused(data: bytes, kind: WatchedKind) -> None:
     wrapped = b'{"type":"ADDED","object":%s}' % data
     for line in (data, wrapped):
         try:
@@ -279,7 +281,7 @@ json_values = st.recursive(
     st.sampled_from([(APPMODELS, "spec"), *((ENDPOINTSLICES, name) for name in ("endpoints", "ports", "addressType"))]),
     json_values,
 )
-def test_an_object_of_any_shape_is_known_by_its_name(where: tuple[wire.Kind, str], value: object) -> None:
+def test_an_object_of_any_shape_is_known_by_its_name(where: tuple[WatchedKind, str], value: object) -> None:
     kind, field = where
     obj = {"metadata": {"name": "n", "namespace": "s"}, field: value}
 

@@ -1,55 +1,47 @@
 """One file's bytes to the objects it holds. Called by the folder source. Pure: no I/O, no clock.
 
-A file is taken whole or not at all: where one of its objects cannot even be told, the others might be half of a
-change. What is merely of no use in it (a slice of no Service) is noted, and the rest is taken. Other kinds than
-AppModel, EndpointSlice and Endpoints are nobody's business here: a folder may hold a whole rendered chart.
+A file is taken whole or not at all: if one of its objects cannot be identified, the others might be half of a change.
+An object that is not used (a slice without a Service) is noted, and the rest is taken. Objects of kinds that are not
+watched are skipped: a folder may hold a whole rendered chart.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
 from shmroute.errors import InvalidObject
 from shmroute.manifests.files import Document, decode, encode
-from shmroute.resources.objects import ObjectKey, parse_appmodel, parse_endpointslice
-from shmroute.sources.base import Item, Resource
-from shmroute.sources.folder.endpoints import slices_of
+from shmroute.resources.key import DEFAULT_NAMESPACE, ObjectKey
+from shmroute.resources.registry import BUILT_IN, Item, WatchedKind
 from shmroute.sources.folder.selector import Selector, parse_selector
 
 __all__ = ["Content", "ObjectId", "Scope", "read_content"]
 
-ObjectId: TypeAlias = tuple[Resource, ObjectKey]
-
-DEFAULT_NAMESPACE = "default"
-
-API_VERSIONS: dict[str, tuple[str, Resource]] = {
-    "AppModel": ("iidp.com/v1", "appmodels"),
-    "EndpointSlice": ("discovery.k8s.io/v1", "endpointslices"),
-    "Endpoints": ("v1", "endpointslices"),
-}
-"""The kinds that are read, the one version of each that is, and what they tell of."""
+ObjectId: TypeAlias = tuple[str, ObjectKey]
+"""The `name` of a `WatchedKind`, and the object's key."""
 
 DIGEST_BYTES = 8
-"""Of an object's content. Two states of one object in a folder get the same by chance once in 2^64 changes."""
+"""Length of the digest of an object's content. Two states of one object share a digest by chance once in 2^64."""
 
 
 class Scope(msgspec.Struct, frozen=True):
     """Which of the objects count."""
 
-    resources: tuple[Resource, ...]
+    kinds: tuple[WatchedKind, ...]
     namespace: str | None
     """Only objects of this namespace count, and those that name none belong to it. None: all namespaces."""
-    selected: Selector
-    """For AppModels: whether one with these labels counts."""
+    selectors: Mapping[str, Selector]
+    """By a kind's name: whether an object with these labels counts."""
 
     @classmethod
-    def of(cls, resources: tuple[Resource, ...], namespace: str | None, selector: str) -> Scope:
-        """Raises `ConfigError` where `selector` is none."""
-        return cls(resources, namespace, parse_selector(selector))
+    def of(cls, kinds: tuple[WatchedKind, ...], namespace: str | None, selector: str) -> Scope:
+        """`selector` is the user's; kinds that it is not for have their own. Raises `ConfigError` for a bad one."""
+        chosen = {kind.name: parse_selector(selector if kind.labelled else kind.selector) for kind in kinds}
+        return cls(kinds, namespace, chosen)
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -57,73 +49,70 @@ class Content(msgspec.Struct, frozen=True):
 
     objects: dict[ObjectId, Item]
     notes: tuple[str, ...]
-    """What in it is of no use, in words."""
+    """Why some of its objects are not used, in words."""
 
 
 def read_content(data: bytes, where: str, scope: Scope) -> Content:
-    """The objects of a file. Raises `InvalidObject` where it is no file of manifests as a whole."""
+    """The objects of a file. Raises `InvalidObject` where the file cannot be used as a whole."""
     objects: dict[ObjectId, Item] = {}
     notes: list[str] = []
     first: dict[ObjectId, str] = {}
+    known = {kind.kind for kind in scope.kinds} | {kind.kind for kind in BUILT_IN}
     for document in decode(data, where):
-        if document.kind not in API_VERSIONS:
+        if document.kind not in known:
             continue
-        api_version, resource = API_VERSIONS[document.kind]
-        if document.api_version != api_version:
-            problem = f"{document.kind} has the apiVersion {document.api_version or 'of nothing'}: write {api_version}"
-            raise InvalidObject(document.where, problem)
-        if resource not in scope.resources:
+        kinds = [kind for kind in scope.kinds if (kind.kind, kind.api_version) == (document.kind, document.api_version)]
+        if not kinds:
+            _check_version(document, scope)
             continue
-        for each in _single(document):
-            item = _item(each, scope)
+        for kind in kinds:
+            item = _item(document, kind, scope)
             if item is None:
-                notes.append(f"{_place(each, where)}{_useless(each)}")
+                notes.append(f"{_place(document, where)}{kind.unused_because(document.manifest)}")
                 continue
-            if not _counts(each, item, scope):
+            if not _counts(document, kind, item, scope):
                 continue
-            identity = (resource, item.key)
+            identity = (kind.name, item.key)
             if identity in first:
-                notes.append(f"{_place(each, where)}{each.kind} {item.key} stands in {first[identity]} already")
+                notes.append(f"{_place(document, where)}{document.kind} {item.key} is already in {first[identity]}")
                 continue
-            first[identity] = each.where.removeprefix(f"{where}, ")
+            first[identity] = document.where.removeprefix(f"{where}, ")
             objects[identity] = item
     return Content(objects, tuple(notes))
 
 
-def _single(document: Document) -> Iterator[Document]:
-    if document.kind != "Endpoints":
-        yield document
-        return
-    try:
-        slices = slices_of(document.manifest)
-    except ValueError as error:  # msgspec's errors are ValueErrors
-        raise InvalidObject(document.where, f"no usable Endpoints: {error}") from error
-    for each in slices:
-        yield Document(document.where, each)
+def _check_version(document: Document, scope: Scope) -> None:
+    """Refuse a version that is not read. Another group may have a kind of the same name as a declared one."""
+    group = document.api_version.rpartition("/")[0]
+    for kind in dict.fromkeys((*BUILT_IN, *scope.kinds)):
+        if kind.kind != document.kind:
+            continue
+        if kind.api_version == document.api_version:
+            return  # a built-in kind that this source does not follow
+        if kind in BUILT_IN or kind.group == group:
+            has = document.api_version or "missing"
+            raise InvalidObject(document.where, f"apiVersion of {document.kind} is {has}: write {kind.api_version}")
 
 
-def _item(document: Document, scope: Scope) -> Item | None:
-    """The object as a value; None where it is of no Service. Raises `InvalidObject` where it cannot be told."""
+def _item(document: Document, kind: WatchedKind, scope: Scope) -> Item | None:
+    """The object as a value; None where it is not used. Raises `InvalidObject` where it cannot be identified."""
     body = encode(document)
-    namespace = scope.namespace or DEFAULT_NAMESPACE
+    namespace = (scope.namespace or DEFAULT_NAMESPACE) if kind.namespaced else ""
     try:
-        if document.kind == "AppModel":
-            item: Item | None = parse_appmodel(body, default_namespace=namespace)
-        else:
-            item = parse_endpointslice(body, default_namespace=namespace)
+        item = kind.parse(body, default_namespace=namespace)
     except InvalidObject as error:
         raise InvalidObject(document.where, f"{error.where}: {error.reason}") from error
     if item is None:
         return None
     # A file has no resourceVersion, or that of the cluster it was exported from, which an edit leaves as it is.
     digest = hashlib.blake2b(body, digest_size=DIGEST_BYTES).hexdigest()
-    return msgspec.structs.replace(item, resource_version=digest)
+    return cast("Item", msgspec.structs.replace(cast("Any", item), resource_version=digest))
 
 
-def _counts(document: Document, item: Item, scope: Scope) -> bool:
-    if scope.namespace is not None and item.key.namespace != scope.namespace:
+def _counts(document: Document, kind: WatchedKind, item: Item, scope: Scope) -> bool:
+    if scope.namespace is not None and kind.namespaced and item.key.namespace != scope.namespace:
         return False
-    return document.kind != "AppModel" or scope.selected(_labels(document.manifest))
+    return scope.selectors[kind.name](_labels(document.manifest))
 
 
 def _labels(manifest: dict[str, Any]) -> dict[str, str]:
@@ -131,14 +120,6 @@ def _labels(manifest: dict[str, Any]) -> dict[str, str]:
     if not isinstance(labels, Mapping):
         return {}
     return {key: value for key, value in labels.items() if isinstance(value, str)}
-
-
-def _useless(document: Document) -> str:
-    name = document.manifest["metadata"].get("name")
-    address_type = document.manifest.get("addressType")
-    if address_type not in ("IPv4", "IPv6"):
-        return f"EndpointSlice {name} has the addressType {address_type}: only IPv4 and IPv6 can be dialled"
-    return f"EndpointSlice {name} has no label kubernetes.io/service-name"
 
 
 def _place(document: Document, where: str) -> str:

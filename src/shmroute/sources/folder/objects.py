@@ -14,7 +14,8 @@ from __future__ import annotations
 from bisect import insort
 from pathlib import Path
 
-from shmroute.sources.base import Changed, Deleted, Event, FileProblem, Item, Replaced, Resource
+from shmroute.resources.registry import Item, WatchedKind
+from shmroute.sources.base import Changed, Deleted, Event, FileProblem, Replaced, Resource
 from shmroute.sources.folder.content import Content, ObjectId
 
 __all__ = ["FolderObjects"]
@@ -22,16 +23,15 @@ __all__ = ["FolderObjects"]
 TOLD_PROBLEMS = 3
 """Of one file: enough to act on, and a line that can be read."""
 
-_KINDS: dict[Resource, str] = {"appmodels": "AppModel", "endpointslices": "EndpointSlice"}
 _NOTHING = Content({}, ())
 
 
 class FolderObjects:
     """Files in, by name; events out."""
 
-    def __init__(self, folder: Path, resources: tuple[Resource, ...]) -> None:
+    def __init__(self, folder: Path, kinds: tuple[WatchedKind, ...]) -> None:
         self._folder = folder
-        self._resources = resources
+        self._kinds = {kind.name: kind.kind for kind in kinds}
         self._files: dict[str, Content] = {}
         self._broken: dict[str, str] = {}
         self._claims: dict[ObjectId, list[str]] = {}  # the files that hold an object, in the order of their names
@@ -63,7 +63,7 @@ class FolderObjects:
     def take_events(self, received_ns: int) -> list[Event]:
         """What is to be told since the last call. The first call tells everything, even where that is nothing."""
         events: list[Event] = []
-        for resource in self._resources:
+        for resource in self._kinds:
             changes = self._changes(resource, received_ns)
             if not self._complete_list_told or len(changes) > 1:
                 events.append(Replaced(resource, self._items(resource), received_ns))
@@ -136,7 +136,7 @@ class FolderObjects:
         content = self._files.get(name, _NOTHING)
         broken = [self._broken[name]] if name in self._broken else []
         doubles = [
-            f"{_KINDS[identity[0]]} {identity[1]} is taken from {self._claims[identity][0]}, which has it too"
+            f"{self._kinds[identity[0]]} {identity[1]} is taken from {self._claims[identity][0]}, which has it too"
             for identity in content.objects
             if self._claims[identity][0] != name
         ]

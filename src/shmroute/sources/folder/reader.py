@@ -76,7 +76,7 @@ class FolderReader:
         self._scope = scope
         self._stopped = stopped
         self._clock = clock
-        self._objects = FolderObjects(folder, scope.resources)
+        self._objects = FolderObjects(folder, scope.kinds)
         self._known: dict[str, Seen | None] = {}
 
     def read_all(self) -> list[Event]:

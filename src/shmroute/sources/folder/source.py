@@ -16,7 +16,8 @@ from pathlib import Path
 
 from shmroute.errors import ConfigError
 from shmroute.manifests.files import is_manifest_file
-from shmroute.sources.base import Event, Phase, Resource, Resync, Sink, SourceState
+from shmroute.resources.registry import BUILT_IN, WatchedKind
+from shmroute.sources.base import Event, Phase, Resync, Sink, SourceState
 from shmroute.sources.folder.content import Scope
 from shmroute.sources.folder.listing import identity_of
 from shmroute.sources.folder.reader import FolderReader
@@ -60,9 +61,9 @@ class FolderSource:
         path: the folder.
         namespace: only objects of this namespace count, and those that name none belong to it. None: all
             namespaces, and those that name none belong to "default".
-        selector: a label selector for AppModels. Unlike in a cluster there is none by default: whoever puts a
-            manifest into the folder means it.
-        resources: which of the two kinds of objects to follow.
+        selector: a label selector for the kinds that the user's selector is for (`WatchedKind.labelled`). Unlike in
+            a cluster there is none by default: whoever puts a manifest into the folder means it.
+        kinds: which kinds of objects to follow.
         resync_seconds: between handing every object to the handlers again.
 
     Raises:
@@ -75,14 +76,14 @@ class FolderSource:
         *,
         namespace: str | None = None,
         selector: str = "",
-        resources: tuple[Resource, ...] = ("appmodels", "endpointslices"),
+        kinds: tuple[WatchedKind, ...] = BUILT_IN,
         resync_seconds: float = RESYNC_SECONDS,
     ) -> None:
         self.path = Path(path).absolute()
         if self.path.is_file():
             raise ConfigError(f"{self.path} is a file: give the folder that holds the manifests")
-        self.resources = resources
-        self._scope = Scope.of(resources, namespace, selector)
+        self.kinds = kinds
+        self._scope = Scope.of(kinds, namespace, selector)
         self._resync_seconds = resync_seconds
         self._blind = False
         self._contact_ns = 0
@@ -133,7 +134,7 @@ class FolderSource:
             self._tell(sink, "watching")
             if now >= resync_at:
                 resync_at = now + self._resync_seconds
-                self._put(sink, [Resync(resource) for resource in self.resources])
+                self._put(sink, [Resync(kind.name) for kind in self.kinds])
 
     def _touched(self, changes: set[str], reader: FolderReader) -> set[str] | None:
         """The files that `changes` (paths) are about; None if it takes a look at all files to tell."""
@@ -190,10 +191,10 @@ class FolderSource:
             sink.put(event)
 
     def _tell(self, sink: Sink, phase: Phase, reason: str = "") -> None:
-        for resource in self.resources:
+        for kind in self.kinds:
             sink.put(
                 SourceState(
-                    resource,
+                    kind.name,
                     phase,
                     self._contact_ns,
                     reason,

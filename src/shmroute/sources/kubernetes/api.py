@@ -14,6 +14,7 @@ from shmroute.sources.kubernetes.sync_state import revision_of
 
 if TYPE_CHECKING:
     from shmroute.kube.connection import Abort, Connection, Stream
+    from shmroute.resources.registry import WatchedKind
 
 __all__ = ["ResourceApi"]
 
@@ -27,11 +28,11 @@ PROBE_NAME = "-probe-"
 class ResourceApi:
     """One resource, in one namespace or (None) in all, under one label selector ("" for everything)."""
 
-    def __init__(self, connection: Connection, kind: wire.Kind, namespace: str | None, selector: str) -> None:
+    def __init__(self, connection: Connection, kind: WatchedKind, namespace: str | None, selector: str) -> None:
         self.kind = kind
         self.namespace = namespace
         scope = ("namespaces", namespace) if namespace else ()
-        self._path = path_of("apis", kind.group, kind.version, *scope, kind.plural)
+        self._path = path_of(*kind.api_path, *scope, kind.plural)
         self._connection = connection
         self._selector = {"labelSelector": selector} if selector else {}
         self.what = f"{kind.plural} of {connection.host}{self._path}"
@@ -84,4 +85,4 @@ class ResourceApi:
         if not quorum:
             query["resourceVersion"] = "0"
         answer = self._connection.request("GET", self._path, query, timeout_seconds=timeout_seconds, abort=abort)
-        return revision_of(wire.decode_identities(answer.data, self.what)[0])
+        return revision_of(wire.decode_identities(self.kind, answer.data, self.what)[0])

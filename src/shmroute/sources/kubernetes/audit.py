@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shmroute.kube.connection import Abort
-    from shmroute.resources.objects import ObjectKey
+    from shmroute.resources.key import ObjectKey
     from shmroute.sources.base import Resource
     from shmroute.sources.kubernetes.api import ResourceApi
     from shmroute.sources.kubernetes.sync_state import Ledger
@@ -60,7 +60,7 @@ def audit(
             while True:
                 silence = timing.list_silence_seconds
                 body = api.page("", token, silence_seconds=silence, abort=abort)
-                _, token, versions = decode_identities(body, api.what)
+                _, token, versions = decode_identities(api.kind, body, api.what)
                 listed |= versions
                 if not token:
                     break

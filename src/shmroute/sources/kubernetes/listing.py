@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from shmroute.kube.connection import Abort, Stream
-    from shmroute.resources.objects import ObjectKey
+    from shmroute.resources.key import ObjectKey
     from shmroute.sources.kubernetes.api import ResourceApi
     from shmroute.sources.kubernetes.timing import SourceStats, Timing
     from shmroute.sources.kubernetes.wire import WatchEvent

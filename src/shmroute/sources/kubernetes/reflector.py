@@ -31,7 +31,7 @@ from shmroute.sources.kubernetes.sync_state import revision_of
 from shmroute.sources.kubernetes.wire import Bookmark, Garbled, Listed, Removed, Skipped
 
 if TYPE_CHECKING:
-    from shmroute.resources.objects import ObjectKey
+    from shmroute.resources.key import ObjectKey
     from shmroute.sources.base import Event, Phase, Resource
     from shmroute.sources.kubernetes.api import ResourceApi
     from shmroute.sources.kubernetes.sync_state import Ledger

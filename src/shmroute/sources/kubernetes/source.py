@@ -1,6 +1,6 @@
-"""One resource of a cluster as a `Source`: AppModels or EndpointSlices, kept in step with the API server.
+"""One kind of objects of a cluster as a `Source`, kept in step with the API server.
 
-Made by the watcher, one for each resource. This module holds the threads together and says how the source
+Made by the watcher, one for each kind. This module holds the threads together and says how the source
 stands; the work is in `reflector` (list and watch), `liveness` (the probe), `audit`, over `resource_api`, `wire` and
 `ledger`. It knows no index and no route, and waits for nothing its owner does.
 
@@ -24,11 +24,11 @@ from shmroute.sources.kubernetes.probe import Liveness
 from shmroute.sources.kubernetes.reflector import Reflector
 from shmroute.sources.kubernetes.sync_state import Ledger
 from shmroute.sources.kubernetes.timing import SourceStats, Timing
-from shmroute.sources.kubernetes.wire import KINDS
 
 if TYPE_CHECKING:
     from shmroute.kube.connection import Connection
-    from shmroute.sources.base import Event, Phase, Resource, Sink
+    from shmroute.resources.registry import WatchedKind
+    from shmroute.sources.base import Event, Phase, Sink
 
 __all__ = ["RESYNC_SECONDS", "KubernetesSource"]
 
@@ -42,7 +42,7 @@ AUDIT_JITTER = 0.2
 
 
 class KubernetesSource:
-    """Lists and watches `resource` ("appmodels" or "endpointslices") until it is told to stop.
+    """Lists and watches the objects of `kind` until it is told to stop.
 
     `namespace` None means all; `selector` is a label selector, "" for everything; `resync_seconds` 0 means
     never. `stats` counts what happened. `run` is for one thread, once.
@@ -51,21 +51,21 @@ class KubernetesSource:
     def __init__(
         self,
         connection: Connection,
-        resource: Resource,
+        kind: WatchedKind,
         *,
         namespace: str | None,
         selector: str = "",
         resync_seconds: float = RESYNC_SECONDS,
         timing: Timing | None = None,
     ) -> None:
-        self.resources: tuple[Resource, ...] = (resource,)
+        self.kinds: tuple[WatchedKind, ...] = (kind,)
         self.stats = SourceStats()
-        self._resource: Resource = resource
+        self._resource = kind.name
         self._resync_seconds = resync_seconds
         self._timing = timing or Timing()
-        self._api = ResourceApi(connection, KINDS[resource], namespace, selector)
+        self._api = ResourceApi(connection, kind, namespace, selector)
         self._ledger = Ledger()
-        self._reflector = Reflector(resource, self._api, self._ledger, self, self._timing, self.stats)
+        self._reflector = Reflector(self._resource, self._api, self._ledger, self, self._timing, self.stats)
         self._abort = Abort()
         self._auditing = threading.Lock()
         self._lock = threading.Lock()

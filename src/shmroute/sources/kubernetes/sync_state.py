@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from shmroute.resources.objects import ObjectKey
+    from shmroute.resources.key import ObjectKey
 
 __all__ = ["AuditView", "Ledger", "revision_of"]
 

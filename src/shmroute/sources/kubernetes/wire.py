@@ -2,7 +2,7 @@
 
 Called by the reflector, the probe and the audit. It decides what is garbage (`Garbled`: the stream is not to be
 trusted from here on) and what is one bad object among good ones (`Skipped`: the stream goes on).
-Only the few fields that matter are decoded; each object's own rules are in `shmroute.resources.objects`.
+Only the few fields that matter are decoded; each kind's own rules are in `shmroute.resources`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from shmroute.errors import ApiError, InvalidObject, ShmrouteError
-from shmroute.resources.objects import ObjectKey, parse_appmodel, parse_endpointslice
+from shmroute.resources.key import ObjectKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from shmroute.sources.base import Item, Resource
+    from shmroute.resources.registry import Item, WatchedKind
 
 __all__ = [
-    "KINDS",
     "Bookmark",
     "Garbled",
-    "Kind",
     "Lines",
     "Listed",
     "Page",
@@ -52,30 +48,10 @@ class Garbled(ShmrouteError):
     """Bytes that no API server sends: what follows them on the same stream is not to be trusted."""
 
 
-class Kind(msgspec.Struct, frozen=True):
-    """What a source must know of a resource: where it lives, and how one object is read."""
-
-    group: str
-    version: str
-    plural: str
-    parse: Callable[[msgspec.Raw], Item | None]
-
-    @property
-    def full_name(self) -> str:
-        """As RBAC rules and the server's own messages name it."""
-        return f"{self.plural}.{self.group}"
-
-
-KINDS: dict[Resource, Kind] = {
-    "appmodels": Kind("iidp.com", "v1", "appmodels", parse_appmodel),
-    "endpointslices": Kind("discovery.k8s.io", "v1", "endpointslices", parse_endpointslice),
-}
-
-
 class Listed(msgspec.Struct, frozen=True, gc=False):
     """An object that is there: of a list, or of an ADDED or MODIFIED event.
 
-    `item` is None where the object is none of ours (an EndpointSlice without a Service). No cycle is
+    `item` is None where the object is not used (an EndpointSlice without a Service). No cycle is
     possible here, so a list of a million stays out of the garbage collector's books.
     """
 
@@ -160,7 +136,7 @@ class _Envelope(msgspec.Struct):
 class _Metadata(msgspec.Struct, gc=False):
     name: str
     resourceVersion: str = ""  # noqa: N815 - the wire's own name
-    namespace: str = "default"
+    namespace: str = ""
 
 
 class _Identity(msgspec.Struct, gc=False):
@@ -206,7 +182,7 @@ _decode_list = msgspec.json.Decoder(_List).decode
 _decode_identities = msgspec.json.Decoder(_Identities).decode
 
 
-def decode_event(kind: Kind, line: bytes, what: str) -> WatchEvent:
+def decode_event(kind: WatchedKind, line: bytes, what: str) -> WatchEvent:
     """One line of a watch. Raises `ApiError` for an ERROR event (`what` names the request), else `Garbled`."""
     try:
         if not line.isascii():
@@ -216,7 +192,7 @@ def decode_event(kind: Kind, line: bytes, what: str) -> WatchEvent:
             case "ADDED" | "MODIFIED":
                 return decode_object(kind, envelope.object)
             case "DELETED":
-                return _removed(envelope.object)
+                return _removed(kind, envelope.object)
             case "BOOKMARK":
                 return _bookmark(_decode_bookmark(envelope.object).metadata)
             case "ERROR":
@@ -236,45 +212,49 @@ def decode_page(body: bytes, what: str) -> Page:
     return Page(page.metadata.resourceVersion, page.metadata.next_page, page.items or [])
 
 
-def decode_object(kind: Kind, raw: msgspec.Raw) -> Listed | Skipped:
+def decode_object(kind: WatchedKind, raw: msgspec.Raw) -> Listed | Skipped:
     """One object. Raises `Garbled` where its bytes are no JSON: the stream is damaged, not the object."""
     try:
-        item = kind.parse(raw)
+        item = kind.parse(raw, default_namespace=kind.default_namespace)
         if item is not None:
             return Listed(item.key, item.resource_version, item)
         metadata = _decode_identity(raw).metadata
     except (InvalidObject, msgspec.ValidationError) as error:
-        return _skipped(raw, str(error))
+        return _skipped(kind, raw, str(error))
     except _UNREADABLE as error:
         raise Garbled(f"an object of {kind.full_name}: {error}") from error
-    return Listed(ObjectKey(metadata.namespace, metadata.name), metadata.resourceVersion, None)
+    return Listed(_key(kind, metadata), metadata.resourceVersion, None)
 
 
-def decode_identities(body: bytes, what: str) -> tuple[str, str, dict[ObjectKey, str]]:
+def decode_identities(kind: WatchedKind, body: bytes, what: str) -> tuple[str, str, dict[ObjectKey, str]]:
     """Of one page of a list: its resourceVersion, the next page's token, each object's key and resourceVersion."""
     try:
         page = _decode_identities(body)
     except _UNREADABLE as error:
         raise Garbled(f"{what}: {len(body)} bytes that are no list: {error}") from error
     found = (each.metadata for each in page.items or ())
-    versions = {ObjectKey(each.namespace, each.name): each.resourceVersion for each in found}
+    versions = {_key(kind, each): each.resourceVersion for each in found}
     return page.metadata.resourceVersion, page.metadata.next_page, versions
 
 
-def _skipped(raw: msgspec.Raw, reason: str) -> Skipped:
+def _key(kind: WatchedKind, metadata: _Metadata) -> ObjectKey:
+    return ObjectKey(metadata.namespace or kind.default_namespace, metadata.name)
+
+
+def _skipped(kind: WatchedKind, raw: msgspec.Raw, reason: str) -> Skipped:
     try:
         metadata = _decode_identity(raw).metadata
     except msgspec.ValidationError:
         return Skipped(reason)
-    return Skipped(reason, ObjectKey(metadata.namespace, metadata.name), metadata.resourceVersion)
+    return Skipped(reason, _key(kind, metadata), metadata.resourceVersion)
 
 
-def _removed(raw: msgspec.Raw) -> Removed | Skipped:
+def _removed(kind: WatchedKind, raw: msgspec.Raw) -> Removed | Skipped:
     try:
         metadata = _decode_identity(raw).metadata
     except msgspec.ValidationError as error:
         return Skipped(f"a deletion of an object without a usable name: {error}")
-    return Removed(ObjectKey(metadata.namespace, metadata.name), metadata.resourceVersion)
+    return Removed(_key(kind, metadata), metadata.resourceVersion)
 
 
 def _bookmark(metadata: _BookmarkMetadata) -> Bookmark:

@@ -1,0 +1,181 @@
+"""EndpointSlices as values: which fields matter, and how they are read from JSON. Pure: no I/O, no clock.
+
+Made by the sources, read by the tables. Never imported by a worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from shmroute.errors import InvalidObject
+from shmroute.resources.appmodel_rules import is_key_part
+from shmroute.resources.key import DEFAULT_NAMESPACE, Body, ObjectKey, decode, make_key, parse_key
+
+__all__ = [
+    "KIND",
+    "SERVICE_NAME_LABEL",
+    "EndpointSlice",
+    "SliceEndpoint",
+    "SlicePort",
+    "parse_endpointslice",
+    "unused_because",
+]
+
+KIND = "EndpointSlice"
+SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+ADDRESS_TYPES = ("IPv4", "IPv6")
+"""The types that hold addresses; the API's third one, FQDN, holds host names."""
+
+
+class SlicePort(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One item of an EndpointSlice's `ports`; `name` is "" for the unnamed port."""
+
+    name: str
+    port: int
+
+
+class SliceEndpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One address of an EndpointSlice with its conditions (an absent `ready` means ready, per the API)."""
+
+    address: str
+    ready: bool
+    serving: bool
+    terminating: bool
+    zone: str = ""
+    node: str = ""
+    pod: str = ""
+    hints: tuple[str, ...] = ()
+    """The zones of `hints.forZones`."""
+
+
+class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
+    """An EndpointSlice of a Service; `service` comes from the label `kubernetes.io/service-name`."""
+
+    key: ObjectKey
+    resource_version: str
+    service: ObjectKey
+    address_type: str
+    """"IPv4" or "IPv6"."""
+    ports: tuple[SlicePort, ...]
+    endpoints: tuple[SliceEndpoint, ...]
+
+
+# The part of the wire format that is read.
+class _Labels(msgspec.Struct, gc=False):
+    service: str | None = msgspec.field(default=None, name=SERVICE_NAME_LABEL)
+
+
+class _SliceMetadata(msgspec.Struct, gc=False, rename="camel"):
+    name: str
+    namespace: str | None = None
+    resource_version: str | None = None
+    labels: _Labels | None = None
+
+
+class _Conditions(msgspec.Struct, gc=False):
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class _Target(msgspec.Struct, gc=False):
+    kind: str | None = None
+    name: str | None = None
+
+
+class _Zone(msgspec.Struct, gc=False):
+    name: str
+
+
+class _Hints(msgspec.Struct, gc=False, rename="camel"):
+    for_zones: tuple[_Zone, ...] | None = None
+
+
+class _WireEndpoint(msgspec.Struct, gc=False, rename="camel"):
+    addresses: tuple[str, ...] | None = None
+    conditions: _Conditions | None = None
+    zone: str | None = None
+    node_name: str | None = None
+    target_ref: _Target | None = None
+    hints: _Hints | None = None
+
+
+class _WirePort(msgspec.Struct, gc=False):
+    name: str | None = None
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] | None = None
+
+
+class _WireSlice(msgspec.Struct, gc=False, rename="camel"):
+    metadata: _SliceMetadata
+    address_type: str = ""
+    ports: tuple[_WirePort, ...] | None = None
+    endpoints: tuple[_WireEndpoint, ...] | None = None
+
+
+_decoder = msgspec.json.Decoder(_WireSlice)
+
+
+def parse_endpointslice(body: Body, *, default_namespace: str = DEFAULT_NAMESPACE) -> EndpointSlice | None:
+    """One EndpointSlice from its JSON; None if it is of no Service, or names hosts instead of addresses.
+
+    None says "not one of ours (any more)": a source that had it before deletes it by `parse_key`.
+    Raises `InvalidObject` for one that does not keep the API's schema, which an API server never sends, and
+    `msgspec.DecodeError` where the bytes are no JSON at all.
+    """
+    try:
+        wire = decode(_decoder.decode, body)
+    except msgspec.ValidationError as error:
+        key = parse_key(body, default_namespace=default_namespace)
+        raise InvalidObject(f"{KIND} {key}", str(error)) from error
+    metadata = wire.metadata
+    key = make_key(KIND, metadata.name, metadata.namespace or default_namespace)
+    service = metadata.labels.service if metadata.labels is not None else None
+    if not service or wire.address_type not in ADDRESS_TYPES:
+        return None
+    if not is_key_part(service):
+        raise InvalidObject(f"{KIND} {key}", f"label {SERVICE_NAME_LABEL} is no Service's name")
+    return EndpointSlice(
+        key=key,
+        resource_version=metadata.resource_version or "",
+        service=ObjectKey(key.namespace, service),
+        address_type=wire.address_type,
+        # A port without a number stands for "whatever the consumer likes": there is nothing to dial.
+        ports=tuple(SlicePort(port.name or "", port.port) for port in wire.ports or () if port.port),
+        endpoints=tuple(
+            # Only the first address has a meaning, says the API; kube-proxy looks at no other.
+            _endpoint(endpoint.addresses[0], endpoint)
+            for endpoint in wire.endpoints or ()
+            if endpoint.addresses
+        ),
+    )
+
+
+def unused_because(manifest: Mapping[str, Any]) -> str:
+    """Why `parse_endpointslice` returned None for a manifest, in words."""
+    name = manifest["metadata"].get("name")
+    address_type = manifest.get("addressType")
+    if address_type not in ADDRESS_TYPES:
+        return f"{KIND} {name} has the addressType {address_type}: only IPv4 and IPv6 can be dialled"
+    return f"{KIND} {name} has no label {SERVICE_NAME_LABEL}"
+
+
+def _endpoint(address: str, wire: _WireEndpoint) -> SliceEndpoint:
+    conditions = wire.conditions or _NO_CONDITIONS
+    ready = conditions.ready is not False
+    target, hints = wire.target_ref, wire.hints
+    return SliceEndpoint(
+        address=address,
+        ready=ready,
+        serving=ready if conditions.serving is None else conditions.serving,
+        terminating=bool(conditions.terminating),
+        zone=wire.zone or "",
+        node=wire.node_name or "",
+        pod=(target.name or "") if target is not None and target.kind == "Pod" else "",
+        hints=tuple(zone.name for zone in hints.for_zones or ()) if hints is not None else (),
+    )
+
+
+_NO_CONDITIONS = _Conditions()
