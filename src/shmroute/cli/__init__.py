@@ -1,12 +1,13 @@
-"""The command `shmroute`: options in, library calls, answers on standard output, all else on standard error.
+"""The command `shmroute`: answers go to standard output, everything else to standard error.
 
-One module a command; each is imported only when it is called, so that `shmroute resolve` stays quick.
+One module per command; it is imported when the command is called, so that `shmroute resolve` starts quickly.
 Exit codes: 0 ok, 1 failure, 2 usage, 5 not found, 6 stale, 7 not ready. Never 3 or 4, at which gunicorn up to 23 stops
 the whole server if a child of it ends so.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Final
 
@@ -18,23 +19,23 @@ __all__ = ["main"]
 
 COMMANDS: Final = {
     "apply": "Write AppModels to a cluster by server-side apply.",
-    "audit": "Have the watcher compare itself with its server now.",
+    "audit": "Compare the watcher's objects with its server now.",
     "completion": "Print the completion of this command for bash, zsh or fish.",
     "crd": "Print or install the CustomResourceDefinition.",
     "delete": "Delete AppModels from a cluster.",
     "demo": "Show the main job on this machine: watcher, workers, a model that moves.",
-    "explain": "Say why a model is answered as it is.",
+    "explain": "Explain why a model is answered as it is.",
     "get": "List what the area holds: models, apps, endpoints, metadata, conflicts, invalid objects.",
     "resolve": "Look models up in the area, as a worker does.",
     "run": "Run a server's command with a watcher beside it.",
-    "status": "Say how the watcher stands and how fresh the routes are.",
+    "status": "Show the watcher's state and the age of the routes.",
     "wait": "Wait until the area holds a first snapshot.",
     "watch": "Follow AppModels and publish routes for the workers of this pod.",
 }
 """Name and short help of each command; its code is `shmroute.cli.<name>:command`."""
 
 _HIDDEN: Final = ("keep",)
-"""Commands that only shmroute itself calls."""
+"""Commands that only shmroute calls."""
 
 _EXIT_CODES: Final[tuple[tuple[type[errors.ShmrouteError], int], ...]] = (
     (errors.ConfigError, 2),
@@ -47,14 +48,14 @@ _EXIT_CODES: Final[tuple[tuple[type[errors.ShmrouteError], int], ...]] = (
 
 
 def exit_code(error: errors.ShmrouteError) -> int:
-    """The exit code that tells a script what it can do about `error`."""
+    """The exit code for `error`, so that a script can tell what to do."""
     if isinstance(error, errors.ApiError) and error.status == 404:
         return 5
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
 
 
 class _Commands(click.Group):
-    """Loads a command's module when it is named."""
+    """Imports a command's module when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return sorted(COMMANDS)
@@ -100,8 +101,20 @@ def group() -> None:
     """
 
 
+def _report(error: errors.ShmrouteError) -> None:
+    """Write the error and its notes: as a log line where the command logs, else as plain text."""
+    from shmroute.cli.logs import is_configured
+    from shmroute.cli.output import printable
+
+    lines = [printable(str(error)), *map(printable, getattr(error, "__notes__", ()))]
+    if is_configured():
+        logging.getLogger("shmroute").error("%s", "; ".join(lines))
+        return
+    click.echo("\n".join([f"error: {lines[0]}", *lines[1:]]), err=True)
+
+
 def main() -> None:
-    """The entry point: runs a command, turns errors into one line and an exit code."""
+    """Run a command; turn errors into one line and an exit code."""
     try:
         code = group.main(prog_name="shmroute", standalone_mode=False)
     except click.exceptions.Abort:
@@ -111,7 +124,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except errors.ShmrouteError as error:
-        click.echo(f"error: {error}", err=True)
+        _report(error)
         sys.exit(exit_code(error))
     except BrokenPipeError:
         sys.stderr.close()

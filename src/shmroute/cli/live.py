@@ -12,27 +12,30 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from shmroute.cli import status
-from shmroute.cli.output import age_text
+from shmroute.cli.output import age_text, printable
+from shmroute.cli.report import health, report
 from shmroute.worker.changes import Change, Reset
 from shmroute.worker.reader import Reader
 
 CHANGES_SHOWN: Final = 8
+_STYLES: Final = {"ok": "green", "old": "yellow", "bad": "bold red"}
+
 RATE_SECONDS: Final = 10.0
-"""Generations a second are counted over so long."""
+"""Seconds over which generations per second are counted."""
 
 
 def live(reader: Reader, refresh_seconds: float) -> None:
-    """Show how the watcher stands until Ctrl-C."""
+    """Show the watcher's state until Ctrl-C."""
     generations: deque[tuple[float, int]] = deque()
     newest: deque[str] = deque(maxlen=CHANGES_SHOWN)
-    since = reader.generation
+    since: int | None = None
     with Live(refresh_per_second=4, screen=False) as display:
         while True:
-            state = status.snapshot(reader)
+            state = report(reader)
             for change in reader.changes(since, timeout=0.0):
+                if since is not None:
+                    newest.append(printable(_line(change)))
                 since = change.generation
-                newest.append(_line(change))
             now = time.monotonic()
             generations.append((now, state["generation"]))
             while now - generations[0][0] > RATE_SECONDS:
@@ -48,7 +51,7 @@ def _rate(generations: deque[tuple[float, int]]) -> float:
 
 def _line(change: Change | Reset) -> str:
     if isinstance(change, Reset):
-        return f"{change.generation}  the whole table was published anew"
+        return f"{change.generation}  all rows were published again"
     route = change.new or change.old
     where = f"{route.app} {route.app_version}" if route else ""
     return f"{change.generation}  {change.model} {change.kind} {where}"
@@ -60,12 +63,12 @@ def _view(state: dict[str, Any], rate: float, newest: list[str]) -> Group:
     for name, value in (
         ("generation", f"{state['generation']}   ({rate:.1f} a second)"),
         ("age", "never" if state["age"] is None else age_text(state["age"])),
-        ("watcher", f"pid {watcher['pid']} {'alive' if watcher['alive'] else 'dead or frozen'}"),
+        ("watcher", f"pid {watcher['pid']} {'alive' if watcher['alive'] else 'not alive'}"),
         ("propagation", f"{watcher.get('propagation_seconds', 0.0) * 1e3:.2f} ms for the newest change"),
         ("table", f"{watcher.get('models', 0)} models, {watcher.get('apps', 0)} apps, {watcher.get('rows', 0)} rows"),
         ("conflicts", str(watcher.get("conflicts", 0))),
         ("invalid", str(watcher.get("invalid", 0))),
-        ("problem", watcher.get("problem") or state["fault"] or "none"),
+        ("state", Text(": ".join(health(state)), style=_STYLES[health(state)[0]])),
     ):
         head.add_row(Text(name, style="bold"), value)
     sources = Table("source", "phase", "in step", "restarts", "lists", "reason", box=None, header_style="bold")

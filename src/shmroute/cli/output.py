@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import click
 
-__all__ = ["age_text", "columns", "document", "show"]
+__all__ = ["age_text", "bytes_text", "columns", "document", "paint", "printable", "show"]
 
 _GAP: Final = "   "
 
+_UNPRINTABLE: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but the newline, line separators, and characters that reverse the direction of text."""
+
+_COLOURS: Final = {"ok": "green", "old": "yellow", "bad": "red"}
+
+
+def printable(text: str) -> str:
+    """`text` with control characters escaped (`\\x1b`), so that a name cannot steer the terminal."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\n", "\\n"))
+
+
+def paint(text: str, state: str) -> str:
+    """`text` in the colour of `state` ("ok", "old" or "bad"); plain where `NO_COLOR` is set (no-color.org).
+
+    click takes the colour away again where standard output is not a terminal.
+    """
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=_COLOURS[state], bold=True)
+
+
+def bytes_text(size: int) -> str:
+    """`512 B`, `1.5 KiB`, `20 MiB`."""
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 10 else f"{value:.1f} {unit}"
+
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table without lines: fit for the eye, for `awk` and for `column`."""
-    cells = [[str(cell) if cell not in ("", None) else "<none>" for cell in row] for row in rows]
+    """A table without lines, for people and for `awk`. Control characters are escaped."""
+    cells = [[printable(str(cell)) if cell not in ("", None) else "<none>" for cell in row] for row in rows]
     widths = [max(len(name), *(len(row[index]) for row in cells), 0) for index, name in enumerate(header)]
     lines = [[name.upper() for name in header], *cells]
     return "\n".join(
@@ -26,7 +56,8 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def document(value: object, form: str) -> str:
     """`value`, of builtin types, as JSON or YAML."""
     if form == "json":
-        return json.dumps(value, indent=2, ensure_ascii=False)
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+        return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     import yaml
 
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip("\n")
@@ -49,7 +80,7 @@ def show(
             click.echo(document({"items": list(items)}, form))
         case "name":
             for item in items:
-                click.echo(item[name])
+                click.echo(printable(item[name]))
         case _:
             shown = {**table, **(wide if form == "wide" else {})}
             if items:

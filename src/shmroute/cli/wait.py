@@ -1,10 +1,12 @@
-"""`shmroute wait`: until there are routes; a start-up probe."""
+"""`shmroute wait`: wait for the first snapshot; a start-up probe."""
 
 from __future__ import annotations
 
 import click
 
 from shmroute.cli import options
+from shmroute.cli.report import waiting_for
+from shmroute.errors import NotReady
 from shmroute.worker.reader import Reader
 
 
@@ -14,4 +16,9 @@ from shmroute.worker.reader import Reader
 def command(area: str, timeout: float) -> None:
     """Wait until the area holds a first snapshot. Ends with 7 if there is none in time."""
     with Reader(area) as reader:
-        reader.wait_ready(timeout)
+        try:
+            reader.wait_ready(timeout)
+        except NotReady as error:
+            if reason := waiting_for(area):
+                error.add_note(reason)
+            raise

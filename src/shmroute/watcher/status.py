@@ -1,54 +1,59 @@
-"""What a watcher says of itself: one value, shown in the control block, by `shmroute status`, in health and metrics.
+"""A watcher's status as one value: shown by `shmroute status`, `/healthz`, `/readyz` and `/metrics`.
 
-Rewritten about once a second by the owner thread; reading it needs no help of the watcher.
+The owner thread writes it into the control block about once a second. Readers need no help of the watcher.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from shmroute.rows import SettingsRow
 from shmroute.sources.base import SourceState
 
-__all__ = ["AuditStatus", "MetadataStatus", "Status", "decode_status", "encode_status"]
+__all__ = ["ENDED", "AuditStatus", "MetadataStatus", "Status", "decode_status", "encode_status"]
+
+
+ENDED = "ended"
+"""The role that a watcher writes when it ends in order."""
 
 
 class MetadataStatus(msgspec.Struct, frozen=True):
     """Counters of the metadata loader since the watcher started."""
 
     store: str
-    """Where from, without credentials."""
+    """URL of the store, without credentials."""
     reads: int
     """Keys read."""
     read_commands: int
     skipped_by_version: int
     failures: int
     pending: int
-    """Keys that are asked for again."""
+    """Keys that will be read again."""
     problem: str = ""
     """Why the store cannot be read, "" while it can."""
 
 
 class AuditStatus(msgspec.Struct, frozen=True):
-    """What the audits of one resource have shown since the watcher started."""
+    """Results of the audits of one resource since the watcher started."""
 
     resource: str
     count: int
     """Audits completed."""
     differences: int
-    """Objects found different, summed: this must read 0."""
+    """Sum of objects found different; must be 0."""
     newest: float
-    """Unix seconds of the newest one, completed or not."""
+    """Unix seconds of the newest audit, completed or not."""
     problem: str = ""
-    """Why the newest one could not be completed."""
+    """Why the newest audit failed, "" if it did not."""
 
 
 class Status(msgspec.Struct, frozen=True):
-    """One second of a watcher's life. Times are Unix seconds, counters count from the watcher's start."""
+    """A watcher's state. Times are Unix seconds; counters count from the watcher's start."""
 
     version: str
     area: str
     role: str
-    """"writing", or "standing by" while another watcher holds the area."""
+    """"writing"; "standing by" while another watcher holds the area; "ended" after an orderly end."""
     started: float
     now: float
     synced: bool
@@ -61,13 +66,13 @@ class Status(msgspec.Struct, frozen=True):
     log_bytes: int
     rebuilding: bool
     events: int
-    """Objects added, changed or deleted that the sources have told of."""
+    """Objects that the sources reported as added, changed or deleted."""
     publishes: int
     publish_failures: int
     publish_seconds: float
-    """Time spent publishing, summed."""
+    """Seconds spent publishing, in all."""
     propagation_seconds: float
-    """From a change's last byte to its publication, the newest."""
+    """Seconds from the newest change's last byte to its publication."""
     propagations: int
     propagation_seconds_sum: float
     conflicts: int
@@ -75,13 +80,15 @@ class Status(msgspec.Struct, frozen=True):
     handler_failures: int
     sources: tuple[SourceState, ...]
     source_ages: tuple[float, ...]
-    """Seconds since each source last proved that it is in step; infinite before it first did."""
+    """Seconds since each source was last in step with its server; infinite before it first was."""
     audited: tuple[str, ...] = ()
-    """Resources whose source can compare itself with its server."""
+    """Resources whose source supports audits."""
     audits: tuple[AuditStatus, ...] = ()
     metadata: MetadataStatus | None = None
     problem: str = ""
     """Why the newest state is not published, "" while it is."""
+    settings: SettingsRow | None = None
+    """What the watcher was asked to watch."""
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -1,0 +1,171 @@
+"""What is known of an area and its watcher, collected for `shmroute status`, `wait` and `explain`.
+
+Reads the control block and the rows; asks no watcher. Works before the first snapshot too, since a watcher describes
+itself in the control block as soon as it holds the area.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import msgspec
+
+from shmroute.errors import NotReady
+from shmroute.rows import Kind, SettingsRow
+from shmroute.shm.control import ControlReader
+from shmroute.shm.reader import RowReader
+from shmroute.watcher.status import ENDED, Status, decode_status
+from shmroute.worker.reader import Reader
+
+__all__ = ["Health", "health", "report", "settings_text", "status_of", "waiting_for"]
+
+FROZEN_SECONDS: Final = 5.0
+"""Seconds without a heartbeat (five beats) before the watcher counts as dead or frozen."""
+
+Health = tuple[str, str]
+"""A state as a word ("ok", "old" or "bad") and a sentence for people."""
+
+_decode_settings = msgspec.msgpack.Decoder(SettingsRow).decode
+
+
+def status_of(area: str) -> tuple[ControlReader, Status | None]:
+    """The area's control block and what its watcher last wrote of itself, None where it has written nothing.
+
+    Raises:
+        NotReady: the area does not exist.
+        AreaUnreadable, NoAccess
+    """
+    try:
+        control = ControlReader(area)
+    except FileNotFoundError:
+        raise NotReady(area) from None
+    page = control.status()
+    return control, decode_status(page) if page else None
+
+
+def report(reader: Reader) -> dict[str, Any]:
+    """The facts about the reader's area, of builtin types; ages in seconds, None where something has never happened.
+
+    Raises:
+        NotReady: the area does not exist.
+        AreaUnreadable, NoAccess
+    """
+    control, status = status_of(reader.area)
+    heartbeat = max(0.0, (time.monotonic_ns() - control.heartbeat_ns) / 1e9)
+    ended = status is not None and status.role == ENDED
+    return {
+        "area": reader.area,
+        "generation": control.generation,
+        "age": _finite(reader.age),
+        "synced": reader.synced,
+        "source": _settings(reader.area, status),
+        "watcher": {
+            "pid": control.writer_pid,
+            "alive": heartbeat < FROZEN_SECONDS and not ended,
+            "ended": ended,
+            "heartbeat_age": heartbeat,
+            **(_watcher(status) if status else {}),
+        },
+        "sources": _sources(status, heartbeat) if status else [],
+        "fault": str(reader.fault) if reader.fault else None,
+    }
+
+
+def _settings(area: str, status: Status | None) -> dict[str, str] | None:
+    """Where the routes come from: as the watcher says, else as published with the rows."""
+    settings = status.settings if status is not None else None
+    if settings is None:
+        try:
+            row = RowReader(area).get(Kind.SETTINGS, "")
+        except NotReady:
+            return None
+        if row is None:
+            return None
+        settings = _decode_settings(row)
+    return {"source": settings.source, "namespace": settings.namespace, "selector": settings.selector}
+
+
+def settings_text(settings: dict[str, str] | None) -> str:
+    """`https://host:6443, namespace x, selector iidp=iidp`."""
+    if settings is None:
+        return "unknown"
+    namespace = f"namespace {settings['namespace']}" if settings["namespace"] else "all namespaces"
+    selector = f"selector {settings['selector']}" if settings["selector"] else "no selector"
+    return f"{settings['source']}, {namespace}, {selector}"
+
+
+def _watcher(status: Status) -> dict[str, Any]:
+    shown = {
+        field: getattr(status, field)
+        for field in status.__struct_fields__
+        if field not in ("area", "settings", "sources", "source_ages", "metadata")
+    }
+    shown["metadata"] = msgspec.to_builtins(status.metadata)
+    return shown
+
+
+def _sources(status: Status, silent_seconds: float) -> list[dict[str, Any]]:
+    """The sources; their ages grow while the watcher writes nothing."""
+    return [
+        {
+            "resource": state.resource,
+            "phase": state.phase,
+            "age": _finite(age + silent_seconds),
+            "reason": state.reason,
+            "restarts": state.restarts,
+            "lists": state.lists,
+            "backoff_seconds": state.backoff_seconds,
+        }
+        for state, age in zip(status.sources, status.source_ages, strict=True)
+    ]
+
+
+def _finite(seconds: float) -> float | None:
+    return seconds if seconds != float("inf") else None
+
+
+def waiting_for(area: str) -> str:
+    """What the area's watcher waits for before its first snapshot, as a clause; "" where no watcher is at work."""
+    try:
+        control, status = status_of(area)
+    except NotReady:
+        return ""
+    heartbeat = (time.monotonic_ns() - control.heartbeat_ns) / 1e9
+    if status is None or heartbeat >= FROZEN_SECONDS or status.role == ENDED:
+        return ""
+    sources = [f"{state.resource}: {state.phase} {state.reason}".strip() for state in status.sources]
+    reasons = "; ".join([status.problem] * bool(status.problem) + sources) or "its sources have not reported yet"
+    return f"a watcher (pid {control.writer_pid}) runs and has no complete list yet: {reasons}"
+
+
+def health(facts: dict[str, Any]) -> Health:
+    """The state in one sentence: does the area serve, from how old rows, and why not from newer ones."""
+    watcher = facts["watcher"]
+    silent = age_words(watcher["heartbeat_age"])
+    if watcher["ended"]:
+        dead = "the watcher has ended"
+    elif not watcher["alive"]:
+        dead = f"the watcher is dead or frozen: no heartbeat for {silent}"
+    else:
+        dead = ""
+    reasons = [reason for reason in (dead, facts["fault"], watcher.get("problem")) if reason]
+    reasons += [f"{source['resource']}: {source['reason']}" for source in facts["sources"] if source["reason"]]
+    if not facts["generation"]:
+        waits = f"{reasons[0]}" if reasons else "no complete list yet"
+        return "bad", f"serving nothing: {waits}"
+    age = "never in step" if facts["age"] is None else f"last in step {age_words(facts['age'])} ago"
+    if dead or not facts["synced"] or facts["fault"] or watcher.get("problem"):
+        why = reasons[0] if reasons else "this watcher has no complete list of its own yet"
+        return "old", f"serving the last state, {age}: {why}"
+    if reasons:
+        return "old", f"serving, {age}: {reasons[0]}"
+    return "ok", f"serving, in step {age_words(facts['age'])} ago" if facts["age"] is not None else "serving"
+
+
+def age_words(seconds: float) -> str:
+    """`0.3 s`, `4 min`, `3 h`, `2 d`."""
+    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.1f} {unit}" if size == 1 else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"
