@@ -24,7 +24,7 @@ help: ## this list
 		printf '%-14s %s\n' "$$name" "$$text"; done
 
 # One stamp for each dependency group that is in the virtual environment.
-$(VENV)/.has-%: pyproject.toml constraints.txt
+$(VENV)/.has-%: pyproject.toml constraints.txt src/shmroute/_native.c .ci/native.py
 	@.ci/venv $(VENV) $*
 
 TESTING := $(VENV)/.has-test $(VENV)/.has-redis-server
@@ -87,4 +87,5 @@ pins: ## constraints.txt anew, with the newest versions; run with the oldest Pyt
 .PHONY: clean
 clean: ## remove the virtual environment and whatever was made here
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache docs/_build
+	rm -f src/shmroute/_native*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,6 +20,7 @@ from shmroute.errors import (
     SnapshotExpired,
     StaleRoutes,
 )
+from shmroute.native import native as _native_module
 from shmroute.worker.default import get, resolve
 from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.reader import Reader
@@ -44,3 +45,6 @@ __all__ = [
     "get",
     "resolve",
 ]
+
+__native__: bool = _native_module is not None
+"""Whether look-ups run in the native twin (C); else in plain Python. `shmroute.native.missing` says why not."""
