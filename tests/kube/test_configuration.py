@@ -95,7 +95,7 @@ def test_without_any_configuration_it_is_said_what_to_do() -> None:
 
 
 def test_a_context_without_a_kubeconfig_is_refused() -> None:
-    with pytest.raises(ConfigError, match="context 'there' was asked for"):
+    with pytest.raises(ConfigError, match="context 'there' cannot be used: there is no such context"):
         Connection(context="there")
 
 

@@ -1,132 +1,296 @@
-"""Where the cluster is and how to prove who we are, by the official `kubernetes` client's own rules.
+"""Where the cluster is, how to reach it, and how to prove who we are.
 
-`ClusterConfiguration.load` finds a kubeconfig (a path, `KUBECONFIG`, `~/.kube/config`) or a pod's service
-account. The client does the parsing, the exec plugins and the token hooks; this module adds what a process
-that lives for months needs: it notices that a file behind the configuration has changed (token, CA,
-certificates, kubeconfig), and says what is wrong as a `ConfigError`.
+`ClusterConfiguration.load` finds a kubeconfig (a path, `KUBECONFIG`, `~/.kube/config`) or a pod's service account, and
+makes of it what `shmroute.kube.connection` needs: the server's URL, a pool of connections, and the headers of a
+request. It is one reading: where a file behind it has changed, the connection loads a new one.
 
-Called by `shmroute.kube.connection`. It sends nothing to the API server and logs no secret.
+Certificates and keys go from memory into the TLS context, so that nothing depends on temporary files.
 """
 
 from __future__ import annotations
 
+import base64
+import logging
 import os
+import re
 import socket
 import ssl
+import threading
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlsplit
 
-import yaml
-from urllib3.util.ssl_ import create_urllib3_context
+from urllib3 import HTTPHeaderDict
 
 from shmroute.errors import ConfigError
+from shmroute.kube.files import file_state, read_small_file
+from shmroute.kube.kubeconfig import Choice, Cluster, User, check_namespace, choose, find_kubeconfigs
+from shmroute.kube.plugin import ExecCredential, ExecPlugin
+from shmroute.kube.proxy import find_proxy
+from shmroute.kube.transport import POOLS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from urllib3 import PoolManager
 
 __all__ = ["ClusterConfiguration"]
 
-KEEPALIVE_IDLE_SECONDS = 10
-KEEPALIVE_INTERVAL_SECONDS = 5
-KEEPALIVE_COUNT = 3
-"""An idle connection into nowhere is given up by the kernel after 10 + 3 * 5 = 25 s: under the 30 s in
-which a dead peer must be noticed. client-go's 30 + 9 * 15 s would be far over it."""
+log = logging.getLogger(__name__)
 
-USER_TIMEOUT_MILLISECONDS = 20_000
+KEEPALIVE_IDLE_SECONDS: Final = 10
+KEEPALIVE_INTERVAL_SECONDS: Final = 5
+KEEPALIVE_COUNT: Final = 3
+"""The kernel gives up an idle connection to a dead peer after 10 + 3 * 5 = 25 s. A dead peer must be noticed within
+30 s; client-go's 30 + 9 * 15 s would be far over it."""
+
+USER_TIMEOUT_MILLISECONDS: Final = 20_000
 """Bytes sent and never acknowledged end the connection after this; Linux alone would try for 15 minutes."""
 
-DEFAULT_KUBECONFIG = "~/.kube/config"
+_EXEC_EXTENSION: Final = "client.authentication.k8s.io/exec"
+"""The cluster's extension that holds what a plugin wants to know (Kubernetes KEP-541)."""
 
-MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError)
-"""What the client raises, beside its own exception, over a kubeconfig of an unexpected shape."""
-
-FileState: TypeAlias = tuple[str, int, int, int]
-"""Path, inode, size and modification time in nanoseconds; zeros where there is no such file."""
+_HEADER_KEY_SAFE: Final = "!#$&'*+-.^_`|~"
+"""Legal in a header's name without escape, beside letters and digits: client-go's `legalHeaderKeyBytes` without %."""
 
 
 class ClusterConfiguration:
-    """One reading of the configuration, with the client that was built from it.
+    """One reading of the configuration.
 
-    `client` is a `kubernetes.client.ApiClient`, `host` the server's address, `namespace` the default
-    namespace of the context or of the service account.
+    `host` is the server's URL without a slash at its end, `namespace` the default namespace of the context or of the
+    service account.
     """
 
-    def __init__(self, configuration: Any, namespace: str, files: list[str]) -> None:
-        from kubernetes.client import ApiClient
-
-        configuration.retries = False
-        self.client = ApiClient(configuration)
-        # Not as `configuration.socket_options`, which older clients do not pass on.
-        pool_options = self.client.rest_client.pool_manager.connection_pool_kw
-        pool_options["socket_options"] = socket_options()
-        pool_options["ssl_context"] = _ssl_context(pool_options)
-        self.host: str = configuration.host.rstrip("/")
-        self.namespace = namespace
-        self._files = files
-        self._state = [_file_state(path) for path in files]
+    def __init__(self, choice: Choice, files: list[str]) -> None:
+        """Raises `ConfigError` for whatever kubectl would refuse."""
+        state = [file_state(path) for path in files]  # before anything is read: a change meanwhile must show
+        cluster, user = choice.cluster, choice.user
+        self.host = _server_url(choice)
+        self.namespace = choice.namespace or "default"
+        self._where = choice.where
+        self._state = state
+        self._lock = threading.Lock()
+        """Guards the pool and the certificate in it."""
+        self._certificate = ("", "")
+        self._make_pool = _pool_maker(self.host, cluster, choice.where)
+        self._impersonation = _impersonation(user, choice.where)
+        self._authorization, certificate = "", None
+        self._plugin: ExecPlugin | None = None
+        if _has_credentials(user):
+            self._authorization = _authorization(user, choice.where)
+            certificate = _pair(user)
+        elif user.exec is not None:
+            self._plugin = ExecPlugin(user.exec, _cluster_info(self.host, cluster), choice.where)
+        self._pool = self._make_pool(certificate)
 
     @classmethod
     def load(cls, kubeconfig: str | None, context: str | None) -> ClusterConfiguration:
         """Read the configuration anew. Raises `ConfigError` where there is none that can be used."""
-        paths = _kubeconfig_paths(kubeconfig)
-        if paths:
-            return cls._from_kubeconfig(os.pathsep.join(paths), context)
-        if context is not None:
-            raise ConfigError(
-                f"context {context!r} was asked for, but there is no kubeconfig to look it up in:"
-                f" give its path, set KUBECONFIG or write {DEFAULT_KUBECONFIG}"
-            )
-        return cls._from_service_account()
-
-    @classmethod
-    def _from_kubeconfig(cls, paths: str, context: str | None) -> ClusterConfiguration:
-        from kubernetes.client import Configuration
-
-        config = _client_config()
-        configuration = Configuration()
-        try:
-            config.load_kube_config(config_file=paths, context=context, client_configuration=configuration)
-            contexts, current = config.list_kube_config_contexts(config_file=paths)
-            chosen = next((each for each in contexts if each["name"] == context), current)
-            namespace = chosen["context"].get("namespace") or "default"
-        except (config.ConfigException, yaml.YAMLError, *MALFORMED) as error:
-            wanted = f", context {context!r}" if context else ""
-            raise ConfigError(f"kubeconfig {paths}{wanted} cannot be used: {error}") from error
-        return cls(configuration, namespace, [*paths.split(os.pathsep), *_tls_files(configuration)])
-
-    @classmethod
-    def _from_service_account(cls) -> ClusterConfiguration:
-        from kubernetes.client import Configuration
-
-        config = _client_config()
-        configuration = Configuration()
-        try:
-            config.load_incluster_config(client_configuration=configuration)
-        except (config.ConfigException, OSError) as error:
-            raise ConfigError(
-                "no cluster is configured: no kubeconfig was given, KUBECONFIG is not set, there is no"
-                f" {DEFAULT_KUBECONFIG}, and this is no pod with a service account ({error})."
-                " Give --kubeconfig, or watch a folder with --manifests"
-            ) from error
-        token_file = config.incluster_config.SERVICE_TOKEN_FILENAME
-        try:
-            namespace = Path(token_file).with_name("namespace").read_text().strip() or "default"
-        except OSError:
-            namespace = "default"
-        return cls(configuration, namespace, [token_file, *_tls_files(configuration)])
+        paths = find_kubeconfigs(kubeconfig)
+        choice = choose(paths, context)
+        if choice is None:
+            choice = _service_account(os.pathsep.join(paths))
+        cluster, user = choice.cluster, choice.user
+        named = (cluster.certificate_authority, user.client_certificate, user.client_key, user.token_file)
+        return cls(choice, [*paths, *(path for path in named if path)])
 
     def changed(self) -> bool:
-        """Whether a file that this reading stands on is not what it was."""
-        return self._state != [_file_state(path) for path in self._files]
+        """Whether a file behind this reading is not what it was."""
+        return self._state != [file_state(path) for path, *_ in self._state]
 
-    def authentication(self) -> dict[str, str]:
-        """The headers that say who we are, fresh: the client's refresh hook runs here.
+    def authenticate(self) -> tuple[PoolManager, HTTPHeaderDict]:
+        """The pool for a request and the headers that say who we are. Runs the exec plugin where that is due.
 
-        Raises `ConfigError` where a credential cannot be read.
+        Raises `ConfigError` where the plugin gives no credential.
         """
+        authorization = self._authorization
+        if self._plugin is not None:
+            credential = self._plugin.credential()
+            authorization = f"Bearer {_header(credential.token, self._where, 'token')}" if credential.token else ""
+            self._use_certificate(credential)
+        headers = HTTPHeaderDict()
+        if authorization:
+            headers.add("Authorization", authorization)
+        for name, value in self._impersonation:
+            headers.add(name, value)
+        return self._pool, headers
+
+    def drop_idle(self) -> None:
+        """Close the connections that no request uses. What is in flight goes on."""
+        self._pool.clear()
+
+    def _use_certificate(self, credential: ExecCredential) -> None:
+        """Make a new pool where the plugin has given another certificate than before."""
+        pair = (credential.certificate, credential.key)
+        with self._lock:
+            if pair == self._certificate:
+                return
+            pool = self._make_pool((pair[0].encode(), pair[1].encode()) if pair[0] else None)
+            self._pool.clear()
+            self._pool, self._certificate = pool, pair
+
+
+# --- finding ---------------------------------------------------------------------------------------------------
+
+
+def _service_account(kubeconfigs: str) -> Choice:
+    """The account of the pod that we run in, by the official client's paths."""
+    from kubernetes.config import incluster_config
+
+    token_file, authority = incluster_config.SERVICE_TOKEN_FILENAME, incluster_config.SERVICE_CERT_FILENAME
+    host, port = (os.environ.get(name, "") for name in ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"))
+    problem = ""
+    if not host or not port:
+        problem = "KUBERNETES_SERVICE_HOST or KUBERNETES_SERVICE_PORT is not set"
+    elif not Path(token_file).exists():
+        problem = f"there is no {token_file}"
+    if problem:
+        raise ConfigError(
+            f"no cluster is configured: {kubeconfigs} is missing or empty, and this is not a pod with a service"
+            f" account ({problem}). Give --kubeconfig, or watch a folder with --manifests"
+        )
+    try:
+        namespace = read_small_file(str(Path(token_file).with_name("namespace")), "namespace").decode().strip()
+    except (ConfigError, UnicodeDecodeError):
+        namespace = ""  # a token may be mounted without it
+    if namespace:
+        check_namespace(namespace, "the pod's namespace")
+    server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    cluster = Cluster(server=server, certificate_authority=authority)
+    return Choice(cluster, User(token_file=token_file), namespace, "the pod's service account")
+
+
+def _server_url(choice: Choice) -> str:
+    """The server's URL, checked. Raises `ConfigError` for one that would be used otherwise than it looks.
+
+    kubectl takes `HOST:PORT` for http:// whatever else the cluster says, and leaves credentials out where it uses no
+    TLS; it asks the person at the terminal where a user has none.
+    """
+    server, user = choice.cluster.server, choice.user
+    try:
+        parts = urlsplit(server)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"{choice.where}: server is not a URL: {error}") from error
+    plain = not (parts.username or parts.password or parts.query or parts.fragment)
+    printable = all("!" <= character <= "~" for character in server)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not plain or not printable or port == 0:
+        raise ConfigError(f"{choice.where}: server is not a URL of the form https://HOST:PORT or http://HOST:PORT")
+    if parts.scheme == "http" and not _is_local(parts.hostname) and user != User():
+        raise ConfigError(
+            f"{choice.where}: server is http:// and not on this machine, and credentials are not sent without TLS:"
+            " use https://, or a context without a user"
+        )
+    if parts.scheme == "https" and not _has_credentials(user) and user.exec is None:
+        raise ConfigError(
+            f"{choice.where}: its user has no credentials: give a token, a client certificate, a username or exec"
+        )
+    return parts.geturl().rstrip("/")
+
+
+def _is_local(host: str) -> bool:
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None
+
+
+# --- who we are ------------------------------------------------------------------------------------------------
+
+
+def _has_credentials(user: User) -> bool:
+    """Whether the user has credentials beside a plugin: kubectl does not run the plugin then."""
+    certificate = user.client_certificate or user.client_certificate_data
+    return bool(user.token or user.token_file or user.username or certificate)
+
+
+def _authorization(user: User, where: str) -> str:
+    """The header's value. A token's file comes before the token itself, which counts while the file is unreadable."""
+    if user.username:
+        return f"Basic {base64.b64encode(f'{user.username}:{user.password}'.encode()).decode()}"
+    token = user.token
+    if user.token_file:
         try:
-            settings = self.client.configuration.auth_settings().values()
-        except (_client_config().ConfigException, *MALFORMED) as error:
-            raise ConfigError(f"the credentials for {self.host} cannot be read: {error}") from error
-        in_header = (each for each in settings if each["in"] == "header" and each["value"])
-        return {each["key"]: each["value"].strip() for each in in_header}
+            token = _token_of(user.token_file)
+        except ConfigError as error:
+            if not user.token:
+                raise
+            log.warning("%s: %s; using the token beside it", where, error)
+    return f"Bearer {_header(token, where, 'token')}" if token else ""
+
+
+def _token_of(path: str) -> str:
+    token = read_small_file(path, "token file").strip()
+    if not token or not token.isascii():
+        raise ConfigError(f"token file {path} holds no token")
+    return token.decode()
+
+
+def _impersonation(user: User, where: str) -> list[tuple[str, str]]:
+    """The headers of client-go's `impersonatingRoundTripper`."""
+    if not user.impersonate:
+        return []
+    headers = [("Impersonate-User", user.impersonate)]
+    if user.impersonate_uid:
+        headers.append(("Impersonate-Uid", user.impersonate_uid))
+    headers += (("Impersonate-Group", group) for group in user.impersonate_groups)
+    for key, values in user.impersonate_extra.items():
+        headers += ((f"Impersonate-Extra-{quote(key, safe=_HEADER_KEY_SAFE)}", value) for value in values)
+    return [(name, _header(value, where, "impersonation")) for name, value in headers]
+
+
+def _header(value: str, where: str, what: str) -> str:
+    """The value of a header as http.client takes it: bytes of UTF-8, one character each."""
+    if any(character < " " or character == "\x7f" for character in value):
+        raise ConfigError(f"{where}: {what} holds control characters")
+    return value.encode().decode("latin-1")
+
+
+def _cluster_info(host: str, cluster: Cluster) -> dict[str, Any]:
+    """What a plugin with `provideClusterInfo` learns: `Cluster` of client.authentication.k8s.io/v1."""
+    authority = _authority(cluster)
+    extensions = cluster.extensions if isinstance(cluster.extensions, list) else []
+    own = [each for each in extensions if isinstance(each, dict) and each.get("name") == _EXEC_EXTENSION]
+    info = {
+        "server": host,
+        "tls-server-name": cluster.tls_server_name,
+        "insecure-skip-tls-verify": cluster.insecure_skip_tls_verify,
+        "certificate-authority-data": base64.b64encode(authority).decode(),
+        "proxy-url": cluster.proxy_url,
+        "disable-compression": cluster.disable_compression,
+        "config": own[0].get("extension") if own else None,
+    }
+    return {name: value for name, value in info.items() if value}
+
+
+# --- how to reach it -------------------------------------------------------------------------------------------
+
+
+def _pool_maker(host: str, cluster: Cluster, where: str) -> Callable[[tuple[bytes, bytes] | None], PoolManager]:
+    """Makes a pool, given a client certificate with its key."""
+    proxy = find_proxy(host, cluster.proxy_url, os.environ)
+    authority = _authority(cluster)
+    if cluster.insecure_skip_tls_verify:
+        log.warning("%s: insecure-skip-tls-verify: the server's certificate is not verified", where)
+
+    def make(certificate: tuple[bytes, bytes] | None) -> PoolManager:
+        from kubernetes.client import ApiClient, Configuration
+
+        context = _ssl_context(cluster, authority, certificate, where)
+        configuration = Configuration(host=host)
+        configuration.retries = False
+        configuration.verify_ssl = not cluster.insecure_skip_tls_verify
+        configuration.tls_server_name = cluster.tls_server_name
+        configuration.socket_options = socket_options()
+        # Given, so that the client does not look into the environment by rules of its own.
+        configuration.proxy = proxy.url if proxy else None
+        configuration.no_proxy = ""
+        configuration.proxy_ssl_context = context
+        if proxy is not None and proxy.authorization:
+            configuration.proxy_headers = {"Proxy-Authorization": proxy.authorization}
+        pool: PoolManager = ApiClient(configuration).rest_client.pool_manager
+        pool.pool_classes_by_scheme = POOLS
+        pool.connection_pool_kw["ssl_context"] = context
+        return pool
+
+    return make
 
 
 def socket_options() -> list[tuple[int, int, int]]:
@@ -147,52 +311,55 @@ def socket_options() -> list[tuple[int, int, int]]:
     return options
 
 
-def _ssl_context(pool_options: dict[str, Any]) -> ssl.SSLContext:
-    """A context that takes every certificate that kubectl takes; urllib3 adds what `pool_options` names.
-
-    From Python 3.13 on urllib3 asks for certificates strictly after RFC 5280, and those of many a cluster are not: its
-    own authority's lacks a key identifier or the key usage.
-    """
-    context = create_urllib3_context(cert_reqs=pool_options.get("cert_reqs"))
+def _ssl_context(
+    cluster: Cluster, authority: bytes, certificate: tuple[bytes, bytes] | None, where: str
+) -> ssl.SSLContext:
+    """A context that accepts the certificates that kubectl accepts."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Python 3.13 and newer verify strictly by RFC 5280. Many clusters' own authorities lack what that asks for.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    if not any(pool_options.get(name) for name in ("ca_certs", "ca_cert_dir", "ca_cert_data")):
-        context.load_default_certs()
+    context.hostname_checks_common_name = False  # as Go, which reads names from subjectAltName only
+    if cluster.insecure_skip_tls_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    what = "certificate authority"
+    try:
+        if authority:
+            context.load_verify_locations(cadata=authority.decode("ascii", "ignore"))
+        else:
+            context.load_default_certs()
+        what = "client certificate or its key"
+        if certificate:
+            _load_pair(context, *certificate)
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(f"{where}: {what} cannot be used: {error}") from error
     return context
 
 
-def _client_config() -> Any:
-    """The client's untyped half that reads configurations; importing it takes 0.2 s, so only on use."""
-    from kubernetes import config
-
-    return config
-
-
-def _kubeconfig_paths(kubeconfig: str | None) -> list[str]:
-    """The kubeconfig files there are: the one asked for, those of KUBECONFIG, or the default."""
-    named = kubeconfig or os.environ.get("KUBECONFIG")
-    asked = [_expanded(path) for path in (named or DEFAULT_KUBECONFIG).split(os.pathsep) if path]
-    found = [path for path in asked if Path(path).is_file()]
-    if named and not found:
-        raise ConfigError(f"kubeconfig {os.pathsep.join(asked)} does not exist")
-    return found
+def _load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    """Load a certificate and its key, which Python takes from files only, from files in memory."""
+    descriptor = os.memfd_create("shmroute-certificate", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        file.write(certificate.rstrip() + b"\n" + key)
+        # Without a password given, OpenSSL asks for one at the terminal.
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=b"")
 
 
-def _expanded(path: str) -> str:
-    """The path with its `~` resolved; as it is where the user has no home, as in a container without HOME."""
-    try:
-        return str(Path(path).expanduser())
-    except RuntimeError:
-        return path
+def _authority(cluster: Cluster) -> bytes:
+    return _file_or_data(cluster.certificate_authority, cluster.certificate_authority_data, "certificate authority")
 
 
-def _tls_files(configuration: Any) -> list[str]:
-    paths = (configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file)
-    return [path for path in paths if path]
+def _pair(user: User) -> tuple[bytes, bytes] | None:
+    certificate = _file_or_data(user.client_certificate, user.client_certificate_data, "client certificate")
+    key = _file_or_data(user.client_key, user.client_key_data, "client key")
+    return (certificate, key) if certificate else None
 
 
-def _file_state(path: str) -> FileState:
-    try:
-        stat = Path(path).stat()
-    except OSError:
-        return (path, 0, 0, 0)
-    return (path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+def _file_or_data(path: str, data: str, what: str) -> bytes:
+    """The PEM that a file holds, or that a kubeconfig holds as base64; b"" where it says nothing."""
+    if path:
+        content = read_small_file(path, what)
+        if not content.strip():
+            raise ConfigError(f"{what} {path} is empty")
+        return content
+    return base64.b64decode("".join(data.split()))

@@ -1,14 +1,17 @@
-"""Raw requests to the API server, through the official client's configuration and connection pool.
+"""Raw requests to the API server, through the official client's connection pool.
 
-Called by `shmroute.sources.kubernetes.source` (streams) and by `shmroute.kube`'s writing side (requests). It
+Called by `shmroute.sources.kubernetes` (streams) and by `shmroute.kube`'s writing side (requests). It
 knows HTTP, authentication and TLS; it never knows what an AppModel is, never retries what the
 server refused, and never logs a token. All of a request's failures become `ApiError` here, and only here.
 
-* Authentication is asked of the client for every request; a 401 makes the configuration be read again, once.
+* Credentials are asked of the configuration for every request; a 401 makes it be read again, once.
 * A reading of the configuration has a TLS context of its own, and a changed file is read before the next request, so a
   rotated CA counts at once; idle connections are dropped then, and a TLS failure reads the configuration again, once.
-* Every wait is finite, and another thread can end it: `Abort` for whatever a request waits for, including
-  name look-up and connect, `Stream.interrupt` for one stream.
+* One deadline bounds all of a request: credentials, name look-up, connect, the proxy's answer, TLS handshake, the
+  answer's head, and its body where it is read whole or is a refusal. The error names the step that took too long.
+  A streamed body has a limit for each silence instead.
+* Another thread can end every wait: `Abort` for whatever a request waits for, `Stream.interrupt` for one stream.
+* What a peer sends is bounded: 100 headers of 64 KiB (http.client's limits), bodies by `max_bytes`, Retry-After.
 """
 
 from __future__ import annotations
@@ -17,37 +20,48 @@ import email.utils
 import logging
 import threading
 import time
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 import urllib3
 
 from shmroute.errors import ApiError, ConfigError
+from shmroute.kube.abort import Abort, AbortedError, run_with_deadline
 from shmroute.kube.configuration import ClusterConfiguration
+from shmroute.kube.transport import CURRENT, Exchange
 from shmroute.version import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 __all__ = ["Abort", "Answer", "Connection", "Stream", "path_of"]
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_SECONDS = 5.0
-"""At most, for connect and TLS handshake; well under the 30 s in which a dead peer must be noticed."""
+T = TypeVar("T")
 
-REQUEST_TIMEOUT_SECONDS = 30.0
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+"""At most, for connect and for the TLS handshake; well under the 30 s in which a dead peer must be noticed."""
+
+REQUEST_TIMEOUT_SECONDS: Final = 30.0
 """For one answer as a whole. A server takes 3 s to say `504 too large`, the slowest sane answer there is."""
 
-READ_BYTES = 1 << 16
-"""One read of a stream: big enough that a page costs few calls, small enough to stay in the cache."""
+REQUEST_MAX_BYTES: Final = 1 << 24
+"""Largest answer that `Connection.request` reads unless told otherwise, 16 MiB. etcd holds objects of up to 1.5 MiB."""
 
-ERROR_BODY_MAX_BYTES = 1 << 16
+READ_BYTES: Final = 1 << 16
+"""One read of a stream: large enough that a page takes few calls, small enough to stay in the processor's cache."""
+
+ERROR_BODY_MAX_BYTES: Final = 1 << 16
 """What is read of a refusal; a Status is far smaller."""
 
-USER_AGENT = f"shmroute/{__version__}"
+REPORTED_CHARACTERS: Final = 500
+"""Longest text of a peer that is kept in an error where it is not a Status."""
+
+RETRY_AFTER_MAX_SECONDS: Final = 3600.0
+"""A longer Retry-After counts as one hour: whoever answers so is no API server, and may have been replaced by then."""
+
+USER_AGENT: Final = f"shmroute/{__version__}"
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -58,56 +72,25 @@ class Answer(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class Abort:
-    """Ends, from another thread, whatever requests wait for. Once set it stays set."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._callbacks: dict[object, Callable[[], None]] = {}
-        self._set = False
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def set(self) -> None:
-        with self._lock:
-            self._set = True
-            callbacks = list(self._callbacks.values())
-        for callback in callbacks:
-            callback()
-
-    def attach(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` when (or if already) set; the returned function takes it off again."""
-        token = object()
-        with self._lock:
-            self._callbacks[token] = callback
-            now = self._set
-        if now:
-            callback()
-
-        def detach() -> None:
-            with self._lock:
-                self._callbacks.pop(token, None)
-
-        return detach
-
-
 class Stream:
     """The body of one answer as it arrives. One thread reads and closes; any thread may `interrupt`."""
 
-    def __init__(self, response: urllib3.BaseHTTPResponse, what: str, abort: Abort | None) -> None:
+    def __init__(
+        self, response: urllib3.BaseHTTPResponse, what: str, exchange: Exchange, abort: Abort | None = None
+    ) -> None:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self.interrupted = False
         """Whether `interrupt` was called: an end or an error after it says nothing about the server."""
         self._response = response
         self._what = what
+        self._exchange = exchange
         self._detach = abort.attach(self.interrupt) if abort else None
 
     def read(self) -> bytes:
         """The bytes that are there, at most 64 KiB; waits for the first; b"" at the proper end.
 
-        Raises `ApiError` with status 0 when the body is cut short or nothing comes within the read timeout.
+        Raises `ApiError` with status 0 when the body is cut short or nothing comes within the allowed silence.
         """
         try:
             return self._response.read1(READ_BYTES)
@@ -115,13 +98,11 @@ class Stream:
             raise _no_answer(self._what, error) from error
 
     def allow_silence(self, seconds: float) -> None:
-        """Set how long each `read` may wait from now on.
-
-        An answer that says `Connection: close` has no reachable socket any more and keeps its first timeout.
-        """
-        connection = getattr(self._response, "connection", None)
-        if connection is not None and connection.sock is not None:
-            connection.sock.settimeout(seconds)
+        """Set how long each `read` may wait from now on."""
+        # Not through the response: after `Connection: close` it has given its connection away.
+        sock = self._exchange.sock
+        if sock is not None:
+            sock.settimeout(seconds)
 
     def interrupt(self) -> None:
         """End a blocked `read` at once, from any thread."""
@@ -158,6 +139,8 @@ class Connection:
         self._context = context
         self._lock = threading.Lock()
         self._cluster = ClusterConfiguration.load(kubeconfig, context)
+        self._broken = ""
+        """Why the changed configuration could not be read last time: logged once for each reason."""
 
     @property
     def host(self) -> str:
@@ -178,22 +161,31 @@ class Connection:
         content_type: str = "application/json",
         *,
         timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
+        max_bytes: int = REQUEST_MAX_BYTES,
         abort: Abort | None = None,
     ) -> Answer:
         """Send one request and read the whole answer.
 
         `path` begins with a slash and is quoted already (`path_of`). Raises `ApiError`: the server's
-        status, reason and message for 400 and above, status 0 where no complete answer came in time.
+        status, reason and message for 400 and above, status 0 where no complete answer of at most `max_bytes`
+        came in time.
         """
-        deadline = time.monotonic() + timeout_seconds
-        with self._open(method, path, query, body, content_type, timeout_seconds, abort) as stream:
-            chunks: list[bytes] = []
-            while chunk := stream.read():
-                chunks.append(chunk)
-                if time.monotonic() > deadline:
-                    late = f"answer not complete in {timeout_seconds:g} s"
-                    raise ApiError(f"{method} {path}", 0, "Timeout", late)
-            return Answer(stream.status, stream.headers, b"".join(chunks))
+        what = f"{method} {path}"
+
+        def work(exchange: Exchange) -> Answer:
+            response = self._exchange(exchange, what, method, _url(path, query), body, content_type, timeout_seconds)
+            exchange.step = "reading the answer"
+            with Stream(response, what, exchange) as stream:
+                chunks: list[bytes] = []
+                received = 0
+                while chunk := stream.read():
+                    chunks.append(chunk)
+                    received += len(chunk)
+                    if received > max_bytes:
+                        raise ApiError(what, 0, "TooLarge", f"the answer has more than {max_bytes} bytes")
+                return Answer(stream.status, stream.headers, b"".join(chunks))
+
+        return _run(work, what, timeout_seconds, abort, discard=lambda _: None)
 
     def open(
         self,
@@ -209,51 +201,39 @@ class Connection:
         `answer_timeout_seconds` bounds the wait for its head, where that must be shorter. Raises `ApiError` as
         `request` does. The caller closes the stream.
         """
-        first = read_timeout_seconds if answer_timeout_seconds is None else answer_timeout_seconds
-        stream = self._open("GET", path, query, None, "", first, abort)
+        what = f"GET {path}"
+        seconds = read_timeout_seconds if answer_timeout_seconds is None else answer_timeout_seconds
+
+        def work(exchange: Exchange) -> tuple[urllib3.BaseHTTPResponse, Exchange]:
+            return self._exchange(exchange, what, "GET", _url(path, query), None, "", seconds), exchange
+
+        response, exchange = _run(work, what, seconds, abort, discard=lambda late: late[0].close())
+        stream = Stream(response, what, exchange, abort)
         stream.allow_silence(read_timeout_seconds)
         return stream
 
     def close(self) -> None:
         """Drop idle connections. What is in flight goes on, and the connection stays usable."""
-        self._cluster.client.rest_client.pool_manager.clear()
-
-    def _open(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None,
-        body: bytes | None,
-        content_type: str,
-        read_timeout: float,
-        abort: Abort | None,
-    ) -> Stream:
-        what = f"{method} {path}"
-        url = path + ("?" + urlencode(query) if query else "")
-        timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_SECONDS, read_timeout), read=read_timeout)
-
-        def exchange() -> urllib3.BaseHTTPResponse:
-            return self._exchange(what, method, url, body, content_type, timeout)
-
-        if abort is None:
-            return Stream(exchange(), what, None)
-        return Stream(_abortable(exchange, what, abort), what, abort)
+        self._cluster.drop_idle()
 
     def _exchange(
         self,
+        exchange: Exchange,
         what: str,
         method: str,
         url: str,
         body: bytes | None,
         content_type: str,
-        timeout: urllib3.Timeout,
+        timeout_seconds: float,
     ) -> urllib3.BaseHTTPResponse:
         """Send, and send once more where reading the configuration again may help."""
         cluster = self._current()
         renewed = False
         while True:
             try:
-                response = self._send(cluster, method, url, body, content_type, timeout)
+                response = _send(cluster, method, url, body, content_type, timeout_seconds)
+            except ConfigError as error:
+                raise ApiError(what, 0, "Credentials", str(error)) from error
             except urllib3.exceptions.SSLError as error:
                 if renewed:
                     raise _no_answer(what, error) from error
@@ -264,47 +244,18 @@ class Connection:
                 continue  # another thread has dropped the idle connections just now
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 # Idle connections to a peer that failed are most likely dead as well.
-                cluster.client.rest_client.pool_manager.clear()
+                cluster.drop_idle()
                 raise _no_answer(what, error) from error
             if response.status == HTTPStatus.UNAUTHORIZED and not renewed:
                 response.close()
                 log.info("%s: 401: reading the credentials again", what)
                 cluster, renewed = self._renew(cluster), True
+                exchange.step = "waiting for the credentials"
                 continue
             if response.status >= HTTPStatus.MULTIPLE_CHOICES:
+                exchange.step = f"reading the body of status {response.status}"
                 raise _refusal(what, response)
             return response
-
-    def _send(
-        self,
-        cluster: ClusterConfiguration,
-        method: str,
-        url: str,
-        body: bytes | None,
-        content_type: str,
-        timeout: urllib3.Timeout,
-    ) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": USER_AGENT}
-        if body is not None:
-            headers["Content-Type"] = content_type
-        with self._lock:  # the client's token hooks are not made for several threads
-            try:
-                headers.update(cluster.authentication())
-            except ConfigError as error:
-                raise ApiError(f"{method} {url}", 0, "Credentials", str(error)) from error
-        pool: Any = cluster.client.rest_client.pool_manager
-        response: urllib3.BaseHTTPResponse = pool.urlopen(
-            method,
-            cluster.host + url,
-            body=body,
-            headers=headers,
-            timeout=timeout,
-            preload_content=False,
-            decode_content=False,
-            redirect=False,
-            retries=False,
-        )
-        return response
 
     def _current(self) -> ClusterConfiguration:
         """The configuration, read again when one of its files has changed."""
@@ -312,7 +263,7 @@ class Connection:
         return self._renew(cluster) if cluster.changed() else cluster
 
     def _renew(self, seen: ClusterConfiguration) -> ClusterConfiguration:
-        """Replace the configuration that `seen` failed with; a broken one on disk leaves it in force."""
+        """Replace the configuration that `seen` failed with. One that cannot be read leaves `seen` in use."""
         with self._lock:
             if self._cluster is not seen:  # another thread has been here
                 return self._cluster
@@ -320,9 +271,12 @@ class Connection:
                 fresh = ClusterConfiguration.load(self._kubeconfig, self._context)
             except ConfigError as error:
                 # Files are replaced one after the other: the next request looks again.
-                log.warning("the changed configuration cannot be read, the old one stays: %s", error)
+                if str(error) != self._broken:
+                    self._broken = str(error)
+                    log.warning("the changed configuration cannot be read, the old one is used on: %s", error)
                 return seen
-            seen.client.rest_client.pool_manager.clear()
+            self._broken = ""
+            seen.drop_idle()
             self._cluster = fresh
             return fresh
 
@@ -332,46 +286,68 @@ def path_of(*segments: str) -> str:
     return "/" + "/".join(quote(segment, safe="") for segment in segments)
 
 
-def _abortable(exchange: Callable[[], urllib3.BaseHTTPResponse], what: str, abort: Abort) -> urllib3.BaseHTTPResponse:
-    """Run `exchange` where it can be left alone: name look-up and connect cannot be interrupted.
+def _url(path: str, query: Mapping[str, str] | None) -> str:
+    return path + ("?" + urlencode(query) if query else "")
 
-    A thread left behind ends by itself within the exchange's timeouts and closes what it got.
-    """
-    lock = threading.Lock()
-    woken = threading.Event()
-    outcome: list[urllib3.BaseHTTPResponse | Exception] = []
-    left = False
 
-    def run() -> None:
-        result: urllib3.BaseHTTPResponse | Exception
-        try:
-            result = exchange()
-        except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
-            result = error
-        with lock:
-            outcome.append(result)
-            if left and not isinstance(result, Exception):
-                result.close()
-        woken.set()
+def _run(
+    work: Callable[[Exchange], T],
+    what: str,
+    seconds: float,
+    abort: Abort | None,
+    discard: Callable[[T], object],
+) -> T:
+    """Run one exchange within its deadline. Raises `ApiError`."""
+    exchange = Exchange()
 
-    detach = abort.attach(woken.set)
+    def run() -> T:
+        CURRENT.set(exchange)
+        return work(exchange)
+
     try:
-        if not abort.is_set():
-            threading.Thread(target=run, name="shmroute-request", daemon=True).start()
-            woken.wait()
-    finally:
-        detach()
-    with lock:
-        left = not outcome
-    if left:
-        raise ApiError(what, 0, "Aborted", "ended by the caller")
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]
+        return run_with_deadline(run, seconds=seconds, abort=abort, discard=discard)
+    except AbortedError:
+        exchange.cut()
+        raise ApiError(what, 0, "Aborted", "ended by the caller") from None
+    except TimeoutError:
+        exchange.cut()
+        raise ApiError(what, 0, "Timeout", f"timed out after {seconds:g} s: {exchange.step}") from None
+    except RuntimeError as error:  # "can't start new thread"
+        raise ApiError(what, 0, "NoThread", str(error)) from error
+
+
+def _send(
+    cluster: ClusterConfiguration,
+    method: str,
+    url: str,
+    body: bytes | None,
+    content_type: str,
+    timeout_seconds: float,
+) -> urllib3.BaseHTTPResponse:
+    pool, headers = cluster.authenticate()
+    # A moment more than the deadline, which knows the name of the step. What was left behind ends by this limit.
+    read_seconds = timeout_seconds + 1.0
+    headers.update({"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": USER_AGENT})
+    if body is not None:
+        headers["Content-Type"] = content_type
+    response: urllib3.BaseHTTPResponse = pool.urlopen(
+        method,
+        cluster.host + url,
+        body=body,
+        headers=headers,
+        timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT_SECONDS, timeout_seconds), read=read_seconds),
+        preload_content=False,
+        decode_content=False,
+        redirect=False,
+        retries=False,
+    )
+    return response
 
 
 def _no_answer(what: str, error: Exception) -> ApiError:
     """A failure of the wire. urllib3's texts name hosts and causes, never headers."""
+    if isinstance(error, urllib3.exceptions.ProxyError):
+        return ApiError(what, 0, "ProxyError", f"the proxy did not connect us: {error.original_error}")
     return ApiError(what, 0, type(error).__name__, str(error))
 
 
@@ -397,7 +373,7 @@ def _refusal(what: str, response: urllib3.BaseHTTPResponse) -> ApiError:
     try:
         status = _decode_status(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        status = _Status(message=body.decode("utf-8", "replace").strip()[:500])
+        status = _Status(message=body.decode("utf-8", "replace").strip()[:REPORTED_CHARACTERS])
     reason = status.reason or response.reason or ""
     return ApiError(
         what,
@@ -413,11 +389,13 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds to wait, from either form of the header; None where there is none or it says nothing."""
     if value is None:
         return None
+    value = value.strip()
     try:
-        return max(0.0, float(int(value)))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+        if value.isdecimal():
+            # Python refuses to read thousands of digits, and a float cannot hold hundreds.
+            seconds = float(value[:10]) if len(value) <= 10 else RETRY_AFTER_MAX_SECONDS
+        else:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
         return None
+    return min(max(0.0, seconds), RETRY_AFTER_MAX_SECONDS)

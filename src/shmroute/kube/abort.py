@@ -1,0 +1,120 @@
+"""Ending a wait from another thread, and waiting no longer than a deadline.
+
+Called by `shmroute.kube.connection`, and by whoever owns requests that must end when a watcher stops. It knows
+threads only: no HTTP, no sockets.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+__all__ = ["Abort", "AbortedError", "run_with_deadline"]
+
+T = TypeVar("T")
+
+
+class Abort:
+    """Ends, from another thread, whatever requests wait for. Once set it stays set."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: dict[object, Callable[[], None]] = {}
+        self._set = False
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        with self._lock:
+            self._set = True
+            callbacks = list(self._callbacks.values())
+        for callback in callbacks:
+            callback()
+
+    def attach(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` when (or if already) set; the returned function takes it off again."""
+        token = object()
+        with self._lock:
+            self._callbacks[token] = callback
+            now = self._set
+        if now:
+            callback()
+
+        def detach() -> None:
+            with self._lock:
+                self._callbacks.pop(token, None)
+
+        return detach
+
+
+class AbortedError(Exception):
+    """The `Abort` of a wait was set before its work was done."""
+
+
+def run_with_deadline(
+    work: Callable[[], T], *, seconds: float, abort: Abort | None, discard: Callable[[T], object]
+) -> T:
+    """Run `work` in a thread of its own and return what it returns, or raise what it raises.
+
+    Some waits cannot be interrupted (name look-up, connect), so the thread is left behind when the time is over.
+    It ends by itself within the limits of `work`; `discard` is then called with its late result.
+
+    Raises:
+        TimeoutError: `work` took longer than `seconds`.
+        AbortedError: `abort` was set first. If it was set before the call, `work` is not started.
+        RuntimeError: the system has no thread to give.
+    """
+    task = _Task(work, discard)
+    detach = abort.attach(task.woken.set) if abort else None
+    try:
+        if not task.woken.is_set():
+            threading.Thread(target=task.run, name="shmroute-request", daemon=True).start()
+            task.woken.wait(seconds)
+    finally:
+        if detach is not None:
+            detach()
+    if task.leave():
+        if abort is not None and abort.is_set():
+            raise AbortedError
+        raise TimeoutError
+    return task.result()
+
+
+class _Task(Generic[T]):
+    """Work in another thread, which its caller may leave behind."""
+
+    def __init__(self, work: Callable[[], T], discard: Callable[[T], object]) -> None:
+        self.woken = threading.Event()
+        self._work = work
+        self._discard = discard
+        self._lock = threading.Lock()
+        self._values: list[T] = []
+        self._errors: list[Exception] = []
+        self._left = False
+
+    def run(self) -> None:
+        try:
+            value = self._work()
+        except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
+            with self._lock:
+                self._errors.append(error)
+        else:
+            with self._lock:
+                self._values.append(value)
+                left = self._left
+            if left:
+                self._discard(value)
+        self.woken.set()
+
+    def leave(self) -> bool:
+        """Stop waiting. False where the work is done already."""
+        with self._lock:
+            self._left = not self._values and not self._errors
+            return self._left
+
+    def result(self) -> T:
+        if self._errors:
+            raise self._errors[0]
+        return self._values[0]
