@@ -1,12 +1,31 @@
-"""Every error shmroute raises, named for what the caller can do about it.
+"""Every error that shmroute raises, named for what the caller can do about it.
 
-All derive from `ShmrouteError`. They carry fields, not only text; a cause is chained where there is one.
-This module imports nothing of shmroute and is safe in a worker.
+    ShmrouteError
+    +-- NotReady                    wait, or start a watcher
+    +-- ModelNotFound (LookupError) no AppModel serves the model
+    +-- AppNotFound   (LookupError) no AppModel names the app
+    +-- NoEndpoints   (LookupError) the app has no address to pick
+    +-- StaleRoutes                 the routes are older than the caller accepts
+    +-- MetadataNotJson (ValueError)
+    +-- SnapshotExpired             take a new view
+    +-- AreaUnavailable             shared memory cannot serve the area
+    |   +-- AreaUnreadable          damaged, foreign, or of another format version
+    |   +-- NoAccess                not readable for this user
+    |   +-- OutOfSharedMemory       no room in the area's folder
+    +-- AreaBusy                    another watcher writes the area
+    +-- ConfigError                 an option, a file or a variable cannot be used
+    +-- InvalidObject (ValueError)  a manifest or an object breaks a rule
+    +-- ApiError                    the Kubernetes API refused a request
+
+Each error keeps its facts in attributes, and the error that caused it in `__cause__`. `pickle` and `copy.deepcopy` give
+an error of the same type, text and attributes, so errors pass through process pools.
+
+This module imports nothing else of shmroute and nothing heavy: workers load it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,24 +51,43 @@ __all__ = [
 
 
 class ShmrouteError(Exception):
-    """The parent of all errors of shmroute."""
+    """The base class of all errors of shmroute."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own way calls the class with the text alone, which fails for a class that takes other arguments.
+        return _rebuild, (type(self), self.args), self.__dict__
+
+
+def _rebuild(kind: type[ShmrouteError], arguments: tuple[Any, ...]) -> ShmrouteError:
+    """An error with its text, without a call of its `__init__`; pickle and copy then restore its attributes."""
+    return kind.__new__(kind, *arguments)
 
 
 class NotReady(ShmrouteError):
-    """Nothing has been published in the area yet: wait, or start a watcher."""
+    """No watcher has published routes in the area yet.
+
+    Attributes:
+        area: the area's name.
+        waited_seconds: how long the caller has waited; 0 if it did not wait.
+    """
 
     def __init__(self, area: str, waited_seconds: float = 0.0) -> None:
         self.area = area
         self.waited_seconds = waited_seconds
         waited = f" after waiting {waited_seconds:.1f} s" if waited_seconds else ""
         super().__init__(
-            f"area {area!r} holds no routes yet{waited}: start `shmroute watch --area {area}`,"
-            " or wait until its first list is complete (Reader.wait_ready)"
+            f"area {area!r} holds no routes yet{waited}. Start `shmroute watch --area {area}`, or wait until its first"
+            " list is complete (Reader.wait_ready)"
         )
 
 
 class ModelNotFound(ShmrouteError, LookupError):
-    """No AppModel in force serves the model (in that namespace, where one was asked for)."""
+    """No valid AppModel serves the model.
+
+    Attributes:
+        model: the model's name.
+        namespace: the only namespace that was searched; None for all.
+    """
 
     def __init__(self, model: str, namespace: str | None = None) -> None:
         self.model = model
@@ -59,7 +97,12 @@ class ModelNotFound(ShmrouteError, LookupError):
 
 
 class AppNotFound(ShmrouteError, LookupError):
-    """No AppModel in force names the app (in that namespace, where one was asked for)."""
+    """No valid AppModel names the app.
+
+    Attributes:
+        app: the app's name.
+        namespace: the only namespace that was searched; None for all.
+    """
 
     def __init__(self, app: str, namespace: str | None = None) -> None:
         self.app = app
@@ -69,10 +112,15 @@ class AppNotFound(ShmrouteError, LookupError):
 
 
 class NoEndpoints(ShmrouteError, LookupError):
-    """The app has no address to pick; `reason` says why.
+    """The app has no address to pick.
 
-    `reason` is "not known" (no EndpointSlice of the Service has been seen), "known empty" (the Service
-    has no pod, for instance scaled to zero) or "ambiguous port" (several ports, and none was named).
+    Attributes:
+        app: the app's name.
+        service: its Service, as ``namespace/name``.
+        reason: "not known" (no EndpointSlice of the Service has been seen), "known empty" (the Service has no pod,
+            for instance because it is scaled to zero), or "ambiguous port" (there are several ports, and the
+            AppModel names none).
+        detail: more about the reason, such as the names of the ports; "" if there is no more.
     """
 
     def __init__(self, app: str, service: str, reason: str, detail: str = "") -> None:
@@ -85,18 +133,28 @@ class NoEndpoints(ShmrouteError, LookupError):
 
 
 class StaleRoutes(ShmrouteError):
-    """The routes are older than the caller accepts. `age` and `max_age` are seconds."""
+    """The routes are older than the caller accepts.
+
+    Attributes:
+        age: seconds since the routes were last known to match their source.
+        max_age: the most that the caller accepts, in seconds.
+    """
 
     def __init__(self, age: float, max_age: float) -> None:
         self.age = age
         self.max_age = max_age
         super().__init__(
-            f"routes were last in step with their source {age:.1f} s ago, more than the {max_age:g} s asked for"
+            f"the routes last matched their source {age:.1f} s ago, and the caller accepts {max_age:g} s (max_age)."
+            " `shmroute status` says why"
         )
 
 
 class MetadataNotJson(ShmrouteError, ValueError):
-    """A model's metadata is there, but it is not JSON; `Route.metadata_bytes` has it."""
+    """A model's metadata is not JSON. `Route.metadata_bytes` gives it as it is.
+
+    Attributes:
+        model: the model's name.
+    """
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -104,8 +162,7 @@ class MetadataNotJson(ShmrouteError, ValueError):
 
 
 class AreaUnavailable(ShmrouteError):
-    """Shared memory refuses to serve the area: see the children. The parent of `AreaUnreadable`, `NoAccess` and
-    `OutOfSharedMemory`.
+    """Shared memory cannot serve the area; the subclasses say why.
 
     A watcher shows it as its `problem` and tries again; it never ends because of it.
     """
@@ -177,7 +234,12 @@ class SnapshotExpired(ShmrouteError):
 
 
 class AreaBusy(ShmrouteError):
-    """Another watcher holds the area's lock."""
+    """Another watcher holds the area's lock.
+
+    Attributes:
+        area: the area's name.
+        pid: the other watcher's process id, in its own pid namespace.
+    """
 
     def __init__(self, area: str, pid: int) -> None:
         self.area = area
@@ -186,11 +248,16 @@ class AreaBusy(ShmrouteError):
 
 
 class ConfigError(ShmrouteError):
-    """An option, a file or an environment variable that cannot be used as given."""
+    """An option, a file or an environment variable cannot be used as given; the text says what to write instead."""
 
 
 class InvalidObject(ShmrouteError, ValueError):
-    """A manifest or an object of the cluster that breaks a rule; `reason` says which, `where` names it."""
+    """A manifest or an object of the cluster breaks a rule.
+
+    Attributes:
+        where: the object, or the place in a file.
+        reason: the rule, and what to write instead.
+    """
 
     def __init__(self, where: str, reason: str) -> None:
         self.where = where
@@ -199,10 +266,15 @@ class InvalidObject(ShmrouteError, ValueError):
 
 
 class ApiError(ShmrouteError):
-    """The Kubernetes API refused a request. `status` is the HTTP status, 0 where there was no answer.
+    """The Kubernetes API refused a request, or did not answer.
 
-    `reason` and `message` are those of the server's Status, `details` its details (causes and the like),
-    `retry_after_seconds` what the header Retry-After asked for.
+    Attributes:
+        what: the request.
+        status: the HTTP status; 0 if there was no answer.
+        reason: the `reason` of the server's Status object, such as "Forbidden".
+        message: its `message`.
+        retry_after_seconds: the header Retry-After; None if it is missing.
+        details: the `details` of the Status object; None if it has none.
     """
 
     def __init__(
