@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from shmroute.errors import InvalidObject
 from shmroute.manifests import files as manifests
-from shmroute.manifests.decoding import DEPTH_MAX, decode_text
+from shmroute.manifests.decoding import DEPTH_MAX, YAML_MAX_BYTES, decode_text
 from shmroute.manifests.files import Document, decode, encode, read
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
@@ -77,14 +77,15 @@ def test_values_stay_as_they_were_written(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: 1\nb: 2\na: 3", "line 3, column 1: key 'a' stands twice in one map"),
-        ('{"a": 1, "a": 2}', "key 'a' stands twice in one map"),
-        ("a: !!binary aGk=", "line 1, column 4: tag tag:yaml.org,2002:binary has no place in a manifest"),
-        ("a: !ref x", "tag !ref has no place in a manifest"),
-        ("a: !!int x", "'x' is no int"),
+        ("a: 1\nb: 2\na: 3", "line 3, column 1: key 'a' appears twice in one map"),
+        ('{"a": 1, "a": 2}', "key 'a' appears twice in one map"),
+        ("a: !!binary aGk=", "line 1, column 4: JSON has nothing for tag tag:yaml.org,2002:binary"),
+        ("a: !ref x", "JSON has nothing for tag !ref"),
+        ("a: !!int x", "'x' is not of the type int"),
         ("a: [1", "line 2, column 1: did not find expected ',' or ']'"),
-        ("a: *nowhere", r"alias \*nowhere stands for nothing that is complete before it"),
-        ("a: &a [*a]", r"alias \*a stands for nothing that is complete before it"),
+        ("a: *nowhere", "line 1, column 4: found undefined alias"),
+        ("a: &a [*a]", "line 1, column 4: this value contains itself"),
+        ("a: !!bool x", "'x' is not of the type bool"),
         ("? [a]\n: 1", "a key has to be a string"),
         ("<<: 3", "<< takes a map"),
         ("\x00", "control characters are not allowed"),
@@ -108,8 +109,21 @@ def test_nesting_is_taken_up_to_its_bound() -> None:
         decode_text(b"[" * (DEPTH_MAX + 1) + b"a" + b"]" * (DEPTH_MAX + 1))
 
 
+def test_merged_aliases_that_repeat_each_other_are_refused() -> None:
+    lines = [f"a{level}: &a{level} {{<<: [" + ", ".join([f"*a{level - 1}"] * 10) + "]}" for level in range(1, 12)]
+    with pytest.raises(ValueError, match="do aliases repeat each other"):
+        decode_text("\n".join(["a0: &a0 {x: y}", *lines]).encode())
+
+
+def test_yaml_over_its_limit_is_refused_and_json_is_not() -> None:
+    long = b'{"a": "' + b"x" * YAML_MAX_BYTES + b'"}'
+    assert len(decode_text(long)) == 1
+    with pytest.raises(ValueError, match=r"4194\d+ bytes, more than the 4 MiB of YAML that are read"):
+        decode_text(b"a: " + long)
+
+
 def test_an_alias_reaches_no_further_than_its_document() -> None:
-    with pytest.raises(ValueError, match=r"line 3, column 4: alias \*a stands for nothing"):
+    with pytest.raises(ValueError, match="line 3, column 4: found undefined alias"):
         decode_text(b"a: &a 1\n---\nb: *a")
 
 

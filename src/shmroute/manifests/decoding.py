@@ -1,41 +1,58 @@
-"""Text to values, for manifests: YAML's documents or a stream of JSON, with nothing in them that JSON lacks.
+"""Decodes the text of manifests, YAML documents or a stream of JSON, into values that JSON can hold.
 
-Called by `shmroute.manifests.files`. Stricter than most readers where a mistake would pass unseen: a key that stands
-twice in one map is refused. Values stay as they were written: a number keeps its digits, a date stays text.
-Whatever the text is, decoding it takes bounded time, memory and stack. Pure: no I/O.
+Called by `shmroute.manifests.files`. PyYAML's safe loader parses YAML and resolves types; what it finds becomes JSON's
+values here, which differs from PyYAML in three points: a key that appears twice in one map is refused, because one of
+its values would be lost unseen; a number keeps its digits and a date stays text; time, memory and stack are bounded,
+whatever the text is. Pure: no I/O.
 """
 
 from __future__ import annotations
 
-import functools
 import json
+import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import yaml
 
-__all__ = ["DEPTH_MAX", "VALUES_MAX", "decode_text"]
+__all__ = ["DEPTH_MAX", "VALUES_MAX", "YAML_MAX_BYTES", "decode_text"]
 
-VALUES_MAX = 4_000_000
-"""Keys, items and values in one file. 16 MiB of real manifests hold fewer; a few lines of nested YAML aliases
-can stand for billions."""
+YAML_MAX_BYTES: Final = 4 * 1024 * 1024
+"""Most bytes of a YAML text. A document of this size takes 5 s and 200 MiB to read; the largest object that a cluster
+stores has 1.5 MiB. JSON takes a tenth of that."""
 
-DEPTH_MAX = 100
-"""Of maps and lists in each other. An AppModel has 4 levels, the deepest schemas of Kubernetes about 20."""
+VALUES_MAX: Final = 1_000_000
+"""Most values of one YAML document, with each alias counted as all that it stands for. The longest text of real
+manifests holds half as many; ten lines of aliases to aliases can stand for billions."""
 
-_SIGNED_64 = 63
-"""Bits of an integer that every JSON reader takes."""
+DEPTH_MAX: Final = 100
+"""Most maps and lists inside each other. An AppModel has 4 levels, the deepest schemas of Kubernetes about 20."""
 
-# The C parser is far faster; every wheel of PyYAML has it, a build from source may lack it.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SURELY_FLAT: Final = 500
+"""Fewer brackets than this, and shorter lines, cannot nest deeper than 1,500 levels: each bracket opens one level, each
+column of indentation at most two. PyYAML's C code takes 270 bytes of stack for a level and does not check it."""
+
+_SIGNED_BITS: Final = 63
+"""Bits of the integers that every JSON reader takes."""
+
+# The C loader is ten times as fast. Every wheel of PyYAML has it; a build from source may lack it.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def decode_text(content: bytes, *, json_only: bool = False) -> list[Any]:
-    """The values of a text, in order; None for an empty YAML document. Raises `ValueError` with line and reason.
+    """Decode a text.
 
-    Text that begins as JSON is read as JSON, and where that fails as YAML (its flow style looks alike), unless
-    `json_only`. Numbers with a fraction are `Decimal`.
+    Args:
+        content: UTF-8. If it begins like JSON it is read as JSON, and as YAML if that fails: YAML's flow style looks
+            like JSON.
+        json_only: do not read it as YAML.
+
+    Returns:
+        The values in their order; None for an empty YAML document. Numbers with a fraction are `Decimal`.
+
+    Raises:
+        ValueError: the text is neither, or too large; with line and reason.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -46,7 +63,10 @@ def decode_text(content: bytes, *, json_only: bool = False) -> list[Any]:
                 return list(_json_values(text))
             except json.JSONDecodeError:
                 pass
-        return _yaml_values(text)
+        if len(content) > YAML_MAX_BYTES:
+            limit = f"the {YAML_MAX_BYTES >> 20} MiB of YAML that are read"
+            raise ValueError(f"{len(content)} bytes, more than {limit}: split it into files, or write JSON")
+        return list(_yaml_values(text))
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(_one_line(error)) from error
 
@@ -71,181 +91,144 @@ def _json_map(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {twice!r} stands twice in one map")
+        raise ValueError(f"key {twice!r} appears twice in one map")
     return value
 
 
-def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"JSON has no {constant}")
 
 
-_json_decoder = json.JSONDecoder(object_pairs_hook=_json_map, parse_float=Decimal, parse_constant=_no_number)
+_json_decoder = json.JSONDecoder(object_pairs_hook=_json_map, parse_float=Decimal, parse_constant=_refuse_constant)
 
 
 # --- YAML ------------------------------------------------------------------------------------------------------
 
 
-def _yaml_values(text: str) -> list[Any]:
-    loader = _Loader(text)
-    try:
-        return list(_YamlReader(loader).documents())
-    finally:
-        loader.dispose()
+def _yaml_values(text: str) -> Iterator[Any]:
+    """Every document of a text."""
+    if text.count("[") + text.count("{") >= _SURELY_FLAT or re.search(rf"[^\n]{{{_SURELY_FLAT}}}", text):
+        _check_depth(text)
+    aliases = "&" in text and "*" in text
+    for node in yaml.compose_all(text, _SafeLoader):
+        if aliases:
+            _count(node, {})
+        yield None if node is None else _value(node, 0)
 
 
-class _YamlReader:
-    """Values from YAML's events: only what JSON has, a key once in each map, aliases within bounds.
+def _check_depth(text: str) -> None:
+    """Raise a `YAMLError` for text that is nested too deep. libyaml gives events without recursion."""
+    depth = 0
+    for event in yaml.parse(text, _SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEPTH_MAX:
+                raise _too_deep(event)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
-    Three times as fast as PyYAML's own composer and constructor, which 10,000 files feel; and those recurse
-    in C without a bound, so that 100 kB of brackets end the process.
+
+def _count(node: Any, counted: dict[int, int | None]) -> int:
+    """The number of values in `node`, where each alias counts as all that it stands for.
+
+    Args:
+        node: in place of an alias there is the node that it stands for.
+        counted: numbers that are known, by the node's id; None while its own content is counted.
+
+    Raises:
+        YAMLError: there are too many, or the node contains itself.
     """
+    if id(node) in counted:
+        known = counted[id(node)]
+        if known is None:
+            raise _error(node, "this value contains itself")
+        return known
+    counted[id(node)] = None
+    values = 1
+    if isinstance(node, yaml.SequenceNode):
+        values += sum(_count(item, counted) for item in node.value)
+    elif isinstance(node, yaml.MappingNode):
+        values += sum(_count(key, counted) + _count(value, counted) for key, value in node.value)
+    if values > VALUES_MAX:
+        raise _error(node, f"more than {VALUES_MAX} values: do aliases repeat each other?")
+    counted[id(node)] = values
+    return values
 
-    def __init__(self, loader: Any) -> None:
-        self._next: Callable[[], Any] = loader.get_event
-        self._anchors: dict[str, tuple[Any, int]] = {}
-        self._values = 0
-        self._depth = 0
 
-    def documents(self) -> Iterator[Any]:
-        self._next()  # the stream's start
-        while isinstance(self._next(), yaml.DocumentStartEvent):
-            self._anchors = {}
-            yield self._value(self._next())
-            self._next()  # the document's end
-
-    def _value(self, event: Any) -> Any:
-        before = self._values
-        self._count(event, 1)
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in self._anchors:
-                raise _error(event, f"alias *{event.anchor} stands for nothing that is complete before it")
-            value, size = self._anchors[event.anchor]
-            self._count(event, size)
-            return value
-        if isinstance(event, yaml.ScalarEvent):
-            value = self._scalar(event)
-        else:
-            self._depth += 1
-            if self._depth > DEPTH_MAX:
-                raise _error(event, f"nested more than {DEPTH_MAX} levels deep")
-            is_list = isinstance(event, yaml.SequenceStartEvent)
-            if event.tag not in (None, "!", _LIST_TAG if is_list else _MAP_TAG):
-                raise _error(event, f"tag {event.tag} has no place in a manifest")
-            value = self._list() if is_list else self._map()
-            self._depth -= 1
-        if event.anchor is not None:
-            self._anchors[event.anchor] = value, self._values - before
-        return value
-
-    def _count(self, event: Any, values: int) -> None:
-        self._values += values
-        if self._values > VALUES_MAX:
-            raise _error(event, f"more than {VALUES_MAX} values: do aliases repeat each other?")
-
-    def _list(self) -> list[Any]:
-        items = []
-        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
-            items.append(self._value(event))
-        return items
-
-    def _map(self) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        merged: list[Any] = []
-        while not isinstance(event := self._next(), yaml.MappingEndEvent):
-            key = self._key(event)
-            if key == "<<" and event.implicit[0]:
-                value = self._value(self._next())
-                merged += value if isinstance(value, list) else [value]
-            elif key in result:
-                raise _error(event, f"key {key!r} stands twice in one map")
-            else:
-                result[key] = self._value(self._next())
-        for each in merged:
-            if not isinstance(each, dict):
-                raise _error(event, "<< takes a map, or a list of maps")
-            for key, value in each.items():
-                result.setdefault(key, value)
-        return result
-
-    def _key(self, event: Any) -> str:
-        """A key as it is written: `1: x` is kept under "1", as JSON would have it."""
-        if isinstance(event, yaml.ScalarEvent):
-            key = event.value
-            if event.anchor is not None:
-                self._anchors[event.anchor] = key, 1
-        elif isinstance(event, yaml.AliasEvent):
-            key = self._value(event)
-        else:
-            key = None
-        if not isinstance(key, str):
-            raise _error(event, "a key has to be a string")
-        return key
-
-    def _scalar(self, event: Any) -> Any:
-        text: str = event.value
-        tag = event.tag
-        if tag is None or tag == "!":
-            if not event.implicit[0]:
-                return text  # in quotes
-            tag = _resolve(text)
+def _value(node: Any, depth: int) -> Any:
+    """The value of a node. PyYAML's own constructor takes twice as long."""
+    tag = node.tag
+    if isinstance(node, yaml.ScalarNode):
         read = _SCALARS.get(tag)
-        if read is None:
-            raise _error(event, f"tag {tag} has no place in a manifest")
-        try:
-            return read(text)
-        except (ValueError, LookupError) as error:
-            raise _error(event, f"{text!r} is no {tag.rpartition(':')[2]}") from error
+        if read is not None:
+            try:
+                return read(node.value)
+            except (ValueError, LookupError) as error:
+                raise _error(node, f"{node.value!r} is not of the type {tag.removeprefix(_TAG)}") from error
+    elif depth == DEPTH_MAX:
+        raise _too_deep(node)
+    elif tag == _LIST:
+        return [_value(item, depth + 1) for item in node.value]
+    elif tag == _MAP:
+        return _map(node, depth + 1)
+    raise _error(node, f"JSON has nothing for tag {tag}")
 
 
-_resolver: Any = yaml.resolver.Resolver()
+def _map(node: Any, depth: int) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    merged: list[Any] = []
+    for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise _error(key_node, "a key has to be a string")
+        key: str = key_node.value  # as it is written: `1: x` has the key "1", as in JSON
+        if key_node.tag == _MERGE:
+            merged += value_node.value if value_node.tag == _LIST else [value_node]
+        elif key in values:
+            raise _error(key_node, f"key {key!r} appears twice in one map")
+        else:
+            values[key] = _value(value_node, depth)
+    for each in merged:
+        if each.tag != _MAP:
+            raise _error(each, "<< takes a map, or a list of maps")
+        values = {**_map(each, depth), **values}
+    return values
 
 
-@functools.lru_cache(maxsize=4096)
-def _resolve(text: str) -> str:
-    """The tag that a scalar without quotes has by its looks. The same few names and versions come again and again."""
-    tag: str = _resolver.resolve(yaml.ScalarNode, text, (True, False))
-    return tag
-
-
-def _yaml_bool(text: str) -> bool:
-    return bool(yaml.SafeLoader.bool_values[text.lower()])
-
-
-def _yaml_integer(text: str) -> int | Decimal | str:
-    if ":" in text:  # base 60, which YAML has since given up: a time, or a version
+def _integer(text: str) -> int | Decimal | str:
+    if ":" in text:  # a number to base 60, which YAML has given up since: a time, or a version
         return text
     digits = text.replace("_", "")
     plain = digits.lstrip("+-")
-    base = 0 if plain[:2] in ("0b", "0x") else 8 if plain[:1] == "0" else 10
-    value = int(digits, base)
-    return value if value.bit_length() <= _SIGNED_64 else Decimal(value)
+    value = int(digits, 0 if plain[:2] in ("0b", "0x") else 8 if plain[:1] == "0" else 10)
+    return value if value.bit_length() <= _SIGNED_BITS else Decimal(value)
 
 
-def _yaml_float(text: str) -> Decimal | str:
+def _fraction(text: str) -> Decimal | str:
     try:
         value = Decimal(text)
-    except ArithmeticError:  # base 60, or .inf and .nan, which JSON lacks
+    except ArithmeticError:  # a number to base 60, or .inf and .nan, which JSON lacks
         return text
     return value if value.is_finite() else text
 
 
 _TAG = "tag:yaml.org,2002:"
-_LIST_TAG = _TAG + "seq"
-_MAP_TAG = _TAG + "map"
-_SCALARS: dict[str, Callable[[str], Any]] = {
-    _TAG + "str": str,
-    _TAG + "timestamp": str,  # Kubernetes' dates are strings
-    _TAG + "value": str,
-    _TAG + "merge": str,
+_LIST, _MAP, _MERGE = _TAG + "seq", _TAG + "map", _TAG + "merge"
+_SCALARS: dict[str, Callable[[str], Any]] = {  # JSON's types only: `!!set` and `!!binary` are refused
+    **dict.fromkeys((_TAG + "str", _TAG + "timestamp", _TAG + "value", _MERGE), str),  # a date is a string
     _TAG + "null": lambda _: None,
-    _TAG + "bool": _yaml_bool,
-    _TAG + "int": _yaml_integer,
-    _TAG + "float": _yaml_float,
+    _TAG + "bool": lambda text: yaml.SafeLoader.bool_values[text.lower()],
+    _TAG + "int": _integer,
+    _TAG + "float": _fraction,
 }
 
 
-def _error(event: Any, problem: str) -> yaml.YAMLError:
-    return yaml.constructor.ConstructorError(None, None, problem, event.start_mark)
+def _too_deep(where: Any) -> yaml.YAMLError:
+    return _error(where, f"nested more than {DEPTH_MAX} levels deep")
+
+
+def _error(where: Any, problem: str) -> yaml.YAMLError:
+    """An error at a node or an event."""
+    return yaml.constructor.ConstructorError(None, None, problem, where.start_mark)
 
 
 def _one_line(error: Exception) -> str:
