@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from shmroute.errors import AreaBusy, ConfigError, OutOfSharedMemory
+from shmroute.errors import AreaBusy, ConfigError, OutOfSharedMemory, ShmrouteError
 from shmroute.resources.registry import APPMODELS, WatchedKind
 from shmroute.rows import Kind, RowKey, SettingsRow
 from shmroute.shm.control import stand_by
@@ -24,12 +24,13 @@ from shmroute.sources.base import Audited, AuditResult, Changed, Deleted, Event,
 from shmroute.tables import Handler, Index
 from shmroute.version import __version__
 from shmroute.watcher.adoption import adopted_appmodels
+from shmroute.watcher.change_log import ChangeLog
 from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.dispatch import Dispatcher
 from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
 from shmroute.watcher.pending_rows import PendingRows
 from shmroute.watcher.standby import check_source
-from shmroute.watcher.status import AuditStatus, Status, encode_status
+from shmroute.watcher.status import ENDED, AuditStatus, Status, encode_status
 
 __all__ = ["Watcher"]
 
@@ -91,6 +92,7 @@ class Watcher:
         self._clock = clock
         self._index = Index(default_port, self._kinds())
         self._dispatcher = Dispatcher(handlers)
+        self._change_log = ChangeLog(clock)
         self._events: queue.SimpleQueue[Event | MetadataReads | str | None] = queue.SimpleQueue()
         self._stopping = False
         self._stop = threading.Event()
@@ -153,6 +155,8 @@ class Watcher:
         finally:
             self._stop.set()
             self._join()
+            with suppress(ShmrouteError):
+                publisher.control.store_status(encode_status(self._status(ENDED)))
             publisher.close()
 
     def _acquire(self) -> Publisher | None:
@@ -214,6 +218,7 @@ class Watcher:
 
     def _start_threads(self) -> None:
         self._problem = ""
+        self._change_log.started(self.area, self._settings)
         self._dispatcher.start()
         for source in self._sources:
             name = f"source {'+'.join(kind.name for kind in source.kinds)}"
@@ -255,6 +260,7 @@ class Watcher:
 
     def _loop(self, publisher: Publisher) -> None:
         beat_at_ns = 0
+        started_ns = self._clock()
         while not self._stopping:
             now_ns = self._clock()
             if now_ns >= beat_at_ns:
@@ -270,6 +276,9 @@ class Watcher:
                 self._publication.publish(publisher)
                 if self._publication.complete != complete:
                     beat_at_ns = 0
+                    seconds = (self._clock() - started_ns) / 1e9
+                    rows = publisher.sizes.rows
+                    self._change_log.first_snapshot(self._index.model_count, self._index.app_count, rows, seconds)
             if not self._told_in_step and self._contact_ns():
                 # A worker that waited for the first snapshot may ask for its age with its first look-up.
                 beat_at_ns = 0
@@ -306,7 +315,9 @@ class Watcher:
                 return
             case MetadataReads():
                 if self._metadata is not None:
-                    self._publication.add(self._metadata.settle(event.reads, self._row))
+                    settled = self._metadata.settle(event.reads, self._row)
+                    self._change_log.note(settled)
+                    self._publication.add(settled)
                 return
             case Replaced():
                 self._publication.synced(event.resource)
@@ -321,6 +332,7 @@ class Watcher:
 
     def _index_changes(self) -> None:
         changes = self._index.take_changes()
+        self._change_log.note(changes)
         if self._metadata is not None:
             self._publication.add(self._metadata.follow(changes, self._row))
         self._publication.add(changes)
@@ -397,6 +409,7 @@ class Watcher:
                 kind.name for source in self._sources if isinstance(source, Audited) for kind in source.kinds
             ),
             audits=tuple(self._audits.values()),
+            settings=self._settings,
             metadata=self._metadata.status() if self._metadata else None,
             problem=self._problem or publication.problem,
         )
