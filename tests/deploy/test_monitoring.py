@@ -11,10 +11,11 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from shmroute.resources.registry import APPMODELS
 from shmroute.rows import SettingsRow
 from shmroute.sources.base import AuditResult, Replaced, SourceState
 from shmroute.sources.kubernetes.timing import SourceStats
-from shmroute.watcher.loop import Watcher
+from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metrics import WatcherCollector
 from shmroute.watcher.status import MetadataStatus
 from tests.deploy.rendering import DEPLOY
@@ -31,18 +32,18 @@ def names() -> set[str]:
     return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
 
 
-def _watcher() -> Watcher:
+def _watcher() -> WatcherLoop:
     """A watcher that has never run, with a status in which every metric has a sample."""
     from msgspec.structs import replace
 
     class Source:
-        resources = ("appmodels",)
+        kinds = (APPMODELS,)
 
         stats = SourceStats(restarts={"gone": 1})
 
         def run(self, *_: object) -> None: ...
 
-    watcher = Watcher("unused", [Source()], settings=SettingsRow("", "", ""))  # type: ignore[list-item]
+    watcher = WatcherLoop("unused", [Source()], settings=SettingsRow("", "", ""))  # type: ignore[list-item]
     for event in (
         SourceState("appmodels", "watching", 1),
         AuditResult("appmodels", 1, 0),

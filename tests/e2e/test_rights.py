@@ -20,7 +20,7 @@ from shmroute.rows import SettingsRow
 from shmroute.sources.kubernetes.source import KubernetesSource
 from shmroute.sources.kubernetes.timing import Timing
 from shmroute.watcher.http import serve
-from shmroute.watcher.loop import Watcher
+from shmroute.watcher.loop import WatcherLoop
 from tests.cluster import Cluster
 from tests.deploy.rendering import kustomized
 from tests.e2e.running import appmodel, shmroute, until
@@ -109,7 +109,7 @@ def watching(cluster: Cluster, account: Account, area: str) -> Iterator[Callable
     """A watcher as `shmroute watch` puts it together, but one that is quick to ask again; gives how to ask its port."""
     connection = Connection(str(account.kubeconfig))
     sources = [KubernetesSource(connection, each, namespace=cluster.namespace, timing=SOON) for each in BUILT_IN]
-    watcher = Watcher(area, sources, settings=SettingsRow(cluster.namespace, "", connection.host))
+    watcher = WatcherLoop(area, sources, settings=SettingsRow(cluster.namespace, "", connection.host))
     thread = threading.Thread(target=watcher.run, name="watcher", daemon=True)
     server = serve(watcher, "127.0.0.1:0")
 

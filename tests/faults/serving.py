@@ -14,7 +14,7 @@ from shmroute.resources.registry import APPMODELS
 from shmroute.rows import SettingsRow
 from shmroute.sources.kubernetes.source import KubernetesSource
 from shmroute.sources.kubernetes.timing import Timing
-from shmroute.watcher.loop import Watcher
+from shmroute.watcher.loop import WatcherLoop
 
 __all__ = ["Served", "serve"]
 
@@ -26,7 +26,7 @@ class Served:
     """What a worker sees (`reader`), and the source behind it."""
 
     source: KubernetesSource
-    watcher: Watcher
+    watcher: WatcherLoop
     reader: Reader
 
 
@@ -34,7 +34,7 @@ class Served:
 def serve(connection: Connection, area: str, timing: Timing, **options: Any) -> Iterator[Served]:
     """Follow all AppModels of the server into `area`. `options` are a watcher's own."""
     source = KubernetesSource(connection, APPMODELS, namespace=None, timing=timing)
-    watcher = Watcher(area, [source], settings=SettingsRow("", "", connection.host), **options)
+    watcher = WatcherLoop(area, [source], settings=SettingsRow("", "", connection.host), **options)
     thread = threading.Thread(target=watcher.run, daemon=True)
     thread.start()
     reader = Reader(area)

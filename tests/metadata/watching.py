@@ -16,7 +16,7 @@ from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import APPMODELS, WatchedKind
 from shmroute.rows import SettingsRow
 from shmroute.sources.base import Changed, Deleted, Event, Replaced, Resync, Sink, SourceState
-from shmroute.watcher.loop import Watcher
+from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metadata_feed import MetadataFeed
 from tests.metadata.redis_groups import wait_for
 
@@ -60,7 +60,7 @@ class Watching:
         self.loader = MetadataLoader(store, limits=limits, template=template)
         self._source = ToldSource()
         settings = SettingsRow(NAMESPACE, "", "the test")
-        self.watcher = Watcher(area, [self._source], settings=settings, metadata=MetadataFeed(self.loader))
+        self.watcher = WatcherLoop(area, [self._source], settings=settings, metadata=MetadataFeed(self.loader))
         self._thread = threading.Thread(target=self.watcher.run, name="watcher", daemon=True)
 
     def start(self) -> None:

@@ -15,7 +15,7 @@ from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import APPMODELS, BUILT_IN
 from shmroute.rows import SettingsRow
 from shmroute.sources.base import Event, Resource, Sink, Source, SourceState
-from shmroute.watcher.loop import Watcher
+from shmroute.watcher.loop import WatcherLoop
 
 NAMESPACE = "test"
 WAIT_SECONDS = 30.0
@@ -86,7 +86,7 @@ class Running:
 
     def __init__(self, area: str, *sources: Source, **options: Any) -> None:
         self.sources = sources
-        self.watcher = Watcher(area, sources, settings=SETTINGS, **options)
+        self.watcher = WatcherLoop(area, sources, settings=SETTINGS, **options)
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 

@@ -58,13 +58,14 @@ class Raising:
 
 
 @contextmanager
-def dispatching(*handlers: Handler) -> Iterator[Dispatcher]:
-    dispatcher = Dispatcher(handlers)
+def dispatching(handler: Handler) -> Iterator[Dispatcher]:
+    dispatcher = Dispatcher(handler)
     dispatcher.start()
     try:
         yield dispatcher
     finally:
-        dispatcher.stop(WAIT_SECONDS)
+        dispatcher.stop()
+        dispatcher.join(WAIT_SECONDS)
 
 
 def add(name: str = "one", version: str = "v1") -> Announcement:
@@ -86,7 +87,7 @@ def test_announcements_come_in_order_in_a_thread_of_their_own() -> None:
             dispatcher.put([announcement])
             handler.held()
     assert handler.calls == [("add", None, "v1"), ("update", "v1", "v2"), ("delete", "v2", None)]
-    assert handler.threads == {"handlers"}
+    assert handler.threads == {"handler Noting"}
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_what_changes_several_times_before_its_turn_is_told_once(
 
 def test_a_handler_that_hangs_holds_nobody_up_and_keeps_what_waits_bounded() -> None:
     handler = Noting()
-    dispatcher = Dispatcher([handler])
+    dispatcher = Dispatcher(handler)
     dispatcher.start()
     handler.go_on.clear()
     dispatcher.put([add("first")])
@@ -127,25 +128,25 @@ def test_a_handler_that_hangs_holds_nobody_up_and_keeps_what_waits_bounded() -> 
         dispatcher.put([update(f"v{number}", f"v{number + 1}")])
     assert len(dispatcher._waiting) == 1
 
-    dispatcher.stop(0.01)  # returns though the handler does not
+    dispatcher.stop()
+    dispatcher.join(0.01)  # returns although the handler does not
     handler.go_on.set()
     wait_for(lambda: not dispatcher._thread.is_alive())
     assert len(handler.calls) == 1, "nobody is called after the end"
 
 
-def test_a_handler_that_raises_is_counted_and_logged_and_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
-    handler = Noting()
-    with dispatching(Raising(), handler) as dispatcher:
+class Exiting(Noting):
+    def on_update(self, old: AppModel, new: AppModel) -> None:
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize("handler", [Raising(), Exiting()], ids=["exceptions", "exit"])
+def test_a_handler_that_raises_is_counted_and_called_again(handler: Handler, caplog: pytest.LogCaptureFixture) -> None:
+    failing = 3 if isinstance(handler, Raising) else 1
+    with dispatching(handler) as dispatcher:
         for announcement in (add(), update("v1", "v2"), delete("v2")):
             dispatcher.put([announcement])
-            handler.held()
-        assert dispatcher.failures == 3
-    assert [kind for kind, _, _ in handler.calls] == ["add", "update", "delete"]
-    assert caplog.text.count("failed for AppModel test/one") == 3
-
-
-def test_without_handlers_there_is_no_thread() -> None:
-    with dispatching() as dispatcher:
-        dispatcher.put([add()])
-        assert dispatcher._waiting == {}
-        assert not dispatcher._thread.is_alive()
+            wait_for(lambda: not dispatcher._waiting)
+        wait_for(lambda: dispatcher.failures == failing)
+        assert dispatcher._thread.is_alive()
+    assert caplog.text.count("failed for AppModel test/one") == failing

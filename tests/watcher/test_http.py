@@ -19,12 +19,12 @@ from shmroute.shm.publisher import Publisher
 from shmroute.sources.base import AuditResult, Replaced, SourceState
 from shmroute.watcher import http as http_module
 from shmroute.watcher.http import FROZEN_SECONDS, serve
-from shmroute.watcher.loop import Watcher
+from shmroute.watcher.loop import WatcherLoop
 from tests.watcher.running import SETTINGS, Clock, Told, appmodel, reading, running, wait_for
 
 
 @contextmanager
-def serving(watcher: Watcher, listen: str = "127.0.0.1:0") -> Iterator[int]:
+def serving(watcher: WatcherLoop, listen: str = "127.0.0.1:0") -> Iterator[int]:
     """The port on which the watcher's health is served."""
     server = serve(watcher, listen)
     try:
@@ -73,7 +73,7 @@ def test_a_watcher_that_stands_by_is_alive_and_not_ready(area: str) -> None:
 
 
 def test_an_owner_that_does_not_turn_is_not_alive(area: str) -> None:
-    watcher = Watcher(area, [Told()], settings=SETTINGS)  # never run
+    watcher = WatcherLoop(area, [Told()], settings=SETTINGS)  # never run
     with serving(watcher) as port:
         assert ask(port, "/healthz")[0] == 200
         watcher.turned_ns -= int(FROZEN_SECONDS * 1e9)
@@ -130,7 +130,7 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(area: str) -> None:
 def test_ipv6_addresses_are_bound_in_brackets(area: str) -> None:
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
-    watcher = Watcher(area, [Told()], settings=SETTINGS)
+    watcher = WatcherLoop(area, [Told()], settings=SETTINGS)
     try:
         with serving(watcher, "[::1]:0") as port:
             assert ask(port, "/healthz", "::1")[0] == 200
@@ -143,7 +143,7 @@ def test_binding_asks_no_name_service(area: str, monkeypatch: pytest.MonkeyPatch
         raise AssertionError("a name service was asked, which may not answer")
 
     monkeypatch.setattr(socket, "getfqdn", asked)
-    with serving(Watcher(area, [Told()], settings=SETTINGS)):
+    with serving(WatcherLoop(area, [Told()], settings=SETTINGS)):
         pass
 
 
@@ -151,13 +151,13 @@ def test_binding_asks_no_name_service(area: str, monkeypatch: pytest.MonkeyPatch
     "listen", ["", "9090", "localhost", ":http", ":70000", "::1:", "256.0.0.1:0", ":\N{SUPERSCRIPT TWO}"]
 )
 def test_what_is_no_address_is_a_usage_error(area: str, listen: str) -> None:
-    watcher = Watcher(area, [Told()], settings=SETTINGS)
+    watcher = WatcherLoop(area, [Told()], settings=SETTINGS)
     with pytest.raises(ConfigError, match="--listen"):
         serve(watcher, listen)
 
 
 def test_a_port_in_use_is_a_usage_error_that_says_so(area: str) -> None:
-    watcher = Watcher(area, [Told()], settings=SETTINGS)
+    watcher = WatcherLoop(area, [Told()], settings=SETTINGS)
     with serving(watcher) as port, pytest.raises(ConfigError, match="in use"):
         serve(watcher, f"127.0.0.1:{port}")
 
@@ -219,7 +219,7 @@ def test_garbage_on_the_port_prints_nothing(area: str, garbage: bytes, capfd: py
 
 
 def test_all_addresses_of_both_families_are_bound_where_none_is_named(area: str) -> None:
-    watcher = Watcher(area, [Told()], settings=SETTINGS)
+    watcher = WatcherLoop(area, [Told()], settings=SETTINGS)
     with serving(watcher, ":0") as port:
         assert ask(port, "/healthz")[0] == 200
         if socket.has_dualstack_ipv6():

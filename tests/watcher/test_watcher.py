@@ -28,7 +28,7 @@ from shmroute.shm.reader import RowReader
 from shmroute.sources.base import AuditResult, Changed, Deleted, Replaced, Resync, Sink, SourceState
 from shmroute.watcher import loop as owner
 from shmroute.watcher import pending_rows as module
-from shmroute.watcher.loop import Watcher
+from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metadata_feed import MetadataFeed
 from tests.shm.ground import poke
 from tests.watcher.running import (
@@ -51,7 +51,7 @@ def endpoints_of(area: str, name: str) -> EndpointsRow | None:
     return msgspec.msgpack.decode(value, type=EndpointsRow) if value is not None else None
 
 
-def applied(watcher: Watcher) -> None:
+def applied(watcher: WatcherLoop) -> None:
     """Wait until the watcher has applied all that has been put so far."""
     count = watcher.status.audits[0].count if watcher.status.audits else 0
     watcher.put(AuditResult("appmodels", 0, 0))
@@ -227,7 +227,7 @@ def test_a_watcher_that_stands_by_stops_at_once(area: str) -> None:
     with running(area) as it:
         wait_for(lambda: it.watcher.status.problem != "")
     publisher.close()
-    assert isinstance(it.watcher, Watcher)
+    assert isinstance(it.watcher, WatcherLoop)
 
 
 # -- no room
@@ -372,7 +372,7 @@ class Failing(Told):
 def test_a_source_that_fails_by_a_defect_ends_the_watcher_so_that_it_is_started_again(
     area: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watcher = Watcher(area, [Failing()], settings=SETTINGS)
+    watcher = WatcherLoop(area, [Failing()], settings=SETTINGS)
     thread = threading.Thread(target=watcher.run)
     thread.start()
     thread.join(WAIT_SECONDS)
@@ -433,7 +433,7 @@ class Stubborn(Told):
 
 def test_run_returns_and_lets_the_area_go_though_a_source_does_not_stop(area: str) -> None:
     source = Stubborn()
-    watcher = Watcher(area, [source], settings=SETTINGS)
+    watcher = WatcherLoop(area, [source], settings=SETTINGS)
     thread = threading.Thread(target=watcher.run)
     thread.start()
     assert source.started.wait(WAIT_SECONDS)

@@ -40,7 +40,9 @@ def watch_arguments(context: click.Context) -> list[str]:
         if name not in names or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
         value = context.params[name]
-        if isinstance(value, bool):
+        if isinstance(value, tuple):
+            arguments += [text for each in value for text in (parameter.opts[-1], str(each))]
+        elif isinstance(value, bool):
             arguments += (parameter.opts if value else parameter.secondary_opts)[-1:]
         else:
             arguments += [parameter.opts[-1], str(value)]
@@ -70,6 +72,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         default=300.0,
         show_default=True,
         help="Seconds between handing every object to the handlers again; asks the API server nothing.",
+    ),
+    click.option(
+        "--handler",
+        "handlers",
+        multiple=True,
+        metavar="MODULE:NAME",
+        envvar="SHMROUTE_HANDLER",
+        help="Call this object's on_add, on_update and on_delete for each AppModel, and at each resync; repeat for "
+        "several (in the variable: separated by spaces).",
     ),
     click.option(
         "--endpoints/--no-endpoints",

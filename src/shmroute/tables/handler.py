@@ -1,4 +1,4 @@
-"""What users can have called when an AppModel comes, changes or goes.
+"""`Handler`: what the watcher calls when an AppModel comes, changes or goes.
 
     class Mirror:
         def on_add(self, appmodel: AppModel) -> None: ...
@@ -7,20 +7,21 @@
 
 Who calls, and when:
 
-* The watcher, in its own process, in one thread kept for handlers: never two calls at once, never in the thread that
-  follows the cluster. A handler may block; what changes meanwhile waits, and an object that changes several times
-  before its turn is announced once, with the state last announced as `old` and the newest as `new`.
-* Only valid states are announced. While an object is invalid its last valid state stays in force, and nothing is
-  called; deleting it then announces that last valid state.
-* An object whose app, versions, models, Service, port and age stayed as they were has not changed, whatever else of it
-  (labels, managedFields, resourceVersion) has.
-* An AppModel is announced whether or not another one wins its models: which one serves a model is the routes' matter.
-* At every resync (300 s by default), `on_update(x, x)` is called for every AppModel in force. So `on_update` must be
-  cheap, or harmless, for what it has seen before.
+* The watcher calls it, in the watcher's process, in a thread that belongs to this handler: never two calls at once,
+  never in the thread that follows the cluster. A handler may block. What changes meanwhile waits; an object that
+  changes several times before its turn is announced once, with the state last announced as `old` and the newest as
+  `new`.
+* Only valid states are announced. While an object is invalid its last valid state is served, and nothing is called;
+  deleting it then announces that last valid state.
+* An object changes when its app, versions, models, Service, port or creation time change. Labels, managedFields and
+  the resourceVersion do not count.
+* An AppModel is announced whether or not another one wins its models: which one serves a model is decided for routes.
+* At every resync (300 s by default), `on_update(x, x)` is called for every valid AppModel, with the same object twice.
+  So `on_update` must be cheap, or harmless, for what it has seen before.
 
-What happens if a handler raises: the exception is logged and counted, other handlers and objects go on. A failed
-`on_add` or `on_update` is made good by the next resync's `on_update(x, x)`. A failed `on_delete` does not come again,
-as the object is no longer there to be handed out; who must not miss one catches the error and retries.
+If a handler raises, the exception is logged and counted; other handlers and objects are not affected. A failed `on_add`
+or `on_update` is repaired by the next resync's `on_update(x, x)`. A failed `on_delete` does not come again, since the
+object is no longer there to be handed out: a handler that must not miss one catches the error and retries.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = ["Announcement", "Handler"]
 
 
 class Handler(Protocol):
-    """Called by the watcher for every AppModel in force; the module says when and where."""
+    """Called by the watcher for every valid AppModel; the module says when and where."""
 
     def on_add(self, appmodel: AppModel) -> None:
         """A valid AppModel that was not there before."""
@@ -48,7 +49,7 @@ class Handler(Protocol):
 
 
 class Announcement(msgspec.Struct, frozen=True, gc=False):
-    """One call that handlers are owed. `old` is None for "add", `new` for "delete"."""
+    """One call to make to each handler. `old` is None for "add", `new` for "delete"."""
 
     kind: Literal["add", "update", "delete"]
     old: AppModel | None

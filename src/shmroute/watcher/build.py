@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shmroute.errors import ConfigError
 from shmroute.metadata.loader import MetadataLimits, MetadataLoader
 from shmroute.metadata.store import Store
@@ -9,32 +11,38 @@ from shmroute.metadata.template import KeyTemplate
 from shmroute.resources.registry import APPMODELS, BUILT_IN, ENDPOINTSLICES, WatchedKind
 from shmroute.rows import SettingsRow
 from shmroute.sources.base import Source
+from shmroute.tables import Handler
 from shmroute.watcher.checkpoint import Checkpoint
-from shmroute.watcher.loop import Watcher
+from shmroute.watcher.handlers import check_handler, load_handlers
+from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.watcher.options import WatchOptions
 
 __all__ = ["build"]
 
 
-def build(options: WatchOptions) -> Watcher:
-    """The watcher that `options` describe, not started yet.
+def build(options: WatchOptions, handlers: Iterable[Handler] = ()) -> WatcherLoop:
+    """The watcher that `options` describe, not started yet; `handlers` are called beside those of the options.
 
     Raises:
-        ConfigError: options that contradict each other, or a cluster configuration that cannot be used.
+        ConfigError: options that contradict each other, a cluster configuration that cannot be used, or an object
+            that is not a handler.
     """
     if options.namespace and options.all_namespaces:
         raise ConfigError("-n and -A exclude each other")
     if options.manifests and (options.kubeconfig or options.context):
         raise ConfigError("--manifests watches a folder: it goes without --kubeconfig and --context")
+    called = [check_handler(handler, repr(handler)) for handler in handlers]
+    called += load_handlers(options.handlers)
     sources, settings = _folder(options) if options.manifests else _cluster(options)
-    return Watcher(
+    return WatcherLoop(
         options.area,
         sources,
         settings=settings,
         default_port=options.port,
         metadata=_metadata(options),
         checkpoint=Checkpoint(options.checkpoint, options.area) if options.checkpoint else None,
+        handlers=called,
         group=int(options.group) if options.group and options.group.isdigit() else options.group,
         refuse_other=options.refuse_other,
     )

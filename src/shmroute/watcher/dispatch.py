@@ -1,7 +1,7 @@
-"""Hands the index's announcements to handlers, in a thread of its own.
+"""Calls one handler with the tables' announcements, in a thread of its own.
 
-A slow handler delays nobody else: announcements wait here, at most one for each AppModel (the newest, with the state
-the handler knows as `old`), so that memory is bounded by what exists. A handler that raises is logged and counted; the
+A slow handler delays nobody else: announcements wait here, at most one for each object (the newest, with the state the
+handler knows as `old`), so that memory is bounded by what exists. A handler that raises is logged and counted; the
 object comes again with the next resync.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from shmroute.resources.appmodel import AppModel
 from shmroute.resources.key import ObjectKey
+from shmroute.resources.registry import APPMODELS
 from shmroute.tables import Announcement, Handler
 
 __all__ = ["Dispatcher"]
@@ -21,33 +22,33 @@ _log = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """Calls `handlers`, in order, for each announcement. Started by `start`, ended by `stop`."""
+    """Calls `handler` for each announcement, in order. `start` starts the thread; `stop` and `join` end it."""
 
-    def __init__(self, handlers: Sequence[Handler]) -> None:
-        self._handlers = tuple(handlers)
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
         self._waiting: dict[ObjectKey, tuple[AppModel | None, AppModel | None]] = {}
         self._changed = threading.Condition()
         self._stopped = False
         self.failures = 0
-        self._thread = threading.Thread(target=self._run, name="handlers", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"handler {type(handler).__name__}", daemon=True)
 
     def start(self) -> None:
-        """Begin to call the handlers."""
-        if self._handlers:
-            self._thread.start()
+        """Begin to call the handler."""
+        self._thread.start()
 
-    def stop(self, timeout: float) -> None:
-        """Call nobody any more; waits at most `timeout` seconds for a handler that is at work."""
+    def stop(self) -> None:
+        """Make no further call. Does not wait."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
+
+    def join(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds for a call that is under way."""
         if self._thread.is_alive():
             self._thread.join(timeout)
 
     def put(self, announcements: Iterable[Announcement]) -> None:
-        """Have the announcements handed on. Never waits."""
-        if not self._handlers:
-            return
+        """Have the handler called with the announcements. Never waits."""
         with self._changed:
             for announcement in announcements:
                 newest = announcement.new or announcement.old
@@ -66,21 +67,22 @@ class Dispatcher:
                     return
                 key = next(iter(self._waiting))
                 old, new = self._waiting.pop(key)
-            for handler in self._handlers:
-                try:
-                    _call(handler, old, new)
-                except Exception:  # noqa: BLE001 - users' code
-                    self.failures += 1
-                    _log.exception(
-                        "handler %r failed for AppModel %s; it comes again with the next resync", handler, key
-                    )
+            try:
+                self._call(old, new)
+            except BaseException:  # noqa: BLE001 - users' code, which may call sys.exit
+                self.failures += 1
+                _log.exception(
+                    "handler %r failed for %s %s; it comes again with the next resync",
+                    self._handler,
+                    APPMODELS.kind,
+                    key,
+                )
 
-
-def _call(handler: Handler, old: AppModel | None, new: AppModel | None) -> None:
-    if new is None:
-        assert old is not None  # noqa: S101
-        handler.on_delete(old)
-    elif old is None:
-        handler.on_add(new)
-    else:
-        handler.on_update(old, new)
+    def _call(self, old: AppModel | None, new: AppModel | None) -> None:
+        if new is None:
+            assert old is not None  # noqa: S101 - one of them is there
+            self._handler.on_delete(old)
+        elif old is None:
+            self._handler.on_add(new)
+        else:
+            self._handler.on_update(old, new)

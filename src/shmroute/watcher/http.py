@@ -28,7 +28,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shmroute.errors import ConfigError, ShmrouteError
 from shmroute.shm.control import ControlReader
-from shmroute.watcher.loop import HEARTBEAT_SECONDS, Watcher
+from shmroute.watcher.loop import HEARTBEAT_SECONDS, WatcherLoop
 from shmroute.watcher.metrics import WatcherCollector, silent_seconds
 from shmroute.watcher.status import Status
 
@@ -67,7 +67,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def application(watcher: Watcher) -> Application:
+def application(watcher: WatcherLoop) -> Application:
     """The ASGI application of the port's paths."""
     registry = CollectorRegistry()
     registry.register(WatcherCollector(watcher))
@@ -95,7 +95,7 @@ async def _answer(send: Send, status: int, text: str) -> None:
     await send({"type": "http.response.body", "body": f"{text}\n".encode(errors="replace")})
 
 
-def _healthy(watcher: Watcher) -> tuple[bool, str]:
+def _healthy(watcher: WatcherLoop) -> tuple[bool, str]:
     silent = silent_seconds(watcher)
     if silent >= FROZEN_SECONDS:
         return False, f"the watcher's loop has not turned for {silent:.1f} s"
@@ -189,7 +189,7 @@ class HttpServer:
         self._thread.join(_CLOSE_SECONDS)
 
 
-def serve(watcher: Watcher, listen: str) -> HttpServer:
+def serve(watcher: WatcherLoop, listen: str) -> HttpServer:
     """Answer on `HOST:PORT`, or on all IPv4 and IPv6 addresses for `:PORT`, from a thread until the process ends.
 
     Raises:

@@ -21,7 +21,7 @@ from shmroute.rows import Kind, RowKey, SettingsRow
 from shmroute.shm.control import stand_by
 from shmroute.shm.publisher import Publisher
 from shmroute.sources.base import Audited, AuditResult, Changed, Deleted, Event, Replaced, Resync, Source, SourceState
-from shmroute.tables import Handler, Index
+from shmroute.tables import Announcement, Handler, Index
 from shmroute.version import __version__
 from shmroute.watcher.adoption import adopted_appmodels
 from shmroute.watcher.change_log import ChangeLog
@@ -32,7 +32,7 @@ from shmroute.watcher.pending_rows import PendingRows
 from shmroute.watcher.standby import check_source
 from shmroute.watcher.status import ENDED, AuditStatus, Status, encode_status
 
-__all__ = ["Watcher"]
+__all__ = ["WatcherLoop"]
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ _WAKE: Final = None
 _AUDIT: Final = "audit"
 
 
-class Watcher:
+class WatcherLoop:
     """Follows `sources` and publishes into `area` until it is stopped.
 
     Args:
@@ -62,7 +62,7 @@ class Watcher:
         default_port: `Index`'s choice of port where an AppModel makes none.
         metadata: the metadata loader's feed, or None.
         checkpoint: where the rows are kept on disk too, or None.
-        handlers: users' own handlers, called in a thread of their own.
+        handlers: users' own handlers, each called in a thread of its own.
         group: a group that may read the area too.
         refuse_other: rather fail than stand by for a watcher of another source.
         clock: monotonic nanoseconds; tests inject one.
@@ -91,7 +91,7 @@ class Watcher:
         self._refuse_other = refuse_other
         self._clock = clock
         self._index = Index(default_port, self._kinds())
-        self._dispatcher = Dispatcher(handlers)
+        self._dispatchers = [Dispatcher(handler) for handler in handlers]
         self._change_log = ChangeLog(clock)
         self._events: queue.SimpleQueue[Event | MetadataReads | str | None] = queue.SimpleQueue()
         self._stopping = False
@@ -110,6 +110,8 @@ class Watcher:
         self._audits: dict[str, AuditStatus] = {}
         self._problem = ""
         """Why the area cannot be taken."""
+        self.synced = threading.Event()
+        """Set once this watcher has published a complete list of its own."""
         self.status: Status = self._status("standing by")
         """Rewritten every second; any thread may read it."""
 
@@ -213,13 +215,14 @@ class Watcher:
         """
         adopted = tuple(appmodel for _, value in publisher.rows(Kind.APP) for appmodel in adopted_appmodels(value))
         if adopted:
-            self._dispatcher.put(self._index.apply(Replaced(APPMODELS.name, adopted)))
+            self._announce(self._index.apply(Replaced(APPMODELS.name, adopted)))
             self._index_changes()
 
     def _start_threads(self) -> None:
         self._problem = ""
         self._change_log.started(self.area, self._settings)
-        self._dispatcher.start()
+        for dispatcher in self._dispatchers:
+            dispatcher.start()
         for source in self._sources:
             name = f"source {'+'.join(kind.name for kind in source.kinds)}"
             self._start(name, partial(source.run, self, self._stop))
@@ -252,7 +255,10 @@ class Watcher:
 
     def _join(self) -> None:
         deadline = time.monotonic() + _JOIN_SECONDS
-        self._dispatcher.stop(_JOIN_SECONDS)
+        for dispatcher in self._dispatchers:
+            dispatcher.stop()
+        for dispatcher in self._dispatchers:
+            dispatcher.join(max(0.0, deadline - time.monotonic()))
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -328,7 +334,11 @@ class Watcher:
             case Resync(resource=APPMODELS.name):
                 if self._metadata is not None:
                     self._metadata.retry_failed()
-        self._dispatcher.put(self._index.apply(event))
+        self._announce(self._index.apply(event))
+
+    def _announce(self, announcements: list[Announcement]) -> None:
+        for dispatcher in self._dispatchers:
+            dispatcher.put(announcements)
 
     def _index_changes(self) -> None:
         changes = self._index.take_changes()
@@ -359,6 +369,8 @@ class Watcher:
         self._told_in_step = contact != 0
         self.turned_ns = now_ns
         self.status = self._status("writing")
+        if self._publication.complete:
+            self.synced.set()
         publisher.control.store_status(encode_status(self.status))
 
     def _contact_ns(self) -> int:
@@ -400,7 +412,7 @@ class Watcher:
             propagation_seconds_sum=publication.propagation_seconds_sum,
             conflicts=self._index.conflict_count,
             invalid=self._index.invalid_count,
-            handler_failures=self._dispatcher.failures,
+            handler_failures=sum(dispatcher.failures for dispatcher in self._dispatchers),
             sources=states,
             source_ages=tuple(
                 (now_ns - state.contact_ns) / 1e9 if state.contact_ns else float("inf") for state in states

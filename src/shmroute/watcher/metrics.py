@@ -9,7 +9,7 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from shmroute.watcher.loop import Watcher
+from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.status import Status
 
 __all__ = ["WatcherCollector", "silent_seconds"]
@@ -49,7 +49,7 @@ _SUMMARIES: Final[tuple[tuple[str, str, Callable[[Status], tuple[int, float]]], 
 class WatcherCollector(Collector):
     """A watcher's status as metrics."""
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: WatcherLoop) -> None:
         self._watcher = watcher
 
     def collect(self) -> Iterator[Metric]:
@@ -85,7 +85,7 @@ class WatcherCollector(Collector):
         yield from (age, watching, lists, restarts)
 
 
-def silent_seconds(watcher: Watcher) -> float:
+def silent_seconds(watcher: WatcherLoop) -> float:
     """Seconds since the owner's loop last turned and wrote its status."""
     return max(0.0, (time.monotonic_ns() - watcher.turned_ns) / 1e9)
 

@@ -9,6 +9,7 @@ import msgspec
 from shmroute.metadata.loader import MetadataLimits
 from shmroute.metadata.template import DEFAULT_TEMPLATE
 from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES
+from shmroute.worker import environment
 
 __all__ = ["DEFAULT_SELECTOR", "DEFAULT_SLICE_SELECTOR", "WatchOptions"]
 
@@ -19,7 +20,8 @@ DEFAULT_SLICE_SELECTOR: Final = ENDPOINTSLICES.selector
 class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What to watch and how; the command line's options by their names."""
 
-    area: str
+    area: str = msgspec.field(default_factory=environment.area)
+    """By default `SHMROUTE_AREA`, as in workers."""
     namespace: str | None = None
     """None: the namespace of the kubeconfig's context or of the pod."""
     all_namespaces: bool = False
@@ -39,5 +41,7 @@ class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     metadata_limit: int = MetadataLimits().value_bytes
     group: str | None = None
     checkpoint: str | None = None
+    handlers: tuple[str, ...] = ()
+    """Handlers by name, `package.module:name`."""
     refuse_other: bool = False
     """Rather fail than stand by for a watcher of another source."""

@@ -1,0 +1,86 @@
+"""Handlers by name (`package.module:name`), for `shmroute watch --handler`; and what a handler must be like."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from shmroute.errors import ConfigError
+from shmroute.tables.handler import Handler
+
+__all__ = ["check_handler", "load_handlers"]
+
+METHODS = {"on_add": 1, "on_update": 2, "on_delete": 1}
+"""What a handler is called with: a method's name and the number of its arguments."""
+
+
+def load_handlers(names: Iterable[str]) -> tuple[Handler, ...]:
+    """The handlers of these names. A class or function is called without arguments and gives the handler.
+
+    The working directory is searched too, as by gunicorn and uvicorn.
+
+    Raises:
+        ConfigError: a module that cannot be imported, a name it does not have, or an object that is not a handler.
+    """
+    folder = str(Path.cwd())
+    added = folder not in sys.path and "" not in sys.path
+    if added:
+        sys.path.insert(0, folder)
+    try:
+        return tuple(_load(name) for name in names)
+    finally:
+        if added:
+            sys.path.remove(folder)
+
+
+def check_handler(handler: object, name: str) -> Handler:
+    """`handler` itself if it can be called as `Handler` says. Raises `ConfigError`, which names it `name`."""
+    missing = [method for method in METHODS if not callable(getattr(handler, method, None))]
+    if missing:
+        raise ConfigError(
+            f"handler {name}: {type(handler).__name__} has no method {', '.join(missing)}: "
+            "a handler has on_add(appmodel), on_update(old, new) and on_delete(appmodel)"
+        )
+    for method, arguments in METHODS.items():
+        function: Any = getattr(handler, method)
+        if inspect.iscoroutinefunction(function):
+            raise ConfigError(f"handler {name}: {method} is a coroutine function: write a plain method")
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):
+            continue  # a function of C without a signature: it cannot be checked
+        try:
+            signature.bind(*range(arguments))
+        except TypeError as error:
+            count = "one argument" if arguments == 1 else f"{arguments} arguments"
+            raise ConfigError(f"handler {name}: {method}{signature} cannot be called with {count}: {error}") from error
+    return cast("Handler", handler)
+
+
+def _load(name: str) -> Handler:
+    module_name, _, path = name.partition(":")
+    if not module_name or not path:
+        raise ConfigError(f"handler {name!r}: write package.module:name, for example handlers.relation:Relation")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigError(
+            f"handler {name}: module {module_name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise ConfigError(f"handler {name}: {found!r} has no {part!r}") from error
+    if inspect.isclass(found) or inspect.isfunction(found):
+        try:
+            found = found()
+        except Exception as error:
+            raise ConfigError(
+                f"handler {name}: calling it without arguments failed: {type(error).__name__}: {error}"
+            ) from error
+    return check_handler(found, name)
