@@ -46,11 +46,16 @@ RowKey: TypeAlias = tuple[int, str]
 
 
 class EndpointsState(enum.IntEnum):
-    """Whether the endpoints of a Service are known."""
+    """Whether the endpoints of a Service are known. `word` names the state where there is no endpoint to pick."""
 
     UNKNOWN = 0  # no slice of the Service has been seen
     KNOWN = 1  # the slices have been merged; an empty tuple means: known to be empty
     AMBIGUOUS_PORT = 2  # several ports, none of them chosen by a rule
+
+    @property
+    def word(self) -> str:
+        """The state in words."""
+        return ("not known", "known empty", "ambiguous port")[self]
 
 
 class EndpointRow(msgspec.Struct, frozen=True, array_like=True):
@@ -79,7 +84,7 @@ class EndpointsRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class MetadataState(enum.IntEnum):
-    """Why a metadata row holds the value it holds."""
+    """Why a metadata row holds the value it holds. `word` is `Route.metadata_state`."""
 
     LOADED = 0  # the value was read for the version asked for
     PENDING = 1  # not read yet, or Redis is away: `value` is the last one, of `version`, or None
@@ -87,6 +92,11 @@ class MetadataState(enum.IntEnum):
     OUTDATED = 3  # the value says another version of itself than the one wanted; asked for again
     TOO_LARGE = 4  # over the limit; the value is not kept
     WRONG_TYPE = 5  # the key holds no string
+
+    @property
+    def word(self) -> str:
+        """The state in lower case, with "-" between words."""
+        return self.name.lower().replace("_", "-")
 
 
 class MetadataRow(msgspec.Struct, frozen=True, array_like=True):

@@ -9,13 +9,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from shmroute.cli import main
+from shmroute.rows import SettingsRow
 from shmroute.shm.publisher import Publisher
+from shmroute.sources.base import SourceState
 from shmroute.testing import Answer, Routes
+from shmroute.watcher.status import Status
 from tests.processes import bound
 
 WAIT_SECONDS = 30.0
@@ -97,3 +100,20 @@ def called(*arguments: str | Path, **variables: str) -> Answered:
     process = start(*arguments, **variables)
     out, err = process.communicate(timeout=WAIT_SECONDS)
     return Answered(process.returncode, out, err)
+
+
+def waiting_status(area: str, resource: str, phase: str, reason: str) -> Status:
+    """The status of a watcher that has no complete list yet."""
+    numbers: dict[str, Any] = {name: 0 for name, kind in Status.__annotations__.items() if kind in ("int", "float")}
+    source = SourceState(resource, phase, 0, reason)  # type: ignore[arg-type]
+    return Status(
+        version="1",
+        area=area,
+        role="writing",
+        synced=False,
+        rebuilding=False,
+        sources=(source,),
+        source_ages=(float("inf"),),
+        settings=SettingsRow("east", "iidp=iidp", "https://cluster"),
+        **numbers,
+    )

@@ -8,13 +8,16 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from shmroute.testing import Answer
-from tests.cli.running import WAIT_SECONDS, Cli, age, publish, published, start
+from shmroute.shm.publisher import Publisher
+from shmroute.testing import Answer, Routes
+from shmroute.watcher.status import encode_status
+from tests.cli.running import WAIT_SECONDS, Cli, age, publish, published, start, waiting_status
 
 
 def test_a_table_has_a_header_and_aligned_columns(cli: Cli, area: str) -> None:
@@ -187,3 +190,50 @@ def test_a_long_running_commands_log_goes_to_standard_error_as_text_or_json(area
         assert process.returncode == 0
         assert out == ""
         assert "health and metrics on port" in (json.loads(line)["message"] if form == "json" else line)
+
+
+def test_explain_suggests_similar_names_and_says_where_it_looked(cli: Cli, area: str) -> None:
+    with published(area):
+        answered = cli("explain", "modle1", "--area", area)
+        assert answered.code == 5
+        assert "Did you mean 'model1'" in answered.err
+        assert "3 models" in answered.err
+        assert (
+            "not served in namespace 'west', but in: east" in cli("explain", "model1", "-n", "west", "--area", area).err
+        )
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(cli: Cli, area: str) -> None:
+    routes = Routes(area)
+    routes.set({"bad\x1b[31m\u202e": Answer(app="app\x9b")})
+    try:
+        for command in (("get", "models"), ("get", "models", "-o", "name"), ("get", "models", "-o", "json")):
+            out = cli(*command, "--area", area).out
+            assert "bad" in out
+            assert not {"\x1b", "\x9b", "\u202e"} & set(out), command
+    finally:
+        routes.close()
+
+
+def test_status_before_the_first_snapshot_names_what_the_watcher_waits_for(cli: Cli, area: str) -> None:
+    status = waiting_status(area, "appmodels", "backing-off", "403 Forbidden: no right to list")
+    with Publisher(area) as publisher:
+        publisher.control.beat(time.monotonic_ns(), 0, synced=False)
+        publisher.control.store_status(encode_status(status))
+        for command in (("status",), ("wait", "--timeout", "0"), ("explain", "model1")):
+            answered = cli(*command, "--area", area)
+            assert answered.code == 7
+            assert "no right to list" in answered.out + answered.err, command
+
+
+def test_status_after_an_orderly_end_does_not_call_the_watcher_alive(cli: Cli, area: str, tmp_path: Path) -> None:
+    process = start("watch", "--manifests", str(tmp_path), "--area", area)
+    try:
+        assert cli("wait", "--area", area).code == 0
+    finally:
+        process.terminate()
+        process.wait(WAIT_SECONDS)
+    out = cli("status", "--area", area).out
+    assert "the watcher has ended" in out
+    assert "alive" not in out
+    assert str(tmp_path) in out

@@ -1,22 +1,27 @@
-"""`shmroute explain`: why a look-up answers as it does."""
+"""`shmroute explain`: the reasons for a look-up's answer."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, Final
 
 import click
 import msgspec
 
 from shmroute.cli import options
-from shmroute.cli.output import age_text, document
-from shmroute.errors import ModelNotFound
+from shmroute.cli.output import age_text, document, printable
+from shmroute.cli.report import health, report, settings_text, waiting_for
+from shmroute.errors import ModelNotFound, NotReady
 from shmroute.rows import ConflictRow, EndpointsRow, EndpointsState, InvalidRow, Kind, MetadataRow, MetadataState
 from shmroute.shm.reader import RowReader
 from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.reader import Reader
 from shmroute.worker.routes import App, Route
+
+_MAX_NEAR: Final = 3
+"""Names of similar models that are suggested."""
 
 
 @click.command()
@@ -25,21 +30,25 @@ from shmroute.worker.routes import App, Route
 @options.area
 @options.output("table", "json", "yaml")
 def command(model: str, namespace: str | None, area: str, output: str) -> None:
-    """Say why MODEL is answered as it is.
+    """Explain why MODEL is answered as it is.
 
-    Which AppModel is in force and which ones wait, which versions, how the metadata stands, where the endpoints come
-    from. Ends with 5 if the model is not served, and says what might be the reason.
+    Shows which AppModel serves it and which others claim it, the versions, the state of the metadata and the source of
+    the endpoints. Ends with 5 if no app serves the model, and shows what may be the reason.
     """
-    rows = RowReader(area)
+    with Reader(area) as reader:
+        about = report(reader)
+    try:
+        rows = RowReader(area)
+    except NotReady as error:
+        error.add_note(waiting_for(area) or f"the area is empty: {health(about)[1]}")
+        raise
     route = _route(rows, model, namespace)
     if route is None:
-        for line in _why_not(rows, model):
-            click.echo(line, err=True)
+        for line in _why_not(rows, model, namespace, about):
+            click.echo(printable(line), err=True)
         raise ModelNotFound(model, namespace)
-    with Reader(area) as reader:
-        age = reader.age
-    facts = _facts(rows, route, age)
-    click.echo("\n".join(_lines(facts)) if output == "table" else document(facts, output))
+    facts = _facts(rows, route, about)
+    click.echo("\n".join(map(printable, _lines(facts))) if output == "table" else document(facts, output))
 
 
 def _route(rows: RowReader, model: str, namespace: str | None) -> Route | None:
@@ -51,7 +60,7 @@ def _route(rows: RowReader, model: str, namespace: str | None) -> Route | None:
     return next(found, None)
 
 
-def _facts(rows: RowReader, route: Route, age: float) -> dict[str, Any]:
+def _facts(rows: RowReader, route: Route, about: dict[str, Any]) -> dict[str, Any]:
     key = f"{route.namespace}/{route.model}"
     conflict = _row(rows, Kind.CONFLICT, key, ConflictRow)
     metadata = _row(rows, Kind.METADATA, key, MetadataRow)
@@ -69,7 +78,9 @@ def _facts(rows: RowReader, route: Route, age: float) -> dict[str, Any]:
         "metadata": _metadata_facts(metadata),
         "endpoints": _endpoint_facts(endpoints),
         "generation": rows.generation,
-        "age": age if age != float("inf") else None,
+        "age": about["age"],
+        "source": about["source"],
+        "state": health(about)[1],
     }
 
 
@@ -77,7 +88,7 @@ def _metadata_facts(row: MetadataRow | None) -> dict[str, Any] | None:
     if row is None:
         return None
     return {
-        "state": MetadataState(row.state).name.lower().replace("_", "-"),
+        "state": MetadataState(row.state).word,
         "version": row.version,
         "wanted": row.wanted,
         "bytes": len(row.value) if row.value is not None else 0,
@@ -88,12 +99,9 @@ def _metadata_facts(row: MetadataRow | None) -> dict[str, Any] | None:
 
 def _endpoint_facts(row: EndpointsRow | None) -> dict[str, Any]:
     if row is None:
-        return {"service": None, "state": "not known", "ready": [], "not_ready": []}
-    state = {
-        EndpointsState.UNKNOWN: "not known",
-        EndpointsState.KNOWN: "known" if row.endpoints else "known empty",
-        EndpointsState.AMBIGUOUS_PORT: f"ambiguous port ({row.detail})",
-    }[row.state]
+        return {"service": None, "state": EndpointsState.UNKNOWN.word, "ready": [], "not_ready": []}
+    state = "known" if row.endpoints else EndpointsState(row.state).word
+    state += f" ({row.detail})" if row.detail else ""
     return {
         "service": row.service,
         "state": state,
@@ -112,7 +120,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"  because AppModel {facts['appmodel']} claims it"
     if facts["waiting_appmodels"]:
         waiting = ", ".join(facts["waiting_appmodels"])
-        yield f"  and is the oldest that does; these would take over in this order: {waiting}"
+        yield f"  and is the oldest that does; these would follow, in this order: {waiting}"
     if facts["other_namespaces"]:
         yield f"  other namespaces: {'; '.join(facts['other_namespaces'])}"
     if len(facts["app_named_by"]) > 1:
@@ -130,17 +138,29 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     for name, label in (("ready", "ready"), ("not_ready", "not ready")):
         if endpoints[name]:
             yield f"  {label}: {', '.join(endpoints[name])}"
-    age = "never in step with its source" if facts["age"] is None else f"in step {age_text(facts['age'])} ago"
-    yield f"generation {facts['generation']}, {age}"
+    yield f"from {settings_text(facts['source'])}"
+    yield f"generation {facts['generation']}, {facts['state']}"
 
 
-def _why_not(rows: RowReader, model: str) -> Iterator[str]:
-    """What there is that might explain why nothing serves the model."""
-    invalid = [msgspec.msgpack.decode(value, type=InvalidRow) for _, _, value in rows.rows(Kind.INVALID)]
-    if not invalid:
-        yield f"No AppModel claims {model!r}, and none was set aside."
+def _why_not(rows: RowReader, model: str, namespace: str | None, about: dict[str, Any]) -> Iterator[str]:
+    """What may explain why nothing serves the model."""
+    route = _route(rows, model, None)
+    if route is not None:
+        others = ", ".join(sorted({each.namespace for each in (route, *route.others)}))
+        yield f"Model {model!r} is not served in namespace {namespace!r}, but in: {others}."
         return
-    yield f"No AppModel in force claims {model!r}. These were set aside:"
+    names = [key for _, key, _ in rows.rows(Kind.MODEL)]
+    yield f"No AppModel claims {model!r}: area {about['area']!r} has {len(names)} models, {health(about)[1]}."
+    yield f"They are read from {settings_text(about['source'])}."
+    near = get_close_matches(model, names, _MAX_NEAR)
+    if near:
+        yield f"Did you mean {' or '.join(map(repr, near))}?"
+    for source in about["sources"]:
+        if source["phase"] != "watching" or source["reason"]:
+            yield f"The source {source['resource']} is {source['phase']}: {source['reason'] or 'no reason given'}."
+    invalid = [msgspec.msgpack.decode(value, type=InvalidRow) for _, _, value in rows.rows(Kind.INVALID)]
+    if invalid:
+        yield "These objects were set aside:"
     for row in sorted(invalid, key=lambda row: (row.kind, row.namespace, row.name)):
-        where = f"{row.namespace}/{row.name}" if row.namespace else row.name
-        yield f"  {row.kind} {where}: {row.reason}"
+        name = f"{row.namespace}/{row.name}" if row.namespace else row.name
+        yield f"  {row.kind} {name}: {row.reason}"

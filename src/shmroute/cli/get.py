@@ -1,4 +1,4 @@
-"""`shmroute get`: lists what the area holds, as `kubectl get` would."""
+"""`shmroute get`: list the rows of the area, as `kubectl get` would."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _endpoint_items(key: str, value: bytes) -> list[Item]:
             "appmodel": appmodel,
             "namespace": namespace,
             "service": row.service,
-            "state": _ENDPOINT_STATES[row.state],
+            "state": "known" if row.endpoints else EndpointsState(row.state).word,
             "detail": row.detail,
             "ready": sum(endpoint.ready for endpoint in row.endpoints),
             "total": len(row.endpoints),
@@ -108,13 +108,6 @@ def _endpoint_items(key: str, value: bytes) -> list[Item]:
     ]
 
 
-_ENDPOINT_STATES: Final = {
-    EndpointsState.UNKNOWN: "unknown",
-    EndpointsState.KNOWN: "known",
-    EndpointsState.AMBIGUOUS_PORT: "ambiguous port",
-}
-
-
 def _metadata_items(key: str, value: bytes) -> list[Item]:
     row = _metadata(value)
     namespace, _, model = key.partition("/")
@@ -125,7 +118,7 @@ def _metadata_items(key: str, value: bytes) -> list[Item]:
             "app": row.app,
             "version": row.version or "",
             "wanted": row.wanted,
-            "state": MetadataState(row.state).name.lower().replace("_", "-"),
+            "state": MetadataState(row.state).word,
             "since": row.since,
             "since_age": age_text(max(0.0, time.time() - row.since)),
             "bytes": len(row.value) if row.value is not None else 0,
@@ -212,8 +205,8 @@ _VIEWS: Final = {
 @click.argument("names", nargs=-1, metavar="[NAME...]")
 @options.namespaces
 @options.area
-@click.option("-w", "--watch", is_flag=True, help="Of models: go on and print each change, until Ctrl-C.")
-@click.option("--pending", is_flag=True, help="Of metadata: only what is not there in the version asked for.")
+@click.option("-w", "--watch", is_flag=True, help="Models only: then print each change, until Ctrl-C.")
+@click.option("--pending", is_flag=True, help="Metadata only: those whose value of the current version is not loaded.")
 @options.output("table", "wide", "json", "yaml", "name")
 def command(
     what: str,
@@ -225,9 +218,9 @@ def command(
     pending: bool,
     output: str,
 ) -> None:
-    """List what the area holds.
+    """List the rows of the area.
 
-    With NAMEs only those; ends with 5 if one is not there. All namespaces that are watched unless -n is given.
+    With NAMEs only those; ends with 5 if one does not exist. Lists all watched namespaces unless -n is given.
     """
     wanted_namespace = options.one_namespace(namespace, all_namespaces)
     if watch:

@@ -35,7 +35,7 @@ class MetadataValue:
         self._decoded: Any = _UNDECODED
         self.stale = False
         self.version = row.version if row else None
-        self.state = MetadataState(row.state).name.lower().replace("_", "-") if row else "off"
+        self.state = MetadataState(row.state).word if row else "off"
 
     def keep(self, raw: bytes | None) -> None:
         """The row has changed; these are the bytes of the row before, to be given out from now on."""
