@@ -16,6 +16,12 @@
     +-- ConfigError                 an option, a file or a variable cannot be used
     +-- InvalidObject (ValueError)  a manifest or an object breaks a rule
     +-- ApiError                    the Kubernetes API refused a request
+    +-- CallFailed                  a model was called and did not answer
+        +-- CallModelNotFound       no app serves the model; also a ModelNotFound
+        +-- CallNoEndpoints         the app has no address; also a NoEndpoints
+        +-- CallNotRouted           the routes cannot be read
+        +-- CallAttemptsFailed      addresses were tried, and none answered
+        +-- CallTimedOut (TimeoutError) the deadline passed
 
 Each error keeps its facts in attributes, and the error that caused it in `__cause__`. `pickle` and `copy.deepcopy` give
 an error of the same type, text and attributes, so errors pass through process pools.
@@ -25,10 +31,10 @@ This module imports nothing else of shmroute and nothing heavy: workers load it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "ApiError",
@@ -36,7 +42,14 @@ __all__ = [
     "AreaBusy",
     "AreaUnavailable",
     "AreaUnreadable",
+    "CallAttemptsFailed",
+    "CallFailed",
+    "CallModelNotFound",
+    "CallNoEndpoints",
+    "CallNotRouted",
+    "CallTimedOut",
     "ConfigError",
+    "FailedAttempt",
     "InvalidObject",
     "MetadataNotJson",
     "ModelNotFound",
@@ -60,7 +73,9 @@ class ShmrouteError(Exception):
 
 def _rebuild(kind: type[ShmrouteError], arguments: tuple[Any, ...]) -> ShmrouteError:
     """An error with its text, without a call of its `__init__`; pickle and copy then restore its attributes."""
-    return kind.__new__(kind, *arguments)
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments  # OSError's children leave this to their `__init__`
+    return error
 
 
 class NotReady(ShmrouteError):
@@ -294,3 +309,98 @@ class ApiError(ShmrouteError):
         self.retry_after_seconds = retry_after_seconds
         self.details = details
         super().__init__(f"{what}: {status or 'no answer'} {reason}: {message}".rstrip(": "))
+
+
+# --- calls: see `shmroute.calls` -------------------------------------------------------------------------------------
+
+
+class FailedAttempt(NamedTuple):
+    """One attempt of a call that failed."""
+
+    endpoint: str
+    """The address, `host:port`."""
+    outcome: str
+    """One of `shmroute.calls.Outcome`, such as "refused"."""
+    said: str
+    """What the HTTP library or the operating system said."""
+    sent: bool
+    """Whether the request may have reached the pod, which may then have processed it."""
+
+    def __str__(self) -> str:
+        return f"{self.endpoint} {self.outcome} ({self.said})" if self.said else f"{self.endpoint} {self.outcome}"
+
+
+class CallFailed(ShmrouteError):
+    """A model was called and did not answer. The base class of all errors of a call.
+
+    An adapter raises each as an error of its HTTP library too, such as `httpx.ConnectError`.
+
+    Attributes:
+        model: the model's name.
+        app: the app that serves it; "" if that is not known.
+        attempts: a `FailedAttempt` for each address that was tried, in order.
+    """
+
+    def __init__(self, text: str, model: str, app: str = "", attempts: Sequence[FailedAttempt] = ()) -> None:
+        self.model = model
+        self.app = app
+        self.attempts = tuple(attempts)
+        Exception.__init__(self, text)  # children derive from other errors too, whose arguments differ
+
+
+class CallModelNotFound(CallFailed, ModelNotFound):
+    """A model was called that no app serves."""
+
+    def __init__(self, model: str, hint: str = "") -> None:
+        self.namespace = None
+        CallFailed.__init__(self, f"no app serves model {model!r}{hint}", model)
+
+
+class CallNoEndpoints(CallFailed, NoEndpoints):
+    """A model was called whose app has no address; `reason` is that of `NoEndpoints`."""
+
+    def __init__(self, model: str, error: NoEndpoints, attempts: Sequence[FailedAttempt] = ()) -> None:
+        self.service = error.service
+        self.reason = error.reason
+        self.detail = error.detail
+        CallFailed.__init__(
+            self, f"model {model!r} cannot be called: {error}{_tried(attempts)}", model, error.app, attempts
+        )
+
+
+class CallNotRouted(CallFailed):
+    """A model was called while the routes cannot be read; the cause says why."""
+
+    def __init__(self, model: str, error: ShmrouteError) -> None:
+        super().__init__(f"model {model!r} cannot be called: {error}", model)
+
+
+class CallAttemptsFailed(CallFailed):
+    """Every attempt of a call failed. `why` says why there was no further one."""
+
+    def __init__(self, model: str, app: str, attempts: Sequence[FailedAttempt], why: str) -> None:
+        self.why = why
+        super().__init__(
+            f"model {model!r} (app {app!r}) did not answer{_tried(attempts)}; no further attempt: {why}",
+            model,
+            app,
+            attempts,
+        )
+
+
+class CallTimedOut(CallFailed, TimeoutError):
+    """The deadline of a call passed. `deadline` is in seconds from its start."""
+
+    def __init__(self, model: str, app: str, attempts: Sequence[FailedAttempt], deadline: float) -> None:
+        self.deadline = deadline
+        CallFailed.__init__(
+            self,
+            f"model {model!r} (app {app!r}) did not answer within {deadline:g} s{_tried(attempts)}",
+            model,
+            app,
+            attempts,
+        )
+
+
+def _tried(attempts: Sequence[FailedAttempt]) -> str:
+    return ": " + ", ".join(map(str, attempts)) if attempts else ""

@@ -114,20 +114,20 @@ def test_a_key_leads_to_one_endpoint_in_every_process_and_order(area: str, given
         answers = [forks.start(pick).pipe.recv() for _ in range(3)]
     assert answers[0] == answers[1] == answers[2]
     reversed_pool = pool(*reversed(addresses(10)))
-    assert [str(reversed_pool.for_key(key)) for key in KEYS] == answers[0]
-    assert [str(reversed_pool.for_key(key.encode())) for key in KEYS] == answers[0]
+    assert [str(reversed_pool.pick(key)) for key in KEYS] == answers[0]
+    assert [str(reversed_pool.pick(key.encode())) for key in KEYS] == answers[0]
 
 
 def test_which_endpoint_a_key_leads_to_is_the_same_in_every_release() -> None:
     """Workers of two releases run beside each other during a roll-out."""
     picked = pool(*addresses(5))
-    chosen = [addresses(5).index(str(picked.for_key(key))) for key in ("a", "b", "user-1", "", "ä")]
+    chosen = [addresses(5).index(str(picked.pick(key))) for key in ("a", "b", "user-1", "", "ä")]
     assert chosen == [4, 3, 1, 0, 4]
 
 
 def test_keys_spread_evenly() -> None:
     picked = pool(*addresses(10))
-    counts = Counter(str(picked.for_key(f"key {number}")) for number in range(50_000))
+    counts = Counter(str(picked.pick(f"key {number}")) for number in range(50_000))
     assert len(counts) == 10
     assert all(abs(count - 5000) < 300 for count in counts.values()), "four standard deviations"
 
@@ -135,7 +135,7 @@ def test_keys_spread_evenly() -> None:
 def test_endpoints_that_share_a_checksum_share_the_keys_too() -> None:
     """`plumless` and `buckeroo` have the same CRC-32, and so has whatever begins with them and goes on alike."""
     picked = pool("plumless:80", "buckeroo:80")
-    counts = Counter(str(picked.for_key(key)) for key in KEYS)
+    counts = Counter(str(picked.pick(key)) for key in KEYS)
     assert all(abs(count - 2500) < 200 for count in counts.values())
     assert len(counts) == 2
 
@@ -144,10 +144,10 @@ def test_endpoints_that_share_a_checksum_share_the_keys_too() -> None:
 def test_only_the_keys_of_an_endpoint_that_goes_move(endpoints: int) -> None:
     all_of_them = addresses(endpoints)
     full = pool(*all_of_them)
-    before = {key: str(full.for_key(key)) for key in KEYS}
+    before = {key: str(full.pick(key)) for key in KEYS}
     for gone in all_of_them[:5]:
         fewer = pool(*(address for address in all_of_them if address != gone))
-        moved = [key for key in KEYS if str(fewer.for_key(key)) != before[key]]
+        moved = [key for key in KEYS if str(fewer.pick(key)) != before[key]]
         assert all(before[key] == gone for key in moved)
         assert abs(len(moved) - len(KEYS) / endpoints) < 5 * (len(KEYS) / endpoints) ** 0.5
 
@@ -159,11 +159,11 @@ def test_a_key_moves_only_when_its_own_endpoint_goes(ports: set[int], key: str |
     rows = [f"10.0.0.1:{port}" for port in sorted(ports)]
     if isinstance(key, str):
         key = key.encode(errors="replace")
-    before = str(pool(*rows).for_key(key))
+    before = str(pool(*rows).pick(key))
     leaving = rows[gone % len(rows)]
     left = [row for row in rows if row != leaving]
     if left and leaving != before:
-        assert str(pool(*left).for_key(key)) == before
+        assert str(pool(*left).pick(key)) == before
 
 
 # --- two choices ----------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_the_less_busy_of_two_is_picked() -> None:
     busy: Busy = {"10.0.0.0:8060": deque([None] * 3)}
     picked = pool(*addresses(2), busy=busy)
     for _ in range(20):
-        with picked.connection() as chosen:
+        with picked.lease() as chosen:
             assert str(chosen) == "10.0.0.1:8060"
 
 
@@ -181,7 +181,7 @@ def test_connections_spread_far_more_evenly_than_by_chance() -> None:
     """Two choices leave a maximum of about log log n over the mean, one choice about log n / log log n."""
     busy: Busy = {}
     picked = pool(*addresses(50), busy=busy)
-    opened = [picked.connection() for _ in range(1000)]
+    opened = [picked.lease() for _ in range(1000)]
     for connection in opened:
         connection.__enter__()
     assert sum(map(len, busy.values())) == 1000
@@ -196,7 +196,7 @@ def test_a_connection_ends_with_its_block_whatever_ends_it() -> None:
     picked = pool(*addresses(3), busy=busy)
 
     def fail() -> None:
-        with picked.connection() as chosen:
+        with picked.lease() as chosen:
             assert len(busy[str(chosen)]) == 1
             raise ZeroDivisionError
 
@@ -209,11 +209,11 @@ def test_counts_survive_a_change_of_the_row(given: RoutesArea, area: str) -> Non
     given.endpoints("app", *addresses(2))
     with Reader(area) as reader:
         route = reader.resolve("m")
-        with route.connection() as first, route.connection() as second:
+        with route.lease() as first, route.lease() as second:
             assert {str(first), str(second)} == set(addresses(2))
             given.endpoints("app", str(first), "10.9.9.9:1")
             for _ in range(10):
-                with route.connection() as third:
+                with route.lease() as third:
                     assert str(third) == "10.9.9.9:1", "the one that stayed is still busy"
         assert reader._binding.busy == {}
 
@@ -226,7 +226,7 @@ def test_counts_stay_right_under_threads() -> None:
     def work() -> None:
         try:
             for _ in range(3000):
-                with picked.connection():
+                with picked.lease():
                     pass
         except BaseException as error:  # noqa: BLE001 - told below
             errors.append(error)
@@ -242,7 +242,7 @@ def test_counts_stay_right_under_threads() -> None:
 
 def test_one_endpoint_is_no_choice() -> None:
     picked = pool("10.0.0.1:80")
-    with picked.connection() as one, picked.connection() as two:
+    with picked.lease() as one, picked.lease() as two:
         assert one == two
 
 
@@ -259,7 +259,7 @@ def test_terminating_endpoints_are_picked_only_while_none_is_ready() -> None:
     assert {str(both.next()) for _ in range(9)} == {"10.0.0.3:80"}
     last = pool(leaving, starting, gone)
     assert [(str(each), each.ready) for each in last.endpoints] == [("10.0.0.1:80", False)]
-    assert str(last.for_key("k")) == "10.0.0.1:80"
+    assert str(last.pick("k")) == "10.0.0.1:80"
     with pytest.raises(NoEndpoints):
         pool(starting, gone).next()
 
@@ -286,7 +286,7 @@ def test_zones_are_preferred_where_every_endpoint_has_hints(
 ) -> None:
     zoned = pool(*rows, zone=zone)
     assert {str(zoned.next()) for _ in range(10)} == {f"10.0.0.{number}:80" for number in picked}
-    assert {str(zoned.for_key(f"{number}")) for number in range(100)} == {f"10.0.0.{number}:80" for number in picked}
+    assert {str(zoned.pick(f"{number}")) for number in range(100)} == {f"10.0.0.{number}:80" for number in picked}
     assert len(zoned.endpoints) == sum(row.ready for row in rows), "a preference, not a filter of what there is"
 
 
@@ -303,7 +303,7 @@ def test_the_zone_comes_from_the_argument_or_the_environment(
 # --- none -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("use", ["pick", "key", "connection"])
+@pytest.mark.parametrize("use", ["pick", "key", "lease"])
 def test_where_there_is_no_endpoint_the_reason_is_told(given: RoutesArea, area: str, use: str) -> None:
     route = Reader(area).resolve("m")
 
@@ -314,7 +314,7 @@ def test_where_there_is_no_endpoint_the_reason_is_told(given: RoutesArea, area: 
             case "key":
                 route.pick("k")
             case _:
-                route.connection().__enter__()
+                route.lease().__enter__()
 
     def reason() -> NoEndpoints:
         with pytest.raises(NoEndpoints) as caught:

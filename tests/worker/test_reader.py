@@ -436,7 +436,7 @@ def test_a_route_goes_through_pickle_without_its_reader(given: RoutesArea, reade
     for use in (
         lambda: copied.pick(),
         lambda: copied.endpoints,
-        lambda: copied.connection(),
+        lambda: copied.lease(),
         lambda: copied.metadata,
         lambda: copied.others[0].pick(),
     ):
@@ -688,7 +688,7 @@ def test_children_of_one_parent_do_not_all_pick_in_step(area: str) -> None:
 def test_a_connection_that_is_open_during_a_fork_does_not_count_in_the_child(area: str) -> None:
     def count(pipe: Pipe, reader: Reader, held: Route) -> None:
         assert reader._binding.busy == {}
-        with held.connection():
+        with held.lease():
             assert len(reader._binding.busy) == 1
         assert reader._binding.busy == {}
 
@@ -696,7 +696,7 @@ def test_a_connection_that_is_open_during_a_fork_does_not_count_in_the_child(are
         given.route("m")
         given.endpoints("app", "10.0.0.1:80", "10.0.0.2:80")
         held = reader.resolve("m")
-        with held.connection():
+        with held.lease():
             forks.start(count, reader, held).finish()
             assert len(reader._binding.busy) == 1
 

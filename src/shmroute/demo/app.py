@@ -46,7 +46,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 def _call(query: dict[str, str]) -> dict[str, Any]:
     """The main job: from a model's name to its app's pod, and the pod's answer."""
     route = resolve(query["model"])
-    with route.connection() as endpoint:
+    with route.lease() as endpoint:
         connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=BACKEND_SECONDS)
         try:
             connection.request("GET", f"/{route.model}")

@@ -7,9 +7,10 @@ other workers: none of the rules needs it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from itertools import cycle
+from types import MappingProxyType
 from typing import Final, NoReturn, TypeAlias
 from zlib import crc32
 
@@ -18,10 +19,15 @@ import msgspec
 from shmroute.errors import NoEndpoints
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState
 
-__all__ = ["Busy", "Endpoint", "Pool"]
+__all__ = ["Busy", "Endpoint", "Lease", "Pool"]
 
 Busy: TypeAlias = dict[str, deque[None]]
-"""Connections in use by address, one entry each: appending and popping need no lock that a fork could catch held."""
+"""Calls under way by address, one entry each: appending and popping need no lock that a fork could catch held."""
+
+Member: TypeAlias = "tuple[str, Endpoint]"
+"""`(address, endpoint)`; the address is `host:port`."""
+
+_NO_LOAD: Final[Mapping[str, int]] = MappingProxyType({})
 
 _MIX: Final = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 """Multipliers of splitmix64's finalizer (Steele, Lea, Flood 2014): a CRC alone is linear and would favour endpoints."""
@@ -54,6 +60,39 @@ class Endpoint(msgspec.Struct, frozen=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class Lease:
+    """One endpoint, counted as busy until the lease ends. Ending it twice does nothing more."""
+
+    __slots__ = ("_address", "_busy", "_connections", "endpoint")
+
+    def __init__(self, endpoint: Endpoint, address: str, busy: Busy) -> None:
+        self.endpoint = endpoint
+        self._address = address
+        self._busy = busy
+        connections = busy.get(address)
+        if connections is None:
+            connections = busy.setdefault(address, deque())
+        connections.append(None)
+        self._connections: deque[None] | None = connections
+
+    def end(self) -> None:
+        """Count the endpoint as one call less busy."""
+        connections, self._connections = self._connections, None
+        if connections is None:
+            return
+        with suppress(IndexError):  # emptied after a fork, which leaves the parent's leases behind
+            connections.pop()
+        # A thread that has just found this deque and has not added its entry yet is not counted: it only weighs less.
+        if not connections and self._busy.get(self._address) is connections:
+            self._busy.pop(self._address, None)
+
+    def __enter__(self) -> Endpoint:
+        return self.endpoint
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
 class Pool:
     """The endpoints of one app, and the ways to pick one.
 
@@ -64,7 +103,19 @@ class Pool:
         busy: shared by all pools of a reader, so that counts outlive the row.
     """
 
-    __slots__ = ("__weakref__", "_app", "_busy", "_candidates", "_row", "_scores", "endpoints", "next", "stale")
+    __slots__ = (
+        "__weakref__",
+        "_app",
+        "_busy",
+        "_dice",
+        "_near",
+        "_row",
+        "_scores",
+        "by_address",
+        "endpoints",
+        "next",
+        "stale",
+    )
 
     def __init__(self, app: str, row: EndpointsRow | None, zone: str, busy: Busy) -> None:
         self._app = app
@@ -72,61 +123,113 @@ class Pool:
         self._busy = busy
         self.stale = False
         usable = _usable(self._row.endpoints)
-        self.endpoints: tuple[Endpoint, ...] = tuple(_endpoint(row) for row in usable)
-        self._candidates = tuple(_endpoint(row) for row in _near(usable, zone))
-        self._scores: tuple[int, ...] | None = None
+        self.endpoints: tuple[Endpoint, ...] = tuple(map(_endpoint, usable))
+        self.by_address: dict[str, Endpoint] = {str(endpoint): endpoint for endpoint in self.endpoints}
+        """Endpoint by its address (`host:port`), in the row's order."""
+        self._near = self._members(_near(usable, zone))
+        self._scores: dict[str, int] = {}
         self.next: Callable[[], Endpoint] = self._fail
         """The next endpoint, round-robin; raises `NoEndpoints`."""
-        if self._candidates:
-            import random  # here: a worker that picks nothing does without
+        if self._near:
+            from random import random  # here: a worker that picks nothing does without
 
-            start = random.randrange(len(self._candidates))  # noqa: S311 - spreading load, no secret
-            self.next = cycle(self._candidates[start:] + self._candidates[:start]).__next__
+            self._dice = random
+            start = int(random() * len(self._near))  # noqa: S311 - spreading load, no secret
+            near = [endpoint for _, endpoint in self._near]
+            self.next = cycle(near[start:] + near[:start]).__next__
+
+    def pick(self, key: str | bytes | None = None, leave_out: Container[str] = ()) -> Endpoint:
+        """The next endpoint of the round, or the one for `key`, whose address is not in `leave_out`.
+
+        Raises:
+            NoEndpoints: there is none.
+        """
+        if key is not None:
+            return self._for_key(self._allowed(leave_out), key)[1]
+        if not leave_out:
+            return self.next()
+        allowed = dict(self._allowed(leave_out))
+        for _ in self._near:
+            endpoint = self.next()
+            if str(endpoint) in allowed:
+                return endpoint
+        return next(iter(allowed.values()))  # an endpoint of another zone: they take no part in the round
+
+    def lease(
+        self,
+        key: str | bytes | None = None,
+        leave_out: Container[str] = (),
+        extra_load: Mapping[str, int] = _NO_LOAD,
+        dice: Callable[[], float] | None = None,
+    ) -> Lease:
+        """An endpoint that counts as busy until the lease ends: the less busy of two random ones (Mitzenmacher 2001).
+
+        Args:
+            key: the endpoint for this key instead; among those without extra load, if there are any.
+            leave_out: addresses (`host:port`) that must not be chosen.
+            extra_load: calls by which an address counts as busier than it is. Where it is not empty, the least busy of
+                all is taken rather than of two: two random ones may both be loaded.
+            dice: a function like `random.random`, which is the default.
+
+        Raises:
+            NoEndpoints: there is none.
+        """
+        allowed = self._allowed(leave_out)
+        dice = dice or self._dice
+        if key is not None:
+            address, endpoint = self._for_key([m for m in allowed if m[0] not in extra_load] or allowed, key)
+        elif extra_load:
+            first = int(dice() * len(allowed))  # ties go to the first: begin anywhere
+            address, endpoint = min(
+                (*allowed[first:], *allowed[:first]),
+                key=lambda member: len(self._busy.get(member[0], ())) + extra_load.get(member[0], 0),
+            )
+        else:
+            address, endpoint = self._less_busy_of_two(allowed, dice)
+        return Lease(endpoint, address, self._busy)
+
+    def lease_of(self, address: str) -> Lease | None:
+        """A lease of that address; None if it is not there."""
+        endpoint = self.by_address.get(address)
+        return None if endpoint is None else Lease(endpoint, address, self._busy)
+
+    def _allowed(self, leave_out: Container[str]) -> Sequence[Member]:
+        """Members that may be chosen: of the zone's own those not left out, else of all those not left out."""
+        members: Sequence[Member] = self._near
+        if leave_out and members:
+            members = [member for member in members if member[0] not in leave_out] or [
+                member for member in self.by_address.items() if member[0] not in leave_out
+            ]
+            if not members:
+                raise NoEndpoints(self._app, self._row.service, "all left out", f"{len(self.endpoints)} endpoints")
+        if not members:
+            self._fail()
+        return members
 
     def _fail(self) -> NoReturn:
         raise NoEndpoints(self._app, self._row.service, _REASONS[self._row.state], self._row.detail)
 
-    def for_key(self, key: str | bytes) -> Endpoint:
+    def _members(self, rows: tuple[EndpointRow, ...]) -> tuple[Member, ...]:
+        addresses = [str(_endpoint(row)) for row in rows]
+        return tuple((address, self.by_address[address]) for address in addresses)
+
+    def _for_key(self, members: Sequence[Member], key: str | bytes) -> Member:
         """The endpoint for `key`: highest random weight (Thaler and Ravishankar 1998)."""
-        if not self._candidates:
-            self._fail()
-        if self._scores is None:
-            self._scores = tuple(_hash(str(endpoint).encode()) for endpoint in self._candidates)
+        scores = self._scores
+        if not scores:
+            scores = self._scores = {address: _hash(address.encode()) for address in self.by_address}
         hashed = _mix(_hash(key.encode() if isinstance(key, str) else key))
-        best = max(range(len(self._scores)), key=lambda index: _mix(hashed ^ self._scores[index]))  # type: ignore[index]
-        return self._candidates[best]
+        return max(members, key=lambda member: _mix(hashed ^ scores[member[0]]))
 
-    @contextmanager
-    def connection(self) -> Iterator[Endpoint]:
-        """The less busy of two random endpoints (Mitzenmacher 2001), counted as busy until the block is left."""
-        if not self._candidates:
-            self._fail()
-        endpoint = self._less_busy_of_two()
-        busy = self._busy
-        address = str(endpoint)
-        connections = busy.get(address)
-        if connections is None:
-            connections = busy.setdefault(address, deque())
-        connections.append(None)
-        try:
-            yield endpoint
-        finally:
-            connections.pop()
-            # A thread that has just found this deque and not counted itself yet goes uncounted; it only weighs less.
-            if not connections and busy.get(address) is connections:
-                busy.pop(address, None)
-
-    def _less_busy_of_two(self) -> Endpoint:
-        candidates = self._candidates
-        count = len(candidates)
+    def _less_busy_of_two(self, members: Sequence[Member], dice: Callable[[], float]) -> Member:
+        count = len(members)
         if count == 1:
-            return candidates[0]
-        import random
-
-        first = random.randrange(count)  # noqa: S311
-        second = random.randrange(count - 1)  # noqa: S311
-        one, other = candidates[first], candidates[second + (second >= first)]
-        return one if len(self._busy.get(str(one), ())) <= len(self._busy.get(str(other), ())) else other
+            return members[0]
+        first = int(dice() * count)
+        second = int(dice() * (count - 1))
+        one, other = members[first], members[second + (second >= first)]
+        busy = self._busy
+        return one if len(busy.get(one[0], ())) <= len(busy.get(other[0], ())) else other
 
 
 def _usable(rows: tuple[EndpointRow, ...]) -> tuple[EndpointRow, ...]:

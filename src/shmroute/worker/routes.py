@@ -7,7 +7,7 @@ stays the same from then on: value and version belong together.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
@@ -15,7 +15,8 @@ import msgspec
 from shmroute.errors import ShmrouteError
 
 if TYPE_CHECKING:
-    from shmroute.worker.endpoints import Endpoint, Pool
+    from shmroute.calls import Attempts, Policy
+    from shmroute.worker.endpoints import Endpoint, Lease, Pool
     from shmroute.worker.metadata import MetadataValue
 
 __all__ = ["App", "Route", "RouteSource"]
@@ -84,12 +85,16 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         """
         return self._current_pool().endpoints
 
-    def pick(self, key: str | bytes | None = None) -> Endpoint:
+    def pick(self, key: str | bytes | None = None, *, leave_out: Container[str] = ()) -> Endpoint:
         """One address to send a request to.
 
         Without `key`: round-robin within this process, from a random start. With `key`: the same address for the same
         key as long as it is there, in every worker (rendezvous hashing); when one of n goes, only its 1/n of the
         keys move. Endpoints meant for this pod's zone (`SHMROUTE_ZONE`) are preferred where the slices carry hints.
+
+        Args:
+            key: text or bytes, such as a customer's number.
+            leave_out: addresses (`host:port`) that must not be picked, such as those that have just failed.
 
         Raises:
             NoEndpoints: there is none; its `reason` says why.
@@ -98,17 +103,54 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         source = self._source
         if pool is None or pool.stale or source is None or not source.is_newest:
             pool = self._current_pool()
-        return pool.next() if key is None else pool.for_key(key)
+        return pool.next() if key is None and not leave_out else pool.pick(key, leave_out)
 
-    def connection(self) -> AbstractContextManager[Endpoint]:
-        """`with route.connection() as endpoint:` picks the less busy of two random addresses.
+    def lease(self, key: str | bytes | None = None, *, leave_out: Container[str] = ()) -> Lease:
+        """`with route.lease() as endpoint:` picks the less busy of two random addresses; it is busy during the block.
 
-        Busy means: picked this way by this process and not yet left.
+        Busy counts the leases of this process. `key` and `leave_out` are those of `pick`.
 
         Raises:
             NoEndpoints: there is none; its `reason` says why.
         """
-        return self._current_pool().connection()
+        return self._current_pool().lease(key, leave_out)
+
+    def attempts(
+        self,
+        attempts: int | None = None,
+        *,
+        idempotent: bool = False,
+        deadline: float | None = None,
+        key: str | bytes | None = None,
+        policy: Policy | None = None,
+    ) -> Attempts:
+        """Call the app, and go to the next address where one fails, with a client of any kind.
+
+            for attempt in resolve("model").attempts(3, deadline=2.0):
+                with attempt as endpoint:
+                    reply = send(endpoint.host, endpoint.port, timeout=attempt.seconds)
+
+        The loop ends when a block ends without an error. `shmroute.calls` says which errors lead to another attempt.
+
+        Args:
+            attempts: how many addresses are tried at most; by default the policy's (3).
+            idempotent: whether a request that may have been processed can be sent again.
+            deadline: seconds for all attempts together.
+            key: as in `pick`.
+            policy: by default one for the whole process, so that all callers know of a dead pod.
+
+        Raises (while it is iterated):
+            CallFailed: no attempt succeeded; its children say why.
+        """
+        from shmroute.calls import default_policy
+
+        return (policy or default_policy()).attempts(
+            lambda: (self, self._current_pool()),
+            attempts=attempts,
+            idempotent=idempotent,
+            deadline=deadline,
+            key=key,
+        )
 
     def _current_pool(self) -> Pool:
         pool = self._bound_source().pool_of(self)

@@ -1,0 +1,100 @@
+"""What happens to calls: events for logs and traces, counters for metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TypeAlias
+
+import msgspec
+
+__all__ = [
+    "AttemptFailed",
+    "AttemptStarted",
+    "AttemptSucceeded",
+    "Counters",
+    "EndpointEjected",
+    "EndpointReturned",
+    "Event",
+]
+
+
+class AttemptStarted(msgspec.Struct, frozen=True, tag=True):
+    """An attempt begins, in the thread or task of the call."""
+
+    model: str
+    app: str
+    endpoint: str
+    """The address, `host:port`."""
+    number: int
+    """1 for the first attempt of the call."""
+
+
+class AttemptSucceeded(msgspec.Struct, frozen=True, tag=True):
+    """The pod has answered: its response has begun."""
+
+    model: str
+    app: str
+    endpoint: str
+    number: int
+    seconds: float
+
+
+class AttemptFailed(msgspec.Struct, frozen=True, tag=True):
+    """An attempt has failed. Another one follows, or the call fails."""
+
+    model: str
+    app: str
+    endpoint: str
+    number: int
+    seconds: float
+    outcome: str
+    """One of `shmroute.calls.Outcome`."""
+    said: str
+    """What the HTTP library or the operating system said."""
+    sent: bool
+    """Whether the request may have reached the pod."""
+
+
+class EndpointEjected(msgspec.Struct, frozen=True, tag=True):
+    """An endpoint has failed several times in a row, or has failed its probe, and is left out for `seconds`."""
+
+    app: str
+    """`namespace/name` of the AppModel."""
+    endpoint: str
+    failures: int
+    seconds: float
+
+
+class EndpointReturned(msgspec.Struct, frozen=True, tag=True):
+    """An endpoint that was left out has answered and is used again."""
+
+    app: str
+    """`namespace/name` of the AppModel."""
+    endpoint: str
+    seconds: float
+    """How long it had been left out."""
+
+
+Event: TypeAlias = AttemptStarted | AttemptSucceeded | AttemptFailed | EndpointEjected | EndpointReturned
+
+
+class Counters:
+    """Counts of this process since it started. They only grow.
+
+    `shmroute.contrib.prometheus` makes metrics of them.
+    """
+
+    __slots__ = ("attempts", "calls", "ejections", "out_of_budget", "returns")
+
+    def __init__(self) -> None:
+        self.calls: Counter[tuple[str, str]] = Counter()
+        """Calls that ended, by (app, result): "answered" or the name of the `CallFailed` class."""
+        self.attempts: Counter[tuple[str, str]] = Counter()
+        """Attempts that ended, by (app, outcome): "ok" or one of `Outcome`; " after sending" is added to an outcome
+        where the request may have reached the pod."""
+        self.ejections: Counter[str] = Counter()
+        """Ejections, failed probes included, by `namespace/name` of the AppModel."""
+        self.returns: Counter[str] = Counter()
+        """Returns of ejected endpoints, by `namespace/name` of the AppModel."""
+        self.out_of_budget = 0
+        """Calls that were not repeated since the retry budget was used up."""

@@ -1,0 +1,52 @@
+"""Errors that are a `CallFailed` and an error of an HTTP library at once: code that catches the latter works on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shmroute.errors import CallFailed
+
+__all__ = ["joined"]
+
+
+_made: dict[tuple[type, type], Any] = {}
+"""Few: a class of ours with a class of a library."""
+
+
+def joined(ours: type[CallFailed], theirs: type[BaseException]) -> type[CallFailed]:
+    """A class that derives from both, with the name of ours. Its instances survive pickle and deepcopy.
+
+    Args:
+        ours: `CallFailed` or a child.
+        theirs: an exception class of a library, such as `httpx.ConnectError`. It must take a text as its argument.
+    """
+    if issubclass(ours, theirs):
+        return ours
+    made: type[CallFailed] | None = _made.get((ours, theirs))
+    if made is None:
+        fields = {"__module__": ours.__module__, "__doc__": ours.__doc__, "_parents": (ours, theirs)}
+        made = _made[ours, theirs] = type(ours.__name__, (_Joined, ours, theirs), fields)
+    return made
+
+
+class _Joined(CallFailed):
+    _parents: tuple[type[CallFailed], type[BaseException]]
+
+    def __init__(self, *arguments: Any, **fields: Any) -> None:
+        ours, theirs = self._parents
+        ours.__init__(self, *arguments, **fields)
+        theirs.__init__(self, str(self))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restored, (*self._parents, self.args, self.__dict__)
+
+
+def _restored(
+    ours: type[CallFailed], theirs: type[BaseException], arguments: tuple[object, ...], fields: dict[str, object]
+) -> CallFailed:
+    kind = joined(ours, theirs)
+    # By name: of several parents that have a `__new__`, the first is found, and only OSError's fits its instances.
+    error: CallFailed = (OSError if issubclass(kind, OSError) else Exception).__new__(kind)
+    error.args = arguments
+    error.__dict__.update(fields)
+    return error

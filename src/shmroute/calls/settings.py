@@ -1,0 +1,73 @@
+"""The numbers of the policy, named as Envoy names them where Envoy has them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shmroute.errors import ConfigError
+
+__all__ = ["Settings"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How calls are repeated and endpoints left out. Times are in seconds.
+
+    Raises:
+        ConfigError: a number is out of its range.
+    """
+
+    attempts: int = 3
+    """Maximum number of attempts of one call."""
+
+    attempt_timeout: float | None = None
+    """Time for one attempt until its answer begins (Envoy: per_try_timeout), while another attempt may follow.
+
+    None: half of what is left of the call's deadline, so that the next attempt has as much. No deadline: no limit.
+    """
+
+    connect_timeout: float = 1.0
+    """Time for one connection while another endpoint is left to try. 1 s is when Linux sends a lost SYN again."""
+
+    consecutive_failures: int = 3
+    """Failures in a row after which an endpoint is ejected, which means left out. Envoy's default is 5."""
+
+    base_ejection_time: float = 1.0
+    """How long an endpoint is left out at first; multiplied by the number of ejections in a row, as Envoy does."""
+
+    max_ejection_time: float = 10.0
+    """Longest time for which an endpoint is left out."""
+
+    max_ejection_percent: int = 50
+    """Share of an app's endpoints that may be left out at a time."""
+
+    healthy_panic_threshold: int = 50
+    """With a smaller share of healthy endpoints than this (percent) none is left out."""
+
+    retriable_status_codes: frozenset[int] = frozenset({502, 503, 504})
+    """Answers that count as failures of the endpoint, and after which an idempotent request is sent again.
+
+    The three by which a proxy or a server says that it, not the request, is at fault (Envoy: gateway-error).
+    """
+
+    budget_percent: float = 20.0
+    """Repeated attempts of a process, as a share of its calls (Envoy: retry_budget.budget_percent)."""
+
+    min_retries_per_second: float = 10.0
+    """Repeated attempts a second that are allowed beside that share, so that a process with few calls has some."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("attempts", 1, 100),
+            ("consecutive_failures", 1, 1_000_000),
+            ("max_ejection_percent", 0, 100),
+            ("healthy_panic_threshold", 0, 100),
+            ("budget_percent", 0, 10_000),
+            ("min_retries_per_second", 0, 1_000_000),
+            ("connect_timeout", 0.001, 3600),
+            ("base_ejection_time", 0.001, 3600),
+            ("max_ejection_time", self.base_ejection_time, 3600),
+            ("attempt_timeout", 0.001, 86_400),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"{name} is {value!r}: it must be at least {low:g} and at most {high:g}")
