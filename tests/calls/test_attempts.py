@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shmroute.calls import AttemptFailed, AttemptStarted, AttemptSucceeded, Event, Outcome, Settings, joined
+from shmroute.calls import AttemptFailed, Attempts, AttemptStarted, AttemptSucceeded, Event, Outcome, Settings, joined
 from shmroute.errors import (
     CallAttemptsFailed,
     CallFailed,
@@ -206,7 +206,7 @@ def test_a_look_up_that_fails_is_a_failed_call(raised: Exception, kind: type[Cal
         raise raised
 
     with pytest.raises(kind) as caught:
-        world.policy.attempts(look_up, model="m").next()
+        Attempts(world.policy, look_up, model="m").next()
     assert caught.value.__cause__ is raised
     assert caught.value.model == "m"
 

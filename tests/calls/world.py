@@ -54,8 +54,8 @@ class World:
         deadline: float | None = None,
         key: str | None = None,
     ) -> Attempts:
-        return self.policy.attempts(
-            self.look_up, idempotent=idempotent, attempts=attempts, deadline=deadline, key=key, model="m"
+        return Attempts(
+            self.policy, self.look_up, idempotent=idempotent, attempts=attempts, deadline=deadline, key=key, model="m"
         )
 
     def call(

@@ -202,6 +202,9 @@ class Attempts:
         attempts, idempotent, deadline, key: see `Route.attempts`.
         model: the model's name, for errors of the look-up itself.
         raises: see `Raises`; by default the errors of `shmroute.errors`.
+
+    Raises:
+        ValueError: `attempts` or `deadline` is not a positive number.
     """
 
     __slots__ = (
@@ -231,13 +234,15 @@ class Attempts:
         policy: Policy,
         look_up: Callable[[], Callee],
         *,
-        attempts: int,
-        idempotent: bool,
-        deadline: float | None,
-        key: str | bytes | None,
-        model: str,
-        raises: Raises | None,
+        attempts: int | None = None,
+        idempotent: bool = False,
+        deadline: float | None = None,
+        key: str | bytes | None = None,
+        model: str = "",
+        raises: Raises | None = None,
     ) -> None:
+        if attempts is None:
+            attempts = policy.settings.attempts
         if not isinstance(attempts, int) or attempts < 1:
             raise ValueError(f"attempts must be a whole number of at least 1, not {attempts!r}")
         if deadline is not None and not deadline > 0:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from shmroute.calls.attempts import Attempts, Callee, Raises
 from shmroute.calls.budget import Budget
 from shmroute.calls.events import Counters, EndpointEjected, EndpointReturned, Event
 from shmroute.calls.outliers import Outliers
@@ -42,33 +41,6 @@ class Policy:
         self.counters = Counters()
         self.listeners: list[Callable[[Event], Any]] = []
         """Called with each event, in the thread or task of the call. They must not block. An error in one is logged."""
-
-    def attempts(
-        self,
-        look_up: Callable[[], Callee],
-        *,
-        attempts: int | None = None,
-        idempotent: bool = False,
-        deadline: float | None = None,
-        key: str | bytes | None = None,
-        model: str = "",
-        raises: Raises | None = None,
-    ) -> Attempts:
-        """One call; see `Route.attempts` and `Attempts`.
-
-        Raises:
-            ValueError: `attempts` or `deadline` is not a positive number.
-        """
-        return Attempts(
-            self,
-            look_up,
-            attempts=self.settings.attempts if attempts is None else attempts,
-            idempotent=idempotent,
-            deadline=deadline,
-            key=key,
-            model=model,
-            raises=raises,
-        )
 
     def tell(self, event: Event) -> None:
         """Give an event to all listeners."""

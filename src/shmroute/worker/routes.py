@@ -142,9 +142,10 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         Raises (while it is iterated):
             CallFailed: no attempt succeeded; its children say why.
         """
-        from shmroute.calls import default_policy
+        from shmroute.calls import Attempts, default_policy
 
-        return (policy or default_policy()).attempts(
+        return Attempts(
+            policy or default_policy(),
             lambda: (self, self._current_pool()),
             attempts=attempts,
             idempotent=idempotent,
