@@ -22,7 +22,7 @@ class Certificates:
         return context
 
 
-def make_certificates(folder: Path, name: str = "first") -> Certificates:
+def make_certificates(folder: Path, name: str = "first", names: str = "IP:127.0.0.1,DNS:localhost") -> Certificates:
     """A new authority and server certificate in a folder; needs the openssl command.
 
     They say all that RFC 5280 asks for: Python 3.13 and newer check that.
@@ -31,9 +31,7 @@ def make_certificates(folder: Path, name: str = "first") -> Certificates:
     ca_key, ca = folder / f"{name}-ca.key", folder / f"{name}-ca.crt"
     key, request = folder / f"{name}.key", folder / f"{name}.csr"
     certificate, extensions = folder / f"{name}.crt", folder / f"{name}.ext"
-    extensions.write_text(
-        "subjectAltName=IP:127.0.0.1,DNS:localhost\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
-    )
+    extensions.write_text(f"subjectAltName={names}\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n")
     new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     _openssl(
         *("req", "-x509", *new_key, "-days", "2", "-subj", f"/CN=test CA {name}"),

@@ -412,12 +412,12 @@ def test_a_change_of_one_service_leaves_every_route_warm(given: RoutesArea, read
     given.endpoints("other", "10.0.0.9:80")
     held = {f"m{number}": reader.resolve(f"m{number}") for number in range(100)}
     other = reader.resolve("other")
-    pool = other._current_pool()
+    pool = other.current_pool()
     assert {str(each.pick()) for each in held.values()} == {"10.0.0.1:80"}
     given.endpoints("app", "10.0.0.2:80")
     assert {str(each.pick()) for each in held.values()} == {"10.0.0.2:80"}
     assert all(reader.resolve(model) is each for model, each in held.items())
-    assert other._current_pool() is pool
+    assert other.current_pool() is pool
 
 
 # --- routes as values -----------------------------------------------------------------------------------------

@@ -226,6 +226,7 @@ class Attempts:
         "hint",
         "model",
         "repeatable",
+        "unrepeatable",
         "why",
     )
 
@@ -259,6 +260,8 @@ class Attempts:
         """Added to the text of `CallModelNotFound`."""
         self.repeatable = idempotent
         """Whether a request that may have been processed may be sent again. An adapter clears it when it cannot."""
+        self.unrepeatable = "it is not idempotent"
+        """Why it may not, if it may not."""
         self.ends: float | None = None if deadline is None else policy.clock() + deadline
         """The deadline on the policy's clock."""
         self.failures: list[FailedAttempt] = []
@@ -354,6 +357,10 @@ class Attempts:
         self._tried[attempt.address] = outcome
         self.why = self._reason_to_end(sent, now)
 
+    def answered_by_failure(self) -> None:
+        """The answer of the failed attempt, such as a 503, is what the caller gets."""
+        self._count("answered")
+
     def broke_off(self, attempt: Attempt, outcome: Outcome, said: str, cause: BaseException) -> NoReturn:
         """The answer began and did not end. It is not asked for again: the caller has its beginning.
 
@@ -387,7 +394,7 @@ class Attempts:
     def _reason_to_end(self, sent: bool, now: float) -> str:
         """Why no further attempt follows; "" if one may."""
         if sent and not self.repeatable:
-            return "the request may have been processed, and it is not idempotent"
+            return f"the request may have been processed, and {self.unrepeatable}"
         if self._number >= self._attempts:
             return f"{self._attempts} of {self._attempts} are made"
         if self.ends is not None and now >= self.ends:

@@ -83,7 +83,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
 
         Empty both for a Service without pods and for one that is not known; `pick` tells them apart.
         """
-        return self._current_pool().endpoints
+        return self.current_pool().endpoints
 
     def pick(self, key: str | bytes | None = None, *, leave_out: Container[str] = ()) -> Endpoint:
         """One address to send a request to.
@@ -102,7 +102,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         pool: Pool | None = self._pool
         source = self._source
         if pool is None or pool.stale or source is None or not source.is_newest:
-            pool = self._current_pool()
+            pool = self.current_pool()
         return pool.next() if key is None and not leave_out else pool.pick(key, leave_out)
 
     def lease(self, key: str | bytes | None = None, *, leave_out: Container[str] = ()) -> Lease:
@@ -113,7 +113,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         Raises:
             NoEndpoints: there is none; its `reason` says why.
         """
-        return self._current_pool().lease(key, leave_out)
+        return self.current_pool().lease(key, leave_out)
 
     def attempts(
         self,
@@ -146,14 +146,15 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
 
         return Attempts(
             policy or default_policy(),
-            lambda: (self, self._current_pool()),
+            lambda: (self, self.current_pool()),
             attempts=attempts,
             idempotent=idempotent,
             deadline=deadline,
             key=key,
         )
 
-    def _current_pool(self) -> Pool:
+    def current_pool(self) -> Pool:
+        """The app's endpoints at this moment. For `shmroute.calls`."""
         pool = self._bound_source().pool_of(self)
         msgspec.structs.force_setattr(self, "_pool", pool)
         return pool

@@ -1,0 +1,719 @@
+"""Transports for httpx that call a model by its name.
+
+    client = httpx.Client(mounts={"model://": shmroute.contrib.httpx.Transport()})
+    client.post("model://iiot_dataservice/query", json=...)
+
+    client = httpx.AsyncClient(mounts={"model://": shmroute.contrib.httpx.AsyncTransport()})
+
+The host of the URL is the model's name. httpx lower-cases hosts and gives `:` a meaning: `url_for` makes a URL of any
+name, or `extensions={"model": name}` says it beside the URL. What follows a failure is the policy of `shmroute.calls`.
+
+A request may carry these extensions:
+
+    model      str           the model's exact name, in place of the URL's host
+    key        str or bytes  the same pod for the same key
+    deadline   float         seconds for the whole call, its answer's body included
+    attempts   int           how many pods are tried at most
+    repeat     bool          whether the request may be sent again after it may have been processed;
+                             by default, whether its method is idempotent (RFC 9110)
+
+A response has the extensions `endpoint` (the address that answered) and `attempts` (their number).
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import types
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextvars import ContextVar
+from typing import Any, ClassVar, Final, Self, TypeAlias, cast
+
+try:
+    import anyio
+    import httpcore
+    import httpx
+except ImportError as error:
+    raise ImportError("shmroute.contrib.httpx needs httpx: pip install 'shmroute[httpx]'") from error
+
+from shmroute.calls import Attempt, Attempts, Outcome, Policy, default_policy, joined
+from shmroute.calls.urls import IDEMPOTENT_METHODS, host_of, led_back, model_of
+from shmroute.errors import CallFailed, CallTimedOut, ConfigError, ShmrouteError
+from shmroute.worker.default import resolve
+from shmroute.worker.reader import Reader
+from shmroute.worker.routes import Route
+
+__all__ = ["AsyncTransport", "Transport", "url_for"]
+
+SWEEP_SECONDS: Final = 1.0
+"""How often pools are closed of apps that are not called any more, and whose addresses have gone."""
+
+_DEFAULT_LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+"""Those of httpx itself, for each address."""
+
+ServerHostname: TypeAlias = str | Callable[[Route], str]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+
+def url_for(model: str, path: str = "/") -> httpx.URL:
+    """The URL of a model, whatever characters its name has.
+
+    Args:
+        model: the model's name.
+        path: path and query.
+
+    Raises:
+        ValueError: the name is empty, or the path does not begin with a slash.
+    """
+    if not path.startswith("/"):
+        raise ValueError(f"the path {path!r} does not begin with a slash")
+    return httpx.URL(f"model://{host_of(model)}{path}")
+
+
+# --- what both transports share ---------------------------------------------------------------------------------------
+
+
+class _Sending:
+    """What the network streams must know of the attempt that uses them, and tell of it."""
+
+    __slots__ = ("clock", "ends", "sent")
+
+    def __init__(self, clock: Callable[[], float], ends: float | None) -> None:
+        self.clock = clock
+        self.ends = ends
+        """When a read or write must end at the latest."""
+        self.sent = False
+        """Whether the head of the request has been handed to the system, so that the pod may process the request."""
+
+    def left(self, timeout: float | None, error: type[Exception]) -> float | None:
+        """The time-out of one read or write."""
+        if self.ends is None:
+            return timeout
+        left = self.ends - self.clock()
+        if left <= 0:
+            raise error("the deadline has passed")
+        return left if timeout is None else min(timeout, left)
+
+
+_sending: ContextVar[_Sending | None] = ContextVar("_sending", default=None)
+"""The attempt for which this thread or task reads and writes."""
+
+
+class _Pool:
+    """The connections to one address."""
+
+    __slots__ = ("apps", "core", "gone", "users")
+
+    def __init__(self, core: Any) -> None:
+        self.core = core
+        self.users = 0
+        """Requests under way: a pool whose address has gone is closed after the last one."""
+        self.gone = False
+        self.apps: set[str] = set()
+        """`namespace/name` of the AppModels that have the address."""
+
+
+class _Call:
+    """One request of the caller."""
+
+    __slots__ = ("attempts", "default_host", "extensions", "headers", "model", "request", "route", "timeouts")
+
+    def __init__(self, transport: _Transport, request: httpx.Request) -> None:
+        extensions = request.extensions
+        url = request.url
+        named = extensions.get("model")
+        if named is None and url.port is not None:
+            raise httpx.UnsupportedProtocol(f"{url}: a model has no port; its pods have theirs", request=request)
+        if named is not None and not isinstance(named, str):
+            raise TypeError(f"the extension 'model' is a str, not {type(named).__name__}")
+        self.model = model_of(url.host) if named is None else named
+        self.request = request
+        self.extensions = extensions
+        self.timeouts: dict[str, float | None] = extensions.get("timeout") or {}
+        self.headers: Headers = request.headers.raw
+        self.default_host = url.netloc
+        """The `Host` that httpx sets unless the caller does."""
+        self.route: Route | None = None
+        idempotent = request.method in IDEMPOTENT_METHODS
+        resolve = transport.resolve
+
+        def look_up() -> tuple[Route, Any]:
+            route = self.route = resolve(self.model)
+            return route, route.current_pool()
+
+        attempts = self.attempts = Attempts(
+            transport.policy,
+            look_up,
+            attempts=extensions.get("attempts"),
+            idempotent=extensions.get("repeat", idempotent),
+            deadline=extensions.get("deadline", transport.deadline),
+            key=extensions.get("key"),
+            model=self.model,
+            raises=_raises,
+        )
+        if named is None:
+            attempts.hint = _HINT
+        if attempts.repeatable and not isinstance(request.stream, httpx.ByteStream):
+            attempts.repeatable = False  # an iterator or a file: it may be at its end by then
+            attempts.unrepeatable = "its body cannot be read twice"
+
+
+_HINT: Final = " (httpx lower-cases the hosts of URLs: shmroute.contrib.httpx.url_for keeps a name as it is)"
+
+
+def _raises(kind: type[CallFailed], cause: BaseException | None) -> type[CallFailed]:
+    if issubclass(kind, CallTimedOut):
+        return joined(kind, type(cause) if isinstance(cause, httpx.TimeoutException) else httpx.TimeoutException)
+    return joined(kind, type(cause) if isinstance(cause, httpx.TransportError) else httpx.ConnectError)
+
+
+_ERRORS: Final = {
+    httpcore.ConnectTimeout: (httpx.ConnectTimeout, Outcome.CONNECT_TIMEOUT),
+    httpcore.ConnectError: (httpx.ConnectError, Outcome.REFUSED),
+    httpcore.PoolTimeout: (httpx.PoolTimeout, Outcome.NO_CONNECTION_FREE),
+    httpcore.ReadTimeout: (httpx.ReadTimeout, Outcome.TIMEOUT),
+    httpcore.WriteTimeout: (httpx.WriteTimeout, Outcome.TIMEOUT),
+    httpcore.ReadError: (httpx.ReadError, Outcome.BROKEN),
+    httpcore.WriteError: (httpx.WriteError, Outcome.BROKEN),
+    httpcore.RemoteProtocolError: (httpx.RemoteProtocolError, Outcome.BROKEN),
+}
+"""Failures of a pod, as httpx names them."""
+
+_FAILURES: Final = tuple(_ERRORS)
+
+_MISUSES: Final = {
+    httpcore.LocalProtocolError: httpx.LocalProtocolError,
+    httpcore.UnsupportedProtocol: httpx.UnsupportedProtocol,
+}
+"""Requests that cannot be sent to any pod."""
+
+
+def _translated(error: Exception) -> tuple[httpx.TransportError, Outcome]:
+    kind, outcome = _ERRORS[type(error)]
+    said: httpx.TransportError = kind(str(error) or type(error).__name__)
+    said.__cause__ = error
+    return said, outcome
+
+
+class _Transport:
+    """What both transports do without waiting.
+
+    Args:
+        scheme: how pods are called: "http" or "https".
+        server_hostname: for https, the name that the pods' certificates must have: a name, or a function of the
+            `Route`. By default the pod's address.
+        deadline: seconds for a whole call that has no extension `deadline`; None: no limit but the client's time-outs.
+        policy: what is known of dead pods, and the settings; by default shared by the whole process.
+        reader: where names are looked up; by default the reader of `shmroute.resolve`.
+        verify, cert, trust_env, http1, http2, limits, local_address, socket_options: as for `httpx.HTTPTransport`.
+            `limits` are those of each address. Proxies are not used.
+
+    Raises:
+        ConfigError: an argument cannot be used as given.
+    """
+
+    _pool_type: ClassVar[type[Any]]
+    _backend_type: ClassVar[type[Any]]
+
+    def __init__(
+        self,
+        *,
+        scheme: str = "http",
+        server_hostname: ServerHostname | None = None,
+        deadline: float | None = None,
+        policy: Policy | None = None,
+        reader: Reader | None = None,
+        verify: ssl.SSLContext | str | bool = True,
+        cert: Any = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: httpx.Limits = _DEFAULT_LIMITS,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> None:
+        if scheme not in ("http", "https"):
+            raise ConfigError(f"scheme is {scheme!r}: pods are called by 'http' or 'https'")
+        if server_hostname is not None and scheme == "http":
+            raise ConfigError("server_hostname is the name in the pods' certificates: it needs scheme='https'")
+        self.policy = policy or default_policy()
+        self.deadline = deadline
+        self.resolve = resolve if reader is None else reader.resolve
+        self.pools: dict[str, _Pool] = {}
+        """By address."""
+        self._scheme = scheme
+        self._server_hostname = server_hostname
+        self._routes: dict[str, Route] = {}
+        """A route of each app that has been called, by `namespace/name` of its AppModel."""
+        self._swept = self.policy.clock()
+        self._lock = threading.Lock()
+        """Held while threads count the users of a pool."""
+        self._pool_options = {
+            "ssl_context": httpx.create_ssl_context(verify, cert, trust_env) if scheme == "https" else None,
+            "max_connections": limits.max_connections,
+            "max_keepalive_connections": limits.max_keepalive_connections,
+            "keepalive_expiry": limits.keepalive_expiry,
+            "http1": http1,
+            "http2": http2,
+            "local_address": local_address,
+            "socket_options": None if socket_options is None else list(socket_options),
+        }
+
+    # --- pools ---------------------------------------------------------------------------------------------
+
+    def pool_of(self, call: _Call, address: str) -> _Pool:
+        """The pool of an address that has just been picked."""
+        route = call.route
+        assert route is not None  # noqa: S101 - looked up before it was picked
+        app = f"{route.namespace}/{route.appmodel}"
+        pool = self.pools.get(address)
+        if pool is None:
+            core = self._pool_type(**self._pool_options, network_backend=self._backend_type())
+            pool = self.pools.setdefault(address, _Pool(core))
+        pool.apps.add(app)
+        self._routes[app] = route
+        return pool
+
+    def gone_pools(self) -> list[_Pool]:
+        """Pools whose address no app has any more; they are taken out. Cheap when called often."""
+        now = self.policy.clock()
+        if now - self._swept < SWEEP_SECONDS:
+            return []
+        self._swept = now
+        addresses: dict[str, set[str]] = {}
+        for app, route in list(self._routes.items()):
+            try:
+                endpoints = route.endpoints
+            except ShmrouteError:  # the area cannot be read at the moment: keep what there is
+                return []
+            if endpoints:
+                addresses[app] = {str(endpoint) for endpoint in endpoints}
+            else:
+                self._routes.pop(app, None)
+        gone = []
+        for address, pool in list(self.pools.items()):
+            pool.apps = {app for app in pool.apps if address in addresses.get(app, ())}
+            if not pool.apps and self.pools.pop(address, None) is pool:
+                pool.gone = True
+                gone.append(pool)
+        return gone
+
+    # --- one attempt ---------------------------------------------------------------------------------------
+
+    def core_request(self, call: _Call, attempt: Attempt) -> httpcore.Request:
+        """What is sent to the pod."""
+        request = call.request
+        endpoint = attempt.endpoint
+        host = attempt.address.encode("ascii")
+        headers = [
+            (name, host if value == call.default_host and name.lower() == b"host" else value)
+            for name, value in call.headers
+        ]
+        return httpcore.Request(
+            request.method,
+            httpcore.URL(
+                scheme=self._scheme.encode(),
+                host=endpoint.host.encode("ascii"),
+                port=endpoint.port,
+                target=request.url.raw_path,
+            ),
+            headers=headers,
+            content=request.stream,
+            extensions=self._extensions(call, attempt),
+        )
+
+    def _extensions(self, call: _Call, attempt: Attempt) -> dict[str, Any]:
+        changed: dict[str, Any] = dict(call.extensions)
+        if attempt.seconds is not None or attempt.connect_seconds is not None:
+            limits = {
+                "connect": attempt.connect_seconds,
+                "read": attempt.seconds,
+                "write": attempt.seconds,
+                "pool": attempt.seconds,
+            }
+            timeouts: dict[str, float | None] = dict(call.timeouts)
+            for name, limit in limits.items():
+                own = timeouts.get(name)
+                timeouts[name] = limit if own is None else own if limit is None else min(own, limit)
+            changed["timeout"] = timeouts
+        hostname = self._server_hostname
+        if hostname is not None and "sni_hostname" not in changed and call.route is not None:
+            changed["sni_hostname"] = hostname if isinstance(hostname, str) else hostname(call.route)
+        return changed
+
+    def failed(self, attempt: Attempt, error: Exception, sending: _Sending) -> None:
+        """Note how an attempt has failed."""
+        said, outcome = _translated(error)
+        attempt.failed(outcome, said, sent=sending.sent, cause=said)
+
+    def is_final(self, call: _Call, attempt: Attempt, status: int) -> bool:
+        """Note how an attempt was answered: whether the caller gets this answer."""
+        if status not in self.policy.settings.retriable_status_codes:
+            attempt.succeeded()
+            return True
+        attempt.failed(Outcome.STATUS, str(status), sent=True)
+        if call.attempts.may_go_on:
+            return False
+        call.attempts.answered_by_failure()
+        return True
+
+    def response_headers(self, call: _Call, attempt: Attempt, core: httpcore.Response) -> Headers:
+        """The headers for the caller: a redirect that names the pod leads back to the model."""
+        headers: Headers = list(core.headers)
+        if 300 <= core.status < 400:
+            for index, (name, value) in enumerate(headers):
+                if name.lower() == b"location":
+                    headers[index] = (name, self._led_back(call, attempt, value))
+                    call.extensions.pop("model", None)  # the new URL says which model, or that it is none
+        return headers
+
+    def _led_back(self, call: _Call, attempt: Attempt, location: bytes) -> bytes:
+        host = next((value.decode("latin-1") for name, value in call.headers if name.lower() == b"host"), "")
+        url = call.request.url.copy_with(path="/", query=None, fragment=None)
+        if "model" in call.extensions:
+            url = url.copy_with(host=host_of(call.model), port=None)
+        root = str(url)[:-1]
+        sent_to = f"{self._scheme}://{attempt.address}{call.request.url.raw_path.decode('ascii')}"
+        return led_back(location.decode("latin-1"), sent_to, (attempt.address, host), root).encode("latin-1")
+
+    def response_extensions(self, attempt: Attempt, core: httpcore.Response) -> dict[str, Any]:
+        """The response's extensions."""
+        return {**core.extensions, "endpoint": attempt.address, "attempts": attempt.number}
+
+
+def _reraise_misuse(error: Exception, request: httpx.Request) -> None:
+    """Raise httpx's error where httpcore says that the request itself is wrong."""
+    kind = _MISUSES.get(type(error))
+    if kind is not None:
+        raise kind(str(error), request=request) from error
+
+
+def _body_timeouts(call: _Call, core_request: httpcore.Request) -> None:
+    """Give the body the caller's own time-outs: those of the attempt were for the beginning of the answer."""
+    if core_request.extensions.get("timeout") is not call.timeouts:
+        core_request.extensions["timeout"] = call.timeouts
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection that ends reads and writes with the deadline, and tells what has been sent."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        sending = _sending.get()
+        if sending is not None:
+            timeout = sending.left(timeout, httpcore.ReadTimeout)
+        return self._stream.read(max_bytes, timeout)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        sending = _sending.get()
+        if sending is None:
+            return self._stream.write(buffer, timeout)
+        timeout = sending.left(timeout, httpcore.WriteTimeout)
+        self._stream.write(buffer, timeout)
+        sending.sent = True
+        return None
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _Backend(httpcore.SyncBackend):
+    def connect_tcp(self, *arguments: Any, **options: Any) -> httpcore.NetworkStream:
+        return _Stream(super().connect_tcp(*arguments, **options))
+
+
+class _Body(httpx.SyncByteStream):
+    """The body of an answer; its pod is busy until it is closed."""
+
+    def __init__(
+        self, transport: Transport, call: _Call, attempt: Attempt, pool: _Pool, stream: Any, sending: _Sending
+    ) -> None:
+        self._transport = transport
+        self._call = call
+        self._attempt = attempt
+        self._pool: _Pool | None = pool
+        self._stream = stream
+        self._sending = sending
+
+    def __iter__(self) -> Iterator[bytes]:
+        parts = iter(self._stream)
+        while True:
+            token = _sending.set(self._sending)
+            try:
+                part = next(parts, None)
+            except _FAILURES as error:
+                said, outcome = _translated(error)
+                self._call.attempts.broke_off(self._attempt, outcome, str(said), said)
+            finally:
+                _sending.reset(token)
+            if part is None:
+                return
+            yield part
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        finally:
+            self._attempt.release()
+            pool, self._pool = self._pool, None
+            if pool is not None:
+                self._transport.leave(pool)
+
+
+class Transport(_Transport, httpx.BaseTransport):
+    """Calls models for `httpx.Client`. Its requests raise `CallFailed`, which is an `httpx.TransportError` here."""
+
+    _pool_type = httpcore.ConnectionPool
+    _backend_type = _Backend
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to the model's pods, one after another, until one answers."""
+        for pool in self.gone_pools():
+            self.leave(pool, joined_before=False)
+        call = _Call(self, request)
+        while True:
+            attempt = call.attempts.next()
+            response = self._try(call, attempt)
+            if response is not None:
+                return response
+
+    def _try(self, call: _Call, attempt: Attempt) -> httpx.Response | None:
+        """One attempt: the response for the caller; None if the attempt has failed and another one follows."""
+        pool = self._join(call, attempt)
+        sending = _Sending(self.policy.clock, _end_of(call, attempt))
+        token = _sending.set(sending)
+        stays = False
+        try:
+            core_request = self.core_request(call, attempt)
+            core = pool.core.handle_request(core_request)
+            stays = self.is_final(call, attempt, core.status)
+            if not stays:
+                core.close()
+                return None
+            _body_timeouts(call, core_request)
+            sending.ends = call.attempts.ends
+            return httpx.Response(
+                core.status,
+                headers=self.response_headers(call, attempt, core),
+                stream=_Body(self, call, attempt, pool, core.stream, sending),
+                extensions=self.response_extensions(attempt, core),
+            )
+        except _FAILURES as error:
+            self.failed(attempt, error, sending)
+            return None
+        except Exception as error:
+            _reraise_misuse(error, call.request)
+            raise
+        finally:
+            _sending.reset(token)
+            if not stays:
+                attempt.release()
+                self.leave(pool)
+
+    def _join(self, call: _Call, attempt: Attempt) -> _Pool:
+        try:
+            while True:
+                pool = self.pool_of(call, attempt.address)
+                with self._lock:
+                    if not pool.gone:  # else it has just been taken out
+                        pool.users += 1
+                        return pool
+        except BaseException:
+            attempt.release()
+            raise
+
+    def leave(self, pool: _Pool, *, joined_before: bool = True) -> None:
+        """A request is done with the pool, or the pool's address has gone."""
+        with self._lock:
+            pool.users -= joined_before
+            closing = pool.gone and not pool.users
+        if closing:
+            pool.core.close()
+
+    def close(self) -> None:
+        """Close all connections, those under way included, as httpx's own transport does."""
+        while self.pools:
+            self.pools.popitem()[1].core.close()
+        self._routes.clear()
+
+
+def _end_of(call: _Call, attempt: Attempt) -> float | None:
+    """When the answer to an attempt must begin at the latest, on the policy's clock."""
+    return call.attempts.ends if attempt.seconds is None else attempt.started + attempt.seconds
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+class _AsyncStream(httpcore.AsyncNetworkStream):
+    """A connection that tells what has been sent. The deadline is the task's: it is cancelled then."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._stream.read(max_bytes, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+        sending = _sending.get()
+        if sending is not None:
+            sending.sent = True
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return _AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+
+class _AsyncBackend(httpcore.AnyIOBackend):
+    async def connect_tcp(self, *arguments: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return _AsyncStream(await super().connect_tcp(*arguments, **options))
+
+
+class _AsyncBody(httpx.AsyncByteStream):
+    """The body of an answer; its pod is busy until it is closed."""
+
+    def __init__(
+        self, transport: AsyncTransport, call: _Call, attempt: Attempt, pool: _Pool, stream: Any, sending: _Sending
+    ) -> None:
+        self._transport = transport
+        self._call = call
+        self._attempt = attempt
+        self._pool: _Pool | None = pool
+        self._stream = stream
+        self._sending = sending
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        parts = aiter(self._stream)
+        while True:
+            try:
+                part = await self._next(parts)
+            except _FAILURES as error:
+                said, outcome = _translated(error)
+                self._call.attempts.broke_off(self._attempt, outcome, str(said), said)
+            if part is None:
+                return
+            yield part
+
+    async def _next(self, parts: AsyncIterator[bytes]) -> bytes | None:
+        if self._sending.ends is None:
+            return await anext(parts, None)
+        with anyio.move_on_after(self._sending.left(None, httpcore.ReadTimeout)):
+            return await anext(parts, None)
+        raise httpcore.ReadTimeout("the deadline has passed")
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            self._attempt.release()
+            pool, self._pool = self._pool, None
+            if pool is not None:
+                await self._transport.leave(pool)
+
+
+class AsyncTransport(_Transport, httpx.AsyncBaseTransport):
+    """Calls models for `httpx.AsyncClient`; see `Transport`."""
+
+    _pool_type = httpcore.AsyncConnectionPool
+    _backend_type = _AsyncBackend
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request to the model's pods, one after another, until one answers."""
+        for pool in self.gone_pools():
+            if not pool.users:
+                await pool.core.aclose()
+        call = _Call(self, request)
+        while True:
+            attempt = call.attempts.next()
+            response = await self._try(call, attempt)
+            if response is not None:
+                return response
+
+    async def _try(self, call: _Call, attempt: Attempt) -> httpx.Response | None:
+        """One attempt: the response for the caller; None if the attempt has failed and another one follows."""
+        try:
+            pool = self.pool_of(call, attempt.address)
+        except BaseException:
+            attempt.release()
+            raise
+        pool.users += 1
+        sending = _Sending(self.policy.clock, _end_of(call, attempt))
+        token = _sending.set(sending)
+        stays = False
+        try:
+            core_request = self.core_request(call, attempt)
+            core = await self._sent(pool, core_request, sending)
+            stays = self.is_final(call, attempt, core.status)
+            if not stays:
+                await core.aclose()
+                return None
+            _body_timeouts(call, core_request)
+            sending.ends = call.attempts.ends
+            return httpx.Response(
+                core.status,
+                headers=self.response_headers(call, attempt, core),
+                stream=_AsyncBody(self, call, attempt, pool, core.stream, sending),
+                extensions=self.response_extensions(attempt, core),
+            )
+        except _FAILURES as error:
+            self.failed(attempt, error, sending)
+            return None
+        except Exception as error:
+            _reraise_misuse(error, call.request)
+            raise
+        finally:
+            _sending.reset(token)
+            if not stays:
+                attempt.release()
+                await self.leave(pool)
+
+    async def _sent(self, pool: _Pool, request: httpcore.Request, sending: _Sending) -> httpcore.Response:
+        if sending.ends is None:
+            return cast("httpcore.Response", await pool.core.handle_async_request(request))
+        with anyio.move_on_after(sending.left(None, httpcore.ReadTimeout)):
+            return cast("httpcore.Response", await pool.core.handle_async_request(request))
+        raise httpcore.ReadTimeout("no answer in time")
+
+    async def leave(self, pool: _Pool) -> None:
+        """A request is done with the pool."""
+        pool.users -= 1
+        if pool.gone and not pool.users:
+            await pool.core.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections, those under way included, as httpx's own transport does."""
+        while self.pools:
+            await self.pools.popitem()[1].core.aclose()
+        self._routes.clear()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: types.TracebackType | None = None,
+    ) -> None:
+        await self.aclose()
