@@ -386,6 +386,7 @@ def test_a_definition_is_served_once_it_is_established() -> None:
         assert fetch(api, ONE)[0] == 200
         with watch(api, from_now(api)) as exchange:
             api.delete("customresourcedefinitions", "appmodels.iidp.com")
+            assert json.loads(exchange.chunk())["type"] == "DELETED"
             assert exchange.chunk() == b""
         assert fetch(api)[0] == 404
 

@@ -7,6 +7,8 @@ hits, and works as a context manager; `clear` ends them all. `verb` and `resourc
 
 from __future__ import annotations
 
+import time
+
 from .http import HttpServer
 from .rules import Fault
 from .store import Backup, Store
@@ -165,6 +167,53 @@ class Faults(WatchFaults):
     def backup(self) -> Backup:
         """The store as it is, for a later `rewind`."""
         return self._store.backup()
+
+    # -- the whole server -------------------------------------------------------------------
+
+    def restart(
+        self,
+        down_seconds: float = 0.12,
+        *,
+        starting_seconds: float = 2.0,
+        initializing_seconds: float = 0.1,
+        admin: bool = False,
+        restore: Backup | None = None,
+        writes: int = 0,
+    ) -> float:
+        """Kill the server and start it again, as a kube-apiserver 1.36.2 was recorded to start; etcd stays.
+
+        Connections are reset and refused for `down_seconds`; then for `starting_seconds` everybody is forbidden
+        everything (`admin`: told 503 with Retry-After 5, as cluster administrators are); then for
+        `initializing_seconds` lists and watches get 429 with Retry-After 1; then all is served, and watches from
+        before are too old on a quiet resource. With `restore`, etcd is restored from that backup meanwhile, and
+        `writes` revisions are written before the server answers. Returns the monotonic time of its first 200.
+        """
+        self._http.refuse()
+        self.cut_streams(reset=True)
+        self._http.drop_connections()
+        if restore is not None:
+            self._store.restore(restore)
+        self._store.reinitialize()
+        if writes:
+            self._store.bump(writes)
+        time.sleep(down_seconds)
+        ready = time.monotonic() + starting_seconds + initializing_seconds
+        self._add("starting", None, None, None, starting_seconds, admin=admin)
+        self._add("reinitializing", None, None, None, starting_seconds + initializing_seconds)
+        self._http.listen()
+        return ready
+
+    def redefine(self, resource: str, initializing_seconds: float = 0.1) -> None:
+        """Change the definition of a custom resource by something that changes no object (a printer column).
+
+        Its watches end cleanly within a second, lists and watches get 429 for a moment, and every resourceVersion of
+        before is too old.
+        """
+        table = self._store.find(resource)
+        self._add("reinitializing", None, resource, None, initializing_seconds)
+        self._store.bump()
+        self._store.reinitialize(table)
+        self.end_streams(resource)
 
     def rewind(self, backup: Backup, *, end_streams: bool = False) -> None:
         """Restore a backup: objects and resourceVersions go back in time, watches stay open."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from itertools import islice
 
 from . import status
-from .encoding import Object, dumps, dumps_sorted
+from .encoding import Object, dumps, dumps_sorted, loads
 from .kinds import Kind
 from .selectors import Selector
 from .status import bad_request
@@ -19,6 +19,9 @@ from .store import Item, State, Store, Table
 
 TOKEN_VERSION = "meta.k8s.io/v1"
 _INCONSISTENT = -1
+
+#: The version of lists of metadata alone.
+PARTIAL_VERSION = "meta.k8s.io/v1"
 
 
 def encode_token(revision: int, start: str) -> str:
@@ -71,14 +74,23 @@ class Lister:
         self.freshness_timeout = freshness_timeout
         #: Whether the cache can ask the storage how far it is (etcd 3.4.31 and later).
         self.progress = progress
+        #: What a read of the storage fails with while it is away; "" while it is there.
+        self.storage_away = ""
 
-    def list(self, table: Table, selector: Selector, query: Mapping[str, str]) -> bytes:
-        """The body of the answer to a list request, newline included."""
+    def list(self, table: Table, selector: Selector, query: Mapping[str, str], *, metadata_only: bool = False) -> bytes:
+        """The body of the answer to a list request, newline included; with `metadata_only` a
+        PartialObjectMetadataList."""
+        body = self._list(table, selector, query)
+        return partial_metadata(body) if metadata_only else body
+
+    def _list(self, table: Table, selector: Selector, query: Mapping[str, str]) -> bytes:
         limit = parse_number(query, "limit") or 0
         revision = parse_number(query, "resourceVersion")
         match = query.get("resourceVersionMatch", "")
         token = query.get("continue", "")
         _check_options(query, revision, match)
+        if self.storage_away and revision is None:
+            raise status.ApiError(500, self.storage_away, "InternalError")
         with self.store.lock:
             if token:
                 if revision:
@@ -130,6 +142,18 @@ class Lister:
                 if left <= 0:
                     raise status.too_large(revision, table.cache_revision)
                 table.changed.wait(min(left, 0.05))
+
+
+def partial_metadata(body: bytes) -> bytes:
+    """A list as metadata alone: each item says its kind, `PartialObjectMetadata`, and holds nothing else."""
+    whole = loads(body)
+    items = [
+        {"kind": "PartialObjectMetadata", "apiVersion": PARTIAL_VERSION, "metadata": each["metadata"]}
+        for each in whole["items"] or ()
+    ]
+    metadata = {key: value for key, value in whole["metadata"].items() if value}
+    head = {"kind": "PartialObjectMetadataList", "apiVersion": PARTIAL_VERSION, "metadata": metadata, "items": items}
+    return dumps(head) + b"\n"
 
 
 def _check_options(query: Mapping[str, str], revision: int | None, match: str) -> None:

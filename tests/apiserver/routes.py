@@ -71,7 +71,8 @@ class Routes:
         table = self._table(request)
         match request.verb:
             case "list":
-                body = self.lister.list(table, _selector(table, request), request.query)
+                partial = "as=PartialObjectMetadataList" in request.headers.get("accept", "")
+                body = self.lister.list(table, _selector(table, request), request.query, metadata_only=partial)
                 reply.send(200, body)
             case "watch":
                 self._watch(table, request, reply)
@@ -120,6 +121,18 @@ class Routes:
                 groups.append({"name": group, "versions": [one], "preferredVersion": one})
             return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
         api_version = path.removeprefix("/apis/").removeprefix("/api/")
+        if path.startswith("/apis/") and "/" not in api_version:
+            versions = sorted({k.version for k in kinds if k.group == api_version})
+            if not versions:
+                return None
+            listed = [{"groupVersion": f"{api_version}/{each}", "version": each} for each in versions]
+            return {
+                "kind": "APIGroup",
+                "apiVersion": "v1",
+                "name": api_version,
+                "versions": listed,
+                "preferredVersion": listed[0],
+            }
         resources = [
             {
                 "name": kind.plural,

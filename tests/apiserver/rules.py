@@ -101,6 +101,10 @@ class Rules:
             reply.shape.trickle_seconds = fault.options["pause_seconds"]
         if fault := self._take("cut", request, page):
             reply.shape.cut_after_bytes = fault.options["after_bytes"]
+        if fault := self._take("starting", request):
+            raise _starting(request, admin=fault.options["admin"])
+        if request.verb in ("list", "watch") and self._take("reinitializing", request):
+            raise status.reinitializing()
         if fault := self._take("fail", request, page):
             raise _failure(fault, request)
         if "sendInitialEvents" in request.query and self._take("no_streaming_http", request):
@@ -200,6 +204,18 @@ def _hit(fault: Fault) -> None:
     fault.hits += 1
     if fault.times is not None:
         fault.times -= 1
+
+
+def _starting(request: Request, *, admin: bool) -> ApiError:
+    """What a server answers that has just started: it has read no roles yet, and knows no resource of a definition."""
+    if admin:
+        text = "the request has been made before all known HTTP paths have been installed, please try again"
+        details: Object = {"retryAfterSeconds": 5}
+        return ApiError(503, text, "ServiceUnavailable", details=details, headers=[("Retry-After", "5")])
+    if not request.verb:
+        return ApiError(403, f'forbidden: User "viewer" cannot get path "{request.path}"', "Forbidden")
+    group, plural, namespace = request.group, request.resource, request.namespace or ""
+    return status.forbidden("viewer", request.verb, group, plural, namespace, request.name)
 
 
 def _failure(fault: Fault, request: Request) -> ApiError:

@@ -188,6 +188,13 @@ def expired_continue(fresh_token: str) -> ApiError:
     return ApiError(410, message, "Expired", metadata={"continue": fresh_token})
 
 
+def reinitializing() -> ApiError:
+    """For some 0.1 s after a start or a change of the definition."""
+    text = "storage is (re)initializing"
+    details: Object = {"retryAfterSeconds": 1}
+    return ApiError(429, text, "TooManyRequests", details=details, headers=[("Retry-After", "1")])
+
+
 def no_watch_progress() -> ApiError:
     """A streaming list where the storage cannot say how far it is (etcd before 3.4.31)."""
     message = (

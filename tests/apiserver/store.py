@@ -206,8 +206,11 @@ class Store:
             table.kind = kind
             return table
 
-    def drop(self, table: Table) -> None:
+    def drop(self, table: Table, *, deletions: bool = True) -> None:
+        """Serve a kind no more. Watches are told a DELETED for each object, then they end."""
         with self.lock:
+            for key in list(table.items) if deletions else ():
+                self.commit(table, None, key)
             self.tables.pop((table.kind.group, table.kind.plural), None)
             table.closed = True
             table.changed.notify_all()
@@ -273,6 +276,18 @@ class Store:
             }
             return Backup(self.revision, self.compacted, tables)
 
+    def reinitialize(self, table: Table | None = None) -> None:
+        """Begin the watch cache of a kind (or of all) anew, as a restart of the server does: history is gone.
+
+        A watch from before is too old then, though no object changed. Lists at old revisions still work: they come
+        from the storage.
+        """
+        with self.lock:
+            for each in self.tables.values() if table is None else (table,):
+                each.floor = max(each.floor, self.revision)
+                each.cache_revision = self.revision
+                each.seen_event = False
+
     def restore(self, backup: Backup) -> None:
         """Go back in time: revisions, objects and history are those of the backup."""
         with self.lock:
@@ -280,7 +295,7 @@ class Store:
             self.compacted = backup.compacted
             for name, table in list(self.tables.items()):
                 if name not in backup.tables:
-                    self.drop(table)
+                    self.drop(table, deletions=False)
             for kind, items, keys, log, floor in backup.tables.values():
                 table = self.serve(kind)
                 table.items, table.keys, table.log = dict(items), list(keys), list(log)
