@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import pytest
 
 from shmroute.cli import COMMANDS, group
 from tests.cli.running import Cli, published
-from tests.kube.peers import write_kubeconfig
 
 KUBERNETES_SUFFIXES = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_PORT_80_TCP")
 """What Kubernetes sets in every pod for a Service: `SHMROUTE_PORT` for one that is called shmroute."""
@@ -137,18 +135,3 @@ def test_completion_knows_commands_options_and_choices(cli: Cli, words: str, exp
     count = len(words.split()) - (0 if words.endswith(" ") else 1)
     answered = cli(_SHMROUTE_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(count))
     assert {line.partition(",")[2] for line in answered.out.splitlines()} == expected
-
-
-@pytest.mark.parametrize("namespace", ["a,b", " a", "a\n", "Meta-Test", "*", ""])
-def test_a_cluster_is_not_watched_in_what_no_namespace_is_called(cli: Cli, namespace: str, tmp_path: Path) -> None:
-    kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:1")
-    for command in (["watch"], ["delete", "app"], ["apply", "app", "--version", "v1", "--model", "m=1"]):
-        done = cli(*command, "--kubeconfig", kubeconfig, "-n", namespace)
-        assert done.code != 0
-        assert "not the name of a namespace" in done.err, done.err
-
-
-def test_one_of_two_namespaces_is_not_dropped_without_a_word(cli: Cli) -> None:
-    for command in ("watch", "run", "get", "resolve", "delete", "apply"):
-        done = cli(command, "-n", "a", "-n", "b")
-        assert "give one namespace, or -A for all" in done.err

@@ -35,7 +35,8 @@ SOON = Timing(
     backoff_first_seconds=0.1,
     backoff_cap_seconds=0.5,
     forbidden_seconds=0.5,
-    probe_wait_seconds=(0.4, 0.6),
+    probe_seconds=0.6,
+    confirm_seconds=0.0,
 )
 
 

@@ -25,9 +25,10 @@ SHOWN_OR_KEPT = {
     "cli/get.py": "how long metadata has been in its state, shown",
     "kube/connection.py": "a date in the header Retry-After",
     "metadata/loader.py": "since when metadata is in its state, shown",
+    "sources/folder/reader.py": "how long ago a file was written, whose times are of that clock",
     "testing.py": "the same",
     "watcher/checkpoint.py": "a file outlives the monotonic clock",
-    "watcher/loop.py": "when the watcher started, wrote its status, was audited: shown; and the checkpoint's age",
+    "watcher/watcher.py": "when the watcher started, wrote its status, was audited: shown; and the checkpoint's age",
 }
 """Modules that may ask for the wall clock, and what for."""
 

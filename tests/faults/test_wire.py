@@ -20,18 +20,28 @@ from shmroute.kube.connection import Connection
 from shmroute.metadata.folder_store import FolderStore
 from shmroute.metadata.loader import MetadataLoader
 from shmroute.resources.appmodel import AppModel
-from shmroute.sources.backoff import CAP_SECONDS, FIRST_SECONDS
+from shmroute.sources.backoff import FIRST_SECONDS
 from shmroute.sources.base import AuditResult, Changed, Deleted, Replaced, SourceState
-from shmroute.sources.kubernetes.timing import PROBE_PERIOD_SECONDS, Timing
+from shmroute.sources.kubernetes.timing import Timing
 from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.worker.changes import Change
-from tests.apiserver import ApiServer, app_model, make_certificates
+from tests.apiserver import ApiServer, Settings, app_model, make_certificates
 from tests.faults.serving import serve
 from tests.faults.wires import Forwarder, black_hole
 from tests.processes import bound, cpu_seconds
-from tests.sources.kubernetes.following import CALM, LIVELY, WAIT_SECONDS, Following, fast_settings
+from tests.sources.kubernetes.following import (
+    CALM,
+    LIVELY,
+    WAIT_SECONDS,
+    Following,
+    fast_settings,
+    scaled,
+)
 
 IMPATIENT = msgspec.structs.replace(LIVELY, probe_timeout_seconds=0.5, answer_seconds=1.0, list_silence_seconds=1.0)
+
+FIVE = scaled(5.0)
+"""What `--probe-seconds 5` gives, all waits a tenth, for a server of `fast_settings`."""
 
 REAL_TIMES = Timing(contact_report_seconds=0.0)
 """What clusters get; for the long tests, which tell how many seconds it took."""
@@ -41,6 +51,15 @@ def server_at(kubeconfig: Path, port: int, *, host: str = "127.0.0.1") -> Connec
     """A connection that goes through another port than the server's own, or another host."""
     config = yaml.safe_load(kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = f"http://{host}:{port}"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    return Connection(str(kubeconfig))
+
+
+def anonymous(api: ApiServer, kubeconfig: Path) -> Connection:
+    """A connection without credentials, which are not sent to another host without TLS."""
+    api.auth.required = False
+    config = yaml.safe_load(api.kubeconfig(kubeconfig).read_text())
+    config["users"][0]["user"] = {}
     kubeconfig.write_text(yaml.safe_dump(config))
     return Connection(str(kubeconfig))
 
@@ -57,6 +76,11 @@ def check_backs_off(follow: Following, timing: Timing = CALM) -> None:
     for seconds in waits(follow):
         assert due <= seconds < 2 * due
         due = min(due * 2, timing.backoff_cap_seconds)
+
+
+def outlast_a_short_watch(follow: Following) -> None:
+    """Wait until the end of the open watch is no failure any more."""
+    follow.stop.wait(2 * CALM.short_watch_seconds)
 
 
 def check_resumed(api: ApiServer, follow: Following, resource_version: str) -> None:
@@ -106,6 +130,8 @@ def test_01_api_down_at_start_costs_under_1_percent_of_a_core_and_backs_off(tmp_
 
 REFUSED_SECONDS = 60.0
 
+CAP = Timing().unreachable_cap_seconds
+
 LATE_SECONDS = 1.0
 """How late a thread may get to run on a busy machine."""
 
@@ -120,7 +146,7 @@ def are_backoffs(times: list[float], end: float, sources: tuple[tuple[float, flo
     now, *later = times
     return any(
         due - 0.1 < now - last < 2 * due + LATE_SECONDS
-        and are_backoffs(later, end, (*sources[:this], (now, min(2 * due, CAP_SECONDS)), *sources[this + 1 :]))
+        and are_backoffs(later, end, (*sources[:this], (now, min(2 * due, CAP)), *sources[this + 1 :]))
         for this, (last, due) in enumerate(sources)
     )
 
@@ -131,7 +157,10 @@ def test_01_a_watcher_whose_connections_are_refused_for_60_s_takes_under_1_perce
 ) -> None:
     kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
     with black_hole() as hole:
-        server_at(kubeconfig, 6443, host=hole.far)  # nobody listens there
+        config = yaml.safe_load(kubeconfig.read_text())
+        config["clusters"][0]["cluster"]["server"] = f"http://{hole.far}:6443"  # nobody listens there
+        config["users"][0]["user"] = {}
+        kubeconfig.write_text(yaml.safe_dump(config))
         command = [sys.executable, "-m", "shmroute", "watch", "--kubeconfig", str(kubeconfig), "--area", area]
         watcher = subprocess.Popen(bound(command))
         try:
@@ -213,7 +242,7 @@ def test_03_a_black_hole_is_noticed_within_30_s(
 ) -> None:
     with black_hole() as hole:
         api = hole.inside(lambda: ApiServer(host=hole.far, settings=fast_settings()))
-        with api, Following(Connection(str(api.kubeconfig(tmp_path / "kubeconfig"))), timing=timing) as follow:
+        with api, Following(anonymous(api, tmp_path / "kubeconfig"), timing=timing) as follow:
             seconds = falls_silent_and_comes_back(api, follow, hole.swallow, hole.restore)
     record_property("seconds", seconds)
     print(f"a dead peer was noticed after {seconds:.1f} s")
@@ -224,19 +253,25 @@ def test_03_a_black_hole_is_noticed_within_30_s(
 
 @pytest.mark.long
 def test_03_a_black_hole_is_noticed_within_30_s_by_the_kernel_alone(tmp_path: Path) -> None:
-    timing = msgspec.structs.replace(REAL_TIMES, probe_wait_seconds=(3600.0, 3600.0))
+    timing = msgspec.structs.replace(REAL_TIMES, probe_seconds=0.0)
     with black_hole() as hole:
         api = hole.inside(lambda: ApiServer(host=hole.far))
-        with api, Following(Connection(str(api.kubeconfig(tmp_path / "kubeconfig"))), timing=timing) as follow:
+        with api, Following(anonymous(api, tmp_path / "kubeconfig"), timing=timing) as follow:
             seconds = falls_silent_and_comes_back(api, follow, hole.swallow, hole.restore)
     print(f"the kernel noticed a dead peer after {seconds:.1f} s")
     assert seconds < 30.0
 
 
-@pytest.mark.parametrize(
-    "timing", [IMPATIENT, pytest.param(REAL_TIMES, marks=pytest.mark.long)], ids=["short times", "real times"]
-)
-def test_04_a_proxy_whose_upstream_is_frozen_is_noticed_within_75_s(
+PROMISED = [
+    pytest.param(FIVE, id="P = 5 s, a tenth of all waits"),
+    pytest.param(REAL_TIMES, id="the default", marks=pytest.mark.long),
+]
+"""The times at which each promise of docs/failures.md is tried."""
+
+
+@pytest.mark.fault(4)
+@pytest.mark.parametrize("timing", PROMISED)
+def test_04_a_frozen_proxy_is_noticed_within_2_periods_and_15_s(
     api: ApiServer, tmp_path: Path, timing: Timing, record_property: Callable[[str, object], None]
 ) -> None:
     forwarder = Forwarder(api.port)
@@ -247,8 +282,8 @@ def test_04_a_proxy_whose_upstream_is_frozen_is_noticed_within_75_s(
     finally:
         forwarder.close()
     record_property("seconds", seconds)
-    print(f"a frozen proxy was noticed after {seconds:.1f} s")
-    assert timing is not REAL_TIMES or seconds < 75.0
+    print(f"a frozen proxy was noticed after {seconds:.1f} s, promised are {timing.frozen_within:.1f} s")
+    assert seconds < timing.frozen_within
 
 
 @pytest.mark.parametrize("swallowed", ["on the open stream", "on every stream"])
@@ -290,58 +325,67 @@ def busy_with_others(api: ApiServer) -> Iterator[None]:
         writing.join()
 
 
-@pytest.mark.long
+@pytest.mark.fault(5)
+@pytest.mark.parametrize("timing", PROMISED)
 @pytest.mark.parametrize("swallowed", ["on the open stream", "on the open stream of a busy server", "on every stream"])
-def test_05_a_swallowed_event_is_noticed_within_a_probe_period_at_real_times(tmp_path: Path, swallowed: str) -> None:
+def test_05_a_swallowed_event_is_noticed_within_2_periods_and_75_s(
+    tmp_path: Path, swallowed: str, timing: Timing, record_property: Callable[[str, object], None]
+) -> None:
     """At the worst moment: right after a probe."""
+    settings = Settings() if timing is REAL_TIMES else fast_settings()
     with (
-        ApiServer() as api,
+        ApiServer(settings=settings) as api,
         busy_with_others(api) if "busy" in swallowed else nullcontext(),
-        Following(Connection(str(api.kubeconfig(tmp_path / "kubeconfig"))), timing=REAL_TIMES) as follow,
+        Following(Connection(str(api.kubeconfig(tmp_path / "kubeconfig"))), timing=timing) as follow,
     ):
         follow.wait_synced()
         stats = follow.source.stats
-        for number in range(1, 6):
-            dead = follow.wait_watched(api)
-            follow.wait_contact(time.monotonic_ns(), 60.0)
-            watches, restarts = stats.watches, stats.restarts.copy()
-            with api.faults.silence() if swallowed == "on every stream" else nullcontext():
-                api.watches.let_through = lambda watch, _type, _event, dead=dead: watch is not dead  # type: ignore[misc]
-                api.apply(app_model(f"m{number}"))
-                began = time.monotonic()
-                follow.wait(lambda before=watches: stats.watches > before, 60.0)  # type: ignore[misc]
-                seconds = time.monotonic() - began
-                follow.wait_for(api, seconds=60.0)
-                late = time.monotonic() - began
-                print(f"swallowed {swallowed}: reconnected after {seconds:.1f} s, there {late:.1f} s late")
-            assert seconds < PROBE_PERIOD_SECONDS
-            assert stats.restarts != restarts
+        api.apply(app_model("m0"))
+        follow.wait_for(api)
+        dead = follow.wait_watched(api)
+        follow.wait_probes(1, 2 * timing.silent_within)
+        restarts = stats.restarts.copy()
+        with api.faults.silence() if swallowed == "on every stream" else nullcontext():
+            api.watches.let_through = lambda watch, _type, _event: watch is not dead
+            api.apply(app_model("m1"))
+            began = time.monotonic()
+            follow.wait(lambda: stats.restarts != restarts, 3 * timing.silent_within)
+            seconds = time.monotonic() - began
+            follow.wait_for(api, seconds=60.0)
+        print(f"swallowed {swallowed}: noticed after {seconds:.1f} s, promised are {timing.silent_within:.1f} s")
+        record_property("seconds", seconds)
+        assert seconds < timing.silent_within
         assert stats.restarts.keys() <= {"silent", "doubt"}
 
 
-@pytest.mark.long
-def test_06_a_rewound_server_is_listed_again_within_a_probe_period_at_real_times(tmp_path: Path) -> None:
+@pytest.mark.fault(6)
+@pytest.mark.parametrize("timing", PROMISED)
+def test_06_a_rewound_server_is_listed_again_within_120_s_and_a_period(
+    tmp_path: Path, timing: Timing, record_property: Callable[[str, object], None]
+) -> None:
+    settings = Settings() if timing is REAL_TIMES else fast_settings()
     with (
-        ApiServer() as api,
-        Following(Connection(str(api.kubeconfig(tmp_path / "kubeconfig"))), timing=REAL_TIMES) as follow,
+        ApiServer(settings=settings) as api,
+        Following(Connection(str(api.kubeconfig(tmp_path / "kubeconfig"))), timing=timing) as follow,
     ):
-        for number in range(1, 4):
-            api.apply(app_model("one"))
-            backup = api.faults.backup()
-            api.apply(app_model("two", version=f"v{number}"))
-            follow.wait_for(api, seconds=60.0)
-            follow.wait_contact(time.monotonic_ns(), 60.0)  # the worst moment is right after a probe
-            began = time.monotonic()
-            api.faults.rewind(backup, end_streams=False)
-            follow.wait_for(api, seconds=60.0)
-            seconds = time.monotonic() - began
-            print(f"a rewound server was noticed, and listed again, after {seconds:.1f} s")
-            assert follow.source.stats.restarts["rewound"] == number
-            assert seconds < PROBE_PERIOD_SECONDS
+        api.apply(app_model("one"))
+        backup = api.faults.backup()
+        api.apply(app_model("two"))
+        follow.wait_for(api, seconds=60.0)
+        confirmed = follow.source.stats.confirmations  # the worst moment is right after the storage was asked
+        follow.wait(lambda: follow.source.stats.confirmations > confirmed, 2 * timing.rewound_within)
+        began = time.monotonic()
+        api.faults.rewind(backup, end_streams=False)
+        follow.wait(lambda: follow.source.stats.restarts.get("rewound") == 1, 2 * timing.rewound_within)
+        seconds = time.monotonic() - began
+        follow.wait_for(api, seconds=60.0)
+        record_property("seconds", seconds)
+        print(f"a rewound server was noticed after {seconds:.1f} s, promised are {timing.rewound_within:.1f} s")
+        assert seconds < timing.rewound_within
 
 
 @pytest.mark.parametrize("streams", ["cut", "left open"])
-def test_06_a_server_restored_from_a_backup_is_listed_again_within_a_probe_period(
+def test_06_a_server_restored_from_a_backup_is_listed_again(
     api: ApiServer, connection: Connection, streams: str
 ) -> None:
     api.apply(app_model("one"))
@@ -470,6 +514,7 @@ def test_07_a_410_again_and_again_backs_off(api: ApiServer, connection: Connecti
     api.faults.refuse_streaming_lists(http=True)
     with Following(connection) as follow:
         follow.wait_watched(api)
+        outlast_a_short_watch(follow)
         with api.faults.gone(times=None):
             api.faults.end_streams()
             follow.wait(lambda: len(waits(follow)) >= 6)
@@ -638,7 +683,6 @@ def test_13_a_rotated_token_is_read_again(api: ApiServer, tmp_path: Path) -> Non
         follow.wait_for(api)
 
         assert follow.source.stats.restarts.keys() == {"cut"}
-        assert 401 in {each.status for each in api.requests}
         assert follow.source.stats.lists == 1
 
 
@@ -751,6 +795,7 @@ def test_15_nonsense_again_and_again_is_no_spin(api: ApiServer, connection: Conn
     timing = msgspec.structs.replace(CALM, backoff_cap_seconds=10.0)
     with Following(connection, timing=timing) as follow:
         follow.wait_watched(api)
+        outlast_a_short_watch(follow)
         api.watches.opens = lambda watch: watch.injected.append(b"\n") or True  # type: ignore[func-returns-value]
         api.faults.end_streams()
         follow.wait(lambda: len(waits(follow)) >= 5)

@@ -88,7 +88,7 @@ def test_a_damaged_list_is_a_whole_list_or_garbage_in_both_readings(body: bytes,
 
 def check_page(body: bytes, kind: WatchedKind) -> None:
     try:
-        page = wire.decode_page(body, "the list")
+        page = wire.decode_page(kind, body, "the list")
         listed = [wire.decode_object(kind, raw) for raw in page.objects]
     except wire.Garbled:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shmroute.sources.backoff import CAP_SECONDS, FIRST_SECONDS, RESET_AFTER_SECONDS, RETRY_AFTER_MAX_SECONDS, Backoff
+from shmroute.sources.backoff import CAP_SECONDS, FIRST_SECONDS, RESET_AFTER_SECONDS, Backoff
 
 
 class Clock:
@@ -51,29 +51,27 @@ def test_health_makes_the_next_failure_the_first_again(clock: Clock) -> None:
 
 def test_the_wait_itself_is_no_health(clock: Clock) -> None:
     backoff = make(clock)
-    delays = []
     for _ in range(12):
-        delays.append(backoff.failed(retry_after=RESET_AFTER_SECONDS * 2))
-        clock.now += delays[-1]  # longer than it takes to be healthy, but waited, not lived
+        clock.now += backoff.refused(RESET_AFTER_SECONDS * 2)  # longer than it takes to be healthy, but waited
     assert backoff.failed() == CAP_SECONDS
 
 
-def test_retry_after_is_obeyed_and_never_shortens_a_wait(clock: Clock) -> None:
-    backoff = make(clock, dice=0.5)
+def test_a_refusal_that_says_when_is_obeyed_as_it_says(clock: Clock) -> None:
+    backoff = make(clock)
 
-    assert backoff.failed(retry_after=7.0) >= 7.0
-    for _ in range(6):
+    assert [backoff.refused(1.0) for _ in range(9)] == [1.0] * 9
+
+
+def test_the_jitter_after_refusals_grows_so_that_many_come_back_apart(clock: Clock) -> None:
+    backoff = make(clock, dice=1.0)
+
+    assert [backoff.refused(1.0) for _ in range(4)] == pytest.approx([1.8, 2.6, 4.2, 7.4])
+
+
+def test_a_reset_makes_the_next_failure_the_first(clock: Clock) -> None:
+    backoff = make(clock)
+    for _ in range(4):
         backoff.failed()
-    assert backoff.failed(retry_after=1.0) == CAP_SECONDS * 1.5
+    backoff.reset()
 
-
-def test_all_who_are_told_the_same_do_not_come_back_together(clock: Clock) -> None:
-    assert make(clock, 0.1).failed(retry_after=7.0) != make(clock, 0.9).failed(retry_after=7.0)
-
-
-def test_an_absurd_retry_after_does_not_blind_us_for_a_day(clock: Clock) -> None:
-    assert make(clock).failed(retry_after=86_400.0) == RETRY_AFTER_MAX_SECONDS
-
-
-def test_a_failure_that_waiting_seldom_mends_waits_longer_from_the_first(clock: Clock) -> None:
-    assert make(clock).failed(at_least=30.0) == 30.0
+    assert backoff.failed() == FIRST_SECONDS

@@ -9,7 +9,7 @@ import click
 
 from shmroute.worker.environment import DEFAULT_AREA
 
-__all__ = ["area", "cluster", "filename", "namespace", "namespaces", "output"]
+__all__ = ["area", "cluster", "filename", "namespaces", "output"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,26 +47,7 @@ def namespaces(function: F) -> F:
         envvar="SHMROUTE_ALL_NAMESPACES",
         help="All namespaces.",
     )(function)
-    return namespace("One namespace.")(function)
-
-
-def namespace(text: str) -> Callable[[F], F]:
-    """`-n`, which is given once: of two, click would drop the first without a word."""
-    return click.option(
-        "-n",
-        "--namespace",
-        envvar="SHMROUTE_NAMESPACE",
-        metavar="TEXT",
-        multiple=True,
-        callback=_only_one,
-        help=text,
-    )
-
-
-def _only_one(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> str | None:
-    if len(value) > 1:
-        raise click.BadParameter("give one namespace, or -A for all", context, parameter)
-    return value[0] if value else None
+    return click.option("-n", "--namespace", envvar="SHMROUTE_NAMESPACE", help="One namespace.")(function)
 
 
 def cluster(function: F) -> F:

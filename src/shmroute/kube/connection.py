@@ -194,18 +194,19 @@ class Connection:
         *,
         read_timeout_seconds: float,
         answer_timeout_seconds: float | None = None,
+        accept: str = "application/json",
         abort: Abort | None = None,
     ) -> Stream:
         """GET a body to be read as it arrives. `read_timeout_seconds` bounds each silence within it.
 
-        `answer_timeout_seconds` bounds the wait for its head, where that must be shorter. Raises `ApiError` as
-        `request` does. The caller closes the stream.
+        `answer_timeout_seconds` bounds the wait for its head, where that must be shorter. `accept` is the Accept
+        header. Raises `ApiError` as `request` does. The caller closes the stream.
         """
         what = f"GET {path}"
         seconds = read_timeout_seconds if answer_timeout_seconds is None else answer_timeout_seconds
 
         def work(exchange: Exchange) -> tuple[urllib3.BaseHTTPResponse, Exchange]:
-            return self._exchange(exchange, what, "GET", _url(path, query), None, "", seconds), exchange
+            return self._exchange(exchange, what, "GET", _url(path, query), None, "", seconds, accept), exchange
 
         response, exchange = _run(work, what, seconds, abort, discard=lambda late: late[0].close())
         stream = Stream(response, what, exchange, abort)
@@ -225,13 +226,14 @@ class Connection:
         body: bytes | None,
         content_type: str,
         timeout_seconds: float,
+        accept: str = "application/json",
     ) -> urllib3.BaseHTTPResponse:
         """Send, and send once more where reading the configuration again may help."""
         cluster = self._current()
         renewed = False
         while True:
             try:
-                response = _send(cluster, method, url, body, content_type, timeout_seconds)
+                response = _send(cluster, method, url, body, content_type, timeout_seconds, accept)
             except ConfigError as error:
                 raise ApiError(what, 0, "Credentials", str(error)) from error
             except urllib3.exceptions.SSLError as error:
@@ -323,11 +325,12 @@ def _send(
     body: bytes | None,
     content_type: str,
     timeout_seconds: float,
+    accept: str,
 ) -> urllib3.BaseHTTPResponse:
     pool, headers = cluster.authenticate()
     # A moment more than the deadline, which knows the name of the step. What was left behind ends by this limit.
     read_seconds = timeout_seconds + 1.0
-    headers.update({"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": USER_AGENT})
+    headers.update({"Accept": accept, "Accept-Encoding": "identity", "User-Agent": USER_AGENT})
     if body is not None:
         headers["Content-Type"] = content_type
     response: urllib3.BaseHTTPResponse = pool.urlopen(

@@ -1,6 +1,7 @@
-"""How long to wait before the next attempt, as client-go's reflector does. Pure: clock and dice are arguments.
+"""How long to wait before the next attempt after one kind of failure. Pure: clock and dice are arguments.
 
-Called by `shmroute.sources.kubernetes.source`; it waits for nothing itself.
+Used by `shmroute.sources.kubernetes.recovery`, which has one `Backoff` for each kind of failure. It waits for nothing
+itself.
 """
 
 from __future__ import annotations
@@ -18,13 +19,10 @@ FIRST_SECONDS = 0.8
 """client-go's number: long enough to spare a server that restarts, short enough not to be noticed."""
 
 CAP_SECONDS = 30.0
-"""client-go's number: with the jitter, a server is asked at least once a minute whether it is back."""
+"""client-go's number: with the jitter, a server that keeps failing is asked about once in 45 seconds."""
 
 RESET_AFTER_SECONDS = 120.0
-"""Health that long since the last failure makes the next one the first again."""
-
-RETRY_AFTER_MAX_SECONDS = 600.0
-"""A server that asks for more than this is asked again all the same: a typo there must not blind us for a day."""
+"""Seconds without such a failure after which the next one counts as the first; client-go's number."""
 
 
 class Backoff:
@@ -48,19 +46,30 @@ class Backoff:
         self._until = float("-inf")
         """When the wait for the last failure was over: health is counted from there."""
 
-    def failed(self, *, at_least: float = 0.0, retry_after: float | None = None) -> float:
-        """Count one failure; returns the seconds to wait.
+    def failed(self) -> float:
+        """Count one failure; returns the seconds to wait."""
+        delay = self._step()
+        delay *= 1 + self._dice()
+        self._until = self._clock() + delay
+        return delay
 
-        `at_least` is for failures that waiting seldom mends. `retry_after` is what the server asked for; it is
-        obeyed, and jittered upwards so that all who were told the same do not come back together.
+    def refused(self, seconds: float) -> float:
+        """Count one refusal that says when to come back, after `seconds`; returns the seconds to wait.
+
+        Never less than `seconds`. The jitter on top doubles with each refusal in a row, so that many clients that
+        were told the same come back ever further apart.
         """
-        now = self._clock()
-        if now - self._until >= self._reset_after:
+        delay = seconds + self._step() * self._dice()
+        self._until = self._clock() + delay
+        return delay
+
+    def reset(self) -> None:
+        """Make the next failure the first again."""
+        self._delay = self._first
+
+    def _step(self) -> float:
+        if self._clock() - self._until >= self._reset_after:
             self._delay = self._first
-        delay = max(self._delay, at_least) * (1 + self._dice())
-        self._delay = min(self._delay * 2, self._cap)
-        if retry_after is not None:
-            asked = min(retry_after, RETRY_AFTER_MAX_SECONDS)
-            delay = max(delay, asked + self._first * self._dice())
-        self._until = now + delay
+        delay = self._delay
+        self._delay = min(delay * 2, self._cap)
         return delay

@@ -75,7 +75,12 @@ class Resync(msgspec.Struct, frozen=True):
 
 
 class SourceState(msgspec.Struct, frozen=True):
-    """How the source stands. `contact_ns`: monotonic clock of the last proof that it is in step."""
+    """How the source stands.
+
+    Two ages come of it, both on the monotonic clock. `contact_ns` is when the watch or the server's cache last
+    answered: while it is young, changes arrive. `confirmed_ns` is when the storage last answered a quorum read: while
+    it is young, the server has not gone back in time and sees the cluster's newest state.
+    """
 
     resource: Resource
     phase: Phase
@@ -85,6 +90,8 @@ class SourceState(msgspec.Struct, frozen=True):
     restarts: int = 0
     lists: int = 0
     backoff_seconds: float = 0.0
+    confirmed_ns: int = 0
+    """0 before the first confirmation, and where probes are off."""
 
 
 class AuditResult(msgspec.Struct, frozen=True):

@@ -50,11 +50,8 @@ def build(options: WatchOptions, handlers: Iterable[Handler] = ()) -> WatcherLoo
 
 def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
     from shmroute.kube.connection import Connection
-    from shmroute.kube.kubeconfig import check_namespace
     from shmroute.sources.kubernetes.source import KubernetesSource
 
-    if options.namespace is not None:
-        check_namespace(options.namespace, "-n")
     connection = Connection(options.kubeconfig, options.context)
     namespace = None if options.all_namespaces else options.namespace or connection.namespace
     sources: list[Source] = [

@@ -46,18 +46,28 @@ CALM = Timing(
     backoff_first_seconds=0.02,
     backoff_cap_seconds=0.1,
     forbidden_seconds=0.2,
-    gone_spacing_seconds=0.5,
+    unreachable_cap_seconds=0.1,
+    starting_cap_seconds=0.1,
     contact_report_seconds=0.0,
     stop_seconds=2.0,
-    probe_wait_seconds=(3600.0, 3600.0),
+    probe_seconds=0.0,
+    compare_spread_seconds=0.05,
+    compare_spacing_seconds=0.0,
+    compare_retry_seconds=0.05,
     audit_grace_seconds=0.3,
 )
 """All that a test does not wait for is short; no probe and no audit comes in between."""
 
 LIVELY = msgspec.structs.replace(
-    CALM, probe_wait_seconds=(0.12, 0.18), probe_timeout_seconds=10.0, probe_retry_seconds=0.05, grace_seconds=0.5
+    CALM,
+    probe_seconds=0.15,
+    confirm_seconds=0.0,
+    bookmark_seconds=0.1,
+    probe_timeout_seconds=10.0,
+    probe_retry_seconds=0.05,
+    grace_seconds=0.5,
 )
-"""With probes, for a server of `fast_settings`."""
+"""With probes that ask the storage each time, for a server of `fast_settings`."""
 
 PATIENT = msgspec.structs.replace(LIVELY, grace_seconds=10.0)
 """The same, for what must not look like a silent watch however busy the machine is."""
@@ -65,6 +75,37 @@ PATIENT = msgspec.structs.replace(LIVELY, grace_seconds=10.0)
 FASTER = 10
 
 T = TypeVar("T")
+
+
+def scaled(probe_seconds: float, by: float = FASTER) -> Timing:
+    """What a cluster gets with `--probe-seconds`, every wait shorter by that factor, for a server of `fast_settings`.
+
+    A list has its real limits, so that a busy machine is not taken for a dead server.
+    """
+    real = Timing(probe_seconds=probe_seconds)
+    waits = (
+        "answer_seconds",
+        "backoff_first_seconds",
+        "backoff_cap_seconds",
+        "unreachable_cap_seconds",
+        "starting_cap_seconds",
+        "probe_seconds",
+        "confirm_seconds",
+        "probe_timeout_seconds",
+        "probe_retry_seconds",
+        "bookmark_seconds",
+        "grace_seconds",
+        "compare_spread_seconds",
+        "compare_spacing_seconds",
+        "compare_retry_seconds",
+        "audit_seconds",
+        "audit_grace_seconds",
+    )
+    shorter = {name: getattr(real, name) / by for name in waits}
+    low, high = real.watch_seconds
+    return msgspec.structs.replace(
+        real, **shorter, watch_seconds=(low, high), contact_report_seconds=0.0, short_watch_seconds=0.05
+    )
 
 
 def fast_settings() -> Settings:

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import msgspec
 import pytest
 
-from shmroute.errors import ApiError
-from shmroute.kube.connection import Abort, Connection
-from shmroute.resources.registry import APPMODELS
+from shmroute.kube.connection import Connection
 from shmroute.sources.base import Replaced
-from shmroute.sources.kubernetes.api import ResourceApi
-from shmroute.sources.kubernetes.probe import Liveness
-from shmroute.sources.kubernetes.sync_state import Ledger
-from shmroute.sources.kubernetes.timing import PROBE_PERIOD_SECONDS, SourceStats, Timing
 from tests.apiserver import ApiServer, app_model
 from tests.sources.kubernetes.following import CALM, LIVELY, PATIENT, Following
 
@@ -24,12 +17,45 @@ from tests.sources.kubernetes.following import CALM, LIVELY, PATIENT, Following
 def test_a_probe_is_a_pair_of_small_requests(api: ApiServer, connection: Connection) -> None:
     with Following(connection, selector="iidp=iidp", timing=LIVELY) as follow:
         follow.wait_watched(api)
-        follow.wait_probes(1)
+        follow.wait(lambda: follow.source.stats.confirmations == 1)
 
         cache, quorum = api.requests.select("list")[:2]
         name = {"fieldSelector": "metadata.name=-probe-"}
         assert cache.query == {**name, "resourceVersion": "0"}
         assert quorum.query == name
+
+
+def test_the_storage_is_asked_only_when_its_time_has_come(api: ApiServer, connection: Connection) -> None:
+    with Following(connection, timing=msgspec.structs.replace(LIVELY, confirm_seconds=3600.0)) as follow:
+        follow.wait_watched(api)
+        follow.wait_probes(4)
+
+        assert follow.source.stats.confirmations == 1
+        lists = api.requests.select("list")
+        assert sum("resourceVersion" not in each.query for each in lists) == 1
+        assert follow.state is not None
+        assert 0 < follow.state.confirmed_ns < follow.contact_ns
+
+
+def test_without_probes_nothing_is_asked(api: ApiServer, connection: Connection) -> None:
+    with Following(connection, timing=CALM) as follow:
+        follow.wait_watched(api)
+        follow.stop.wait(0.3)
+
+        assert api.requests.count("list") == 0
+
+
+def test_a_watch_that_brings_events_is_probed_half_as_often(api: ApiServer, connection: Connection) -> None:
+    with Following(connection, timing=msgspec.structs.replace(PATIENT, confirm_seconds=3600.0)) as follow:
+        follow.wait_watched(api)
+        follow.wait_probes(1)
+        before, began = follow.source.stats.probes, time.monotonic()
+        while time.monotonic() - began < 3.0:
+            api.apply(app_model("one", version=str(time.monotonic_ns())))
+            follow.stop.wait(0.02)
+        periods = (time.monotonic() - began) / PATIENT.probe_seconds
+
+        assert follow.source.stats.probes - before < 0.7 * periods
 
 
 def test_a_quiet_server_is_never_peeked_at(api: ApiServer, connection: Connection) -> None:
@@ -52,9 +78,8 @@ def test_a_peek_that_sees_nothing_is_remembered(api: ApiServer, connection: Conn
         for _ in range(3):
             before, peeks = follow.contact_ns, follow.source.stats.peeks
             api.bump(10)
-            while follow.source.stats.peeks == peeks:
-                follow.wait_probes(1)
             follow.wait_contact(before)
+            follow.wait(lambda: follow.source.stats.peeks > peeks)  # noqa: B023
         peeks = follow.source.stats.peeks
         follow.wait_probes(3)
 
@@ -100,11 +125,13 @@ def test_a_peek_that_comes_too_late_to_see_makes_the_source_look_itself(api: Api
         assert follow.source.stats.restarts == {"silent": 1, "gone": 1}
 
 
-def test_where_nothing_tells_whether_something_is_missing_lists_grow_rare(
+def test_where_nothing_tells_whether_something_is_missing_looks_grow_rare(
     api: ApiServer, connection: Connection
 ) -> None:
     """A server without bookmarks, its other resources busy: it would be listed for ever."""
-    timing = msgspec.structs.replace(LIVELY, probe_wait_seconds=(0.01, 0.01), peek_seconds=1, grace_seconds=0.01)
+    timing = msgspec.structs.replace(
+        LIVELY, probe_seconds=0.02, bookmark_seconds=0.01, peek_seconds=1, grace_seconds=0.01
+    )
     api.settings.clock = lambda: time.monotonic() * 50
     with Following(connection, timing=timing) as follow:
         follow.wait_watched(api)
@@ -113,12 +140,14 @@ def test_where_nothing_tells_whether_something_is_missing_lists_grow_rare(
             api.bump()
             follow.wait_probes(1)
 
-        doubts = follow.source.stats.restarts["doubt"]  # each a reconnect and a list
-        assert 2 <= doubts <= 2 * 10  # of 36 probes: 0.01 s and doubling leave room for no more
-        assert follow.source.stats.errors == 0
+        stats = follow.source.stats
+        assert 2 <= stats.peeks <= 10  # of 36 probes: 0.01 s and doubling leave room for no more
+        assert stats.comparisons <= stats.peeks
+        assert stats.restarts == {}
+        assert stats.errors == 0
 
 
-def test_doubt_is_settled_by_a_list_where_streams_tell_nothing(api: ApiServer, connection: Connection) -> None:
+def test_doubt_is_settled_by_a_comparison_where_streams_tell_nothing(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=LIVELY) as follow:
         follow.wait_watched(api)
@@ -126,7 +155,7 @@ def test_doubt_is_settled_by_a_list_where_streams_tell_nothing(api: ApiServer, c
             api.apply(app_model("two"))
             follow.wait_for(api)
 
-        assert follow.source.stats.restarts.keys() == {"doubt"}
+        assert follow.source.stats.restarts == {"doubt": 1}
 
 
 def test_a_probe_without_an_answer_once_is_no_alarm(api: ApiServer, connection: Connection) -> None:
@@ -153,13 +182,38 @@ def test_a_probe_that_is_refused_says_why_and_leaves_the_watch_alone(api: ApiSer
         assert follow.source.stats.restarts == {}
 
 
+def test_a_storage_that_is_away_says_so_while_the_watch_goes_on(api: ApiServer, connection: Connection) -> None:
+    """etcd is gone: the server's cache and the watch go on, and every quorum read fails."""
+    with Following(connection, timing=LIVELY) as follow:
+        follow.wait_watched(api)
+        follow.wait(lambda: bool(follow.state and follow.state.confirmed_ns))
+        api.lister.storage_away = "etcdserver: request timed out"
+        follow.wait(lambda: follow.reason.startswith("the storage is not confirmed: cannot list appmodels.iidp.com"))
+        assert follow.state is not None
+        confirmed, contact = follow.state.confirmed_ns, follow.contact_ns
+        api.faults.end_streams()
+        follow.wait(lambda: follow.source.stats.watches == 2)
+        follow.wait_contact(contact)
+        follow.wait_contact(time.monotonic_ns())
+
+        assert "etcdserver: request timed out" in follow.reason
+        assert follow.state.confirmed_ns == confirmed
+        api.apply(app_model("one"))
+        follow.wait_for(api)
+
+        api.lister.storage_away = ""
+        follow.wait(lambda: follow.reason == "")
+        follow.wait(lambda: bool(follow.state and follow.state.confirmed_ns > confirmed))
+        assert "unreachable" not in follow.source.stats.restarts
+
+
 def test_a_probe_waits_as_long_as_it_is_told_to(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=LIVELY) as follow:
         follow.wait_watched(api)
         api.faults.too_many_requests(times=1, retry_after=3600, verb="list")
         follow.wait(lambda: "429" in follow.reason)
         asked = len(api.requests)
-        follow.stop.wait(LIVELY.probe_wait_seconds[1] * 4)
+        follow.stop.wait(LIVELY.probe_seconds * 4)
 
         assert len(api.requests) == asked
 
@@ -217,85 +271,169 @@ def test_an_event_from_before_what_came_last_makes_the_source_list_again(
         assert len(follow.of(Replaced)) == 2
 
 
-def test_the_longest_wait_a_peek_or_the_grace_and_the_round_trips_fit_in_a_probe_period() -> None:
-    timing = Timing()
-    shortest, longest = timing.probe_wait_seconds
-    busy = 0.5  # for some requests of milliseconds, on a busy machine
-
-    assert longest + timing.grace_seconds + busy <= PROBE_PERIOD_SECONDS
-    assert longest + timing.peek_seconds + busy <= PROBE_PERIOD_SECONDS
-    assert longest / 2 < shortest < longest
+# -- after a broken connection
 
 
-class Clock(threading.Event):
-    """A `stop` that lets nobody wait: time passes at once, and is noted. `time.monotonic` while in use."""
-
-    def __init__(self, waits: int) -> None:
-        super().__init__()
-        self.now = 1000.0
-        self.waited: list[float] = []
-        self._waits = waits
-
-    def wait(self, timeout: float | None = None) -> bool:
-        seconds = timeout or 0.0
-        self.now += max(0.0, seconds)
-        self.waited.append(seconds)
-        return len(self.waited) > self._waits
-
-
-def waits_after_probes(
-    monkeypatch: pytest.MonkeyPatch, connection: Connection, timing: Timing, probe: Callable[[Clock], None]
-) -> list[float]:
-    """The waits of the probe's loop, the first left out, where each probe does that."""
-    clock = Clock(waits=50)
-    api = ResourceApi(connection, APPMODELS, None, "")
-    liveness = Liveness(api, Ledger(), Unwatched(), timing, SourceStats(), stop=clock, abort=Abort())
-    monkeypatch.setattr("shmroute.sources.kubernetes.probe.time.monotonic", lambda: clock.now)
-    monkeypatch.setattr(liveness, "probe", lambda: probe(clock))
-    liveness.run()
-    return clock.waited[1:]
-
-
-class Unwatched:
-    """A watch that takes everything and does nothing."""
-
-    watching = True
-
-    def reconnect(self, reason: str) -> None: ...
-
-    def relist(self, reason: str) -> None: ...
-
-    def in_step(self, contact_ns: int) -> None: ...
-
-    def note(self, problem: str) -> None: ...
-
-
-def test_what_a_probe_takes_is_a_part_of_the_wait_for_the_next_one(
-    monkeypatch: pytest.MonkeyPatch, connection: Connection
+@pytest.mark.fault(40)
+def test_a_restored_server_that_passed_our_revision_is_compared_before_in_step(
+    api: ApiServer, connection: Connection
 ) -> None:
-    timing = Timing()
-    shortest, longest = timing.probe_wait_seconds
+    """Without a trace: the watch resumes, and its revision is one that the restored server has had since."""
+    for name in ("kept", "lost"):
+        api.apply(app_model(name))
+    api.delete("appmodels", "lost")
+    backup = api.faults.backup()
+    with Following(connection, timing=msgspec.structs.replace(CALM, compare_spread_seconds=0.5)) as follow:
+        api.apply(app_model("after-the-backup"))
+        follow.wait_for(api)
+        follow.wait_watched(api)
+        api.faults.refuse()
+        follow.wait(lambda: follow.phases[-1] == "backing-off")
+        contact = follow.contact_ns
+        api.faults.rewind(backup)
+        for number in range(3):
+            api.apply(app_model("kept", version=f"v{number}"))
+        api.apply(app_model("new"))
+        assert api.revision > follow.source._ledger.position
+        api.faults.accept()
 
-    def peeks_in_vain(clock: Clock) -> None:
-        clock.now += timing.peek_seconds
+        follow.wait(lambda: follow.phases[-1] == "watching")
+        assert "compared with the server" in follow.reason or follow.source.stats.restarts.get("compared")
+        follow.wait_for(api)
+        assert follow.names == {"kept", "new"}
+        assert follow.source.stats.restarts["compared"] == 1
+        follow.wait_contact(contact)
+        follow.wait(lambda: follow.reason == "")
 
-    waits = waits_after_probes(monkeypatch, connection, timing, peeks_in_vain)
 
-    assert len(waits) == 50
-    assert all(shortest <= wait + timing.peek_seconds <= longest for wait in waits)
-    assert len(set(waits)) > 1  # drawn, each time
+@pytest.mark.fault(40)
+def test_an_object_made_again_at_the_same_resource_version_differs(api: ApiServer, connection: Connection) -> None:
+    api.apply(app_model("one", version="old"))
+    revision = api.revision
+    with Following(connection, timing=CALM) as follow:
+        follow.wait_for(api)
+        follow.wait_watched(api)
+        api.faults.refuse()
+        follow.wait(lambda: follow.phases[-1] == "backing-off")
+        api.delete("appmodels", "one")
+        with api.store.lock:
+            api.store.revision = revision - 1
+            table = api.store.find("appmodels")
+            del table.log[:]
+            table.forget_states()
+            table.floor = table.cache_revision = revision - 1
+            api.apply(app_model("one", version="new"))
+        assert api.revision == revision
+        api.faults.accept()
+
+        follow.wait(lambda: follow.source.stats.restarts.get("compared") == 1)
+        follow.wait(lambda: [item.version for item in follow.items.values()] == ["new"])  # type: ignore[attr-defined]
 
 
-def test_after_a_probe_without_an_answer_the_whole_wait_follows(
-    monkeypatch: pytest.MonkeyPatch, connection: Connection
+def test_a_broken_connection_is_compared_once_and_served_at_once(api: ApiServer, connection: Connection) -> None:
+    api.apply(app_model("one"))
+    with Following(connection, timing=msgspec.structs.replace(CALM, compare_spread_seconds=2.0)) as follow:
+        follow.wait_watched(api)
+        contact = follow.contact_ns
+        api.faults.cut_streams()
+        follow.wait(lambda: "compared with the server" in follow.reason)
+        api.apply(app_model("two"))
+        follow.wait(lambda: follow.names == {"one", "two"})
+        assert follow.contact_ns == contact
+        follow.wait_contact(contact)
+
+        [listed] = api.requests.select("list")
+        assert "as=PartialObjectMetadataList" in listed.headers["accept"]
+        assert listed.query["resourceVersionMatch"] == "NotOlderThan"
+        assert follow.source.stats.comparisons == 1
+        assert follow.source.stats.lists == 1
+        assert follow.reason == ""
+
+
+def test_a_watch_that_ends_cleanly_needs_no_comparison(api: ApiServer, connection: Connection) -> None:
+    with Following(connection, timing=msgspec.structs.replace(CALM, watch_seconds=(2.0, 2.0))) as follow:
+        follow.wait(lambda: follow.source.stats.watches >= 4)
+
+        assert api.requests.count("list") == 0
+        assert follow.source.stats.comparisons == 0
+
+
+def test_connections_that_break_again_and_again_are_compared_once_in_the_spacing(
+    api: ApiServer, connection: Connection
 ) -> None:
-    timing = Timing()
-    shortest, longest = timing.probe_wait_seconds
+    timing = msgspec.structs.replace(CALM, compare_spacing_seconds=3600.0, short_watch_seconds=0.0)
+    with Following(connection, timing=timing) as follow:
+        for count in range(1, 6):
+            follow.wait_watched(api)
+            api.faults.cut_streams()
+            follow.wait(lambda count=count: follow.source.stats.watches > count)  # type: ignore[misc]
+            if count == 1:
+                follow.wait(lambda: follow.source.stats.comparisons == 1)
+        follow.wait(lambda: "within 3" in follow.reason)
 
-    def hangs(clock: Clock) -> None:
-        clock.now += timing.probe_timeout_seconds
-        raise ApiError("GET", 0, "TimedOut", "no answer")
+        assert api.requests.count("list") == 1
 
-    waits = waits_after_probes(monkeypatch, connection, timing, hangs)
 
-    assert all(shortest <= wait <= longest for wait in waits)
+@pytest.mark.parametrize("code", [403, 429, 500])
+def test_a_comparison_that_is_refused_is_tried_again_and_told(
+    api: ApiServer, connection: Connection, code: int
+) -> None:
+    with Following(connection, timing=CALM) as follow:
+        follow.wait_watched(api)
+        contact = follow.contact_ns
+        with api.faults.fail(code, verb="list"):
+            api.faults.cut_streams()
+            follow.wait(lambda: "cannot be compared with the server" in follow.reason)
+            assert follow.contact_ns == contact
+        follow.wait_contact(contact)
+
+        assert follow.reason == ""
+
+
+# -- threads
+
+
+@pytest.mark.fault(42)
+@pytest.mark.parametrize("raised", [RuntimeError("can't start new thread"), SystemExit(), MemoryError()])
+def test_a_probe_thread_that_fails_is_started_again_and_told(
+    api: ApiServer, connection: Connection, monkeypatch: pytest.MonkeyPatch, raised: BaseException
+) -> None:
+    with Following(connection, timing=LIVELY) as follow:
+        follow.wait_watched(api)
+        follow.wait_probes(1)
+        liveness = follow.source._liveness
+        assert liveness is not None
+        whole = liveness.probe
+        failed: list[bool] = []
+
+        def fail_once(*, confirm: bool) -> None:
+            if not failed:
+                failed.append(confirm)
+                raise raised
+            whole(confirm=confirm)
+
+        monkeypatch.setattr(liveness, "probe", fail_once)
+        follow.wait(lambda: "the probe thread failed and was started again" in follow.reason)
+        follow.wait_probes(2)
+
+        assert follow.source.stats.restarts == {"probe-thread": 1}
+
+
+@pytest.mark.fault(42)
+def test_an_audit_that_gets_no_thread_once_comes_the_next_time(
+    api: ApiServer, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    failed: list[threading.Thread] = []
+
+    def start_but_once(thread: threading.Thread) -> None:
+        if thread.name.endswith("-audit") and not failed:
+            failed.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_but_once)
+    with Following(connection, timing=msgspec.structs.replace(CALM, audit_seconds=0.1)) as follow:
+        follow.wait(lambda: follow.source.stats.audits >= 2)
+
+    assert failed

@@ -24,7 +24,7 @@ from tests.cluster import Cluster
 from tests.sources.kubernetes.following import CALM, LIVELY, Following, fast_settings
 
 SELECTOR = "iidp=iidp"
-REAL = Timing(contact_report_seconds=0.0, probe_wait_seconds=(0.4, 0.6))
+REAL = Timing(contact_report_seconds=0.0, probe_seconds=0.6, confirm_seconds=0.0, bookmark_seconds=0.0)
 """A real server's own times, but for the wait between probes."""
 
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from shmroute.resources.key import ObjectKey
-from shmroute.sources.kubernetes.sync_state import Ledger, revision_of
+from shmroute.sources.kubernetes.sync_state import Ledger, identity_of, revision_of
 
 A, B, C = (ObjectKey("n", name) for name in "abc")
 
@@ -15,7 +15,7 @@ A, B, C = (ObjectKey("n", name) for name in "abc")
 @pytest.fixture
 def ledger() -> Ledger:
     made = Ledger()
-    made.replace("10", {A: "3", B: "7"})
+    made.replace("10", {A: 3, B: 7})
     return made
 
 
@@ -24,12 +24,22 @@ def test_a_resource_version_that_is_no_number_is_behind_everything(text: str, nu
     assert revision_of(text) == number
 
 
+def test_an_identity_is_of_uid_and_resource_version() -> None:
+    assert identity_of("u", "7") == identity_of("u", "7")
+    assert len({identity_of("u", "7"), identity_of("v", "7"), identity_of("u", "8")}) == 3
+
+
+def test_a_resource_version_beyond_etcds_range_is_behind_everything() -> None:
+    assert revision_of("9" * 20) > 0
+    assert revision_of("9" * 5_000) == 0
+
+
 def test_a_new_one_has_nothing_to_resume_from() -> None:
     assert Ledger().resource_version == ""
 
 
 def test_events_and_bookmarks_move_it_forward(ledger: Ledger) -> None:
-    ledger.put(A, "11", "11")
+    ledger.put(A, 11, "11")
     ledger.remove(B, "12")
     ledger.advance("15")
 
@@ -45,7 +55,7 @@ def test_a_bookmark_from_before_moves_nothing(ledger: Ledger) -> None:
 
 
 def test_an_event_without_a_resource_version_moves_nothing(ledger: Ledger) -> None:
-    ledger.put(C, "", "")
+    ledger.put(C, 0, "")
 
     assert ledger.resource_version == "10"
 
@@ -54,7 +64,7 @@ def test_a_list_from_an_earlier_time_takes_everything_back(ledger: Ledger) -> No
     ledger.saw(90)
     ledger.prove(80)
 
-    ledger.replace("5", {A: "2"})
+    ledger.replace("5", {A: 2})
 
     assert (ledger.position, ledger.proven, ledger.highest) == (5, 5, 5)
 
@@ -69,55 +79,55 @@ def test_what_is_proven_is_not_taken_back_by_an_older_proof(ledger: Ledger) -> N
 def test_the_highest_revision_is_kept_however_it_was_learned(ledger: Ledger) -> None:
     ledger.saw(20)
     ledger.saw(15)
-    ledger.put(A, "12", "12")
+    ledger.put(A, 12, "12")
 
     assert (ledger.highest, ledger.position) == (20, 12)
 
 
 def test_differences_are_what_is_missing_too_many_or_of_another_version(ledger: Ledger) -> None:
-    assert ledger.differences({A: "3", B: "7"}) == set()
-    assert ledger.differences({A: "3"}) == {B}
-    assert ledger.differences({A: "3", B: "8"}) == {B}
-    assert ledger.differences({A: "3", B: "7", C: "9"}) == {C}
+    assert ledger.differences({A: 3, B: 7}) == set()
+    assert ledger.differences({A: 3}) == {B}
+    assert ledger.differences({A: 3, B: 8}) == {B}
+    assert ledger.differences({A: 3, B: 7, C: 9}) == {C}
 
 
 def test_an_event_during_an_audit_accounts_for_its_key(ledger: Ledger) -> None:
-    with ledger.audited() as view:
-        candidates = ledger.differences({A: "3", B: "11", C: "12"})
-        ledger.put(B, "11", "11")
+    with ledger.viewed() as view:
+        candidates = ledger.differences({A: 3, B: 11, C: 12})
+        ledger.put(B, 11, "11")
 
         assert view.unexplained(candidates) == {C}
         assert not view.superseded
 
 
 def test_a_whole_new_list_ends_an_audit(ledger: Ledger) -> None:
-    with ledger.audited() as view:
+    with ledger.viewed() as view:
         ledger.replace("11", {})
 
         assert view.superseded
 
 
 def test_nothing_is_noted_once_an_audit_is_over(ledger: Ledger) -> None:
-    with ledger.audited() as view:
+    with ledger.viewed() as view:
         pass
-    ledger.put(B, "11", "11")
+    ledger.put(B, 11, "11")
 
     assert not view.touched
 
 
 def test_changes_count_what_was_new(ledger: Ledger) -> None:
     before = ledger.changes
-    ledger.replace("11", {A: "3", B: "7"})
+    ledger.replace("11", {A: 3, B: 7})
     ledger.advance("12")
     assert ledger.changes == before
 
-    ledger.replace("13", {A: "3"})
-    ledger.put(A, "14", "14")
+    ledger.replace("13", {A: 3})
+    ledger.put(A, 14, "14")
     assert ledger.changes == before + 2
 
 
 def test_a_wait_ends_when_the_position_is_reached(ledger: Ledger) -> None:
-    threading.Timer(0.05, lambda: ledger.put(A, "20", "20")).start()
+    threading.Timer(0.05, lambda: ledger.put(A, 20, "20")).start()
 
     assert ledger.wait_past(20, 10.0, threading.Event())
 

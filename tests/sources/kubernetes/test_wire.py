@@ -16,6 +16,7 @@ from shmroute.resources.endpointslice import EndpointSlice
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES, WatchedKind
 from shmroute.sources.kubernetes import wire
+from shmroute.sources.kubernetes.sync_state import identity_of
 from shmroute.sources.kubernetes.wire import (
     Bookmark,
     Garbled,
@@ -29,6 +30,7 @@ from shmroute.sources.kubernetes.wire import (
     decode_object,
     decode_page,
 )
+from tests.apiserver.lists import partial_metadata
 from tests.apiserver.recordings import recording
 
 STREAMS = [
@@ -37,6 +39,9 @@ STREAMS = [
     ("watch-rv0", APPMODELS),
     ("endpointslices-watch", ENDPOINTSLICES),
 ]
+
+
+APPMODEL_LIST = b'{"apiVersion":"iidp.com/v1","kind":"AppModelList",%s}'
 
 
 def decode(kind: WatchedKind, *pieces: bytes) -> list[WatchEvent]:
@@ -109,7 +114,7 @@ def test_recorded_endpointslices_are_read_to_their_end() -> None:
 def test_a_slice_of_no_service_is_there_but_none_of_ours() -> None:
     line = b'{"type":"ADDED","object":{"metadata":{"name":"s","namespace":"n","resourceVersion":"7"}}}'
 
-    assert decode_event(ENDPOINTSLICES, line, "x") == Listed(ObjectKey("n", "s"), "7", None)
+    assert decode_event(ENDPOINTSLICES, line, "x") == Listed(ObjectKey("n", "s"), "7", None, identity_of("", "7"))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,7 @@ def test_an_error_event_may_say_when_to_come_back() -> None:
 
 
 def test_recorded_pages_are_joined_by_their_token() -> None:
-    first, second = (decode_page(recording(f"list-page-{number}").body, "x") for number in (1, 2))
+    first, second = (decode_page(APPMODELS, recording(f"list-page-{number}").body, "x") for number in (1, 2))
 
     assert first.next_page
     assert first.resource_version == second.resource_version == "220"
@@ -142,35 +147,103 @@ def test_recorded_pages_are_joined_by_their_token() -> None:
 
 
 def test_an_empty_list_has_a_resource_version() -> None:
-    page = decode_page(recording("list-empty").body, "x")
+    page = decode_page(APPMODELS, recording("list-empty").body, "x")
 
     assert (page.resource_version, page.next_page, page.objects) == ("220", "", [])
 
 
 def test_a_list_of_a_built_in_kind_has_no_token_at_all() -> None:
-    page = decode_page(recording("endpointslices-list").body, "x")
+    page = decode_page(ENDPOINTSLICES, recording("endpointslices-list").body, "x")
 
     assert page.next_page == ""
     assert len(page.objects) == 2
 
 
 def test_a_list_whose_items_are_null_is_empty() -> None:
-    assert decode_page(b'{"metadata":{"resourceVersion":"5"},"items":null}', "x").objects == []
+    body = APPMODEL_LIST % b'"metadata":{"resourceVersion":"5"},"items":null'
+
+    assert decode_page(APPMODELS, body, "x").objects == []
+
+
+@pytest.mark.parametrize(
+    ("api_version", "kind"),
+    [
+        ("v1", "PodList"),
+        ("iidp.com/v1", "EndpointSliceList"),
+        ("iidp.com/v2", "AppModelList"),
+        ("iidp.com/v1", "AppModel"),
+        ("", "AppModelList"),
+        ("iidp.com/v1", ""),
+    ],
+)
+def test_an_answer_of_another_kind_is_not_an_empty_list(api_version: str, kind: str) -> None:
+    body = b'{"apiVersion":"%s","kind":"%s","metadata":{"resourceVersion":"5"},"items":[]}'
+    answer = body % (api_version.encode(), kind.encode())
+
+    for read in (partial(decode_page, APPMODELS), partial(decode_identities, APPMODELS)):
+        with pytest.raises(Garbled, match="instead of AppModelList"):
+            read(answer, "x")
+
+
+@pytest.mark.parametrize("event", ["ADDED", "MODIFIED", "DELETED", "BOOKMARK"])
+def test_an_event_about_another_kind_is_garbage(event: str) -> None:
+    head = b'{"type":"%s","object":{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x","resourceVersion":"5"}}}'
+
+    with pytest.raises(Garbled, match="instead of AppModel"):
+        decode_event(APPMODELS, head % event.encode(), "x")
+
+
+def test_a_list_of_metadata_gives_the_same_identities_as_whole_objects() -> None:
+    body = recording("list-rv0").body
+
+    assert decode_identities(APPMODELS, partial_metadata(body), "x") == decode_identities(APPMODELS, body, "x")
+
+
+SURROGATES = [
+    (rb"\ud800", "\ufffd"),
+    (rb"\uDFFFx", "\ufffdx"),
+    (rb"\ud800\u0041", "\ufffdA"),
+    (rb"\ud83d\ude00\ud800", "\U0001f600\ufffd"),
+    (rb"\\ud800\ud800", "\\ud800\ufffd"),
+]
+
+
+@pytest.mark.parametrize(("escaped", "read"), SURROGATES)
+def test_a_lone_surrogate_is_read_as_go_does_and_stops_nothing(escaped: bytes, read: str) -> None:
+    head = b'{"metadata":{"name":"one","namespace":"n","resourceVersion":"5"},"spec":{"app":"a","version":"'
+    one = head + escaped + b'","models":[{"name":"m","version":"v"}]}}'
+    body = APPMODEL_LIST % (b'"metadata":{"resourceVersion":"5"},"items":[%s]' % one)
+
+    [raw] = decode_page(APPMODELS, body, "x").objects
+    listed = decode_object(APPMODELS, raw)
+    assert isinstance(listed, Listed)
+    assert isinstance(listed.item, AppModel)
+    assert listed.item.version == read
+    assert decode_event(APPMODELS, b'{"type":"ADDED","object":%s}' % one, "x") == listed
+
+
+@pytest.mark.parametrize("seconds", [b"9" * 400, b"-1", b"true", b'"1"', b"1.5", b"null"])
+def test_a_retry_after_that_makes_no_sense_is_ignored(seconds: bytes) -> None:
+    line = b'{"type":"ERROR","object":{"code":429,"details":{"retryAfterSeconds":%s}}}' % seconds
+
+    with pytest.raises((ApiError, Garbled)) as caught:
+        decode_event(APPMODELS, line, "x")
+    assert getattr(caught.value, "retry_after_seconds", None) is None
 
 
 def test_identities_are_those_of_the_objects() -> None:
     body = recording("list-rv0").body
     revision, token, versions = decode_identities(APPMODELS, body, "x")
-    page = decode_page(body, "x")
+    page = decode_page(APPMODELS, body, "x")
 
     assert (revision, token) == (page.resource_version, page.next_page)
     listed = [decode_object(APPMODELS, raw) for raw in page.objects]
-    assert versions == {each.key: each.resource_version for each in listed}
+    assert versions == {each.key: each.identity for each in listed}
 
 
 @pytest.mark.parametrize("name", ["list-forbidden", "list-unknown-resource", "list-expired-continue", "watch-events"])
 def test_what_is_no_list_is_not_taken_for_an_empty_one(name: str) -> None:
-    for read in (decode_page, partial(decode_identities, APPMODELS)):
+    for read in (partial(decode_page, APPMODELS), partial(decode_identities, APPMODELS)):
         with pytest.raises(Garbled):
             read(recording(name).body, "x")
 
@@ -178,7 +251,7 @@ def test_what_is_no_list_is_not_taken_for_an_empty_one(name: str) -> None:
 @pytest.mark.parametrize("cut", [1, 100, 1000, -2])
 def test_a_list_cut_short_is_no_list(cut: int) -> None:
     with pytest.raises(Garbled):
-        decode_page(recording("list-page-1").body.rstrip()[:cut], "x")
+        decode_page(APPMODELS, recording("list-page-1").body.rstrip()[:cut], "x")
 
 
 GARBAGE = {
@@ -262,9 +335,9 @@ def test_no_bytes_do_anything_but_decode_or_be_refused(data: bytes, kind: Watche
         except (Garbled, ApiError):
             continue
         assert isinstance(event, Listed | Removed | Bookmark | Skipped)
-    for body in (data, b'{"metadata":{"resourceVersion":"1"},"items":[%s]}' % data):
+    for body in (data, APPMODEL_LIST % (b'"metadata":{"resourceVersion":"1"},"items":[%s]' % data)):
         try:
-            for raw in decode_page(body, "x").objects:
+            for raw in decode_page(kind, body, "x").objects:
                 decode_object(kind, raw)
         except Garbled:
             continue

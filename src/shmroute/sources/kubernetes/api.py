@@ -1,59 +1,116 @@
-"""The requests a source makes for its one resource: pages, watches, and the two halves of a probe.
+"""The requests a source makes for its one resource: pages, watches, probes, discovery.
 
-Called by the reflector, the probe and the audit. It knows paths and parameters; it decides nothing,
+Called by the reflector, the probe, the comparison and the audit. It knows paths and parameters; it decides nothing,
 retries nothing and keeps no state.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from shmroute.errors import ApiError
 from shmroute.kube.connection import path_of
 from shmroute.sources.kubernetes import wire
 from shmroute.sources.kubernetes.sync_state import revision_of
 
 if TYPE_CHECKING:
     from shmroute.kube.connection import Abort, Connection, Stream
+    from shmroute.resources.key import ObjectKey
     from shmroute.resources.registry import WatchedKind
+    from shmroute.sources.kubernetes.timing import Timing
 
-__all__ = ["ResourceApi"]
+__all__ = ["ResourceApi", "Served"]
 
 PAGE_OBJECTS = 500
 """client-go's page: a request of some 0.5 MB, which no proxy minds."""
 
+PAGE_MAX_BYTES = 1 << 28
+"""Largest page that is read. A server's cache may answer with a whole table: 250,000 AppModels of 1 KiB."""
+
+PAGES_MAX = 10_000
+"""Most pages of one list: 5,000,000 objects, far beyond what an API server holds."""
+
 PROBE_NAME = "-probe-"
 """A name no object can have (names begin with a letter or digit), so the answer is the bare resourceVersion."""
+
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+"""Accept header for a list of metadata; whole objects where a server cannot."""
+
+DISCOVERY_MAX_BYTES = 1 << 22
+"""Largest discovery document that is read; a group with 100 resources has 30 KiB."""
+
+
+class Served(msgspec.Struct, frozen=True):
+    """What discovery says about a resource after a 404."""
+
+    versions: tuple[str, ...] | None
+    """Versions of its group that are served; None where the group is unknown."""
+    namespaced: bool | None
+    """Scope of the resource in its version; None where that version does not serve it."""
+
+
+class _Resource(msgspec.Struct):
+    name: str
+    namespaced: bool = True
+
+
+class _Resources(msgspec.Struct):
+    resources: list[_Resource] = []
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class _Group(msgspec.Struct):
+    versions: list[_Version] = []
+
+
+_decode_resources = msgspec.json.Decoder(_Resources).decode
+_decode_group = msgspec.json.Decoder(_Group).decode
 
 
 class ResourceApi:
     """One resource, in one namespace or (None) in all, under one label selector ("" for everything)."""
 
-    def __init__(self, connection: Connection, kind: WatchedKind, namespace: str | None, selector: str) -> None:
+    def __init__(
+        self, connection: Connection, kind: WatchedKind, namespace: str | None, selector: str, timing: Timing
+    ) -> None:
         self.kind = kind
         self.namespace = namespace
         scope = ("namespaces", namespace) if namespace else ()
         self._path = path_of(*kind.api_path, *scope, kind.plural)
         self._connection = connection
+        self._timing = timing
         self._selector = {"labelSelector": selector} if selector else {}
         self.what = f"{kind.plural} of {connection.host}{self._path}"
 
-    def page(self, resource_version: str, token: str, *, silence_seconds: float, abort: Abort) -> bytes:
+    def page(self, resource_version: str, token: str, *, abort: Abort) -> bytes:
         """The body of one page of a list; `token` is "" for the first.
 
         `resource_version` is "" for a quorum read, "0" for whatever the server's cache holds, else the least
         that it must show. Only a quorum read comes in pages: limits make a server leave its cache.
         """
-        query = dict(self._selector)
-        if token:
-            query |= {"limit": str(PAGE_OBJECTS), "continue": token}
-        elif resource_version in ("", "0"):
-            query |= {"limit": str(PAGE_OBJECTS)}
-            query |= {"resourceVersion": resource_version} if resource_version else {}
-        else:
-            query |= {"resourceVersion": resource_version, "resourceVersionMatch": "NotOlderThan"}
-        stream = self._connection.open(self._path, query, read_timeout_seconds=silence_seconds, abort=abort)
-        with stream:
-            return b"".join(iter(stream.read, b""))
+        return self._list(resource_version, token, "application/json", abort)
+
+    def identities(self, resource_version: str, *, abort: Abort) -> tuple[str, dict[ObjectKey, int]]:
+        """The resourceVersion of a complete list, and each object's key and identity; `resource_version` as above.
+
+        Asks for metadata alone, which is a tenth of the bytes. Raises `ApiError` and `Garbled`.
+        """
+        found: dict[ObjectKey, int] = {}
+        tokens: set[str] = set()
+        token = ""
+        while True:
+            body = self._list(resource_version, token, METADATA_ONLY, abort)
+            shown, token, identities = wire.decode_identities(self.kind, body, self.what)
+            found |= identities
+            if not token:
+                return shown, found
+            check_token(token, tokens, self.what)
 
     def watch(
         self,
@@ -86,3 +143,74 @@ class ResourceApi:
             query["resourceVersion"] = "0"
         answer = self._connection.request("GET", self._path, query, timeout_seconds=timeout_seconds, abort=abort)
         return revision_of(wire.decode_identities(self.kind, answer.data, self.what)[0])
+
+    def served(self, *, timeout_seconds: float, abort: Abort) -> Served | None:
+        """What the server serves of this resource, to explain a 404; None where it does not say.
+
+        All three 404s (no definition, another version, another scope) look alike; discovery tells them apart.
+        """
+        kind = self.kind
+        try:
+            version = self._discover(kind.api_path, timeout_seconds, abort)
+            if version is not None:
+                scopes = {each.name: each.namespaced for each in _decode_resources(version).resources}
+                return Served((kind.version,), scopes.get(kind.plural))
+            if not kind.group:
+                return Served((), None)
+            group = self._discover(("apis", kind.group), timeout_seconds, abort)
+            if group is None:
+                return Served(None, None)
+            return Served(tuple(each.version for each in _decode_group(group).versions), None)
+        except (ApiError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    def _discover(self, segments: tuple[str, ...], timeout_seconds: float, abort: Abort) -> bytes | None:
+        """The body of a discovery document; None where there is none."""
+        try:
+            path = path_of(*segments)
+            return self._connection.request("GET", path, timeout_seconds=timeout_seconds, abort=abort).data
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def _list(self, resource_version: str, token: str, accept: str, abort: Abort) -> bytes:
+        query = dict(self._selector)
+        if token:
+            query |= {"limit": str(PAGE_OBJECTS), "continue": token}
+        elif resource_version in ("", "0"):
+            query |= {"limit": str(PAGE_OBJECTS)}
+            query |= {"resourceVersion": resource_version} if resource_version else {}
+        else:
+            query |= {"resourceVersion": resource_version, "resourceVersionMatch": "NotOlderThan"}
+        silence = self._timing.list_silence_seconds
+        deadline = time.monotonic() + self._timing.page_seconds
+        what = f"GET {self.what}"
+        stream = self._connection.open(
+            self._path, query, read_timeout_seconds=silence, answer_timeout_seconds=silence, accept=accept, abort=abort
+        )
+        with stream:
+            return b"".join(bounded(stream, what, deadline, PAGE_MAX_BYTES))
+
+
+def bounded(stream: Stream, what: str, deadline: float, max_bytes: int) -> list[bytes]:
+    """The pieces of a body. Raises `ApiError` where it is not complete by `deadline`, or longer than `max_bytes`."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := stream.read():
+        pieces.append(piece)
+        size += len(piece)
+        if size > max_bytes:
+            raise ApiError(what, 0, "TooLarge", f"the answer is longer than {max_bytes} bytes")
+        if time.monotonic() > deadline:
+            raise ApiError(what, 0, "Timeout", f"the answer was not complete in time, after {size} bytes")
+    return pieces
+
+
+def check_token(token: str, seen: set[str], what: str) -> None:
+    """Note the token of a list's next page. Raises `Garbled` where the list goes round in circles or has no end."""
+    if token in seen:
+        raise wire.Garbled(f"{what}: the list's next page is one that has come already")
+    seen.add(token)
+    if len(seen) >= PAGES_MAX:
+        raise wire.Garbled(f"{what}: a list of more than {PAGES_MAX} pages")

@@ -1,9 +1,10 @@
-"""Compare what was handed out with a fresh list of the server, and tell the difference.
+"""Compare what was handed out with a list of the server, and tell the difference.
 
-Run by `shmroute.sources.kubernetes.source` in a thread of its own, now and then and on demand. It repairs nothing
-itself and hands out no object: that is the reflector's.
+Run by `shmroute.sources.kubernetes.source` in a thread of its own, now and then and on demand (the audit, by a quorum
+read), and by the probe's thread after a broken connection (from the server's cache). It repairs nothing itself and
+hands out no object: that is the reflector's task. The list is of metadata alone: uid and resourceVersion tell.
 
-A list is a moment, and the watch goes on while it is made. So a key that differs is only a candidate; it counts
+A list shows one moment, and the watch goes on while it is made. So a key that differs is only a candidate; it counts
 when no event has touched it from before the list until a grace after it, while the watch was open: its event
 is not late, it was lost.
 """
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from shmroute.errors import ApiError
 from shmroute.sources.base import AuditResult
-from shmroute.sources.kubernetes.wire import Garbled, decode_identities
+from shmroute.sources.kubernetes.wire import Garbled
 
 if TYPE_CHECKING:
     import threading
@@ -23,19 +24,17 @@ if TYPE_CHECKING:
 
     from shmroute.kube.connection import Abort
     from shmroute.resources.key import ObjectKey
-    from shmroute.sources.base import Resource
     from shmroute.sources.kubernetes.api import ResourceApi
     from shmroute.sources.kubernetes.sync_state import Ledger
     from shmroute.sources.kubernetes.timing import Timing
 
-__all__ = ["audit"]
+__all__ = ["audit", "compare"]
 
 KEYS_TOLD = 10
-"""Of the differing keys; enough to look into it."""
+"""How many of the differing keys are named: enough to look into it."""
 
 
 def audit(
-    resource: Resource,
     api: ResourceApi,
     ledger: Ledger,
     timing: Timing,
@@ -43,34 +42,43 @@ def audit(
     stop: threading.Event,
     abort: Abort,
 ) -> AuditResult:
-    """One audit, a quorum list and the wait for stragglers included. Never raises for what the server does."""
+    """One audit, a quorum list and the wait for late events included. Never raises for what the server does."""
     began = time.monotonic()
-    listed: dict[ObjectKey, str] = {}
-
-    def result(differing: set[ObjectKey] | None = None, error: str = "") -> AuditResult:
-        told = tuple(sorted(differing or ())[:KEYS_TOLD])
-        seconds = time.monotonic() - began
-        return AuditResult(resource, len(listed), len(differing or ()), told, seconds, error)
-
+    checked = 0
+    differing: set[ObjectKey] = set()
+    problem = ""
     if not watching():
-        return result(error="the source is not watching just now")
-    with ledger.audited() as view:
-        token = ""
+        problem = "the source is not watching just now"
+    else:
         try:
-            while True:
-                silence = timing.list_silence_seconds
-                body = api.page("", token, silence_seconds=silence, abort=abort)
-                _, token, versions = decode_identities(api.kind, body, api.what)
-                listed |= versions
-                if not token:
-                    break
+            checked, differing, problem = compare(api, ledger, timing, "", watching, stop, abort)
         except (ApiError, Garbled) as error:
-            return result(error=str(error))
+            problem = str(error)
+    told = tuple(sorted(differing)[:KEYS_TOLD])
+    return AuditResult(api.kind.name, checked, len(differing), told, time.monotonic() - began, problem)
+
+
+def compare(
+    api: ResourceApi,
+    ledger: Ledger,
+    timing: Timing,
+    resource_version: str,
+    watching: Callable[[], bool],
+    stop: threading.Event,
+    abort: Abort,
+) -> tuple[int, set[ObjectKey], str]:
+    """One comparison with the list at `resource_version` (see `ResourceApi.page`).
+
+    Returns how many objects were listed, the keys that differ, and why nothing can be said; "" if something can.
+    Raises `ApiError` and `Garbled` where the server does not answer with a list.
+    """
+    with ledger.viewed() as view:
+        _, listed = api.identities(resource_version, abort=abort)
         candidates = ledger.differences(listed)
         if candidates and stop.wait(timing.audit_grace_seconds):
-            return result(error="the source is stopping")
+            return len(listed), set(), "the source is stopping"
         if view.superseded:
-            return result(error="a whole new list was handed out meanwhile")
+            return len(listed), set(), "a whole new list was handed out meanwhile"
         if candidates and not watching():
-            return result(error="the watch was lost meanwhile")
-        return result(view.unexplained(candidates))
+            return len(listed), set(), "the watch was lost meanwhile"
+        return len(listed), view.unexplained(candidates), ""

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shmroute.errors import ApiError
-    from shmroute.sources.kubernetes.api import ResourceApi
+    from shmroute.sources.kubernetes.api import ResourceApi, Served
 
 __all__ = ["explain", "is_out_of_range"]
+
+SAID_CHARACTERS = 500
+"""Longest server text kept in an explanation, in characters: an error page may fill megabytes, and what explains
+anything is at its beginning."""
 
 
 def is_out_of_range(error: ApiError) -> bool:
@@ -25,15 +29,11 @@ def is_out_of_range(error: ApiError) -> bool:
     )
 
 
-SAID_CHARACTERS = 500
-"""Of a server's own words, which may fill megabytes: what explains anything stands at their beginning."""
-
-
-def explain(error: ApiError, verb: str, api: ResourceApi) -> str:
-    """What went wrong and what can be done about it, in one line."""
+def explain(error: ApiError, verb: str, api: ResourceApi, served: Served | None = None) -> str:
+    """What went wrong and what can be done about it, in one line. `served` tells the kinds of 404 apart."""
     name = api.kind.full_name
     reason, message = error.reason[:SAID_CHARACTERS], error.message[:SAID_CHARACTERS]
-    said = message or reason
+    said = (message or reason).strip()
     match error.status:
         case 0:
             return f"cannot {verb} {name}: no answer: {reason}: {message}"
@@ -43,5 +43,23 @@ def explain(error: ApiError, verb: str, api: ResourceApi) -> str:
             where = f"in namespace {api.namespace!r}" if api.namespace else "in all namespaces"
             return f"not allowed to {verb} {name} {where}: a role must grant the verb {verb!r} ({said})"
         case HTTPStatus.NOT_FOUND:
-            return f"cannot {verb} {name}: the server has no such resource: is its definition installed? ({said})"
+            return f"cannot {verb} {name}: {_missing(api, served)} ({said})"
     return f"cannot {verb} {name}: {error.status} {reason}: {message}"
+
+
+def _missing(api: ResourceApi, served: Served | None) -> str:
+    kind = api.kind
+    version, name = kind.api_version, kind.full_name
+    if served is None:
+        return "the server has no such resource, and discovery does not say why"
+    if served.versions is None:
+        return f"the server has no API group {kind.group!r}: install the CustomResourceDefinition {name}"
+    if kind.version not in served.versions:
+        others = ", ".join(served.versions) or "none"
+        return f"the server does not serve version {version!r} (served: {others}): its definition must serve it"
+    if served.namespaced is None:
+        return f"{version!r} is served, and has no resource {kind.plural!r}: install the definition {name}"
+    if served.namespaced != kind.namespaced:
+        has, needs = ("Namespaced", "Cluster") if served.namespaced else ("Cluster", "Namespaced")
+        return f"its definition has the scope {has}, and must have the scope {needs}"
+    return "discovery lists it: the server is about to serve it"

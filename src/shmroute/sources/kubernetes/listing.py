@@ -2,6 +2,9 @@
 
 Called by the reflector, in its thread. A list is all or nothing: it counts when its last page, or the bookmark that
 closes a streaming list, has come. What a server cannot do is remembered. It hands nothing out.
+
+Each exchange has one deadline, one bound for its bytes and one for its pages: a server or proxy that sends one byte a
+second, or never ends, is a failure like any other.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from shmroute.errors import ApiError
+from shmroute.sources.kubernetes.api import check_token
 from shmroute.sources.kubernetes.wire import (
     Bookmark,
     Lines,
@@ -53,10 +57,13 @@ NOT_SUPPORTED = frozenset(
 """How a server says that it has no streaming lists: 422 without the feature, 500 in the stream on an old etcd."""
 
 STREAMING_ATTEMPTS = 2
-"""So many streaming lists in a row that never reach their closing bookmark, and only pages are asked for."""
+"""Streaming lists in a row without their closing bookmark after which only pages are asked for."""
 
 OBJECTS_PER_LOOK = 4096
-"""A page out of a server's cache may hold a million objects: so often it is looked whether they are still wanted."""
+"""Objects decoded between two looks at `stop`: a page out of a server's cache may hold a million."""
+
+LIST_MAX_BYTES = 1 << 29
+"""Largest list that is read, all pages or the whole stream: 500,000 objects of 1 KiB."""
 
 
 class CompleteList(msgspec.Struct, frozen=True):
@@ -111,8 +118,12 @@ class Lister:
             abort=abort,
             initial_events=True,
         )
+        deadline = time.monotonic() + self._timing.list_seconds
+        read = self._stats.bytes
         with stream:
-            for event, received in read_events(stream, self._api, self._stats, what):
+            for event, received in read_events(stream, self._api, self._stats, what, deadline):
+                if self._stats.bytes - read > LIST_MAX_BYTES:
+                    raise _too_large(what)
                 match event:
                     case Listed():
                         found[event.key] = event
@@ -133,12 +144,18 @@ class Lister:
         self._stats.lists += 1
         self.verb = "list"
         objects: list[Listed | Skipped] = []
+        what = f"GET {self._api.what}"
+        tokens: set[str] = set()
         token = ""
+        size = 0
         while True:
-            body = self._api.page(at, token, silence_seconds=self._timing.list_silence_seconds, abort=abort)
+            body = self._api.page(at, token, abort=abort)
             self._stats.bytes += len(body)
+            size += len(body)
+            if size > LIST_MAX_BYTES:
+                raise _too_large(what)
             received = time.monotonic_ns()
-            page = decode_page(body, f"GET {self._api.what}")
+            page = decode_page(self._api.kind, body, what)
             for position, raw in enumerate(page.objects):
                 if position % OBJECTS_PER_LOOK == 0 and stop.is_set():
                     return None
@@ -149,19 +166,31 @@ class Lister:
             token = page.next_page
             if not token:
                 return CompleteList(page.resource_version, objects, received)
+            check_token(token, tokens, what)
 
     def _skip(self, skipped: Skipped) -> None:
         self._stats.skipped += 1
         log.warning("%s: skipped %s", self._api.what, skipped.reason)
 
 
-def read_events(stream: Stream, api: ResourceApi, stats: SourceStats, what: str) -> Iterator[tuple[WatchEvent, int]]:
-    """Each event of a stream with the monotonic time in ns at which its last byte was there."""
+def read_events(
+    stream: Stream, api: ResourceApi, stats: SourceStats, what: str, deadline: float = float("inf")
+) -> Iterator[tuple[WatchEvent, int]]:
+    """Each event of a stream with the monotonic time in ns at which its last byte was there.
+
+    Raises `ApiError` where the stream has not ended by `deadline`, on the monotonic clock.
+    """
     lines = Lines()
     while data := stream.read():
         received = time.monotonic_ns()
         stats.bytes += len(data)
         for line in lines.feed(data):
             yield decode_event(api.kind, line, what), received
+        if received > deadline * 1e9:
+            raise ApiError(what, 0, "Timeout", "it did not reach its end in time")
     if not stream.interrupted:
         lines.end()
+
+
+def _too_large(what: str) -> ApiError:
+    return ApiError(what, 0, "TooLarge", f"a list of more than {LIST_MAX_BYTES} bytes: narrow it by a selector")

@@ -1,15 +1,16 @@
 """List, then watch, and never lose the thread: what client-go's reflector does, over raw bytes.
 
 Run by `shmroute.sources.kubernetes.source` in the source's own thread; the probe and the audit reach in through
-`reconnect` and `relist`. The rules (each has its row in the table of faults):
+`reconnect` and `relist`. The rules (each has its row in docs/failures.md):
 
 * The first list is at resourceVersion 0, later ones at the last one seen, and at "" (a quorum read) only after
   410 or "too large", then at once and one time, and where the probe or the audit has found us out of step.
 * A list counts when all of it has come; until then nothing is handed out.
-* A watch that was cut resumes where it stood, without a list. The resourceVersion moves only after the
+* A watch that was cut resumes where it was, without a list. The resourceVersion moves only after the
   event has been put.
 * Whatever no API server would send ends the stream without moving the resourceVersion.
-* Every failure waits: 0.8 s and doubling, at least as long as Retry-After says.
+* A 410 is not a failure: every restart of a server makes one. Lists that lead to a 410 again and again are.
+* Every failure waits, as long as its kind asks for (see `recovery`).
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from shmroute.errors import ApiError
 from shmroute.kube.connection import Abort
-from shmroute.sources.backoff import Backoff
 from shmroute.sources.base import Changed, Deleted, Replaced
 from shmroute.sources.kubernetes.explain import explain, is_out_of_range
 from shmroute.sources.kubernetes.listing import Lister, read_events
+from shmroute.sources.kubernetes.recovery import SHORT_WATCH, Recovery
 from shmroute.sources.kubernetes.sync_state import revision_of
 from shmroute.sources.kubernetes.wire import Bookmark, Garbled, Listed, Removed, Skipped
 
 if TYPE_CHECKING:
     from shmroute.resources.key import ObjectKey
-    from shmroute.sources.base import Event, Phase, Resource
+    from shmroute.sources.base import Event, Phase
     from shmroute.sources.kubernetes.api import ResourceApi
     from shmroute.sources.kubernetes.sync_state import Ledger
     from shmroute.sources.kubernetes.timing import SourceStats, Timing
@@ -53,6 +54,15 @@ class Outlet(Protocol):
 
     def report(self, phase: Phase, reason: str = "", backoff_seconds: float = 0.0) -> None: ...
 
+    def listed(self) -> None:
+        """A complete list was handed out."""
+
+    def heard(self, *, bookmark: bool) -> None:
+        """The watch has brought an event or a bookmark."""
+
+    def broken(self) -> None:
+        """The watch goes on after its connection broke."""
+
 
 class _WentBackError(Exception):
     """The server sent an event from before what it had sent already."""
@@ -61,31 +71,27 @@ class _WentBackError(Exception):
 class Reflector:
     """`run` is one thread's; `interrupt`, `reconnect`, `relist` and `watching` may be used from any."""
 
-    def __init__(
-        self, resource: Resource, api: ResourceApi, ledger: Ledger, outlet: Outlet, timing: Timing, stats: SourceStats
-    ) -> None:
-        self._resource = resource
+    def __init__(self, api: ResourceApi, ledger: Ledger, outlet: Outlet, timing: Timing, stats: SourceStats) -> None:
+        self._resource = api.kind.name
         self._api = api
         self._ledger = ledger
         self._outlet = outlet
         self._timing = timing
         self._stats = stats
         self._lister = Lister(api, timing, stats)
-        self._backoff = Backoff(timing.backoff_first_seconds, timing.backoff_cap_seconds, timing.backoff_reset_seconds)
-        self._forbidden = False
-        """Whether the last attempt was told 403. The first may come from a server that is just starting: until it has
-        read its roles it refuses everybody."""
+        self._recovery = Recovery(timing)
         self._troubled = False
         """Whether a warning has been logged that is not over yet."""
-        self._again_cheap_at = 0.0
-        """From then on what we hold may turn out to be useless once more without a wait."""
+        self._broken = False
+        """Whether the connection broke since the last complete list or comparison was asked for."""
         self._lock = threading.Lock()
-        """Guards the four below."""
+        """Guards the five below."""
         self._abort = Abort()
         self._wish = ""
         """Why whatever is under way was ended on purpose: its end is no failure."""
+        self._wish_broken = False
         self._list_at: str | None = "0"
-        """Where the next list must stand; None while there is nothing to list."""
+        """The resourceVersion that the next list must show; None while there is nothing to list."""
         self._pages_only = False
         self.watching = False
         """Whether a watch is open or being opened: only then can a probe find it dead."""
@@ -111,16 +117,23 @@ class Reflector:
                 self.watching = False
             if self._wish:
                 self._stats.restarted(self._wish)
+                with self._lock:
+                    self._broken = self._broken or self._wish_broken
+                    self._wish_broken = False
 
     def interrupt(self) -> None:
         """End at once whatever `run` waits for."""
         with self._lock:
             self._abort.set()
 
-    def reconnect(self, reason: str) -> None:
-        """Open the watch again where it stands, without a list. `reason` is one word, for the counters."""
+    def reconnect(self, reason: str, *, broken: bool = False) -> None:
+        """Open the watch again where it is, without a list. `reason` is one word, for the counters.
+
+        `broken`: the connection has not answered, so a comparison is due afterwards.
+        """
         with self._lock:
             self._wish = reason
+            self._wish_broken = broken
             self._abort.set()
 
     def relist(self, reason: str) -> None:
@@ -162,8 +175,16 @@ class Reflector:
                 if self._list_at is None:
                     self._list_at, self._pages_only = at, pages_only
             raise
-        versions = {each.key: each.resource_version for each in objects if each.key is not None}
-        self._ledger.replace(found.resource_version, versions)
+        identities = {each.key: each.identity for each in objects if each.key is not None}
+        first = not self._ledger.resource_version
+        self._ledger.replace(found.resource_version, identities)
+        if first and not identities:
+            # A namespace that does not exist lists as 200 and empty.
+            log.info(
+                "%s: the list is empty; if that is a surprise, look at the namespace and the labels", self._api.what
+            )
+        self._broken = False
+        self._outlet.listed()
         self._outlet.in_step(found.received_ns)
         return True
 
@@ -172,43 +193,60 @@ class Reflector:
         self._stats.watches += 1
         low, high = self._timing.watch_seconds
         seconds = random.uniform(low, high)  # noqa: S311 - spreads load, guards nothing
+        # A quiet watch has nothing to say until it ends; whether it lives is the probe's business.
+        silence = seconds + self._timing.list_silence_seconds
         what = f"GET watch of {self._api.what}"
-        began = time.monotonic()
         stream = self._api.watch(
             self._ledger.resource_version,
             seconds,
             answer_seconds=self._timing.answer_seconds,
-            # A quiet watch has nothing to say until it ends; whether it lives is the probe's business.
-            silence_seconds=seconds + self._timing.list_silence_seconds,
+            silence_seconds=silence,
             abort=self._abort,
         )
-        with stream:
-            self._forbidden = False
-            if self._troubled:
-                self._troubled = False
-                log.info("%s: watching again", self._api.what)
-            self._outlet.report("watching")
-            for event, received in read_events(stream, self._api, self._stats, what):
-                self._apply(event, received)
-        if stream.interrupted:
-            return
-        lasted = time.monotonic() - began
-        if lasted < self._timing.short_watch_seconds:
-            raise ApiError(what, 0, "ShortWatch", f"it ended at once, after {lasted:.1f} s")
-        self._stats.restarted("ended")
+        opened = time.monotonic()
+        cut: ApiError | None = None
+        try:
+            with stream:
+                self._opened()
+                for event, received in read_events(stream, self._api, self._stats, what, opened + silence):
+                    self._apply(event, received)
+        except ApiError as error:
+            if error.status or stream.interrupted:
+                raise
+            cut = error
+        lasted = time.monotonic() - opened
+        if lasted >= self._timing.short_watch_seconds:
+            self._recovery.proved()
+        elif not stream.interrupted:
+            self._broken = self._broken or cut is not None
+            raise ApiError(what, 0, SHORT_WATCH, f"it ended at once, after {lasted:.1f} s") from cut
+        if cut is not None:
+            raise cut
+        if not stream.interrupted:
+            self._stats.restarted("ended")
+
+    def _opened(self) -> None:
+        self._recovery.opened()
+        if self._troubled:
+            self._troubled = False
+            log.info("%s: watching again", self._api.what)
+        self._outlet.report("watching")
+        if self._broken:
+            self._broken = False
+            self._outlet.broken()
 
     def _apply(self, event: WatchEvent, received: int) -> None:
         """Hand one event out, then, and only then, move on."""
         ledger = self._ledger
         match event:
-            case Listed(key, version, item):
+            case Listed(key, version, item, identity):
                 self._check_order(version, key)
                 self._stats.events += 1
                 if item is not None:
                     self._outlet.put(Changed(self._resource, item, received))
                 elif key in ledger:
                     self._outlet.put(Deleted(self._resource, key, received))
-                ledger.put(key, version, version)
+                ledger.put(key, identity, version)
             case Removed(key, version):
                 self._check_order(version, key)
                 self._stats.events += 1
@@ -217,12 +255,14 @@ class Reflector:
             case Bookmark(version):
                 self._stats.bookmarks += 1
                 ledger.advance(version)
-            case Skipped(reason, key, version):
+            case Skipped(reason, key, version, identity):
                 self._stats.skipped += 1
                 log.warning("%s: skipped %s", self._api.what, reason)
                 if key is None:
                     return
-                ledger.put(key, version, version)
+                ledger.put(key, identity, version)
+        self._recovery.proved()
+        self._outlet.heard(bookmark=isinstance(event, Bookmark))
         self._outlet.in_step(received)
 
     def _check_order(self, resource_version: str, key: ObjectKey) -> None:
@@ -236,21 +276,22 @@ class Reflector:
         if self._wish or stop.is_set():
             return
         if not isinstance(error, ApiError):
+            self._broken = True
             self._stats.restarted("garbled" if isinstance(error, Garbled) else "defect")
-            self._wait(str(error), self._backoff.failed(), stop)
+            self._wait(str(error), self._recovery.failed(error), stop)
             return
         if self.watching and is_out_of_range(error):
-            stands = self._ledger.resource_version
-            self._useless(stands, "gone", f"the watch cannot go on from {stands} ({error.message})", stop)
+            was = self._ledger.resource_version
+            self._useless(was, "gone", f"the watch cannot go on from {was} ({error.message})", stop)
             return
+        if error.reason != SHORT_WATCH and (error.status == 0 or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR):
+            self._broken = True
         self._stats.restarted(f"http-{error.status}" if error.status else "cut")
-        forbidden = error.status == HTTPStatus.FORBIDDEN
-        delay = self._backoff.failed(
-            at_least=self._timing.forbidden_seconds if forbidden and self._forbidden else 0.0,
-            retry_after=error.retry_after_seconds,
-        )
-        self._forbidden = forbidden
-        self._wait(explain(error, "watch" if self.watching else self._lister.verb, self._api), delay, stop)
+        served = None
+        if error.status == HTTPStatus.NOT_FOUND:
+            served = self._api.served(timeout_seconds=self._timing.answer_seconds, abort=self._abort)
+        reason = explain(error, "watch" if self.watching else self._lister.verb, self._api, served)
+        self._wait(reason, self._recovery.failed(error), stop)
 
     def _useless(self, list_at: str, counted_as: str, reason: str, stop: threading.Event) -> None:
         """What we hold is no base to go on from: list at once, but back off where that does not help."""
@@ -258,17 +299,17 @@ class Reflector:
             self._list_at = list_at
         self._stats.restarted(counted_as)
         log.info("%s: %s: listing again", self._api.what, reason)
-        now = time.monotonic()
-        cheap = now >= self._again_cheap_at
-        self._again_cheap_at = now + self._timing.gone_spacing_seconds
-        if not cheap:
-            self._wait(reason, self._backoff.failed(), stop)
+        seconds = self._recovery.gone()
+        if seconds:
+            self._wait(reason, seconds, stop)
 
     def _wait(self, reason: str, seconds: float, stop: threading.Event) -> None:
         # A probe would only find out what is known.
         self.watching = False
         self._stats.errors += 1
         self._troubled = True
-        log.warning("%s: the last state stays, next attempt in %.1f s", reason, seconds)
+        count = len(self._ledger)
+        held = f"{count} objects stay as last seen" if self._ledger.resource_version else "nothing was listed yet"
+        log.warning("%s: %s, next attempt in %.1f s", reason, held, seconds)
         self._outlet.report("backing-off", reason, seconds)
         stop.wait(seconds)

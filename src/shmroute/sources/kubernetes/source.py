@@ -1,11 +1,12 @@
 """One kind of objects of a cluster as a `Source`, kept in step with the API server.
 
-Made by the watcher, one for each kind. This module holds the threads together and says how the source
-stands; the work is in `reflector` (list and watch), `liveness` (the probe), `audit`, over `resource_api`, `wire` and
-`ledger`. It knows no index and no route, and waits for nothing its owner does.
+Made by the watcher, one for each kind and namespace. This module holds the threads together and says how the source
+stands; the work is in `reflector` (list and watch), `probe`, `audit`, over `api`, `wire` and `sync_state`. It knows no
+table and no route, and waits for nothing its owner does.
 
 Four threads: the caller's of `run` (list and watch), one for the probe, one that keeps the time (resync, audits,
-and ending everything when `stop` is set), and one for an audit while it lasts.
+and ending everything when `stop` is set), and one for an audit while it lasts. A thread that ends by an error that
+nobody thought of is started again, and the state says so.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from shmroute.kube.connection import Abort
 from shmroute.sources.base import Resync, SourceState
 from shmroute.sources.kubernetes.api import ResourceApi
 from shmroute.sources.kubernetes.audit import audit
-from shmroute.sources.kubernetes.probe import Liveness
+from shmroute.sources.kubernetes.probe import Liveness, Topic
 from shmroute.sources.kubernetes.reflector import Reflector
+from shmroute.sources.kubernetes.schedule import audit_wait
 from shmroute.sources.kubernetes.sync_state import Ledger
 from shmroute.sources.kubernetes.timing import SourceStats, Timing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shmroute.kube.connection import Connection
     from shmroute.resources.registry import WatchedKind
     from shmroute.sources.base import Event, Phase, Sink
@@ -37,8 +41,13 @@ log = logging.getLogger(__name__)
 RESYNC_SECONDS = 300.0
 """Between resyncs, which cost the API server nothing; what a handler failed at is tried again that often."""
 
-AUDIT_JITTER = 0.2
-"""Of the time between audits, to both sides: pods started together must not list together."""
+RESTART_SECONDS = 1.0
+"""Wait before a thread that ended by a defect is started again: a limit of processes may last."""
+
+TOLD_SECONDS = 30.0
+"""How long the state says that a thread was started again: long enough to be seen by whoever scrapes it."""
+
+THREAD = " thread"
 
 
 class KubernetesSource:
@@ -63,9 +72,10 @@ class KubernetesSource:
         self._resource = kind.name
         self._resync_seconds = resync_seconds
         self._timing = timing or Timing()
-        self._api = ResourceApi(connection, kind, namespace, selector)
+        self._api = ResourceApi(connection, kind, namespace, selector, self._timing)
         self._ledger = Ledger()
-        self._reflector = Reflector(self._resource, self._api, self._ledger, self, self._timing, self.stats)
+        self._reflector = Reflector(self._api, self._ledger, self, self._timing, self.stats)
+        self._liveness: Liveness | None = None
         self._abort = Abort()
         self._auditing = threading.Lock()
         self._lock = threading.Lock()
@@ -74,23 +84,23 @@ class KubernetesSource:
         self._stop: threading.Event | None = None
         self._phase: Phase = "starting"
         self._reason = ""
-        self._problem = ""
+        self._problems: dict[str, str] = {}
         self._backoff_seconds = 0.0
         self._contact_ns = 0
+        self._confirmed_ns = 0
         self._told_ns = 0
+        self._thread_failed_at = float("-inf")
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
         """List and watch until `stop` is set; returns well under 1 s after that."""
         self._sink, self._stop = sink, stop
+        self._liveness = Liveness(self._api, self._ledger, self, self._timing, self.stats, stop=stop, abort=self._abort)
         self.report("starting")
-        liveness = Liveness(self._api, self._ledger, self, self._timing, self.stats, stop=stop, abort=self._abort)
-        helpers = [
-            threading.Thread(target=work, name=f"shmroute-{self._resource}-{name}", daemon=True)
-            for name, work in (("time", lambda: self._keep_time(stop)), ("probe", liveness.run))
-        ]
-        for helper in helpers:
-            helper.start()
-        self._reflector.run(stop)
+        helpers = (
+            self._start("time", lambda: self._keep_time(stop), stop, then=self._end),
+            self._start("probe", self._liveness.run, stop),
+        )
+        self._look_after("watch", lambda: self._reflector.run(stop), stop)
         deadline = time.monotonic() + self._timing.stop_seconds
         for helper in helpers:
             helper.join(max(0.0, deadline - time.monotonic()))
@@ -100,8 +110,13 @@ class KubernetesSource:
 
     def audit_now(self) -> None:
         """Begin an audit, unless one is under way; an `AuditResult` follows. For any thread, while `run` runs."""
-        if self._auditing.acquire(blocking=False):
+        if not self._auditing.acquire(blocking=False):
+            return
+        try:
             threading.Thread(target=self._audit, name=f"shmroute-{self._resource}-audit", daemon=True).start()
+        except BaseException:
+            self._auditing.release()
+            raise
 
     # -- what the reflector and the probe tell (Outlet, Watched) --------------------------------
 
@@ -116,37 +131,69 @@ class KubernetesSource:
         with self._lock:
             self._phase, self._reason, self._backoff_seconds = phase, reason, backoff_seconds
             if phase == "watching":
-                self._problem = ""  # of the wire that was; the next probe tells of this one
+                self._problems.pop(Topic.CACHE.value, None)  # of the connection before this one
             self._tell()
 
+    def listed(self) -> None:
+        """A complete list was handed out."""
+        if self._liveness is not None:
+            self._liveness.listed()
+
+    def heard(self, *, bookmark: bool) -> None:
+        """The watch has brought an event or a bookmark."""
+        if self._liveness is not None:
+            self._liveness.heard(bookmark=bookmark)
+
+    def broken(self) -> None:
+        """The watch goes on after its connection broke: not in step until it has been compared."""
+        if self._liveness is not None:
+            self._liveness.broken()
+
     def in_step(self, contact_ns: int) -> None:
-        """At that monotonic time we were in step with the server. Told at most every second."""
+        """At that monotonic time the server was heard. Told at most every second; not while a comparison is due."""
+        if self._liveness is not None and self._liveness.comparing:
+            return
         with self._lock:
             self._contact_ns = max(self._contact_ns, contact_ns)
-            if time.monotonic_ns() - self._told_ns >= self._timing.contact_report_seconds * 1e9:
-                self._tell()
+            if time.monotonic() - self._thread_failed_at > TOLD_SECONDS:
+                self._problems = {key: text for key, text in self._problems.items() if not key.endswith(THREAD)}
+            self._tell_soon()
 
-    def note(self, problem: str) -> None:
-        """What keeps us from proving that we are in step; "" takes it back."""
+    def confirmed(self, confirmed_ns: int) -> None:
+        """At that monotonic time the storage answered, and had not gone back."""
         with self._lock:
-            if problem != self._problem:
-                self._problem = problem
-                self._tell()
+            self._confirmed_ns = max(self._confirmed_ns, confirmed_ns)
+            self._tell_soon()
+
+    def note(self, topic: Topic, problem: str) -> None:
+        """What keeps us from knowing that we are in step; "" takes it back."""
+        self._note(topic.value, problem)
 
     @property
     def watching(self) -> bool:
         """Whether a watch is open or about to be."""
         return self._reflector.watching
 
-    def reconnect(self, reason: str) -> None:
-        """Open the watch again where it stands."""
-        self._reflector.reconnect(reason)
+    def reconnect(self, reason: str, *, broken: bool = False) -> None:
+        """Open the watch again where it is."""
+        self._reflector.reconnect(reason, broken=broken)
 
     def relist(self, reason: str) -> None:
         """List everything again, by a quorum read."""
         self._reflector.relist(reason)
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _note(self, topic: str, problem: str) -> None:
+        with self._lock:
+            if problem != self._problems.get(topic, ""):
+                self._problems[topic] = problem
+                self._tell()
+
+    def _tell_soon(self) -> None:
+        """Put the state unless it was put a moment ago; the lock is held."""
+        if time.monotonic_ns() - self._told_ns >= self._timing.contact_report_seconds * 1e9:
+            self._tell()
 
     def _tell(self) -> None:
         """Put the state; the lock is held."""
@@ -158,19 +205,49 @@ class KubernetesSource:
                 self._resource,
                 self._phase,
                 self._contact_ns,
-                self._reason or self._problem,
+                self._reason or "; ".join(filter(None, self._problems.values())),
                 sum(self.stats.restarts.values()),
                 self.stats.lists,
                 self._backoff_seconds,
+                self._confirmed_ns,
             )
         )
+
+    def _start(
+        self,
+        name: str,
+        work: Callable[[], None],
+        stop: threading.Event,
+        then: Callable[[], None] = lambda: None,
+    ) -> threading.Thread:
+        def run() -> None:
+            self._look_after(name, work, stop)
+            then()
+
+        thread = threading.Thread(target=run, name=f"shmroute-{self._resource}-{name}", daemon=True)
+        thread.start()
+        return thread
+
+    def _look_after(self, name: str, work: Callable[[], None], stop: threading.Event) -> None:
+        """Do `work`, and again where it ends before `stop` is set, whatever ended it."""
+        topic = f"{name}{THREAD}"
+        while not stop.is_set():
+            try:
+                work()
+            except BaseException as error:
+                log.exception("the %s thread of %s failed: it is started again", name, self._api.what)
+                self.stats.restarted(f"{name}-thread")
+                self._thread_failed_at = time.monotonic()
+                problem = f"the {name} thread failed and was started again: {type(error).__name__}: {error}"
+                self._note(topic, problem)
+                stop.wait(RESTART_SECONDS)
 
     def _keep_time(self, stop: threading.Event) -> None:
         """Resync and audit when they are due; end whatever waits once `stop` is set."""
         never = float("inf")
         now = time.monotonic()
         resync = now + self._resync_seconds if self._resync_seconds else never
-        next_audit = now + self._audit_period()
+        next_audit = now + audit_wait(self._timing, random.random)
         while not stop.wait(max(0.0, min(resync, next_audit) - now)):
             now = time.monotonic()
             if now >= resync:
@@ -178,22 +255,26 @@ class KubernetesSource:
                 if self._ledger.resource_version:
                     self.put(Resync(self._resource))
             if now >= next_audit:
-                next_audit = now + self._audit_period()
-                self.audit_now()
+                next_audit = now + audit_wait(self._timing, random.random)
+                self._audit_on_time()
+
+    def _end(self) -> None:
+        """End whatever waits for the server."""
         self._abort.set()
         self._reflector.interrupt()
         self._ledger.wake()
 
-    def _audit_period(self) -> float:
-        spread = random.uniform(1 - AUDIT_JITTER, 1 + AUDIT_JITTER)  # noqa: S311 - spreads load, guards nothing
-        return self._timing.audit_seconds * spread
+    def _audit_on_time(self) -> None:
+        try:
+            self.audit_now()
+        except RuntimeError as error:  # no thread to be had just now; the next audit comes in time
+            log.warning("%s: the audit was not begun: %s", self._api.what, error)
 
     def _audit(self) -> None:
         try:
             if self._stop is None:
                 return
             result = audit(
-                self._resource,
                 self._api,
                 self._ledger,
                 self._timing,
@@ -211,5 +292,7 @@ class KubernetesSource:
                 keys = ", ".join(map(str, result.keys))
                 log.error("%s: the audit found %d lost: %s", self._api.what, result.differences, keys)
                 self.relist("audit")
+        except Exception:  # an audit is repeated; its thread ends here either way
+            log.exception("the audit of %s failed in a way nobody thought of", self._api.what)
         finally:
             self._auditing.release()

@@ -1,7 +1,7 @@
-"""What a source has handed out so far: every object's resourceVersion, and how far it has come.
+"""What a source has handed out so far: every object's identity, and how far it has come.
 
-Written by the reflector, after the event has been put; read by the probe and the audit, in threads of their
-own. It knows no wire and sends nothing.
+Written by the reflector, after the event has been put; read by the probe, the comparison and the audit, in threads of
+their own. It knows no wire and sends nothing.
 
 resourceVersions are compared as numbers: Kubernetes promises that those of one resource are ordered so, and an
 API server's list shows the storage's own revision.
@@ -19,12 +19,28 @@ if TYPE_CHECKING:
 
     from shmroute.resources.key import ObjectKey
 
-__all__ = ["AuditView", "Ledger", "revision_of"]
+__all__ = ["Ledger", "LedgerView", "identity_of", "revision_of"]
 
 
 def revision_of(resource_version: str) -> int:
-    """The number of a resourceVersion; 0 where it is none, which is behind everything."""
-    return int(resource_version) if resource_version.isascii() and resource_version.isdigit() else 0
+    """The number of a resourceVersion; 0 where it is not a number, which is behind everything."""
+    if len(resource_version) > REVISION_MAX_DIGITS or not resource_version.isascii():
+        return 0
+    return int(resource_version) if resource_version.isdigit() else 0
+
+
+REVISION_MAX_DIGITS = 20
+"""etcd's revision is an int64, which has 19 digits."""
+
+
+def identity_of(uid: str, resource_version: str) -> int:
+    """One state of one object as a number, to be compared with others of this process.
+
+    The uid is part of it: in a server that was restored from a backup an object may have been made again and come to
+    the same resourceVersion. A hash, because a million of them are kept: two states are taken for the same by chance
+    once in 2^61.
+    """
+    return hash((uid, resource_version))
 
 
 class Ledger:
@@ -32,46 +48,51 @@ class Ledger:
 
     def __init__(self) -> None:
         self._moved = threading.Condition()
-        self._versions: dict[ObjectKey, str] = {}
-        self._audits: list[AuditView] = []
+        self._identities: dict[ObjectKey, int] = {}
+        self._views: list[LedgerView] = []
         self.resource_version = ""
         self.position = 0
         """`resource_version` as a number."""
         self.proven = 0
-        """Up to here nothing has happened since `position` that concerns us, as a probe has shown."""
+        """Up to here nothing has happened since `position` that concerns us, as a peek has shown."""
         self.highest = 0
         """The highest revision the server has ever shown: one below it means that time went back."""
         self.changes = 0
         """How often something new was handed out."""
 
     def __contains__(self, key: object) -> bool:
-        return key in self._versions
+        return key in self._identities
 
     def __len__(self) -> int:
-        return len(self._versions)
+        return len(self._identities)
 
-    def replace(self, resource_version: str, versions: dict[ObjectKey, str]) -> None:
+    @property
+    def known(self) -> int:
+        """Up to here nothing is missing."""
+        return max(self.position, self.proven)
+
+    def replace(self, resource_version: str, identities: dict[ObjectKey, int]) -> None:
         """A complete list was handed out."""
         with self._moved:
-            self.changes += versions != self._versions
-            self._versions = versions
-            for audit in self._audits:
-                audit.superseded = True
-            # A list may stand before what came last: the server has gone back in time, and we go with it.
+            self.changes += identities != self._identities
+            self._identities = identities
+            for view in self._views:
+                view.superseded = True
+            # A list may be older than what came last: the server has gone back in time, and we go with it.
             self.resource_version = resource_version
             self.position = self.proven = self.highest = revision_of(resource_version)
             self._moved.notify_all()
 
-    def put(self, key: ObjectKey, version: str, resource_version: str) -> None:
+    def put(self, key: ObjectKey, identity: int, resource_version: str) -> None:
         """An object was handed out, added or changed."""
         with self._moved:
-            self._versions[key] = version
+            self._identities[key] = identity
             self._touch(key, resource_version)
 
     def remove(self, key: ObjectKey, resource_version: str) -> None:
         """An object's deletion was handed out."""
         with self._moved:
-            self._versions.pop(key, None)
+            self._identities.pop(key, None)
             self._touch(key, resource_version)
 
     def advance(self, resource_version: str) -> None:
@@ -80,7 +101,7 @@ class Ledger:
             self._move(resource_version)
 
     def prove(self, revision: int) -> None:
-        """A probe has shown that nothing concerns us up to there."""
+        """A peek has shown that nothing concerns us up to there."""
         with self._moved:
             self.proven = max(self.proven, revision)
             self.highest = max(self.highest, revision)
@@ -107,28 +128,28 @@ class Ledger:
             self._moved.notify_all()
 
     @contextmanager
-    def audited(self) -> Iterator[AuditView]:
+    def viewed(self) -> Iterator[LedgerView]:
         """Note, for as long as the block runs, what is handed out meanwhile."""
-        view = AuditView(self)
+        view = LedgerView(self)
         with self._moved:
-            self._audits.append(view)
+            self._views.append(view)
         try:
             yield view
         finally:
             with self._moved:
-                self._audits.remove(view)
+                self._views.remove(view)
 
-    def differences(self, listed: Mapping[ObjectKey, str]) -> set[ObjectKey]:
+    def differences(self, listed: Mapping[ObjectKey, int]) -> set[ObjectKey]:
         """The keys that a list shows otherwise than they were handed out."""
         with self._moved:
-            versions = self._versions
-            differing = {key for key, version in listed.items() if versions.get(key) != version}
-            return differing | (versions.keys() - listed.keys())
+            identities = self._identities
+            differing = {key for key, identity in listed.items() if identities.get(key) != identity}
+            return differing | (identities.keys() - listed.keys())
 
     def _touch(self, key: ObjectKey, resource_version: str) -> None:
         self.changes += 1
-        for audit in self._audits:
-            audit.touched.add(key)
+        for view in self._views:
+            view.touched.add(key)
         self._move(resource_version)
 
     def _move(self, resource_version: str) -> None:
@@ -141,8 +162,8 @@ class Ledger:
         self._moved.notify_all()
 
 
-class AuditView:
-    """What happened to the ledger while an audit ran."""
+class LedgerView:
+    """What happened to the ledger while a comparison ran."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -151,6 +172,6 @@ class AuditView:
         """A whole new list was handed out: there is nothing left to compare with."""
 
     def unexplained(self, candidates: set[ObjectKey]) -> set[ObjectKey]:
-        """Of keys that differed, those that no event since the audit's beginning accounts for."""
+        """Of keys that differed, those that no event since the comparison's beginning accounts for."""
         with self._ledger._moved:  # which guards `touched`
             return candidates - self.touched

@@ -1,20 +1,24 @@
 """Kubernetes' wire format: bytes in, values out. Pure: no I/O, no clock.
 
-Called by the reflector, the probe and the audit. It decides what is garbage (`Garbled`: the stream is not to be
-trusted from here on) and what is one bad object among good ones (`Skipped`: the stream goes on).
+Called by the reflector, the probe, the comparison and the audit. It decides what is garbage (`Garbled`: the stream is
+not to be trusted from here on) and what is one bad object among good ones (`Skipped`: the stream goes on).
 Only the few fields that matter are decoded; each kind's own rules are in `shmroute.resources`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+import re
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 
 from shmroute.errors import ApiError, InvalidObject, ShmrouteError
 from shmroute.resources.key import ObjectKey
+from shmroute.sources.kubernetes.sync_state import identity_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shmroute.resources.registry import Item, WatchedKind
 
 __all__ = [
@@ -33,15 +37,18 @@ __all__ = [
 ]
 
 LINE_MAX_BYTES = 1 << 24
-"""An API server takes objects of up to 3 MiB; a longer "line" than 16 MiB is no event."""
+"""An API server takes objects of up to 3 MiB; a "line" of more than 16 MiB is not an event."""
 
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
 SAID_CHARACTERS = 1_000
-"""Of a server's own words in an event, which may fill a line."""
+"""Longest server text kept of an ERROR event, in characters; the event may fill a line."""
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What the decoder raises for bytes that are no JSON; the last for brackets nested without end."""
+"""What the decoder raises for bytes that are not JSON; the last for brackets nested without end."""
+
+_METADATA_LIST = ("meta.k8s.io/v1", "PartialObjectMetadataList")
+"""`apiVersion` and `kind` of a list that holds nothing but its objects' metadata."""
 
 
 class Garbled(ShmrouteError):
@@ -58,6 +65,8 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
     key: ObjectKey
     resource_version: str
     item: Item | None
+    identity: int
+    """See `identity_of`."""
 
 
 class Removed(msgspec.Struct, frozen=True):
@@ -80,6 +89,7 @@ class Skipped(msgspec.Struct, frozen=True):
     reason: str
     key: ObjectKey | None = None
     resource_version: str = ""
+    identity: int = 0
 
 
 WatchEvent: TypeAlias = Listed | Removed | Bookmark | Skipped
@@ -137,10 +147,13 @@ class _Metadata(msgspec.Struct, gc=False):
     name: str
     resourceVersion: str = ""  # noqa: N815 - the wire's own name
     namespace: str = ""
+    uid: str = ""
 
 
 class _Identity(msgspec.Struct, gc=False):
     metadata: _Metadata
+    apiVersion: str = ""  # noqa: N815
+    kind: str = ""
 
 
 class _BookmarkMetadata(msgspec.Struct):
@@ -150,6 +163,8 @@ class _BookmarkMetadata(msgspec.Struct):
 
 class _BookmarkObject(msgspec.Struct):
     metadata: _BookmarkMetadata
+    apiVersion: str = ""  # noqa: N815
+    kind: str = ""
 
 
 class _Status(msgspec.Struct):
@@ -167,11 +182,15 @@ class _ListMetadata(msgspec.Struct):
 class _List(msgspec.Struct):
     metadata: _ListMetadata
     items: list[msgspec.Raw] | None
+    apiVersion: str = ""  # noqa: N815
+    kind: str = ""
 
 
 class _Identities(msgspec.Struct):
     metadata: _ListMetadata
     items: list[_Identity] | None
+    apiVersion: str = ""  # noqa: N815
+    kind: str = ""
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
@@ -181,60 +200,110 @@ _decode_status = msgspec.json.Decoder(_Status).decode
 _decode_list = msgspec.json.Decoder(_List).decode
 _decode_identities = msgspec.json.Decoder(_Identities).decode
 
+_Decoded = TypeVar("_Decoded")
+
 
 def decode_event(kind: WatchedKind, line: bytes, what: str) -> WatchEvent:
     """One line of a watch. Raises `ApiError` for an ERROR event (`what` names the request), else `Garbled`."""
     try:
         if not line.isascii():
-            line.decode()  # what is skipped over below is not looked at by the decoder
-        envelope = _decode_envelope(line)
+            line.decode()  # the decoder does not look at what it skips
+        envelope = _read(_decode_envelope, line)
         match envelope.type:
             case "ADDED" | "MODIFIED":
                 return decode_object(kind, envelope.object)
             case "DELETED":
                 return _removed(kind, envelope.object)
             case "BOOKMARK":
-                return _bookmark(_decode_bookmark(envelope.object).metadata)
+                bookmark = _decode_bookmark(envelope.object)
+                _check_kind(kind, bookmark.apiVersion, bookmark.kind, what)
+                return _bookmark(bookmark.metadata)
             case "ERROR":
                 raise _failure(_decode_status(envelope.object), what)
             case other:
                 raise Garbled(f"{what}: an event of the unknown type {other[:40]!r}")
     except _UNREADABLE as error:
-        raise Garbled(f"{what}: a line of {len(line)} bytes that is no event: {error}") from error
+        raise Garbled(f"{what}: a line of {len(line)} bytes that is not an event: {error}") from error
 
 
-def decode_page(body: bytes, what: str) -> Page:
-    """One page of a list. Raises `Garbled` for anything else."""
+def decode_page(kind: WatchedKind, body: bytes, what: str) -> Page:
+    """One page of a list of that kind. Raises `Garbled` for anything else: another list would delete all objects."""
     try:
-        page = _decode_list(body)
+        page = _read(_decode_list, body)
     except _UNREADABLE as error:
-        raise Garbled(f"{what}: {len(body)} bytes that are no list: {error}") from error
+        raise Garbled(f"{what}: {len(body)} bytes that are not a list: {error}") from error
+    _check_list(kind, page.apiVersion, page.kind, what)
     return Page(page.metadata.resourceVersion, page.metadata.next_page, page.items or [])
 
 
 def decode_object(kind: WatchedKind, raw: msgspec.Raw) -> Listed | Skipped:
-    """One object. Raises `Garbled` where its bytes are no JSON: the stream is damaged, not the object."""
+    """One object. Raises `Garbled` where its bytes are not JSON, or an object of another kind."""
     try:
+        found = _decode_identity(raw)
+        _check_kind(kind, found.apiVersion, found.kind, kind.full_name)
         item = kind.parse(raw, default_namespace=kind.default_namespace)
-        if item is not None:
-            return Listed(item.key, item.resource_version, item)
-        metadata = _decode_identity(raw).metadata
     except (InvalidObject, msgspec.ValidationError) as error:
         return _skipped(kind, raw, str(error))
     except _UNREADABLE as error:
         raise Garbled(f"an object of {kind.full_name}: {error}") from error
-    return Listed(_key(kind, metadata), metadata.resourceVersion, None)
+    metadata = found.metadata
+    key = _key(kind, metadata) if item is None else item.key
+    version = metadata.resourceVersion
+    return Listed(key, version, item, identity_of(metadata.uid, version))
 
 
-def decode_identities(kind: WatchedKind, body: bytes, what: str) -> tuple[str, str, dict[ObjectKey, str]]:
-    """Of one page of a list: its resourceVersion, the next page's token, each object's key and resourceVersion."""
+def decode_identities(kind: WatchedKind, body: bytes, what: str) -> tuple[str, str, dict[ObjectKey, int]]:
+    """From one page of a list: its resourceVersion, the next page's token, each object's key and identity.
+
+    The list may hold whole objects or their metadata alone. Raises `Garbled` for anything else.
+    """
     try:
-        page = _decode_identities(body)
+        page = _read(_decode_identities, body)
     except _UNREADABLE as error:
-        raise Garbled(f"{what}: {len(body)} bytes that are no list: {error}") from error
+        raise Garbled(f"{what}: {len(body)} bytes that are not a list: {error}") from error
+    if (page.apiVersion, page.kind) != _METADATA_LIST:
+        _check_list(kind, page.apiVersion, page.kind, what)
     found = (each.metadata for each in page.items or ())
-    versions = {_key(kind, each): each.resourceVersion for each in found}
-    return page.metadata.resourceVersion, page.metadata.next_page, versions
+    identities = {_key(kind, each): identity_of(each.uid, each.resourceVersion) for each in found}
+    return page.metadata.resourceVersion, page.metadata.next_page, identities
+
+
+def _read(decode: Callable[[bytes], _Decoded], body: bytes) -> _Decoded:
+    """Decode, and once more with lone surrogates replaced where the decoder stumbles over one.
+
+    A single escape such as "\\ud800" in a string is valid by JSON's grammar. msgspec refuses it wherever it is, so one
+    object would stop the whole list. Go's decoder, through which all of Kubernetes reads, makes it U+FFFD.
+    """
+    try:
+        return decode(body)
+    except msgspec.DecodeError:
+        mended = _ESCAPE.sub(_mend, body) if _SURROGATE.search(body) else body
+        if mended == body:
+            raise
+        return decode(mended)
+
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+"""Every escape of a JSON text; the group is a surrogate without its partner."""
+
+
+def _mend(escape: re.Match[bytes]) -> bytes:
+    return b"\\ufffd" if escape[1] else escape[0]
+
+
+def _check_kind(kind: WatchedKind, api_version: str, name: str, what: str) -> None:
+    """Raise `Garbled` for an object of another kind. Items of a list of a built-in kind name neither."""
+    if (api_version or kind.api_version, name or kind.kind) != (kind.api_version, kind.kind):
+        raise Garbled(f"{what}: an object of kind {name[:80]!r} in {api_version[:80]!r} instead of {kind.kind}")
+
+
+def _check_list(kind: WatchedKind, api_version: str, name: str, what: str) -> None:
+    if (api_version, name) != (kind.api_version, f"{kind.kind}List"):
+        said = f"kind {name[:80]!r} in {api_version[:80]!r}"
+        raise Garbled(f"{what}: the answer is of {said} instead of {kind.kind}List in {kind.api_version!r}")
 
 
 def _key(kind: WatchedKind, metadata: _Metadata) -> ObjectKey:
@@ -246,15 +315,17 @@ def _skipped(kind: WatchedKind, raw: msgspec.Raw, reason: str) -> Skipped:
         metadata = _decode_identity(raw).metadata
     except msgspec.ValidationError:
         return Skipped(reason)
-    return Skipped(reason, _key(kind, metadata), metadata.resourceVersion)
+    version = metadata.resourceVersion
+    return Skipped(reason, _key(kind, metadata), version, identity_of(metadata.uid, version))
 
 
 def _removed(kind: WatchedKind, raw: msgspec.Raw) -> Removed | Skipped:
     try:
-        metadata = _decode_identity(raw).metadata
+        found = _decode_identity(raw)
     except msgspec.ValidationError as error:
         return Skipped(f"a deletion of an object without a usable name: {error}")
-    return Removed(_key(kind, metadata), metadata.resourceVersion)
+    _check_kind(kind, found.apiVersion, found.kind, kind.full_name)
+    return Removed(_key(kind, found.metadata), found.metadata.resourceVersion)
 
 
 def _bookmark(metadata: _BookmarkMetadata) -> Bookmark:
@@ -263,12 +334,16 @@ def _bookmark(metadata: _BookmarkMetadata) -> Bookmark:
 
 def _failure(status: _Status, what: str) -> ApiError:
     seconds = (status.details or {}).get("retryAfterSeconds")
-    retry_after = float(seconds) if isinstance(seconds, int) else None
+    usable = isinstance(seconds, int) and not isinstance(seconds, bool) and 0 <= seconds <= RETRY_AFTER_MAX_SECONDS
     return ApiError(
         what,
         status.code,
         status.reason[:SAID_CHARACTERS],
         status.message[:SAID_CHARACTERS],
-        retry_after_seconds=retry_after,
+        retry_after_seconds=float(seconds) if usable and seconds is not None else None,
         details=status.details,
     )
+
+
+RETRY_AFTER_MAX_SECONDS = 86_400
+"""The API's field is an int32; a value beyond a day is taken for nonsense, as if it was not there."""

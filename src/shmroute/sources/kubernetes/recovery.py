@@ -1,0 +1,128 @@
+"""How long the list and watch of one resource waits after each kind of failure. Pure: clock and dice are arguments.
+
+Called by the reflector and by the fleet simulator. Each kind of failure has a back-off of its own, so that a server
+that was away for a minute is not punished for its first refusals when it is back.
+
+What a starting kube-apiserver 1.36 answers, as recorded: it refuses connections, then answers 403 to everybody whose
+rights come from RBAC for 2 s (503 with Retry-After 5 to cluster administrators), then 429 with Retry-After 1 for
+0.1 s, then it serves; a watch from before is answered by 410 on a quiet resource, though nothing was lost.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from shmroute.errors import ApiError
+from shmroute.sources.backoff import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shmroute.sources.kubernetes.timing import Timing
+
+__all__ = ["SHORT_WATCH", "Recovery"]
+
+SHORT_WATCH = "ShortWatch"
+"""Reason of the `ApiError` for a watch that ended as soon as it was open."""
+
+RETRY_AFTER_MAX_SECONDS = 600.0
+"""A server that asks for more than this is asked again all the same: a typo there must not blind us for a day."""
+
+THROTTLED_JITTER_CAP_SECONDS = 10.0
+"""Largest jitter on top of Retry-After: spreads 10,000 clients to 1,000 a second after five refusals in a row."""
+
+STARTING_SECONDS = 60.0
+"""For how long after a failed connection a 403 may come from a server that has not read its roles yet."""
+
+RECENTLY_SERVED_SECONDS = 600.0
+"""A resource that was served less than this ago and is now 404 is likely to come back: its definition is being made
+anew."""
+
+
+class Recovery:
+    """One resource's back-offs. Not thread-safe; the reflector's thread owns it."""
+
+    def __init__(
+        self,
+        timing: Timing,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        dice: Callable[[], float] = random.random,
+    ) -> None:
+        self._timing = timing
+        self._clock = clock
+
+        def backoff(cap: float, reset_after: float = timing.backoff_reset_seconds) -> Backoff:
+            return Backoff(timing.backoff_first_seconds, cap, reset_after, clock=clock, dice=dice)
+
+        again = timing.answered_reset_seconds
+        self._unreachable = backoff(timing.unreachable_cap_seconds, again)
+        self._throttled = backoff(THROTTLED_JITTER_CAP_SECONDS, again)
+        self._starting = backoff(timing.starting_cap_seconds, again)
+        self._forbidden = backoff(timing.backoff_cap_seconds)
+        self._missing = backoff(timing.unreachable_cap_seconds)
+        self._failing = backoff(timing.backoff_cap_seconds)
+        self._short = backoff(timing.backoff_cap_seconds)
+        self._gone = backoff(timing.backoff_cap_seconds)
+        self._refusals = 0
+        """403 answers in a row."""
+        self._unreachable_at = float("-inf")
+        self._served_at = float("-inf")
+        self._proved = True
+        """Whether a watch has worked since the last list that a 410 caused."""
+
+    def failed(self, error: Exception) -> float:
+        """Count a failure; returns the seconds to wait before the next attempt."""
+        if not isinstance(error, ApiError):
+            return self._failing.failed()
+        now = self._clock()
+        if error.status == HTTPStatus.FORBIDDEN:
+            self._refusals += 1
+            return self._after_forbidden(now)
+        if error.retry_after_seconds is not None:
+            if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                self._unreachable_at = now
+            return self._throttled.refused(min(error.retry_after_seconds, RETRY_AFTER_MAX_SECONDS))
+        match error.status:
+            case 0 if error.reason == SHORT_WATCH:
+                return self._short.failed()
+            case 0 | HTTPStatus.BAD_GATEWAY | HTTPStatus.SERVICE_UNAVAILABLE | HTTPStatus.TOO_MANY_REQUESTS:
+                # A load balancer answers 502 and 503 for a server that is away.
+                self._unreachable_at = now
+                return self._unreachable.failed()
+            case HTTPStatus.NOT_FOUND if now - self._served_at < RECENTLY_SERVED_SECONDS:
+                return self._missing.failed()
+        return self._failing.failed()
+
+    def gone(self) -> float:
+        """A 410, or a server that went back in time; returns the seconds to wait before the list.
+
+        0 where a watch has worked since the last such list: every restart of the server and every edit of the
+        resource's definition makes one, with nothing lost. Lists that lead to a 410 again and again back off.
+        """
+        if self._proved:
+            self._proved = False
+            return 0.0
+        return self._gone.failed()
+
+    def opened(self) -> None:
+        """A watch was opened: what we may do is known, and the resource is served."""
+        self._refusals = 0
+        self._starting.reset()
+        self._forbidden.reset()
+        self._served_at = self._clock()
+
+    def proved(self) -> None:
+        """A watch has lasted, or has brought something: what we hold is a base to go on from."""
+        self._proved = True
+
+    def _after_forbidden(self, now: float) -> float:
+        if now - self._unreachable_at < STARTING_SECONDS:
+            return self._starting.failed()
+        delay = self._forbidden.failed()
+        # The first refusal may come from a server that started behind a load balancer. After the second one somebody
+        # has to change a role first.
+        return delay if self._refusals == 1 else max(delay, self._timing.forbidden_seconds)
