@@ -125,8 +125,8 @@ def test_neither_tokens_nor_passwords_are_ever_logged_or_shown(area: str, tmp_pa
                 api.faults.inject_garbage()
                 api.faults.refuse()
                 wait_for(lambda: reader.age > 1.0)
-            port = int(re.findall(r"health and metrics on port (\d+)", log.read_text())[0])
-            for path in ("/metrics", "/readyz", "/healthz"):
+            port = int(re.findall(r"the status page on port (\d+)", log.read_text())[0])
+            for path in ("/metrics", "/readyz", "/healthz", "/", "/api/status", "/api/history"):
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
                 connection.request("GET", path)
                 said.append(connection.getresponse().read().decode())

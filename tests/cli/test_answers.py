@@ -189,7 +189,7 @@ def test_a_long_running_commands_log_goes_to_standard_error_as_text_or_json(area
         out, _ = process.communicate(timeout=WAIT_SECONDS)
         assert process.returncode == 0
         assert out == ""
-        assert "health and metrics on port" in (json.loads(line)["message"] if form == "json" else line)
+        assert "status page on port" in (json.loads(line)["message"] if form == "json" else line)
 
 
 def test_explain_suggests_similar_names_and_says_where_it_looked(cli: Cli, area: str) -> None:
@@ -232,7 +232,7 @@ def test_status_after_an_orderly_end_does_not_call_the_watcher_alive(cli: Cli, a
         assert cli("wait", "--area", area).code == 0
     finally:
         process.terminate()
-        process.wait(WAIT_SECONDS)
+        process.communicate(timeout=WAIT_SECONDS)
     out = cli("status", "--area", area).out
     assert "the watcher has ended" in out
     assert "alive" not in out

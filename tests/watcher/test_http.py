@@ -84,8 +84,8 @@ def test_an_owner_that_does_not_turn_is_not_alive(area: str) -> None:
 
 def test_other_paths_are_not_there_and_name_those_that_are(area: str) -> None:
     with running(area) as it, serving(it.watcher) as port:
-        for path in ("/", "/health", "/healthz/", "/metrics/../etc/passwd"):
-            assert ask(port, path) == (404, "/healthz, /readyz, /metrics\n")
+        for path in ("/health", "/healthz/", "/metrics/../etc/passwd", "//", "/api"):
+            assert ask(port, path) == (404, "/healthz, /readyz, /metrics, / and /api/...\n")
 
 
 def test_metrics_can_be_read_by_prometheus_and_say_what_has_been(area: str) -> None:

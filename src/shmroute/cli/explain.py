@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any, Final
@@ -12,13 +11,12 @@ import msgspec
 
 from shmroute.cli import options
 from shmroute.cli.output import age_text, document, printable
-from shmroute.cli.report import health, report, settings_text, waiting_for
 from shmroute.errors import ModelNotFound, NotReady
-from shmroute.rows import ConflictRow, EndpointsRow, EndpointsState, InvalidRow, Kind, MetadataRow, MetadataState
+from shmroute.rows import InvalidRow, Kind
 from shmroute.shm.reader import RowReader
-from shmroute.worker.endpoints import Endpoint
+from shmroute.watcher.explain import explain, find_route
+from shmroute.watcher.report import health, report, settings_text, waiting_for
 from shmroute.worker.reader import Reader
-from shmroute.worker.routes import App, Route
 
 _MAX_NEAR: Final = 3
 """Names of similar models that are suggested."""
@@ -42,77 +40,13 @@ def command(model: str, namespace: str | None, area: str, output: str) -> None:
     except NotReady as error:
         error.add_note(waiting_for(area) or f"the area is empty: {health(about)[1]}")
         raise
-    route = _route(rows, model, namespace)
+    route = find_route(rows, model, namespace)
     if route is None:
         for line in _why_not(rows, model, namespace, about):
             click.echo(printable(line), err=True)
         raise ModelNotFound(model, namespace)
-    facts = _facts(rows, route, about)
+    facts = explain(rows, route, about)
     click.echo("\n".join(map(printable, _lines(facts))) if output == "table" else document(facts, output))
-
-
-def _route(rows: RowReader, model: str, namespace: str | None) -> Route | None:
-    value = rows.get(Kind.MODEL, model)
-    if value is None:
-        return None
-    winner = msgspec.msgpack.decode(value, type=Route)
-    found = (each for each in (winner, *winner.others) if namespace in (None, each.namespace))
-    return next(found, None)
-
-
-def _facts(rows: RowReader, route: Route, about: dict[str, Any]) -> dict[str, Any]:
-    key = f"{route.namespace}/{route.model}"
-    conflict = _row(rows, Kind.CONFLICT, key, ConflictRow)
-    metadata = _row(rows, Kind.METADATA, key, MetadataRow)
-    endpoints = _row(rows, Kind.ENDPOINTS, f"{route.namespace}/{route.appmodel}", EndpointsRow)
-    apps = _row(rows, Kind.APP, route.app, tuple[App, ...]) or ()
-    return {
-        "model": route.model,
-        "version": route.version,
-        "app": route.app,
-        "app_version": route.app_version,
-        "appmodel": f"{route.namespace}/{route.appmodel}",
-        "waiting_appmodels": list(conflict.losers) if conflict else [],
-        "other_namespaces": [f"{other.namespace}: {other.app} {other.version}" for other in route.others],
-        "app_named_by": [f"{app.namespace}/{app.appmodel}" for app in apps],
-        "metadata": _metadata_facts(metadata),
-        "endpoints": _endpoint_facts(endpoints),
-        "generation": rows.generation,
-        "age": about["age"],
-        "source": about["source"],
-        "state": health(about)[1],
-    }
-
-
-def _metadata_facts(row: MetadataRow | None) -> dict[str, Any] | None:
-    if row is None:
-        return None
-    return {
-        "state": MetadataState(row.state).word,
-        "version": row.version,
-        "wanted": row.wanted,
-        "bytes": len(row.value) if row.value is not None else 0,
-        "for_seconds": max(0.0, time.time() - row.since),
-        "reason": row.reason,
-    }
-
-
-def _endpoint_facts(row: EndpointsRow | None) -> dict[str, Any]:
-    if row is None:
-        return {"service": None, "state": EndpointsState.UNKNOWN.word, "ready": [], "not_ready": []}
-    state = "known" if row.endpoints else EndpointsState(row.state).word
-    state += f" ({row.detail})" if row.detail else ""
-    return {
-        "service": row.service,
-        "state": state,
-        "ready": [str(Endpoint(each.host, each.port)) for each in row.endpoints if each.ready],
-        "not_ready": [str(Endpoint(each.host, each.port)) for each in row.endpoints if not each.ready],
-    }
-
-
-def _row(rows: RowReader, kind: Kind, key: str, form: Any) -> Any:
-    value = rows.get(kind, key)
-    return msgspec.msgpack.decode(value, type=form) if value is not None else None
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
@@ -144,7 +78,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
 
 def _why_not(rows: RowReader, model: str, namespace: str | None, about: dict[str, Any]) -> Iterator[str]:
     """What may explain why nothing serves the model."""
-    route = _route(rows, model, None)
+    route = find_route(rows, model, None)
     if route is not None:
         others = ", ".join(sorted({each.namespace for each in (route, *route.others)}))
         yield f"Model {model!r} is not served in namespace {namespace!r}, but in: {others}."

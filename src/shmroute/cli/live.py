@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shmroute.cli.output import age_text, printable
-from shmroute.cli.report import health, report
+from shmroute.watcher.report import health, report
 from shmroute.worker.changes import Change, Reset
 from shmroute.worker.reader import Reader
 

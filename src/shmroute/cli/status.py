@@ -11,8 +11,8 @@ import click
 
 from shmroute.cli import options
 from shmroute.cli.output import age_text, bytes_text, document, paint, printable
-from shmroute.cli.report import health, report, settings_text
 from shmroute.errors import NotReady, StaleRoutes
+from shmroute.watcher.report import health, report, settings_text
 from shmroute.worker.reader import Reader
 
 _REFRESH_SECONDS: Final = 0.5

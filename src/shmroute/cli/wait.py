@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from shmroute.cli import options
-from shmroute.cli.report import waiting_for
 from shmroute.errors import NotReady
+from shmroute.watcher.report import waiting_for
 from shmroute.worker.reader import Reader
 
 

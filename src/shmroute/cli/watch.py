@@ -18,7 +18,14 @@ from shmroute.cli.watching import watch_options
 @click.option("--lifeline", type=int, hidden=True, help="End when nobody holds the other side of this pipe.")
 @click.option("--keeper", type=int, hidden=True, help="Process id of whoever takes the area away after this one.")
 @click.option("--refuse-other", is_flag=True, hidden=True, help="Do not stand by for a watcher of another source.")
-def command(lifeline: int | None, keeper: int | None, listen: str | None, **chosen: Any) -> None:
+def command(
+    lifeline: int | None,
+    keeper: int | None,
+    listen: str | None,
+    status_page: Any,
+    show_values: bool,
+    **chosen: Any,
+) -> None:
     """Follow AppModels and publish routes for the workers of this pod.
 
     From a cluster (the pod's service account, or a kubeconfig), or from a folder of manifests (--manifests). A second
@@ -37,7 +44,7 @@ def command(lifeline: int | None, keeper: int | None, listen: str | None, **chos
     if listen:
         from shmroute.watcher.http import serve
 
-        serve(watcher, listen)
+        serve(watcher, listen, status_page, show_values=show_values)
     if lifeline is not None:
         call_at_end(lifeline, watcher.stop)
     watcher.run()

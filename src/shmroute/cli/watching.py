@@ -132,6 +132,20 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--listen",
         envvar="SHMROUTE_LISTEN",
-        help="HOST:PORT or :PORT for /healthz, /readyz and /metrics.",
+        help="HOST:PORT or :PORT for /healthz, /readyz, /metrics and the status page; :PORT takes IPv4 and IPv6.",
+    ),
+    click.option(
+        "--status-page",
+        envvar="SHMROUTE_STATUS_PAGE",
+        type=click.Choice(("loopback", "all", "off")),
+        default="loopback",
+        show_default=True,
+        help="Who may see the status page and /api on that port; loopback includes `kubectl port-forward`.",
+    ),
+    click.option(
+        "--show-values",
+        is_flag=True,
+        envvar="SHMROUTE_SHOW_VALUES",
+        help="Show metadata values on the status page and in /api.",
     ),
 )

@@ -1,10 +1,13 @@
-"""The watcher's port (`--listen`): health, readiness and metrics over HTTP.
+"""The watcher's port (`--listen`): health, readiness, metrics and the status page over HTTP.
 
 * `/healthz`: 200 while the owner's loop turns. An API server or Redis that is away never makes it fail. A watcher that
   stands by fails it when the watcher it stands by for shows no heartbeat any more.
 * `/readyz`: 200 once a first complete snapshot of all sources is published, and from then on. Each problem of a source
   has a line below the "ok".
 * `/metrics`: the Prometheus text format, made at the scrape from the watcher's status.
+* `/` is the status page, and `/api/status`, `/api/history`, `/api/models`, `/api/models/NAME`, `/api/conflicts` and
+  `/api/invalid` give the same as JSON. By default they answer only clients on the pod's loopback (`kubectl
+  port-forward` is one): they name models, apps and addresses.
 
 uvicorn serves it from a thread of its own. The handlers read what other threads have published and wait for nobody. A
 pod network brings slow and idle clients, so each connection has a total time limit, and the oldest connection is closed
@@ -15,22 +18,27 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
+import json
 import logging
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Literal
+from urllib.parse import parse_qsl
 
 import uvicorn
 from prometheus_client import CollectorRegistry, make_asgi_app
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from shmroute.errors import ConfigError, ShmrouteError
+from shmroute.errors import AreaUnavailable, ConfigError, NotReady, ShmrouteError
 from shmroute.shm.control import ControlReader
+from shmroute.watcher import status_page
 from shmroute.watcher.loop import HEARTBEAT_SECONDS, WatcherLoop
 from shmroute.watcher.metrics import WatcherCollector, silent_seconds
 from shmroute.watcher.status import Status
+from shmroute.watcher.views import History, Views
 
 __all__ = ["HttpServer", "serve"]
 
@@ -58,6 +66,17 @@ MAX_HEADER_BYTES: Final = 16 * 1024
 _NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 """Errors of a kernel where IPv6 is compiled in and switched off."""
 
+MAX_SCANS: Final = 2
+"""Status pages and `/api` answers made at once; more wait. Each may scan all rows."""
+
+SHOW_SECONDS: Final = 10.0
+"""Seconds within which a status page or an `/api` answer is made, waiting included."""
+
+PageFor = Literal["loopback", "all", "off"]
+"""Who may see the status page and `/api`: clients on the pod's loopback, all, or nobody."""
+
+_JSON: Final = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"))
+
 _CLOSE_SECONDS: Final = 10.0
 _MAX_PORT: Final = 65_535
 
@@ -67,32 +86,118 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def application(watcher: WatcherLoop) -> Application:
-    """The ASGI application of the port's paths."""
-    registry = CollectorRegistry()
-    registry.register(WatcherCollector(watcher))
-    metrics: Application = make_asgi_app(registry)
+class _Paths:
+    """The ASGI application of the port's paths.
 
-    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-        match scope["path"]:
+    Args:
+        watcher: the watcher to describe.
+        page: who may see the status page and `/api`.
+        show_values: whether metadata values are shown there.
+    """
+
+    def __init__(self, watcher: WatcherLoop, page: PageFor, *, show_values: bool) -> None:
+        registry = CollectorRegistry()
+        registry.register(WatcherCollector(watcher))
+        self._metrics: Application = make_asgi_app(registry)
+        self._watcher = watcher
+        self._page = page
+        self._views = Views(watcher.area, show_values=show_values)
+        self._history = History()
+        self._scans = asyncio.Semaphore(MAX_SCANS)
+
+    async def sample(self) -> None:
+        """Record the watcher's status once per second, for the plots."""
+        while True:
+            self._history.sample(self._watcher.status)
+            await asyncio.sleep(1.0)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        match path:
             case "/metrics":
-                await metrics(scope, receive, send)
+                await self._metrics(scope, receive, send)
             case "/healthz":
-                healthy, text = _healthy(watcher)
+                healthy, text = _healthy(self._watcher)
                 await _answer(send, 200 if healthy else 503, text)
             case "/readyz":
-                ready, text = _ready(watcher.status)
+                ready, text = _ready(self._watcher.status)
                 await _answer(send, 200 if ready else 503, text)
+            case _ if path == "/" or path.startswith("/api/"):
+                if scope["method"] not in ("GET", "HEAD"):
+                    await _answer(send, 405, "read only: use GET")
+                elif not self._is_allowed(scope):
+                    await _answer(send, 403, "the status page answers on the pod's loopback only (--status-page)")
+                else:
+                    await self._show(scope, send)
             case _:
-                await _answer(send, 404, "/healthz, /readyz, /metrics")
+                await _answer(send, 404, "/healthz, /readyz, /metrics, / and /api/...")
 
-    return respond
+    def _is_allowed(self, scope: Scope) -> bool:
+        if self._page != "loopback":
+            return self._page == "all"
+        client = scope.get("client")
+        try:
+            address = ipaddress.ip_address(client[0].partition("%")[0]) if client else None
+        except ValueError:
+            return False
+        mapped = getattr(address, "ipv4_mapped", None)
+        # The name must be one of the loopback's too, so that no web page reaches this one by a name of its own.
+        host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        local = name in ("localhost", "[::1]") or name.startswith("127.")
+        return local and address is not None and (mapped or address).is_loopback
+
+    async def _show(self, scope: Scope, send: Send) -> None:
+        """Make the page or the JSON in a thread; a scan of many rows must not hold up a probe."""
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=10, errors="replace"))
+        try:
+            async with asyncio.timeout(SHOW_SECONDS), self._scans:
+                headers, body = await asyncio.to_thread(self._made, scope["path"], query)
+        except (TimeoutError, NotReady, AreaUnavailable) as error:
+            await _answer(send, 503, str(error) or f"no answer within {SHOW_SECONDS:g} s")
+            return
+        except ValueError as error:
+            await _answer(send, 400, f"bad query: {error}")
+            return
+        if body is None:
+            await _answer(send, 404, "not found")
+            return
+        await _send(send, 200, headers, body)
+
+    def _made(self, path: str, query: dict[str, str]) -> tuple[Sequence[tuple[bytes, bytes]], bytes | None]:
+        search, start = query.get("search", ""), max(0, int(query.get("start", "0")))
+        limit = int(query.get("limit", "50"))
+        if path == "/":
+            samples = self._history.samples()
+            page = status_page.render(self._views, samples, search, query.get("model", ""), start)
+            return status_page.HEADERS, page.encode(errors="replace")
+        what: object
+        match path.removeprefix("/api/"):
+            case "status":
+                what = self._views.status()
+            case "history":
+                what = self._history.samples()
+            case "models":
+                what = self._views.models(search, start, limit)
+            case "conflicts":
+                what = self._views.conflicts(start, limit)
+            case "invalid":
+                what = self._views.invalid(start, limit)
+            case name if name.startswith("models/"):
+                what = self._views.model(name.removeprefix("models/"), query.get("namespace"))
+            case _:
+                what = None
+        return _JSON, None if what is None else json.dumps(what, allow_nan=False, default=str).encode()
 
 
 async def _answer(send: Send, status: int, text: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
+    await _send(send, status, ((b"content-type", b"text/plain; charset=utf-8"),), f"{text}\n".encode(errors="replace"))
+
+
+async def _send(send: Send, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+    headers = [*headers, (b"cache-control", b"no-store"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": f"{text}\n".encode(errors="replace")})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _healthy(watcher: WatcherLoop) -> tuple[bool, str]:
@@ -155,9 +260,10 @@ class HttpServer:
         port: the TCP port that it answers on.
     """
 
-    def __init__(self, answer: Application, listener: socket.socket) -> None:
+    def __init__(self, answer: _Paths, listener: socket.socket) -> None:
         self.port: int = listener.getsockname()[1]
         self._listener = listener
+        self._answer = answer
         self._server = uvicorn.Server(
             uvicorn.Config(
                 answer,
@@ -179,9 +285,16 @@ class HttpServer:
 
     def _run(self) -> None:
         try:
-            self._server.run(sockets=[self._listener])
+            asyncio.run(self._serve())
         except Exception:  # noqa: BLE001 - whatever it is, it must be logged
             _log.exception("the HTTP server on port %d has failed: liveness probes will fail too", self.port)
+
+    async def _serve(self) -> None:
+        sampling = asyncio.create_task(self._answer.sample())
+        try:
+            await self._server.serve(sockets=[self._listener])
+        finally:
+            sampling.cancel()
 
     def close(self) -> None:
         """Stop answering; returns within a few seconds."""
@@ -189,7 +302,7 @@ class HttpServer:
         self._thread.join(_CLOSE_SECONDS)
 
 
-def serve(watcher: WatcherLoop, listen: str) -> HttpServer:
+def serve(watcher: WatcherLoop, listen: str, page: PageFor = "loopback", *, show_values: bool = False) -> HttpServer:
     """Answer on `HOST:PORT`, or on all IPv4 and IPv6 addresses for `:PORT`, from a thread until the process ends.
 
     Raises:
@@ -204,8 +317,8 @@ def serve(watcher: WatcherLoop, listen: str) -> HttpServer:
         listener = _bound(host.strip("[]"), int(port))
     except OSError as error:
         raise ConfigError(f"--listen {listen}: {error.strerror or error}") from error
-    server = HttpServer(application(watcher), listener)
-    _log.info("health and metrics on port %d", server.port)
+    server = HttpServer(_Paths(watcher, page, show_values=show_values), listener)
+    _log.info("health, metrics and the status page on port %d", server.port)
     return server
 
 

@@ -1,4 +1,4 @@
-"""What is known of an area and its watcher, collected for `shmroute status`, `wait` and `explain`.
+"""What is known of an area and its watcher, collected for the commands and for the status page.
 
 Reads the control block and the rows; asks no watcher. Works before the first snapshot too, since a watcher describes
 itself in the control block as soon as it holds the area.

@@ -1,0 +1,82 @@
+"""The reasons for a look-up's answer, read from the rows. For `shmroute explain` and the status page."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from shmroute.rows import ConflictRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState
+from shmroute.shm.reader import RowReader
+from shmroute.watcher.report import health
+from shmroute.worker.endpoints import Endpoint
+from shmroute.worker.routes import App, Route
+
+__all__ = ["explain", "find_route"]
+
+
+def find_route(rows: RowReader, model: str, namespace: str | None) -> Route | None:
+    """The model's route in that namespace, or the winner's; None if no app serves it."""
+    value = rows.get(Kind.MODEL, model)
+    if value is None:
+        return None
+    winner = msgspec.msgpack.decode(value, type=Route)
+    found = (each for each in (winner, *winner.others) if namespace in (None, each.namespace))
+    return next(found, None)
+
+
+def explain(rows: RowReader, route: Route, about: dict[str, Any]) -> dict[str, Any]:
+    """The facts behind a route, of builtin types. `about` is `shmroute.watcher.report.report`'s answer."""
+    key = f"{route.namespace}/{route.model}"
+    conflict = _row(rows, Kind.CONFLICT, key, ConflictRow)
+    metadata = _row(rows, Kind.METADATA, key, MetadataRow)
+    endpoints = _row(rows, Kind.ENDPOINTS, f"{route.namespace}/{route.appmodel}", EndpointsRow)
+    apps = _row(rows, Kind.APP, route.app, tuple[App, ...]) or ()
+    return {
+        "model": route.model,
+        "version": route.version,
+        "app": route.app,
+        "app_version": route.app_version,
+        "appmodel": f"{route.namespace}/{route.appmodel}",
+        "waiting_appmodels": list(conflict.losers) if conflict else [],
+        "other_namespaces": [f"{other.namespace}: {other.app} {other.version}" for other in route.others],
+        "app_named_by": [f"{app.namespace}/{app.appmodel}" for app in apps],
+        "metadata": _metadata_facts(metadata),
+        "endpoints": _endpoint_facts(endpoints),
+        "generation": rows.generation,
+        "age": about["age"],
+        "source": about["source"],
+        "state": health(about)[1],
+    }
+
+
+def _metadata_facts(row: MetadataRow | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    return {
+        "state": MetadataState(row.state).word,
+        "version": row.version,
+        "wanted": row.wanted,
+        "bytes": len(row.value) if row.value is not None else 0,
+        "for_seconds": max(0.0, time.time() - row.since),
+        "reason": row.reason,
+    }
+
+
+def _endpoint_facts(row: EndpointsRow | None) -> dict[str, Any]:
+    if row is None:
+        return {"service": None, "state": EndpointsState.UNKNOWN.word, "ready": [], "not_ready": []}
+    state = "known" if row.endpoints else EndpointsState(row.state).word
+    state += f" ({row.detail})" if row.detail else ""
+    return {
+        "service": row.service,
+        "state": state,
+        "ready": [str(Endpoint(each.host, each.port)) for each in row.endpoints if each.ready],
+        "not_ready": [str(Endpoint(each.host, each.port)) for each in row.endpoints if not each.ready],
+    }
+
+
+def _row(rows: RowReader, kind: Kind, key: str, form: Any) -> Any:
+    value = rows.get(kind, key)
+    return msgspec.msgpack.decode(value, type=form) if value is not None else None

@@ -1,0 +1,267 @@
+"""The status page: one HTML document for people, made anew for each request.
+
+It needs no script: state, tables, search and explanations come with the document. The script only replaces the parts
+marked `data-live`. Every text that comes from the cluster is escaped; the Content-Security-Policy allows no script and
+no style but those in `page/`, and no other host.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from shmroute.watcher.report import age_words, settings_text
+from shmroute.watcher.views import HISTORY_SECONDS, Views
+
+__all__ = ["HEADERS", "render"]
+
+_STYLE: Final = (files("shmroute.watcher") / "page" / "page.css").read_text("utf-8")
+_SCRIPT: Final = (files("shmroute.watcher") / "page" / "page.js").read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+
+HEADERS: Final = (
+    (b"content-type", b"text/html; charset=utf-8"),
+    (
+        b"content-security-policy",
+        f"default-src 'none'; script-src {_hash(_SCRIPT)}; style-src {_hash(_STYLE)}; connect-src 'self';"
+        " img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'".encode(),
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+"""The page's headers. The hashes allow exactly the page's own script and style (Content Security Policy level 2)."""
+
+_SYMBOLS: Final = {"ok": "✓", "old": "!", "bad": "✕"}
+_API: Final = ("status", "history", "models", "conflicts", "invalid")
+_PLOT_WIDTH: Final = 300
+_PLOT_HEIGHT: Final = 60
+
+
+def render(views: Views, samples: Sequence[dict[str, Any]], search: str, model: str, start: int) -> str:
+    """The page.
+
+    Args:
+        views: where the facts come from.
+        samples: `History.samples()`.
+        search: what to look for in model names; "" for nothing.
+        model: the model to explain; "" for none.
+        start: number of the first row of the search's result.
+    """
+    facts = views.status()
+    word, text = facts["health"]["state"], facts["health"]["text"]
+    title = f"shmroute: {facts['area']} {word}"
+    parts = [
+        f"<h1>shmroute <span class='dim'>area {escape(facts['area'])}</span></h1>",
+        f"<div id='state' data-live role='status'>{_state(word, text)}</div>",
+        f"<div id='facts' data-live>{_numbers(facts)}</div>",
+        f"<h2>Sources</h2><div id='sources' data-live>{_sources(facts)}</div>",
+        f"<h2>The last ten minutes</h2><div id='plots' data-live>{_plots(samples)}</div>",
+        f"<h2 id='find'>Find a model</h2>{_form(search or model)}",
+        f"<div id='found' data-live>{_found(views, search, model, start)}</div>",
+        f"<h2>Conflicts</h2><div id='conflicts' data-live>{_conflicts(views)}</div>",
+        f"<h2>Set aside</h2><div id='invalid' data-live>{_invalid(views)}</div>",
+        f"<p class='dim'>Read only. The same as JSON: {', '.join(map(_api_link, _API))}.</p>",
+    ]
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{escape(title)}</title><link rel='icon' href='data:,'><style>{_STYLE}</style>"
+        "<noscript><meta http-equiv='refresh' content='5'></noscript></head>"
+        f"<body><main>{''.join(parts)}</main><script>{_SCRIPT}</script></body></html>"
+    )
+
+
+def _state(word: str, text: str) -> str:
+    return f"<p class='state {word}'>{_SYMBOLS[word]} {word}: <span>{escape(text)}</span></p>"
+
+
+def _api_link(name: str) -> str:
+    return f"<a href='/api/{name}'>/api/{name}</a>"
+
+
+def _numbers(facts: dict[str, Any]) -> str:
+    watcher = facts["watcher"]
+    alive = "alive" if watcher["alive"] else "ended" if watcher["ended"] else "dead or frozen"
+    pairs = [
+        ("Source", settings_text(facts["source"])),
+        ("Generation", facts["generation"]),
+        ("Watcher", f"pid {watcher['pid']}, {alive}, heartbeat {age_words(watcher['heartbeat_age'])} ago"),
+    ]
+    if "rows" in watcher:
+        newest = f", newest change in {watcher['propagation_seconds'] * 1e3:.1f} ms" if watcher["propagations"] else ""
+        pairs += [
+            ("Tables", f"{watcher['models']} models, {watcher['apps']} apps, {watcher['rows']} rows"),
+            ("Shared memory", f"{watcher['segment_bytes'] / 2**20:.1f} MiB"),
+            ("Published", f"{watcher['publishes']} generations from {watcher['events']} events{newest}"),
+            ("Conflicts", watcher["conflicts"]),
+            ("Set aside", watcher["invalid"]),
+        ]
+        metadata = watcher["metadata"]
+        if metadata:
+            problem = f", {metadata['problem']}" if metadata["problem"] else ""
+            pairs.append(("Metadata", f"{metadata['store']}: {metadata['pending']} pending{problem}"))
+    return (
+        "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in pairs) + "</dl>"
+    )
+
+
+def _table(label: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in a region that scrolls; cells are escaped unless they are `_Html`."""
+    head = "".join(f"<th scope='col'>{name}</th>" for name in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{cell if isinstance(cell, _Html) else escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    return (
+        f"<div class='scroll' tabindex='0' role='region' aria-label='{label}'>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+class _Html(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+def _sources(facts: dict[str, Any]) -> str:
+    rows = [
+        (
+            source["resource"],
+            source["phase"],
+            "never" if source["age"] is None else f"{age_words(source['age'])} ago",
+            source["restarts"],
+            source["lists"],
+            source["reason"] or "none",
+        )
+        for source in facts["sources"]
+    ]
+    if not rows:
+        return "<p>No source has reported yet.</p>"
+    return _table("Sources", ("Resource", "Phase", "In step", "Restarts", "Lists", "Problem"), rows)
+
+
+def _plots(samples: Sequence[dict[str, Any]]) -> str:
+    plots = (
+        ("Generations per second", "generations", ""),
+        ("Propagation of changes", "propagation_ms", " ms"),
+        ("Age of the oldest source", "age", " s"),
+    )
+    return "<div class='plots'>" + "".join(_plot(samples, *each) for each in plots) + "</div>"
+
+
+def _plot(samples: Sequence[dict[str, Any]], title: str, field: str, unit: str) -> str:
+    values = [(number, sample[field]) for number, sample in enumerate(samples) if sample[field] is not None]
+    largest = max((value for _, value in values), default=0.0)
+    newest = values[-1][1] if values else 0.0
+    first = HISTORY_SECONDS - len(samples)
+    points = [
+        (
+            (first + number) / HISTORY_SECONDS * _PLOT_WIDTH,
+            _PLOT_HEIGHT - (value / largest if largest else 0.0) * (_PLOT_HEIGHT - 2) - 1,
+        )
+        for number, value in values
+    ]
+    line = " ".join(f"{'M' if not index else 'L'}{x:.1f} {y:.1f}" for index, (x, y) in enumerate(points))
+    text = f"{title}: {newest:.1f}{unit} now, {largest:.1f}{unit} at most" if values else f"{title}: none yet"
+    return (
+        f"<figure><svg role='img' aria-label='{text}' viewBox='0 0 {_PLOT_WIDTH} {_PLOT_HEIGHT}'"
+        f" preserveAspectRatio='none'><path d='{line}'/></svg><figcaption>{text}</figcaption></figure>"
+    )
+
+
+def _form(value: str) -> str:
+    return (
+        "<form action='/' method='get' role='search'><label>Part of a model's name"
+        f"<input type='search' name='search' value='{escape(value, quote=True)}'></label><button>Find</button></form>"
+    )
+
+
+def _link(text: str, **parameters: object) -> _Html:
+    return _Html(f"<a href='/?{escape(urlencode(parameters), quote=True)}#find'>{escape(text)}</a>")
+
+
+def _found(views: Views, search: str, model: str, start: int) -> str:
+    if model:
+        facts = views.model(model)
+        if facts is None:
+            return f"<p>No app serves model <strong>{escape(model)}</strong>.</p>"
+        return f"<h3>{escape(model)}</h3><dl>{''.join(_explained(facts))}</dl>"
+    if not search:
+        return "<p class='dim'>Shows which AppModel serves it, its metadata's state and its endpoints.</p>"
+    page = views.models(search, start)
+    if not page["items"]:
+        return f"<p>No model's name contains <strong>{escape(search)}</strong>.</p>"
+    rows = [
+        (_link(item["model"], model=item["model"]), item["version"], item["app"], item["namespace"])
+        for item in page["items"]
+    ]
+    more = f"<p>{_link('More', search=search, start=page['next'])}</p>" if page["next"] is not None else ""
+    return _table("Models found", ("Model", "Version", "App", "Namespace"), rows) + more
+
+
+def _explained(facts: dict[str, Any]) -> Iterable[str]:
+    metadata, endpoints = facts["metadata"], facts["endpoints"]
+    pairs: list[tuple[str, Any]] = [
+        ("Served by", f"app {facts['app']} {facts['app_version']}, model version {facts['version']}"),
+        ("Because", f"AppModel {facts['appmodel']} claims it"),
+        ("Others that claim it", ", ".join(facts["waiting_appmodels"]) or "none"),
+        ("Other namespaces", "; ".join(facts["other_namespaces"]) or "none"),
+        ("Metadata", _metadata_words(metadata)),
+        ("Service", f"{endpoints['service'] or 'unknown'}: {endpoints['state']}"),
+        ("Ready endpoints", ", ".join(endpoints["ready"]) or "none"),
+        ("Endpoints not ready", ", ".join(endpoints["not_ready"]) or "none"),
+    ]
+    for name, value in pairs:
+        yield f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>"
+    if "metadata_value" in facts:
+        text = json.dumps(facts["metadata_value"], ensure_ascii=False)
+        yield f"<div><dt>Metadata value</dt><dd><pre>{escape(text)}</pre></dd></div>"
+
+
+def _metadata_words(metadata: dict[str, Any] | None) -> str:
+    if metadata is None:
+        return "none is read"
+    value = f"{metadata['bytes']} bytes of version {metadata['version']}" if metadata["version"] else "no value"
+    return ", ".join(part for part in (metadata["state"], value, metadata["reason"]) if part)
+
+
+def _conflicts(views: Views) -> str:
+    page = views.conflicts()
+    if not page["items"]:
+        return "<p>None.</p>"
+    rows = [
+        (_link(item["model"], model=item["model"]), item["namespace"], item["winner"], ", ".join(item["losers"]))
+        for item in page["items"]
+    ]
+    return _table("Conflicts", ("Model", "Namespace", "Served by AppModel", "Also claimed by"), rows) + _rest(page)
+
+
+def _invalid(views: Views) -> str:
+    page = views.invalid()
+    if not page["items"]:
+        return "<p>None.</p>"
+    rows = [
+        (
+            item["kind"],
+            f"{item['namespace']}/{item['name']}".lstrip("/"),
+            "last valid state" if item["last_good"] else "nothing",
+            item["reason"],
+        )
+        for item in page["items"]
+    ]
+    return _table("Set aside", ("Kind", "Name", "Served", "Reason"), rows) + _rest(page)
+
+
+def _rest(page: dict[str, Any]) -> str:
+    return "<p class='dim'>More in the JSON listing below.</p>" if page["next"] is not None else ""

@@ -1,0 +1,155 @@
+"""What the status page and `/api` show: builtin values, read from the area. Read only.
+
+Listings scan the rows in a thread of their own, never in the thread that owns the index, and give one page at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from shmroute.errors import NotReady
+from shmroute.rows import ConflictRow, InvalidRow, Kind, MetadataRow
+from shmroute.shm.reader import RowReader
+from shmroute.watcher.explain import explain, find_route
+from shmroute.watcher.report import health, report
+from shmroute.watcher.status import Status
+from shmroute.worker.reader import Reader
+from shmroute.worker.routes import Route
+
+__all__ = ["MAX_PAGE_ROWS", "History", "Views"]
+
+MAX_PAGE_ROWS: Final = 200
+"""Largest number of rows in one answer; the next page starts at `next`."""
+
+HISTORY_SECONDS: Final = 600
+"""Seconds that the plots reach back, with one sample per second."""
+
+_conflict = msgspec.msgpack.Decoder(ConflictRow).decode
+_invalid = msgspec.msgpack.Decoder(InvalidRow).decode
+_metadata = msgspec.msgpack.Decoder(MetadataRow).decode
+_route = msgspec.msgpack.Decoder(Route).decode
+
+
+class History:
+    """One sample of the watcher's status per second, for the plots."""
+
+    def __init__(self) -> None:
+        self._samples: deque[dict[str, float | None]] = deque(maxlen=HISTORY_SECONDS)
+        self._generation: int | None = None
+        self._propagations = 0
+        self._propagation_sum = 0.0
+
+    def sample(self, status: Status) -> None:
+        """Add a sample: generations since the last one, mean propagation of its changes, age of the oldest source."""
+        former = status.generation if self._generation is None else self._generation
+        changes = status.propagations - self._propagations
+        spent = status.propagation_seconds_sum - self._propagation_sum
+        age = max(status.source_ages, default=float("inf"))
+        self._samples.append(
+            {
+                "time": status.now,
+                "generations": max(0, status.generation - former),
+                "propagation_ms": spent / changes * 1e3 if changes > 0 else None,
+                "age": age if age != float("inf") else None,
+            }
+        )
+        self._generation = status.generation
+        self._propagations, self._propagation_sum = status.propagations, status.propagation_seconds_sum
+
+    def samples(self) -> list[dict[str, float | None]]:
+        """All samples, the oldest first."""
+        return list(self._samples)
+
+
+class Views:
+    """The views of one area.
+
+    Args:
+        area: the area's name.
+        show_values: whether metadata values are shown. They are hidden by default: they may be confidential.
+    """
+
+    def __init__(self, area: str, *, show_values: bool = False) -> None:
+        self.area = area
+        self.show_values = show_values
+
+    def status(self) -> dict[str, Any]:
+        """The facts about watcher and area, with `health` (a word and a sentence)."""
+        with Reader(self.area) as reader:
+            facts = report(reader)
+        word, sentence = health(facts)
+        return {**facts, "health": {"state": word, "text": sentence}}
+
+    def models(self, search: str = "", start: int = 0, limit: int = 50) -> dict[str, Any]:
+        """Models whose name contains `search`, in pages."""
+
+        def item(key: str, value: bytes) -> dict[str, Any]:
+            route = _route(value)
+            return {"model": key, "version": route.version, "app": route.app, "namespace": route.namespace}
+
+        return self._page(Kind.MODEL, item, lambda key: search in key, start, limit)
+
+    def model(self, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+        """Why the model is answered as it is; None if no app serves it."""
+        with Reader(self.area) as reader:
+            about = report(reader)
+        try:
+            rows = RowReader(self.area)
+        except NotReady:
+            return None
+        route = find_route(rows, name, namespace)
+        if route is None:
+            return None
+        facts = explain(rows, route, about)
+        if self.show_values:
+            value = rows.get(Kind.METADATA, f"{route.namespace}/{route.model}")
+            content = _metadata(value).value if value is not None else None
+            facts["metadata_value"] = content.decode(errors="replace") if content is not None else None
+        return facts
+
+    def conflicts(self, start: int = 0, limit: int = 50) -> dict[str, Any]:
+        """Models that several AppModels of one namespace claim, in pages."""
+        return self._page(Kind.CONFLICT, lambda _, value: _fields(_conflict(value)), None, start, limit)
+
+    def invalid(self, start: int = 0, limit: int = 50) -> dict[str, Any]:
+        """Objects and files that were set aside, in pages."""
+        return self._page(Kind.INVALID, lambda _, value: _fields(_invalid(value)), None, start, limit)
+
+    def _page(
+        self,
+        kind: Kind,
+        item: Callable[[str, bytes], dict[str, Any]],
+        matches: Callable[[str], bool] | None,
+        start: int,
+        limit: int,
+    ) -> dict[str, Any]:
+        limit = max(1, min(limit, MAX_PAGE_ROWS))
+        try:
+            rows = RowReader(self.area)
+        except NotReady:
+            return {"items": [], "next": None, "generation": 0}
+        found = ((key, value) for _, key, value in rows.rows(kind) if matches is None or matches(key))
+        page = list(islice(_yielding(found), start, start + limit + 1))
+        return {
+            "items": [item(key, value) for key, value in page[:limit]],
+            "next": start + limit if len(page) > limit else None,
+            "generation": rows.generation,
+        }
+
+
+def _yielding(rows: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """The rows, with a pause now and then: the owner's thread must get the interpreter in between."""
+    for number, row in enumerate(rows):
+        if number % 1_000 == 999:
+            time.sleep(0.001)
+        yield row
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    return {field: msgspec.to_builtins(getattr(row, field)) for field in row.__struct_fields__}
