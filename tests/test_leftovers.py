@@ -40,7 +40,7 @@ print(subprocess.Popen({SLEEP!r}, stdout=subprocess.DEVNULL, start_new_session=T
 """
     pids = []
     with pytest.raises(AssertionError, match=r"left behind: process"), nothing_left():
-        pids.append(int(subprocess.check_output([sys.executable, "-c", code], timeout=60)))
+        pids.append(int(subprocess.check_output([sys.executable, "-c", code], timeout=240)))
     assert not is_running(pids[0])
 
 
@@ -104,7 +104,7 @@ def test_a_run_with_several_workers_looks_for_strays_at_its_end(
     )
     pytester.makepyfile(f"def test(): open('/dev/shm/{name}', 'w').close()")
     try:
-        result = pytester.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider", timeout=60)
+        result = pytester.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider", timeout=240)
         assert result.ret == pytest.ExitCode.TESTS_FAILED
         result.assert_outcomes(passed=1)
         result.stdout.fnmatch_lines([f"ERROR: left behind by the whole run: /dev/shm/{name}"])
@@ -132,7 +132,7 @@ def test_neither_this_run_nor_what_started_it_counts_as_others() -> None:
     if any(word in line for line in lines for word in ("shmroute", "pytest")):
         pytest.skip("others are at work here")
     # pytest itself is the shell's parent; the shell is called shmroute.
-    assert subprocess.check_output(started, executable="/bin/sh", text=True, timeout=60) == "False\n"
+    assert subprocess.check_output(started, executable="/bin/sh", text=True, timeout=240) == "False\n"
 
 
 def test_the_shared_memory_of_an_area_goes_with_the_test(make_area: Callable[[], str]) -> None:

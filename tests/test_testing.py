@@ -101,7 +101,7 @@ def test_readers_of_their_own_forked_children_and_other_programs_see_the_answers
     with routes({"model": "iiot"}), Forks() as forks:
         assert Reader().resolve("model").app == "iiot"
         assert forks.start(lambda pipe: pipe.send(resolve("model").app)).pipe.recv() == "iiot"
-        assert subprocess.check_output(bound([sys.executable, "-c", code]), text=True, timeout=60) == "iiot\n"
+        assert subprocess.check_output(bound([sys.executable, "-c", code]), text=True, timeout=240) == "iiot\n"
 
 
 def test_an_endpoint_that_is_none_is_refused_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,17 +188,17 @@ def test_nothing_is_left():
 def test_the_fixtures_work_where_every_warning_is_an_error(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(USERS_TESTS.format(appmodel=appmodel("iiot", "model")))
     pytester.makepyprojecttoml('[tool.pytest.ini_options]\nfilterwarnings = ["error"]\naddopts = "--strict-config"\n')
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=60)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=240)
     result.assert_outcomes(passed=4)
     result.stdout.no_fnmatch_line("*warnings summary*")
 
 
 def test_the_fixtures_are_listed_with_what_they_do(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_subprocess("--fixtures", timeout=60)
+    result = pytester.runpytest_subprocess("--fixtures", timeout=240)
     result.stdout.fnmatch_lines(["shmroute_routes*", "*Answers for `shmroute.resolve`*"])
     result.stdout.fnmatch_lines(["shmroute_folder*", "*An empty folder with a real watcher on it*"])
 
 
 def test_the_plugin_loads_nothing_until_a_fixture_is_used() -> None:
     code = "import sys, shmroute.pytest_plugin; print('shmroute.testing' in sys.modules)"
-    assert subprocess.check_output(bound([sys.executable, "-c", code]), text=True, timeout=60) == "False\n"
+    assert subprocess.check_output(bound([sys.executable, "-c", code]), text=True, timeout=240) == "False\n"

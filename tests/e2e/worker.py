@@ -39,7 +39,7 @@ def main(area: str, models: list[str]) -> None:
             if now < generation:
                 errors.append(f"generation {now} after {generation}")
             generation = now
-            time.sleep(0.0005)
+            time.sleep(0.004)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

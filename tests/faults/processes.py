@@ -57,6 +57,7 @@ def publish_for_ever(pipe: Pipe, area: str) -> None:
     """A writer at full rate, until it is killed."""
     small_logs()
     publisher = Publisher(area)
+    publish_stamped(publisher)
     pipe.send("at work")
     while True:
         publish_stamped(publisher)

@@ -315,7 +315,7 @@ def bytes_sent(server: RedisServer) -> int:
 
 
 def test_the_raw_bytes_are_once_in_a_pod_however_many_workers_read_them(redis_server: RedisServer, area: str) -> None:
-    models, size, count = 10_000, 4_096, 8
+    models, size, count = 3_000, 4_096, 8
     names = [f"m-{number:05}" for number in range(models)]
     with redis_server.client() as client:
         pipeline = client.pipeline(transaction=False)
@@ -323,7 +323,8 @@ def test_the_raw_bytes_are_once_in_a_pod_however_many_workers_read_them(redis_se
             pipeline.set(f"app-{name[2:5]}_{name}", value("v-1", size))
         pipeline.execute()
     apps = [
-        appmodel(f"app-{part:03}", dict.fromkeys(names[part * 100 : part * 100 + 100], "v-1")) for part in range(100)
+        appmodel(f"app-{part:03}", dict.fromkeys(names[part * 100 : part * 100 + 100], "v-1"))
+        for part in range(models // 100)
     ]
     with watching(area, RedisStore(redis_server.url)) as it:
         it.list(apps)

@@ -27,7 +27,7 @@ SERVER_SECONDS = 60.0
 CLIENTS = 4
 ATTEMPTS = 3
 """Of a client that retries: the second attempt may meet another worker that is just ending."""
-PAUSE_SECONDS = 0.004
+PAUSE_SECONDS = 0.01
 """After each request of a client: load, and yet some processor left for the server's own restart."""
 LOG_CHARACTERS = 3000
 TRY_SECONDS = 0.7

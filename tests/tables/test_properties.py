@@ -138,7 +138,7 @@ def followers(item: AppModel | EndpointSlice) -> st.SearchStrategy[Event]:
 DEFAULT_PORTS = st.sampled_from(["", "grpc", "8080"])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(histories(), DEFAULT_PORTS)
 def test_the_rows_are_what_the_rules_say_after_any_events(batches: list[list[Event]], default_port: str) -> None:
     index, oracle = Index(default_port), Oracle(default_port)
@@ -164,7 +164,7 @@ def test_the_rows_are_what_the_rules_say_after_any_events(batches: list[list[Eve
         assert counts == (kinds.count(1), kinds.count(2), kinds.count(5), kinds.count(6))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(appmodels(), max_size=6, unique_by=lambda item: item.key),
     st.lists(endpointslices(), max_size=6, unique_by=lambda item: item.key),
@@ -192,7 +192,7 @@ def test_the_rows_do_not_depend_on_the_order_or_the_history(
     assert dict(index.rows()) == dict(fresh.rows())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories())
 def test_announcements_replayed_give_the_objects_in_force(batches: list[list[Event]]) -> None:
     index, oracle = Index(), Oracle()
