@@ -45,6 +45,11 @@ test: $(TESTING) ## all tests but the long ones, JOBS=5 at once (default: 3 more
 test-long: $(TESTING) ## the long tests
 	$(RUN) pytest -m long --timeout=7200 --hypothesis-profile=long $(ARGS)
 
+.PHONY: faults
+faults: $(TESTING) ## docs/_build/faults.md: the tests that prove each row of docs/failures.md
+	$(RUN) pytest -p tests.faults.table --collect-only -q -m fault --fault-table docs/_build/faults.md >/dev/null
+	@echo docs/_build/faults.md
+
 .PHONY: check
 check: $(VENV)/.has-check ## style, types, and which module may import which
 	$(RUN) ruff check

@@ -55,6 +55,7 @@ def shown(reader: Reader, model: str) -> set[str]:
     return {str(each) for each in reader.resolve(model).endpoints}
 
 
+@pytest.mark.fault(19)
 def test_endpoints_equal_an_independent_computation_through_random_slice_changes(cluster: Cluster, area: str) -> None:
     services, slices_each = 6, 3
     dice = random.Random(7)
@@ -89,6 +90,7 @@ def test_endpoints_equal_an_independent_computation_through_random_slice_changes
                 until(agrees, f"agreement after {step + 1} changes")
 
 
+@pytest.mark.fault(20)
 def test_a_service_scaled_to_zero_is_known_empty_and_an_unseen_one_is_not_known(cluster: Cluster, area: str) -> None:
     cluster.apply(appmodel("scaled", "scaled", "v1", {"scaled_model": "v1"}))
     cluster.apply(appmodel("unseen", "unseen", "v1", {"unseen_model": "v1"}))

@@ -76,6 +76,7 @@ def test_the_worker_that_resolves_all_models_agrees_with_the_server(cluster: Clu
         assert len(reader.models()) == apps * models
 
 
+@pytest.mark.fault(23)
 def test_a_killed_watcher_costs_no_error_and_its_successor_goes_on_with_a_higher_generation(
     cluster: Cluster, area: str
 ) -> None:
@@ -95,6 +96,7 @@ def test_a_killed_watcher_costs_no_error_and_its_successor_goes_on_with_a_higher
             until(lambda: reader.synced, "sync of the new watcher")
 
 
+@pytest.mark.fault(17)
 def test_invalid_objects_are_listed_with_a_reason_and_all_else_is_served(cluster: Cluster, area: str) -> None:
     good = example()
     broken: dict[str, dict[str, Any]] = {

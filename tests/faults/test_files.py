@@ -57,6 +57,7 @@ def written(api: ApiServer, kubeconfig: Path, area: str, path: Path) -> None:
     remove_area(area)
 
 
+@pytest.mark.fault(2)
 def test_02_a_pod_restarted_while_the_api_server_is_away_serves_its_last_routes_marked_as_stale(
     api: ApiServer, kubeconfig: Path, area: str, tmp_path: Path
 ) -> None:
@@ -109,6 +110,7 @@ def test_02_a_damaged_checkpoint_is_as_good_as_none(
     assert parse(path.read_bytes()).rows, "replaced by a good one at the end"
 
 
+@pytest.mark.fault(2)
 def test_02_a_watcher_killed_at_any_moment_of_writing_leaves_a_whole_checkpoint(
     area: str, tmp_path: Path, make_area: Callable[[], str]
 ) -> None:

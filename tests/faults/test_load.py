@@ -53,6 +53,7 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
+@pytest.mark.fault(21)
 def test_21_a_storm_with_a_hung_redis_keeps_nobody_waiting_and_memory_bounded(
     api: ApiServer, redis_server: RedisServer, area: str, tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_21_a_storm_with_a_hung_redis_keeps_nobody_waiting_and_memory_bounded(
         }
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("step", [500, LARGE - SMALL], ids=["step by step", "at once"])
 def test_28_a_table_that_grows_tenfold_and_shrinks_again_is_served_throughout(
     area: str, step: int, caplog: pytest.LogCaptureFixture

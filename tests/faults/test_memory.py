@@ -176,6 +176,7 @@ def fill_with_changes(pipe: Pipe, area: str) -> None:
         publisher.close(remove=True)
 
 
+@pytest.mark.fault(27)
 @needs_own_shm
 def test_the_last_page_of_dev_shm_is_written_without_a_bus_error_in_anyone(area: str) -> None:
     with Forks() as forks:
@@ -254,6 +255,7 @@ def watch_folder_in_small_shm(pipe: Pipe, area: str, folder: Path) -> None:
         log.close()
 
 
+@pytest.mark.fault(27)
 @needs_own_shm
 def test_a_watcher_in_1_mib_goes_on_serving_and_recovers_without_a_restart(area: str, tmp_path: Path) -> None:
     folder = tmp_path / "manifests"
@@ -346,6 +348,7 @@ def test_a_batch_that_cannot_be_read_leaves_the_worker_at_the_generation_before(
         assert reader.fault is None
 
 
+@pytest.mark.fault(29)
 def test_age_does_not_hide_a_fault(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.replace(routes(5))
@@ -360,6 +363,7 @@ def test_age_does_not_hide_a_fault(area: str) -> None:
         assert reader.age < float("inf"), "it was in step until then"
 
 
+@pytest.mark.fault(29)
 def test_a_damaged_row_is_refused_and_the_others_are_served(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.replace(routes(50, "good"))
@@ -409,6 +413,7 @@ def test_what_only_has_the_name_of_an_area_is_refused_by_a_worker(area: str, mak
         remove(path)
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("size", [0, 1, 11, 16, 63, 64, 127, 128, 200, 4096, 65535, 8320, 8392])
 @pytest.mark.parametrize("which", ["", ".1"])
 def test_what_was_cut_short_is_refused(area: str, size: int, which: str) -> None:
@@ -425,6 +430,7 @@ def test_what_was_cut_short_is_refused(area: str, size: int, which: str) -> None
         assert Reader(area).resolve("model-1").version == "anew"
 
 
+@pytest.mark.fault(29)
 def test_another_format_version_is_refused_with_both_versions_until_a_watcher_replaces_it(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.replace(routes(5, "old"))

@@ -57,6 +57,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = WAIT_S
 # --- a writer SIGKILLed at any instant (23, 31) ---------------------------------------------------------------
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("kills", [150, pytest.param(10_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
 def test_a_writer_killed_at_random_moments_leaves_no_torn_or_mixed_state(area: str, kills: int) -> None:
     when = random.Random(SEED)
@@ -123,6 +124,7 @@ SMALL: dict[tuple[int, str], bytes | None] = {(1, "k1"): b"new", (1, "k2"): None
 BIG: Changes = SMALL | {(1, "big"): bytes(5000)}
 
 
+@pytest.mark.fault(23)
 @pytest.mark.usefixtures("small_segments")
 @pytest.mark.parametrize(
     ("prepare", "changes", "stride"),
@@ -214,6 +216,7 @@ def test_a_writer_killed_while_it_removes_its_area_leaves_what_the_next_one_can_
         line += 7
 
 
+@pytest.mark.fault(31)
 def test_leftovers_do_not_add_up_however_many_writers_are_killed_while_they_take_over(area: str) -> None:
     with Publisher(area) as publisher:
         publish_stamped(publisher)
@@ -222,6 +225,7 @@ def test_leftovers_do_not_add_up_however_many_writers_are_killed_while_they_take
         assert len(objects(area)) <= MAX_SEGMENTS + 1
 
 
+@pytest.mark.fault(31)
 def test_whoever_takes_an_area_over_sweeps_what_others_left_there_however_new_it_is(area: str) -> None:
     with Publisher(area) as publisher:
         publish_stamped(publisher)
@@ -275,6 +279,7 @@ def test_a_writer_that_stands_by_takes_over_within_2_s_of_the_death_of_the_first
             assert check_stamps(reader) == 2
 
 
+@pytest.mark.fault(25)
 def test_of_many_writers_that_race_for_a_dead_ones_area_one_gets_it(area: str) -> None:
     def race(pipe: Pipe) -> None:
         pipe.recv()
@@ -327,6 +332,7 @@ def wait_for_message(child: Child, seconds: float) -> None:
     assert child.pipe.poll(seconds), f"child {child.pid} says nothing"
 
 
+@pytest.mark.fault(30)
 def test_readers_attach_at_full_rate_without_an_exception(area: str) -> None:
     """The segment the control block names is often unlinked before it can be opened."""
 
@@ -419,6 +425,7 @@ def kill_and_freeze(pipe: Pipe, area: str, killed: int, frozen: int) -> None:
     assert taken_bytes() == empty
 
 
+@pytest.mark.fault(26)
 @needs_own_shm
 @pytest.mark.parametrize(
     ("killed", "frozen"), [(40, 4), pytest.param(200, 20, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
@@ -433,6 +440,7 @@ def test_readers_killed_and_frozen_while_mapping_do_not_disturb_the_writer_and_c
 # --- forks (32) -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(32)
 def test_children_forked_before_and_after_the_first_look_up_follow_the_writer(area: str) -> None:
     from shmroute.worker.reader import Reader
 

@@ -123,6 +123,7 @@ def end(server: RedisServer, it: Watching, models: int, changes: int, size: int)
     return wanted
 
 
+@pytest.mark.fault(22)
 def test_routes_flow_while_redis_hangs_and_all_metadata_is_right_afterwards(
     redis_server: RedisServer, area: str
 ) -> None:
@@ -234,6 +235,7 @@ def ask(process: subprocess.Popen[str], word: str) -> Any:
     return json.loads(process.stdout.readline())
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("late_seconds", [0.0, 0.5, pytest.param(3.0, marks=pytest.mark.long)])
 def test_no_worker_ever_sees_the_old_value_under_the_new_version(
     redis_server: RedisServer, area: str, late_seconds: float

@@ -85,6 +85,7 @@ with routes({"iiot_dataservice": "iiot"}):
 """
 
 
+@pytest.mark.fault(32)
 @NO_HALF_FORK
 def test_32_a_server_that_forks_in_c_may_find_a_thread_in_the_middle_of_a_look_up() -> None:
     finished = subprocess.run(
@@ -93,6 +94,7 @@ def test_32_a_server_that_forks_in_c_may_find_a_thread_in_the_middle_of_a_look_u
     assert (finished.stdout, finished.stderr) == ("0\n", "")
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize(
     ("command", "application"),
     [

@@ -63,6 +63,7 @@ def watching(folder: Path, area: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+@pytest.mark.fault(25)
 def test_25_of_two_watchers_one_writes_and_the_other_takes_over(folder: Path, area: str) -> None:
     with watching(folder, area) as first, Reader(area) as reader:
         reader.wait_ready(WAIT_SECONDS)
@@ -85,6 +86,7 @@ def test_25_of_two_watchers_one_writes_and_the_other_takes_over(folder: Path, ar
             assert reader.generation > before
 
 
+@pytest.mark.fault(24)
 def test_24_a_frozen_watcher_costs_no_answer_and_its_age_grows(folder: Path, area: str) -> None:
     with watching(folder, area) as process, Reader(area) as reader:
         reader.wait_ready(WAIT_SECONDS)
@@ -101,6 +103,7 @@ def test_24_a_frozen_watcher_costs_no_answer_and_its_age_grows(folder: Path, are
         wait_for(lambda: reader.resolve("iiot_dataservice", max_age=60.0).app_version == "v2")
 
 
+@pytest.mark.fault(24)
 def test_24_a_frozen_watcher_is_started_again_by_its_supervisor(folder: Path, area: str) -> None:
     command: list[str | Path] = [
         sys.executable,

@@ -33,6 +33,7 @@ SHOWN_OR_KEPT = {
 """Modules that may ask for the wall clock, and what for."""
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("jump", [A_YEAR_SECONDS, -A_YEAR_SECONDS], ids=["ahead", "back"])
 def test_33_the_wall_clock_jumps_and_ages_stay_as_they_are(
     area: str, jump: float, monkeypatch: pytest.MonkeyPatch
@@ -76,6 +77,7 @@ def test_33_a_checkpoint_from_any_time_is_served_and_never_looks_younger_than_it
 _ROW: RowKey = (Kind.CONFLICT, "east/model")
 
 
+@pytest.mark.fault(33)
 def test_33_the_wall_clock_is_asked_for_nothing_but_what_is_shown_or_kept() -> None:
     root = Path(shmroute.__file__).parent
     asking = {

@@ -93,6 +93,7 @@ def check_resumed(api: ApiServer, follow: Following, resource_version: str) -> N
 # -- 1, 2: the API server is down
 
 
+@pytest.mark.fault(1)
 def test_01_api_down_at_start_is_not_ready_and_never_an_empty_table(
     api: ApiServer, connection: Connection, area: str
 ) -> None:
@@ -109,6 +110,7 @@ def test_01_api_down_at_start_is_not_ready_and_never_an_empty_table(
         assert served.reader.resolve("iiot_dataservice").app == "iiot"
 
 
+@pytest.mark.fault(1)
 def test_01_api_down_at_start_costs_under_1_percent_of_a_core_and_backs_off(tmp_path: Path, api: ApiServer) -> None:
     with socket.socket() as reserved:  # bound, and nobody listens
         reserved.bind(("127.0.0.1", 0))
@@ -151,6 +153,7 @@ def are_backoffs(times: list[float], end: float, sources: tuple[tuple[float, flo
     )
 
 
+@pytest.mark.fault(1)
 @pytest.mark.long
 def test_01_a_watcher_whose_connections_are_refused_for_60_s_takes_under_1_percent_of_a_core(
     api: ApiServer, tmp_path: Path, area: str
@@ -181,6 +184,7 @@ def test_01_a_watcher_whose_connections_are_refused_for_60_s_takes_under_1_perce
     assert are_backoffs(later, began + REFUSED_SECONDS, ((began, FIRST_SECONDS), (second, FIRST_SECONDS)))
 
 
+@pytest.mark.fault(2)
 def test_02_api_down_after_sync_serves_the_last_state_with_its_age_and_resumes_without_a_list(
     api: ApiServer, connection: Connection, area: str
 ) -> None:
@@ -234,6 +238,7 @@ def falls_silent_and_comes_back(
     return noticed
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize(
     "timing", [IMPATIENT, pytest.param(REAL_TIMES, marks=pytest.mark.long)], ids=["short times", "real times"]
 )
@@ -286,6 +291,7 @@ def test_04_a_frozen_proxy_is_noticed_within_2_periods_and_15_s(
     assert seconds < timing.frozen_within
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("swallowed", ["on the open stream", "on every stream"])
 def test_05_a_watch_that_is_open_but_silent_while_the_resource_moves_is_noticed_by_the_probe(
     api: ApiServer, connection: Connection, swallowed: str
@@ -384,6 +390,7 @@ def test_06_a_rewound_server_is_listed_again_within_120_s_and_a_period(
         assert seconds < timing.rewound_within
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("streams", ["cut", "left open"])
 def test_06_a_server_restored_from_a_backup_is_listed_again(
     api: ApiServer, connection: Connection, streams: str
@@ -406,6 +413,7 @@ def test_06_a_server_restored_from_a_backup_is_listed_again(
 # -- 7 to 11: lists
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("http", [False, True], ids=["in the stream", "as HTTP status"])
 def test_07_a_410_lists_again_and_an_unchanged_set_publishes_nothing(
     api: ApiServer, connection: Connection, area: str, http: bool
@@ -442,6 +450,7 @@ class Noting:
         self.told.append(f"delete {appmodel.key.name}")
 
 
+@pytest.mark.fault(7)
 def test_07_a_410_over_an_unchanged_set_tells_no_handler_and_reads_no_metadata(
     api: ApiServer, connection: Connection, area: str, tmp_path: Path
 ) -> None:
@@ -471,6 +480,7 @@ def test_07_a_410_over_an_unchanged_set_tells_no_handler_and_reads_no_metadata(
         assert loader.counters.reads == 2
 
 
+@pytest.mark.fault(7)
 def test_07_what_vanished_before_a_410_is_served_no_more(api: ApiServer, connection: Connection, area: str) -> None:
     handler = Noting()
     for name in ("one", "two"):
@@ -489,6 +499,7 @@ def test_07_what_vanished_before_a_410_is_served_no_more(api: ApiServer, connect
         assert handler.told == ["add one", "add two", "delete one"]
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("http", [False, True], ids=["in the stream", "as HTTP status"])
 def test_07_a_410_lists_again_and_what_vanished_meanwhile_is_deleted(
     api: ApiServer, connection: Connection, http: bool
@@ -510,6 +521,7 @@ def test_07_a_410_lists_again_and_what_vanished_meanwhile_is_deleted(
         assert [each.query["resourceVersion"] for each in listed] == ["0", follow.of(Replaced)[0].items and "104"]
 
 
+@pytest.mark.fault(7)
 def test_07_a_410_again_and_again_backs_off(api: ApiServer, connection: Connection) -> None:
     api.faults.refuse_streaming_lists(http=True)
     with Following(connection) as follow:
@@ -539,6 +551,7 @@ def test_07_an_expired_page_makes_the_whole_list_begin_again(api: ApiServer, con
         assert follow.source.stats.errors == 0
 
 
+@pytest.mark.fault(8)
 def test_08_a_504_too_large_is_followed_by_one_list_at_the_newest_at_once(
     api: ApiServer, connection: Connection
 ) -> None:
@@ -578,6 +591,7 @@ def test_08_a_list_at_the_newest_is_made_once_and_then_waits(api: ApiServer, con
         assert follow.source.stats.restarts["http-410"] == 1
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("fault", ["fails", "is cut short"])
 def test_09_a_page_that_fails_drops_the_whole_list_and_deletes_nothing(
     api: ApiServer, connection: Connection, fault: str
@@ -599,6 +613,7 @@ def test_09_a_page_that_fails_drops_the_whole_list_and_deletes_nothing(
         assert follow.of(Deleted) == []
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("http", [False, True], ids=["in the stream", "as HTTP status"])
 def test_10_a_refused_streaming_list_falls_back_to_pages_and_is_remembered(
     api: ApiServer, connection: Connection, http: bool
@@ -616,6 +631,7 @@ def test_10_a_refused_streaming_list_falls_back_to_pages_and_is_remembered(
         assert api.requests.count("list") == 2
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("end", ["is cut", "ends properly"])
 def test_11_an_initial_stream_that_ends_before_its_bookmark_publishes_nothing(
     api: ApiServer, connection: Connection, end: str
@@ -638,6 +654,7 @@ def test_11_an_initial_stream_that_ends_before_its_bookmark_publishes_nothing(
 # -- 12 to 14: refusals
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize(("code", "verb"), [(429, "list"), (503, "watch")])
 def test_12_retry_after_is_obeyed_and_there_is_no_storm(
     api: ApiServer, connection: Connection, code: int, verb: str
@@ -659,6 +676,7 @@ def test_12_retry_after_is_obeyed_and_there_is_no_storm(
             assert max(waits(follow)) < 2.0
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("code", [429, 503])
 def test_12_a_long_retry_after_does_not_hold_up_a_stop(api: ApiServer, connection: Connection, code: int) -> None:
     api.faults.fail(code, retry_after=300)
@@ -671,6 +689,7 @@ def test_12_a_long_retry_after_does_not_hold_up_a_stop(api: ApiServer, connectio
         assert len(api.requests) == 1
 
 
+@pytest.mark.fault(13)
 def test_13_a_rotated_token_is_read_again(api: ApiServer, tmp_path: Path) -> None:
     token_file = tmp_path / "token"
     connection = Connection(str(api.kubeconfig(tmp_path / "kubeconfig", token_file=token_file)))
@@ -702,6 +721,7 @@ def test_13_a_token_that_stays_refused_serves_the_last_state_and_recovers(api: A
         follow.wait_for(api)
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize(("verb", "streaming"), [("list", True), ("watch", True), ("watch", False)])
 def test_13_a_right_taken_away_serves_the_last_state_alarms_and_slows_down(
     api: ApiServer, connection: Connection, verb: str, streaming: bool, caplog: pytest.LogCaptureFixture
@@ -732,6 +752,7 @@ def test_13_a_right_taken_away_serves_the_last_state_alarms_and_slows_down(
         assert "watching again" in caplog.text
 
 
+@pytest.mark.fault(13)
 def test_13_one_refusal_of_a_server_that_has_just_started_is_not_taken_for_a_missing_right(
     api: ApiServer, connection: Connection
 ) -> None:
@@ -749,6 +770,7 @@ def test_13_one_refusal_of_a_server_that_has_just_started_is_not_taken_for_a_mis
         assert max(waits(follow)) < CALM.forbidden_seconds
 
 
+@pytest.mark.fault(14)
 def test_14_a_rotated_ca_makes_a_new_tls_context_on_connect(tmp_path: Path) -> None:
     first, second = (make_certificates(tmp_path / name, name) for name in ("first", "second"))
     with ApiServer(certificates=first, settings=fast_settings()) as api:
@@ -772,6 +794,7 @@ def test_14_a_rotated_ca_makes_a_new_tls_context_on_connect(tmp_path: Path) -> N
 NONSENSE = ["garbage", "blank_line", "half_line", "bad_utf8", "unknown_type", "error"]
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("nonsense", NONSENSE)
 def test_15_nonsense_drops_the_stream_without_moving_the_resource_version(
     api: ApiServer, connection: Connection, nonsense: str
@@ -818,6 +841,7 @@ def test_15_a_stream_cut_into_any_pieces_says_the_same(api: ApiServer, connectio
         assert follow.source.stats.restarts == {}
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("cut", [False, True], ids=["properly", "cut"])
 def test_16_a_stream_that_ends_at_once_again_and_again_backs_off(
     api: ApiServer, connection: Connection, cut: bool
@@ -839,6 +863,7 @@ def test_16_a_stream_that_ends_at_once_again_and_again_backs_off(
 # -- 35: an event is lost
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize("lost", ["ADDED", "MODIFIED", "DELETED"])
 def test_35_an_event_lost_for_whatever_reason_is_found_and_repaired_by_the_audit(
     api: ApiServer, connection: Connection, lost: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -58,6 +59,7 @@ def shaped(draw: st.DrawFn) -> bytes:
     return msgspec.json.encode(obj)
 
 
+@pytest.mark.fault(17)
 @given(shaped() | mutated(OBJECTS) | st.binary(max_size=200))
 @example(NESTED)
 @example(b'{"metadata":{"name":"a"},"spec":{"app":"a","version":"1","models":' + NESTED + b"}}")

@@ -47,6 +47,7 @@ def check_item(item: object) -> None:
         assert len(item.reason) < 2_000
 
 
+@pytest.mark.fault(15)
 @given(line=mutated(EVENTS), kind=st.sampled_from([APPMODELS, ENDPOINTSLICES]))
 @example(line=b'{"type":"ADDED","object":' + NESTED + b"}", kind=APPMODELS)
 @example(line=b'{"x":' + NESTED + b',"type":"ADDED","object":{}}', kind=APPMODELS)

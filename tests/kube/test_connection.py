@@ -173,6 +173,7 @@ def test_a_credential_that_stays_refused_is_tried_twice_and_no_more(api: ApiServ
     assert len(api.requests) == 2
 
 
+@pytest.mark.fault(14)
 def test_a_kubeconfig_that_was_replaced_counts_before_anything_is_refused(api: ApiServer, tmp_path: Path) -> None:
     kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
     connection = Connection(str(kubeconfig))
@@ -304,6 +305,7 @@ def test_a_rotated_authority_counts_on_the_next_connect(
         assert connection.request("GET", ALL).status == 200
 
 
+@pytest.mark.fault(13)
 def test_a_tls_failure_makes_the_configuration_be_read_again_even_where_no_file_looks_changed(
     certificates: tuple[Certificates, Certificates], tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from shmroute.metadata.carry import carry_over
 from shmroute.rows import MetadataRow, MetadataState, encode
@@ -31,6 +32,7 @@ def test_a_new_value_replaces_the_old_one() -> None:
     assert carried(new, LOADED_1) == new
 
 
+@pytest.mark.fault(22)
 def test_the_value_of_another_app_is_not_kept() -> None:
     moved = msgspec.structs.replace(PENDING_2, app="other")
     assert carried(moved, LOADED_1) == moved

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from shmroute.metadata.gate import NOT_READ, Gate, MetadataRead, Moment, Want
 from shmroute.metadata.store import Absent, Found, too_large
 from shmroute.metadata.template import KeyTemplate
@@ -57,6 +59,7 @@ def test_a_new_model_is_read_once() -> None:
     assert list(it.pending()) == []
 
 
+@pytest.mark.fault(7)
 def test_the_same_version_again_costs_nothing() -> None:
     it = loaded("a", "b", "c")
     for _ in range(10):
@@ -116,6 +119,7 @@ def test_batches_are_no_larger_than_asked_for_and_in_order() -> None:
 # --- never an old value under a new version ----------------------------------------------------------------
 
 
+@pytest.mark.fault(22)
 def test_an_answer_for_a_version_that_is_wanted_no_more_is_dropped() -> None:
     it = gate()
     it.want("ns", "a", "app", "v-1", at(0))
@@ -137,6 +141,7 @@ def test_a_version_that_came_and_went_during_a_read_does_not_make_its_answer_goo
     assert len(take(it, 3)) == 1
 
 
+@pytest.mark.fault(22)
 def test_what_was_read_is_not_the_newest_once_another_version_is_wanted_or_the_model_is_gone() -> None:
     it = gate()
     it.want("ns", "a", "app", "v-1", at(0))

@@ -186,6 +186,7 @@ def test_a_value_is_decoded_once_per_worker_and_change(
         assert len(decoded) == 2
 
 
+@pytest.mark.fault(22)
 def test_a_route_that_is_held_gives_the_value_of_its_version_though_it_is_asked_for_the_value_only_later(
     redis_server: RedisServer, area: str
 ) -> None:

@@ -149,6 +149,7 @@ class AwayStore(FolderStore):
         raise StoreAway("away")
 
 
+@pytest.mark.fault(22)
 def test_a_store_that_is_away_is_not_asked_again_before_its_time_whatever_is_wanted_meanwhile(tmp_path: Path) -> None:
     store, seconds = AwayStore(tmp_path), [1_000.0]
     with loading(MetadataLoader(store, clock=lambda: Moment(seconds[0], 0.0))) as it:

@@ -148,6 +148,7 @@ def test_the_lock_dies_with_its_process(area: str) -> None:
         Publisher(area).close()
 
 
+@pytest.mark.fault(32)
 def test_a_forked_child_does_not_keep_the_lock_when_its_parent_is_killed(area: str) -> None:
     def hold(pipe: Pipe) -> None:
         publisher = Publisher(area)
@@ -307,6 +308,7 @@ def test_reading_a_control_block_does_not_give_the_lock_back(area: str) -> None:
             os.close(descriptor)
 
 
+@pytest.mark.fault(25)
 def test_a_control_block_that_is_replaced_before_it_is_locked_is_not_written(
     area: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ def header(**changes: int) -> SegmentHeader:
     return SegmentHeader(7, slots, records_at, records_at + 800, records_at + 8000, 5)._replace(**changes)
 
 
+@pytest.mark.fault(34)
 def test_every_word_that_is_stored_or_loaded_as_one_is_aligned() -> None:
     words = {
         name: value
@@ -57,6 +58,7 @@ def test_the_parts_of_a_control_block_do_not_overlap() -> None:
     assert second + layout.STATUS_BYTES <= layout.CONTROL_BYTES
 
 
+@pytest.mark.fault(34)
 def test_records_and_batches_are_whole_words_so_that_what_follows_is_aligned_too() -> None:
     assert layout.BATCH_BYTES % 8 == 0
     for key in range(20):
@@ -66,6 +68,7 @@ def test_records_and_batches_are_whole_words_so_that_what_follows_is_aligned_too
             assert len(record) % 8 == 0
 
 
+@pytest.mark.fault(34)
 def test_alignment_is_asserted_where_the_layout_is_defined() -> None:
     assert re.search(r"for _offset in \(.*GENERATION_AT.*HINT_AT.*\):\n    assert _offset % WORD_BYTES == 0", SOURCE)
 
@@ -87,6 +90,7 @@ def test_a_segments_header_comes_back_as_it_was_packed(
     assert layout.unpack_segment_header("name", data, packed.capacity) == packed
 
 
+@pytest.mark.fault(29)
 def test_a_header_with_any_byte_changed_is_refused() -> None:
     good = layout.pack_segment_header(header())
     for position in range(len(good)):
@@ -128,6 +132,7 @@ def test_a_segment_that_was_cut_short_is_refused_with_both_sizes() -> None:
         layout.unpack_segment_header("name", data[:3], 3)
 
 
+@pytest.mark.fault(29)
 def test_another_format_version_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "FORMAT_VERSION", 99)
     data = layout.pack_segment_header(header()).ljust(layout.SLOTS_AT, b"\0")

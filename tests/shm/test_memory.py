@@ -163,6 +163,7 @@ def test_memory_is_taken_as_it_is_written_not_by_the_size_of_the_object(area: st
     segment.close()
 
 
+@pytest.mark.fault(27)
 def test_where_there_is_no_room_for_a_whole_step_what_is_needed_is_taken(
     area: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ def noting(publisher: Publisher, log: list[str], monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(module, "fence", lambda: note(log, FENCE))
 
 
+@pytest.mark.fault(23)
 def test_a_publish_stores_records_then_their_batch_then_slots_then_the_hint_then_the_generation(
     area: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +78,7 @@ def test_a_publish_stores_records_then_their_batch_then_slots_then_the_hint_then
         assert log == [*batch, FENCE, "generation"]
 
 
+@pytest.mark.fault(23)
 def test_a_segment_is_named_only_when_the_generation_that_leads_there_is_published(
     area: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +97,7 @@ def test_a_segment_is_named_only_when_the_generation_that_leads_there_is_publish
         assert set(log[:began]) == {"unlink", FENCE}
 
 
+@pytest.mark.fault(23)
 def test_a_reader_loads_nothing_of_a_generation_before_a_fence(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[str] = []
     monkeypatch.setattr(reader, "fence", lambda: note(log, FENCE))

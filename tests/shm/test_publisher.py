@@ -38,6 +38,7 @@ def test_each_change_is_one_generation(area: str) -> None:
         assert table(RowReader(area)) == {(2, "b"): b"2"}
 
 
+@pytest.mark.fault(7)
 def test_what_changes_nothing_is_not_published(area: str) -> None:
     with Publisher(area) as publisher:
         assert publisher.publish({}) == 0
@@ -107,6 +108,7 @@ def test_a_value_beyond_the_limit_is_refused(area: str, monkeypatch: pytest.Monk
         publisher.publish({(1, "a"): bytes(11)})
 
 
+@pytest.mark.fault(28)
 def test_a_batch_beyond_its_limit_becomes_a_whole_table(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
@@ -135,6 +137,7 @@ def test_rows_whose_keys_share_a_checksum_are_told_apart(area: str) -> None:
 # --- bases ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(31)
 @pytest.mark.usefixtures("small_segments")
 def test_a_grown_log_becomes_a_new_base_while_publishing_goes_on(area: str) -> None:
     with Publisher(area) as publisher:
@@ -198,6 +201,7 @@ def test_more_than_fits_is_published_as_a_whole_new_table(area: str) -> None:
         assert segments(area) == [f"shmroute-{area}.2"]
 
 
+@pytest.mark.fault(28)
 @pytest.mark.usefixtures("small_segments")
 def test_slots_never_fill_up_however_rows_come_and_go(area: str) -> None:
     with Publisher(area) as publisher:
@@ -275,6 +279,7 @@ def test_a_leftover_with_the_name_of_the_next_segment_is_no_obstacle(area: str) 
         assert table(RowReader(area)) == {(1, "a"): b"1"}
 
 
+@pytest.mark.fault(23)
 def test_what_a_killed_writer_left_behind_the_log_is_never_taken_for_a_batch(area: str) -> None:
     """A value may hold anything, also a batch of the generation after the next that lies just where that one will."""
     with Publisher(area) as publisher:
@@ -293,6 +298,8 @@ def test_what_a_killed_writer_left_behind_the_log_is_never_taken_for_a_batch(are
     assert published(area) == {(1, "a"): b"1", (1, "b"): b"2"}
 
 
+@pytest.mark.fault(29)
+@pytest.mark.fault(30)
 @pytest.mark.parametrize("damage", ["gone", "cut", "header", "newest batch"])
 def test_rows_that_cannot_be_adopted_are_given_up_and_generations_go_on(
     area: str, damage: str, caplog: pytest.LogCaptureFixture
@@ -343,6 +350,7 @@ class Interrupted(BaseException):
     """As KeyboardInterrupt, or a time limit raised by a signal's handler."""
 
 
+@pytest.mark.fault(23)
 @pytest.mark.usefixtures("small_segments")
 @pytest.mark.parametrize("step", range(12))
 def test_an_exception_in_the_middle_of_a_publish_leaves_no_half_state(
@@ -384,6 +392,7 @@ def test_an_exception_in_the_middle_of_a_publish_leaves_no_half_state(
     assert published(area) == table(reader)
 
 
+@pytest.mark.fault(27)
 def test_a_whole_table_that_finds_no_room_changes_nothing(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real thing, on a small file system, is in tests/faults/test_memory.py."""
     with Publisher(area) as publisher:
@@ -431,6 +440,7 @@ def test_a_base_that_finds_no_room_is_tried_again_later_and_the_old_one_goes_on(
         assert RowReader(area).get(1, "k1") == b"%d" % (number - 1)
 
 
+@pytest.mark.fault(23)
 def test_a_log_that_ends_before_the_published_generation_is_not_adopted_and_no_generation_comes_twice(
     area: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -444,6 +454,7 @@ def test_a_log_that_ends_before_the_published_generation_is_not_adopted_and_no_g
         assert table(RowReader(area)) == {(1, "b"): b"2"}
 
 
+@pytest.mark.fault(23)
 def test_a_whole_new_table_that_was_not_named_yet_is_adopted_with_its_own_counts(
     area: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,6 +477,7 @@ def test_a_whole_new_table_that_was_not_named_yet_is_adopted_with_its_own_counts
         assert publisher._writer.slots_used == 1
 
 
+@pytest.mark.fault(28)
 @pytest.mark.usefixtures("small_segments")
 def test_a_base_whose_slots_get_crowded_is_built_anew_before_readers_must_forget_what_they_know(area: str) -> None:
     with Publisher(area) as publisher:

@@ -139,6 +139,7 @@ def test_advancing_says_exactly_what_each_generation_changed(area: str) -> None:
         assert reader.generation == 3
 
 
+@pytest.mark.fault(23)
 @pytest.mark.usefixtures("small_segments")
 @pytest.mark.parametrize("stay_behind", [1, 3, 50, 500])
 def test_what_advancing_says_adds_up_to_the_newest_table(area: str, stay_behind: int) -> None:
@@ -257,6 +258,7 @@ def test_what_is_cut_short_or_foreign_is_refused(area: str, content: bytes, whic
         RowReader(area)
 
 
+@pytest.mark.fault(30)
 def test_a_segment_that_has_gone_is_missed_after_a_few_looks(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[str] = []
 

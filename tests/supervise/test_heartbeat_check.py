@@ -61,6 +61,7 @@ def writer(area: str) -> Iterator[Writer]:
     writer.process.communicate()
 
 
+@pytest.mark.fault(24)
 def test_a_watcher_without_a_heartbeat_that_does_nothing_is_frozen(writer: Writer) -> None:
     writer.pulse.look()
     assert writer.looks(FROZEN_CHECKS) == [False] * (FROZEN_CHECKS - 1) + [True]
@@ -83,6 +84,7 @@ def test_a_watcher_that_computes_is_not_frozen_until_it_never_ends(writer: Write
         assert writer.pulse.look() is frozen
 
 
+@pytest.mark.fault(24)
 def test_a_watcher_that_does_not_hold_the_area_is_frozen_only_if_it_was_stopped(writer: Writer) -> None:
     stranger = HeartbeatCheck("test-nobody", writer.process.pid, 0)
     assert not any(stranger.look() for _ in range(2 * FROZEN_CHECKS))

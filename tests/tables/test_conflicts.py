@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import permutations
 
+import pytest
+
 from shmroute.rows import ConflictRow, Kind
 from shmroute.worker.routes import App
 from tests.tables.builders import EARLY, LATE, Followed, appmodel
@@ -29,6 +31,7 @@ def test_an_object_without_a_timestamp_counts_as_the_oldest() -> None:
     assert followed.served_by("model1") == "default/z"
 
 
+@pytest.mark.fault(18)
 def test_the_winner_and_the_losers_are_the_same_in_every_order_of_events() -> None:
     claims = [
         appmodel("d", created=EARLY),

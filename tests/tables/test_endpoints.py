@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from shmroute.rows import EndpointsRow, EndpointsState, Kind
 from shmroute.sources.base import Replaced
@@ -110,6 +111,8 @@ def test_a_service_scaled_to_zero_is_known_empty() -> None:
     assert followed.addresses("app") == []
 
 
+@pytest.mark.fault(19)
+@pytest.mark.fault(20)
 def test_a_service_whose_last_slice_is_deleted_stays_known_empty() -> None:
     followed = Followed()
     item = endpointslice("s", "10.0.0.1", service="app")
@@ -184,6 +187,7 @@ def test_what_becomes_of_services_that_nobody_names_is_not_remembered() -> None:
 # --- no moment of emptiness ----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(19)
 def test_a_slice_deleted_and_created_again_between_two_takes_is_no_moment_of_emptiness() -> None:
     followed = Followed()
     item = endpointslice("s", "10.0.0.1", service="app")

@@ -25,6 +25,7 @@ def test_an_empty_index_has_no_rows_and_an_empty_list_changes_nothing() -> None:
 # --- what counts as a change ---------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(7)
 def test_the_same_object_again_is_no_change_and_is_not_announced() -> None:
     followed = Followed()
     first = appmodel("a", "m1 m2", port="http", resource_version="1")
@@ -156,6 +157,7 @@ def test_an_invalid_object_is_listed_with_its_reason() -> None:
     assert followed.index.invalid_count == 1
 
 
+@pytest.mark.fault(17)
 def test_the_last_valid_state_of_an_invalid_object_stays_in_force() -> None:
     followed = Followed()
     followed.put(appmodel("a", "m1=7"), endpointslice("s", "10.0.0.1", service="a"))

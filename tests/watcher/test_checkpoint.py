@@ -75,6 +75,7 @@ def test_what_was_published_is_read_back_with_its_age(area: str, tmp_path: Path)
     assert 99.0 < time.time() - saved.contact < 160.0
 
 
+@pytest.mark.fault(2)
 def test_an_area_that_is_not_in_step_is_not_written(area: str, tmp_path: Path) -> None:
     publisher = Publisher(area)
     publisher.replace(ROWS)
@@ -146,6 +147,7 @@ def test_rows_that_do_not_change_are_written_again_so_that_their_age_stays_true(
 # -- what is ignored
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("position", ["start", "middle", "end"])
 def test_a_damaged_one_is_ignored_with_a_warning(
     whole: bytes, position: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -168,6 +170,7 @@ def test_no_flipped_bit_goes_unnoticed(whole: bytes, data: st.DataObject) -> Non
         parse(bytes(damaged))
 
 
+@pytest.mark.fault(2)
 @given(st.data())
 def test_no_cut_goes_unnoticed(whole: bytes, data: st.DataObject) -> None:
     with pytest.raises(ValueError, match=r"too few|cut short"):
@@ -240,6 +243,7 @@ def test_a_full_disk_keeps_the_former_one_and_no_half_of_the_new_one(
 # -- a watcher with one
 
 
+@pytest.mark.fault(2)
 def test_a_pod_that_starts_while_its_source_is_away_serves_the_last_routes_marked_as_not_in_step(
     make_area: Callable[[], str], area: str, tmp_path: Path
 ) -> None:
@@ -277,6 +281,7 @@ def test_a_checkpoint_from_before_the_machine_started_is_as_old_as_it_is(
         assert age <= reader.age < age + 60.0
 
 
+@pytest.mark.fault(2)
 def test_an_area_that_holds_rows_is_newer_than_the_checkpoint(area: str, tmp_path: Path, whole: bytes) -> None:
     path = tmp_path / "checkpoint"
     path.write_bytes(whole)

@@ -90,6 +90,7 @@ def test_announcements_come_in_order_in_a_thread_of_their_own() -> None:
     assert handler.threads == {"handler Noting"}
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize(
     ("meanwhile", "told"),
     [
@@ -117,6 +118,7 @@ def test_what_changes_several_times_before_its_turn_is_told_once(
     assert handler.calls[1:-1] == told
 
 
+@pytest.mark.fault(21)
 def test_a_handler_that_hangs_holds_nobody_up_and_keeps_what_waits_bounded() -> None:
     handler = Noting()
     dispatcher = Dispatcher(handler)

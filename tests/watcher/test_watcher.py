@@ -61,6 +61,7 @@ def applied(watcher: WatcherLoop) -> None:
 # -- the first snapshot
 
 
+@pytest.mark.fault(1)
 def test_nothing_is_published_before_a_complete_list(area: str) -> None:
     clock = Clock()
     with running(area, clock=clock) as it, Reader(area) as reader:
@@ -123,6 +124,7 @@ def take_over(area: str) -> None:
             pass
 
 
+@pytest.mark.fault(1)
 def test_what_was_served_is_served_until_a_complete_list_has_come(area: str) -> None:
     take_over(area)
     clock = Clock()
@@ -144,6 +146,7 @@ def test_what_was_served_is_served_until_a_complete_list_has_come(area: str) -> 
         assert reader.generation > before
 
 
+@pytest.mark.fault(17)
 def test_an_object_that_has_become_invalid_meanwhile_keeps_the_state_a_former_watcher_served(area: str) -> None:
     take_over(area)
     with running(area) as it, reading(area) as reader:
@@ -198,6 +201,7 @@ def test_metadata_is_kept_over_a_takeover_while_it_is_read_again(area: str, tmp_
         wait_for(lambda: reader.resolve("one").metadata == {"from": "the second"})
 
 
+@pytest.mark.fault(25)
 def test_a_second_watcher_stands_by_and_takes_over_when_the_first_is_gone(
     area: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -324,6 +328,7 @@ def damage_rows(area: str, contents: bytes | None) -> None:
         poke(path.name, found.start(), b"#")
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("damaged", [b"two", b"from", b"10.0.0.", b"test", None])
 @pytest.mark.parametrize("times_without_room", [0, 3])
 def test_a_damaged_area_is_mended_by_the_next_change_that_meets_it_and_nothing_is_lost(
@@ -447,6 +452,7 @@ def test_run_returns_and_lets_the_area_go_though_a_source_does_not_stop(area: st
     source.release.set()
 
 
+@pytest.mark.fault(21)
 def test_a_storm_is_published_in_few_generations_and_nothing_of_it_is_lost(area: str) -> None:
     with running(area) as it:
         it.source.put(Replaced("appmodels", ()))
@@ -518,6 +524,7 @@ class HungHandler:
     on_delete = on_add
 
 
+@pytest.mark.fault(21)
 def test_the_owner_waits_for_nothing_but_its_queue(area: str, tmp_path: Path) -> None:
     store, handler, calls = HungStore(tmp_path), HungHandler(), Calls("watcher")
     it = Running(area, Told(), metadata=MetadataFeed(MetadataLoader(store)), handlers=[handler])
@@ -547,6 +554,7 @@ def test_the_owner_waits_for_nothing_but_its_queue(area: str, tmp_path: Path) ->
         it.stop()
 
 
+@pytest.mark.fault(2)
 def test_the_oldest_source_says_how_old_the_routes_are(area: str) -> None:
     with running(area, "appmodels", "endpointslices") as it:
         it.source.put(Replaced("appmodels", ()), Replaced("endpointslices", ()))

@@ -59,6 +59,7 @@ def test_a_lost_event_is_found_counted_and_repaired(api: ApiServer, follow: Foll
         assert audit(follow).differences == 0
 
 
+@pytest.mark.fault(35)
 def test_an_event_that_comes_late_is_no_difference(api: ApiServer, connection: Connection) -> None:
     for name in ("one", "two"):
         api.apply(app_model(name))
@@ -119,6 +120,7 @@ def test_an_audit_before_the_first_list_says_so(api: ApiServer, follow: Followin
         assert "not watching" in audit(follow).error
 
 
+@pytest.mark.fault(35)
 def test_a_whole_new_list_in_between_makes_an_audit_void(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=msgspec.structs.replace(CALM, audit_grace_seconds=1.0)) as follow:
@@ -133,6 +135,7 @@ def test_a_whole_new_list_in_between_makes_an_audit_void(api: ApiServer, connect
         follow.wait_for(api)
 
 
+@pytest.mark.fault(35)
 def test_a_watch_that_is_lost_in_between_makes_an_audit_void(api: ApiServer, connection: Connection) -> None:
     """What it has not told yet is late, not lost: it comes when the watch resumes."""
     api.apply(app_model("one"))

@@ -43,6 +43,7 @@ def test_a_server_that_is_only_busy_is_asked_for_a_streaming_list_again(
         assert api.requests.count("list") == 0
 
 
+@pytest.mark.fault(11)
 def test_streams_that_never_reach_their_bookmark_make_room_for_pages(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     impatient = msgspec.structs.replace(CALM, list_silence_seconds=0.5)

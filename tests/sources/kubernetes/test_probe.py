@@ -68,6 +68,7 @@ def test_a_quiet_server_is_never_peeked_at(api: ApiServer, connection: Connectio
         assert follow.contact_ns > before
 
 
+@pytest.mark.fault(5)
 def test_a_peek_that_sees_nothing_is_remembered(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=PATIENT) as follow:
@@ -100,6 +101,7 @@ def test_an_event_that_the_watch_tells_as_well_is_no_alarm(api: ApiServer, conne
         assert follow.source.stats.restarts == {}
 
 
+@pytest.mark.fault(5)
 def test_events_held_back_are_fetched_by_a_new_watch_without_a_list(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=msgspec.structs.replace(LIVELY, grace_seconds=2.0)) as follow:
@@ -125,6 +127,7 @@ def test_a_peek_that_comes_too_late_to_see_makes_the_source_look_itself(api: Api
         assert follow.source.stats.restarts == {"silent": 1, "gone": 1}
 
 
+@pytest.mark.fault(5)
 def test_where_nothing_tells_whether_something_is_missing_looks_grow_rare(
     api: ApiServer, connection: Connection
 ) -> None:
@@ -167,6 +170,7 @@ def test_a_probe_without_an_answer_once_is_no_alarm(api: ApiServer, connection: 
         assert follow.source.stats.restarts == {}
 
 
+@pytest.mark.fault(13)
 def test_a_probe_that_is_refused_says_why_and_leaves_the_watch_alone(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=LIVELY) as follow:
         follow.wait_watched(api)
@@ -207,6 +211,7 @@ def test_a_storage_that_is_away_says_so_while_the_watch_goes_on(api: ApiServer, 
         assert "unreachable" not in follow.source.stats.restarts
 
 
+@pytest.mark.fault(12)
 def test_a_probe_waits_as_long_as_it_is_told_to(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=LIVELY) as follow:
         follow.wait_watched(api)
@@ -252,6 +257,7 @@ def test_time_gone_back_is_seen_even_where_our_own_position_is_older(api: ApiSer
         assert follow.source.stats.restarts == restarts
 
 
+@pytest.mark.fault(6)
 def test_an_event_from_before_what_came_last_makes_the_source_list_again(
     api: ApiServer, connection: Connection
 ) -> None:

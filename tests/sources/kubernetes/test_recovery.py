@@ -97,6 +97,7 @@ def test_a_403_long_after_a_refused_connection_is_a_missing_role(clock: Clock) -
     assert waits(recovery, clock, FORBIDDEN, 2)[1] >= 30.0
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_is_obeyed_as_it_says_whatever_failed_before(clock: Clock, status: int) -> None:
     recovery = make(clock)
@@ -106,6 +107,7 @@ def test_retry_after_is_obeyed_as_it_says_whatever_failed_before(clock: Clock, s
     assert 1.0 <= recovery.failed(throttled(1.0, status)) < 1.8
 
 
+@pytest.mark.fault(12)
 def test_an_absurd_retry_after_does_not_blind_us_for_a_day(clock: Clock) -> None:
     assert make(clock, dice=0.0).failed(throttled(86_400.0)) == RETRY_AFTER_MAX_SECONDS
 

@@ -131,6 +131,7 @@ def test_a_server_that_wants_to_be_left_alone_is() -> None:
     assert schedule.next()[1] == 3_600.0
 
 
+@pytest.mark.fault(5)
 def test_promises_are_sums_of_what_they_are_made_of() -> None:
     """docs/failures.md states them as formulas of P."""
     for period in PERIODS:

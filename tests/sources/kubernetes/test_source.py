@@ -298,6 +298,7 @@ def test_a_stop_ends_it_whatever_it_waits_for(api: ApiServer, connection: Connec
         assert not follow.thread.is_alive()
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("kind", [Changed, Deleted])
 def test_a_sink_that_fails_once_does_not_end_the_watch(
     api: ApiServer, connection: Connection, caplog: pytest.LogCaptureFixture, kind: type[Changed | Deleted]
@@ -325,6 +326,7 @@ def test_a_sink_that_fails_once_does_not_end_the_watch(
         assert "a defect of the owner" in caplog.text
 
 
+@pytest.mark.fault(15)
 def test_a_sink_that_fails_to_take_a_list_is_given_it_again(
     api: ApiServer, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:

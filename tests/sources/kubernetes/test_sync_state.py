@@ -48,6 +48,7 @@ def test_events_and_bookmarks_move_it_forward(ledger: Ledger) -> None:
     assert B not in ledger
 
 
+@pytest.mark.fault(6)
 def test_a_bookmark_from_before_moves_nothing(ledger: Ledger) -> None:
     ledger.advance("9")
 
