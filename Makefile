@@ -81,6 +81,10 @@ fuzz-guided: $(VENV)/.has-fuzz $(TESTING) ## one of them guided by coverage: TAR
 docs: $(VENV)/.has-docs ## the documentation as a site, in docs/_build; a warning is an error
 	$(RUN) sphinx --fail-on-warning --keep-going docs docs/_build $(ARGS)
 
+.PHONY: screenshots
+screenshots: $(VENV)/.has-browser $(VENV)/.has-test ## the documentation's pictures of the status page (needs chromium)
+	$(VENV)/bin/python docs/screenshots.py
+
 .PHONY: wheel
 wheel: $(VENV)/.has-build ## the wheel and the source archive, in dist/
 	$(RUN) build --no-isolation $(ARGS)

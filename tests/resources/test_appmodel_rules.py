@@ -84,11 +84,14 @@ def test_what_sets_an_object_aside_is_said_the_same_way_before_it_is_applied(
     [
         ({**GOOD, "apiVersion": "v1"}, "apiVersion is 'v1': write iidp.com/v1"),
         ({**GOOD, "kind": None}, "kind is missing: write AppModel"),
-        ({**GOOD, "status": {}}, "status is not a field of an AppModel: take it out"),
-        (with_spec(type="model"), "spec.type is not a field of an AppModel: take it out"),
+        (
+            {**GOOD, "status": {}},
+            "status is not a field of an AppModel: its fields are apiVersion, kind, metadata, spec",
+        ),
+        (with_spec(type="model"), "spec.type is not a field of an AppModel: its fields are app, version, models"),
         (
             with_spec(models=[{"name": "m", "version": "1", "path": "x"}]),
-            "spec.models[0].path is not a field of an AppModel: take it out",
+            "spec.models[0].path is not a field of an AppModel: its fields are name, version",
         ),
         (
             with_metadata(name="newSdkApp"),
@@ -115,7 +118,7 @@ def test_all_problems_are_told_at_once() -> None:
         "spec.app is missing",
         "spec.version is missing",
         "spec.models[0] is a plain string: write {name: ..., version: ...}",
-        "spec.type is not a field of an AppModel: take it out",
+        "spec.type is not a field of an AppModel: its fields are app, version, models",
     ]
 
 
@@ -124,7 +127,7 @@ def test_the_platforms_own_example_is_refused_with_the_right_form() -> None:
     assert find_problems(sent) == [
         "spec.app is missing",
         *(f"spec.models[{index}] is a plain string: write {{name: ..., version: ...}}" for index in range(3)),
-        "spec.type is not a field of an AppModel: take it out",
+        "spec.type is not a field of an AppModel: its fields are app, version, models",
     ]
 
 

@@ -20,6 +20,7 @@ __all__ = ["main"]
 COMMANDS: Final = {
     "apply": "Write AppModels to a cluster by server-side apply.",
     "audit": "Compare the watcher's objects with its server now.",
+    "check": "Validate manifests without a cluster.",
     "completion": "Print the completion of this command for bash, zsh or fish.",
     "crd": "Print or install the CustomResourceDefinition.",
     "delete": "Delete AppModels from a cluster.",

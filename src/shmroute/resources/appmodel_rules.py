@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any
 
 __all__ = [
@@ -225,7 +226,9 @@ def _string_problems(where: str, value: object) -> Iterator[str]:
 def _undeclared(where: str, entries: Mapping[Any, Any], declared: tuple[str, ...]) -> Iterator[str]:
     for field in entries:
         if field not in declared:
-            yield f"{where}{_cut(str(field))} is not a field of an AppModel: take it out"
+            near = get_close_matches(str(field)[:MAX_NAME_CHARACTERS], declared, 1)
+            hint = f"did you mean {near[0]}?" if near else f"its fields are {', '.join(declared)}"
+            yield f"{where}{_cut(str(field))} is not a field of an AppModel: {hint}"
 
 
 def _is_number(value: object) -> bool:

@@ -1,0 +1,45 @@
+"""`shmroute check`: manifests validated without a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cli.running import Cli
+
+GOOD = """
+apiVersion: iidp.com/v1
+kind: AppModel
+metadata: {name: %s, namespace: east}
+spec: {app: sdkApp, version: v1, models: [{name: model1, version: v-1}]}
+"""
+
+
+def test_valid_manifests_pass_and_other_kinds_are_skipped(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD % "a")
+    (tmp_path / "b.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\n")
+    answered = cli("check", str(tmp_path))
+    assert answered.code == 0
+    assert answered.out == ""
+    assert "1 AppModels checked, 1 other objects skipped, 0 problems" in answered.err
+
+
+def test_unknown_field_is_an_error_with_a_suggestion(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text((GOOD % "a").replace("models:", "modles:"))
+    answered = cli("check", str(tmp_path / "a.yaml"))
+    assert answered.code == 1
+    assert "spec.modles is not a field of an AppModel: did you mean models?" in answered.out
+
+
+def test_every_broken_file_is_reported(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: [")
+    (tmp_path / "b.yaml").write_text((GOOD % "b").replace("v1, models", "1, models"))
+    answered = cli("check", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), str(tmp_path / "absent.yaml"))
+    assert answered.code == 1
+    assert len([line for line in answered.out.splitlines() if line.startswith("error: ")]) >= 3
+
+
+def test_model_claimed_twice_is_a_warning(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD % "a" + "---" + GOOD % "b")
+    answered = cli("check", str(tmp_path))
+    assert answered.code == 0
+    assert "warning: model 'model1' in namespace east is claimed by AppModels a, b" in answered.out
