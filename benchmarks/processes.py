@@ -284,7 +284,7 @@ def propagation(count: int, processes: int, changes: int) -> list[Measured]:
         finally:
             watcher.terminate()
             watcher.wait(WAIT_SECONDS)
-            from shmroute.shm.publisher import Publisher
+            from shmroute.shm.writing.publisher import Publisher
 
             Publisher(area).close(remove=True)
     at = f"{count:,} models, {processes} workers"

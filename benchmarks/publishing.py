@@ -16,7 +16,7 @@ from benchmarks.table import complete
 from benchmarks.timing import figure, quantile
 from shmroute import Reader
 from shmroute.rows import Kind, RowKey
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 
 Changes = dict[RowKey, "bytes | None"]
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import msgspec
 
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState, encode
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.worker.routes import App, Route
 
 NAMESPACE = "ns"

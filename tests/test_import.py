@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from shmroute.rows import Kind, encode
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 
 HEAVY = {
     "asyncio",

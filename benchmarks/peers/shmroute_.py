@@ -8,7 +8,7 @@ import os
 from benchmarks.peers import Table
 from shmroute import Reader
 from shmroute.rows import Kind
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 
 _numbers = itertools.count()
 

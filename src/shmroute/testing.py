@@ -27,7 +27,7 @@ import msgspec
 
 from shmroute.errors import ConfigError, NotReady
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState, RowKey, encode
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.supervise.cleanup import remove_area
 from shmroute.supervise.lifeline import Lifeline
 from shmroute.worker.default import use_area

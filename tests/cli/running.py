@@ -15,7 +15,7 @@ import pytest
 
 from shmroute.cli import main
 from shmroute.rows import SettingsRow
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import SourceState
 from shmroute.testing import Answer, Routes
 from shmroute.watcher.status import Status

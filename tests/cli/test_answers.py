@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.testing import Answer, Routes
 from shmroute.watcher.status import encode_status
 from tests.cli.running import WAIT_SECONDS, Cli, age, publish, published, start, waiting_status

@@ -10,7 +10,7 @@ import pytest
 import shmroute
 from shmroute import errors
 from shmroute.cli import exit_code
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 from tests.cli.running import Answered, Cli, age, called, publish, published
 
 FORBIDDEN = {3, 4}

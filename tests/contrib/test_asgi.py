@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from shmroute import ConfigError, NotReady, resolve
 from shmroute.contrib.asgi import Message, Ready, lifespan, ready
 from shmroute.rows import Kind
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.worker.default import use_area
 
 LONG_SECONDS = 30.0

@@ -14,15 +14,13 @@ from shmroute.watcher import checkpoint
 from shmroute.worker import routes
 from tests.docs.pages import ROOT
 
-pytestmark = pytest.mark.skip(reason="the page describes format 3, whose code follows")
-
 PAGE = (ROOT / "docs" / "format.md").read_text()
-CODES = {"8 bytes": "8s", "uint8": "B", "uint32": "I", "uint64": "Q", "float64": "d"}
+CODES = {"8 bytes": "8s", "uint8": "B", "uint16": "H", "uint32": "I", "uint64": "Q", "float64": "d"}
 STRUCTS = {
     "Control block": layout.CONTROL_HEADER.format,
     "Status page": layout.STATUS_HEADER.format,
     "Segment": layout.SEGMENT_HEADER.format,
-    "Record": layout.RECORD.format + layout.QUICK.format.removeprefix("<"),
+    "Record": layout.RECORD.format,
     "Batch": layout.BATCH.format,
     "Checkpoint": checkpoint._HEADER.format + checkpoint._FACTS.format.removeprefix("<"),
 }
@@ -80,7 +78,6 @@ def test_sizes_in_the_text_are_those_of_the_code() -> None:
         (r"([\d,]+) bytes \(`CONTROL_BYTES`\)", layout.CONTROL_BYTES),
         (r"([\d,]+) bytes \(`STATUS_BYTES`\)", layout.STATUS_BYTES),
         (r"([\d,]+) bytes \(`RECORD_BYTES`\)", layout.RECORD_BYTES),
-        (r"value of more than\s(\d+) bytes", layout.MAX_QUICK_BYTES),
         (r"([\d,]+) bytes \(`BATCH_BYTES`\)", layout.BATCH_BYTES),
         (r"([\d,]+) bytes \(`LOG_SPARE_BYTES`\)", layout.LOG_SPARE_BYTES),
         (r"format version \*\*(\d+)\*\*", layout.FORMAT_VERSION),
@@ -93,7 +90,10 @@ def test_sizes_in_the_text_are_those_of_the_code() -> None:
     found = re.search(r"at ([\d,]+) and ([\d,]+) \(`STATUS_AT`\)", PAGE)
     assert found
     assert tuple(map(number, found.groups())) == layout.STATUS_AT
-    assert layout.DELETED == 1 << 24, "24 deleted (`DELETED`)"
+    assert layout.DELETED == 1 << 31, "31 deleted (`DELETED`)"
+    assert layout.VALUE_LENGTH_MASK == (1 << 26) - 1, "bits 0-25 length of the value"
+    assert layout.KEY_PLACE_SHIFT == 26
+    assert layout.MAX_KEY_PLACE == (1 << 5) - 1, "26-30 where in the value the key stands"
     for constant, value_text, _ in tables("Limits")[0]:
         assert number(value_text) == getattr(layout, constant.strip("`")), constant
 

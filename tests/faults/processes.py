@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 
 from shmroute.rows import Kind, encode
-from shmroute.shm import memory
-from shmroute.shm import publisher as publishing
-from shmroute.shm.publisher import Publisher
+from shmroute.shm import posix
 from shmroute.shm.reader import RowReader
+from shmroute.shm.writing import publisher as publishing
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.worker.reader import Reader
 from shmroute.worker.routes import Route
 from tests.forks import Pipe
@@ -122,5 +122,5 @@ def look_up(pipe: Pipe, area: str, times: int) -> None:
 
 def taken_bytes() -> int:
     """Bytes of /dev/shm in use: of some use only in a mount namespace of one's own."""
-    status = os.statvfs(memory.DIRECTORY)
+    status = os.statvfs(posix.DIRECTORY)
     return (status.f_blocks - status.f_bfree) * status.f_frsize

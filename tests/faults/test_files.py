@@ -118,7 +118,7 @@ def test_02_a_watcher_killed_at_any_moment_of_writing_leaves_a_whole_checkpoint(
     code = f"""
 import sys, threading, time
 from shmroute.rows import Kind
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.watcher import checkpoint
 publisher = Publisher({area!r})
 stop = threading.Event()

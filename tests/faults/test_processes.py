@@ -7,14 +7,16 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from shmroute.errors import AreaBusy, NotReady
-from shmroute.shm import memory
-from shmroute.shm.publisher import Publisher
+from shmroute.errors import AreaBusy, NotReady, SnapshotExpired
+from shmroute.shm import layout, posix
 from shmroute.shm.reader import RowReader
+from shmroute.shm.writing import publisher as publishing
+from shmroute.shm.writing.publisher import Publisher
 from tests.faults.processes import (
     BIG_BYTES,
     ROWS,
@@ -86,7 +88,7 @@ def test_a_writer_killed_at_random_moments_leaves_no_torn_or_mixed_state(area: s
         if number % 50 == 0:
             with Publisher(area) as publisher:
                 assert publisher.generation >= generation
-                assert len(segments(area)) == 1, "swept"
+                assert len(segments(area)) <= 2, "swept"
             staying.refresh()
             generation = staying.generation
             check_stamps(staying)
@@ -177,7 +179,7 @@ def test_a_writer_killed_at_each_line_leaves_the_old_state_or_the_new(
         with Publisher(area) as publisher:
             adopted = {(kind, key): value for kind in (1, 2) for key, value in publisher.rows(kind)}
             assert adopted in states
-            assert len(segments(area)) == (publisher.generation > 0)
+            assert len(segments(area)) <= 2 * (publisher.generation > 0)
             assert publisher.sizes.rows == len(adopted)
             if publisher._writer is not None:
                 assert publisher._writer.slots_used == sum(map(bool, publisher._writer._slots.tolist()))
@@ -211,7 +213,7 @@ def test_a_writer_killed_while_it_removes_its_area_leaves_what_the_next_one_can_
             publisher.replace({(1, "new"): b"1"})
             staying.refresh()
             assert table(staying) == table(RowReader(area)) == {(1, "new"): b"1"}
-            assert len(segments(area)) == 1
+            assert len(segments(area)) <= 2
             publisher.close(remove=True)
         line += 7
 
@@ -222,7 +224,7 @@ def test_leftovers_do_not_add_up_however_many_writers_are_killed_while_they_take
         publish_stamped(publisher)
     for line in range(0, 400, 10):
         killed_at(line, lambda: Publisher(area).publish({(99, "big"): bytes(BIG_BYTES)}))
-        assert len(objects(area)) <= MAX_SEGMENTS + 1
+        assert len(objects(area)) <= MAX_SEGMENTS + 2, "with the control block and the lock"
 
 
 @pytest.mark.fault(31)
@@ -231,7 +233,7 @@ def test_whoever_takes_an_area_over_sweeps_what_others_left_there_however_new_it
         publish_stamped(publisher)
     served = objects(area)
     for start in (publisher.generation + 1, publisher.generation + 7, 1 << 40):
-        Path(memory.path_of(memory.segment_name(area, start))).write_bytes(b"left by a crash")
+        Path(posix.path_of(posix.segment_name(area, start))).write_bytes(b"left by a crash")
     assert len(objects(area)) == len(served) + 3
     with Publisher(area):
         assert objects(area) == served
@@ -345,7 +347,8 @@ def test_readers_attach_at_full_rate_without_an_exception(area: str) -> None:
                 assert not attached
                 continue
             attached += 1
-            check_stamps(reader)
+            with suppress(SnapshotExpired):  # the writer was two bases faster than the look at all rows
+                check_stamps(reader)
 
     with Forks() as forks:
         forks.start(publish_for_ever, area)
@@ -399,18 +402,20 @@ def kill_and_freeze(pipe: Pipe, area: str, killed: int, frozen: int) -> None:
             assert len(segments(area)) <= MAX_SEGMENTS
         for child in to_freeze:
             child.kill(signal.SIGSTOP)
-        segment = 2 * (BIG_BYTES + (256 << 10))  # what any of them can pin: a base, its log, and a step of reservation
+        log_bytes = publishing.MIN_LOG_BYTES * publishing.MIN_LOG_SPACES
+        reserved = posix.WritableSegment.RESERVE_STEP_BYTES
+        segment = layout.SLOTS_AT + layout.MIN_SLOTS * 8 + 2 * BIG_BYTES + log_bytes + reserved
+        bound = layout.CONTROL_BYTES + 2 * segment
         used = []
         for _ in range(20):
             for _ in range(25):
                 publish_stamped(publisher)
             used.append(taken_bytes())
-            assert Path(memory.path_of(memory.control_name(area))).exists()
+            assert Path(posix.path_of(posix.control_name(area))).exists()
             assert len(segments(area)) <= 2
             check_stamps(RowReader(area))
         print(f"{alone:,} bytes alone, at most {max(used):,} with {killed} readers killed and {frozen} frozen")
-        assert max(used) <= alone + (frozen + 2) * segment
-        assert max(used[10:]) <= max(used[:10]) + segment, "frozen readers cost no more with time"
+        assert max(used) <= bound, "however many readers were killed or frozen"
         while publisher.generation % 25 != 5:
             publish_stamped(publisher)
         for child in to_freeze:
@@ -419,7 +424,7 @@ def kill_and_freeze(pipe: Pipe, area: str, killed: int, frozen: int) -> None:
         for child in to_freeze:
             child.finish()
         print(f"{taken_bytes():,} bytes once those have gone on")
-        assert taken_bytes() <= alone + 2 * segment, "what they had mapped is free again"
+        assert taken_bytes() <= bound
         publisher.close(remove=True)
     del publisher
     assert taken_bytes() == empty

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from shmroute.errors import AreaUnreadable, ModelNotFound, NotReady
 from shmroute.rows import Kind, encode
-from shmroute.shm import layout, memory
-from shmroute.shm.publisher import Publisher
+from shmroute.shm import layout, posix
 from shmroute.shm.reader import RowReader
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.worker.reader import Reader
 from shmroute.worker.routes import Route
 from tests.fuzz.mutations import check_told
@@ -43,6 +43,7 @@ class Area(NamedTuple):
 
     control: bytes
     segment: bytes
+    identity: int
     log_at: int
     end: int
     states: dict[int, Table]
@@ -81,10 +82,11 @@ def make_original() -> Area:
             assert publisher.generation == 6
             end = writer.end + layout.LOG_SPARE_BYTES
             log_at = writer.header.log_at
-    control = Path(memory.path_of(f"shmroute-{area}")).read_bytes()
-    segment = Path(memory.path_of(f"shmroute-{area}.1")).read_bytes()
+            identity = writer.identity
+    control = Path(posix.path_of(posix.control_name(area))).read_bytes()
+    segment = Path(posix.path_of(posix.segment_name(area, identity))).read_bytes()
     remove_area(area)
-    return Area(control, segment, log_at, end, states)
+    return Area(control, segment, identity, log_at, end, states)
 
 
 class Laid:
@@ -93,8 +95,8 @@ class Laid:
     def __init__(self, original: Area) -> None:
         self.original = original
         self.area = new_area()
-        self._control = Path(memory.path_of(f"shmroute-{self.area}"))
-        self._segment = Path(memory.path_of(f"shmroute-{self.area}.1"))
+        self._control = Path(posix.path_of(f"shmroute-{self.area}"))
+        self._segment = Path(posix.path_of(posix.segment_name(self.area, original.identity)))
         self._control.write_bytes(original.control)
         self._segment.write_bytes(original.segment)
 

@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from shmroute.shm import layout, publisher, rebuild
+from shmroute.shm import layout
+from shmroute.shm.writing import publisher, rebuild
 
 SMALL_LOG_BYTES = 1024
 SMALL_SLOTS = 16
@@ -20,5 +21,6 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     ticks = itertools.count(0.0)
     monkeypatch.setattr(rebuild, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(publisher, "perf_counter", lambda: next(ticks))
     monkeypatch.setattr(publisher, "MIN_LOG_BYTES", SMALL_LOG_BYTES)
     monkeypatch.setattr(layout, "MIN_SLOTS", SMALL_SLOTS)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shmroute.shm import memory
+from shmroute.shm import posix
 
 NOBODY = 65534
 
@@ -68,7 +68,7 @@ def become_nobody(groups: list[int] | None = None) -> None:
 
 def poke(name: str, offset: int, data: bytes) -> bytes:
     """Overwrite bytes of a shared memory object. Returns what was there."""
-    with Path(memory.path_of(name)).open("r+b") as file:
+    with Path(posix.path_of(name)).open("r+b") as file:
         before = os.pread(file.fileno(), len(data), offset)
         os.pwrite(file.fileno(), data, offset)
     return before
@@ -81,4 +81,4 @@ def descriptors() -> int:
 
 def objects(area: str) -> list[str]:
     """Names of all shared memory of the area, the control block included."""
-    return sorted(path.name for path in Path(memory.DIRECTORY).glob(f"shmroute-{area}*"))
+    return sorted(path.name for path in Path(posix.DIRECTORY).glob(f"shmroute-{area}*"))

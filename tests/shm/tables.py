@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from shmroute.shm import memory
-from shmroute.shm.publisher import Publisher
+from shmroute.shm import posix
+from shmroute.shm.control import ControlReader
 from shmroute.shm.reader import RowReader
+from shmroute.shm.writing.publisher import Publisher
 
 Key: TypeAlias = tuple[int, str]
 Table: TypeAlias = dict[Key, bytes]
@@ -38,6 +39,11 @@ def published(area: str) -> Table:
         return {(kind, key): value for kind in range(256) for key, value in publisher.rows(kind)}
 
 
+def current_segment(area: str) -> str:
+    """The name of the segment that the control block names."""
+    return posix.segment_name(area, ControlReader(area).segment)
+
+
 def segments(area: str) -> list[str]:
     """Names in /dev/shm of the area's segments, and whatever else begins like one."""
-    return memory.segment_names(area)
+    return posix.segment_names(area)

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from shmroute.errors import AreaBusy, AreaUnreadable
-from shmroute.shm import layout, memory
-from shmroute.shm.control import ControlReader, ControlWriter
-from shmroute.shm.publisher import Publisher
+from shmroute.shm import layout, posix
+from shmroute.shm.control import ControlReader
+from shmroute.shm.writing.control import ControlWriter
+from shmroute.shm.writing.publisher import Publisher
 from tests.forks import Forks, Pipe
 from tests.shm import ground
 from tests.shm.ground import descriptors, objects
@@ -22,7 +23,7 @@ from tests.shm.ground import descriptors, objects
 
 def poke(area: str, offset: int, data: bytes) -> None:
     """Overwrite bytes of the control block."""
-    ground.poke(memory.control_name(area), offset, data)
+    ground.poke(posix.control_name(area), offset, data)
 
 
 def test_a_fresh_area_has_generation_0_and_no_segment(area: str) -> None:
@@ -87,7 +88,7 @@ def test_a_half_written_status_page_gives_way_to_the_one_before(area: str) -> No
         publisher.control.store_status(b"two")
         newest = layout.STATUS_AT[0]
         for damage in range(layout.STATUS_HEADER.size + 3):
-            before = Path(memory.path_of(f"shmroute-{area}")).read_bytes()[newest + damage]
+            before = Path(posix.path_of(f"shmroute-{area}")).read_bytes()[newest + damage]
             poke(area, newest + damage, bytes([before ^ 0xFF]))
             assert ControlReader(area).status() in (b"one", b"two")
             poke(area, newest + damage, bytes([before]))
@@ -190,7 +191,7 @@ def test_a_forked_child_neither_writes_nor_takes_the_area_away(area: str) -> Non
 
 def test_closing_gives_the_lock_back_although_a_child_was_started_by_other_means(area: str) -> None:
     publisher = Publisher(area)
-    inherited = os.dup(publisher.control._descriptor)  # what a fork without Python's hooks leaves in the child
+    inherited = os.dup(publisher.control._lock._descriptor)  # what a fork without Python's hooks leaves in the child
     try:
         publisher.close()
         Publisher(area).close()
@@ -215,7 +216,7 @@ def test_a_block_of_another_format_version_is_replaced_and_its_segments_go(area:
         ControlReader(area)
     with Publisher(area) as publisher:
         assert publisher.generation == 0
-        assert memory.segment_names(area) == []
+        assert posix.segment_names(area) == []
         assert publisher.publish({(1, "a"): b"2"}) == 1
 
 
@@ -228,13 +229,13 @@ def test_a_writer_of_another_format_version_that_lives_is_not_replaced(area: str
 
 @pytest.mark.parametrize("content", [b"", b"short", b"something else" * 10_000])
 def test_something_else_of_that_name_is_replaced_if_nobody_locks_it(area: str, content: bytes) -> None:
-    Path(memory.path_of(f"shmroute-{area}")).write_bytes(content)
+    Path(posix.path_of(f"shmroute-{area}")).write_bytes(content)
     with Publisher(area) as publisher:
         assert publisher.publish({(1, "a"): b"1"}) == 1
 
 
 def test_a_directory_of_that_name_is_refused_and_left_alone(area: str) -> None:
-    directory = Path(memory.path_of(f"shmroute-{area}"))
+    directory = Path(posix.path_of(f"shmroute-{area}"))
     directory.mkdir()
     try:
         with pytest.raises(AreaUnreadable, match="no shared memory object"):
@@ -245,7 +246,7 @@ def test_a_directory_of_that_name_is_refused_and_left_alone(area: str) -> None:
 
 
 def test_a_directory_among_the_leftovers_is_left_and_does_no_harm(area: str, caplog: pytest.LogCaptureFixture) -> None:
-    directory = Path(memory.path_of(f"shmroute-{area}.77"))
+    directory = Path(posix.path_of(f"shmroute-{area}.77"))
     directory.mkdir()
     try:
         with Publisher(area) as publisher:
@@ -265,7 +266,7 @@ def test_of_many_that_start_at_once_one_gets_the_area(area: str) -> None:
         def take(start: threading.Barrier = start, results: list[object] = results) -> None:
             start.wait()
             try:
-                results.append(ControlWriter.acquire(area, memory.Ownership()))
+                results.append(ControlWriter.acquire(area, posix.Ownership()))
             except AreaBusy as error:
                 results.append(error)
 
@@ -277,9 +278,9 @@ def test_of_many_that_start_at_once_one_gets_the_area(area: str) -> None:
         writers = [result for result in results if isinstance(result, ControlWriter)]
         assert len(results) == 4
         assert len(writers) == 1
-        assert objects(area) == [memory.control_name(area)]
+        assert objects(area) == [posix.control_name(area), posix.lock_name(area)]
         writers[0].close()
-        memory.unlink(f"shmroute-{area}")
+        posix.unlink(f"shmroute-{area}")
 
 
 def test_an_unfinished_removal_is_finished_by_the_next_writer(area: str) -> None:
@@ -290,7 +291,7 @@ def test_an_unfinished_removal_is_finished_by_the_next_writer(area: str) -> None
     assert old.retired
     with Publisher(area) as publisher:
         assert publisher.generation == 0
-        assert memory.segment_names(area) == []
+        assert posix.segment_names(area) == []
         assert old.retired, "whoever maps the old block goes on looking for the new one"
         assert not ControlReader(area).retired
 
@@ -300,7 +301,7 @@ def test_reading_a_control_block_does_not_give_the_lock_back(area: str) -> None:
     with Publisher(area):
         for _ in range(3):
             ControlReader(area)
-        descriptor = os.open(memory.path_of(memory.control_name(area)), os.O_RDWR)
+        descriptor = os.open(posix.path_of(posix.control_name(area)), os.O_RDWR)
         try:
             with pytest.raises(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -320,7 +321,7 @@ def test_a_control_block_that_is_replaced_before_it_is_locked_is_not_written(
     def replaced_first(descriptor: int, operation: int) -> None:
         if not opened:
             opened.append(os.fstat(descriptor).st_ino)
-            memory.unlink(memory.control_name(area))
+            posix.unlink(posix.control_name(area))
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", replaced_first)

@@ -6,21 +6,23 @@ import resource
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from shmroute import shm
-from shmroute.errors import AreaUnreadable, NoAccess, NotReady
-from shmroute.shm import layout, memory
-from shmroute.shm import publisher as publishing
+from shmroute.errors import AreaUnreadable, NoAccess, NotReady, SnapshotExpired
+from shmroute.shm import layout, posix
 from shmroute.shm import reader as reading
-from shmroute.shm.publisher import Publisher
 from shmroute.shm.reader import RowChange, RowReader
 from shmroute.shm.segment import Segment
+from shmroute.shm.writing import publisher as publishing
+from shmroute.shm.writing.publisher import Publisher
 from tests.forks import Forks, Pipe
 from tests.shm.ground import NO_SHARED_MEMORY, Make, as_root, become_nobody, limit, poke, remove
-from tests.shm.tables import Table, changed, segments, table
+from tests.shm.tables import Table, changed, current_segment, segments, table
 
 
 def test_there_is_nothing_to_read_before_the_first_publish(area: str) -> None:
@@ -79,7 +81,7 @@ def test_a_reader_hops_over_a_new_base_and_knows_what_changed(area: str) -> None
             change: Table = {(1, f"k{number % 50}"): b"new %d" % number}
             rows |= change
             publisher.publish(change)
-            bases.add(reader.control.segment)
+            bases.add(reader.segment.header.start)
             assert reader.refresh() == [(1, f"k{number % 50}".encode())]
         assert len(bases) > 10
         assert table(reader) == rows
@@ -102,19 +104,52 @@ def test_a_reader_that_stayed_behind_several_bases_gets_the_newest_rows(area: st
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_a_reader_keeps_its_rows_however_often_their_segment_is_replaced(area: str) -> None:
+def test_a_view_outlives_one_base_and_says_so_when_it_has_expired(area: str) -> None:
     with Publisher(area) as publisher:
         rows: Table = {(1, f"k{number}"): b"%d" % number for number in range(50)}
         publisher.replace(rows)
         reader = RowReader(area)
+        start = reader.segment.header.start
+        number = 0
+
+        def publish_until(done: Callable[[], bool]) -> None:
+            nonlocal number
+            while not done():
+                number += 1
+                publisher.publish({(1, f"k{number % 50}"): b"other"})
+
+        publish_until(lambda: publisher.control.segment != reader.segment.header.identity)
+        assert not reader.expired
+        assert table(reader) == rows, "the retired segment is still whole"
         listing = reader.rows()
-        first = next(listing)
+        seen = [next(listing)]
+        publish_until(lambda: publisher.control.oldest > start)
+        assert reader.expired
+        for read in (lambda: reader.get(1, "k1"), lambda: reader.get(1, "absent"), lambda: list(reader.rows())):
+            with pytest.raises(SnapshotExpired, match=area):
+                read()
+        with pytest.raises(SnapshotExpired):
+            reader.advance()
+        assert not reader.seek(reader.generation)
+        with suppress(SnapshotExpired):
+            seen.extend(listing)
+        assert all(rows[kind, key] == value for kind, key, value in seen), "what was given out was right"
+        assert reader.refresh() is None, "any row may have changed"
+        assert reader.generation == publisher.generation
+        assert table(reader) == table(RowReader(area))
+        assert len(segments(area)) == 2
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_a_view_of_an_area_that_was_removed_never_expires(area: str) -> None:
+    publisher = Publisher(area)
+    rows: Table = {(1, f"k{number}"): b"%d" % number for number in range(50)}
+    publisher.replace(rows)
+    reader = RowReader(area)
+    publisher.close(remove=True)
+    with Publisher(area) as publisher:
         for number in range(1000):
-            publisher.publish({(1, f"k{number % 50}"): b"other"})
-        assert len(segments(area)) <= 2
-        assert table(reader) == rows
-        assert {(kind, key): value for kind, key, value in [first, *listing]} == rows
-        publisher.close(remove=True)
+            publisher.publish({(1, f"k{number % 50}"): b"%d" % number})
         assert table(reader) == rows
 
 
@@ -156,11 +191,17 @@ def test_what_advancing_says_adds_up_to_the_newest_table(area: str, stay_behind:
                 publisher.publish(big := {(3, f"big{number}"): bytes(100_000)})
                 rows |= big
             if number % stay_behind == 0:
-                while (changes := reader.advance()) is not None:
-                    for kind, key, old, new in changes:
-                        assert followed.get((kind, key)) == old
-                        assert old != new
-                        followed = changed(followed, {(kind, key): new})
+                try:
+                    while (changes := reader.advance()) is not None:
+                        for kind, key, old, new in changes:
+                            assert followed.get((kind, key)) == old
+                            assert old != new
+                            followed = changed(followed, {(kind, key): new})
+                except SnapshotExpired:
+                    assert stay_behind > 3
+                    assert reader.expired
+                    reader.refresh()
+                    followed = table(reader)
                 assert followed == rows
 
 
@@ -216,8 +257,8 @@ def test_a_reader_attaches_to_a_table_whose_writer_was_killed_just_before_publis
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
         publisher.publish({(1, "a"): bytes(10_000_000)})
-        assert publisher.control.segment == 2
-    poke(memory.control_name(area), layout.GENERATION_AT, struct.pack("<d", 1.0))
+        assert len(segments(area)) == 2
+    poke(posix.control_name(area), layout.GENERATION_AT, struct.pack("<d", 1.0))
     reader = RowReader(area)
     assert reader.generation == 2
     assert reader.refresh() == []
@@ -232,11 +273,11 @@ def test_a_reader_attaches_to_a_table_whose_writer_was_killed_just_before_publis
 
 
 @pytest.mark.parametrize("make", NO_SHARED_MEMORY)
-@pytest.mark.parametrize("which", ["shmroute-%s", "shmroute-%s.1"])
+@pytest.mark.parametrize("which", ["control block", "segment"])
 def test_something_else_of_that_name_is_refused(area: str, make: Make, which: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
-    path = Path(memory.path_of(which % area))
+    path = Path(posix.path_of(posix.control_name(area) if which == "control block" else current_segment(area)))
     path.unlink()
     make(path)
     try:
@@ -247,11 +288,11 @@ def test_something_else_of_that_name_is_refused(area: str, make: Make, which: st
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"shmrseg\n", bytes(100_000)])
-@pytest.mark.parametrize("which", ["shmroute-%s", "shmroute-%s.1"])
+@pytest.mark.parametrize("which", ["control block", "segment"])
 def test_what_is_cut_short_or_foreign_is_refused(area: str, content: bytes, which: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
-    path = Path(memory.path_of(which % area))
+    path = Path(posix.path_of(posix.control_name(area) if which == "control block" else current_segment(area)))
     path.unlink()
     path.write_bytes(content)
     with pytest.raises(AreaUnreadable, match=path.name):
@@ -269,7 +310,7 @@ def test_a_segment_that_has_gone_is_missed_after_a_few_looks(area: str, monkeypa
     monkeypatch.setattr(reading, "Segment", noted)
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
-        memory.unlink(f"shmroute-{area}.1")
+        posix.unlink(current_segment(area))
         with pytest.raises(AreaUnreadable, match="names it, but it is gone"):
             RowReader(area)
     assert len(looks) == 4
@@ -295,7 +336,7 @@ def test_a_damaged_generation_is_refused_and_the_reader_stays(area: str, word: f
         for number in range(5):
             publisher.publish({(1, "a"): b"%d" % number})
         reader, follower = RowReader(area), RowReader(area)
-        poke(memory.control_name(area), layout.GENERATION_AT, struct.pack("<d", word))
+        poke(posix.control_name(area), layout.GENERATION_AT, struct.pack("<d", word))
         for _ in range(3):
             with pytest.raises(AreaUnreadable, match="generation"):
                 reader.refresh()
@@ -313,7 +354,7 @@ def test_a_damaged_batch_is_gone_around_by_attaching_anew(area: str) -> None:
         reader, follower = RowReader(area), RowReader(area)
         for number in range(1, 4):
             publisher.publish({(1, "a"): b"%d" % number})
-        poke(memory.segment_name(area, 1), reader._place.end + 30, b"\xff")
+        poke(current_segment(area), reader._place.end + 30, b"\xff")
         assert reader.refresh() is None
         assert reader.get(1, "a") == b"3"
         assert follower.advance() == [RowChange(1, "a", b"0", b"3")]
@@ -355,8 +396,8 @@ def test_a_reader_lets_go_of_what_it_does_not_read_any_more(area: str, monkeypat
 def test_the_package_gives_its_names_without_loading_the_publisher() -> None:
     code = (
         "import sys, shmroute.shm as shm; shm.RowReader; shm.RowChange;"
-        "assert not {'logging', 'multiprocessing', 'shmroute.shm.publisher'} & set(sys.modules), sys.modules.keys();"
-        "shm.Publisher; assert 'shmroute.shm.publisher' in sys.modules;"
+        "assert not {'logging', 'multiprocessing', 'shmroute.shm.writing'} & set(sys.modules), sys.modules.keys();"
+        "shm.Publisher; assert 'shmroute.shm.writing.publisher' in sys.modules;"
         "assert sorted(shm.__all__) == ['Publisher', 'RowChange', 'RowReader']"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from zlib import crc32
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shmroute.errors import AreaUnreadable
-from shmroute.shm import layout, memory
-from shmroute.shm.publisher import Publisher
-from shmroute.shm.segment import Segment
+from shmroute.shm import layout, posix
+from shmroute.shm.segment import NO_END, Segment
+from shmroute.shm.writing.publisher import Publisher
 from tests.leftovers import new_area, remove_area
 from tests.shm import ground
-from tests.shm.tables import Changes, Table, changed
+from tests.shm.tables import Changes, Table, changed, current_segment
 
 
 @given(
@@ -40,7 +39,7 @@ def test_each_end_of_the_log_shows_exactly_its_generation(batches: list[Changes]
                 if publisher.publish(changes) != before:
                     states.append(changed(states[-1], changes))
                     ends.append(writer.end)
-            segment = Segment(f"shmroute-{area}.1")
+            segment = Segment(current_segment(area))
             for state, end in zip(states, ends, strict=True):
                 listed = {(record.kind, record.key.decode()): record.value for record in segment.rows(end // 8)}
                 assert listed == state
@@ -68,7 +67,7 @@ def walked(segment: Segment) -> int:
 def test_a_position_is_one_batch_before_the_newest_whatever_the_length_of_the_log(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"0"})
-        segment = Segment(f"shmroute-{area}.1")
+        segment = Segment(current_segment(area))
         assert segment.position() == (1, segment.header.log_at)
         for number in range(1, 50):
             publisher.publish({(1, "a"): b"%d" % number})
@@ -83,7 +82,7 @@ def test_there_is_no_batch_beyond_the_log_nor_at_an_odd_offset(area: str) -> Non
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"0"})
         publisher.publish({(1, "a"): b"1"})
-        segment = Segment(f"shmroute-{area}.1")
+        segment = Segment(current_segment(area))
         _, offset = segment.position()
         assert segment.batch_at(offset, 2) is not None
         assert segment.batch_at(offset, 3) is None
@@ -100,10 +99,10 @@ def test_pages_behind_the_log_are_there_before_anybody_looks_for_one_batch_more(
             publisher.publish({(1, "a"): os.urandom(number * 7)})
             writer = publisher._writer
             assert writer is not None
-            taken = writer.reserved
+            taken = posix.taken_bytes(writer.name)
             assert taken >= writer.end + layout.BATCH_BYTES
             Segment(writer.name).batch_at(writer.end, publisher.generation + 1)
-            assert writer.reserved == taken
+            assert posix.taken_bytes(writer.name) == taken
 
 
 # --- damage ---------------------------------------------------------------------------------------------------
@@ -125,11 +124,20 @@ def build(area: str) -> list[tuple[int, Table]]:
 
 def poke(area: str, offset: int, data: bytes) -> None:
     """Overwrite bytes of the segment."""
-    ground.poke(memory.segment_name(area, 1), offset, data)
+    ground.poke(current_segment(area), offset, data)
 
 
 def slot_offset(segment: Segment, kind: int, key: bytes) -> int:
-    return layout.SLOTS_AT + segment.slot_of(kind, key)[0] * 8
+    return layout.SLOTS_AT + segment.probe(kind, key, NO_END)[1] * 8
+
+
+def word_of(segment: Segment, kind: int, key: bytes) -> int:
+    """Where the row's newest record is."""
+    return segment.probe(kind, key, NO_END)[2]
+
+
+def hashed(segment: Segment, kind: int, key: bytes) -> int:
+    return layout.hash_of(segment.header.hash_key, kind, key)
 
 
 def word(value: int) -> bytes:
@@ -138,10 +146,10 @@ def word(value: int) -> bytes:
 
 def test_a_slot_that_leads_to_another_row_is_found_out(area: str) -> None:
     states = build(area)
-    segment = Segment(f"shmroute-{area}.1")
+    segment = Segment(current_segment(area))
     end_word = states[-1][0] // 8
     a, c = slot_offset(segment, 1, b"a"), slot_offset(segment, 2, b"c")
-    poke(area, a, word(layout.slot_entry(crc32(b"a", 1), segment._slots[(c - 128) // 8] & layout.WORD_MASK)))
+    poke(area, a, word(layout.slot_entry(hashed(segment, 1, b"a"), segment._slots[(c - 128) // 8] & layout.WORD_MASK)))
     with pytest.raises(AreaUnreadable, match="another row"):
         segment.find(1, b"a", end_word)
     with pytest.raises(AreaUnreadable, match="another row"):
@@ -150,59 +158,56 @@ def test_a_slot_that_leads_to_another_row_is_found_out(area: str) -> None:
 
 def test_a_slot_whose_hash_was_changed_does_not_make_its_row_look_absent(area: str) -> None:
     states = build(area)
-    segment = Segment(f"shmroute-{area}.1")
+    segment = Segment(current_segment(area))
     at = slot_offset(segment, 1, b"a")
     entry = segment._slots[(at - 128) // 8]
     poke(area, at, word(entry ^ 1 << 63))
-    assert segment.find(1, b"a", states[-1][0] // 8) is None
+    assert segment.probe(1, b"a", NO_END)[3] is None
     with pytest.raises(AreaUnreadable, match="another row"):
-        segment.slot_of(1, b"a")
+        segment.find(1, b"a", states[-1][0] // 8)
     with pytest.raises(AreaUnreadable, match="another row"):
         list(segment.rows(states[-1][0] // 8))
 
 
 def test_a_slot_whose_offset_was_changed_does_not_lead_to_an_older_version_of_its_row(area: str) -> None:
     states = build(area)
-    segment = Segment(f"shmroute-{area}.1")
-    newest = segment.slot_of(1, b"a")[1]
+    segment = Segment(current_segment(area))
+    newest = word_of(segment, 1, b"a")
     at = slot_offset(segment, 1, b"a")
     for older in (middle := segment.record_at(newest).previous_word, segment.record_at(middle).previous_word):
         poke(area, at, older.to_bytes(4, "little"))
-        assert segment.find(1, b"a", states[-1][0] // 8) is None
+        assert segment.probe(1, b"a", NO_END)[3] is None
         with pytest.raises(AreaUnreadable, match="another row"):
-            segment.slot_of(1, b"a")
+            segment.find(1, b"a", states[-1][0] // 8)
 
 
 @pytest.mark.parametrize("target", [0, 1, 8, 1 << 20, 0xFFFFFFFF])
 def test_a_slot_that_leads_out_of_the_records_is_found_out(area: str, target: int) -> None:
     states = build(area)
-    segment = Segment(f"shmroute-{area}.1")
+    segment = Segment(current_segment(area))
     at = slot_offset(segment, 1, b"a")
-    poke(area, at, word(layout.slot_entry(crc32(b"a", 1), target)))
+    poke(area, at, word(layout.slot_entry(hashed(segment, 1, b"a"), target)))
     for end, _ in states:
         with pytest.raises(AreaUnreadable):
-            segment.find(1, b"a", end // 8) or segment.slot_of(1, b"a")
-        with pytest.raises(AreaUnreadable):
-            segment.slot_of(1, b"a")
+            segment.find(1, b"a", end // 8)
         with pytest.raises(AreaUnreadable):
             list(segment.rows(end // 8))
 
 
 def test_a_full_table_of_slots_is_no_endless_search(area: str) -> None:
     build(area)
-    segment = Segment(f"shmroute-{area}.1")
-    row = segment._slots[segment.slot_of(1, b"a")[0]]
+    segment = Segment(current_segment(area))
+    row = segment._slots[segment.probe(1, b"a", NO_END)[1]]
     poke(area, layout.SLOTS_AT, word(row) * segment.header.slots)
-    for search in (lambda: segment.find(1, b"zz", 1 << 32), lambda: segment.slot_of(1, b"zz")):
-        with pytest.raises(AreaUnreadable, match="no slot is free"):
-            search()
+    with pytest.raises(AreaUnreadable, match="no slot is free"):
+        segment.find(1, b"zz", NO_END)
 
 
 @pytest.mark.fault(29)
 def test_records_that_supersede_each_other_are_no_endless_walk(area: str) -> None:
     states = build(area)
-    segment = Segment(f"shmroute-{area}.1")
-    newest = segment.slot_of(1, b"a")[1]
+    segment = Segment(current_segment(area))
+    newest = word_of(segment, 1, b"a")
     made_up = layout.pack_record(1, b"a", b"1", newest)
     poke(area, newest * 8, made_up)
     for search in (
@@ -216,11 +221,11 @@ def test_records_that_supersede_each_other_are_no_endless_walk(area: str) -> Non
 def test_a_damaged_link_between_versions_does_not_lead_to_a_third(area: str) -> None:
     """The chain of row (1, a) is "1" -> "ONE" -> "one"; one that stands at "ONE" must not be given "one"."""
     states = build(area)
-    segment = Segment(f"shmroute-{area}.1")
-    newest = segment.slot_of(1, b"a")[1]
+    segment = Segment(current_segment(area))
+    newest = word_of(segment, 1, b"a")
     middle = segment.record_at(newest).previous_word
     oldest = segment.record_at(middle).previous_word
-    assert [segment.value_at(at) for at in (newest, middle, oldest)] == [b"1", b"ONE", b"one"]
+    assert [segment.record_at(at).value for at in (newest, middle, oldest)] == [b"1", b"ONE", b"one"]
     poke(area, newest * 8 + 12, oldest.to_bytes(4, "little"))
     with pytest.raises(AreaUnreadable, match="damaged"):
         segment.find(1, b"a", states[1][0] // 8)
@@ -231,12 +236,12 @@ def test_a_hint_that_leads_nowhere_is_refused(area: str, hint: int) -> None:
     build(area)
     poke(area, layout.HINT_AT, word(hint))
     with pytest.raises(AreaUnreadable, match="newest batch is damaged"):
-        Segment(f"shmroute-{area}.1").position()
+        Segment(current_segment(area)).position()
 
 
 def test_a_hint_that_was_set_back_only_makes_the_way_longer(area: str) -> None:
     build(area)
-    segment = Segment(f"shmroute-{area}.1")
+    segment = Segment(current_segment(area))
     poke(area, layout.HINT_AT, word(segment.header.log_at))
     assert segment.position() == (1, segment.header.log_at)
     poke(area, layout.HINT_AT, word(0))

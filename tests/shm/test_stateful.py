@@ -14,9 +14,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from shmroute.errors import NotReady
-from shmroute.shm.publisher import Publisher
+from shmroute.errors import NotReady, SnapshotExpired
 from shmroute.shm.reader import RowReader
+from shmroute.shm.writing.publisher import Publisher
 from tests.forks import killed_at
 from tests.leftovers import new_area, remove_area
 from tests.shm.tables import Changes, Table, changed, segments, table
@@ -48,6 +48,10 @@ class Watching:
         self.generation = reader.generation
 
     def check(self) -> None:
+        if self.reader.expired:
+            with pytest.raises(SnapshotExpired):
+                self.reader.get(0, KEYS[0])
+            return
         assert table(self.reader) == self.rows
         for kind in (0, 1):
             for key in KEYS:
@@ -172,7 +176,14 @@ class AgainstADict(RuleBasedStateMachine):
     def advance(self, data: st.DataObject, steps: int) -> None:
         watching = data.draw(st.sampled_from(self.followers))
         for _ in range(steps):
-            changes = watching.reader.advance()
+            try:
+                changes = watching.reader.advance()
+            except SnapshotExpired:
+                assert watching.reader.expired
+                watching.reader.refresh()
+                if self.ready:
+                    watching.rows = dict(self.rows)
+                return
             if changes is None:
                 if self.ready:
                     assert watching.rows == self.rows
@@ -194,6 +205,12 @@ class AgainstADict(RuleBasedStateMachine):
     @invariant()
     def few_segments(self) -> None:
         assert len(segments(self.area)) <= 2
+
+    @invariant()
+    def the_current_segment_is_never_void(self) -> None:
+        writer = self.publisher._writer
+        if writer is not None:
+            assert self.publisher.control.oldest <= writer.start
 
     def teardown(self) -> None:
         for watching in (*self.standing, *self.followers):

@@ -16,7 +16,7 @@ from tests.supervise.running import python, until
 
 WRITER = """
 import sys, time
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 publisher = Publisher(sys.argv[1], now_ns=time.monotonic_ns())
 print("writing", flush=True)
 for line in sys.stdin:

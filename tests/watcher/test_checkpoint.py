@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from shmroute.rows import Kind, RowKey
 from shmroute.shm.layout import FORMAT_VERSION
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import Changed, Replaced
 from shmroute.watcher import checkpoint as module
 from shmroute.watcher.checkpoint import Checkpoint, parse
@@ -190,7 +190,7 @@ def test_an_age_that_is_no_number_is_damage(contact: float) -> None:
         parse(with_facts(contact, []))
 
 
-@pytest.mark.parametrize("rows", [{}, [1], [[1, "a"]], [["1", "a", b""]], [[256, "a", b""]], [[0, "a", b""]]])
+@pytest.mark.parametrize("rows", [{}, [1], [[1, "a"]], [["1", "a", b""]], [[65536, "a", b""]], [[0, "a", b""]]])
 def test_rows_that_are_none_are_damage_even_under_a_right_checksum(rows: object) -> None:
     with pytest.raises(ValueError, match="damaged"):
         parse(with_facts(0.0, rows))

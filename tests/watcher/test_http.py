@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from shmroute.errors import ConfigError
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import AuditResult, Replaced, SourceState
 from shmroute.watcher import http as http_module
 from shmroute.watcher.http import FROZEN_SECONDS, serve

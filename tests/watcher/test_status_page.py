@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from shmroute.rows import InvalidRow, Kind, encode
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import Replaced
 from shmroute.testing import Answer, Routes
 from shmroute.watcher.http import PageFor, serve

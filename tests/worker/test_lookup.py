@@ -16,8 +16,8 @@ import pytest
 import shmroute
 from shmroute import AreaUnreadable, ModelNotFound, Reader, Route
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, encode
-from shmroute.shm import memory
-from shmroute.shm.publisher import Publisher
+from shmroute.shm import posix
+from shmroute.shm.writing.publisher import Publisher
 
 WAIT_SECONDS = 20.0
 
@@ -94,7 +94,7 @@ def test_no_byte_of_a_record_can_be_damaged_unnoticed(publisher: Publisher, read
     given = route("model", "an app")
     publisher.publish(rows(given, route("other")))
     value = encode(given._public())
-    shared = memory.attach(memory.segment_name(publisher.area, 1), write=True)
+    shared = posix.attach(posix.segment_name(publisher.area, publisher.control.segment), write=True)
     at = shared.find(value) - 21
     refused = 0
     for offset in range(at, at + 21 + len(value) + len("model")):

@@ -2,6 +2,9 @@
 
 `RowReader` is not thread-safe by itself; `shmroute.worker.reader.Reader` puts a lock around it. It never writes and
 takes no lock that another process could hold.
+
+Each read is validated: what was copied from a segment counts only if *oldest* says afterwards that the segment was not
+void (docs/format.md, "Validated reads").
 """
 
 from __future__ import annotations
@@ -9,13 +12,15 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final, NamedTuple, Self
 
-from shmroute.errors import AreaUnreadable, NotReady, ShmrouteError
-from shmroute.shm import memory
-from shmroute.shm.control import ControlReader, fence
-from shmroute.shm.layout import RESET, SEALED, WORD_BYTES, Batch
-from shmroute.shm.segment import Quick, Segment
+from shmroute.errors import AreaUnreadable, NotReady, ShmrouteError, SnapshotExpired
+from shmroute.shm import posix
+from shmroute.shm.control import ControlReader
+from shmroute.shm.fences import fence_loads
+from shmroute.shm.layout import MAX_GENERATION, RESET, SEALED, WORD_BYTES, Batch
+from shmroute.shm.segment import Record, Segment
 
 __all__ = ["RowChange", "RowReader"]
 
@@ -28,9 +33,12 @@ _ATTEMPTS_WITHOUT_NEWS: Final = 4
 _PAUSE_SECONDS: Final = 0.0005
 """Between attempts, so that a writer on the same core can finish what it is doing."""
 
+_ROWS_A_CHECK: Final = 256
+"""Rows listed between two looks at *oldest*: they are given out after it."""
+
 
 class _Place(NamedTuple):
-    """Where a reader stands. One value, so that it changes as a whole whatever interrupts the reader."""
+    """Where a reader is. One value, so that it changes as a whole whatever interrupts the reader."""
 
     segment: Segment
     generation: int
@@ -48,12 +56,15 @@ class RowChange(NamedTuple):
 
 
 class RowReader:
-    """Attaches to `area` and stands at its newest generation until `refresh` or `advance` goes on.
+    """Attaches to `area` and stays at its newest generation until `refresh` or `advance` is called.
+
+    The writer may need the memory of a generation that is two bases old. Then reading it raises `SnapshotExpired`;
+    `refresh` always works.
 
     Raises:
         NotReady: the area is not there, or holds no rows yet.
         AreaUnreadable: it is damaged, foreign or of another format version.
-        NoAccess: the operating system refuses it to this process, for instance since it belongs to another user.
+        NoAccess: this process may not open it, or does not trust its owner.
     """
 
     def __init__(self, area: str) -> None:
@@ -69,14 +80,24 @@ class RowReader:
         """The generation whose rows are read."""
         return self._place.generation
 
-    def snapshot(self) -> Self:
-        """A second reader at the same generation: it reads on there while this one goes on."""
-        return copy.copy(self)
+    @property
+    def segment(self) -> Segment:
+        """The segment that is read, for the native look-up."""
+        return self._place.segment
 
     @property
-    def quick(self) -> Quick:
-        """Where `shmroute.worker.lookup` finds the rows of this generation. A new one for each call."""
-        return self._place.segment.quick(self._place.end)
+    def end(self) -> int:
+        """The offset in bytes at which the segment's log ends for this reader, for the native look-up."""
+        return self._place.end
+
+    @property
+    def expired(self) -> bool:
+        """Whether this generation cannot be read any more."""
+        return _is_void(self.control, self._place)
+
+    def snapshot(self) -> Self:
+        """A second reader at the same generation: it reads on there while this one goes on, until it expires."""
+        return copy.copy(self)
 
     @property
     def live_rows(self) -> int:
@@ -90,15 +111,19 @@ class RowReader:
 
         Raises:
             AreaUnreadable: the row is damaged.
+            SnapshotExpired: this generation has been overwritten.
         """
-        segment, _, end = self._place
+        place = self._place
         try:
             encoded = key.encode()
         except UnicodeEncodeError:  # a lone surrogate, as os.fsdecode makes them: no row's key has one
             return None
-        value = segment.find(kind, encoded, end >> 3)
-        if value is None:
-            segment.slot_of(kind, encoded)  # raises if the row only looks absent, for damage on the way to it
+        try:
+            value = place.segment.find(kind, encoded, place.end >> 3)
+        except AreaUnreadable:
+            self._check(place)
+            raise
+        self._check(place)
         return value
 
     def rows(self, kind: int | None = None) -> Iterator[tuple[int, str, bytes]]:
@@ -106,11 +131,36 @@ class RowReader:
 
         Raises:
             AreaUnreadable: a row is damaged.
+            SnapshotExpired: this generation has been overwritten, maybe after some rows.
         """
-        segment, _, end = self._place
-        for record in segment.rows(end // WORD_BYTES, kind):
+        for record in self._records(self._place, kind):
             if record.value is not None:
                 yield record.kind, record.key.decode(), record.value
+
+    def _records(self, place: _Place, kind: int | None = None) -> Iterator[Record]:
+        records = place.segment.rows(place.end // WORD_BYTES, kind)
+        while True:
+            try:
+                some = list(islice(records, _ROWS_A_CHECK))
+            except AreaUnreadable:
+                self._check(place)
+                raise
+            self._check(place)
+            if not some:
+                return
+            yield from some
+
+    def _check(self, place: _Place) -> None:
+        """Refuse what was read of the place if it may have been overwritten.
+
+        Raises:
+            SnapshotExpired: it may.
+            AreaUnreadable: *oldest* says so of the newest generation, which is never overwritten: it is damaged.
+        """
+        if _is_void(self.control, place):
+            if self.control.generation == place.generation:
+                raise AreaUnreadable(self.control.name, f"its word 'oldest' is damaged ({self.control.oldest})")
+            raise SnapshotExpired(self.area, place.generation)
 
     # --- going on ------------------------------------------------------------------------------------------
 
@@ -130,8 +180,13 @@ class RowReader:
         if published <= place.generation:
             return []
         changed: list[tuple[int, bytes]] = []
-        followed = self._follow(place, published, changed)
-        if followed is None:
+        followed = None
+        try:
+            followed = self._follow(place, published, changed)
+        except AreaUnreadable:
+            if not _is_void(self.control, place):
+                raise
+        if followed is None or _is_void(self.control, place):
             self._place = self._newest()
             return None
         self._place, complete = followed
@@ -148,32 +203,39 @@ class RowReader:
 
         Raises:
             AreaUnreadable, NoAccess: what was published cannot be read. The reader stays where it was.
+            SnapshotExpired: this reader's generation has been overwritten, so what changed since is not known.
         """
         published = self._published()
         before = self._place
         if not published:
             if not self._enter_next_area():
                 return None
-            return list(_differences(before, self._place))
-        segment, generation, end = before
-        if published <= generation:
+            return self._differences(before, self._place)
+        if published <= before.generation:
             return None
-        batch = segment.batch_at(end, generation + 1)
-        if batch is not None and not batch.flags & SEALED:
-            changes = [
-                RowChange(record.kind, record.key.decode(), segment.value_at(record.previous_word), record.value)
-                for _, record in segment.records_of(end, batch)
-            ]
-            self._place = _Place(segment, generation + 1, end + batch.length)
-            return changes
-        place = self._behind(batch) if batch is not None else None
-        if place is not None and batch is not None and not batch.flags & RESET:
-            self._place = place
-            return []
-        place = place or self._newest()
-        changes = list(_differences(before, place))
+        try:
+            changes, place = self._one_step(before)
+        except AreaUnreadable:
+            self._check(before)
+            raise
+        self._check(before)
         self._place = place
         return changes
+
+    def _one_step(self, before: _Place) -> tuple[list[RowChange], _Place]:
+        segment, generation, end = before
+        batch = segment.batch_at(end, generation + 1)
+        if batch is not None and not batch.flags & SEALED:
+            changes = []
+            for _, record in segment.records_of(end, batch):
+                old = segment.record_at(record.previous_word).value if record.previous_word else None
+                changes.append(RowChange(record.kind, record.key.decode(), old, record.value))
+            return changes, _Place(segment, generation + 1, end + batch.length)
+        place = self._behind(batch) if batch is not None else None
+        if place is not None and batch is not None and not batch.flags & RESET:
+            return [], place
+        place = place or self._newest()
+        return self._differences(before, place), place
 
     def seek(self, generation: int) -> bool:
         """Go back to an earlier generation, from which `advance` leads on.
@@ -186,7 +248,7 @@ class RowReader:
         if not start <= generation <= newest:
             return False
         followed = self._follow(_Place(segment, start, segment.header.log_at), generation, None)
-        if followed is None:
+        if followed is None or _is_void(self.control, self._place):
             return False
         self._place = followed[0]
         return True
@@ -197,19 +259,19 @@ class RowReader:
         """The generation to go to, 0 in an area that has been removed.
 
         Raises:
-            AreaUnreadable: it is no generation that can follow ours.
+            AreaUnreadable: it is not a generation that can follow ours.
         """
         published = self.control.generation
         segment, generation, _ = self._place
         if not published and self.control.retired:
             return 0
         if published < generation:
-            # A table that stands in for one that was lost is named before its generation is stored: a writer may have
+            # A table that replaces one that was lost is named before its generation is stored: a writer may have
             # been killed between the two, and the next one will publish what is there.
             if not published or not published + 1 == generation == segment.header.start:
                 raise AreaUnreadable(self.control.name, f"its generation went back from {generation} to {published}")
         elif published > generation:
-            fence()
+            fence_loads()
         return published
 
     def _enter_next_area(self) -> bool:
@@ -226,22 +288,26 @@ class RowReader:
         seen, times = (0, 0), 0
         problem: ShmrouteError = NotReady(self.area)
         for _ in range(_ATTEMPTS):
-            published, start = self.control.generation, self.control.segment
+            published, identity = self.control.generation, self.control.segment
             if not published:
                 raise NotReady(self.area)
-            fence()
-            times = times + 1 if seen == (published, start) else 1
-            seen = published, start
-            name = memory.segment_name(self.area, start)
+            fence_loads()
+            times = times + 1 if seen == (published, identity) else 1
+            seen = published, identity
+            name = posix.segment_name(self.area, identity)
             try:
                 segment = Segment(name)
                 place = _Place(segment, *segment.position())
+                followed = self._follow(place, published, None)
             except FileNotFoundError:
                 problem = AreaUnreadable(name, "the control block names it, but it is gone")
+            except AreaUnreadable as error:  # maybe since it has been retired and is written anew
+                problem = error
             else:
-                followed = self._follow(place, published, None)
                 if followed is None:
                     problem = AreaUnreadable(name, f"its log does not lead to generation {published}")
+                elif _is_void(self.control, place):
+                    problem = AreaUnreadable(name, "the control block names it, but it is void")
                 elif place.generation <= published or times == _ATTEMPTS_WITHOUT_NEWS:
                     return followed[0]
                 # Else a writer is about to store the word of a generation that is there; or it was killed there.
@@ -254,6 +320,8 @@ class RowReader:
         self, place: _Place, published: int, changed: list[tuple[int, bytes]] | None
     ) -> tuple[_Place, bool] | None:
         """Follow the log from `place` to `published`, and collect in `changed` which rows that concerns.
+
+        Counts only if `place` is not void afterwards: then no later segment on the way is.
 
         Returns:
             The place, and whether those are all; None if the log does not lead there.
@@ -278,14 +346,16 @@ class RowReader:
         return _Place(segment, generation, end), complete
 
     def _behind(self, seal: Batch) -> _Place | None:
-        """Where a sealed log goes on, right behind the sealing generation; None if that segment is gone already."""
+        """Where a sealed log continues, right behind the sealing generation; None if that segment is gone already."""
         try:
-            segment = Segment(memory.segment_name(self.area, seal.next_start))
-        except FileNotFoundError:
+            segment = Segment(posix.segment_name(self.area, seal.next_segment))
+        except (FileNotFoundError, AreaUnreadable):
             return None
         generation, end = segment.position()
-        if seal.flags & RESET or generation > seal.generation:  # it has gone on: find the place from its beginning
+        if seal.flags & RESET or generation > seal.generation:  # it is further: find the place from its beginning
             generation, end = segment.header.start, segment.header.log_at
+        if generation > seal.generation:  # it has been recycled since
+            return None
         while generation < seal.generation:
             batch = segment.batch_at(end, generation + 1)
             if batch is None:
@@ -294,13 +364,26 @@ class RowReader:
             end += batch.length
         return _Place(segment, generation, end)
 
+    def _differences(self, old: _Place, new: _Place) -> list[RowChange]:
+        """In what two places differ, whatever lies between them."""
+        changes = []
+        for record in new.segment.rows(new.end // WORD_BYTES):
+            before = old.segment.find(record.kind, record.key, old.end // WORD_BYTES)
+            if before != record.value:
+                changes.append(RowChange(record.kind, record.key.decode(), before, record.value))
+        changes.extend(
+            RowChange(record.kind, record.key.decode(), record.value, None)
+            for record in old.segment.rows(old.end // WORD_BYTES)
+            if new.segment.find(record.kind, record.key, new.end // WORD_BYTES) is None
+        )
+        return changes
 
-def _differences(old: _Place, new: _Place) -> Iterator[RowChange]:
-    """In what two places differ, whatever lies between them."""
-    for record in new.segment.rows(new.end // WORD_BYTES):
-        before = old.segment.find(record.kind, record.key, old.end // WORD_BYTES)
-        if before != record.value:
-            yield RowChange(record.kind, record.key.decode(), before, record.value)
-    for record in old.segment.rows(old.end // WORD_BYTES):
-        if new.segment.find(record.kind, record.key, new.end // WORD_BYTES) is None:
-            yield RowChange(record.kind, record.key.decode(), record.value, None)
+
+def _is_void(control: ControlReader, place: _Place) -> bool:
+    """Whether what was read of that place before this call may have been overwritten.
+
+    A value that is not a generation is damage, and not believed: the writer stores a right one before it overwrites
+    anything.
+    """
+    fence_loads()
+    return place.segment.header.start < control.oldest < MAX_GENERATION

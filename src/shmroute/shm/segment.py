@@ -1,105 +1,88 @@
-"""A mapped segment seen from a given end of its log: find a row, walk the batches, list what lives.
+"""A mapped segment seen from a given end of its log: find a row, walk the batches, list the rows that exist.
 
-Used by readers and by the publisher alike. Never writes. All offsets named `*_word` are in units of 8 bytes.
+Used by readers and by the publisher alike. Never writes, and never looks at *oldest*: whether what it returns is still
+valid is for the caller to ask (`shmroute.shm.reader`). All offsets named `*_word` are in units of 8 bytes.
 """
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 from zlib import crc32
 
 from shmroute.errors import AreaUnreadable
-from shmroute.shm import memory
+from shmroute.shm import posix
+from shmroute.shm.hashing import hasher
 from shmroute.shm.layout import (
     BATCH,
     BATCH_BYTES,
+    CHECKSUM_BYTES,
     DELETED,
     HINT_AT,
     KEY_PLACE_SHIFT,
-    KIND_SHIFT,
-    MAX_KEY_BYTES,
-    MAX_KIND,
-    QUICK_READ,
+    KIND_BYTES,
+    MAX_KEY_PLACE,
     RECORD,
     RECORD_BYTES,
     SLOTS_AT,
-    VALUE_LENGTH_OFFSET,
+    VALUE_LENGTH_MASK,
     WORD_BYTES,
     WORD_MASK,
     Batch,
     SegmentHeader,
-    align,
     batch_checksum,
-    record_checksum,
-    record_length,
+    hash_of,
     slot_entry,
-    suits_cell,
     unpack_segment_header,
 )
+
+__all__ = ["NO_END", "Record", "Segment"]
+
+NO_END: Final = 1 << 32
+"""An end of the log, in words, behind every record: the newest version of each row."""
 
 _SLOTS_A_TURN: Final = 65536
 """Slots copied at a time while listing: enough to be quick, few enough to cost little memory."""
 
-Find = Callable[[int, bytes, int], bytes | None]
-"""`find(kind, key, end_word)`: the row's value before that end of the log, or None."""
-
-
-Slots = tuple[memoryview, memoryview, int, mmap.mmap, int]
-"""The low and the high halves of the slots, the number of slots less one, the whole mapping, and the end of the log in
-words.
-
-By halves, since CPython takes half as long for integers of 32 bits. A slot is stored as a whole: whoever gets the
-halves of two different stores sees that they do not belong together (`layout.WORD_MASK`)."""
-
-Quick = tuple[memoryview, int, int, Slots]
-"""What `shmroute.worker.lookup` needs to find rows: the cells, how many there are and their size, and the slots."""
-
 
 class Record(NamedTuple):
-    """A record as it lies in a segment. `value` is None for a deletion."""
+    """A record as it lies in a segment."""
 
     kind: int
     key: bytes
     value: bytes | None
+    """None for a deletion."""
     previous_word: int
+    """The record that this one supersedes; 0 for none."""
     size: int
+    """Bytes, padding included."""
+    raw: bytes
+    """The record as it is packed."""
 
 
 class Segment:
     """A read-only mapping of one segment, its header checked.
 
     Raises:
-        FileNotFoundError: there is no object of that name.
-        NoAccess: the operating system refuses it to this process.
-        AreaUnreadable: it is damaged, foreign, cut short or of another format version.
+        FileNotFoundError: there is no file of that name.
+        NoAccess: this process may not open it, or does not trust its owner.
+        AreaUnreadable: it is damaged, foreign, cut short, of another format version, or has no complete base yet.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._map = memory.attach(name)
+        self._map = posix.attach(name)
         self.header: SegmentHeader = unpack_segment_header(name, self._map[:SLOTS_AT], len(self._map))
-        view = memoryview(self._map)
-        self._slots = view[SLOTS_AT : self.header.records_at].cast("Q")
-        halves = view[SLOTS_AT : self.header.records_at].cast("I")
-        self._halves = halves[::2], halves[1::2]
-        self._words = view[:SLOTS_AT].cast("Q")
-        self._cells = view[self.header.records_at : self.header.packed_at + QUICK_READ.size]
-        self.find: Find = _make_find(name, self._map, self._slots, self.header)
-
-    def quick(self, end: int) -> Quick:
-        """What `shmroute.worker.lookup` needs to find rows before that end of the log, in bytes."""
-        header = self.header
-        slots = *self._halves, header.slots - 1, self._map, end // WORD_BYTES
-        if not header.cells:
-            return memoryview(b""), 1, 1, slots
-        return self._cells, header.cells, header.cell_bytes, slots
+        """As it was when the segment was mapped; a recycled segment has another one now."""
+        self.buffer = memoryview(self._map)
+        """The whole mapping, read-only, for the native look-up."""
+        self._slots = self.buffer[SLOTS_AT : self.header.records_at].cast("Q")
+        self._hint = self.buffer[HINT_AT : HINT_AT + WORD_BYTES].cast("Q")
 
     @property
     def live_rows(self) -> int:
         """How many rows there are after the newest batch; not checked, for estimates."""
-        hint = self._words[HINT_AT // WORD_BYTES]
+        hint = self._hint[0]
         if not self.header.log_at <= hint <= self.header.capacity - BATCH_BYTES:
             return self.header.rows
         return Batch(*BATCH.unpack_from(self._map, hint)[:-1]).live_rows
@@ -112,7 +95,7 @@ class Segment:
         Raises:
             AreaUnreadable: the hint leads nowhere.
         """
-        hint = self._words[HINT_AT // WORD_BYTES]
+        hint = self._hint[0]
         if not hint:
             return self.header.start, self.header.log_at
         if self.header.log_at <= hint <= self.header.capacity - BATCH_BYTES:
@@ -143,21 +126,88 @@ class Segment:
             at += record.size
 
     def changed_keys(self, offset: int, batch: Batch) -> list[tuple[int, bytes]]:
-        """`(kind, key)` of each record of a valid batch: all that a memo has to know, read in one pass."""
-        at = offset + BATCH_BYTES
-        data = self._map
-        unpack = RECORD.unpack_from
+        """`(kind, key)` of each record of a valid batch.
+
+        Raises:
+            AreaUnreadable: the batch has been overwritten meanwhile.
+        """
+        end = offset + batch.length
+        data = self._map[offset:end]
+        at = BATCH_BYTES
         changed = []
         for _ in range(batch.records):
-            _, head, value_length, _ = unpack(data, at)
-            key_length = head & MAX_KEY_BYTES
-            place = head >> KEY_PLACE_SHIFT
-            begin = at + RECORD_BYTES + (place or value_length)
-            changed.append((head >> KIND_SHIFT & MAX_KIND, data[begin : begin + key_length]))
-            at += align(record_length(head, value_length))
+            if at > batch.length - RECORD_BYTES:
+                raise AreaUnreadable(self.name, f"the batch at {offset} is damaged (its records do not fit)")
+            _, key_length, kind, sized, _ = RECORD.unpack_from(data, at)
+            length = sized & VALUE_LENGTH_MASK
+            place = sized >> KEY_PLACE_SHIFT & MAX_KEY_PLACE
+            begin = at + RECORD_BYTES + (place or length)
+            changed.append((kind, data[begin : begin + key_length]))
+            at += RECORD_BYTES + length + (0 if place else key_length) + 7 & ~7
         return changed
 
     # --- rows ----------------------------------------------------------------------------------------------
+
+    def find(self, kind: int, key: bytes, end_word: int) -> bytes | None:
+        """The row's value before that end of the log, or None.
+
+        Raises:
+            AreaUnreadable: a record or slot on the way is damaged.
+        """
+        _, slot, word, value = self.probe(kind, key, end_word)
+        if not word:
+            self.check_way(kind, key, slot)
+        return value
+
+    def probe(self, kind: int, key: bytes, end_word: int) -> tuple[int, int, int, bytes | None]:
+        """Search a row. The only place that knows how slots are searched.
+
+        Returns:
+            `(hash, slot, word, value)`: the row's slot, its newest record before that end of the log, and its value
+            there. Word 0 where the row has no record at all; then `slot` is the free one where it belongs. Value None
+            with another word: the row is deleted, or younger than that end.
+
+        Raises:
+            AreaUnreadable: a record or slot on the way is damaged.
+        """
+        header = self.header
+        slots, slot_count = self._slots, header.slots
+        hashed = int.from_bytes(hasher(header.hash_key, KIND_BYTES[kind] + key)[:4], "little")
+        first = slot = hashed * slot_count >> 32
+        while entry := slots[slot]:
+            word = entry & WORD_MASK
+            if entry >> 32 ^ word == hashed:
+                record = self.record_at(word)
+                if record.key == key and record.kind == kind:
+                    if word >= end_word:  # written after the generation that is read
+                        word = self._earlier(word, end_word)
+                        if not word:
+                            return hashed, slot, NO_END, None
+                        record = self.record_at(word)
+                    return hashed, slot, word, record.value
+                if hash_of(header.hash_key, record.kind, record.key) != hashed:
+                    raise AreaUnreadable(self.name, "a slot leads to a record of another row")
+            slot += 1
+            if slot == slot_count:
+                slot = 0
+            if slot == first:
+                raise AreaUnreadable(self.name, "no slot is free")
+        return hashed, slot, 0, None
+
+    def check_way(self, kind: int, key: bytes, free: int) -> None:
+        """Check every row between the slot where the search for a row begins and the free slot where it ended.
+
+        A damaged slot must not make a row look absent.
+
+        Raises:
+            AreaUnreadable: something there is damaged.
+        """
+        slots = self.header.slots
+        slot = hash_of(self.header.hash_key, kind, key) * slots >> 32
+        while slot != free:
+            if entry := self._slots[slot]:
+                self._row_of(entry, NO_END)
+            slot = slot + 1 if slot + 1 < slots else 0
 
     def record_at(self, word: int) -> Record:
         """The record at that offset.
@@ -165,45 +215,40 @@ class Segment:
         Raises:
             AreaUnreadable: there is none, or it is damaged.
         """
-        return _record_at(self.name, self._map, self.header, word)
+        at = word * WORD_BYTES
+        header = self.header
+        if not header.records_at <= at <= header.capacity - RECORD_BYTES:
+            raise AreaUnreadable(self.name, f"an offset leads out of it ({at})")
+        checksum, key_length, kind, sized, previous = RECORD.unpack_from(self._map, at)
+        length = sized & VALUE_LENGTH_MASK
+        key_at = sized >> KEY_PLACE_SHIFT & MAX_KEY_PLACE or length
+        size = RECORD_BYTES + max(length, key_at + key_length) + 7 & ~7
+        raw = self._map[at : at + size]
+        if crc32(raw[CHECKSUM_BYTES:]) != checksum:
+            raise AreaUnreadable(self.name, f"the record at {at} is damaged (checksum)")
+        key_at += RECORD_BYTES
+        value = None if sized & DELETED else raw[RECORD_BYTES : RECORD_BYTES + length]
+        return Record(kind, raw[key_at : key_at + key_length], value, previous, size, raw)
 
-    def value_at(self, word: int) -> bytes | None:
-        """The value a row had in the record at that offset; None for a deletion, and for 0: no record."""
-        return self.record_at(word).value if word else None
-
-    def slot_of(self, kind: int, key: bytes) -> tuple[int, int]:
-        """`(slot, word)` of the newest record of the row, whatever the end; word 0 where it has none yet.
-
-        Before it says that there is none, it checks all that lies on the way: a damaged slot must not make a row look
-        absent.
+    def raw_row(self, entry: int, end_word: int) -> tuple[int, bytes]:
+        """The hash and the packed record, before that end of the log, of the row a slot stands for; empty if none.
 
         Raises:
-            AreaUnreadable: something on the way is damaged.
+            AreaUnreadable: it is damaged, or the slot leads to another row.
         """
-        wanted = crc32(key, kind)
-        slots = self._slots
-        mask = self.header.slots - 1
-        first = slot = wanted & mask
-        while entry := slots[slot]:
-            word = entry & WORD_MASK
-            if entry >> 32 ^ word == wanted:
-                record = self._record_of(entry)
-                if record.key == key and record.kind == kind:
-                    return slot, word
-            slot = (slot + 1) & mask
-            if slot == first:
-                raise AreaUnreadable(self.name, "no slot is free")
-        for passed in range(first, slot if slot >= first else slot + mask + 1):
-            self._record_of(slots[passed & mask])
-        return slot, 0
+        record = self._row_of(entry, end_word)
+        return entry >> 32 ^ entry & WORD_MASK, record.raw if record is not None and record.value is not None else b""
 
-    def _record_of(self, entry: int) -> Record:
-        """The newest record of the row a slot stands for, after a check that both speak of one row."""
+    def _row_of(self, entry: int, end_word: int) -> Record | None:
+        """The record before that end of the log of the row a slot stands for, None if it has none there."""
         word = entry & WORD_MASK
         record = self.record_at(word)
-        if slot_entry(crc32(record.key, record.kind), word) != entry:
+        if slot_entry(hash_of(self.header.hash_key, record.kind, record.key), word) != entry:
             raise AreaUnreadable(self.name, "a slot leads to a record of another row")
-        return record
+        if word < end_word:
+            return record
+        word = self._earlier(word, end_word)  # the newest was written after the generation that is read
+        return self.record_at(word) if word else None
 
     def rows(self, end_word: int, kind: int | None = None, *, leave_out_damaged: bool = False) -> Iterator[Record]:
         """The rows that exist before that end of the log, of one kind or of all, in no order.
@@ -211,103 +256,31 @@ class Segment:
         Raises:
             AreaUnreadable: one of them is damaged, and those are not to be left out.
         """
+        for entry in self.entries():
+            try:
+                record = self._row_of(entry, end_word)
+            except AreaUnreadable:
+                if not leave_out_damaged:
+                    raise
+                continue
+            if record is not None and record.value is not None and kind in (None, record.kind):
+                yield record
+
+    def entries(self) -> Iterator[int]:
+        """The slots that are in use."""
         slots = self.header.slots
         for start in range(0, slots, _SLOTS_A_TURN):
-            for entry in self._slots[start : min(start + _SLOTS_A_TURN, slots)].tolist():
-                if not entry:
-                    continue
-                try:
-                    record = self._record_before(entry, end_word)
-                except AreaUnreadable:
-                    if not leave_out_damaged:
-                        raise
-                    continue
-                if record is not None and record.value is not None and kind in (None, record.kind):
-                    yield record
+            yield from filter(None, self._slots[start : min(start + _SLOTS_A_TURN, slots)].tolist())
 
-    def sizes(self) -> Iterator[int]:
-        """Bytes of the newest record of each row that may lie in a cell, else 0; not checked, for estimates."""
-        last = self.header.capacity - RECORD_BYTES
-        unpack = RECORD.unpack_from
-        for word in self._halves[0]:
-            at = word * WORD_BYTES
-            if not self.header.records_at <= at <= last:
-                continue
-            _, head, value_length, _ = unpack(self._map, at)
-            suits = suits_cell(head >> KIND_SHIFT & MAX_KIND, value_length)
-            yield align(record_length(head, value_length)) if suits else 0
+    def _earlier(self, word: int, end_word: int) -> int:
+        """The newest record before that end of the log of the row whose newest is at `word`; 0 where there is none.
 
-    def _record_before(self, entry: int, end_word: int) -> Record | None:
-        """The record of a slot's row before that end of the log; None where it has none."""
-        record = self._record_of(entry)
-        word = entry & WORD_MASK
-        if word < end_word:
-            return record
-        word = _earlier(self.name, self._map, self.header, word, end_word)  # written after the generation we read
-        return self.record_at(word) if word else None
-
-
-def _record_at(name: str, data: mmap.mmap, header: SegmentHeader, word: int) -> Record:
-    at = word * WORD_BYTES
-    if not header.records_at <= at <= header.capacity - RECORD_BYTES:
-        raise AreaUnreadable(name, f"an offset leads out of it ({at})")
-    checksum, head, value_length, previous = RECORD.unpack_from(data, at)
-    key_length = head & MAX_KEY_BYTES
-    length = record_length(head, value_length)
-    checked = data[at + VALUE_LENGTH_OFFSET : at + length]
-    if record_checksum(head, previous, checked) != checksum:
-        raise AreaUnreadable(name, f"the record at {at} is damaged (checksum)")
-    key_at = 1 + (head >> KEY_PLACE_SHIFT or value_length)
-    value = None if head & DELETED else checked[1 : 1 + value_length]
-    kind = head >> KIND_SHIFT & MAX_KIND
-    return Record(kind, checked[key_at : key_at + key_length], value, previous, align(length))
-
-
-def _earlier(name: str, data: mmap.mmap, header: SegmentHeader, word: int, end_word: int) -> int:
-    """The newest record before that end of the log of the row whose newest is at `word`; 0 where there is none."""
-    while word >= end_word:
-        previous = _record_at(name, data, header, word).previous_word
-        if previous >= word:
-            raise AreaUnreadable(name, "a record supersedes one that is newer than itself")
-        word = previous
-    return word
-
-
-def _make_find(name: str, data: mmap.mmap, slots: memoryview, header: SegmentHeader) -> Find:
-    """The look-up, as a closure: attribute loads would cost a quarter of it."""
-    mask = header.slots - 1
-    unpack = RECORD.unpack_from
-    records_at = header.records_at
-    last = header.capacity - RECORD_BYTES
-
-    def find(kind: int, key: bytes, end_word: int) -> bytes | None:
-        wanted = crc32(key, kind)
-        slot = wanted & mask
-        probes = mask
-        while entry := slots[slot]:
-            word = entry & WORD_MASK
-            if entry >> 32 ^ word == wanted:
-                if word >= end_word:  # written after the generation we read
-                    word = _earlier(name, data, header, word, end_word)
-                if word:
-                    at = word << 3
-                    if not records_at <= at <= last:
-                        raise AreaUnreadable(name, f"an offset leads out of it ({at})")
-                    checksum, head, value_length, previous = unpack(data, at)
-                    key_length = head & 0xFFFF
-                    key_at = head >> 25
-                    checked = data[at + 20 : at + 21 + value_length + (0 if key_at else key_length)]
-                    if crc32(checked, head ^ previous) != checksum:
-                        raise AreaUnreadable(name, f"the record at {at} is damaged (checksum)")
-                    key_at = 1 + (key_at or value_length)
-                    if key_length == len(key) and head >> 16 & 0xFF == kind and checked.startswith(key, key_at):
-                        return None if head & 0x1000000 else checked[1 : 1 + value_length]
-                    if crc32(checked[key_at : key_at + key_length], head >> 16 & 0xFF) != wanted:
-                        raise AreaUnreadable(name, f"a slot leads to a record of another row ({at})")
-            slot = (slot + 1) & mask
-            probes -= 1
-            if probes < 0:
-                raise AreaUnreadable(name, "no slot is free")
-        return None
-
-    return find
+        Raises:
+            AreaUnreadable: a record on the way is damaged.
+        """
+        while word >= end_word:
+            previous = self.record_at(word).previous_word
+            if previous >= word:
+                raise AreaUnreadable(self.name, "a record supersedes one that is newer than itself")
+            word = previous
+        return word

@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from shmroute.errors import AreaBusy, ConfigError, ShmrouteError
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 
 __all__ = ["remove_area"]
 

@@ -18,8 +18,8 @@ from typing import Final
 from shmroute.errors import AreaBusy, ConfigError, OutOfSharedMemory, ShmrouteError
 from shmroute.resources.registry import APPMODELS, WatchedKind
 from shmroute.rows import Kind, RowKey, SettingsRow
-from shmroute.shm.control import stand_by
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.control import stand_by
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import Audited, AuditResult, Changed, Deleted, Event, Replaced, Resync, Source, SourceState
 from shmroute.tables import Announcement, Handler, Index
 from shmroute.version import __version__
@@ -416,9 +416,6 @@ class WatcherLoop:
             sources=states,
             source_ages=tuple(
                 (now_ns - state.contact_ns) / 1e9 if state.contact_ns else float("inf") for state in states
-            ),
-            storage_ages=tuple(
-                (now_ns - state.confirmed_ns) / 1e9 if state.confirmed_ns else float("inf") for state in states
             ),
             audited=tuple(
                 kind.name for source in self._sources if isinstance(source, Audited) for kind in source.kinds

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from shmroute.errors import AreaUnreadable, OutOfSharedMemory
 from shmroute.resources.registry import WatchedKind
 from shmroute.rows import Kind, RowKey, SettingsRow, encode
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 
 __all__ = ["LoadAllRows", "PendingRows"]
 

@@ -2,8 +2,8 @@
 
 Loaded when one of them is first called. Each iterator has a view of the area of its own: it neither holds the reader's
 lock nor keeps a look-up waiting, and sees every generation once, in order, however often the watcher is replaced or
-starts a new base. One that stays behind by more than a whole base skips generations, never a change: it compares what
-it last saw, which it still maps, with what there is.
+starts a new base. One whose last view has been overwritten, because it stayed behind by two whole bases,
+begins again with a `Reset`.
 
 Events are about models. An app's own row says nothing that its models' routes do not say too, and endpoints are looked
 up by `Route.pick` when they are needed; `shmroute.shm.RowReader.advance` tells of rows of every kind.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from shmroute.errors import AreaUnreadable, NoAccess, NotReady
+from shmroute.errors import AreaUnreadable, NoAccess, NotReady, SnapshotExpired
 from shmroute.rows import Kind
 from shmroute.worker.routes import Route
 
@@ -60,7 +60,8 @@ class Reset(msgspec.Struct, frozen=True):
     generation: int
     routes: dict[str, Route]
     reason: Literal["start", "gap"]
-    """"start": no generation was given; "gap": the one given lies too far back, or was never published."""
+    """"start": no generation was given. "gap": the one given lies too far back, or was never published; or what the
+    iterator saw last has been overwritten before it read on."""
 
 
 class _State(NamedTuple):
@@ -123,27 +124,33 @@ class _Follower:
         rows = before.snapshot()
         try:
             changes = rows.advance()
+            elements = [self._element(rows, change) for change in changes or ()]
+        except SnapshotExpired:
+            return self._start(gap=True)
         except (AreaUnreadable, NoAccess):  # as for a look-up: what has been read stands, and `Reader.fault` tells
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             return False
         self._retry_at = 0.0
         if changes is None:
             return False
-        elements = (self._element(rows, change) for change in changes)
         pending: deque[Change | Reset] = deque(element for element in elements if element is not None)
         self._state = _State(rows, before.generation, pending)
         return True
 
-    def _start(self) -> bool:
+    def _start(self, *, gap: bool = False) -> bool:
+        """Begin, or begin again where what was read last has been overwritten since (`gap`)."""
         try:
             rows = self._position.snapshot()
+            pending: deque[Change | Reset] = deque()
+            if gap or self._since is None or not rows.seek(self._since):
+                routes = {key: self._route_of(value) for _, key, value in rows.rows(Kind.MODEL)}
+                reason: Literal["start", "gap"] = "gap" if gap or self._since is not None else "start"
+                pending.append(Reset(rows.generation, routes, reason))
         except NotReady:
             return False
-        pending: deque[Change | Reset] = deque()
-        if self._since is None or not rows.seek(self._since):
-            routes = {key: self._route_of(value) for _, key, value in rows.rows(Kind.MODEL)}
-            pending.append(Reset(rows.generation, routes, "start" if self._since is None else "gap"))
-        self._state = _State(rows, self._since or 0, pending)
+        except SnapshotExpired:  # the writer was two bases faster; the next attempt may do
+            return False
+        self._state = _State(rows, self.generation or self._since or 0, pending)
         return True
 
     def _element(self, rows: RowReader, change: RowChange) -> Change | None:

@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from shmroute.errors import AreaUnreadable, NoAccess
+from shmroute.errors import AreaUnreadable, NoAccess, NotReady, SnapshotExpired
 from shmroute.rows import Kind
 from shmroute.shm.reader import RowReader
 from shmroute.worker import environment
@@ -31,6 +31,12 @@ _MAX_ABSENT_NAME: Final = 512
 
 _RETRY_NS: Final = 1_000_000_000
 """A generation that could not be read is tried again after this time, when no newer one comes: the reason may pass."""
+
+_ATTEMPTS: Final = 100
+"""How often a row is looked for in a newer generation. Each time means that the writer has built two whole tables."""
+
+_LISTINGS: Final = 5
+"""How often a listing is begun again. A table is replaced twice during one only by a writer at full rate."""
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -209,7 +215,7 @@ class Position:
             return None
         try:
             return bytes_in(self._former, key)
-        except (AreaUnreadable, msgspec.DecodeError):
+        except (AreaUnreadable, SnapshotExpired, msgspec.DecodeError):
             return None
 
     # --- reading -------------------------------------------------------------------------------------------
@@ -234,6 +240,41 @@ class Position:
         """
         return self.newest().snapshot()
 
+    def row(self, kind: Kind, key: str) -> bytes | None:
+        """The row's bytes in the newest generation. With the lock held.
+
+        Raises:
+            NotReady, AreaUnreadable, NoAccess: it cannot be read; also where newer generations cannot be followed
+                (`fault`) and the memory of the one that is answered from has been overwritten since.
+        """
+        for _ in range(_ATTEMPTS):
+            rows = self.refresh()
+            try:
+                return rows.get(kind, key)
+            except SnapshotExpired:  # the writer was two bases faster than this thread
+                if self.fault is not None:
+                    raise self.fault from None
+                if rows.control.retired:
+                    break
+        raise NotReady(self.area)
+
+    def listing(self, kind: Kind) -> list[tuple[str, bytes]]:
+        """`(key, value)` of all rows of a kind in one generation. Holds no lock: a long listing delays nobody.
+
+        Raises:
+            NotReady, AreaUnreadable, NoAccess: as `row`.
+            SnapshotExpired: the writer was two bases faster, several times over.
+        """
+        for attempt in range(_LISTINGS):
+            try:
+                return [(key, value) for _, key, value in self.snapshot().rows(kind)]
+            except SnapshotExpired:
+                if self.fault is not None:
+                    raise self.fault from None
+                if attempt == _LISTINGS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
     def part(self, kind: Kind, key: str, decode: Callable[[bytes | None], T]) -> T:
         """What `decode` makes of a row other than a model's, remembered until the row changes.
 
@@ -241,11 +282,11 @@ class Position:
             NotReady, AreaUnreadable, NoAccess
         """
         with self.lock:
-            rows = self.refresh()
+            self.refresh()
             part: T | None = self.parts.get((kind, key))
             if part is None:
                 moves = self.moves
-                part = self.decoded(decode, rows.get(kind, key))
+                part = self.decoded(decode, self.row(kind, key))
                 if self.moves == moves:
                     self.parts.keep((kind, key), part)
             return part

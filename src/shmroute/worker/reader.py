@@ -55,7 +55,7 @@ class Reader(RouteLookup):
             raise TypeError(f"a model's name is a str, not {type(model).__name__}")
         position = self._position
         with position.lock:
-            rows = position.refresh()
+            position.refresh()
             if max_age is not None and (age := self.age) > max_age:
                 raise StaleRoutes(age, max_age)
             route = self._cache.get(model)
@@ -63,7 +63,7 @@ class Reader(RouteLookup):
                 if model in position.absent:
                     raise ModelNotFound(model, namespace)
                 moves = position.moves
-                value = rows.get(Kind.MODEL, model)
+                value = position.row(Kind.MODEL, model)
                 if value is None:
                     if position.moves == moves:
                         position.remember_absent(model)
@@ -105,13 +105,12 @@ class Reader(RouteLookup):
 
     def models(self) -> dict[str, Route]:
         """All routes by model name, of one generation, decoded now: a copy of the whole table, for listings."""
-        rows = self._position.snapshot()  # so that a long listing holds nobody up
-        return {key: self._route_of(value) for _, key, value in rows.rows(Kind.MODEL)}
+        return {key: self._route_of(value) for key, value in self._position.listing(Kind.MODEL)}
 
     def apps(self) -> dict[str, App]:
         """All apps by name, of one generation; the oldest AppModel's entry where several name one app."""
-        rows = self._position.snapshot()
-        return {key: self._position.decoded(_decode_apps, value)[0] for _, key, value in rows.rows(Kind.APP)}
+        listing = self._position.listing(Kind.APP)
+        return {key: self._position.decoded(_decode_apps, value)[0] for key, value in listing}
 
     def changes(self, since: int | None = None, *, timeout: float | None = None, metadata: bool = False) -> Changes:
         """The changes of the routes since generation `since`, and each further one as it is published.

@@ -12,65 +12,66 @@ from pathlib import Path
 import pytest
 
 from shmroute.errors import AreaUnreadable, ConfigError, NoAccess, OutOfSharedMemory
-from shmroute.shm import memory
-from shmroute.shm.publisher import Publisher
+from shmroute.shm import posix
 from shmroute.shm.reader import RowReader
+from shmroute.shm.writing.publisher import Publisher
 from tests.forks import Forks, Pipe
 from tests.processes import bound
 from tests.shm.ground import NO_SHARED_MEMORY, Make, as_root, become_nobody, limit, objects, remove
+from tests.shm.tables import current_segment
 
 
 @pytest.mark.parametrize("area", ["", "-a", "_a", "a.b", "a/b", "../a", "a b", "ä", "x" * 101, "a\n"])
 def test_a_name_that_could_leave_the_folder_or_be_mistaken_is_refused(area: str) -> None:
     with pytest.raises(ConfigError, match="cannot be a name"):
-        memory.control_name(area)
+        posix.control_name(area)
 
 
 @pytest.mark.parametrize("area", ["a", "A-1_b", "0", "x" * 100])
 def test_a_name_of_letters_digits_dashes_and_underscores_is_taken(area: str) -> None:
-    assert memory.control_name(area) == f"shmroute-{area}"
+    assert posix.control_name(area) == f"shmroute-{area}"
 
 
 def test_an_areas_objects_are_never_those_of_one_whose_name_begins_alike(area: str) -> None:
     with Publisher(area) as one, Publisher(f"{area}-b") as other:
         one.publish({(1, "a"): b"1"})
         other.publish({(1, "a"): b"1"})
-        assert memory.segment_names(area) == [f"shmroute-{area}.1"]
+        assert posix.segment_names(area) == [current_segment(area)]
         other.close(remove=True)
 
 
 @pytest.mark.parametrize("make", NO_SHARED_MEMORY)
 @pytest.mark.parametrize("write", [False, True])
 def test_what_is_no_shared_memory_object_is_refused_without_waiting(area: str, make: Make, write: bool) -> None:
-    name = memory.control_name(area)
-    make(Path(memory.path_of(name)))
+    name = posix.control_name(area)
+    make(Path(posix.path_of(name)))
     try:
         with pytest.raises(AreaUnreadable, match="no shared memory object"):
-            memory.attach(name, write=write)
+            posix.attach(name, write=write)
     finally:
-        remove(Path(memory.path_of(name)))
+        remove(Path(posix.path_of(name)))
 
 
 def test_an_empty_object_is_refused(area: str) -> None:
-    Path(memory.path_of(memory.control_name(area))).touch()
+    Path(posix.path_of(posix.control_name(area))).touch()
     with pytest.raises(AreaUnreadable, match="it is empty"):
-        memory.attach(memory.control_name(area))
+        posix.attach(posix.control_name(area))
 
 
 def test_a_missing_object_is_told_from_one_that_may_not_be_opened(area: str) -> None:
     with pytest.raises(FileNotFoundError):
-        memory.attach(memory.control_name(area))
+        posix.attach(posix.control_name(area))
 
 
 def test_running_out_of_descriptors_or_address_space_is_an_error_of_shmroute(area: str) -> None:
     """In a child: both limits hold for the whole process."""
 
     def work(pipe: Pipe) -> None:
-        name = memory.control_name(area)
+        name = posix.control_name(area)
         with limit(resource.RLIMIT_NOFILE, 3), pytest.raises(NoAccess, match="Too many open files"):
-            memory.attach(name)
+            posix.attach(name)
         with limit(resource.RLIMIT_AS, 1 << 20), pytest.raises(NoAccess, match="Cannot allocate memory"):
-            memory.attach(name)
+            posix.attach(name)
 
     with Publisher(area), Forks() as forks:
         forks.start(work).finish()
@@ -80,8 +81,8 @@ def test_running_out_of_descriptors_or_address_space_is_an_error_of_shmroute(are
 
 
 def modes(area: str) -> dict[str, int]:
-    names = [memory.control_name(area), *memory.segment_names(area)]
-    return {name: stat.S_IMODE(Path(memory.path_of(name)).stat().st_mode) for name in names}
+    names = [posix.control_name(area), *posix.segment_names(area)]
+    return {name: stat.S_IMODE(Path(posix.path_of(name)).stat().st_mode) for name in names}
 
 
 def test_objects_are_for_their_user_alone(area: str) -> None:
@@ -144,22 +145,22 @@ def test_a_group_this_process_is_not_in_is_refused_and_leaves_nothing(area: str)
 
 def test_a_group_that_does_not_exist_is_named() -> None:
     with pytest.raises(ConfigError, match="no group 'no-such-group'"):
-        memory.Ownership("no-such-group")
+        posix.Ownership("no-such-group")
 
 
 # --- room ------------------------------------------------------------------------------------------------------
 
 
 def test_memory_is_taken_as_it_is_written_not_by_the_size_of_the_object(area: str) -> None:
-    name = memory.segment_name(area, 1)
-    segment = memory.WritableSegment.create(name, 1 << 30, memory.Ownership())
-    assert segment.taken == 0
+    name = posix.segment_name(area, 1)
+    segment = posix.WritableSegment.create(name, 1 << 30, posix.Ownership())
+    assert posix.taken_bytes(segment.name) == 0
     segment.ensure(5000, exactly=True)
-    assert segment.taken == 8192
+    assert posix.taken_bytes(segment.name) == 8192
     segment.ensure(5000)
-    assert segment.taken == 8192
+    assert posix.taken_bytes(segment.name) == 8192
     segment.ensure(5001)
-    assert segment.taken == align_to_page(5001 + segment.RESERVE_STEP_BYTES)
+    assert posix.taken_bytes(segment.name) == align_to_page(5001 + segment.RESERVE_STEP_BYTES)
     segment.close()
 
 
@@ -167,33 +168,33 @@ def test_memory_is_taken_as_it_is_written_not_by_the_size_of_the_object(area: st
 def test_where_there_is_no_room_for_a_whole_step_what_is_needed_is_taken(
     area: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room, reserve = 8192, memory.reserve
+    room, reserve = 8192, posix.reserve
 
     def limited(descriptor: int, name: str, start: int, length: int) -> None:
         if start + length > room:
-            raise memory.no_room(name, length)
+            raise posix.no_room(name, length)
         reserve(descriptor, name, start, length)
 
-    monkeypatch.setattr(memory, "reserve", limited)
-    segment = memory.WritableSegment.create(memory.segment_name(area, 1), 1 << 20, memory.Ownership())
+    monkeypatch.setattr(posix, "reserve", limited)
+    segment = posix.WritableSegment.create(posix.segment_name(area, 1), 1 << 20, posix.Ownership())
     segment.ensure(room)
-    assert segment.taken == room
+    assert posix.taken_bytes(segment.name) == room
     with pytest.raises(OutOfSharedMemory):
         segment.ensure(room + 1)
-    assert segment.taken == room
+    assert posix.taken_bytes(segment.name) == room
     segment.close()
 
 
 def test_no_room_says_what_was_needed_and_what_is_free(area: str) -> None:
-    name = memory.segment_name(area, 1)
-    segment = memory.WritableSegment.create(name, 1 << 46, memory.Ownership())
+    name = posix.segment_name(area, 1)
+    segment = posix.WritableSegment.create(name, 1 << 46, posix.Ownership())
     with pytest.raises(OutOfSharedMemory) as caught:
         segment.ensure(1 << 45, exactly=True)
     assert caught.value.needed_bytes == 1 << 45
     assert 0 < caught.value.free_bytes < 1 << 45
     assert str(1 << 45) in str(caught.value)
     assert name in str(caught.value)
-    assert segment.taken == 0
+    assert posix.taken_bytes(segment.name) == 0
     segment.close()
 
 
@@ -203,7 +204,7 @@ WITHOUT_TRACKER = """
 import os, sys
 from multiprocessing import resource_tracker
 
-from shmroute.shm.publisher import Publisher
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.shm.reader import RowReader
 
 publisher = Publisher(sys.argv[1])
@@ -254,24 +255,24 @@ def test_processes_of_multiprocessing_that_read_and_end_take_nothing_away(area: 
     script.write_text(READING_CHILDREN)
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
-        before = memory.segment_names(area)
+        before = posix.segment_names(area)
         finished = subprocess.run(
             bound([sys.executable, "-W", "ignore", str(script), area]), capture_output=True, text=True, timeout=100
         )
         assert finished.returncode == 0, finished.stderr
         assert "leaked" not in finished.stderr
-        assert memory.segment_names(area) == before
-        assert Path(memory.path_of(memory.control_name(area))).exists()
+        assert posix.segment_names(area) == before
+        assert Path(posix.path_of(posix.control_name(area))).exists()
 
 
 def test_a_segment_that_cannot_be_mapped_for_writing_is_not_unlinked(area: str) -> None:
     """The stdlib's class would take the last good copy away."""
 
     def work(pipe: Pipe) -> None:
-        name = memory.segment_name(area, 1)
+        name = current_segment(area)
         with limit(resource.RLIMIT_AS, 1 << 20), pytest.raises(NoAccess, match="Cannot allocate memory"):
-            memory.WritableSegment(name, 0, memory.Ownership())
-        assert Path(memory.path_of(name)).exists()
+            posix.WritableSegment(name, posix.Ownership())
+        assert Path(posix.path_of(name)).exists()
 
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})

@@ -1,0 +1,67 @@
+"""Whose shared memory this process believes. Asked about every descriptor that is opened, by writers and readers.
+
+A name in `/dev/shm` says nothing: any user of the machine may take it first. So the owner, the type and the mode of
+what was opened are looked at, on the descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Final
+
+from shmroute.errors import AreaUnreadable, ConfigError, NoAccess
+
+__all__ = ["TRUST_VARIABLE", "check_opened", "trusted_users"]
+
+TRUST_VARIABLE: Final = "SHMROUTE_TRUST"
+"""Environment variable: user ids, separated by commas, whose areas this process believes beside its own and root's."""
+
+_MAX_USER_ID: Final = (1 << 32) - 2
+
+
+def trusted_users() -> frozenset[int]:
+    """The user ids whose files this process believes: its own, root's, and those that `SHMROUTE_TRUST` names.
+
+    Raises:
+        ConfigError: `SHMROUTE_TRUST` is not a list of user ids.
+    """
+    users = {os.geteuid(), 0}
+    for text in os.environ.get(TRUST_VARIABLE, "").split(","):
+        word = text.strip()
+        if not word:
+            continue
+        if not (word.isascii() and word.isdigit() and int(word) <= _MAX_USER_ID):
+            raise ConfigError(f"{TRUST_VARIABLE} has {word!r}: write user ids as numbers, separated by commas")
+        users.add(int(word))
+    return frozenset(users)
+
+
+def check_opened(name: str, status: os.stat_result, *, group_writes: bool = False) -> None:
+    """Refuse what a stranger controls.
+
+    Args:
+        name: for messages.
+        status: of the open descriptor.
+        group_writes: whether members of the file's group may write it (the workers' register).
+
+    Raises:
+        AreaUnreadable: it is not a regular file.
+        NoAccess: an untrusted user owns it, or others may write it.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        raise AreaUnreadable(name, "it is no shared memory object")
+    if status.st_uid not in trusted_users():
+        raise NoAccess(
+            name,
+            f"user {status.st_uid} owns it, whom this process (user {os.geteuid()}) does not trust",
+            f": if that user runs your watcher, set {TRUST_VARIABLE}={status.st_uid} here; if not, remove the file or"
+            " choose another area (SHMROUTE_AREA)",
+        )
+    forbidden = stat.S_IWOTH if group_writes else stat.S_IWOTH | stat.S_IWGRP
+    if status.st_mode & forbidden:
+        raise NoAccess(
+            name,
+            f"its mode {stat.S_IMODE(status.st_mode):04o} lets other users write it",
+            ": remove it, and let the watcher make it anew",
+        )

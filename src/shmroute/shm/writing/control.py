@@ -1,0 +1,281 @@
+"""The control block in the writer's hands: taking the area, and every word the writer stores there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import sys
+import weakref
+from contextlib import suppress
+from typing import Final
+from zlib import crc32
+
+from shmroute.errors import AreaBusy, AreaUnreadable, NoAccess
+from shmroute.shm import posix
+from shmroute.shm.control import ControlReader
+from shmroute.shm.fences import fence
+from shmroute.shm.layout import (
+    AREA_ID_AT,
+    AWAITED_AT,
+    CONFIRMED_AT,
+    CONTACT_AT,
+    CONTROL_BYTES,
+    CONTROL_HEADER,
+    CONTROL_MAGIC,
+    FIRST_SEGMENT_AT,
+    FORMAT_VERSION,
+    GENERATION_AT,
+    HEARTBEAT_AT,
+    OLDEST_AT,
+    RETIRED,
+    SECOND_SEGMENT_AT,
+    SEGMENT_AT,
+    STATUS_AT,
+    STATUS_BYTES,
+    STATUS_HEADER,
+    SYNCED_AT,
+    WORD_BYTES,
+    WRITER_PID_AT,
+    WRITER_STARTED_AT,
+    check_control_header,
+)
+from shmroute.shm.writing.lock import AreaLock
+
+__all__ = ["ControlWriter", "stand_by"]
+
+_ATTEMPTS: Final = 100
+"""Each lost race means that somebody else made progress; more than a few in a row do not happen."""
+
+
+class ControlWriter(ControlReader):
+    """The control block in the hands of the one process that holds the area's lock.
+
+    Made by `acquire`. Creates the block where there is none, and replaces one of another format version (readers of
+    that version keep what they mapped and see it grow stale). A forked child does not hold the lock, and may not write.
+    """
+
+    def __init__(self, area: str, lock: AreaLock) -> None:
+        super().__init__(area)
+        self._area = area
+        self._lock = lock
+        self._old_lock = -1
+        self._writable = posix.attach(self.name, write=True)
+        self._buffer = memoryview(self._writable)
+        self._store = self._buffer[:CONTROL_BYTES].cast("Q")
+        self._store_head = self._buffer[GENERATION_AT : GENERATION_AT + WORD_BYTES].cast("d")
+        self._sequence = max(STATUS_HEADER.unpack_from(self._map, start)[0] for start in STATUS_AT)
+        self._identity = (0, 0)
+
+    @classmethod
+    def acquire(cls, area: str, ownership: posix.Ownership) -> ControlWriter:
+        """Take the area's lock, which this process keeps until `close` or its death.
+
+        Raises:
+            AreaBusy: another process has it, or a watcher of format version 2 or older writes the area.
+            OutOfSharedMemory: no room for the control block.
+            NoAccess: the block or the lock belongs to an untrusted user.
+            AreaUnreadable: something that is not a file has the name of one of them.
+            ConfigError: this process may not give files to the group.
+        """
+        name = posix.control_name(area)
+        lock = AreaLock.acquire(area)
+        try:
+            for _ in range(_ATTEMPTS):
+                try:
+                    descriptor = posix.open_object(name, write=True)
+                except FileNotFoundError:
+                    _create(name, ownership)
+                    continue
+                writer = None
+                try:
+                    writer = cls._opened(area, lock, descriptor, ownership)
+                finally:
+                    if writer is None:
+                        os.close(descriptor)
+                if writer is not None:
+                    writer._old_lock = descriptor
+                    _writers.add(writer)
+                    return writer
+            raise AreaUnreadable(name, "it keeps being replaced")  # noqa: TRY301 - the lock is released in one place
+        except BaseException:
+            if not os.path.lexists(posix.path_of(name)):
+                posix.unlink(posix.lock_name(area))
+            lock.release()
+            raise
+
+    @classmethod
+    def _opened(cls, area: str, lock: AreaLock, descriptor: int, ownership: posix.Ownership) -> ControlWriter | None:
+        """The writer of the control block at `descriptor`; None if that had to be taken away."""
+        name = posix.control_name(area)
+        try:
+            # The lock of watchers before format version 3. Held as long as ours, so that such a one stands by.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            alone = False
+        if not posix.leads_to(name, posix.file_identity(descriptor)):
+            return None
+        try:
+            check_control_header(name, os.pread(descriptor, CONTROL_BYTES, 0))
+        except AreaUnreadable:
+            if not alone:
+                raise AreaBusy(area, 0) from None
+            posix.unlink(name)
+            posix.sweep(area)
+            return None
+        ownership.apply(descriptor)
+        writer = cls(area, lock)
+        if writer.retired:  # a former writer was killed while it removed the area
+            posix.sweep(area)
+            posix.unlink(name)
+            writer.release()
+            return None
+        writer._identity = posix.file_identity(descriptor)
+        return writer
+
+    # --- the lock ------------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> bool:
+        """Whether this process has the lock: False after `close`, and in a child that was forked since."""
+        return self._lock.held
+
+    def check_held(self) -> None:
+        """Raises `AreaBusy` unless this process has the lock."""
+        if not self._lock.held:
+            raise AreaBusy(self._area, self.writer_pid)
+
+    @property
+    def intact(self) -> bool:
+        """Whether block and lock still have their names, and the lock still keeps others out."""
+        return self._lock.intact and posix.leads_to(self.name, self._identity)
+
+    # --- words ---------------------------------------------------------------------------------------------
+
+    def _set(self, offset: int, value: int) -> None:
+        self._store[offset // WORD_BYTES] = value
+
+    def store_generation(self, generation: int) -> None:
+        """Publish: from this store on, readers go to `generation`."""
+        fence()
+        self._store_head[0] = float(generation)
+
+    def store_oldest(self, generation: int) -> None:
+        """Make every segment void whose base began before `generation`, before any of its bytes are overwritten."""
+        self._set(OLDEST_AT, generation)
+        fence()
+
+    def store_segment(self, identity: int) -> None:
+        """Name the segment that processes which attach from now on open."""
+        fence()
+        self._set(SEGMENT_AT, identity)
+
+    def store_segments(self, first: int, second: int) -> None:
+        """Name the area's two segments: the next writer keeps them."""
+        self._set(FIRST_SEGMENT_AT, first)
+        self._set(SECOND_SEGMENT_AT, second)
+
+    def retire(self) -> None:
+        """Tell those who map this area that it is about to be removed."""
+        self._store_head[0] = RETIRED
+
+    def introduce(self, now_ns: int) -> None:
+        """Say who writes now."""
+        self._set(SYNCED_AT, 0)
+        self._set(AWAITED_AT, 0)
+        self._set(WRITER_PID_AT, os.getpid())
+        self._set(WRITER_STARTED_AT, now_ns)
+        self._set(HEARTBEAT_AT, now_ns)
+
+    def beat(self, now_ns: int, contact_ns: int, *, synced: bool, confirmed_ns: int = 0) -> None:
+        """Say that the writer's loop turns, and when every source last answered and was last confirmed.
+
+        A time of 0 leaves the one before.
+        """
+        self._set(HEARTBEAT_AT, now_ns)
+        if contact_ns:
+            self._set(CONTACT_AT, contact_ns % (1 << 64))
+        if confirmed_ns:
+            self._set(CONFIRMED_AT, confirmed_ns % (1 << 64))
+        self._set(SYNCED_AT, int(synced))
+
+    def store_status(self, payload: bytes) -> None:
+        """Show a status page; one that is too long is left out."""
+        if len(payload) > STATUS_BYTES - STATUS_HEADER.size:
+            return
+        self._sequence += 1
+        start = STATUS_AT[self._sequence % len(STATUS_AT)]
+        begin = start + STATUS_HEADER.size
+        self._buffer[begin : begin + len(payload)] = payload
+        STATUS_HEADER.pack_into(self._buffer, start, self._sequence, len(payload), crc32(payload))
+
+    # --- leaving -------------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Unmap the writable mapping; the lock stays."""
+        for view in (self._store_head, self._store, self._buffer):
+            view.release()
+        self._writable.close()
+
+    def close(self) -> None:
+        """Give the lock back; the area stays."""
+        self.release()
+        self.forget()
+        self._lock.release()
+
+    def forget(self) -> None:
+        """Close the old lock's descriptor, unless somebody else closed it. For `close`, and for a forked child."""
+        descriptor, self._old_lock = self._old_lock, -1
+        with suppress(OSError):
+            if descriptor >= 0 and posix.file_identity(descriptor) == self._identity:
+                if self._lock.held:
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # not left to a child that shares it
+                os.close(descriptor)
+
+
+_writers: Final[weakref.WeakSet[ControlWriter]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A child would keep the old lock beyond the writer's death."""
+    for writer in list(_writers):
+        writer.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def stand_by(area: str, now_ns: int) -> None:
+    """Say that a watcher waits for the area, so that its writer leaves the memory behind. Needs no lock."""
+    with suppress(FileNotFoundError, AreaUnreadable, NoAccess):
+        name = posix.control_name(area)
+        descriptor = posix.open_object(name, write=True)
+        try:
+            check_control_header(name, os.pread(descriptor, CONTROL_BYTES, 0))
+            os.pwrite(descriptor, now_ns.to_bytes(WORD_BYTES, sys.byteorder), AWAITED_AT)
+        finally:
+            os.close(descriptor)
+
+
+def new_identity() -> int:
+    """A random number of 64 bits, not 0."""
+    return secrets.randbits(64) or 1
+
+
+def _create(name: str, ownership: posix.Ownership) -> None:
+    """Make a control block under a temporary name and link it into place; no harm if somebody was faster."""
+    temporary = f"{name}.new-{secrets.token_hex(8)}"
+    path = posix.path_of(temporary)
+    descriptor = posix.create_object(temporary)
+    try:
+        posix.reserve(descriptor, name, 0, CONTROL_BYTES)
+        os.pwrite(descriptor, CONTROL_HEADER.pack(CONTROL_MAGIC, FORMAT_VERSION, 0), 0)
+        os.pwrite(descriptor, new_identity().to_bytes(WORD_BYTES, sys.byteorder), AREA_ID_AT)
+        ownership.apply(descriptor)
+        # Not found: whoever was faster has swept ours.
+        with suppress(FileExistsError, FileNotFoundError):
+            os.link(path, posix.path_of(name))
+    finally:
+        os.close(descriptor)
+        posix.unlink(temporary)

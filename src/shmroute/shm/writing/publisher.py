@@ -1,0 +1,577 @@
+"""The one writer of an area: publishes changed rows, a generation at a time.
+
+Called from one thread (the watcher's owner thread). Survives being killed at any instant: see the protocol in
+`shmroute.shm`. Reads no clock but to slice its work, and knows nothing of rows but their bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import perf_counter
+from typing import Final, NamedTuple, Self, TypeVar
+
+from shmroute.errors import AreaUnavailable, AreaUnreadable, OutOfSharedMemory
+from shmroute.shm import posix
+from shmroute.shm.layout import (
+    CONTROL_BYTES,
+    MAX_KEY_BYTES,
+    MAX_KIND,
+    MAX_VALUE_BYTES,
+    RECORD_BYTES,
+    RESET,
+    SEALED,
+    WORD_BYTES,
+    Batch,
+)
+from shmroute.shm.segment import NO_END, Segment
+from shmroute.shm.writing.control import ControlWriter, new_identity
+from shmroute.shm.writing.rebuild import Rebuild
+from shmroute.shm.writing.segment_writer import Change, NoRoom, Planned, SegmentWriter
+
+__all__ = ["Publisher", "PublisherSizes"]
+
+_log = logging.getLogger(__name__)
+
+LOG_FRACTION: Final = 4
+"""A new base is begun once the log has grown past 1/4 of the base, so each row is copied at most four times for each
+time it is replaced."""
+
+LOG_SPACE_FRACTION: Final = 2
+"""The log never grows past 1/2 of the base (changes that come while the new base is built must fit): a whole table is
+published anew rather. So a segment stays within 1.5 of its base, and the two segments of an area within 3."""
+
+MIN_LOG_BYTES: Final = 256 * 1024
+"""Below this a log is too small to be worth a new base."""
+
+MIN_LOG_SPACES: Final = 4
+"""A log may always grow to this many times `MIN_LOG_BYTES`."""
+
+GRACE_SECONDS: Final = 1.0
+"""How long a retired segment rests before it is overwritten, where the log has room: readers that are one base behind
+catch up by the log, with warm memos. Only a courtesy: readers find out by *oldest* in any case."""
+
+REBUILD_SLICE_SECONDS: Final = 0.002
+"""How long a publish may be held up by a slice of a rebuild."""
+
+_ROWS_BETWEEN_PAUSES: Final = 4096
+"""About 10 ms."""
+
+T = TypeVar("T")
+
+
+class PublisherSizes(NamedTuple):
+    """How large an area is: rows, and bytes of shared memory taken by its segments and control block."""
+
+    rows: int
+    segment_bytes: int
+    log_bytes: int
+    rebuilding: bool
+
+
+def _no_pause() -> None:
+    """Nobody asked to be called."""
+
+
+class Publisher:
+    """Takes the area's lock and publishes rows.
+
+    Args:
+        area: the area's name.
+        group: name or number of a group that may read the area too (mode 0640); by default only this user (0600).
+        now_ns: the monotonic clock, shown to readers as the writer's start.
+        pause: called every few milliseconds of work that cannot be sliced (a whole table, a large batch), for instance
+            to show that the writer is alive. It must not use the publisher.
+
+    What a former writer published is adopted and stays served; generations continue from there.
+
+    Raises:
+        AreaBusy: another process writes this area.
+        ConfigError: the area's name or the group cannot be used.
+        AreaUnavailable: there is no room for the control block, or a file of its name is refused.
+    """
+
+    def __init__(
+        self,
+        area: str,
+        *,
+        group: str | int | None = None,
+        now_ns: int = 0,
+        pause: Callable[[], None] = _no_pause,
+    ) -> None:
+        self.area = area
+        self._pause = pause
+        self._ownership = posix.Ownership(group)
+        self.control = ControlWriter.acquire(area, self._ownership)
+        self._writer: SegmentWriter | None = None
+        self._rebuild: Rebuild | None = None
+        self._rebuild_not_below_bytes = 0
+        self._retired_at = 0.0
+        self._at_work = False
+        self._closed = False
+        self._lost: list[tuple[int, bytes, bytes]] | None = None
+        """The rows of an area whose files were removed, until it is made anew."""
+        self.generation = 0
+        """The newest published generation."""
+        self.awaited_ns = self.control.awaited_ns
+        """When another watcher last tried to take the area before this one did, on the monotonic clock."""
+        try:
+            self._recover()
+            self.control.introduce(now_ns)
+        except BaseException:
+            self.close()
+            raise
+
+    # --- taking over ---------------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Adopt what is there: finish a publish that a kill cut off, keep the retired segment, remove leftovers.
+
+        A new base that was not finished is simply begun again: the retired segment's content is of no use.
+        """
+        try:
+            self.generation = max(self.generation, self.control.generation)
+        except AreaUnreadable as error:  # the rows may be intact all the same
+            _log.warning("area %s: %s", self.area, error)
+        if self.control.segment:
+            try:
+                self._adopt(Segment(posix.segment_name(self.area, self.control.segment)))
+            except (FileNotFoundError, AreaUnavailable) as error:
+                _log.warning("area %s: the former writer's rows cannot be adopted: %s", self.area, error)
+        if self._writer is None:
+            self.control.store_segments(0, 0)
+        self._retired_at = perf_counter()
+        keep = tuple(posix.segment_name(self.area, identity) for identity in self.control.segments if identity)
+        for problem in posix.sweep(self.area, keep):
+            _log.warning("area %s: a leftover stays: %s", self.area, problem)
+
+    def _adopt(self, segment: Segment) -> None:
+        published = self.generation
+        generation, offset = segment.position()
+        newest: Batch | None = None
+        while (batch := segment.batch_at(offset, generation + 1)) is not None:
+            if batch.flags & SEALED:
+                segment = Segment(posix.segment_name(self.area, batch.next_segment))
+                generation, offset = segment.position()
+                newest = None
+                continue
+            generation += 1
+            if generation > published:  # valid, but the word was not stored: nor may its slots have been
+                writer = SegmentWriter.adopt(segment, offset, batch, _log_space(segment), self._ownership)
+                writer.redo(offset, batch)
+                writer.close()
+            newest = batch
+            offset += batch.length
+        if generation < published:
+            raise AreaUnreadable(segment.name, f"its log ends at {generation}, published was {published}")
+        self._writer = SegmentWriter.adopt(segment, offset, newest, _log_space(segment), self._ownership)
+        self.generation = generation
+        first, second = self.control.segments
+        if self._writer.identity not in (first, second):  # not written by us: the pair is damaged
+            self.control.store_segments(self._writer.identity, 0)
+        self.control.store_segment(self._writer.identity)
+        self.control.store_generation(generation)
+
+    def _begin(self) -> None:
+        """Mark the start of a change. If the last one was cut off by an exception, do first what a new writer would.
+
+        Raises:
+            AreaBusy: this process has been forked by the writer, or has closed it.
+            AreaUnavailable: the area's files were removed, and it cannot be made anew yet.
+        """
+        if self._lost is not None:
+            self._make_anew(self._lost)
+        self.control.check_held()
+        if self._at_work:
+            self._rebuild = None
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            self._recover()
+        self._at_work = True
+
+    def check_files(self) -> str:
+        """Whether the area's files are still there; if not, make the area anew. Call it at each heartbeat.
+
+        Somebody may remove files of a running watcher: systemd's RemoveIPC, a cleaner, an operator. Processes that map
+        the old area then go to the new one, whose generations continue.
+
+        Returns:
+            What was found and done, for a log; empty where all is well.
+
+        Raises:
+            AreaBusy: another watcher has taken the area meanwhile.
+            AreaUnavailable: it cannot be made anew; try again later.
+        """
+        if self._lost is None:
+            self.control.check_held()
+            writer = self._writer
+            if self.control.intact and (writer is None or writer.memory.present):
+                return ""
+            self._lost = self._table()
+            self._rebuild = None
+            self.control.retire()  # whoever maps the old block looks for the new one
+            if writer is not None:
+                writer.close()
+                self._writer = None
+            self.control.close()
+        self._make_anew(self._lost)
+        return f"files of area {self.area!r} had been removed: it was made anew, generation {self.generation}"
+
+    def _make_anew(self, rows: list[tuple[int, bytes, bytes]]) -> None:
+        former = self.control
+        self.control = ControlWriter.acquire(self.area, self._ownership)
+        posix.sweep(self.area)
+        self.control.store_segment(0)
+        self.control.store_segments(0, 0)
+        self.control.introduce(former.writer_started_ns)
+        self.control.beat(
+            former.heartbeat_ns, former.contact_ns, synced=former.synced, confirmed_ns=former.confirmed_ns
+        )
+        self._at_work = False
+        if self.generation:
+            self._publish_anew(rows)
+        self._lost = None
+
+    def _table(self) -> list[tuple[int, bytes, bytes]]:
+        """All rows that can be read."""
+        if self._writer is None:
+            return []
+        return [
+            (record.kind, record.key, record.value)
+            for record in self._paced(self._writer.reading.rows(NO_END, leave_out_damaged=True))
+            if record.value is not None
+        ]
+
+    def _paced(self, items: Iterable[T]) -> Iterator[T]:
+        for count, item in enumerate(items, 1):
+            yield item
+            if count % _ROWS_BETWEEN_PAUSES == 0:
+                self._pause()
+
+    # --- publishing ----------------------------------------------------------------------------------------
+
+    def publish(self, changes: Mapping[tuple[int, str], bytes | None]) -> int:
+        """Publish changed rows as one generation; None removes a row.
+
+        Rows that are as they were are left out; if that leaves nothing, nothing is published. A reader sees all of the
+        changes or none.
+
+        Returns:
+            The generation that holds them.
+
+        Raises:
+            OutOfSharedMemory: no room; nothing has changed, try again later.
+            ValueError: a kind that is not within 0 to 65,535, a key of over 65,535 bytes of UTF-8, a value of 64 MiB or
+                more; nothing has changed.
+            AreaUnreadable: the segment has been damaged: `replace` makes a new one.
+            NoAccess: a new segment is refused; nothing has changed.
+            AreaBusy: this process was forked from the one that made this publisher.
+        """
+        self._begin()
+        try:
+            self._publish(self._encoded(changes))
+        except (OutOfSharedMemory, ValueError):
+            self._at_work = False
+            raise
+        self._at_work = False
+        self.maintain()
+        return self.generation
+
+    def replace(self, rows: Mapping[tuple[int, str], bytes]) -> int:
+        """Publish `rows` as the whole table: what it lacks is removed. One generation at the most.
+
+        Raises:
+            OutOfSharedMemory, ValueError, NoAccess, AreaBusy: as `publish`.
+        """
+        self._begin()
+        try:
+            table = self._encoded(rows)
+            try:
+                self._replace(table)
+            except AreaUnreadable as error:
+                _log.warning("area %s: %s; all rows are published anew", self.area, error)
+                self._publish_anew(table)
+        except (OutOfSharedMemory, ValueError):
+            self._at_work = False
+            raise
+        self._at_work = False
+        self.maintain()
+        return self.generation
+
+    def _publish(self, changes: Sequence[Change]) -> None:
+        writer = self._writer
+        if writer is None:
+            if any(value is not None for _, _, value in changes):
+                self._publish_anew(changes)
+            return
+        planned = writer.plan(changes, self._pause)
+        if not planned:
+            return
+        if writer.has_room(planned):
+            writer.append(self.generation + 1, planned)
+            self._advance(self.generation + 1)
+        else:
+            self._publish_anew(self._merged(planned))
+
+    def _replace(self, table: list[Change]) -> None:
+        if self._writer is None:
+            self._publish_anew(table)
+            return
+        wanted = {(kind, key) for kind, key, _ in table}
+        removed: list[Change] = [
+            (record.kind, record.key, None)
+            for record in self._paced(self._writer.reading.rows(NO_END))
+            if (record.kind, record.key) not in wanted
+        ]
+        self._publish(table + removed)
+
+    def get(self, kind: int, key: str) -> bytes | None:
+        """The row as it is published now, or None. A damaged row counts as none."""
+        if self._writer is None:
+            return None
+        try:
+            return self._writer.reading.find(kind, key.encode(), NO_END)
+        except AreaUnreadable as error:
+            _log.warning("area %s: row %r of kind %d: %s", self.area, key, kind, error)
+            return None
+
+    def rows(self, kind: int) -> Iterator[tuple[str, bytes]]:
+        """`(key, value)` of the rows of one kind as they are published now. Damaged rows are left out."""
+        if self._writer is not None:
+            for record in self._writer.reading.rows(NO_END, kind, leave_out_damaged=True):
+                if record.value is not None:
+                    yield record.key.decode(), record.value
+
+    def _merged(self, planned: Sequence[Planned]) -> Iterator[Change]:
+        """The whole table with the planned changes applied."""
+        if self._writer is not None:
+            changed = {(each.kind, each.key) for each in planned}
+            for record in self._writer.reading.rows(NO_END):
+                if (record.kind, record.key) not in changed:
+                    yield record.kind, record.key, record.value
+        for each in planned:
+            yield each.kind, each.key, each.value
+
+    def _publish_anew(self, rows: Iterable[Change]) -> None:
+        """Publish a whole table as a new base; readers drop their memos."""
+        self._rebuild = None
+        generation = self.generation + 1
+        table = [(kind, key, value) for kind, key, value in self._paced(rows) if value is not None]
+        base_bytes = sum(len(key) + len(value) for _, key, value in table) + len(table) * (RECORD_BYTES + WORD_BYTES)
+        target = self._target(generation, len(table), base_bytes, log_space(base_bytes))
+        try:
+            target.reserve_base(sum(RECORD_BYTES + len(value) for _, _, value in table))
+            for work in (target.clear(), target.fill(table)):
+                for _ in work:
+                    self._pause()
+            target.finish_base()
+        except BaseException:
+            self._abandon(target)
+            raise
+        self._continue_in(target, generation, SEALED | RESET)
+        self._rebuild_not_below_bytes = 0
+
+    def _continue_in(self, target: SegmentWriter, generation: int, flags: int) -> None:
+        """Publish `generation`, which another segment holds; the present one is retired."""
+        former = self._writer
+        if former is None:
+            self.control.store_segment(target.identity)
+        else:
+            former.append(generation, (), flags=flags, next_segment=target.identity)
+        self._writer = target
+        self._advance(generation)
+        if former is not None:
+            # After the generation: who attaches meanwhile is led on by the seal, and is never ahead of the others.
+            self.control.store_segment(target.identity)
+            former.close()
+            self._retired_at = perf_counter()
+
+    def _advance(self, generation: int) -> None:
+        self.control.store_generation(generation)
+        self.generation = generation
+
+    # --- segments ------------------------------------------------------------------------------------------
+
+    def _target(
+        self, start: int, rows: int, base_bytes: int, log_bytes: int, hash_key: int | None = None
+    ) -> SegmentWriter:
+        """The segment for the next base: the retired one, or a new one where there is none.
+
+        Raises:
+            OutOfSharedMemory, NoAccess: it cannot be made.
+        """
+        current = self._writer.identity if self._writer else 0
+        retired = next((identity for identity in self.control.segments if identity not in (0, current)), 0)
+        memory = self._retired_memory(retired) if retired and self._writer is not None else None
+        if memory is None:
+            retired = new_identity()
+            memory = posix.WritableSegment.create(
+                posix.segment_name(self.area, retired), posix.FRESH_BYTES, self._ownership
+            )
+            self.control.store_segments(current, retired)
+        elif self._writer is not None:
+            # From here on its readers know that it is void, before its first byte is overwritten.
+            self.control.store_oldest(self._writer.start)
+        try:
+            return SegmentWriter(
+                memory, retired, start, rows=rows, base_bytes=base_bytes, log_bytes=log_bytes, hash_key=hash_key
+            )
+        except BaseException:
+            memory.close()
+            raise
+
+    def _retired_memory(self, identity: int) -> posix.WritableSegment | None:
+        name = posix.segment_name(self.area, identity)
+        try:
+            return posix.WritableSegment(name, self._ownership)
+        except FileNotFoundError:
+            return None
+        except AreaUnavailable as error:
+            _log.warning("area %s: a retired segment cannot be used again: %s", self.area, error)
+            for problem in posix.sweep(self.area, keep=(self._writer.name,) if self._writer else ()):
+                _log.warning("area %s: a leftover stays: %s", self.area, problem)
+            return None
+
+    def _abandon(self, target: SegmentWriter) -> None:
+        """Give up a base that nobody was told about. A segment that was never current gives its memory back."""
+        fresh = target.fresh
+        target.close()
+        if fresh:
+            posix.unlink(target.name)
+            self.control.store_segments(self._writer.identity if self._writer else 0, 0)
+
+    # --- a new base ----------------------------------------------------------------------------------------
+
+    @property
+    def rebuilding(self) -> bool:
+        """Whether a new base is being built; `maintain` carries it on."""
+        return self._rebuild is not None
+
+    def maintain(self, seconds: float = REBUILD_SLICE_SECONDS) -> bool:
+        """Begin or carry on building a new base, for about `seconds`. Called by `publish`, and by the owner when idle.
+
+        Returns:
+            Whether there is more to do.
+        """
+        writer = self._writer
+        if writer is None:
+            return False
+        self._begin()
+        try:
+            self._step(writer, seconds)
+        except AreaUnavailable as error:
+            _log.warning("area %s: a new base cannot be built, the old one stays: %s", self.area, error)
+            self._rebuild_not_below_bytes = writer.log_used + MIN_LOG_BYTES
+            self._drop_rebuild()
+        except NoRoom:
+            self._drop_rebuild()
+        self._at_work = False
+        return self._rebuild is not None
+
+    def _step(self, writer: SegmentWriter, seconds: float) -> None:
+        if self._rebuild is None:
+            if not self._wants_rebuild(writer):
+                return
+            base_bytes = writer.end - writer.header.records_at
+            target = self._target(
+                self.generation, writer.live_rows, base_bytes, log_space(base_bytes), writer.header.hash_key
+            )
+            self._rebuild = Rebuild(writer, target, self.generation)
+        rebuild = self._rebuild
+        rebuilt = rebuild.step(self.generation, seconds)
+        if rebuilt is None:
+            return
+        # The rebuilt segment holds the same rows: readers continue there with warm memos.
+        generation = self.generation + 1
+        if not rebuilt.has_room(()):
+            raise NoRoom
+        rebuilt.append(generation, ())
+        self._rebuild = None
+        self._rebuild_not_below_bytes = 0
+        self._continue_in(rebuilt, generation, SEALED)
+
+    def _wants_rebuild(self, writer: SegmentWriter) -> bool:
+        used = writer.log_used
+        limit = log_limit(writer.header.log_at - writer.header.records_at)
+        crowded = writer.slots_used * 4 > writer.header.slots * 3
+        if not (used > limit or crowded) or used <= self._rebuild_not_below_bytes or self.generation == writer.start:
+            return False
+        rested = perf_counter() - self._retired_at >= GRACE_SECONDS
+        return rested or used > limit + limit // 4 or writer.slots_used * 5 > writer.header.slots * 4
+
+    def _drop_rebuild(self) -> None:
+        if self._rebuild is not None:
+            rebuild, self._rebuild = self._rebuild, None
+            self._abandon(rebuild.target)
+
+    # --- leaving -------------------------------------------------------------------------------------------
+
+    @property
+    def sizes(self) -> PublisherSizes:
+        """How large the area is now: both segments, and the control block."""
+        taken = CONTROL_BYTES + sum(
+            posix.taken_bytes(posix.segment_name(self.area, identity)) for identity in self.control.segments if identity
+        )
+        writer = self._writer
+        if writer is None:
+            return PublisherSizes(0, taken, 0, rebuilding=False)
+        return PublisherSizes(writer.live_rows, taken, writer.log_used, self.rebuilding)
+
+    def close(self, *, remove: bool = False) -> None:
+        """Give the area back. The rows stay for readers and the next writer unless `remove` is set.
+
+        Readers of a removed area continue with what they mapped, and with the next area of that name once there is one.
+        """
+        held = self.control.held
+        if held:
+            self._drop_rebuild()
+        if held and remove:
+            self.control.retire()
+            posix.sweep(self.area)
+            for name in posix.fixed_names(self.area):
+                posix.unlink(name)
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if not self._closed:
+            self._closed = True
+            self.control.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _encoded(self, changes: Mapping[tuple[int, str], bytes | None]) -> list[Change]:
+        """The changes as they lie in a segment.
+
+        Raises:
+            ValueError: one does not fit.
+        """
+        encoded: list[Change] = []
+        for (kind, name), value in self._paced(changes.items()):
+            key = name.encode()
+            if not 0 <= kind <= MAX_KIND:
+                raise ValueError(f"the kind {kind} of {name[:40]!r} is not within 0 to {MAX_KIND}")
+            if len(key) > MAX_KEY_BYTES:
+                raise ValueError(f"the key {name[:40]!r}... has {len(key)} bytes, the limit is {MAX_KEY_BYTES}")
+            if value is not None and len(value) > MAX_VALUE_BYTES:
+                raise ValueError(f"the value of {name[:40]!r} has {len(value)} bytes, the limit is {MAX_VALUE_BYTES}")
+            encoded.append((kind, key, value))
+        return encoded
+
+
+def log_limit(base_bytes: int) -> int:
+    """Bytes of log at which a new base is begun."""
+    return max(MIN_LOG_BYTES, base_bytes // LOG_FRACTION)
+
+
+def log_space(base_bytes: int) -> int:
+    """Bytes that a log may have at most."""
+    return max(MIN_LOG_BYTES * MIN_LOG_SPACES, base_bytes // LOG_SPACE_FRACTION)
+
+
+def _log_space(segment: Segment) -> int:
+    return log_space(segment.header.log_at - segment.header.records_at)

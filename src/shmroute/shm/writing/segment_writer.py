@@ -1,0 +1,340 @@
+"""Writing one segment: fill its base, append batches, point slots at records. Bytes only; no protocol between segments.
+
+Used by `shmroute.shm.writing.publisher` and `shmroute.shm.writing.rebuild`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final, NamedTuple
+
+from shmroute.errors import AreaUnreadable
+from shmroute.shm import layout, posix
+from shmroute.shm.fences import fence
+from shmroute.shm.layout import (
+    BATCH_BYTES,
+    HINT_AT,
+    LOG_SPARE_BYTES,
+    MAX_SEGMENT_BYTES,
+    MAX_SLOTS,
+    SEALED,
+    SLOTS_AT,
+    WORD_BYTES,
+    Batch,
+    SegmentHeader,
+    align,
+    hash_of,
+    hash_test,
+    pack_batch,
+    pack_record,
+    pack_segment_header,
+    record_size,
+    slot_entry,
+)
+from shmroute.shm.segment import NO_END, Segment
+
+__all__ = ["Change", "NoRoom", "Planned", "SegmentWriter"]
+
+Change = tuple[int, bytes, bytes | None]
+"""`(kind, key, value)`; value None deletes the row."""
+
+CHUNK_ROWS: Final = 64
+"""Rows of a base between two pauses: about 0.1 ms."""
+
+_ZEROS: Final = bytes(1 << 18)
+"""Slots are cleared in pieces of this size: about 0.05 ms each."""
+
+
+CHANGES_BETWEEN_PAUSES: Final = 4096
+"""Changes looked up between two calls of `pause`: about 10 ms."""
+
+
+class Planned(NamedTuple):
+    """A change and where its row is."""
+
+    kind: int
+    key: bytes
+    value: bytes | None
+    hashed: int
+    slot: int
+    previous_word: int
+    """The row's newest record, 0 if it has none."""
+    existed: bool
+    """Whether the row exists before the change."""
+
+
+class NoRoom(Exception):
+    """The base has more rows or bytes than were announced."""
+
+
+class SegmentWriter:
+    """One segment while it grows: first its base (`clear`, `fill`, `finish_base`), then its log (`append`).
+
+    Args:
+        memory: its file, new or used before; enlarged if it is too small.
+        identity: the number in its name.
+        start: the generation of its base.
+        rows: how many the base has at most.
+        base_bytes: how large the base's records are at most.
+        log_bytes: room for the log behind the largest base.
+        hash_key: below 2**63; by default a new random one.
+
+    Raises:
+        OutOfSharedMemory: the file may not become so large.
+    """
+
+    def __init__(
+        self,
+        memory: posix.WritableSegment,
+        identity: int,
+        start: int,
+        *,
+        rows: int,
+        base_bytes: int,
+        log_bytes: int,
+        hash_key: int | None = None,
+    ) -> None:
+        slots = min(layout.slots_for(rows), MAX_SLOTS)
+        records_at = SLOTS_AT + slots * WORD_BYTES
+        needed = align(records_at + base_bytes + log_bytes + LOG_SPARE_BYTES)
+        memory.enlarge(min(1 << (needed - 1).bit_length(), MAX_SEGMENT_BYTES))
+        key = secrets.randbits(63) if hash_key is None else hash_key
+        self.header = SegmentHeader(start, identity, key, hash_test(key), slots, records_at, records_at, memory.size, 0)
+        self.name = memory.name
+        self.start = start
+        self.identity = identity
+        self.end = records_at
+        """Bytes in use: where the next record or batch goes."""
+        self.slots_used = 0
+        self.live_rows = 0
+        self._log_bytes = log_bytes
+        self._reading: Segment | None = None
+        self.memory = memory
+        self.fresh = memory.fresh
+        """Whether no reader can know this segment's file yet."""
+        self._map_words()
+
+    @classmethod
+    def adopt(
+        cls, segment: Segment, end: int, newest: Batch | None, log_bytes: int, ownership: posix.Ownership
+    ) -> SegmentWriter:
+        """Continue a segment that a former writer left, whose valid content ends at `end` with the batch `newest`.
+
+        Raises:
+            FileNotFoundError, NoAccess, AreaUnreadable: its file cannot be opened for writing.
+        """
+        self = cls.__new__(cls)
+        self.header = segment.header
+        self.name = segment.name
+        self.start = segment.header.start
+        self.identity = segment.header.identity
+        self.end = end
+        self.slots_used = newest.slots_used if newest else segment.header.rows
+        self.live_rows = newest.live_rows if newest else segment.header.rows
+        self._log_bytes = log_bytes
+        self._reading = segment
+        self.memory = posix.WritableSegment(segment.name, ownership)
+        self.fresh = False
+        self._map_words()
+        return self
+
+    def _map_words(self) -> None:
+        self._buffer = self.memory.buffer
+        self._slots = self._buffer[SLOTS_AT : self.header.records_at].cast("Q")
+        self._words = self._buffer.cast("Q")
+
+    @property
+    def reading(self) -> Segment:
+        """The same segment, as readers see it. Only after `finish_base`."""
+        if self._reading is None:
+            self._reading = Segment(self.name)
+        return self._reading
+
+    @property
+    def log_used(self) -> int:
+        """Bytes of the log in use."""
+        return self.end - self.header.log_at
+
+    # --- the base ------------------------------------------------------------------------------------------
+
+    def reserve_base(self, base_bytes: int) -> None:
+        """Take memory for the slots and so many bytes of records at once: a table that has no room fails early.
+
+        Raises:
+            OutOfSharedMemory: no room; nothing has changed.
+        """
+        self.memory.ensure(self.header.records_at + base_bytes + LOG_SPARE_BYTES, exactly=True)
+
+    def clear(self) -> Iterator[None]:
+        """Make the file a segment without a base, with a pause after every few pages.
+
+        Readers must know by then that what it held is void.
+
+        Raises:
+            OutOfSharedMemory: no room for the slots.
+        """
+        self._words[0] = 0  # the magic: nobody can attach to it
+        self._words[HINT_AT // WORD_BYTES] = 0
+        fence()
+        end = self.header.records_at
+        for start in range(SLOTS_AT, end, len(_ZEROS)):
+            stop = min(start + len(_ZEROS), end)
+            self.memory.ensure(stop + LOG_SPARE_BYTES)
+            self._buffer[start:stop] = _ZEROS[: stop - start]
+            yield
+
+    def fill(self, rows: Iterable[tuple[int, bytes, bytes]]) -> Iterator[None]:
+        """Add rows to the base, with a pause after every few. Keys must be distinct.
+
+        Raises:
+            OutOfSharedMemory: no room in shared memory.
+            NoRoom: no room in the segment.
+        """
+        hash_key = self.header.hash_key
+        remaining = iter(rows)
+        while chunk := list(islice(remaining, CHUNK_ROWS)):
+            self.add_records(
+                [hash_of(hash_key, kind, key) for kind, key, _ in chunk],
+                [pack_record(kind, key, value, 0) for kind, key, value in chunk],
+            )
+            yield
+
+    def add_records(self, hashes: list[int], records: list[bytes]) -> None:
+        """Add packed records that supersede nothing to the base, with the hashes of their rows.
+
+        Raises:
+            OutOfSharedMemory: no room in shared memory.
+            NoRoom: no room in the segment.
+        """
+        header, slots = self.header, self._slots
+        slot_count = header.slots
+        data = b"".join(records)
+        at = self.end
+        end = at + len(data)
+        self.slots_used += len(records)
+        if self.slots_used * 8 > slot_count * 7 or end + LOG_SPARE_BYTES > header.capacity:
+            raise NoRoom
+        self.memory.ensure(end + LOG_SPARE_BYTES)
+        self._buffer[at:end] = data
+        word = at >> 3
+        for hashed, record in zip(hashes, records, strict=True):
+            slot = hashed * slot_count >> 32
+            while slots[slot]:
+                slot += 1
+                if slot == slot_count:
+                    slot = 0
+            slots[slot] = (hashed ^ word) << 32 | word  # `slot_entry`, without a call
+            word += len(record) >> 3
+        self.end = end
+
+    def finish_base(self) -> None:
+        """Close the base: the log follows. Writes the header, so that the segment can be attached."""
+        self.live_rows = self.slots_used
+        self.header = self.header._replace(log_at=self.end, rows=self.slots_used)
+        self._buffer[self.end : self.end + LOG_SPARE_BYTES] = bytes(LOG_SPARE_BYTES)
+        data = pack_segment_header(self.header)
+        self._buffer[WORD_BYTES : len(data)] = data[WORD_BYTES:]
+        fence()
+        self._words[0] = int.from_bytes(data[:WORD_BYTES], "little")
+        fence()
+
+    # --- the log -------------------------------------------------------------------------------------------
+
+    def plan(self, changes: Iterable[Change], pause: Callable[[], None]) -> list[Planned]:
+        """Find out where the rows of these changes are; those that are as they were are left out.
+
+        `pause` is called after every few thousand changes.
+
+        Raises:
+            AreaUnreadable: a row is damaged.
+        """
+        reading = self.reading
+        probe = reading.probe
+        planned = []
+        for count, (kind, key, value) in enumerate(changes, 1):
+            hashed, slot, previous, old = probe(kind, key, NO_END)
+            if not previous:
+                reading.check_way(kind, key, slot)
+            if old != value:
+                planned.append(Planned(kind, key, value, hashed, slot, previous, old is not None))
+            if count % CHANGES_BETWEEN_PAUSES == 0:
+                pause()
+        return planned
+
+    def has_room(self, planned: Sequence[Planned]) -> bool:
+        """Whether a batch of these changes fits, and the slots stay loose enough for short searches."""
+        length = BATCH_BYTES + sum(record_size(each.key, each.value) for each in planned)
+        limit = min(self.header.capacity, self.header.log_at + self._log_bytes)
+        fits = length <= layout.MAX_BATCH_BYTES and self.end + length + LOG_SPARE_BYTES <= limit
+        return fits and (self.slots_used + len(planned)) * 8 <= self.header.slots * 7
+
+    def append(self, generation: int, planned: Sequence[Planned], *, flags: int = 0, next_segment: int = 0) -> None:
+        """Append one generation's batch, then point the slots at its records. Readers do not look at it yet.
+
+        There is always room for a sealing batch.
+
+        Raises:
+            OutOfSharedMemory: no room; nothing has changed.
+        """
+        records: list[bytes] = []
+        words: list[int] = []
+        at = self.end + BATCH_BYTES
+        slots_used, live_rows = self.slots_used, self.live_rows
+        for each in planned:
+            record = pack_record(each.kind, each.key, each.value, each.previous_word)
+            words.append(at >> 3)
+            records.append(record)
+            at += len(record)
+            slots_used += not each.previous_word
+            live_rows += (each.value is not None) - each.existed
+        batch = Batch(generation, next_segment, at - self.end, len(records), flags, slots_used, live_rows)
+        self._write_batch(batch, records)
+        for each, word in zip(planned, words, strict=True):
+            self._point(each.hashed, each.slot, word, is_new=not each.previous_word)
+        fence()
+        self._words[HINT_AT // WORD_BYTES] = self.end
+        self.end, self.slots_used, self.live_rows = at, slots_used, live_rows
+
+    def _write_batch(self, batch: Batch, records: list[bytes]) -> None:
+        """Write a batch behind the last one; its generation, which makes it valid, as the last word."""
+        end = self.end + batch.length
+        spare = 0 if batch.flags & SEALED else LOG_SPARE_BYTES
+        if end + spare > self.header.capacity:
+            raise AreaUnreadable(self.name, f"a batch of {batch.length} bytes is larger than its log")
+        self.memory.ensure(end + spare)
+        data = pack_batch(batch, b"".join(records))
+        if spare:  # no batch behind this one, whatever a writer that was killed may have left there
+            self._buffer[end : end + spare] = bytes(spare)
+        self._buffer[self.end + WORD_BYTES : end] = data[WORD_BYTES:]
+        fence()
+        self._words[self.end // WORD_BYTES] = batch.generation
+        fence()
+
+    def _point(self, hashed: int, slot: int, word: int, *, is_new: bool) -> None:
+        """Lead a row's slot to a record; a new row's goes to the next free slot from there on."""
+        slots, slot_count = self._slots, self.header.slots
+        while is_new and slots[slot]:
+            slot = slot + 1 if slot + 1 < slot_count else 0
+        slots[slot] = slot_entry(hashed, word)
+
+    def redo(self, offset: int, batch: Batch) -> None:
+        """Point the slots at an already valid batch again, after a crash in the middle of it.
+
+        Doing it twice changes nothing.
+        """
+        for word, record in self.reading.records_of(offset, batch):
+            hashed, slot, found, _ = self.reading.probe(record.kind, record.key, NO_END)
+            if found not in (word, record.previous_word):
+                raise AreaUnreadable(self.name, "no slot leads to a row that is there")
+            self._point(hashed, slot, word, is_new=not found)
+        fence()
+        self._words[HINT_AT // WORD_BYTES] = offset
+
+    def close(self) -> None:
+        """Unmap it; readers are not affected."""
+        self._reading = None
+        self._slots.release()
+        self._words.release()
+        self.memory.close()
