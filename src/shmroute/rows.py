@@ -15,6 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 __all__ = [
+    "AppRow",
     "ConflictRow",
     "EndpointRow",
     "EndpointsRow",
@@ -23,6 +24,7 @@ __all__ = [
     "Kind",
     "MetadataRow",
     "MetadataState",
+    "RouteRow",
     "RowKey",
     "SettingsRow",
     "encode",
@@ -32,8 +34,8 @@ __all__ = [
 class Kind(enum.IntEnum):
     """What a row is about. The key of each kind stands behind it."""
 
-    MODEL = 1  # model name -> `shmroute.worker.routes.Route`, the winner; other namespaces' routes in `others`
-    APP = 2  # app name -> tuple of `shmroute.worker.routes.App`, one for each AppModel of that app, the oldest first
+    MODEL = 1  # model name -> RouteRow of the winner, with those of other namespaces in `others`
+    APP = 2  # app name -> tuple of AppRow, one for each AppModel of that app, the oldest first
     ENDPOINTS = 3  # "namespace/appmodel" -> EndpointsRow
     METADATA = 4  # "namespace/model" -> MetadataRow
     CONFLICT = 5  # "namespace/model" -> ConflictRow
@@ -56,6 +58,39 @@ class EndpointsState(enum.IntEnum):
     def word(self) -> str:
         """The state in words."""
         return ("not known", "known empty", "ambiguous port")[self]
+
+
+class RouteRow(msgspec.Struct, frozen=True, array_like=True):
+    """Which AppModel serves a model. `shmroute.worker.routes.Route` is the worker's view of the same fields."""
+
+    model: str
+    version: str
+    """The model's version."""
+    app: str
+    app_version: str
+    namespace: str
+    appmodel: str
+    """`metadata.name` of the AppModel."""
+    others: tuple[RouteRow, ...] = ()
+    """The same model's rows in other namespaces, the oldest AppModel first."""
+
+
+class AppRow(msgspec.Struct, frozen=True, array_like=True):
+    """What one AppModel says of its app. `shmroute.worker.routes.App` is the worker's view of the same fields."""
+
+    app: str
+    version: str
+    namespace: str
+    appmodel: str
+    """`metadata.name` of the AppModel."""
+    service: str
+    """`namespace/name` of the app's Service."""
+    models: tuple[tuple[str, str], ...]
+    """(name, version) of each model, in the AppModel's order."""
+    created: str = ""
+    """The AppModel's `creationTimestamp`, RFC 3339 in UTC; "" for one of a folder."""
+    port: str = ""
+    """Name or number of the port the AppModel asks for; "" where it leaves the choice."""
 
 
 class EndpointRow(msgspec.Struct, frozen=True, array_like=True):
@@ -121,9 +156,11 @@ class ConflictRow(msgspec.Struct, frozen=True, array_like=True):
     model: str
     namespace: str
     winner: str
-    """`metadata.name` of the AppModel in force."""
+    """`metadata.name` of the AppModel that is served."""
     losers: tuple[str, ...]
-    """Names of the others, in the order in which they would take over."""
+    """Names of the others, in the order in which they would take over; at most the first 100 of them."""
+    loser_count: int = 0
+    """All others."""
 
 
 class InvalidRow(msgspec.Struct, frozen=True, array_like=True):

@@ -100,7 +100,7 @@ class Oracle:
                 routes.append(_route(first, model))
                 if losers:
                     table[Kind.CONFLICT, f"{namespace}/{model}"] = ConflictRow(
-                        model, namespace, first.key.name, tuple(item.key.name for item in losers)
+                        model, namespace, first.key.name, tuple(item.key.name for item in losers), len(losers)
                     )
             winner, *others = routes
             table[Kind.MODEL, model] = msgspec.structs.replace(winner, others=tuple(others))

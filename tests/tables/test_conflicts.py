@@ -39,7 +39,7 @@ def test_the_winner_and_the_losers_are_the_same_in_every_order_of_events() -> No
         appmodel("b", created=LATE),
         appmodel("other/a", created=LATE),
     ]
-    expected = ConflictRow(model="model1", namespace="default", winner="d", losers=("b", "c"))
+    expected = ConflictRow(model="model1", namespace="default", winner="d", losers=("b", "c"), loser_count=2)
     tables = set()
     for order in permutations(claims):
         followed = Followed()

@@ -14,7 +14,7 @@ import pytest
 
 from shmroute.resources.appmodel import InvalidAppModel, parse_appmodel
 from shmroute.resources.key import ObjectKey
-from shmroute.sources.base import Changed, Event, Replaced
+from shmroute.sources.base import Changed, Deleted, Event, Replaced
 from shmroute.tables import Index
 from tests.generate import appmodels, body, endpointslices
 from tests.tables.builders import appmodel, endpoint, endpointslice
@@ -98,6 +98,24 @@ def test_models_that_two_namespaces_share_are_taken_in_proportion_to_their_numbe
         return opcodes_of(index.take_changes)
 
     assert cost(400) < 12 * cost(40)
+
+
+@pytest.mark.parametrize("claimants", [150, 3_000])
+def test_one_more_claimant_costs_the_same_however_many_there_are(claimants: int) -> None:
+    index = Index()
+    claims = [appmodel(f"app-{number:05}", "m1 m2") for number in range(claimants)]
+    index.apply(Replaced("appmodels", tuple(claims)))
+    index.take_changes()
+    assert cost_of(index, Changed("appmodels", appmodel("app-00140-more", "m1 m2"))) < 300
+    assert cost_of(index, Deleted("appmodels", claims[0].key)) < 300
+
+
+def test_a_list_of_appmodels_in_conflict_costs_in_proportion_to_their_number() -> None:
+    def cost(claimants: int) -> int:
+        claims = tuple(appmodel(f"app-{number:05}", "m1 m2 m3") for number in range(claimants))
+        return cost_of(Index(), Replaced("appmodels", claims))
+
+    assert cost(3_000) < 12 * cost(300)
 
 
 def test_a_change_of_models_costs_the_same_however_many_endpoints_the_app_has() -> None:

@@ -579,3 +579,18 @@ def test_the_age_is_there_with_the_first_snapshot_and_does_not_wait_for_a_heartb
             wait_for(lambda: reader.age < WAIT_SECONDS)
             assert reader.resolve("a", max_age=WAIT_SECONDS)
             wait_for(lambda: [state.phase for state in it.watcher.status.sources] == ["watching", "watching"])
+
+
+def test_an_event_that_changes_no_row_leaves_the_propagation_time_alone(area: str) -> None:
+    with running(area) as it:
+        it.source.put(Replaced("appmodels", (appmodel("one"),)))
+        with reading(area) as reader:
+            long_ago = time.monotonic_ns() - int(3_600e9)
+            unchanged = msgspec.structs.replace(appmodel("one"), resource_version="2")
+            it.source.put(Changed("appmodels", unchanged, received_ns=long_ago))
+            wait_for(lambda: it.watcher._event_count == 2 and it.watcher._events.empty())
+            wait_for(lambda: it.watcher._received_ns == 0)
+            it.source.put(Changed("appmodels", appmodel("two"), received_ns=time.monotonic_ns()))
+            wait_for(lambda: "two" in reader.models())
+            wait_for(lambda: it.watcher._publication.propagations == 1)
+            assert it.watcher._publication.propagation_seconds < 3_600

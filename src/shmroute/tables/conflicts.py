@@ -1,43 +1,102 @@
 """Who claims a name: the conflict rule, kept ready for every name.
 
-Used by `shmroute.tables.models`, for models and for apps.
+Used by `shmroute.tables.models`, for models and for apps. A change costs what changes: adding a claimant to a name
+that 5,000 AppModels claim takes a binary search in the list of its namespace, not a copy.
 """
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
-from typing import Final, TypeAlias
+from heapq import merge
+from typing import NamedTuple, TypeAlias
 
 from shmroute.resources.appmodel import AppModel
 
-__all__ = ["Claimants", "Claims", "precedence"]
-
-Claimants: TypeAlias = tuple[AppModel, ...]
-"""All AppModels that claim one name, of all namespaces, the one that comes first in front."""
-
-_NOBODY: Final[Claimants] = ()
+__all__ = ["Claim", "Claimants", "Claims", "Contest", "claim_of"]
 
 
-def precedence(appmodel: AppModel) -> tuple[str, str, str]:
-    """The conflict rule as a sort key: the older wins, then the smaller namespace, then the smaller name.
+class Claim(NamedTuple):
+    """One AppModel as a claimant. Claims compare by the conflict rule: the older wins, then the smaller namespace,
+    then the smaller name.
 
-    `created` compares as text, which is right for the UTC timestamps of the API. An object without one, of a folder,
+    `created` compares as text, which is right for the UTC timestamps of the API. An object without one, from a folder,
     counts as the oldest: a manifest kept in the folder does not lose its models to a copy of a cluster's object.
     """
-    key = appmodel.key
-    return appmodel.created, key.namespace, key.name
+
+    created: str
+    namespace: str
+    name: str
+    appmodel: AppModel
+
+
+def claim_of(appmodel: AppModel) -> Claim:
+    """The claim that all names of one AppModel share."""
+    return Claim(appmodel.created, appmodel.key.namespace, appmodel.key.name, appmodel)
+
+
+class Contest:
+    """The claimants of a name that has several. Mutable; made and changed by `Claims` only."""
+
+    def __init__(self, first: Claim) -> None:
+        self.winners: list[Claim] = [first]
+        """The first claimant of each namespace, in the order of the rule."""
+        self._claims: dict[str, list[Claim]] = {first.namespace: [first]}
+        self.count = 1
+        """All claimants."""
+
+    def add(self, claim: Claim) -> int:
+        """`claim` joins. Returns by how much the number of namespaces with a conflict changes."""
+        self.count += 1
+        claims = self._claims.get(claim.namespace)
+        if claims is None:
+            self._claims[claim.namespace] = [claim]
+            insort(self.winners, claim)
+            return 0
+        first = claims[0]
+        insort(claims, claim)
+        if claims[0] is not first:
+            self._take_away(self.winners, first)
+            insort(self.winners, claim)
+        return int(len(claims) == 2)
+
+    def remove(self, claim: Claim) -> int:
+        """`claim` leaves. Returns by how much the number of namespaces with a conflict changes."""
+        self.count -= 1
+        claims = self._claims[claim.namespace]
+        was_first = claims[0][:3] == claim[:3]
+        self._take_away(claims, claim)
+        if was_first:
+            self._take_away(self.winners, claim)
+            if claims:
+                insort(self.winners, claims[0])
+            else:
+                del self._claims[claim.namespace]
+        return -int(len(claims) == 1)
+
+    def conflicts(self) -> Iterator[list[Claim]]:
+        """The claims of each namespace that has several, in the order of the rule. Do not change them."""
+        return (claims for claims in self._claims.values() if len(claims) > 1)
+
+    def in_order(self) -> list[Claim]:
+        """All claims, of all namespaces, in the order of the rule."""
+        return list(merge(*self._claims.values()))
+
+    @staticmethod
+    def _take_away(claims: list[Claim], claim: Claim) -> None:
+        # A tuple without the AppModel sorts directly in front of the claim, and AppModels are never compared.
+        del claims[bisect_left(claims, claim[:3])]
+
+
+Claimants: TypeAlias = Claim | Contest | None
+"""Who claims a name: nobody, one AppModel, or several. Most names have one."""
 
 
 class Claims:
-    """Names and their claimants, with the names that were touched since `take_touched`.
-
-    The claimants of a name are an immutable tuple of immutable values, so the state before a change is kept by keeping
-    the tuple. Most names have one claimant, and all names of one AppModel share the tuple that holds it alone.
-    """
+    """Names and their claimants, with the names that were touched since `take_touched`."""
 
     def __init__(self) -> None:
-        self._held: dict[str, Claimants] = {}
+        self._held: dict[str, Claim | Contest] = {}
         self._touched: dict[str, Claimants] = {}
         self.conflicts = 0
         """Pairs of namespace and name that have more than one claimant."""
@@ -45,56 +104,53 @@ class Claims:
     def __len__(self) -> int:
         return len(self._held)
 
-    def items(self) -> Iterator[tuple[str, Claimants]]:
+    def items(self) -> Iterator[tuple[str, Claim | Contest]]:
         """Every claimed name."""
         return iter(self._held.items())
 
     def claimants(self, name: str) -> Claimants:
         """Who claims `name` now."""
-        return self._held.get(name, _NOBODY)
+        return self._held.get(name)
 
-    def add(self, names: Iterable[str], new: Claimants) -> None:
-        """The AppModel in `new` claims names that it did not claim before. The short way for a first list."""
+    def add(self, names: Iterable[str], new: Claim) -> None:
+        """`new` claims names that its AppModel did not claim before. The short way for a first list."""
         held, touched = self._held, self._touched
         for name in names:
             if name in held:
                 self.replace(name, None, new)
             else:
                 held[name] = new
-                touched.setdefault(name, _NOBODY)
+                touched.setdefault(name, None)
 
-    def replace(self, name: str, old: AppModel | None, new: Claimants, *, visible: bool = True) -> None:
-        """`old` lets go of the name, and the AppModel in `new` claims it. `new` holds one AppModel or none.
+    def replace(self, name: str, old: Claim | None, new: Claim | None, *, visible: bool = True) -> None:
+        """`old` lets go of the name, and `new` claims it.
 
-        `visible` False: no row that is made from this name's claimants can have changed.
+        `visible` False: no row made from this name's claimants can have changed. That is for speed.
         """
-        before = self._held.get(name, _NOBODY)
+        before = self._held.get(name)
         if visible:
             self._touched.setdefault(name, before)
-        if not before or (len(before) == 1 and before[0] is old):
-            if new:
+        if not isinstance(before, Contest):
+            if before is not None and (old is None or before[:3] != old[:3]):
+                contest = self._held[name] = Contest(before)
+                if new is not None:
+                    self.conflicts += contest.add(new)
+            elif new is not None:
                 self._held[name] = new
-            elif before:
+            elif before is not None:
                 del self._held[name]
             return
-        left = [claimant for claimant in before if claimant is not old]
-        for claimant in new:
-            insort(left, claimant, key=precedence)
-        if left:
-            self._held[name] = tuple(left)
-        else:
-            del self._held[name]
-        self.conflicts += _conflicts(left) - _conflicts(before)
+        if old is not None:
+            self.conflicts += before.remove(old)
+        if new is not None:
+            self.conflicts += before.add(new)
+        if before.count == 1:
+            self._held[name] = before.winners[0]
 
     def take_touched(self) -> dict[str, Claimants]:
-        """The names touched since the last call, with the claimants they had then."""
+        """The names touched since the last call, with who claimed them then.
+
+        A `Contest` among them shows who claims the name now: it is changed in place.
+        """
         touched, self._touched = self._touched, {}
         return touched
-
-
-def _conflicts(claimants: Claimants | list[AppModel]) -> int:
-    counts: dict[str, int] = {}
-    for claimant in claimants:
-        namespace = claimant.key.namespace
-        counts[namespace] = counts.get(namespace, 0) + 1
-    return sum(count > 1 for count in counts.values())

@@ -1,40 +1,47 @@
 """Rows about models and apps: MODEL, CONFLICT and APP.
 
-Used by `shmroute.tables.tables` only. Knows nothing of endpoints.
+Used by `shmroute.tables.appmodels` only. Knows nothing of endpoints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from shmroute.resources.appmodel import AppModel
-from shmroute.rows import ConflictRow, Kind, RowKey, encode
-from shmroute.tables.conflicts import Claimants, Claims
+from shmroute.rows import AppRow, ConflictRow, Kind, RouteRow, RowKey, encode
+from shmroute.tables.conflicts import Claim, Claimants, Claims, Contest, claim_of
 
-__all__ = ["Routes"]
+__all__ = ["MAX_LISTED_LOSERS", "Routes", "app_row", "route_row"]
 
 # As plain numbers: the garbage collector has to follow an enum's member, and so every key that holds one, which takes
 # three times as long for a million keys.
 _MODEL, _APP, _CONFLICT = int(Kind.MODEL), int(Kind.APP), int(Kind.CONFLICT)
 
-_CACHED_APPMODELS = 1024  # whose models are at hand as a dict: bounds the memory of one pass over everything
+MAX_LISTED_LOSERS: Final = 100
+"""Most losers named in one CONFLICT row. With thousands of them, each change would write all names again."""
+
+_CACHED_APPMODELS: Final = 1024
+"""Most AppModels whose models are kept as a dict during one pass over everything: bounds its memory."""
 
 
 class Routes:
-    """The AppModels in force, by the models and the app they name."""
+    """The valid AppModels, by the models and the app they name."""
 
     def __init__(self) -> None:
         self._models = Claims()
         self._apps = Claims()
+        self._given_out: dict[str, dict[RowKey, int]] = {}
+        """For each name with several claimants, the hashes of its MODEL and CONFLICT rows as last given out."""
 
     @property
     def model_count(self) -> int:
-        """Model names that some AppModel in force serves."""
+        """Model names that some valid AppModel serves."""
         return len(self._models)
 
     @property
     def app_count(self) -> int:
-        """App names that some AppModel in force names."""
+        """App names that some valid AppModel names."""
         return len(self._apps)
 
     @property
@@ -43,66 +50,98 @@ class Routes:
         return self._models.conflicts
 
     def replace(self, old: AppModel | None, new: AppModel | None) -> None:
-        """`old` is no longer in force, `new` is. Both are states of the same object where both are there."""
-        alone: Claimants = (new,) if new is not None else ()
-        if old is None:
-            if new is not None:
-                self._apps.add((new.app,), alone)
-                self._models.add([model.name for model in new.models], alone)
+        """`new` takes the place of `old`. Both are states of the same object where both are there."""
+        before = claim_of(old) if old is not None else None
+        after = claim_of(new) if new is not None else None
+        if before is None:
+            if after is not None:
+                self._apps.add((after.appmodel.app,), after)
+                self._models.add([model.name for model in after.appmodel.models], after)
             return
-        if new is None or new.app != old.app:
-            self._apps.replace(old.app, old, ())
-        if new is None:
-            for model in old.models:
-                self._models.replace(model.name, old, ())
+        if after is None or after.appmodel.app != before.appmodel.app:
+            self._apps.replace(before.appmodel.app, before, None)
+        if after is None:
+            for model in before.appmodel.models:
+                self._models.replace(model.name, before, None)
             return
-        self._apps.replace(new.app, old if new.app == old.app else None, alone)
-        self._replace_models(old, new, alone)
+        same_app = after.appmodel.app == before.appmodel.app
+        self._apps.replace(after.appmodel.app, before if same_app else None, after)
+        self._replace_models(before, after)
 
-    def _replace_models(self, old: AppModel, new: AppModel, alone: Claimants) -> None:
-        had = {model.name: model.version for model in old.models}
-        same_app = (old.app, old.version, old.created) == (new.app, new.version, new.created)
-        for model in new.models:
+    def _replace_models(self, before: Claim, after: Claim) -> None:
+        had = {model.name: model.version for model in before.appmodel.models}
+        # For speed: a model whose own version stays has the same row if all else that makes its row stays.
+        same = before[:3] == after[:3] and route_row("", "", before.appmodel) == route_row("", "", after.appmodel)
+        for model in after.appmodel.models:
             version = had.pop(model.name, None)
-            unchanged = same_app and version == model.version
-            self._models.replace(model.name, old if version is not None else None, alone, visible=not unchanged)
+            unchanged = same and version == model.version
+            self._models.replace(model.name, before if version is not None else None, after, visible=not unchanged)
         for name in had:
-            self._models.replace(name, old, ())
+            self._models.replace(name, before, None)
 
     def take_changes(self) -> Iterator[tuple[RowKey, bytes | None]]:
         """Rows that differ from what they were at the last call; None for a row that is gone."""
         versions = _Versions()
-        claimants = self._models.claimants
         for name, before in self._models.take_touched().items():
-            after = claimants(name)
-            if after is before:
-                continue
-            row = _model_row(name, after, versions) if after else None
-            if not before or row != _model_row(name, before, versions):
-                yield (_MODEL, name), row
-            if len(before) > 1 or len(after) > 1:
-                conflicts = dict(_conflict_rows(name, after))
-                for key, was in _conflict_rows(name, before):
-                    if key not in conflicts:
-                        yield key, None
-                    elif conflicts[key] == was:
-                        del conflicts[key]
-                yield from conflicts.items()
+            after = self._models.claimants(name)
+            if isinstance(before, Contest) or isinstance(after, Contest):
+                yield from self._contested_changes(name, before, after, versions)
+            elif after is not before:
+                row = encode(versions.row(name, after.appmodel)) if after is not None else None
+                if before is None or row != encode(versions.row(name, before.appmodel)):
+                    yield (_MODEL, name), row
         for name, before in self._apps.take_touched().items():
             after = self._apps.claimants(name)
-            app_row = _app_row(after) if after else None
-            if after is not before and (not before or app_row != _app_row(before)):
-                yield (_APP, name), app_row
+            if after is before and not isinstance(after, Contest):
+                continue
+            row = _app_rows(after) if after is not None else None
+            if not isinstance(before, Claim) or row != _app_rows(before):
+                yield (_APP, name), row
+
+    def _contested_changes(
+        self, name: str, before: Claimants, after: Claimants, versions: _Versions
+    ) -> Iterator[tuple[RowKey, bytes | None]]:
+        given = self._given_out.pop(name, {})
+        if isinstance(before, Claim):
+            given = {(_MODEL, name): hash(encode(versions.row(name, before.appmodel)))}
+        now: dict[RowKey, int] = {}
+        for key, row in _rows_of(name, after, versions) if after is not None else ():
+            now[key] = hash(row)
+            if given.pop(key, None) != now[key]:
+                yield key, row
+        for key in given:
+            if key not in now:
+                yield key, None
+        if isinstance(after, Contest):
+            self._given_out[name] = now
 
     def rows(self) -> Iterator[tuple[RowKey, bytes]]:
         """All rows as they are now."""
         versions = _Versions()
         for name, claimants in self._models.items():
-            yield (_MODEL, name), _model_row(name, claimants, versions)
-            if len(claimants) > 1:
-                yield from _conflict_rows(name, claimants)
+            yield from _rows_of(name, claimants, versions)
         for name, claimants in self._apps.items():
-            yield (_APP, name), _app_row(claimants)
+            yield (_APP, name), _app_rows(claimants)
+
+
+def route_row(model: str, version: str, appmodel: AppModel, others: tuple[RouteRow, ...] = ()) -> RouteRow:
+    """The row of a model that `appmodel` serves. Every MODEL row is made here."""
+    key = appmodel.key
+    return RouteRow(model, version, appmodel.app, appmodel.version, key.namespace, key.name, others)
+
+
+def app_row(appmodel: AppModel) -> AppRow:
+    """What an APP row says of one AppModel. Every APP row is made here."""
+    return AppRow(
+        app=appmodel.app,
+        version=appmodel.version,
+        namespace=appmodel.key.namespace,
+        appmodel=appmodel.key.name,
+        service=str(appmodel.service),
+        models=tuple((model.name, model.version) for model in appmodel.models),
+        created=appmodel.created,
+        port=appmodel.port,
+    )
 
 
 class _Versions:
@@ -113,9 +152,10 @@ class _Versions:
         self._models: dict[str, str] = {}
         self._known: dict[int, tuple[AppModel, dict[str, str]]] = {}
 
-    def of(self, model: str, appmodel: AppModel) -> str:
+    def row(self, model: str, appmodel: AppModel, others: tuple[RouteRow, ...] = ()) -> RouteRow:
+        """The row of a model that the AppModel names."""
         if appmodel is not self._appmodel:
-            # By identity, as hashing an AppModel hashes all its models; the entry keeps the identity taken.
+            # By identity, since hashing an AppModel hashes all its models; the entry keeps the identity taken.
             known = self._known.get(id(appmodel))
             if known is None:
                 if len(self._known) >= _CACHED_APPMODELS:
@@ -123,55 +163,24 @@ class _Versions:
                 known = (appmodel, {item.name: item.version for item in appmodel.models})
                 self._known[id(appmodel)] = known
             self._appmodel, self._models = known
-        return self._models[model]
+        return route_row(model, self._models[model], appmodel, others)
 
 
-# Rows are made of at least one claimant, as plain tuples: the wire form of `Route` and `App` is an array of their
-# public fields.
+def _rows_of(name: str, claimants: Claim | Contest, versions: _Versions) -> Iterator[tuple[RowKey, bytes]]:
+    """The MODEL row of a name and its CONFLICT rows."""
+    if not isinstance(claimants, Contest):
+        yield (_MODEL, name), encode(versions.row(name, claimants.appmodel))
+        return
+    first, *rest = claimants.winners
+    others = tuple(versions.row(name, claim.appmodel) for claim in rest)
+    yield (_MODEL, name), encode(versions.row(name, first.appmodel, others))
+    for claims in claimants.conflicts():
+        winner = claims[0]
+        losers = tuple(claim.name for claim in claims[1 : MAX_LISTED_LOSERS + 1])
+        row = ConflictRow(name, winner.namespace, winner.name, losers, len(claims) - 1)
+        yield (_CONFLICT, f"{winner.namespace}/{name}"), encode(row)
 
 
-def _model_row(name: str, claimants: Claimants, versions: _Versions) -> bytes:
-    others: tuple[object, ...] = ()
-    if len(claimants) > 1:
-        seen = {claimants[0].key.namespace}
-        winners: list[AppModel] = []
-        for claimant in claimants:
-            if claimant.key.namespace not in seen:
-                seen.add(claimant.key.namespace)
-                winners.append(claimant)
-        others = tuple(_route(name, winner, versions, ()) for winner in winners)
-    return encode(_route(name, claimants[0], versions, others))
-
-
-def _route(name: str, appmodel: AppModel, versions: _Versions, others: tuple[object, ...]) -> tuple[object, ...]:
-    key = appmodel.key
-    version = versions.of(name, appmodel)
-    return name, version, appmodel.app, appmodel.version, key.namespace, key.name, others
-
-
-def _app_row(claimants: Claimants) -> bytes:
-    return encode(
-        tuple(
-            (
-                appmodel.app,
-                appmodel.version,
-                appmodel.key.namespace,
-                appmodel.key.name,
-                str(appmodel.service),
-                tuple((model.name, model.version) for model in appmodel.models),
-                appmodel.created,
-                appmodel.port,
-            )
-            for appmodel in claimants
-        )
-    )
-
-
-def _conflict_rows(model: str, claimants: Claimants) -> Iterator[tuple[RowKey, bytes]]:
-    by_namespace: dict[str, list[str]] = {}
-    for claimant in claimants:
-        by_namespace.setdefault(claimant.key.namespace, []).append(claimant.key.name)
-    for namespace, names in by_namespace.items():
-        if len(names) > 1:
-            row = ConflictRow(model=model, namespace=namespace, winner=names[0], losers=tuple(names[1:]))
-            yield (_CONFLICT, f"{namespace}/{model}"), encode(row)
+def _app_rows(claimants: Claim | Contest) -> bytes:
+    claims = claimants.in_order() if isinstance(claimants, Contest) else [claimants]
+    return encode(tuple(app_row(claim.appmodel) for claim in claims))

@@ -45,6 +45,9 @@ STANDBY_RETRY_SECONDS: Final = 0.5
 EVENTS_A_TURN: Final = 20_000
 """Events applied before they are published: bounds how long the first of a storm waits for the last."""
 
+TURN_SECONDS: Final = 0.5
+"""Seconds after which events are published although more wait: the heart must beat between expensive ones, too."""
+
 _JOIN_SECONDS: Final = 0.8
 """How long the end waits for threads in all: `watch` ends within a second."""
 
@@ -107,6 +110,8 @@ class WatcherLoop:
         self.turned_ns = clock()
         """When the owner last turned, on the monotonic clock, writing or standing by."""
         self._event_count = 0
+        self._received_ns = 0
+        """When the oldest event of this turn was received; 0 if that is not known."""
         self._audits: dict[str, AuditStatus] = {}
         self._problem = ""
         """Why the area cannot be taken."""
@@ -295,8 +300,11 @@ class WatcherLoop:
             event = self._events.get(timeout=wait_seconds) if wait_seconds else self._events.get_nowait()
         except queue.Empty:
             return False
+        until = time.monotonic() + TURN_SECONDS
         for _ in range(EVENTS_A_TURN):
             self._apply(event)
+            if time.monotonic() > until:
+                return True
             try:
                 event = self._events.get_nowait()
             except queue.Empty:
@@ -330,7 +338,7 @@ class WatcherLoop:
                 self._event_count += 1
             case Changed() | Deleted():
                 self._event_count += 1
-                self._publication.received(event.received_ns)
+                self._received_ns = self._received_ns or event.received_ns
             case Resync(resource=APPMODELS.name):
                 if self._metadata is not None:
                     self._metadata.retry_failed()
@@ -342,6 +350,9 @@ class WatcherLoop:
 
     def _index_changes(self) -> None:
         changes = self._index.take_changes()
+        if changes:  # an event that changes no row has nothing to propagate
+            self._publication.received(self._received_ns)
+        self._received_ns = 0
         self._change_log.note(changes)
         if self._metadata is not None:
             self._publication.add(self._metadata.follow(changes, self._row))

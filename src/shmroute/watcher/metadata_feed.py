@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from shmroute.metadata.loader import MetadataLoader, MetadataRead
-from shmroute.rows import Kind, RowKey
+from shmroute.rows import Kind, RouteRow, RowKey
 from shmroute.watcher.status import MetadataStatus
-from shmroute.worker.routes import Route
 
 __all__ = ["MetadataFeed", "MetadataReads"]
 
-_decode_route = msgspec.msgpack.Decoder(Route).decode
+_decode_route = msgspec.msgpack.Decoder(RouteRow).decode
 
 Current = Callable[[RowKey], "bytes | None"]
 """The row as it is published, or about to be."""

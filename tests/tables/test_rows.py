@@ -1,0 +1,79 @@
+"""Every field of an AppModel that a row shows changes the row, and the worker's classes have the rows' fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from shmroute.resources.appmodel import AppModel, ModelVersion
+from shmroute.resources.key import ObjectKey
+from shmroute.rows import AppRow, Kind, RouteRow
+from shmroute.tables.models import app_row, route_row
+from shmroute.worker.routes import App, Route
+from tests.tables.builders import Followed
+
+BEFORE = AppModel(
+    key=ObjectKey("default", "a"),
+    created="2026-01-01T00:00:00Z",
+    resource_version="1",
+    app="app",
+    version="v1",
+    models=(ModelVersion("m", "1"),),
+    service=ObjectKey("default", "a"),
+    port="http",
+)
+CHANGES: dict[str, Any] = {
+    "key": ObjectKey("east", "b"),
+    "created": "2026-01-02T00:00:00Z",
+    "app": "other",
+    "version": "v2",
+    "models": (ModelVersion("m", "2"),),
+    "service": ObjectKey("default", "b"),
+    "port": "grpc",
+}
+"""Another value of each field; the resourceVersion alone is in no row."""
+
+IN_ROUTE = {"key", "app", "version"}
+IN_APP = {"key", "created", "app", "version", "models", "service", "port"}
+
+
+def test_every_field_of_an_appmodel_is_considered() -> None:
+    assert {*CHANGES, "resource_version"} == set(AppModel.__struct_fields__)
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_changed_field_changes_the_rows_that_show_it(field: str) -> None:
+    after = msgspec.structs.replace(BEFORE, **{field: CHANGES[field]})
+    assert (route_row("m", "1", BEFORE) != route_row("m", "1", after)) == (field in IN_ROUTE)
+    assert (app_row(BEFORE) != app_row(after)) == (field in IN_APP)
+
+
+@pytest.mark.parametrize("field", [field for field in CHANGES if field != "key"])
+def test_a_changed_field_is_given_out(field: str) -> None:
+    followed = Followed()
+    followed.put(BEFORE)
+    followed.take()
+    after = msgspec.structs.replace(BEFORE, **{field: CHANGES[field]}, resource_version="2")
+    followed.put(after)
+    kinds = {kind for kind, _ in followed.take()}
+    assert Kind.APP in kinds
+    assert (Kind.MODEL in kinds) == (field in {*IN_ROUTE, "models"})
+
+
+def test_a_changed_resource_version_alone_gives_out_nothing() -> None:
+    followed = Followed()
+    followed.put(BEFORE)
+    followed.take()
+    assert followed.put(msgspec.structs.replace(BEFORE, resource_version="2")) == []
+    assert followed.take() == {}
+
+
+@pytest.mark.parametrize(("row", "answer"), [(RouteRow, Route), (AppRow, App)])
+def test_the_workers_class_has_the_fields_of_the_row(row: type[msgspec.Struct], answer: type[msgspec.Struct]) -> None:
+    public = [name for name in answer.__struct_fields__ if not name.startswith("_")]
+    assert public == list(row.__struct_fields__)
+    assert answer.__struct_fields__[: len(public)] == tuple(public), "private fields come last"
+    assert row.__struct_config__.array_like
+    assert answer.__struct_config__.array_like
