@@ -91,6 +91,8 @@ class AppRow(msgspec.Struct, frozen=True, array_like=True):
     """The AppModel's `creationTimestamp`, RFC 3339 in UTC; "" for one of a folder."""
     port: str = ""
     """Name or number of the port the AppModel asks for; "" where it leaves the choice."""
+    first_seen: str = ""
+    """When a watcher first saw an AppModel without `created`, RFC 3339 in UTC; else ""."""
 
 
 class EndpointRow(msgspec.Struct, frozen=True, array_like=True):

@@ -69,7 +69,7 @@ def test_an_object_of_any_shape_is_a_value_a_reason_or_no_json_and_the_index_tak
 
 
 def check_object(body: bytes) -> None:
-    index = Index("")
+    index = Index()
     try:
         appmodel = parse_appmodel(body)
     except (InvalidObject, msgspec.DecodeError) as error:

@@ -9,7 +9,7 @@ from shmroute.resources.endpointslice import EndpointSlice, SliceEndpoint, Slice
 from shmroute.resources.key import ObjectKey
 from shmroute.rows import Kind, RowKey
 from shmroute.sources.base import Changed, Deleted, Replaced
-from shmroute.tables import Announcement, Index
+from shmroute.tables import Announcement, EndpointRules, Index
 from tests.tables.oracle import Table, decoded
 
 EARLY, LATE = "2026-01-01T00:00:00Z", "2026-06-01T00:00:00Z"
@@ -51,8 +51,10 @@ def invalid(name: str, reason: str = "spec is missing") -> InvalidAppModel:
     return InvalidAppModel(key_of(name), "2", reason)
 
 
-def endpoint(address: str, *, ready: bool = True, serving: bool = True, terminating: bool = False) -> SliceEndpoint:
-    return SliceEndpoint(address, ready=ready, serving=serving, terminating=terminating)
+def endpoint(
+    address: str, *, ready: bool = True, serving: bool = True, terminating: bool = False, pod: str = ""
+) -> SliceEndpoint:
+    return SliceEndpoint(address, ready=ready, serving=serving, terminating=terminating, pod=pod)
 
 
 def endpointslice(
@@ -75,7 +77,7 @@ class Followed:
     """An index with what it has given out: its changes applied one after the other to a table."""
 
     def __init__(self, default_port: str = "") -> None:
-        self.index = Index(default_port)
+        self.index = Index(EndpointRules(default_port))
         self.published: dict[RowKey, bytes] = {}
 
     def put(self, *items: AppModel | InvalidAppModel | EndpointSlice) -> list[Announcement]:

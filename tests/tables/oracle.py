@@ -131,7 +131,7 @@ class Oracle:
             ports = sorted({(port.name, port.port) for each in slices for port in each.ports})
             shown = ", ".join(f"{name} {port}".strip() for name, port in ports)
             if item.port:
-                reason = f"port {item.port!r} is not a port of Service {service}, which has {shown or 'no port'}"
+                reason = f"port {item.port!r} is not a TCP port of Service {service}, which has {shown or 'no port'}"
             elif shown:
                 reason = f"ambiguous port: Service {service} has {shown}: name one in the annotation iidp.com/port"
             else:
@@ -146,7 +146,7 @@ class Oracle:
             return _matching(slices, annotation)
         if self.default_port and (found := _matching(slices, self.default_port)):
             return found
-        if max(len(each.ports) for each in slices) <= 1 or len({p.port for e in slices for p in e.ports}) == 1:
+        if 1 in (len({p.name for e in slices for p in e.ports}), len({p.port for e in slices for p in e.ports})):
             return {each.key: each.ports[0].port for each in slices if each.ports}
         return _matching(slices, "http")
 
@@ -155,7 +155,7 @@ def _matching(slices: list[EndpointSlice], wanted: str) -> dict[ObjectKey, int]:
     found: dict[ObjectKey, int] = {}
     for each in slices:
         if wanted.isdigit():
-            if not each.ports or int(wanted) in {port.port for port in each.ports}:
+            if not any(other.ports for other in slices) or int(wanted) in {port.port for port in each.ports}:
                 found[each.key] = int(wanted)
         else:
             found.update((each.key, port.port) for port in each.ports if port.name == wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import permutations
 
+import msgspec
 import pytest
 
 from shmroute.rows import ConflictRow, Kind
@@ -137,3 +138,16 @@ def test_an_appmodel_that_changes_its_app_moves_from_one_row_to_the_other() -> N
     assert changes[Kind.APP, "before"] is None
     assert changes[Kind.APP, "after"][0].appmodel == "a"
     assert changes[Kind.MODEL, "model1"].app == "after"
+
+
+def test_without_a_timestamp_the_first_seen_wins_and_keeps_its_age() -> None:
+    followed = Followed()
+    first = msgspec.structs.replace(appmodel("z", created=""), first_seen=EARLY)
+    later = msgspec.structs.replace(appmodel("a", created=""), first_seen=LATE)
+    followed.put(later, first)
+    assert followed.served_by("model1") == "default/z"
+    followed.put(msgspec.structs.replace(first, version="v-2", first_seen="2026-12-01T00:00:00Z"))
+    assert followed.served_by("model1") == "default/z"
+    followed.delete(first)
+    followed.put(msgspec.structs.replace(first, first_seen="2026-12-01T00:00:00Z"))
+    assert followed.served_by("model1") == "default/a"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from shmroute.rows import EndpointsRow, EndpointsState, Kind
-from shmroute.sources.base import Replaced
+from shmroute.rows import EndpointsRow, EndpointsState, InvalidRow, Kind
+from shmroute.sources.base import Changed, Deleted, Replaced
+from shmroute.tables import EndpointRules, Index
 from tests.tables.builders import Followed, appmodel, endpoint, endpointslice
 
 
@@ -303,3 +304,37 @@ def test_everything_known_of_an_endpoint_reaches_its_row() -> None:
         "app-0",
         ("z1", "z2"),
     )
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "169.254.169.254", "224.0.0.1", "0.0.0.0", "255.255.255.255", "10.1", "0x7f000001"),
+        *("::1", "fe80::1", "ff02::1", "::", "::ffff:127.0.0.1", "fe80::1%eth0", "localhost"),
+    ],
+)
+def test_an_address_that_no_pod_has_is_left_out_and_listed(address: str) -> None:
+    index = Index(EndpointRules(special_addresses=False))
+    index.apply(Changed("appmodels", appmodel("app")))
+    item = endpointslice("s", address, "10.0.0.1", service="app")
+    index.apply(Changed("endpointslices", item))
+    changes = index.take_changes()
+    (row,) = [row for key, row in changes.items() if key == (Kind.ENDPOINTS, "default/app")]
+    assert row is not None
+    assert [each.host for each in msgspec.msgpack.decode(row, type=EndpointsRow).endpoints] == ["10.0.0.1"]
+    problem = changes[Kind.INVALID, "EndpointSlice default/s"]
+    assert problem is not None
+    assert address in msgspec.msgpack.decode(problem, type=InvalidRow).reason
+    index.apply(Changed("endpointslices", endpointslice("s", "10.0.0.1", service="app")))
+    assert index.take_changes()[Kind.INVALID, "EndpointSlice default/s"] is None
+    index.apply(Changed("endpointslices", item))
+    index.apply(Deleted("endpointslices", item.key))
+    index.take_changes()
+    assert index.invalid_count == 0
+
+
+def test_special_addresses_are_taken_where_they_are_allowed() -> None:
+    followed = Followed()
+    followed.put(appmodel("app"))
+    followed.put(endpointslice("s", "127.0.0.1", "localhost", service="app"))
+    assert {each.host for each in followed.row(Kind.ENDPOINTS, "default/app").endpoints} == {"127.0.0.1", "localhost"}

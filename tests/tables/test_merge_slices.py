@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from shmroute.resources.endpointslice import EndpointSlice
+from shmroute.resources.endpointslice import EndpointSlice, SlicePort
 from shmroute.rows import EndpointRow, EndpointsState
-from shmroute.tables.merge_slices import merge, pack
+from shmroute.tables.merge_slices import EndpointRules, IpFamily, merge, pack
 from tests.tables.builders import endpoint, endpointslice
 
 
@@ -15,12 +16,12 @@ def one(ports: str, address: str = "10.0.0.1") -> EndpointSlice:
 
 
 def addresses(*slices: EndpointSlice, port: str = "", default_port: str = "") -> list[str]:
-    row, _ = merge("default/app", map(pack, slices), port, default_port)
+    row, _ = merge("default/app", map(pack, slices), port, EndpointRules(default_port))
     return [f"{each.host}:{each.port}" for each in row.endpoints]
 
 
 def problem(*slices: EndpointSlice, port: str = "", default_port: str = "") -> str:
-    row, problem = merge("default/app", map(pack, slices), port, default_port)
+    row, problem = merge("default/app", map(pack, slices), port, EndpointRules(default_port))
     assert row.state == (EndpointsState.AMBIGUOUS_PORT if problem else EndpointsState.KNOWN)
     assert not (problem and row.endpoints)
     return problem
@@ -67,10 +68,10 @@ def test_the_port_is_chosen_by_the_first_rule_that_holds(ports: str, port: str, 
     ("ports", "port", "words"),
     [
         ("api:8080 grpc:9090", "", "ambiguous port: Service default/app has api 8080, grpc 9090"),
-        ("http:80", "grpc", "port 'grpc' is not a port of Service default/app, which has http 80"),
-        (":80", "8080", "port '8080' is not a port of Service default/app, which has 80"),
+        ("http:80", "grpc", "port 'grpc' is not a TCP port of Service default/app, which has http 80"),
+        (":80", "8080", "port '8080' is not a TCP port of Service default/app, which has 80"),
         ("", "", "Service default/app declares no port: give a number in the annotation iidp.com/port"),
-        ("", "http", "port 'http' is not a port of Service default/app, which has no port"),
+        ("", "http", "port 'http' is not a TCP port of Service default/app, which has no port"),
     ],
 )
 def test_where_no_rule_holds_the_words_say_what_there_is(ports: str, port: str, words: str) -> None:
@@ -122,7 +123,7 @@ def test_of_an_address_in_two_slices_the_ready_one_counts_whichever_was_written_
         endpointslice("b", endpoint("10.0.0.1", ready=True), service="app", version=second),
     ]
     for order in (slices, slices[::-1]):
-        row, _ = merge("default/app", map(pack, order), "", "")
+        row, _ = merge("default/app", map(pack, order), "", EndpointRules())
         assert row.endpoints == (EndpointRow("10.0.0.1", 80, True, True, False),)
 
 
@@ -137,3 +138,70 @@ def test_a_resource_version_that_is_no_number_is_taken_for_none(version: str) ->
         endpoints=one("").endpoints,
     )
     assert addresses(item) == ["10.0.0.1:80"]
+
+
+def with_ports(item: EndpointSlice, *ports: SlicePort) -> EndpointSlice:
+    return msgspec.structs.replace(item, ports=ports)
+
+
+GRPC, HTTP_UDP, HTTP = SlicePort("grpc", 8060), SlicePort("http", 8443, "UDP"), SlicePort("http", 8060)
+
+
+@pytest.mark.parametrize(
+    ("ports", "port", "chosen"),
+    [
+        ((GRPC, HTTP_UDP), "", 8060),
+        ((GRPC, SlicePort("sctp", 9, "SCTP")), "", 8060),
+        ((HTTP, HTTP_UDP, SlicePort("x", 1)), "", 8060),
+    ],
+)
+def test_only_tcp_ports_are_chosen(ports: tuple[SlicePort, ...], port: str, chosen: int) -> None:
+    assert addresses(with_ports(one(""), *ports), port=port) == [f"10.0.0.1:{chosen}"]
+
+
+@pytest.mark.parametrize("port", ["http", "8443"])
+def test_a_udp_port_is_not_taken_even_if_it_is_asked_for(port: str) -> None:
+    assert problem(with_ports(one(""), GRPC, HTTP_UDP), port=port) == (
+        f"port '{port}' is not a TCP port of Service default/app, which has grpc 8060, http 8443/UDP"
+    )
+
+
+def test_slices_with_different_port_names_are_not_merged() -> None:
+    http, metrics = one("http:8060"), one("metrics:9100", "10.0.0.2")
+    assert addresses(http, metrics) == ["10.0.0.1:8060"]
+    assert problem(one("api:8060"), metrics).startswith("ambiguous port")
+
+
+def test_each_slice_has_its_own_number_under_one_name() -> None:
+    assert addresses(one("api:80"), one("api:8080", "10.0.0.2")) == ["10.0.0.1:80", "10.0.0.2:8080"]
+
+
+@pytest.mark.parametrize("options", [{"port": "8060"}, {"default_port": "8060"}])
+def test_a_pod_whose_slice_does_not_declare_the_number_is_left_out(options: dict[str, str]) -> None:
+    declared, other, none = one("http:8060"), one("metrics:9100", "10.0.0.2"), one("", "10.0.0.3")
+    assert addresses(declared, other, none, **options) == ["10.0.0.1:8060"]
+    assert addresses(none, **options) == ["10.0.0.3:8060"]
+
+
+def dual(family: IpFamily) -> list[str]:
+    """Two pods with both families, one with IPv6 only, and an address of each family without a pod."""
+    pairs = [("10.0.0.1", "a"), ("10.0.0.2", "b"), ("10.0.0.9", "")]
+    more = [("fd00::1", "a"), ("fd00::2", "b"), ("fd00::3", "c"), ("fd00::9", "")]
+    v4, v6 = (
+        endpointslice(name, *(endpoint(host, pod=pod) for host, pod in hosts), service="app", ports=":80")
+        for name, hosts in (("v4", pairs), ("v6", more))
+    )
+    row, _ = merge("default/app", map(pack, [v4, v6]), "", EndpointRules(ip_family=family))
+    return [each.host for each in row.endpoints]
+
+
+@pytest.mark.parametrize(
+    ("family", "hosts"),
+    [
+        ("ipv4", ["10.0.0.1", "10.0.0.2", "10.0.0.9", "fd00::3", "fd00::9"]),
+        ("ipv6", ["10.0.0.9", "fd00::1", "fd00::2", "fd00::3", "fd00::9"]),
+        ("both", ["10.0.0.1", "10.0.0.2", "10.0.0.9", "fd00::1", "fd00::2", "fd00::3", "fd00::9"]),
+    ],
+)
+def test_a_dual_stack_pod_counts_once(family: IpFamily, hosts: list[str]) -> None:
+    assert dual(family) == hosts

@@ -15,7 +15,7 @@ from shmroute.resources.endpointslice import EndpointSlice, SliceEndpoint, Slice
 from shmroute.resources.key import ObjectKey
 from shmroute.rows import RowKey
 from shmroute.sources.base import Changed, Deleted, Event, Replaced, Resource, Resync
-from shmroute.tables import Index
+from shmroute.tables import EndpointRules, Index
 from tests.tables.oracle import Oracle, decoded
 
 # A small world, so that objects meet.
@@ -142,7 +142,7 @@ DEFAULT_PORTS = st.sampled_from(["", "grpc", "8080"])
 @settings(max_examples=50, deadline=None)
 @given(histories(), DEFAULT_PORTS)
 def test_the_rows_are_what_the_rules_say_after_any_events(batches: list[list[Event]], default_port: str) -> None:
-    index, oracle = Index(default_port), Oracle(default_port)
+    index, oracle = Index(EndpointRules(default_port)), Oracle(default_port)
     published: dict[RowKey, bytes] = {}
     for batch in batches:
         for event in batch:

@@ -103,6 +103,20 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Name or number of the apps' port, where an AppModel does not say.",
     ),
     click.option(
+        "--ip-family",
+        envvar="SHMROUTE_IP_FAMILY",
+        type=click.Choice(("ipv4", "ipv6", "both")),
+        default="ipv4",
+        show_default=True,
+        help="Family by which a pod with addresses of both is reached; both: each of its addresses counts.",
+    ),
+    click.option(
+        "--special-addresses",
+        envvar="SHMROUTE_SPECIAL_ADDRESSES",
+        is_flag=True,
+        help="Take loopback, link-local and multicast addresses of EndpointSlices too; a folder's are always taken.",
+    ),
+    click.option(
         "--redis",
         envvar="SHMROUTE_REDIS",
         help="Redis server with the models' metadata: redis://, rediss:// or unix:// URL.",

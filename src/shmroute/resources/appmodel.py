@@ -66,6 +66,8 @@ class AppModel(msgspec.Struct, frozen=True, gc=False):
     """The app's Service: `metadata.name`, or the annotation `iidp.com/service` (`name` or `namespace/name`)."""
     port: str = ""
     """The annotation `iidp.com/port`: a port's name or number; "" leaves the choice to the rules."""
+    first_seen: str = ""
+    """When a watcher first saw an AppModel that has no `created` (in a folder), RFC 3339 in UTC; else ""."""
 
 
 class InvalidAppModel(msgspec.Struct, frozen=True, gc=False):

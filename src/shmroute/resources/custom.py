@@ -20,6 +20,8 @@ class CustomObject(msgspec.Struct, frozen=True, gc=False):
     resource_version: str
     value: bytes
     """The object in msgpack, without `metadata.managedFields`."""
+    first_seen: str = ""
+    """When a watcher first saw an object that has no `created` (in a folder), RFC 3339 in UTC; else ""."""
 
 
 class InvalidCustomObject(msgspec.Struct, frozen=True, gc=False):

@@ -5,6 +5,7 @@ Made by the sources, read by the tables. Never imported by a worker.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "EndpointSlice",
     "SliceEndpoint",
     "SlicePort",
+    "address_problem",
     "parse_endpointslice",
     "unused_because",
 ]
@@ -35,6 +37,8 @@ class SlicePort(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     name: str
     port: int
+    protocol: str = "TCP"
+    """"TCP", "UDP" or "SCTP"; an absent one means TCP, per the API."""
 
 
 class SliceEndpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -106,6 +110,7 @@ class _WireEndpoint(msgspec.Struct, gc=False, rename="camel"):
 class _WirePort(msgspec.Struct, gc=False):
     name: str | None = None
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] | None = None
+    protocol: str | None = None
 
 
 class _WireSlice(msgspec.Struct, gc=False, rename="camel"):
@@ -143,7 +148,9 @@ def parse_endpointslice(body: Body, *, default_namespace: str = DEFAULT_NAMESPAC
         service=ObjectKey(key.namespace, service),
         address_type=wire.address_type,
         # A port without a number stands for "whatever the consumer likes": there is nothing to dial.
-        ports=tuple(SlicePort(port.name or "", port.port) for port in wire.ports or () if port.port),
+        ports=tuple(
+            SlicePort(port.name or "", port.port, port.protocol or "TCP") for port in wire.ports or () if port.port
+        ),
         endpoints=tuple(
             # Only the first address has a meaning, says the API; kube-proxy looks at no other.
             _endpoint(endpoint.addresses[0], endpoint)
@@ -151,6 +158,32 @@ def parse_endpointslice(body: Body, *, default_namespace: str = DEFAULT_NAMESPAC
             if endpoint.addresses
         ),
     )
+
+
+def address_problem(address: str) -> str:
+    """Why an address cannot be a pod's, in words; "" if it can.
+
+    An API server refuses the same addresses (`ValidateNonSpecialIP`), but not everything that answers as one does.
+    Whoever may write EndpointSlices could else send calls to the node itself or to a cloud's metadata service.
+    """
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return "not an IP address"
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.scope_id is not None:
+            return "an address with a zone index"
+        found = found.ipv4_mapped or found
+    for problem, special in (
+        ("a loopback address", found.is_loopback),
+        ("a link-local address", found.is_link_local),
+        ("a multicast address", found.is_multicast),
+        ("the unspecified address", found.is_unspecified),
+        ("the broadcast address", str(found) == "255.255.255.255"),
+    ):
+        if special:
+            return problem
+    return ""
 
 
 def unused_because(manifest: Mapping[str, Any]) -> str:

@@ -81,6 +81,9 @@ class AppModels:
             return None
         assert isinstance(item, AppModel)  # noqa: S101 - the kind's parser returns nothing else
         self._mend(key)
+        if not item.created and old is not None and not old.created and old.first_seen:
+            # Another source object, the same AppModel: its age stays, also over a restart of the watcher.
+            item = msgspec.structs.replace(item, first_seen=old.first_seen)
         if old is not None and _same(old, item):
             return None
         self._exchange(key, old, item)

@@ -21,18 +21,25 @@ class Claim(NamedTuple):
     then the smaller name.
 
     `created` compares as text, which is right for the UTC timestamps of the API. An object without one, from a folder,
-    counts as the oldest: a manifest kept in the folder does not lose its models to a copy of a cluster's object.
+    counts as older than any that has one: a manifest kept in the folder does not lose its models to a copy of a
+    cluster's object. Among those without one the first seen wins.
     """
 
     created: str
+    first_seen: str
     namespace: str
     name: str
     appmodel: AppModel
 
+    @property
+    def rank(self) -> tuple[object, ...]:
+        """What claims are ordered by. No two claimants of a name have the same one."""
+        return self[:4]
+
 
 def claim_of(appmodel: AppModel) -> Claim:
     """The claim that all names of one AppModel share."""
-    return Claim(appmodel.created, appmodel.key.namespace, appmodel.key.name, appmodel)
+    return Claim(appmodel.created, appmodel.first_seen, appmodel.key.namespace, appmodel.key.name, appmodel)
 
 
 class Contest:
@@ -64,7 +71,7 @@ class Contest:
         """`claim` leaves. Returns by how much the number of namespaces with a conflict changes."""
         self.count -= 1
         claims = self._claims[claim.namespace]
-        was_first = claims[0][:3] == claim[:3]
+        was_first = claims[0].rank == claim.rank
         self._take_away(claims, claim)
         if was_first:
             self._take_away(self.winners, claim)
@@ -85,7 +92,7 @@ class Contest:
     @staticmethod
     def _take_away(claims: list[Claim], claim: Claim) -> None:
         # A tuple without the AppModel sorts directly in front of the claim, and AppModels are never compared.
-        del claims[bisect_left(claims, claim[:3])]
+        del claims[bisect_left(claims, claim[:4])]
 
 
 Claimants: TypeAlias = Claim | Contest | None
@@ -131,7 +138,7 @@ class Claims:
         if visible:
             self._touched.setdefault(name, before)
         if not isinstance(before, Contest):
-            if before is not None and (old is None or before[:3] != old[:3]):
+            if before is not None and (old is None or before.rank != old.rank):
                 contest = self._held[name] = Contest(before)
                 if new is not None:
                     self.conflicts += contest.add(new)

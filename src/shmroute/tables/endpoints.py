@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import msgspec
+
 from shmroute.resources.appmodel import AppModel
-from shmroute.resources.endpointslice import EndpointSlice
+from shmroute.resources.endpointslice import EndpointSlice, address_problem
 from shmroute.resources.key import ObjectKey
-from shmroute.resources.registry import Item
+from shmroute.resources.registry import ENDPOINTSLICES, Item
 from shmroute.rows import EndpointsRow, EndpointsState, InvalidRow, Kind, RowKey, encode
 from shmroute.tables.handler import Announcement
-from shmroute.tables.merge_slices import merge, pack
+from shmroute.tables.merge_slices import EndpointRules, merge, pack
+from shmroute.tables.table import RowChanges
 
 __all__ = ["Endpoints"]
 
@@ -33,12 +36,14 @@ class Endpoints:
 
     Args:
         appmodels: the AppModels in force; kept by the caller, who says what has changed in it.
-        default_port: name or number of the port where an AppModel names none.
+        invalid: gets a row for each slice with addresses that are not taken.
+        rules: how endpoints are made.
     """
 
-    def __init__(self, appmodels: Mapping[ObjectKey, AppModel], default_port: str) -> None:
+    def __init__(self, appmodels: Mapping[ObjectKey, AppModel], invalid: RowChanges, rules: EndpointRules) -> None:
         self._appmodels = appmodels
-        self._default_port = default_port
+        self._invalid = invalid
+        self._rules = rules
         self._slices: dict[ObjectKey, dict[ObjectKey, bytes]] = {}
         self._service_of: dict[ObjectKey, ObjectKey] = {}
         self._emptied: dict[ObjectKey, None] = {}
@@ -112,6 +117,8 @@ class Endpoints:
     def put(self, item: Item) -> list[Announcement]:
         """A slice was added or changed."""
         assert isinstance(item, EndpointSlice)  # noqa: S101 - the kind's parser returns nothing else
+        if not self._rules.special_addresses:
+            item = self._without_special(item)
         service = item.service
         if self._service_of.get(item.key, service) != service:
             self.remove(item.key)
@@ -126,6 +133,7 @@ class Endpoints:
 
     def remove(self, key: ObjectKey) -> list[Announcement]:
         """A slice is gone."""
+        self._invalid.set(_slice_row_key(key), None)
         service = self._service_of.pop(key, None)
         if service is None:
             return []
@@ -141,6 +149,20 @@ class Endpoints:
     def resync(self) -> list[Announcement]:
         """No handler is called for slices."""
         return []
+
+    def _without_special(self, item: EndpointSlice) -> EndpointSlice:
+        """The slice without addresses that no pod has; they are listed as a problem of the slice."""
+        problems = {each.address: problem for each in item.endpoints if (problem := address_problem(each.address))}
+        if not problems:
+            self._invalid.set(_slice_row_key(item.key), None)
+            return item
+        address, problem = next(iter(problems.items()))
+        more = f" (and {len(problems) - 1} more addresses)" if len(problems) > 1 else ""
+        reason = f"address {address!r} is {problem}{more}: left out; --special-addresses takes such addresses"
+        row = InvalidRow(ENDPOINTSLICES.kind, item.key.namespace, item.key.name, reason, last_good=False)
+        self._invalid.set(_slice_row_key(item.key), encode(row))
+        left = tuple(each for each in item.endpoints if each.address not in problems)
+        return msgspec.structs.replace(item, endpoints=left)
 
     def _touch(self, service: ObjectKey) -> None:
         for key in self._naming(service):
@@ -179,7 +201,7 @@ class Endpoints:
         slices = self._slices.get(service)
         problem = ""
         if slices is not None:
-            row, problem = merge(str(service), slices.values(), appmodel.port, self._default_port)
+            row, problem = merge(str(service), slices.values(), appmodel.port, self._rules)
         elif service in self._emptied:
             row = EndpointsRow(str(service), EndpointsState.KNOWN)
         else:
@@ -188,6 +210,10 @@ class Endpoints:
             return encode(row), None
         key = appmodel.key
         return encode(row), encode(InvalidRow("Port", key.namespace, key.name, problem, last_good=False))
+
+
+def _slice_row_key(key: ObjectKey) -> str:
+    return f"{ENDPOINTSLICES.kind} {key}"
 
 
 def _problem_key(key: ObjectKey) -> RowKey:

@@ -1,21 +1,24 @@
-"""From the slices of one Service to the endpoints of one app: which port, which addresses, no doubles.
+"""From the slices of one Service to the endpoints of one app: which port, which addresses, each once.
 
 Pure functions; called by `shmroute.tables.endpoints`. Knows one Service at a time and remembers nothing.
 
-Port choice, over the slices that have endpoints (the empty slice of a Service scaled to zero has no ports either):
+Port choice, over the slices that have endpoints (the empty slice of a Service scaled to zero has no ports either).
+Only TCP ports count: a call goes over TCP.
 
-1. The AppModel's annotation binds. Where no slice has that port, there is no other: a wrong port is worse than none.
-   A number also stands for itself where a slice declares no port at all, as for a headless Service.
-2. The watcher's default port, where the Service has it; else the rules go on.
-3. The only port of its slice, if that holds for every slice. (While a Service's port is renamed its slices differ.)
-   So does one number that goes by several names.
+1. The AppModel's annotation binds. If no slice has that port, there is no other: a wrong port is worse than none.
+   A number also stands for itself if no slice declares any port, as for a headless Service without ports.
+2. The watcher's default port, if the Service has it; else the next rules apply.
+3. The only port name of all slices, with each slice's own number; or the only number, under whatever names.
 4. The port named `http`, in the slices that have it.
 5. None: the port is ambiguous.
+
+A slice has no part in a port that it does not declare.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -23,10 +26,24 @@ from shmroute.resources.appmodel import PORT_ANNOTATION
 from shmroute.resources.endpointslice import EndpointSlice, SliceEndpoint, SlicePort
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState
 
-__all__ = ["merge", "pack"]
+__all__ = ["EndpointRules", "IpFamily", "merge", "pack"]
 
+IpFamily: TypeAlias = Literal["ipv4", "ipv6", "both"]
+
+_PROTOCOL = "TCP"
 _PORT_BY_CONVENTION = "http"
 _MAX_LISTED_PORTS = 10  # in a message
+
+
+class EndpointRules(msgspec.Struct, frozen=True):
+    """How endpoints are made from slices; the watcher's options."""
+
+    default_port: str = ""
+    """Name or number of an app's port if its AppModel names none; "" for none."""
+    ip_family: IpFamily = "ipv4"
+    """The family by which a pod with addresses of both is reached; "both": each of its addresses counts."""
+    special_addresses: bool = True
+    """Whether addresses are taken that are no IP addresses, or loopback, link-local or multicast ones."""
 
 
 class _Packed(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -49,29 +66,29 @@ def pack(item: EndpointSlice) -> bytes:
     return _encode(_Packed(number, item.ports, item.endpoints))
 
 
-def merge(service: str, packed: Iterable[bytes], port: str, default_port: str) -> tuple[EndpointsRow, str]:
+def merge(service: str, packed: Iterable[bytes], port: str, rules: EndpointRules) -> tuple[EndpointsRow, str]:
     """The endpoints of one app, and what is wrong with its port in words ("": nothing).
 
-    `service` is `namespace/name`; `port` the AppModel's annotation, `default_port` the watcher's, "" for none.
+    `service` is `namespace/name`; `port` is the AppModel's annotation, "" for none.
     """
     slices = [item for item in map(_decode, packed) if item.endpoints]
     if not slices:
         return EndpointsRow(service, EndpointsState.KNOWN), ""
-    numbers = _choose(slices, port, default_port)
+    numbers = _choose(slices, port, rules.default_port)
     if not any(numbers):
         ports = _listed(slices)
         if port:
-            problem = f"port {port!r} is not a port of Service {service}, which has {ports or 'no port'}"
+            problem = f"port {port!r} is not a TCP port of Service {service}, which has {ports or 'no port'}"
         elif ports:
             problem = f"ambiguous port: Service {service} has {ports}: name one in the annotation {PORT_ANNOTATION}"
         else:
             problem = f"Service {service} declares no port: give a number in the annotation {PORT_ANNOTATION}"
         return EndpointsRow(service, EndpointsState.AMBIGUOUS_PORT, (), ports), problem
-    return EndpointsRow(service, EndpointsState.KNOWN, _union(slices, numbers)), ""
+    return EndpointsRow(service, EndpointsState.KNOWN, _union(slices, numbers, rules.ip_family)), ""
 
 
-def _union(slices: Sequence[_Packed], numbers: Sequence[int]) -> tuple[EndpointRow, ...]:
-    """Every address once.
+def _union(slices: Sequence[_Packed], numbers: Sequence[int], ip_family: IpFamily) -> tuple[EndpointRow, ...]:
+    """Every address once, and of a pod with addresses of both families those of `ip_family`.
 
     Of an address in two slices the ready one counts, then the serving one, as in kube-proxy's slice cache: the address
     is on its way from one slice to the other, or a terminating pod's address has been given to a new pod. Of equals the
@@ -87,6 +104,8 @@ def _union(slices: Sequence[_Packed], numbers: Sequence[int]) -> tuple[EndpointR
             known = best.get(address)
             if known is None or _rank(candidate) > _rank(known):
                 best[address] = candidate
+    if ip_family != "both":
+        _leave_one_family(best, ip_family)
     return tuple(
         EndpointRow(
             host,
@@ -101,6 +120,26 @@ def _union(slices: Sequence[_Packed], numbers: Sequence[int]) -> tuple[EndpointR
         )
         for (host, number), (_, endpoint) in sorted(best.items(), key=lambda entry: entry[0])
     )
+
+
+def _leave_one_family(best: dict[tuple[str, int], tuple[int, SliceEndpoint]], ip_family: IpFamily) -> None:
+    """Take away a pod's addresses of the other family; a pod that has no address of `ip_family` keeps what it has.
+
+    An endpoint that names no pod is left alone: nothing says that another address leads to the same pod.
+    """
+    preferred = {
+        endpoint.pod for (host, _), (_, endpoint) in best.items() if endpoint.pod and _family(host) == ip_family
+    }
+    for host, number in [
+        (host, number)
+        for (host, number), (_, endpoint) in best.items()
+        if endpoint.pod in preferred and _family(host) != ip_family
+    ]:
+        del best[host, number]
+
+
+def _family(host: str) -> IpFamily:
+    return "ipv6" if ":" in host else "ipv4"
 
 
 def _rank(candidate: tuple[int, SliceEndpoint]) -> tuple[object, ...]:
@@ -124,21 +163,31 @@ def _choose(slices: Sequence[_Packed], port: str, default_port: str) -> Sequence
         return _matching(slices, port)
     if default_port and any(numbers := _matching(slices, default_port)):
         return numbers
-    if all(len(item.ports) <= 1 for item in slices):
-        return [item.ports[0].port if item.ports else 0 for item in slices]
-    if len({declared.port for item in slices for declared in item.ports}) == 1:
-        return [item.ports[0].port if item.ports else 0 for item in slices]
+    ports = [_tcp(item) for item in slices]
+    names = {declared.name for each in ports for declared in each}
+    if len(names) == 1 or len({declared.port for each in ports for declared in each}) == 1:
+        return [each[0].port if each else 0 for each in ports]
     return _matching(slices, _PORT_BY_CONVENTION)
 
 
-def _matching(slices: Sequence[_Packed], wanted: str) -> Sequence[int]:
-    number = int(wanted) if wanted.isascii() and wanted.isdigit() else 0
+def _matching(slices: Sequence[_Packed], port: str) -> Sequence[int]:
+    """The port of this name or number in each slice."""
+    number = int(port) if port.isascii() and port.isdigit() else 0
     if not number:
-        return [next((port.port for port in item.ports if port.name == wanted), 0) for item in slices]
-    return [number if not item.ports or any(port.port == number for port in item.ports) else 0 for item in slices]
+        return [next((declared.port for declared in _tcp(item) if declared.name == port), 0) for item in slices]
+    if not any(item.ports for item in slices):
+        return [number] * len(slices)
+    return [number if any(declared.port == number for declared in _tcp(item)) else 0 for item in slices]
+
+
+def _tcp(item: _Packed) -> Sequence[SlicePort]:
+    return [port for port in item.ports if port.protocol == _PROTOCOL]
 
 
 def _listed(slices: Sequence[_Packed]) -> str:
-    ports = sorted({(port.name, port.port) for item in slices for port in item.ports})
-    listed = ", ".join(f"{name} {number}" if name else f"{number}" for name, number in ports[:_MAX_LISTED_PORTS])
+    ports = sorted({(port.name, port.port, port.protocol) for item in slices for port in item.ports})
+    listed = ", ".join(
+        f"{name} {number}".strip() + ("" if protocol == _PROTOCOL else f"/{protocol}")
+        for name, number, protocol in ports[:_MAX_LISTED_PORTS]
+    )
     return listed + ", ..." if len(ports) > _MAX_LISTED_PORTS else listed

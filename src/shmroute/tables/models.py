@@ -71,7 +71,7 @@ class Routes:
     def _replace_models(self, before: Claim, after: Claim) -> None:
         had = {model.name: model.version for model in before.appmodel.models}
         # For speed: a model whose own version stays has the same row if all else that makes its row stays.
-        same = before[:3] == after[:3] and route_row("", "", before.appmodel) == route_row("", "", after.appmodel)
+        same = before.rank == after.rank and route_row("", "", before.appmodel) == route_row("", "", after.appmodel)
         for model in after.appmodel.models:
             version = had.pop(model.name, None)
             unchanged = same and version == model.version
@@ -141,6 +141,7 @@ def app_row(appmodel: AppModel) -> AppRow:
         models=tuple((model.name, model.version) for model in appmodel.models),
         created=appmodel.created,
         port=appmodel.port,
+        first_seen=appmodel.first_seen,
     )
 
 

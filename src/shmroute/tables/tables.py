@@ -27,6 +27,7 @@ from shmroute.sources.base import Changed, Deleted, Event, FileProblem, Replaced
 from shmroute.tables.appmodels import AppModels
 from shmroute.tables.endpoints import Endpoints
 from shmroute.tables.handler import Announcement
+from shmroute.tables.merge_slices import EndpointRules
 from shmroute.tables.objects import ObjectTable
 from shmroute.tables.table import RowChanges, Table
 
@@ -37,14 +38,14 @@ class Index:
     """The tables of all watched kinds.
 
     Args:
-        default_port: name or number of an app's port where its AppModel names none; "" for none.
+        rules: how endpoints are made from slices.
         kinds: whose objects come; those without a table of their own feed an `ObjectTable`.
     """
 
-    def __init__(self, default_port: str = "", kinds: Iterable[WatchedKind] = BUILT_IN) -> None:
+    def __init__(self, rules: EndpointRules | None = None, kinds: Iterable[WatchedKind] = BUILT_IN) -> None:
         self._invalid = RowChanges(int(Kind.INVALID))
         valid: dict[ObjectKey, AppModel] = {}
-        self._endpoints = Endpoints(valid, default_port)
+        self._endpoints = Endpoints(valid, self._invalid, rules or EndpointRules())
         self._appmodels = AppModels(valid, self._invalid, self._endpoints)
         self._tables: dict[str, Table] = {APPMODELS.name: self._appmodels, ENDPOINTSLICES.name: self._endpoints}
         for kind in kinds:

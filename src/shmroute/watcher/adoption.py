@@ -33,4 +33,5 @@ def _appmodel(app: AppRow) -> AppModel:
         models=tuple(ModelVersion(name, version) for name, version in app.models),
         service=ObjectKey(namespace, service),
         port=app.port,
+        first_seen=app.first_seen,
     )

@@ -11,7 +11,7 @@ from shmroute.metadata.template import KeyTemplate
 from shmroute.resources.registry import APPMODELS, BUILT_IN, ENDPOINTSLICES, WatchedKind
 from shmroute.rows import SettingsRow
 from shmroute.sources.base import Source
-from shmroute.tables import Handler
+from shmroute.tables import EndpointRules, Handler
 from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.handlers import check_handler, load_handlers
 from shmroute.watcher.loop import WatcherLoop
@@ -39,7 +39,7 @@ def build(options: WatchOptions, handlers: Iterable[Handler] = ()) -> WatcherLoo
         options.area,
         sources,
         settings=settings,
-        default_port=options.port,
+        rules=EndpointRules(options.port, options.ip_family, bool(options.manifests) or options.special_addresses),
         metadata=_metadata(options),
         checkpoint=Checkpoint(options.checkpoint, options.area) if options.checkpoint else None,
         handlers=called,

@@ -21,7 +21,7 @@ from shmroute.rows import Kind, RowKey, SettingsRow
 from shmroute.shm.writing.control import stand_by
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import Audited, AuditResult, Changed, Deleted, Event, Replaced, Resync, Source, SourceState
-from shmroute.tables import Announcement, Handler, Index
+from shmroute.tables import Announcement, EndpointRules, Handler, Index
 from shmroute.version import __version__
 from shmroute.watcher.adoption import adopted_appmodels
 from shmroute.watcher.change_log import ChangeLog
@@ -62,7 +62,7 @@ class WatcherLoop:
         area: the area's name.
         sources: where objects come from; each runs in a thread of its own.
         settings: what is watched, shown to readers.
-        default_port: `Index`'s choice of port where an AppModel makes none.
+        rules: how endpoints are made from slices.
         metadata: the metadata loader's feed, or None.
         checkpoint: where the rows are kept on disk too, or None.
         handlers: users' own handlers, each called in a thread of its own.
@@ -77,7 +77,7 @@ class WatcherLoop:
         sources: Sequence[Source],
         *,
         settings: SettingsRow,
-        default_port: str = "",
+        rules: EndpointRules | None = None,
         metadata: MetadataFeed | None = None,
         checkpoint: Checkpoint | None = None,
         handlers: Sequence[Handler] = (),
@@ -93,7 +93,7 @@ class WatcherLoop:
         self._group = group
         self._refuse_other = refuse_other
         self._clock = clock
-        self._index = Index(default_port, self._kinds())
+        self._index = Index(rules, self._kinds())
         self._dispatchers = [Dispatcher(handler) for handler in handlers]
         self._change_log = ChangeLog(clock)
         self._events: queue.SimpleQueue[Event | MetadataReads | str | None] = queue.SimpleQueue()

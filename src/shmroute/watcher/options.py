@@ -9,6 +9,7 @@ import msgspec
 from shmroute.metadata.loader import MetadataLimits
 from shmroute.metadata.template import DEFAULT_TEMPLATE
 from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES
+from shmroute.tables.merge_slices import IpFamily
 from shmroute.worker import environment
 
 __all__ = ["DEFAULT_SELECTOR", "DEFAULT_SLICE_SELECTOR", "WatchOptions"]
@@ -33,6 +34,10 @@ class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: bool = True
     slice_selector: str = DEFAULT_SLICE_SELECTOR
     port: str = ""
+    ip_family: IpFamily = "ipv4"
+    """The family by which a pod with addresses of both is reached; "both": each of its addresses counts."""
+    special_addresses: bool = False
+    """Take loopback, link-local and multicast addresses, and host names, from the API server too."""
     redis: str | None = None
     """URL of the Redis server with the models' metadata."""
     metadata: str | None = None

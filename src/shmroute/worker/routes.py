@@ -55,6 +55,8 @@ class App(msgspec.Struct, frozen=True, array_like=True):
     """The AppModel's `creationTimestamp`, RFC 3339 in UTC; "" for one of a folder."""
     port: str = ""
     """Name or number of the port the AppModel asks for; "" where it leaves the choice."""
+    first_seen: str = ""
+    """When a watcher first saw an AppModel without `created`, RFC 3339 in UTC; else ""."""
 
 
 class Route(msgspec.Struct, frozen=True, array_like=True):
