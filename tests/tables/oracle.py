@@ -146,7 +146,9 @@ class Oracle:
             return _matching(slices, annotation)
         if self.default_port and (found := _matching(slices, self.default_port)):
             return found
-        if 1 in (len({p.name for e in slices for p in e.ports}), len({p.port for e in slices for p in e.ports})):
+        names = {p.name for e in slices for p in e.ports if p.name}
+        single = len(names) <= 1 and max(len(e.ports) for e in slices) <= 1
+        if single or len({p.port for e in slices for p in e.ports}) == 1:
             return {each.key: each.ports[0].port for each in slices if each.ports}
         return _matching(slices, "http")
 

@@ -91,8 +91,7 @@ def test_slices_of_one_service_may_carry_the_port_under_different_numbers() -> N
     assert addresses(one("http:80", "10.0.0.1"), one("http:8080", "10.0.0.2")) == ["10.0.0.1:80", "10.0.0.2:8080"]
 
 
-def test_while_a_port_is_renamed_every_slice_goes_by_its_own() -> None:
-    assert addresses(one("web:80", "10.0.0.1"), one("api:8080", "10.0.0.2")) == ["10.0.0.1:80", "10.0.0.2:8080"]
+def test_while_a_port_gets_its_first_name_every_slice_has_its_own_number() -> None:
     assert addresses(one(":80", "10.0.0.1"), one("api:8080", "10.0.0.2")) == ["10.0.0.1:80", "10.0.0.2:8080"]
 
 

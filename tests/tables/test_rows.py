@@ -32,11 +32,12 @@ CHANGES: dict[str, Any] = {
     "models": (ModelVersion("m", "2"),),
     "service": ObjectKey("default", "b"),
     "port": "grpc",
+    "first_seen": "2026-01-03T00:00:00Z",
 }
 """Another value of each field; the resourceVersion alone is in no row."""
 
 IN_ROUTE = {"key", "app", "version"}
-IN_APP = {"key", "created", "app", "version", "models", "service", "port"}
+IN_APP = {"key", "created", "app", "version", "models", "service", "port", "first_seen"}
 
 
 def test_every_field_of_an_appmodel_is_considered() -> None:

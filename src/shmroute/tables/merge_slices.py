@@ -165,7 +165,10 @@ def _choose(slices: Sequence[_Packed], port: str, default_port: str) -> Sequence
         return numbers
     ports = [_tcp(item) for item in slices]
     names = {declared.name for each in ports for declared in each}
-    if len(names) == 1 or len({declared.port for each in ports for declared in each}) == 1:
+    # Of several ports each has a name, so an unnamed one is the only one of its Service.
+    if (len(names - {""}) <= 1 and all(len(each) <= 1 for each in ports)) or len(
+        {declared.port for each in ports for declared in each}
+    ) == 1:
         return [each[0].port if each else 0 for each in ports]
     return _matching(slices, _PORT_BY_CONVENTION)
 

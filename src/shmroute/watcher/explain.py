@@ -39,7 +39,7 @@ def explain(rows: RowReader, route: Route, about: dict[str, Any]) -> dict[str, A
         "app": route.app,
         "app_version": route.app_version,
         "appmodel": f"{route.namespace}/{route.appmodel}",
-        "waiting_appmodels": list(conflict.losers) if conflict else [],
+        "waiting_appmodels": _waiting(conflict) if conflict else [],
         "other_namespaces": [f"{other.namespace}: {other.app} {other.version}" for other in route.others],
         "app_named_by": [f"{app.namespace}/{app.appmodel}" for app in apps],
         "metadata": _metadata_facts(metadata),
@@ -49,6 +49,12 @@ def explain(rows: RowReader, route: Route, about: dict[str, Any]) -> dict[str, A
         "source": about["source"],
         "state": health(about)[1],
     }
+
+
+def _waiting(conflict: ConflictRow) -> list[str]:
+    """The other AppModels that claim the model; a row names the first of them only."""
+    more = conflict.loser_count - len(conflict.losers)
+    return [*conflict.losers, *([f"and {more} more"] if more > 0 else [])]
 
 
 def _metadata_facts(row: MetadataRow | None) -> dict[str, Any] | None:

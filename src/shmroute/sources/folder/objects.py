@@ -13,9 +13,6 @@ from __future__ import annotations
 
 from bisect import insort
 from pathlib import Path
-from typing import Any, cast
-
-import msgspec
 
 from shmroute.resources.registry import Item, WatchedKind
 from shmroute.sources.base import Changed, Deleted, Event, FileProblem, Replaced, Resource
@@ -37,7 +34,6 @@ class FolderObjects:
         self._kinds = {kind.name: kind.kind for kind in kinds}
         self._files: dict[str, Content] = {}
         self._broken: dict[str, str] = {}
-        self._first_seen: dict[ObjectId, str] = {}
         self._claims: dict[ObjectId, list[str]] = {}  # the files that hold an object, in the order of their names
         self._before: dict[ObjectId, Item | None] = {}  # of touched objects: what was last told
         self._problems_touched: set[str] = set()
@@ -48,18 +44,10 @@ class FolderObjects:
         """Whether objects of the file count, or would if no other file held them."""
         return bool(self._files.get(name, _NOTHING).objects)
 
-    def put(self, name: str, content: Content, seen: str = "") -> None:
-        """The file holds this now; `seen` is the time of reading it, RFC 3339 in UTC."""
+    def put(self, name: str, content: Content) -> None:
+        """The file holds this now."""
         self._broken.pop(name, None)
-        objects = {identity: self._with_age(identity, item, seen) for identity, item in content.objects.items()}
-        self._exchange(name, msgspec.structs.replace(content, objects=objects))
-
-    def _with_age(self, identity: ObjectId, item: Item, seen: str) -> Item:
-        """`item` with the time at which it was first seen, if it has no creation time."""
-        if getattr(item, "created", None) != "":
-            return item
-        first_seen = self._first_seen.setdefault(identity, seen)
-        return cast("Item", msgspec.structs.replace(cast("Any", item), first_seen=first_seen))
+        self._exchange(name, content)
 
     def set_aside(self, name: str, reason: str) -> None:
         """The file cannot be used as it is now."""
@@ -102,7 +90,6 @@ class FolderObjects:
                 claims.remove(name)
                 if not claims:
                     del self._claims[identity]
-                    self._first_seen.pop(identity, None)
         self._files[name] = new
         self._problems_touched.add(name)
 

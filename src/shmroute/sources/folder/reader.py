@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -166,13 +165,12 @@ class FolderReader:
             del self._known[name]
             self.unsettled.discard(name)
             self._objects.remove(name)
-        seen = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="microseconds")
         for name, finding in found.items():
             self._known[name] = finding.seen
             if finding.broken:
                 self._objects.set_aside(name, finding.broken)
             elif finding.content is not None:
-                self._objects.put(name, finding.content, seen)
+                self._objects.put(name, finding.content)
             unsaid = finding.content is None and not finding.broken
             if unsaid or self._younger(finding.seen, SETTLE_SECONDS):
                 self.unsettled.add(name)
