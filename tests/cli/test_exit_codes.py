@@ -106,6 +106,8 @@ def test_every_error_has_one_of_the_documented_codes() -> None:
     codes = set()
     for name in errors.__all__:
         kind = getattr(errors, name)
+        if not issubclass(kind, errors.ShmrouteError):
+            continue
         error = kind.__new__(kind)
         error.status = 404
         codes.add(exit_code(error))
