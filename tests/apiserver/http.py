@@ -34,6 +34,8 @@ class HttpServer:
         self.tls = tls
         self.stopping = threading.Event()
         self.accepted = 0
+        #: Close the connection after each answer, and say so in its head.
+        self.close_each = False
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._listener: socket.socket | None = None
@@ -137,7 +139,7 @@ class HttpServer:
         if request is None:
             return False
         request.connection = number
-        close = request.headers.get("connection", "").lower() == "close"
+        close = self.close_each or request.headers.get("connection", "").lower() == "close"
         reply = Reply(sock, self.stopping, close, request)
         self.handler(request, reply)
         return not close
