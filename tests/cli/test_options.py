@@ -9,6 +9,7 @@ import click
 import pytest
 
 from shmroute.cli import COMMANDS, group
+from shmroute.cli.watching import watch_arguments
 from tests.cli.running import Cli, published
 
 KUBERNETES_SUFFIXES = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_PORT_80_TCP")
@@ -135,3 +136,42 @@ def test_completion_knows_commands_options_and_choices(cli: Cli, words: str, exp
     count = len(words.split()) - (0 if words.endswith(" ") else 1)
     answered = cli(_SHMROUTE_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(count))
     assert {line.partition(",")[2] for line in answered.out.splitlines()} == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "namespaces"),
+    [
+        ([], ()),
+        (["-n", "a"], ("a",)),
+        (["-n", "a", "-n", "b,c"], ("a", "b", "c")),
+        (["--namespace", "a,b"], ("a", "b")),
+        (["-n", " a"], (" a",)),
+    ],
+)
+def test_namespaces_are_repeated_or_separated_by_commas(given: list[str], namespaces: tuple[str, ...]) -> None:
+    command = group.get_command(group.make_context("shmroute", [], resilient_parsing=True), "watch")
+    assert command is not None
+    context = command.make_context("watch", given)
+
+    assert context.params["namespaces"] == namespaces
+    assert watch_arguments(context) == [text for name in namespaces for text in ("--namespace", name)]
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("off", 0.0), ("5", 5.0), ("300", 300.0), ("12.5", 12.5)])
+def test_a_probe_period_is_a_number_or_off(given: str, seconds: float) -> None:
+    command = group.get_command(group.make_context("shmroute", [], resilient_parsing=True), "watch")
+    assert command is not None
+    context = command.make_context("watch", ["--probe-seconds", given])
+
+    assert context.params["probe_seconds"] == seconds
+    again = command.make_context("watch", watch_arguments(context))
+    assert again.params["probe_seconds"] == seconds
+
+
+@pytest.mark.parametrize("given", ["4", "301", "nan", "soon", "", "-5"])
+def test_a_probe_period_out_of_bounds_is_a_usage_error(given: str) -> None:
+    command = group.get_command(group.make_context("shmroute", [], resilient_parsing=True), "watch")
+    assert command is not None
+
+    with pytest.raises(click.BadParameter, match="or off"):
+        command.make_context("watch", [f"--probe-seconds={given}"])

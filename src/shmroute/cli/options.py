@@ -9,7 +9,7 @@ import click
 
 from shmroute.worker.environment import DEFAULT_AREA
 
-__all__ = ["area", "cluster", "filename", "namespaces", "output"]
+__all__ = ["all_namespaces", "area", "cluster", "filename", "namespaces", "output"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,15 +38,20 @@ def output(*forms: str) -> Callable[[F], F]:
     )
 
 
-def namespaces(function: F) -> F:
-    """`-n` and `-A`."""
-    function = click.option(
+def all_namespaces(function: F) -> F:
+    """`-A`."""
+    return click.option(
         "-A",
         "--all-namespaces",
         is_flag=True,
         envvar="SHMROUTE_ALL_NAMESPACES",
         help="All namespaces.",
     )(function)
+
+
+def namespaces(function: F) -> F:
+    """`-n` and `-A`."""
+    function = all_namespaces(function)
     return click.option("-n", "--namespace", envvar="SHMROUTE_NAMESPACE", help="One namespace.")(function)
 
 

@@ -9,13 +9,34 @@ import click
 from click.core import ParameterSource
 
 from shmroute.cli import options
+from shmroute.errors import ConfigError
 from shmroute.metadata.loader import MetadataLimits
 from shmroute.metadata.template import DEFAULT_TEMPLATE
-from shmroute.watcher.options import DEFAULT_SLICE_SELECTOR
+from shmroute.watcher.options import (
+    DEFAULT_SLICE_SELECTOR,
+    PROBE_SECONDS,
+    PROBE_SECONDS_MAX,
+    PROBE_SECONDS_MIN,
+    check_probe_seconds,
+)
 
 __all__ = ["watch_arguments", "watch_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def probe_seconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+    """The probe period of the option's text; 0 for none."""
+    try:
+        return 0.0 if value == "off" else check_probe_seconds(float(value))
+    except (ValueError, ConfigError) as error:
+        limits = f"from {PROBE_SECONDS_MIN:g} to {PROBE_SECONDS_MAX:g}"
+        raise click.BadParameter(f"{value!r} is not a number {limits}, or off") from error
+
+
+def namespaces(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Each name; one value may hold several, separated by commas."""
+    return tuple(name for value in values for name in value.split(","))
 
 
 def watch_options(function: F) -> F:
@@ -51,7 +72,17 @@ def watch_arguments(context: click.Context) -> list[str]:
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     options.area,
-    options.namespaces,
+    options.all_namespaces,
+    click.option(
+        "-n",
+        "--namespace",
+        "namespaces",
+        multiple=True,
+        envvar="SHMROUTE_NAMESPACE",
+        callback=namespaces,
+        help="Namespace to watch; repeatable, or several separated by commas. "
+        "[default: that of the kubeconfig's context or of the pod]",
+    ),
     click.option(
         "-l",
         "--selector",
@@ -81,6 +112,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         envvar="SHMROUTE_HANDLER",
         help="Call this object's on_add, on_update and on_delete for each AppModel, and at each resync; repeat for "
         "several (in the variable: separated by spaces).",
+    ),
+    click.option(
+        "--probe-seconds",
+        envvar="SHMROUTE_PROBE_SECONDS",
+        default=f"{PROBE_SECONDS:g}",
+        callback=probe_seconds,
+        show_default=True,
+        help=f"Longest time between two looks at whether API server and watch are alive, "
+        f"{PROBE_SECONDS_MIN:g} to {PROBE_SECONDS_MAX:g}, or off.",
     ),
     click.option(
         "--endpoints/--no-endpoints",

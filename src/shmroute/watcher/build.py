@@ -16,7 +16,7 @@ from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.handlers import check_handler, load_handlers
 from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metadata_feed import MetadataFeed
-from shmroute.watcher.options import WatchOptions
+from shmroute.watcher.options import WatchOptions, check_namespaces, check_probe_seconds
 
 __all__ = ["build"]
 
@@ -28,10 +28,13 @@ def build(options: WatchOptions, handlers: Iterable[Handler] = ()) -> WatcherLoo
         ConfigError: options that contradict each other, a cluster configuration that cannot be used, or an object
             that is not a handler.
     """
-    if options.namespace and options.all_namespaces:
+    if options.namespaces and options.all_namespaces:
         raise ConfigError("-n and -A exclude each other")
+    check_namespaces(options.namespaces)
     if options.manifests and (options.kubeconfig or options.context):
         raise ConfigError("--manifests watches a folder: it goes without --kubeconfig and --context")
+    if options.manifests and len(options.namespaces) > 1:
+        raise ConfigError("--manifests takes one namespace, or all by -A: an object that names none belongs to it")
     called = [check_handler(handler, repr(handler)) for handler in handlers]
     called += load_handlers(options.handlers)
     sources, settings = _folder(options) if options.manifests else _cluster(options)
@@ -50,35 +53,49 @@ def build(options: WatchOptions, handlers: Iterable[Handler] = ()) -> WatcherLoo
 
 def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
     from shmroute.kube.connection import Connection
+    from shmroute.sources.kubernetes.several import SeveralNamespaces
     from shmroute.sources.kubernetes.source import KubernetesSource
+    from shmroute.sources.kubernetes.timing import Timing
 
     connection = Connection(options.kubeconfig, options.context)
-    namespace = None if options.all_namespaces else options.namespace or connection.namespace
-    sources: list[Source] = [
-        KubernetesSource(
+    timing = Timing(probe_seconds=check_probe_seconds(options.probe_seconds))
+    namespaces = check_namespaces(options.namespaces or (connection.namespace,))
+
+    def source(kind: WatchedKind, namespace: str | None) -> KubernetesSource:
+        return KubernetesSource(
             connection,
             kind,
             namespace=namespace,
             selector=_selector(kind, options),
             resync_seconds=options.resync_seconds,
+            timing=timing,
         )
-        for kind in _kinds(options)
-    ]
-    return sources, SettingsRow(namespace or "", _selector(APPMODELS, options), connection.host)
+
+    sources: list[Source] = []
+    for kind in _kinds(options):
+        if options.all_namespaces or not kind.namespaced:
+            sources.append(source(kind, None))
+        elif len(namespaces) == 1:
+            sources.append(source(kind, namespaces[0]))
+        else:
+            sources.append(SeveralNamespaces({name: source(kind, name) for name in namespaces}))
+    shown = "" if options.all_namespaces else ",".join(namespaces)
+    return sources, SettingsRow(shown, _selector(APPMODELS, options), connection.host)
 
 
 def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
     from shmroute.sources.folder import FolderSource
 
     assert options.manifests is not None  # noqa: S101 - the caller's condition
+    namespace = options.namespaces[0] if options.namespaces else None
     source = FolderSource(
         options.manifests,
-        namespace=None if options.all_namespaces else options.namespace,
+        namespace=namespace,
         selector=options.selector or "",
         kinds=_kinds(options),
         resync_seconds=options.resync_seconds,
     )
-    return [source], SettingsRow(options.namespace or "", options.selector or "", str(source.path))
+    return [source], SettingsRow(namespace or "", options.selector or "", str(source.path))
 
 
 def _metadata(options: WatchOptions) -> MetadataFeed | None:

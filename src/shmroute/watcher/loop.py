@@ -428,6 +428,9 @@ class WatcherLoop:
             source_ages=tuple(
                 (now_ns - state.contact_ns) / 1e9 if state.contact_ns else float("inf") for state in states
             ),
+            storage_ages=tuple(
+                (now_ns - state.confirmed_ns) / 1e9 if state.confirmed_ns else float("inf") for state in states
+            ),
             audited=tuple(
                 kind.name for source in self._sources if isinstance(source, Audited) for kind in source.kinds
             ),

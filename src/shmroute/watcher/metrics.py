@@ -70,7 +70,14 @@ class WatcherCollector(Collector):
         yield from _metadata(status)
 
     def _sources(self, status: Status) -> Iterator[Metric]:
-        age = GaugeMetricFamily("shmroute_source_age_seconds", "Since the source was in step.", labels=["resource"])
+        age = GaugeMetricFamily(
+            "shmroute_source_age_seconds", "Since the watch or the server's cache was heard.", labels=["resource"]
+        )
+        storage = GaugeMetricFamily(
+            "shmroute_source_storage_age_seconds", "Since the storage was last confirmed.", labels=["resource"]
+        )
+        for state, seconds in zip(status.sources, status.storage_ages, strict=True):
+            storage.add_metric([state.resource], seconds)
         watching = GaugeMetricFamily("shmroute_source_watching", "1 while it is watching.", labels=["resource"])
         lists = CounterMetricFamily("shmroute_source_lists", "Complete lists taken.", labels=["resource"])
         for state, seconds in zip(status.sources, status.source_ages, strict=True):
@@ -82,7 +89,7 @@ class WatcherCollector(Collector):
             stats = getattr(source, "stats", None)
             for reason, count in list(stats.restarts.items()) if stats is not None else ():
                 restarts.add_metric([source.kinds[0].name, reason], count)
-        yield from (age, watching, lists, restarts)
+        yield from (age, storage, watching, lists, restarts)
 
 
 def silent_seconds(watcher: WatcherLoop) -> float:

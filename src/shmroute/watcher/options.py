@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
+from shmroute.errors import ConfigError
 from shmroute.metadata.loader import MetadataLimits
 from shmroute.metadata.template import DEFAULT_TEMPLATE
 from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES
+from shmroute.sources.kubernetes.timing import PROBE_SECONDS, PROBE_SECONDS_MAX, PROBE_SECONDS_MIN
 from shmroute.tables.merge_slices import IpFamily
 from shmroute.worker import environment
 
-__all__ = ["DEFAULT_SELECTOR", "DEFAULT_SLICE_SELECTOR", "WatchOptions"]
+__all__ = [
+    "DEFAULT_SELECTOR",
+    "DEFAULT_SLICE_SELECTOR",
+    "PROBE_SECONDS",
+    "PROBE_SECONDS_MAX",
+    "PROBE_SECONDS_MIN",
+    "WatchOptions",
+    "check_namespaces",
+    "check_probe_seconds",
+]
+
+NAMESPACES_MAX: Final = 50
+"""Most namespaces that are watched one by one: each takes two watches. Beyond that `-A` is cheaper for all."""
+
+NAMESPACE_MAX_CHARACTERS: Final = 63
+
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+"""RFC 1123's label, which Kubernetes demands of a namespace's name."""
 
 DEFAULT_SELECTOR: Final = APPMODELS.selector
 DEFAULT_SLICE_SELECTOR: Final = ENDPOINTSLICES.selector
@@ -23,14 +44,16 @@ class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     area: str = msgspec.field(default_factory=environment.area)
     """By default `SHMROUTE_AREA`, as in workers."""
-    namespace: str | None = None
-    """None: the namespace of the kubeconfig's context or of the pod."""
+    namespaces: tuple[str, ...] = ()
+    """None given: the namespace of the kubeconfig's context or of the pod."""
     all_namespaces: bool = False
     selector: str | None = None
     kubeconfig: str | None = None
     context: str | None = None
     manifests: str | None = None
     resync_seconds: float = 300.0
+    probe_seconds: float = PROBE_SECONDS
+    """Longest time between two looks at whether the API server and the watch are alive; 0 for none."""
     endpoints: bool = True
     slice_selector: str = DEFAULT_SLICE_SELECTOR
     port: str = ""
@@ -50,3 +73,29 @@ class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Handlers by name, `package.module:name`."""
     refuse_other: bool = False
     """Rather fail than stand by for a watcher of another source."""
+
+
+def check_namespaces(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, each once.
+
+    Raises:
+        ConfigError: a name that no namespace can have, which an API server would answer by an empty list; or too many.
+    """
+    checked = tuple(dict.fromkeys(names))
+    for name in checked:
+        if len(name) > NAMESPACE_MAX_CHARACTERS or not _NAMESPACE.fullmatch(name):
+            raise ConfigError(
+                f"-n {name!r}: not a namespace's name: at most {NAMESPACE_MAX_CHARACTERS} lower-case letters, digits "
+                "and -, several separated by commas; -A stands for all namespaces"
+            )
+    if len(checked) > NAMESPACES_MAX:
+        raise ConfigError(f"{len(checked)} namespaces: name at most {NAMESPACES_MAX}, or watch all by -A")
+    return checked
+
+
+def check_probe_seconds(seconds: float) -> float:
+    """The probe period. Raises `ConfigError` outside of its limits; 0 is for none."""
+    if seconds and not PROBE_SECONDS_MIN <= seconds <= PROBE_SECONDS_MAX:
+        limits = f"from {PROBE_SECONDS_MIN:g} to {PROBE_SECONDS_MAX:g}"
+        raise ConfigError(f"--probe-seconds {seconds:g}: give a number {limits}, or off")
+    return seconds

@@ -99,7 +99,7 @@ def _watcher(status: Status) -> dict[str, Any]:
     shown = {
         field: getattr(status, field)
         for field in status.__struct_fields__
-        if field not in ("area", "settings", "sources", "source_ages", "metadata")
+        if field not in ("area", "settings", "sources", "source_ages", "storage_ages", "metadata")
     }
     shown["metadata"] = msgspec.to_builtins(status.metadata)
     return shown
@@ -107,17 +107,19 @@ def _watcher(status: Status) -> dict[str, Any]:
 
 def _sources(status: Status, silent_seconds: float) -> list[dict[str, Any]]:
     """The sources; their ages grow while the watcher writes nothing."""
+    storage_ages = status.storage_ages or (float("inf"),) * len(status.sources)
     return [
         {
             "resource": state.resource,
             "phase": state.phase,
             "age": _finite(age + silent_seconds),
+            "storage_age": _finite(storage_age + silent_seconds),
             "reason": state.reason,
             "restarts": state.restarts,
             "lists": state.lists,
             "backoff_seconds": state.backoff_seconds,
         }
-        for state, age in zip(status.sources, status.source_ages, strict=True)
+        for state, age, storage_age in zip(status.sources, status.source_ages, storage_ages, strict=True)
     ]
 
 

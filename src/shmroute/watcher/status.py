@@ -80,7 +80,9 @@ class Status(msgspec.Struct, frozen=True):
     handler_failures: int
     sources: tuple[SourceState, ...]
     source_ages: tuple[float, ...]
-    """Seconds since each source was last in step with its server; infinite before it first was."""
+    """Seconds since each source last heard its server, by the watch or the cache; infinite before it first did."""
+    storage_ages: tuple[float, ...] = ()
+    """Seconds since each source's storage last confirmed that it had not gone back; infinite where it has not."""
     audited: tuple[str, ...] = ()
     """Resources whose source supports audits."""
     audits: tuple[AuditStatus, ...] = ()

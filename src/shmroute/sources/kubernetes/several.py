@@ -1,0 +1,168 @@
+"""One kind of objects of several namespaces, as one `Source`: one list and watch for each namespace.
+
+Made by the watcher where `-n` names several. One watch of all namespaces with a filter would need the right to read
+every namespace, and would get every namespace's events; a watch costs an API server less than those.
+
+It merges what the namespaces' sources say: the first complete list is handed out when the last namespace has one, and
+the state is that of the worst.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from shmroute.sources.base import AuditResult, Changed, Deleted, Replaced, Resync, SourceState
+from shmroute.sources.kubernetes.timing import SourceStats
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from shmroute.resources.key import ObjectKey
+    from shmroute.resources.registry import Item, WatchedKind
+    from shmroute.sources.base import Event, Phase, Sink
+    from shmroute.sources.kubernetes.source import KubernetesSource
+
+__all__ = ["SeveralNamespaces"]
+
+WORST: tuple[Phase, ...] = ("backing-off", "starting", "listing", "watching", "stopped")
+
+LOOK_SECONDS = 0.5
+"""Time between two looks at whether a namespace's source still runs; each of these sources stops within that time."""
+
+
+class SeveralNamespaces:
+    """Runs one source for each namespace, all of one kind. `run` is for one thread, once."""
+
+    def __init__(self, sources: Mapping[str, KubernetesSource]) -> None:
+        first = next(iter(sources.values()))
+        self.kinds: tuple[WatchedKind, ...] = first.kinds
+        self._sources = dict(sources)
+        self._lock = threading.Lock()
+        """Guards what follows, and the order in which events reach the sink."""
+        self._sink: Sink | None = None
+        self._waiting = set(sources)
+        """Namespaces that have no complete list yet."""
+        self._early: dict[ObjectKey, Item] = {}
+        """Objects of the others, until none is waited for."""
+        self._keys: dict[str, set[ObjectKey]] = {namespace: set() for namespace in sources}
+        self._states: dict[str, SourceState] = {}
+        self._failed: BaseException | None = None
+
+    @property
+    def stats(self) -> SourceStats:
+        """The counters of all namespaces, summed."""
+        total = SourceStats()
+        for source in self._sources.values():
+            for name in SourceStats.__struct_fields__:
+                if name != "restarts":
+                    setattr(total, name, getattr(total, name) + getattr(source.stats, name))
+            for reason, count in list(source.stats.restarts.items()):
+                total.restarts[reason] = total.restarts.get(reason, 0) + count
+        return total
+
+    def run(self, sink: Sink, stop: threading.Event) -> None:
+        """List and watch until `stop` is set. Raises where a namespace's source ended before that."""
+        self._sink = sink
+        threads = [
+            threading.Thread(
+                target=self._follow, args=(namespace, source, stop), name=f"shmroute-{namespace}", daemon=True
+            )
+            for namespace, source in self._sources.items()
+        ]
+        for thread in threads:
+            thread.start()
+        while not stop.wait(LOOK_SECONDS):
+            ended = [thread.name for thread in threads if not thread.is_alive()]
+            if ended:
+                raise RuntimeError(f"the source of {', '.join(ended)} has ended") from self._failed
+        for thread in threads:
+            thread.join(LOOK_SECONDS)
+        with self._lock:
+            self._sink = None
+
+    def audit_now(self) -> None:
+        """Begin an audit of each namespace."""
+        for source in self._sources.values():
+            source.audit_now()
+
+    def take(self, namespace: str, event: Event) -> None:
+        """An event of that namespace's source."""
+        with self._lock:
+            match event:
+                case Replaced(items=items, received_ns=received_ns):
+                    self._replace(namespace, items, received_ns)
+                case Changed(item=item):
+                    self._keys[namespace].add(item.key)
+                    if self._waiting:
+                        self._early[item.key] = item
+                    else:
+                        self._put(event)
+                case Deleted(key=key):
+                    self._keys[namespace].discard(key)
+                    self._early.pop(key, None)
+                    if not self._waiting:
+                        self._put(event)
+                case SourceState():
+                    self._states[namespace] = event
+                    self._put(self._state())
+                case Resync():
+                    if not self._waiting and namespace == next(iter(self._sources)):
+                        self._put(event)
+                case AuditResult() | _:
+                    self._put(event)
+
+    def _follow(self, namespace: str, source: KubernetesSource, stop: threading.Event) -> None:
+        try:
+            source.run(_Part(self, namespace), stop)
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread of `run`
+            self._failed = error
+
+    def _put(self, event: Event) -> None:
+        if self._sink is not None:
+            self._sink.put(event)
+
+    def _replace(self, namespace: str, items: tuple[Item, ...], received_ns: int) -> None:
+        """One namespace's complete list: a part of the first one of all, or the difference to what it had."""
+        name = self.kinds[0].name
+        before, self._keys[namespace] = self._keys[namespace], {item.key for item in items}
+        if self._waiting:
+            for key in before:
+                self._early.pop(key, None)
+            self._early |= {item.key: item for item in items}
+            self._waiting.discard(namespace)
+            if not self._waiting:
+                self._put(Replaced(name, tuple(self._early.values()), received_ns))
+                self._early = {}
+            return
+        for key in before - self._keys[namespace]:
+            self._put(Deleted(name, key, received_ns))
+        for item in items:  # an unchanged one is no change to the tables
+            self._put(Changed(name, item, received_ns))
+
+    def _state(self) -> SourceState:
+        states = self._states
+        told = states.values()
+        reasons = [f"{namespace}: {state.reason}" for namespace, state in states.items() if state.reason]
+        complete = len(states) == len(self._sources)
+        return SourceState(
+            self.kinds[0].name,
+            min((state.phase for state in told), key=WORST.index) if complete else "starting",
+            min(state.contact_ns for state in told) if complete else 0,
+            "; ".join(reasons),
+            sum(state.restarts for state in told),
+            sum(state.lists for state in told),
+            max(state.backoff_seconds for state in told),
+            min(state.confirmed_ns for state in told) if complete else 0,
+        )
+
+
+class _Part:
+    """The sink of one namespace's source."""
+
+    def __init__(self, whole: SeveralNamespaces, namespace: str) -> None:
+        self._whole = whole
+        self._namespace = namespace
+
+    def put(self, event: Event) -> None:
+        self._whole.take(self._namespace, event)
