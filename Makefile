@@ -7,6 +7,7 @@ ARGS ?=
 JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 3)
 SECONDS ?= 60
 SEED ?= 1
+LOOKUPS ?= 10000000
 TARGET ?= line
 
 RUN := $(VENV)/bin/python -m
@@ -72,6 +73,10 @@ chaos: $(TESTING) ## every fault at once, by a seeded schedule: SECONDS=600 SEED
 .PHONY: fuzz
 fuzz: $(TESTING) ## each fuzzer for SECONDS=60, from SEED=1 on
 	$(RUN) tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
+.PHONY: sanitize
+sanitize: $(TESTING) ## the native look-up under ASan and UBSan: its tests, and LOOKUPS=10000000 in random segments
+	$(RUN) tests.fuzz.sanitize --look-ups $(LOOKUPS) --seed $(SEED) $(ARGS)
 
 .PHONY: fuzz-guided
 fuzz-guided: $(VENV)/.has-fuzz $(TESTING) ## one of them guided by coverage: TARGET=line SECONDS=60

@@ -1,6 +1,6 @@
 """Builds the native twin of the look-up (src/shmroute/_native.c): a hook of hatchling, and a script.
 
-    python .ci/native.py      build it in place, for an editable install; says what it did
+    python .ci/native.py [DIRECTORY]      build it there; by default in place, for an editable install
 
 Where it cannot be built (no C compiler, no headers of Python), the package is built without it and the plain twin runs.
 SHMROUTE_NATIVE=require makes that an error, SHMROUTE_NATIVE=no skips the build. CC, CFLAGS and LDFLAGS are honoured.
@@ -125,5 +125,6 @@ else:
 
 
 if __name__ == "__main__":
-    if build_unless_told_not_to(SOURCE.parent):
-        sys.stderr.write(f"built {SOURCE.parent / file_name()}\n")
+    made = build_unless_told_not_to(Path(sys.argv[1]) if sys.argv[1:] else SOURCE.parent)
+    if made is not None:
+        sys.stderr.write(f"built {made}\n")

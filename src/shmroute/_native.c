@@ -491,10 +491,10 @@ static PyObject *enable(PyObject *object, PyObject *args)
 {
     Lookup *self = (Lookup *)object;
     PyObject *control, *segment;
-    unsigned long long start, key, slots, records_at, capacity, end;
+    unsigned long long start, identity, key, test, slots, records_at, log_at, capacity, rows, end;
     double seen;
-    if (!PyArg_ParseTuple(args, "OO(KKKKK)Kd:_enable", &control, &segment, &start, &key, &slots, &records_at,
-                          &capacity, &end, &seen))
+    if (!PyArg_ParseTuple(args, "OO(KKKKKKKKK)Kd:_enable", &control, &segment, &start, &identity, &key, &test, &slots,
+                          &records_at, &log_at, &capacity, &rows, &end, &seen))
         return NULL;
     leave(self);
     if (PyObject_GetBuffer(control, &self->control, PyBUF_SIMPLE) < 0)
@@ -505,7 +505,8 @@ static PyObject *enable(PyObject *object, PyObject *args)
     }
     const unsigned char *words = self->control.buf, *base = self->segment.buf;
     if (self->control.len < CONTROL_WORDS_END || (uintptr_t)words % 8 || (uintptr_t)base % 8 || !slots ||
-        slots > UINT32_MAX || records_at != SLOTS_AT + slots * WORD_BYTES || records_at > end || end > capacity ||
+        slots > UINT32_MAX || records_at != SLOTS_AT + slots * WORD_BYTES || records_at > log_at || log_at > end ||
+        end > capacity ||
         end % WORD_BYTES || capacity > (unsigned long long)self->segment.len) {
         leave(self);
         PyErr_SetString(PyExc_ValueError, "these buffers are no control block and segment of this format");

@@ -34,6 +34,7 @@ from shmroute.worker.reader import Reader
 from shmroute.worker.routes import App, Route
 from tests.forks import Forks, Pipe
 from tests.routing import RoutesArea, route
+from tests.twins import decode_by
 
 
 @pytest.fixture
@@ -520,7 +521,7 @@ def test_threads_look_up_while_rows_change_and_none_goes_back(area: str) -> None
 
 
 def test_a_first_touch_that_is_overtaken_by_a_new_generation_does_not_keep_its_row(
-    given: RoutesArea, reader: Reader, monkeypatch: pytest.MonkeyPatch
+    given: RoutesArea, reader: Reader
 ) -> None:
     """As by another thread while it decodes what it has read."""
     given.route("a")
@@ -533,9 +534,9 @@ def test_a_first_touch_that_is_overtaken_by_a_new_generation_does_not_keep_its_r
         assert reader.generation == 2
         return found
 
-    monkeypatch.setattr(reader, "_decode_route", overtaken)
+    decode_by(reader, overtaken)
     assert reader.resolve("a").version == "v1", "what it had read when it began"
-    monkeypatch.undo()
+    decode_by(reader, decode)
     assert reader.resolve("a").version == "v2"
 
 

@@ -54,6 +54,7 @@ class ControlReader:
         """The whole block, read-only, for the native look-up."""
         self._words = self.buffer.cast("Q")
         self._signed = self.buffer.cast("q")
+        self._oldest: memoryview[int] = self.buffer[OLDEST_AT : OLDEST_AT + WORD_BYTES].cast("Q", shape=())
         self.head: memoryview[float] = self.buffer[GENERATION_AT : GENERATION_AT + WORD_BYTES].cast("d", shape=())
         """The generation as `head[()]`, a float: a memoryview without dimensions is the quickest to read."""
 
@@ -82,7 +83,7 @@ class ControlReader:
     @property
     def oldest(self) -> int:
         """Segments whose base began before this generation are void: their bytes may change at any time."""
-        return int(self._words[OLDEST_AT // WORD_BYTES])
+        return self._oldest[()]
 
     @property
     def segment(self) -> int:

@@ -113,17 +113,17 @@ class RowReader:
             AreaUnreadable: the row is damaged.
             SnapshotExpired: this generation has been overwritten.
         """
-        place = self._place
+        segment, generation, end = self._place
         try:
-            encoded = key.encode()
+            value = segment.find(kind, key.encode(), end >> 3)
         except UnicodeEncodeError:  # a lone surrogate, as os.fsdecode makes them: no row's key has one
             return None
-        try:
-            value = place.segment.find(kind, encoded, place.end >> 3)
         except AreaUnreadable:
-            self._check(place)
+            self._check(self._place)
             raise
-        self._check(place)
+        fence_loads()
+        if self.control.oldest > segment.start:
+            raise SnapshotExpired(self.area, generation)
         return value
 
     def rows(self, kind: int | None = None) -> Iterator[tuple[int, str, bytes]]:

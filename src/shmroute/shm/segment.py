@@ -41,6 +41,11 @@ __all__ = ["NO_END", "Record", "Segment"]
 NO_END: Final = 1 << 32
 """An end of the log, in words, behind every record: the newest version of each row."""
 
+_BODY: Final = RECORD_BYTES - CHECKSUM_BYTES
+"""Where a record's value begins in what its checksum covers."""
+
+_unpack_record: Final = RECORD.unpack_from
+
 _SLOTS_A_TURN: Final = 65536
 """Slots copied at a time while listing: enough to be quick, few enough to cost little memory."""
 
@@ -77,6 +82,10 @@ class Segment:
         self.buffer = memoryview(self._map)
         """The whole mapping, read-only, for the native look-up."""
         self._slots = self.buffer[SLOTS_AT : self.header.records_at].cast("Q")
+        self.start = self.header.start
+        self._hash_key = self.header.hash_key
+        self._records_at = self.header.records_at
+        self._last_record_at = self.header.capacity - RECORD_BYTES
         self._hint = self.buffer[HINT_AT : HINT_AT + WORD_BYTES].cast("Q")
 
     @property
@@ -154,6 +163,23 @@ class Segment:
         Raises:
             AreaUnreadable: a record or slot on the way is damaged.
         """
+        # What `probe` would find in the first slot with the row's hash, in half the time. Anything else is left to it.
+        slots = self._slots
+        hashed = int.from_bytes(hasher(self._hash_key, KIND_BYTES[kind] + key)[:4], "little")
+        slot = hashed * len(slots) >> 32
+        while (entry := slots[slot]) and entry >> 32 ^ entry & WORD_MASK != hashed and slot + 1 < len(slots):
+            slot += 1
+        word = entry & WORD_MASK
+        at = word * WORD_BYTES
+        if word < end_word and self._records_at <= at <= self._last_record_at:
+            checksum, key_length, found_kind, sized, _ = _unpack_record(self._map, at)
+            length = sized & VALUE_LENGTH_MASK
+            key_at = sized >> KEY_PLACE_SHIFT & MAX_KEY_PLACE
+            size = length + 7 & ~7 if key_at else length + key_length + 7 & ~7
+            raw = self._map[at + CHECKSUM_BYTES : at + RECORD_BYTES + size]
+            same = kind == found_kind and len(key) == key_length and raw.startswith(key, _BODY + (key_at or length))
+            if same and crc32(raw) == checksum:
+                return None if sized & DELETED else raw[_BODY : _BODY + length]
         _, slot, word, value = self.probe(kind, key, end_word)
         if not word:
             self.check_way(kind, key, slot)

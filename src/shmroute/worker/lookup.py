@@ -1,31 +1,92 @@
-"""The look-up that every request makes: compare one word, ask one dict, else ask the owner.
+"""The look-up that every request makes: compare one word, ask one dict, else find the row or ask the owner.
 
-`RouteLookup` is the base of `Reader`. It owns the rows that this process keeps decoded (its cache), and knows the
-generation that they belong to. Everything else is left to the subclass's `_look_up`: the first look-up, the first one
-after a new generation, options, and errors. `shmroute.worker.position` calls `_disable`, `_drop` and `_enable` when
-the reader moves to another generation.
+There are two twins. The native one (`shmroute._native`, in C) also finds the row in the segment and decodes it; the
+plain one here leaves that to `_look_up`. Both are bases of the classes that users see: `RouteLookup` of `Reader`,
+`TableLookup` of a table. Whatever a twin cannot answer by itself goes to the subclass's method `_look_up`: the first
+look-up, the first one after a new generation, options, and errors.
+
+A twin owns the rows of its table that this process keeps decoded (its cache), and knows the generation that they belong
+to. `shmroute.worker.position` calls `_disable`, `_drop` and `_enable` when the reader moves to another generation.
+
+**A row of the past is never kept.** The native twin reads without the reader's lock, so one thread may have read a row
+when another moves to the next generation and drops what that changed. Each move therefore begins with `_disable` and
+ends with `_enable`, and a row that was read before a move is not put into the cache after it.
 """
 
+# ruff: noqa: ARG002 - the twins take the same arguments, and the plain one needs fewer
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from shmroute.native import native
+from shmroute.shm.layout import FORMAT_VERSION, GENERATION_AT, WORD_BYTES
 
 if TYPE_CHECKING:
+    from shmroute.shm.layout import SegmentHeader
     from shmroute.worker.routes import Route
 
-__all__ = ["NEVER", "RouteLookup"]
+__all__ = ["NATIVE", "NEVER", "Lookup", "PlainRouteLookup", "PlainTableLookup", "RouteLookup", "TableLookup"]
 
 NEVER: Final = memoryview(b"\0\0\0\0\0\0\xf8\x7f").cast("d", shape=())
 """The generation word of a reader that is not attached: a NaN, which equals nothing, not even itself."""
 
 
-class RouteLookup:
-    """One reader's routes: the cache, and the look-up in it."""
+class Lookup:
+    """The cache of one table's decoded rows, and the generation that they belong to.
 
-    def __init__(self) -> None:
-        self._cache: dict[str, Route] = {}
+    Args:
+        kind: the table's number in the segment.
+        decode: makes a value of a row's bytes.
+        damage: what `decode` raises for bytes that it cannot decode.
+        limit: how many rows are kept decoded.
+        make: makes a value of a row that is an array of `strings` strings and an empty array, faster than `decode`.
+        strings: see `make`.
+    """
+
+    def __init__(
+        self,
+        kind: int,
+        decode: Callable[[bytes], Any],
+        damage: type[Exception],
+        limit: int,
+        make: Callable[..., Any] | None = None,
+        strings: int = 0,
+    ) -> None:
+        self._cache: dict[str, Any] = {}
         self._word: memoryview[float] = NEVER
         self._seen = 0.0
+
+    def _disable(self) -> None:
+        """Send every look-up to `_look_up` from now on: the reader is about to move."""
+        self._word = NEVER
+
+    def _drop(self, key: str) -> None:
+        """Forget a row that has changed."""
+        self._cache.pop(key, None)
+
+    def _drop_all(self) -> None:
+        """Forget every row."""
+        self._cache.clear()
+
+    def _enable(
+        self, control: memoryview[int], segment: memoryview[int], header: SegmentHeader, end: int, seen: float
+    ) -> None:
+        """Answer as long as the generation word is `seen`.
+
+        Args:
+            control: the control block, which holds that word.
+            segment: the mapped segment.
+            header: the segment's header when it was mapped.
+            end: where its log ends in this generation, in bytes.
+            seen: the generation.
+        """
+        self._seen = seen
+        self._word = control[GENERATION_AT : GENERATION_AT + WORD_BYTES].cast("d", shape=())
+
+
+class PlainRouteLookup(Lookup):
+    """A cache of routes, and the look-up in it."""
 
     def resolve(self, model: str, *, namespace: str | None = None, max_age: float | None = None) -> Route:
         """Which app serves `model`.
@@ -47,29 +108,37 @@ class RouteLookup:
             TypeError: `model` is not a str.
         """
         if namespace is None and max_age is None and self._word[()] == self._seen:
-            try:
-                return self._cache[model]
-            except KeyError:
-                pass
+            route: Route | None = self._cache.get(model)
+            if route is not None:
+                return route
         return self._look_up(model, namespace, max_age)
 
     def _look_up(self, model: str, namespace: str | None, max_age: float | None) -> Route:
         """The look-up where the cache has no answer."""
         raise NotImplementedError
 
-    def _disable(self) -> None:
-        """Send every look-up to `_look_up` from now on: the reader is about to move."""
-        self._word = NEVER
 
-    def _drop(self, key: str) -> None:
-        """Forget a row that has changed."""
-        self._cache.pop(key, None)
+class PlainTableLookup(Lookup):
+    """A cache of a table's values, and the look-up in it."""
 
-    def _drop_all(self) -> None:
-        """Forget every row."""
-        self._cache.clear()
+    def __getitem__(self, key: str) -> Any:
+        if self._word[()] == self._seen:
+            value = self._cache.get(key)
+            if value is not None:
+                return value
+        return self._look_up(key)
 
-    def _enable(self, word: memoryview[float], seen: float) -> None:
-        """Answer from the cache as long as the generation word is `seen`."""
-        self._seen = seen
-        self._word = word
+    def _look_up(self, key: str) -> Any:
+        """The look-up where the cache has no answer."""
+        raise NotImplementedError
+
+
+NATIVE: Final = native is not None and native.FORMAT_VERSION == FORMAT_VERSION
+"""Whether look-ups run in the native twin."""
+
+if TYPE_CHECKING or not NATIVE:
+    RouteLookup = PlainRouteLookup
+    TableLookup = PlainTableLookup
+else:
+    RouteLookup = native.RouteLookup
+    TableLookup = native.TableLookup

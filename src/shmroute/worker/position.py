@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -23,6 +23,9 @@ from shmroute.worker.forks import register
 from shmroute.worker.lookup import NEVER
 from shmroute.worker.metadata import bytes_in
 from shmroute.worker.row_cache import RowCache, make_room
+
+if TYPE_CHECKING:
+    from shmroute.shm.layout import SegmentHeader
 
 __all__ = ["Position"]
 
@@ -48,7 +51,9 @@ class CachingLookup(Protocol):
     def _disable(self) -> None: ...
     def _drop(self, key: str) -> None: ...
     def _drop_all(self) -> None: ...
-    def _enable(self, word: memoryview[float], seen: float) -> None: ...
+    def _enable(
+        self, control: memoryview[int], segment: memoryview[int], header: SegmentHeader, end: int, seen: float, /
+    ) -> None: ...
 
 
 class Position:
@@ -148,7 +153,8 @@ class Position:
             self._retry_ns = self._fault_ns = 0
             self._contact_ns = rows.control.contact_ns
             if lookup is not None:
-                lookup._enable(self.word, self.seen)
+                segment = rows.segment
+                lookup._enable(rows.control.buffer, segment.buffer, segment.header, rows.end, self.seen)
         else:
             now_ns = time.monotonic_ns()
             self.seen = seen
@@ -253,7 +259,7 @@ class Position:
                 return rows.get(kind, key)
             except SnapshotExpired:  # the writer was two bases faster than this thread
                 if self.fault is not None:
-                    raise self.fault from None
+                    raise self.fault.with_traceback(None) from None
                 if rows.control.retired:
                     break
         raise NotReady(self.area)
@@ -270,7 +276,7 @@ class Position:
                 return [(key, value) for _, key, value in self.snapshot().rows(kind)]
             except SnapshotExpired:
                 if self.fault is not None:
-                    raise self.fault from None
+                    raise self.fault.with_traceback(None) from None
                 if attempt == _LISTINGS - 1:
                     raise
         raise AssertionError("unreachable")

@@ -1,0 +1,23 @@
+"""Tests that look up through `Reader` run over both twins of the look-up."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.twins import BOTH, reader_type
+
+OVER_BOTH = ("test_changes", "test_endpoints", "test_lookup", "test_reader")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__.rpartition(".")[2] in OVER_BOTH:
+        metafunc.fixturenames.insert(0, "twin")  # before any fixture that makes a reader
+        metafunc.parametrize("twin", BOTH, indirect=True)
+
+
+@pytest.fixture
+def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The twin that this test's `Reader` is on: "plain" or "native"."""
+    name: str = request.param
+    monkeypatch.setattr(request.module, "Reader", reader_type(name), raising=False)
+    return name
