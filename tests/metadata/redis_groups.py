@@ -43,8 +43,11 @@ class Sentinelled:
 
     def wait_for_promotion(self) -> None:
         def promoted() -> bool:
-            with self.replica.client() as client:
-                replication: dict[str, Any] = client.info("replication")
+            try:
+                with self.replica.client() as client:
+                    replication: dict[str, Any] = client.info("replication")
+            except (redis.RedisError, OSError):  # a server that changes its role resets its connections
+                return False
             return bool(replication["role"] == "master")
 
         wait_for(promoted)

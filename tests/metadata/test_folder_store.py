@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 from shmroute.metadata.folder_store import FolderStore
-from shmroute.metadata.store import Absent, Found, StoreAway
+from shmroute.metadata.store import Absent, Found, StoreUnavailable
 from shmroute.rows import MetadataState
 
 LIMIT_BYTES = 1_000
 
 
 def one(folder: Path, key: str) -> Found:
-    reading = FolderStore(folder).read([key], limit_bytes=LIMIT_BYTES)
+    reading = FolderStore(folder).read([key], limit_bytes=LIMIT_BYTES, batch_bytes=10**6)
     assert reading.commands == 1
-    return reading.found[0]
+    return reading.found[key]
 
 
 def state(folder: Path, key: str) -> MetadataState:
@@ -28,8 +28,19 @@ def test_a_value_is_the_file_named_by_its_key_or_by_key_and_json(tmp_path: Path)
     (tmp_path / "app_a").write_bytes(b"\xff\x00 any bytes")
     (tmp_path / "app_b.json").write_bytes(b"{}")
     (tmp_path / "app_a.json").write_bytes(b"not this one")
-    found = FolderStore(tmp_path).read(["app_b", "app_a", "app_c"], limit_bytes=LIMIT_BYTES).found
-    assert found == [b"{}", b"\xff\x00 any bytes", Absent(MetadataState.MISSING, "no such file")]
+    found = FolderStore(tmp_path).read(["app_b", "app_a", "app_c"], limit_bytes=LIMIT_BYTES, batch_bytes=10**6).found
+    assert found == {
+        "app_b": b"{}",
+        "app_a": b"\xff\x00 any bytes",
+        "app_c": Absent(MetadataState.MISSING, "no such file"),
+    }
+
+
+def test_a_batch_ends_when_it_has_its_bytes(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"m{number}").write_bytes(b"x" * 400)
+    reading = FolderStore(tmp_path).read([f"m{n}" for n in range(5)], limit_bytes=LIMIT_BYTES, batch_bytes=1_000)
+    assert list(reading.found) == ["m0", "m1", "m2"]
 
 
 def test_a_value_of_the_limit_is_read_and_one_byte_more_is_too_large(tmp_path: Path) -> None:
@@ -54,28 +65,31 @@ def test_no_key_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
     (folder / "a").mkdir()
     (folder / "a" / "b").write_bytes(b"secret")
     assert state(folder, key) == MetadataState.MISSING
-    with pytest.raises(StoreAway):
+    with pytest.raises(StoreUnavailable):
         FolderStore(folder).write({key: b"value"})
 
 
 def test_a_file_that_cannot_be_opened_concerns_only_its_own_key(tmp_path: Path) -> None:
     (tmp_path / "there").write_bytes(b"value")
     (tmp_path / "loop").symlink_to("loop")
-    found = FolderStore(tmp_path).read(["loop", "x" * 300, "there"], limit_bytes=LIMIT_BYTES).found
-    assert found[0] == Absent(MetadataState.PENDING, "the file cannot be opened: Too many levels of symbolic links")
-    assert found[1] == Absent(MetadataState.PENDING, "the file cannot be opened: File name too long")
-    assert found[2] == b"value"
+    found = FolderStore(tmp_path).read(["loop", "x" * 300, "there"], limit_bytes=LIMIT_BYTES, batch_bytes=10**6).found
+    reason = "the file cannot be opened"
+    assert found["loop"] == Absent(
+        MetadataState.PENDING, "the file cannot be opened: Too many levels of symbolic links"
+    )
+    assert found["x" * 300] == Absent(MetadataState.PENDING, f"{reason}: File name too long")
+    assert found["there"] == b"value"
 
 
 def test_a_folder_that_is_not_there_is_a_store_that_is_away(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "later")
-    with pytest.raises(StoreAway, match="no such folder"):
-        store.read(["a"], limit_bytes=LIMIT_BYTES)
-    with pytest.raises(StoreAway):
+    with pytest.raises(StoreUnavailable, match="no such folder"):
+        store.read(["a"], limit_bytes=LIMIT_BYTES, batch_bytes=10**6)
+    with pytest.raises(StoreUnavailable):
         store.write({"a": b"value"})
     (tmp_path / "later").mkdir()
     store.write({"a": b"value"})
-    assert store.read(["a"], limit_bytes=LIMIT_BYTES).found == [b"value"]
+    assert store.read(["a"], limit_bytes=LIMIT_BYTES, batch_bytes=10**6).found == {"a": b"value"}
     assert [path.name for path in (tmp_path / "later").iterdir()] == ["a"]
 
 

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from shmroute.metadata.folder_store import FolderStore
-from shmroute.metadata.gate import Moment
-from shmroute.metadata.loader import MetadataLimits, MetadataLoader, MetadataRead
+from shmroute.metadata.loader import MetadataLimits, MetadataLoader, MetadataReads
 from shmroute.metadata.redis_store import RedisStore
-from shmroute.metadata.store import Reading, StoreAway
+from shmroute.metadata.scheduler import MetadataRead, ModelRequest, Now
+from shmroute.metadata.store import Reading, StoreUnavailable
 from shmroute.rows import MetadataState
 from tests.metadata.redis_groups import wait_for
 from tests.redis_server import RedisServer
@@ -28,10 +30,12 @@ class NotedStore(FolderStore):
         self.batches: list[int] = []
         self.sizes: list[int] = []
 
-    def read(self, keys: Sequence[str], *, limit_bytes: int, measure: Collection[str] = ()) -> Reading:
-        self.batches.append(len(keys))
-        reading = super().read(keys, limit_bytes=limit_bytes, measure=measure)
-        self.sizes.append(sum(len(found) for found in reading.found if isinstance(found, bytes)))
+    def read(
+        self, keys: Sequence[str], *, limit_bytes: int, batch_bytes: int, check_size_first: Collection[str] = ()
+    ) -> Reading:
+        reading = super().read(keys, limit_bytes=limit_bytes, batch_bytes=batch_bytes)
+        self.batches.append(len(reading.found))
+        self.sizes.append(sum(len(found) for found in reading.found.values() if isinstance(found, bytes)))
         return reading
 
 
@@ -40,6 +44,7 @@ class Loading:
 
     def __init__(self, loader: MetadataLoader) -> None:
         self.loader = loader
+        self._tickets = count(1)
         self.reads: queue.SimpleQueue[MetadataRead] = queue.SimpleQueue()
         self.failure: BaseException | None = None
         self._stop = threading.Event()
@@ -47,8 +52,8 @@ class Loading:
         self._thread.start()
 
     def _run(self) -> None:
-        def sink(reads: list[MetadataRead]) -> None:
-            for read in reads:
+        def sink(batch: MetadataReads) -> None:
+            for read in batch.reads:
                 self.reads.put(read)
 
         try:
@@ -57,9 +62,7 @@ class Loading:
             self.failure = error
 
     def want(self, *models: str, version: str = "v-1") -> None:
-        with self.loader.changes():
-            for model in models:
-                self.loader.want("ns", model, "app", version)
+        self.loader.request(ModelRequest("ns", model, "app", version, next(self._tickets)) for model in models)
 
     def next(self) -> MetadataRead:
         return self.reads.get(timeout=WAIT_SECONDS)
@@ -96,7 +99,7 @@ def test_batches_begin_small_and_grow(tmp_path: Path) -> None:
     store = NotedStore(tmp_path)
     with loading(MetadataLoader(store)) as it:
         it.want(*fill(tmp_path, 2_500, 1))
-        assert {it.next().row.state for _ in range(2_500)} == {MetadataState.LOADED}
+        assert {it.next().state for _ in range(2_500)} == {MetadataState.LOADED}
     assert store.batches == [16, 64, 256, 1_000, 1_000, 164]
 
 
@@ -106,8 +109,8 @@ def test_large_values_are_read_a_few_at_a_time(tmp_path: Path) -> None:
         it.want(*fill(tmp_path, 100, 10_000))
         for _ in range(100):
             it.next()
-    assert store.batches == [16, 10, 10, 10, 10, 10, 10, 10, 10, 4]
-    assert max(store.sizes[1:]) <= 100_000
+    assert store.batches == [10] * 10
+    assert max(store.sizes) <= 100_000
 
 
 def test_a_value_larger_than_a_batch_is_read_alone(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_a_value_larger_than_a_batch_is_read_alone(tmp_path: Path) -> None:
         it.want(*fill(tmp_path, 20, 10_000))
         for _ in range(20):
             it.next()
-    assert store.batches == [16, 1, 1, 1, 1]
+    assert store.batches == [1] * 20
 
 
 def test_after_a_failure_batches_begin_small_again(tmp_path: Path) -> None:
@@ -129,7 +132,7 @@ def test_after_a_failure_batches_begin_small_again(tmp_path: Path) -> None:
             it.next()
         folder.rename(tmp_path / "away")
         it.want(*(f"m{number}" for number in range(400)), version="v-2")
-        assert it.next().row.reason == "no such folder"
+        assert it.next().reason == "no such folder"
         (tmp_path / "away").rename(folder)
         wait_for(lambda: it.loader.counters.pending == 0)
     assert store.batches[:4] == store.batches[-4:] == [16, 64, 256, 64]
@@ -144,15 +147,17 @@ class AwayStore(FolderStore):
         super().__init__(folder)
         self.asked = 0
 
-    def read(self, keys: Sequence[str], *, limit_bytes: int, measure: Collection[str] = ()) -> Reading:
+    def read(
+        self, keys: Sequence[str], *, limit_bytes: int, batch_bytes: int, check_size_first: Collection[str] = ()
+    ) -> Reading:
         self.asked += 1
-        raise StoreAway("away")
+        raise StoreUnavailable("away")
 
 
 @pytest.mark.fault(22)
 def test_a_store_that_is_away_is_not_asked_again_before_its_time_whatever_is_wanted_meanwhile(tmp_path: Path) -> None:
     store, seconds = AwayStore(tmp_path), [1_000.0]
-    with loading(MetadataLoader(store, clock=lambda: Moment(seconds[0], 0.0))) as it:
+    with loading(MetadataLoader(store, clock=lambda: Now(seconds[0], 0.0))) as it:
         it.want("first")
         for times in range(1, 6):
             wait_for(lambda times=times: it.loader.counters.failures == times)  # type: ignore[misc]
@@ -175,7 +180,8 @@ def test_it_ends_at_once_though_the_store_hangs(redis_server: RedisServer) -> No
     store = RedisStore(redis_server.url, read_timeout_seconds=3_600.0)
     with loading(MetadataLoader(store)) as it:
         it.want("m")
-        wait_for(lambda: store._client is not None)
+        wait_for(lambda: it.loader._reading_since > 0)
+        time.sleep(0.05)  # so that the question is on its way, most likely
         it.stop()
         assert it.failure is None
         wait_for(lambda: "metadata reader" not in {thread.name for thread in threading.enumerate()})
@@ -189,15 +195,75 @@ def test_it_ends_at_once_when_there_is_nothing_to_do(tmp_path: Path) -> None:
         assert it.failure is None
 
 
-def test_a_defect_ends_it_with_the_defect(tmp_path: Path) -> None:
-    class Broken(FolderStore):
-        def read(self, keys: Sequence[str], *, limit_bytes: int, measure: Collection[str] = ()) -> Reading:
-            raise ZeroDivisionError
+class Defective(FolderStore):
+    """Fails in its first read, as `error` says."""
 
-    with loading(MetadataLoader(Broken(tmp_path))) as it:
+    error: BaseException | None = None
+
+    def read(
+        self, keys: Sequence[str], *, limit_bytes: int, batch_bytes: int, check_size_first: Collection[str] = ()
+    ) -> Reading:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return super().read(keys, limit_bytes=limit_bytes, batch_bytes=batch_bytes)
+
+
+def test_a_defect_of_the_store_is_a_store_that_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "app_m").write_bytes(b"1")
+    store = Defective(tmp_path)
+    store.error = RecursionError("maximum recursion depth exceeded")
+    with loading(MetadataLoader(store)) as it:
+        it.want("m")
+        assert it.next().reason == "unexpected RecursionError: maximum recursion depth exceeded"
+        assert it.next().value == b"1"
+        assert it.failure is None
+
+
+def test_a_reading_thread_that_is_killed_ends_run_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "app_m").write_bytes(b"1")
+    store = Defective(tmp_path)
+    store.error = SystemExit()
+    loader = MetadataLoader(store)
+    with loading(loader) as it:
         it.want("m")
         it.wait_ended()
-        assert isinstance(it.failure, ZeroDivisionError)
+        assert isinstance(it.failure, RuntimeError)
+        assert isinstance(it.failure.__cause__, SystemExit)
+    with loading(loader) as it:
+        assert it.next().value == b"1", "what the killed thread had taken is read"
+
+
+class Hanging(FolderStore):
+    """Hangs, as a name look-up may."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.asked = threading.Event()
+        self.released = threading.Event()
+
+    def read(
+        self, keys: Sequence[str], *, limit_bytes: int, batch_bytes: int, check_size_first: Collection[str] = ()
+    ) -> Reading:
+        self.asked.set()
+        assert self.released.wait(WAIT_SECONDS)
+        return super().read(keys, limit_bytes=limit_bytes, batch_bytes=batch_bytes)
+
+
+def test_a_read_that_hangs_is_reported_and_counts_when_it_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "app_m").write_bytes(b"1")
+    store, seconds = Hanging(tmp_path), [1_000.0]
+    with loading(MetadataLoader(store, clock=lambda: Now(seconds[0], 0.0))) as it:
+        it.want("m")
+        assert store.asked.wait(WAIT_SECONDS)
+        it.want("other")
+        seconds[0] += 20.0
+        read = it.next()
+        assert (read.model, read.reason) == ("other", "no answer within 15 s, not even to the name look-up")
+        assert it.loader.problem == read.reason
+        store.released.set()
+        assert it.next().value == b"1"
+        wait_for(lambda: it.loader.problem == "")
 
 
 # --- what it says ------------------------------------------------------------------------------------------
@@ -216,7 +282,7 @@ def test_a_store_that_is_away_is_logged_once_and_once_when_it_is_back(
         (folder / "app_m").write_bytes(b"1")
         wait_for(lambda: it.loader.counters.pending == 0)
     assert [record.getMessage() for record in caplog.records] == [
-        f"metadata store {folder}: no such folder; it is asked again, routes go on",
+        f"metadata store {folder} is unavailable: no such folder; it is tried again, routes are served meanwhile",
         f"metadata store {folder} answers again",
     ]
 
@@ -228,20 +294,6 @@ def test_what_the_owner_asks_never_waits_for_the_store(redis_server: RedisServer
         for number in range(1_000):
             it.want("m", version=f"v-{number}")
             it.loader.retry_failed()
-        it.loader.gone("ns", "m")
+        it.loader.forget([("ns", "m")])
         assert it.loader.pending() == []
         assert it.loader.counters.reads == 0
-
-
-def test_what_has_been_read_is_dropped_when_something_else_is_wanted_by_now(tmp_path: Path) -> None:
-    (tmp_path / "app_m").write_bytes(b"1")
-    with loading(MetadataLoader(FolderStore(tmp_path))) as it:
-        it.want("m")
-        read = it.next()
-        assert it.loader.settled(read, None) is not None
-        it.want("m", version="v-2")
-        assert it.loader.settled(read, None) is None
-        second = it.next()
-        assert it.loader.settled(second, None) is not None
-        it.loader.gone("ns", "m")
-        assert it.loader.settled(second, None) is None

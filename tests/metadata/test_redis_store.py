@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shmroute.metadata.redis_store import RedisStore
-from shmroute.metadata.store import Absent, Found, StoreAway
+from shmroute.metadata.store import Absent, Found, StoreUnavailable
 from shmroute.rows import MetadataState
 from tests.apiserver.tls import make_certificates
 from tests.metadata.redis_groups import behind_tls, one_node_cluster, sentinelled, wait_for
@@ -27,8 +27,17 @@ def opened(url: str, **options: float) -> Iterator[RedisStore]:
         store.close()
 
 
-def read(store: RedisStore, *keys: str, measure: tuple[str, ...] = ()) -> list[Found]:
-    return store.read(keys, limit_bytes=LIMIT_BYTES, measure=measure).found
+BATCH_BYTES = 8 * 1024 * 1024
+
+
+def read(store: RedisStore, *keys: str, check_size_first: tuple[str, ...] = ()) -> list[Found]:
+    """What each key holds; the store is asked again while it leaves some to the next read, as the loader does."""
+    found: dict[str, Found] = {}
+    while left := [key for key in keys if key not in found]:
+        reading = store.read(left, limit_bytes=LIMIT_BYTES, batch_bytes=BATCH_BYTES, check_size_first=check_size_first)
+        assert reading.found
+        found.update(reading.found)
+    return [found[key] for key in keys]
 
 
 def counted(server: RedisServer, *commands: str) -> dict[str, int]:
@@ -48,8 +57,8 @@ def test_a_batch_of_values_is_one_command(redis_server: RedisServer) -> None:
     values = {f"key-{number}": f"value {number}".encode() for number in range(1_000)}
     fill(redis_server, values)
     with opened(redis_server.url) as store:
-        reading = store.read(list(values), limit_bytes=LIMIT_BYTES)
-    assert reading == (list(values.values()), 1)
+        reading = store.read(list(values), limit_bytes=LIMIT_BYTES, batch_bytes=BATCH_BYTES)
+    assert reading == (values, 1)
     assert counted(redis_server, "mget", "get", "exists", "type", "strlen") == {
         "mget": 1,
         "get": 0,
@@ -74,8 +83,10 @@ def test_the_same_key_may_be_asked_for_twice_in_a_batch(redis_server: RedisServe
 
 def test_missing_keys_cost_one_more_command_however_many_they_are(redis_server: RedisServer) -> None:
     with opened(redis_server.url) as store:
-        reading = store.read([f"key-{number}" for number in range(500)], limit_bytes=LIMIT_BYTES)
-    assert reading == ([MISSING] * 500, 2)
+        reading = store.read(
+            [f"key-{number}" for number in range(500)], limit_bytes=LIMIT_BYTES, batch_bytes=BATCH_BYTES
+        )
+    assert reading == ({f"key-{number}": MISSING for number in range(500)}, 2)
     assert counted(redis_server, "mget", "exists", "type") == {"mget": 1, "exists": 1, "type": 0}
 
 
@@ -106,12 +117,12 @@ def test_a_value_known_to_be_too_large_is_measured_and_not_carried_over_the_wire
     with redis_server.client() as client:
         client.rpush("list", "a")
     with opened(redis_server.url) as store:
-        assert read(store, "large", measure=("large",)) == [
+        assert read(store, "large", check_size_first=("large",)) == [
             Absent(MetadataState.TOO_LARGE, "the value has 5000000 bytes, the limit is 1048576")
         ]
         assert counted(redis_server, "mget", "strlen") == {"mget": 0, "strlen": 1}
         keys = ("shrunk", "list", "gone")
-        assert read(store, *keys, measure=keys) == [
+        assert read(store, *keys, check_size_first=keys) == [
             b"small",
             Absent(MetadataState.WRONG_TYPE, "the key holds a list, not a string"),
             MISSING,
@@ -153,16 +164,16 @@ def test_a_store_that_does_not_answer_is_away_within_its_timeouts(
         assert read(store, "a") == [MISSING]
         fault(redis_server)
         for _ in range(2):
-            with pytest.raises(StoreAway):
+            with pytest.raises(StoreUnavailable):
                 read(store, "a")
-            with pytest.raises(StoreAway):
+            with pytest.raises(StoreUnavailable):
                 store.write({"a": b"1"})
 
 
 def test_it_is_back_as_soon_as_the_server_is(redis_server: RedisServer) -> None:
     with opened(redis_server.url) as store:
         redis_server.kill()
-        with pytest.raises(StoreAway, match="onnect"):
+        with pytest.raises(StoreUnavailable, match="onnect"):
             read(store, "a")
         redis_server.start()
         assert read(store, "a") == [MISSING]
@@ -172,7 +183,7 @@ def test_a_late_answer_is_never_taken_for_that_of_a_later_question(redis_server:
     fill(redis_server, {"a": b"of a", "b": b"of b"})
     with opened(redis_server.url, read_timeout_seconds=0.2) as store:
         redis_server.freeze()
-        with pytest.raises(StoreAway):
+        with pytest.raises(StoreUnavailable):
             read(store, "a")
         redis_server.thaw()
         assert read(store, "b") == [b"of b"]
@@ -181,7 +192,7 @@ def test_a_late_answer_is_never_taken_for_that_of_a_later_question(redis_server:
 @pytest.mark.parametrize("login", ["", ":wr0ng@", "nobody:wr0ng@"])
 def test_a_wrong_password_is_a_reason_without_the_password(login: str) -> None:
     with RedisServer(password="s3cret") as server, opened(f"redis://{login}127.0.0.1:{server.port}") as store:
-        with pytest.raises(StoreAway) as caught:
+        with pytest.raises(StoreUnavailable) as caught:
             read(store, "a")
         assert "s3cret" not in str(caught.value)
         assert "wr0ng" not in str(caught.value)
@@ -191,7 +202,7 @@ def test_a_wrong_password_is_a_reason_without_the_password(login: str) -> None:
 def test_a_server_that_takes_no_more_connections_is_away() -> None:
     with RedisServer() as server, opened(server.url) as store, server.client() as client:
         client.execute_command("CONFIG", "SET", "maxclients", "1")
-        with pytest.raises(StoreAway):
+        with pytest.raises(StoreUnavailable):
             read(store, "a")
 
 
@@ -248,7 +259,7 @@ def test_a_key_that_may_not_be_read_does_not_take_the_others_along(redis_server:
 
 
 def test_a_user_who_may_read_nothing_is_told_so(redis_server: RedisServer) -> None:
-    with opened(acl(redis_server, "~*", "-@all")) as store, pytest.raises(StoreAway, match="permission"):
+    with opened(acl(redis_server, "~*", "-@all")) as store, pytest.raises(StoreUnavailable, match="permission"):
         read(store, "a", "b")
 
 
@@ -261,9 +272,9 @@ def test_tls_is_spoken_and_an_unknown_authority_refused(redis_server: RedisServe
     with behind_tls(redis_server.port, certificates.context()) as port:
         with opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificates.ca}") as store:
             assert read(store, "a") == [b"x" * 100_000]
-        with opened(f"rediss://127.0.0.1:{port}") as store, pytest.raises(StoreAway, match="certificate"):
+        with opened(f"rediss://127.0.0.1:{port}") as store, pytest.raises(StoreUnavailable, match="certificate"):
             read(store, "a")
-        with opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs=/nowhere") as store, pytest.raises(StoreAway):
+        with opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs=/nowhere") as store, pytest.raises(StoreUnavailable):
             read(store, "a")
 
 
@@ -273,18 +284,18 @@ def test_a_cluster_is_read_slot_by_slot() -> None:
         store.write({"large": b"x" * 2_000_000})
         server.reset_stats()
         keys = [f"key-{number}" for number in range(50)]
-        reading = store.read(keys, limit_bytes=LIMIT_BYTES)
-        assert reading.found == [f"{number}".encode() for number in range(50)]
+        reading = store.read(keys, limit_bytes=LIMIT_BYTES, batch_bytes=BATCH_BYTES)
+        assert reading.found == {f"key-{number}": f"{number}".encode() for number in range(50)}
         assert reading.commands == counted(server, "mget")["mget"]
         with server.client() as client:
             client.execute_command("RPUSH", "list", "a")
-        missing, large, kind = read(store, "none", "large", "list", measure=("large",))
+        missing, large, kind = read(store, "none", "large", "list", check_size_first=("large",))
         assert missing == MISSING
         assert isinstance(large, Absent)
         assert large.state == MetadataState.TOO_LARGE
         assert kind == Absent(MetadataState.WRONG_TYPE, "the key holds a list, not a string")
         server.kill()
-        with pytest.raises(StoreAway):
+        with pytest.raises(StoreUnavailable):
             read(store, "none")
         server.start()
 
@@ -293,7 +304,7 @@ def test_a_cluster_that_is_not_there_at_the_start_is_away(redis_server: RedisSer
     redis_server.kill()
     with opened(f"redis+cluster://127.0.0.1:{redis_server.port}") as store:
         for _ in range(2):
-            with pytest.raises(StoreAway):
+            with pytest.raises(StoreUnavailable):
                 read(store, "a")
 
 
@@ -303,14 +314,14 @@ def test_a_master_that_dies_is_followed_by_the_one_sentinel_promotes(tmp_path: P
         group.wait_for_replica()
         assert read(store, "a") == [b"value"]
         group.master.kill()
-        with pytest.raises(StoreAway):
+        with pytest.raises(StoreUnavailable):
             read(store, "a")
         group.wait_for_promotion()
 
         def answers() -> bool:
             try:
                 return read(store, "a") == [b"value"]
-            except StoreAway:
+            except StoreUnavailable:
                 return False
 
         wait_for(answers)

@@ -1,37 +1,33 @@
 from __future__ import annotations
 
 import traceback
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from redis import Redis
 
 from shmroute.errors import ConfigError
-from shmroute.metadata.redis_url import Target, target
+from shmroute.metadata.redis_url import OPTIONS, Target, servers_at
 
 
 def at(url: str) -> Target:
-    return target(url, connect_timeout_seconds=1.0, read_timeout_seconds=2.0)
+    return servers_at(url, connect_timeout_seconds=1.0, read_timeout_seconds=2.0)
 
 
-def options(url: str) -> dict[str, Any]:
-    """What connections are made with."""
-    client = at(url).connect()
-    assert isinstance(client, Redis)
-    found: dict[str, Any] = client.connection_pool.connection_kwargs
-    return found
+def connection(server: Any) -> Any:
+    """The connection of the `redis` package, not connected."""
+    return server._connection
+
+
+def at_one_server(url: str) -> Any:
+    return connection(cast("Any", at(url).servers)._server)
 
 
 def test_a_server_over_tcp_with_user_password_and_database() -> None:
-    assert at("redis://reader:p%40ss%2Fword@redis.local:6380/3").name == "redis://redis.local:6380/3"
-    found = options("redis://reader:p%40ss%2Fword@redis.local:6380/3")
-    assert {name: found[name] for name in ("host", "port", "db", "username", "password")} == {
-        "host": "redis.local",
-        "port": 6380,
-        "db": 3,
-        "username": "reader",
-        "password": "p@ss/word",
-    }
+    url = "redis://reader:p%40ss%2Fword@redis.local:6380/3"
+    assert at(url).name == "redis://redis.local:6380/3"
+    found = at_one_server(url)
+    assert (found.host, found.port, found.db) == ("redis.local", 6380, 3)
+    assert (found.username, found.password) == ("reader", "p@ss/word")
 
 
 @pytest.mark.parametrize(
@@ -55,23 +51,53 @@ def test_the_name_tells_where_but_no_password(url: str, name: str) -> None:
 
 
 def test_waits_are_finite_and_the_url_may_change_them() -> None:
-    found = options("redis://redis")
-    assert (found["socket_connect_timeout"], found["socket_timeout"]) == (1.0, 2.0)
-    assert options("redis://redis?socket_timeout=7")["socket_timeout"] == 7.0
-    found = options("redis+sentinel://one/main")
-    assert (found["socket_connect_timeout"], found["socket_timeout"]) == (1.0, 2.0)
+    found = at_one_server("redis://redis")
+    assert (found.socket_connect_timeout, found.socket_timeout) == (1.0, 2.0)
+    assert at("redis://redis").read_timeout_seconds == 2.0
+    assert at_one_server("redis://redis?socket_timeout=7").socket_timeout == 7.0
+    assert at("redis://redis?socket_timeout=7").read_timeout_seconds == 7.0
+    sentinels: Any = at("redis+sentinel://one/main").servers
+    found = connection(sentinels._sentinels[0])
+    assert (found.socket_connect_timeout, found.socket_timeout) == (1.0, 2.0)
 
 
 def test_sentinels_have_their_own_password() -> None:
-    url = "redis+sentinel://user:secret@one/main?sentinel_password=other"
-    client = at(url).connect()
-    assert isinstance(client, Redis)
-    assert client.connection_pool.connection_kwargs["password"] == "secret"
-    pool: Any = client.connection_pool
-    [sentinel] = pool.sentinel_manager.sentinels
-    found = sentinel.connection_pool.connection_kwargs
-    assert (found["password"], found["socket_timeout"]) == ("other", 2.0)
-    assert found.get("username") is None
+    servers: Any = at("redis+sentinel://user:secret@one/main/2?sentinel_password=other").servers
+    sentinel = connection(servers._sentinels[0])
+    assert (sentinel.username, sentinel.password, sentinel.db) == (None, "other", 0)
+    master = connection(servers._connect(("two", 6379)))
+    assert (master.username, master.password, master.db, master.host) == ("user", "secret", 2, "two")
+
+
+def test_options_of_tls_are_used() -> None:
+    found = at_one_server("rediss://redis?ssl_ca_certs=/ca.pem&ssl_cert_reqs=optional&ssl_check_hostname=no")
+    assert (found.ca_certs, found.cert_reqs, found.check_hostname) == ("/ca.pem", 1, False)
+    found = at_one_server("rediss://redis")
+    assert (found.cert_reqs, found.check_hostname) == (2, True)
+    cluster: Any = at("rediss+cluster://one?ssl_ca_certs=/ca.pem").servers
+    assert connection(cluster._connect(("two", 6379))).ca_certs == "/ca.pem"
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["decode_responses=True", "protocol=3", "retry_on_timeout=yes", "max_connections=5", "encoding=latin1", "port=1"],
+)
+@pytest.mark.parametrize("url", ["redis://redis", "redis+sentinel://one/main", "redis+cluster://one"])
+def test_option_that_does_not_work_is_refused_with_those_that_do(url: str, option: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        at(f"{url}?{option}")
+    text = str(caught.value)
+    assert repr(option.partition("=")[0]) in text
+    assert "client_name, socket_timeout, socket_connect_timeout" in text
+    assert ("sentinel_password" in text) == ("sentinel" in url)
+    assert "ssl_" not in text, "these take rediss://"
+
+
+def test_every_option_that_is_offered_works() -> None:
+    values = {"ssl_cert_reqs": "none", "ssl_check_hostname": "true", "socket_timeout": "5", "db": "1"}
+    for name in OPTIONS:
+        value = values.get(name, "5" if name.endswith("timeout") else "x")
+        assert at(f"rediss+sentinel://one/main?{name}={value}").name
 
 
 @pytest.mark.parametrize(
@@ -97,6 +123,18 @@ def test_sentinels_have_their_own_password() -> None:
         "redis+sentinel://user:secret@one/main/two",
         "redis+cluster://user:secret@one/2",
         "redis+cluster://user:secret@one?no_such_option=1",
+        "redis://user:secret@one,two",
+        "redis://user:secret@one/1?db=2",
+        "redis://user:secret@one?db=-1",
+        "redis://user:secret@one?socket_timeout=inf",
+        "redis://user:secret@one?socket_timeout=-1",
+        "redis://user:secret@one?socket_timeout",
+        "redis://user:secret@one?db=1&db=2",
+        "redis://user:secret@one?ssl_cert_reqs=none",
+        "redis://user:secret@one?sentinel_password=x",
+        "rediss://user:secret@redis?ssl_check_hostname=maybe",
+        "redis://user:se?cret=x@redis",
+        "unix://user:secret@host/run/redis.sock",
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_at_once_and_never_repeated(url: str) -> None:

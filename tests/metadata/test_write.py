@@ -6,7 +6,7 @@ import pytest
 
 from shmroute.errors import ConfigError
 from shmroute.metadata.folder_store import FolderStore
-from shmroute.metadata.store import StoreAway
+from shmroute.metadata.store import StoreUnavailable
 from shmroute.metadata.template import KeyTemplate
 from shmroute.metadata.write import MetadataFiles, check_metadata, write_metadata
 from shmroute.resources.appmodel import AppModel, ModelVersion
@@ -70,5 +70,5 @@ def test_a_value_of_an_unknown_model_is_refused() -> None:
 
 
 def test_a_store_that_is_away_is_told_so_that_the_appmodel_is_not_applied(tmp_path: Path) -> None:
-    with pytest.raises(StoreAway):
+    with pytest.raises(StoreUnavailable):
         write_metadata(FolderStore(tmp_path / "nowhere"), APPMODEL, {"m1": b"one"})

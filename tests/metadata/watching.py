@@ -60,7 +60,8 @@ class Watching:
         self.loader = MetadataLoader(store, limits=limits, template=template)
         self._source = ToldSource()
         settings = SettingsRow(NAMESPACE, "", "the test")
-        self.watcher = WatcherLoop(area, [self._source], settings=settings, metadata=MetadataFeed(self.loader))
+        self.feed = MetadataFeed(self.loader)
+        self.watcher = WatcherLoop(area, [self._source], settings=settings, metadata=self.feed)
         self._thread = threading.Thread(target=self.watcher.run, name="watcher", daemon=True)
 
     def start(self) -> None:
@@ -131,6 +132,11 @@ class Watching:
     @property
     def counters(self) -> MetadataCounters:
         return self.loader.counters
+
+    @property
+    def skipped(self) -> int:
+        """Routes that cost no read, as their version was the same."""
+        return self.feed.status().skipped_by_version
 
 
 @contextmanager

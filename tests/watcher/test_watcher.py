@@ -502,10 +502,12 @@ class HungStore(FolderStore):
         self.asked = threading.Event()
         self.release = threading.Event()
 
-    def read(self, keys: Sequence[str], *, limit_bytes: int, measure: Collection[str] = ()) -> Reading:
+    def read(
+        self, keys: Sequence[str], *, limit_bytes: int, batch_bytes: int, check_size_first: Collection[str] = ()
+    ) -> Reading:
         self.asked.set()
         assert self.release.wait(WAIT_SECONDS)
-        return super().read(keys, limit_bytes=limit_bytes, measure=measure)
+        return super().read(keys, limit_bytes=limit_bytes, batch_bytes=batch_bytes)
 
 
 class HungHandler:

@@ -1,10 +1,13 @@
-"""Models' metadata: read from Redis or a folder, once for each version, and asked for again while it is not there.
+"""Models' metadata: read from Redis or a folder once per version, and read again while it is missing.
 
-Runs beside the watcher's owner thread, which is the only one to say what is wanted and to publish what was read:
+A value goes one way, and enters each part once:
 
-    owner:   loader.want(...)  -> the PENDING row to publish with the route
-    reader:  MGET ...          -> MetadataRead, through a sink
-    owner:   loader.settled(read, ...) -> the row to publish, unless something else is wanted by now
+    store       reads values by key, within bounds of time and size
+    loader      runs the reading thread; asks the store for what the scheduler says is due
+    scheduler   decides when a key is read and what an answer means
+    feed        (shmroute.watcher.metadata_feed, owner thread) decides which version of which model is wanted, drops
+                what is out of date by its ticket, and makes the row
+    publication (shmroute.watcher.pending_rows) publishes the row
 
-Knows nothing of Kubernetes and of shared memory. Never imported by a worker.
+This package knows nothing of Kubernetes and of shared memory. A worker never imports it.
 """

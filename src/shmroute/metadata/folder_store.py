@@ -1,8 +1,7 @@
-"""Metadata in a folder: the embedded counterpart of Redis. A value is a file named by its key, or by key and `.json`.
+"""Metadata in a folder, for use without Redis. A value is a file named by its key, or by the key and `.json`.
 
-The same rules hold as for Redis: a file is read when its model's version is new or changed, and while what it should
-hold is not there yet. A file that is written while it is read may be seen in part, so write beside and rename, as
-`write` does.
+The rules are the same as for Redis: a file is read when the version of its model is new, and again while its value is
+missing. A reader may see part of a file that is being written, so write another file and rename it, as `write` does.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from shmroute.metadata.store import Absent, Found, Reading, StoreAway, too_large
+from shmroute.metadata.store import Absent, Found, Reading, StoreUnavailable, too_large
 from shmroute.rows import MetadataState
 
 __all__ = ["FolderStore", "file_name_problem"]
@@ -21,35 +20,49 @@ __all__ = ["FolderStore", "file_name_problem"]
 SUFFIX: Final = ".json"
 
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-"""Without waiting: what bears a key's name may be a FIFO that nobody writes to."""
+"""O_NONBLOCK: a file with the name of a key may be a FIFO, and opening one waits for its writer."""
 
 
 class FolderStore:
-    """Values in the files of `folder`, which may come later than the store."""
+    """Values in the files of `folder`, which need not exist yet."""
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
         self.name = str(folder)
 
-    def read(self, keys: Sequence[str], *, limit_bytes: int, measure: Collection[str] = ()) -> Reading:  # noqa: ARG002
-        """Read the files of `keys`. Sizes are always looked at first; a file counts as one command.
+    def read(
+        self,
+        keys: Sequence[str],
+        *,
+        limit_bytes: int,
+        batch_bytes: int,
+        check_size_first: Collection[str] = (),  # noqa: ARG002 - the size of a file is always checked first
+    ) -> Reading:
+        """Read the files of `keys`: see `Store.read`. Each file counts as one command.
 
         Raises:
-            StoreAway: there is no such folder.
+            StoreUnavailable: there is no such folder.
         """
         if not self._folder.is_dir():
-            raise StoreAway("no such folder")
-        return Reading([self._value(key, limit_bytes) for key in keys], len(keys))
+            raise StoreUnavailable("no such folder")
+        found: dict[str, Found] = {}
+        size = 0
+        for key in keys:
+            found[key] = value = self._value(key, limit_bytes)
+            size += 0 if isinstance(value, Absent) else len(value)
+            if size >= batch_bytes:
+                break
+        return Reading(found, len(found))
 
     def write(self, values: Mapping[str, bytes]) -> None:
-        """Write values by key, each at once; see `Store.write`.
+        """Write values by key, each of them atomically: see `Store.write`.
 
         Raises:
-            StoreAway: a file could not be written; those before it were.
+            StoreUnavailable: a file could not be written; those before it were.
         """
         for key, value in values.items():
             if problem := file_name_problem(key):
-                raise StoreAway(problem)
+                raise StoreUnavailable(problem)
             path = self._folder / key
             beside = self._folder / f".{os.getpid()}.shmroute"
             try:
@@ -57,10 +70,10 @@ class FolderStore:
                 beside.replace(path)
             except OSError as error:
                 beside.unlink(missing_ok=True)
-                raise StoreAway(f"{path}: {error.strerror}") from error
+                raise StoreUnavailable(f"{path}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: no file is kept open."""
 
     def _value(self, key: str, limit_bytes: int) -> Found:
         if problem := file_name_problem(key):
@@ -72,7 +85,7 @@ class FolderStore:
 
 
 def file_name_problem(key: str) -> str:
-    """Why no file of a folder can bear the key's name; "" if one can."""
+    """Why no file can have the key as its name; "" if one can."""
     if key in ("", ".", "..") or "/" in key or "\0" in key:
         return f"no file can be named {key[:60]!r}"
     return ""

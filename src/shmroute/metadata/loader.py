@@ -1,7 +1,7 @@
-"""Reads what the gate wants, in batches, in a thread of its own; nothing ever waits for it.
+"""Reads what the scheduler says is due, in batches, in a thread of its own. Nobody ever waits for the store.
 
-The owner calls `want`, `gone`, `settled` and `retry_failed`, none of which waits for the store. `run` belongs to
-another thread and hands what it has read to a sink. Values are held only on their way from the store to the sink.
+The owner calls `request`, `forget` and `retry_failed`, none of which waits. `run` belongs to another thread and passes
+results on through a sink. Values are in memory only on their way from the store to the sink.
 """
 
 from __future__ import annotations
@@ -9,83 +9,91 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
 import msgspec
 
-from shmroute.metadata.carry import carry_over
-from shmroute.metadata.gate import Gate, MetadataRead, Moment, PendingKey, Want
 from shmroute.metadata.schedule import StoreBackoff
-from shmroute.metadata.store import Store, StoreAway
+from shmroute.metadata.scheduler import MetadataRead, ModelRequest, Now, PendingKey, ReadRequest, ReadScheduler
+from shmroute.metadata.store import Absent, Reading, Store, StoreUnavailable
 from shmroute.metadata.template import KeyTemplate
+from shmroute.rows import MetadataState
 
-__all__ = ["MetadataCounters", "MetadataLimits", "MetadataLoader", "MetadataRead", "ReadSink", "system_clock"]
+__all__ = ["MetadataCounters", "MetadataLimits", "MetadataLoader", "MetadataReads", "ReadSink", "system_clock"]
 
 _log = logging.getLogger(__name__)
 
-ReadSink: TypeAlias = Callable[[list[MetadataRead]], None]
-"""Takes what has been read, in the loader's thread; never blocks."""
-
 FIRST_BATCH_KEYS: Final = 16
-"""Nothing is known of the values' size yet, or of how the store feels after a failure: begin small."""
+"""Size of the first batch, and of the first one after a failure: the size of the values is not known yet."""
 
 BATCH_GROWTH: Final = 4
-"""From one full batch to the next, 16, 64, 256, 1,000: 10,000 keys take 13 commands."""
+"""Growth from one full batch to the next: 16, 64, 256, 1,000, so that 10,000 keys take 13 commands."""
 
 IDLE_SECONDS: Final = 1.0
-"""The longest wait for something to do; whatever is new wakes the thread at once."""
+"""Longest wait for a new request; each request wakes the thread at once."""
 
 JOIN_SECONDS: Final = 0.2
-"""How long the end waits for a read under way, before and after its connection is cut."""
+"""How long the end waits for a running read, before and after its connection is closed."""
 
 WATCH_SECONDS: Final = 0.5
-"""How often `run` looks whether the reading thread still lives; its end would be a defect."""
+"""Seconds between two checks of the reading thread."""
+
+STUCK_SECONDS: Final = 15.0
+"""A read that takes longer is reported as a failure of the store. Reads end within 10 s, but the name look-up before
+them knows no time limit."""
 
 
 class MetadataLimits(msgspec.Struct, frozen=True):
-    """What one read may take."""
+    """Limits of what is read."""
 
     value_bytes: int = 1024 * 1024
-    """A larger value is not kept."""
+    """Largest value; a larger one is not read."""
     batch_keys: int = 1_000
-    """A Redis server does nothing else while it answers: 1,000 keys of 4 KiB take it about 2 ms."""
+    """Most keys in a batch. Redis does nothing else while it answers: 1,000 keys of 4 KiB take it about 2 ms."""
     batch_bytes: int = 8 * 1024 * 1024
-    """What a batch aims at, going by the sizes of the last one: bounds the memory of values on their way."""
+    """Bytes of values in a batch, which bounds the memory of values on their way."""
 
 
 class MetadataCounters(msgspec.Struct, frozen=True):
-    """Since the start, but for `pending` and `too_large`, which tell how it is now."""
+    """Counts since the start, except for `pending` and `too_large`, which are of this moment."""
 
     reads: int
     """Keys read."""
     read_commands: int
     bytes: int
-    """Of values read."""
-    skipped_by_version: int
-    """Models looked at that cost no read, as their version was the same."""
+    """Bytes of values read."""
     failures: int
-    """Reads that the store did not answer."""
+    """Reads for which the store was unavailable."""
     pending: int
-    """Models whose metadata is not there in the version asked for."""
+    """Models whose metadata is not loaded."""
     too_large: int
-    """Of these, the ones over the limit."""
+    """Those of them whose value is over the limit."""
 
 
-def system_clock() -> Moment:
-    """Now, on the machine's clocks."""
-    return Moment(time.monotonic(), time.time())
+class MetadataReads(msgspec.Struct, frozen=True):
+    """What one batch has brought, on its way to the owner."""
+
+    reads: list[MetadataRead]
+
+
+ReadSink: TypeAlias = Callable[[MetadataReads], None]
+"""Takes what has been read. Called in the loader's threads; may block for a while, and so slows reading down."""
+
+
+def system_clock() -> Now:
+    """The present time on the machine's clocks."""
+    return Now(time.monotonic(), time.time())
 
 
 class MetadataLoader:
-    """Loads metadata from `store`, each key once per version.
+    """Loads metadata from `store`: each request once, and again while its value is missing.
 
     Args:
         store: where values are.
-        template: how keys are made.
-        limits: what one read may take.
-        clock: tests inject one; waits are real all the same.
+        template: makes the keys.
+        limits: limits of what is read.
+        clock: tests inject one; waits use the real clock all the same.
     """
 
     def __init__(
@@ -94,104 +102,101 @@ class MetadataLoader:
         *,
         template: KeyTemplate | None = None,
         limits: MetadataLimits | None = None,
-        clock: Callable[[], Moment] = system_clock,
+        clock: Callable[[], Now] = system_clock,
     ) -> None:
         self._store = store
         self._limits = limits or MetadataLimits()
         self._clock = clock
-        self._gate = Gate(template or KeyTemplate())
+        self._scheduler = ReadScheduler(template or KeyTemplate())
         self._changed = threading.Condition()
         self._stopped = False
         self._failure: BaseException | None = None
+        self._reader: threading.Thread | None = None
         self._backoff = StoreBackoff()
         self._not_before = 0.0
         self._batch_keys = FIRST_BATCH_KEYS
+        self._check_sizes = False
+        """Whether the last batch had a value over the limit: the next one asks for all sizes first."""
+        self._reading_since = 0.0
+        """Monotonic seconds at which the running read began; 0 if none is running."""
         self._reads = self._read_commands = self._bytes = self._failures = 0
 
     # --- the owner's side ----------------------------------------------------------------------------------
 
-    @contextmanager
-    def changes(self) -> Iterator[None]:
-        """`want` and `gone` inside are seen by the reading thread all at once, so that it reads in full batches."""
+    def request(self, wanted: Iterable[ModelRequest]) -> None:
+        """Read these; a request replaces an earlier one for the same model. All at once, so that batches are full."""
         with self._changed:
-            yield
+            now = self._clock()
+            for each in wanted:
+                self._scheduler.request(each, now)
             self._changed.notify()
 
-    def want(self, namespace: str, model: str, app: str, version: str) -> MetadataRead | None:
-        """Say which version of a model's metadata is in force.
-
-        Returns:
-            What to publish (through `settled`) together with the route; None where nothing changes: this app and
-            version have been wanted before, and cost no read.
-        """
+    def forget(self, models: Iterable[tuple[str, str]]) -> None:
+        """Drop the requests for these models, given as (namespace, model)."""
         with self._changed:
-            read = self._gate.want(namespace, model, app, version, self._clock())
-            self._changed.notify()
-            return read
-
-    def gone(self, namespace: str, model: str) -> None:
-        """Say that the model is served no more in the namespace; the owner removes its row."""
-        with self._changed:
-            self._gate.gone(namespace, model)
-
-    def settled(self, read: MetadataRead, published: bytes | None) -> bytes | None:
-        """The METADATA row to publish for `read`, given the one that stands now.
-
-        Returns:
-            None if another version has been wanted since, or the model has gone.
-        """
-        with self._changed:
-            newest = self._gate.is_newest(read)
-        return carry_over(read.row, published) if newest else None
+            for namespace, model in models:
+                self._scheduler.forget(namespace, model)
 
     def retry_failed(self) -> None:
-        """Ask now for all that is not there; reads nothing else."""
+        """Read again, now, everything that is pending; nothing else is read."""
         with self._changed:
-            self._gate.retry(self._clock())
+            self._scheduler.retry(self._clock())
             self._changed.notify()
 
     @property
     def store_name(self) -> str:
-        """Where from, without credentials."""
+        """Where the store is, without credentials."""
         return self._store.name
 
     @property
     def problem(self) -> str:
-        """Why the store cannot be read, "" while it can."""
+        """Why the store is unavailable; "" while it answers."""
         with self._changed:
-            return self._gate.problem
+            return self._scheduler.problem
 
     @property
     def counters(self) -> MetadataCounters:
-        """How much has been read, and how it stands. Any thread."""
+        """How much has been read, and how much is pending. Any thread."""
         with self._changed:
             return MetadataCounters(
                 self._reads,
                 self._read_commands,
                 self._bytes,
-                self._gate.skipped,
                 self._failures,
-                self._gate.pending_count,
-                self._gate.too_large,
+                self._scheduler.pending_count,
+                self._scheduler.too_large,
             )
 
     def pending(self) -> list[PendingKey]:
-        """What is not there in the version asked for, and why. Any thread."""
+        """What is not loaded, and why. Any thread."""
         with self._changed:
-            return list(self._gate.pending())
+            return list(self._scheduler.pending())
 
     # --- the reading thread --------------------------------------------------------------------------------
 
     def run(self, sink: ReadSink, stop: threading.Event) -> None:
-        """Read until `stop` is set; returns well under a second after, whatever the store does meanwhile.
+        """Read until `stop` is set; returns well under a second later, whatever the store does.
 
-        Reading goes on in a thread of its own, since name look-up and TLS know no interruption.
+        Reading has a thread of its own, since nothing can interrupt a name look-up. May be called again after it has
+        failed: it then goes on with everything that is still due.
+
+        Raises:
+            Exception: the reading thread has failed; the chained cause is its exception.
         """
-        reader = threading.Thread(target=self._guarded, args=(sink,), name="metadata reader", daemon=True)
+        if self._reader is not None and self._reader.is_alive():
+            raise RuntimeError("the earlier metadata reader has not ended yet")
+        with self._changed:
+            self._stopped = False
+            self._failure = None
+            self._reading_since = 0.0
+            self._scheduler.put_all_back()
+        self._reader = reader = threading.Thread(
+            target=self._guarded, args=(sink,), name="metadata reader", daemon=True
+        )
         reader.start()
         try:
             while not stop.wait(WATCH_SECONDS) and reader.is_alive():
-                pass
+                self._report_stuck(sink)
         finally:
             with self._changed:
                 self._stopped = True
@@ -199,67 +204,98 @@ class MetadataLoader:
             reader.join(JOIN_SECONDS)
             self._store.close()
             reader.join(JOIN_SECONDS)
-        if self._failure is not None:
-            raise self._failure
+        if not stop.is_set():
+            raise RuntimeError("the metadata reader has ended") from self._failure
 
     def _guarded(self, sink: ReadSink) -> None:
         try:
-            while wants := self._next():
-                self._read(wants, sink)
-        except Exception as error:  # noqa: BLE001 - raised again by `run`
-            if not self._stopped:  # a connection cut under a read by the end of `run` may fail in any way
+            while requests := self._next():
+                self._read(requests, sink)
+        except BaseException as error:  # noqa: BLE001 - `run` raises it
+            if not self._stopped:  # a connection that is closed during a read at the end may fail in any way
                 self._failure = error
 
-    def _next(self) -> list[Want]:
-        """Wait for keys that are due; none means: stop."""
+    def _next(self) -> list[ReadRequest]:
+        """Wait for keys that are due; an empty list means: stop."""
         with self._changed:
+            self._reading_since = 0.0
             while not self._stopped:
                 now = self._clock()
-                due = self._gate.next_due()
+                due = self._scheduler.next_due()
                 wait = IDLE_SECONDS if due is None else max(due, self._not_before) - now.seconds
                 if wait <= 0:
-                    return self._gate.take(self._batch_keys, now)
+                    self._reading_since = now.seconds
+                    return self._scheduler.take(self._batch_keys, now)
                 self._changed.wait(min(wait, IDLE_SECONDS))
             return []
 
-    def _read(self, wants: list[Want], sink: ReadSink) -> None:
+    def _read(self, requests: list[ReadRequest], sink: ReadSink) -> None:
         try:
             reading = self._store.read(
-                [want.key for want in wants],
+                [request.key for request in requests],
                 limit_bytes=self._limits.value_bytes,
-                measure={want.key for want in wants if want.measure},
+                batch_bytes=self._limits.batch_bytes,
+                check_size_first={request.key for request in requests if request.check_size_first or self._check_sizes},
             )
-        except StoreAway as error:
-            self._away(wants, str(error), sink)
-            return
-        size = sum(len(found) for found in reading.found if isinstance(found, bytes))
+        except StoreUnavailable as error:
+            self._unavailable(requests, str(error), sink)
+        except Exception as error:  # noqa: BLE001 - a defect of the store must not end the reading
+            if not self._stopped and not self.problem:
+                _log.exception("metadata store %s: a read failed in an unexpected way", self._store.name)
+            self._unavailable(requests, f"unexpected {type(error).__name__}: {error}", sink)
+        else:
+            self._take(requests, reading, sink)
+
+    def _take(self, requests: list[ReadRequest], reading: Reading, sink: ReadSink) -> None:
+        found = reading.found
+        sizes = [len(value) for value in found.values() if isinstance(value, bytes)]
+        left = [request for request in requests if request.key not in found]
         with self._changed:
-            if self._gate.problem:
+            if self._scheduler.problem:
                 _log.info("metadata store %s answers again", self._store.name)
             self._backoff.answered()
-            self._reads += len(wants)
+            self._reads += len(found)
             self._read_commands += reading.commands
-            self._bytes += size
-            self._batch_keys = self._next_batch(len(wants), size)
-            reads = self._gate.answered(zip(wants, reading.found, strict=True), self._clock())
+            self._bytes += sum(sizes)
+            self._batch_keys = self._next_batch(len(sizes) if left else len(requests), sum(sizes))
+            self._check_sizes = any(
+                isinstance(each, Absent) and each.state == MetadataState.TOO_LARGE for each in found.values()
+            )
+            self._scheduler.put_back(left)
+            answers = [(request, found[request.key]) for request in requests if request.key in found]
+            reads = self._scheduler.answered(answers, self._clock())
         if reads and not self._stopped:
-            sink(reads)
+            sink(MetadataReads(reads))
 
-    def _away(self, wants: list[Want], problem: str, sink: ReadSink) -> None:
+    def _unavailable(self, requests: list[ReadRequest], problem: str, sink: ReadSink) -> None:
         with self._changed:
             if self._stopped:
                 return
-            if not self._gate.problem:
-                _log.warning("metadata store %s: %s; it is asked again, routes go on", self._store.name, problem)
+            if not self._scheduler.problem:
+                _log.warning(
+                    "metadata store %s is unavailable: %s; it is tried again, routes are served meanwhile",
+                    self._store.name,
+                    problem,
+                )
             self._failures += 1
             self._batch_keys = FIRST_BATCH_KEYS
             self._not_before = self._clock().seconds + self._backoff.failed()
-            reads = self._gate.unanswered(wants, problem)
+            reads = self._scheduler.unanswered(requests, problem)
         if reads:
-            sink(reads)
+            sink(MetadataReads(reads))
+
+    def _report_stuck(self, sink: ReadSink) -> None:
+        """Report a read that does not come back as a failure of the store, once; its answer still counts."""
+        with self._changed:
+            since = self._reading_since
+            stuck = bool(since) and self._clock().seconds - since > STUCK_SECONDS and not self._scheduler.problem
+        if stuck:
+            self._unavailable([], f"no answer within {STUCK_SECONDS:.0f} s, not even to the name look-up", sink)
 
     def _next_batch(self, keys: int, size_bytes: int) -> int:
-        """How many keys the next batch takes, after one of `keys`: it grows step by step towards the aim."""
+        """Keys in the next batch, after one of `keys` with `size_bytes`: grows step by step towards `batch_bytes`."""
+        if size_bytes == 0:
+            return min(max(keys * BATCH_GROWTH, FIRST_BATCH_KEYS), self._limits.batch_keys)
         grown = max(keys * BATCH_GROWTH, FIRST_BATCH_KEYS)
-        fitting = self._limits.batch_bytes * keys // max(size_bytes, 1)
+        fitting = self._limits.batch_bytes * keys // size_bytes
         return max(1, min(grown, fitting, self._limits.batch_keys))

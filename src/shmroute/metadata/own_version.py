@@ -1,6 +1,9 @@
-"""The version that a metadata value gives itself. Pure."""
+"""The version that a metadata value states about itself. Pure."""
 
 from __future__ import annotations
+
+import re
+from typing import Final
 
 import msgspec
 
@@ -14,18 +17,63 @@ class _Versioned(msgspec.Struct, gc=False):
 _decode_object = msgspec.json.Decoder(_Versioned).decode
 _decode_string = msgspec.json.Decoder(str).decode
 
+_TOKEN: Final = re.compile(
+    rb"[ \t\r\n]*+(?:"
+    rb'(?P<string>"(?:[^"\\]++|\\.)*+")'
+    rb"|(?P<open>[\[{])|(?P<close>[\]}])|(?P<mark>[,:])"
+    rb"|(?P<plain>-?[0-9][0-9.eE+-]*+|true|false|null|NaN|-?Infinity)"
+    rb")[ \t\r\n]*+",
+    re.DOTALL,
+)
+"""One JSON token, with the NaN and Infinity that Python's and JavaScript's writers add. The quantifiers are possessive,
+so that no input makes the search slow."""
+
+_CLOSED_BY: Final = {b"[": b"]", b"{": b"}"}
+
 
 def own_version(value: bytes) -> str | None:
-    """`version` of a JSON object, where it is a string or a number; None for everything else.
+    """`version` of a JSON object, if it is a string or a number; None for everything else.
 
-    A number is taken as it is written: 1.10 is "1.10".
+    A number is taken as it is written: 1.10 is "1.10". NaN and Infinity elsewhere in the object, and nesting of any
+    depth, change nothing: neither is a reason to take an old value for a new one.
     """
     if not value.lstrip(b" \t\r\n").startswith(b"{"):
         return None
     try:
         raw = bytes(_decode_object(value).version)
-        if raw.startswith(b'"'):
-            return _decode_string(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None  # not JSON, whatever it looks like
-    return raw.decode() if raw[:1] in b"-0123456789" else None
+        raw = _version_token(value)
+    if not raw.startswith(b'"'):
+        return raw.decode() if raw[-1:].isdigit() else None
+    try:
+        return _decode_string(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _version_token(value: bytes) -> bytes:
+    """The token of the top-level field `version`; b"" if the value is not JSON. Without recursion.
+
+    Reads what msgspec refuses: NaN, Infinity, and nesting beyond the interpreter's recursion limit, which differs
+    between versions of Python.
+    """
+    closings: list[bytes] = []
+    at = 0
+    found = b""
+    key = before = b""
+    while at < len(value):
+        token = _TOKEN.match(value, at)
+        if token is None or (at > 0 and not closings):
+            return b""
+        at = token.end()
+        text = token[token.lastgroup or 0]
+        if len(closings) == 1 and before == b":" and key == b'"version"':
+            found = text
+        elif len(closings) == 1 and before in (b"{", b",") and token.lastgroup == "string":
+            key = text
+        if token.lastgroup == "open":
+            closings.append(_CLOSED_BY[text])
+        elif token.lastgroup == "close" and closings.pop() != text:
+            return b""
+        before = text
+    return found if not closings else b""

@@ -1,30 +1,39 @@
 """Metadata in Redis: strings by key. Called by the loader, and by `apply --metadata` to write.
 
-One command for a batch of values. Keys without one are looked at more closely, in as few commands as will do.
+One command reads a batch of values (in a Cluster one for each slot). Keys without a value cost two commands more at the
+most, however many they are. A value over the limit is refused by its announced length, before it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, cast
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final
 
-from redis.cluster import RedisCluster
-from redis.exceptions import NoPermissionError, RedisClusterException, RedisError, ResponseError
+from redis.crc import key_slot
+from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, ResponseError
 
-from shmroute.metadata.redis_url import Client, target
-from shmroute.metadata.store import Absent, Found, Reading, StoreAway, too_large
+from shmroute.metadata.redis_connection import Command, Exchange, RedisServer, ReplyTooLarge, explain
+from shmroute.metadata.redis_servers import explain_reply
+from shmroute.metadata.redis_url import servers_at
+from shmroute.metadata.store import Absent, Found, Reading, StoreUnavailable, too_large
 from shmroute.rows import MetadataState
 
 __all__ = ["RedisStore"]
+
+_log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS: Final = 1.0
 """Beside the pod or in the same data centre a handshake takes milliseconds; one lost packet costs 1 s."""
 
 READ_TIMEOUT_SECONDS: Final = 2.0
-"""Redis answers in microseconds and stands still for tens of milliseconds while it forks: 2 s of silence is a hang."""
+"""Longest silence. Redis answers in microseconds and pauses for tens of milliseconds while it forks: 2 s is a hang."""
+
+EXCHANGE_TIMEOUTS: Final = 5
+"""Read timeouts that all answers of one server to one `read` may take, 10 s: 8 MiB take 7 s at 10 Mbit/s."""
 
 WRITE_BATCH_KEYS: Final = 500
-"""Values written in one go: bounds what the server must buffer."""
+"""Values written in one exchange: bounds what the server must buffer."""
 
 MISSING: Final = Absent(MetadataState.MISSING, "no such key")
 
@@ -34,7 +43,8 @@ class RedisStore:
 
     Args:
         url: see `shmroute.metadata.redis_url`.
-        connect_timeout_seconds, read_timeout_seconds: of each connection; `read` is bounded by them.
+        connect_timeout_seconds, read_timeout_seconds: defaults of the URL's `socket_connect_timeout` (one connection
+            attempt) and `socket_timeout` (one silence); all answers of a server to one `read` take at most 5 silences.
 
     Raises:
         ConfigError: the URL cannot be used.
@@ -47,135 +57,230 @@ class RedisStore:
         connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
         read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
     ) -> None:
-        self.name, self._connect = target(
+        self.name, self._servers, read_timeout = servers_at(
             url, connect_timeout_seconds=connect_timeout_seconds, read_timeout_seconds=read_timeout_seconds
         )
-        self._client: Client | None = None
+        self._seconds = read_timeout * EXCHANGE_TIMEOUTS
 
-    def read(self, keys: Sequence[str], *, limit_bytes: int, measure: Collection[str] = ()) -> Reading:
-        """Read the values of `keys`: see `Store.read`.
+    def read(
+        self, keys: Sequence[str], *, limit_bytes: int, batch_bytes: int, check_size_first: Collection[str] = ()
+    ) -> Reading:
+        """Read the values of `keys`: see `Store.read`. If some servers of a Cluster fail, the others are read.
 
         Raises:
-            StoreAway: no answer within the timeouts, or one that says nothing about the keys.
+            StoreUnavailable: no server could be read.
         """
-        try:
-            return _read(self._connected(), keys, limit_bytes, measure)
-        except (RedisError, RedisClusterException, OSError) as error:
-            raise StoreAway(_described(error)) from error
+        shares = self._servers.shares(list(dict.fromkeys(keys)), lambda: Exchange(self._seconds))
+        found: dict[str, Found] = {}
+        commands = size = 0
+        failures: list[str] = []
+        for server, share_keys, problem in shares:
+            if size >= batch_bytes:
+                break
+            if server is None:
+                failures.append(problem)
+                found.update(dict.fromkeys(share_keys, Absent(MetadataState.PENDING, problem)))
+                continue
+            exchange = Exchange(self._seconds, limit_bytes, batch_bytes)
+            one = _ShareRead(self._servers.moved, server, self._group(share_keys), exchange, limit_bytes)
+            try:
+                one.read(check_size_first)
+            except StoreUnavailable as error:
+                self._servers.failed(server)
+                problem = f"{server.name}: {error}" if len(shares) > 1 else self._with_hint(error)
+                if not one.found:
+                    failures.append(problem)
+                for key in share_keys:
+                    one.found.setdefault(key, Absent(MetadataState.PENDING, problem))
+            else:
+                self._servers.answered(server)
+            found.update(one.found)
+            commands += one.commands
+            size += sum(len(value) for value in one.found.values() if isinstance(value, bytes))
+        if len(failures) == len(shares):
+            raise StoreUnavailable(failures[0])
+        return Reading(found, commands)
 
     def write(self, values: Mapping[str, bytes]) -> None:
         """Write values by key: see `Store.write`.
 
         Raises:
-            StoreAway: some may have been written.
+            StoreUnavailable: some values may have been written.
         """
-        try:
-            for batch in _batches(values):
-                pipeline: Any = self._connected().pipeline(transaction=False)
-                for key, value in batch:
-                    pipeline.set(key, value)
-                pipeline.execute()
-        except (RedisError, RedisClusterException, OSError) as error:
-            raise StoreAway(_described(error)) from error
+        for server, keys, problem in self._servers.shares(list(values), lambda: Exchange(self._seconds)):
+            if server is None:
+                raise StoreUnavailable(problem)
+            for at in range(0, len(keys), WRITE_BATCH_KEYS):
+                batch = keys[at : at + WRITE_BATCH_KEYS]
+                try:
+                    replies = server.ask([("SET", key, values[key]) for key in batch], Exchange(self._seconds))
+                except StoreUnavailable:
+                    self._servers.failed(server)
+                    raise
+                for reply in replies:
+                    if isinstance(reply, AskError):
+                        self._servers.moved(reply)
+                    if isinstance(reply, Exception):
+                        raise StoreUnavailable(self._with_hint(reply)) from reply
 
     def close(self) -> None:
-        """Close all connections, also one that is being read from."""
-        client: Any = self._client
-        if isinstance(client, RedisCluster):
-            client.disconnect_connection_pools()  # type: ignore[no-untyped-call]
-        elif client is not None:
-            client.connection_pool.disconnect(inuse_connections=True)
+        """Close all connections, also under a `read` of another thread."""
+        self._servers.close()
 
-    def _connected(self) -> Client:
-        if self._client is None:
-            self._client = self._connect()
-        return self._client
+    def _group(self, keys: list[str]) -> list[list[str]]:
+        """Keys that one command can read: in a Cluster, those of one slot."""
+        if self._servers.together:
+            return [keys]
+        groups: dict[int, list[str]] = {}
+        for key in keys:
+            groups.setdefault(key_slot(key.encode()), []).append(key)
+        return list(groups.values())
+
+    def _with_hint(self, error: Exception) -> str:
+        cause = error.__cause__ or error
+        wrong_kind = isinstance(cause, (ClusterCrossSlotError, ClusterDownError)) and self._servers.together
+        return f"{explain(error)}: {self._servers.hint}" if wrong_kind else explain(error)
 
 
-def _read(client: Client, keys: Sequence[str], limit_bytes: int, measure: Collection[str]) -> Reading:
-    found: dict[str, Found] = {}
-    commands = 0
-    known_large = [key for key in dict.fromkeys(keys) if key in measure]
-    if known_large:
-        sizes = _pipelined(client, "STRLEN", known_large)
-        commands += len(known_large)
-        for key, size in zip(known_large, sizes, strict=True):
-            if isinstance(size, int) and size > limit_bytes:
-                found[key] = too_large(size, limit_bytes)
-    wanted = [key for key in dict.fromkeys(keys) if key not in found]
-    if wanted:
-        values, count = _values(client, wanted)
-        commands += count
-        unknown = [key for key, value in zip(wanted, values, strict=True) if value is None]
-        absent, count = _absent(client, unknown) if unknown else ({}, 0)
-        commands += count
-        for key, value in zip(wanted, values, strict=True):
-            if value is None:
-                found[key] = absent[key]
-            elif isinstance(value, bytes) and len(value) > limit_bytes:
-                found[key] = too_large(len(value), limit_bytes)
+class _ShareRead:
+    """Reads what one server has. What has been found is in `found` also when `read` fails halfway."""
+
+    def __init__(
+        self,
+        moved: Callable[[AskError], RedisServer],
+        server: RedisServer,
+        groups: list[list[str]],
+        exchange: Exchange,
+        limit_bytes: int,
+    ) -> None:
+        self._moved = moved
+        self._server = server
+        self._groups = groups
+        self._exchange = exchange
+        self._limit_bytes = limit_bytes
+        self.found: dict[str, Found] = {}
+        self.commands = 0
+
+    def read(self, check_size_first: Collection[str]) -> None:
+        """Read the groups, or as much of them as fits into the bounds.
+
+        Raises:
+            StoreUnavailable
+        """
+        self._find_large([key for group in self._groups for key in group if key in check_size_first])
+        groups = [left for group in self._groups if (left := [key for key in group if key not in self.found])]
+        while groups:
+            try:
+                replies = self._ask(self._server, [("MGET", *group) for group in groups])
+            except ReplyTooLarge as error:
+                if error.size_bytes:
+                    self._note_large(groups, error)
+                    return  # the loader asks for the others again, all sizes first
+                if sum(map(len, groups)) == 1:
+                    raise StoreUnavailable("the server's reply to MGET of one key is over its bound") from error
+                groups = _first_half(groups)
             else:
-                found[key] = value
-    return Reading([found[key] for key in keys], commands)
+                self._take(groups, replies)
+                return
+
+    def _ask(self, server: RedisServer, commands: list[Command]) -> list[Any]:
+        self.commands += len(commands)
+        return server.ask(commands, self._exchange.again())
+
+    def _take(self, groups: list[list[str]], replies: list[Any]) -> None:
+        """Take the replies to one MGET for each group."""
+        values: dict[str, Any] = {}
+        for group, reply in zip(groups, replies, strict=True):
+            if isinstance(reply, list) and len(reply) == len(group):
+                values.update(zip(group, reply, strict=True))
+            elif isinstance(reply, ClusterCrossSlotError):
+                raise StoreUnavailable(explain(reply)) from reply
+            elif isinstance(reply, ResponseError):
+                # An ACL that allows some of the keys only refuses all of a command, and so does a slot on its way to
+                # another node: key by key, the others get their values.
+                values.update(self._one_by_one(group))
+            else:
+                raise StoreUnavailable(f"the reply to MGET has not one element for each key: {explain_reply(reply)}")
+        self._sort_out(values)
+
+    def _one_by_one(self, keys: list[str]) -> dict[str, Any]:
+        """The reply to GET for each key, from the server that it is redirected to."""
+        values: dict[str, Any] = dict(zip(keys, self._ask(self._server, [("GET", key) for key in keys]), strict=True))
+        redirected: dict[RedisServer, list[str]] = {}
+        for key, value in values.items():
+            if isinstance(value, AskError):
+                redirected.setdefault(self._moved(value), []).append(key)
+        for server, moved in redirected.items():
+            replies = self._ask(server, [command for key in moved for command in (("ASKING",), ("GET", key))])
+            values.update(zip(moved, replies[1::2], strict=True))
+        return values
+
+    def _sort_out(self, values: dict[str, Any]) -> None:
+        """Note values, and errors for keys whose value was refused; ask why the others have none."""
+        without: list[str] = []
+        for key, value in values.items():
+            if isinstance(value, bytes):
+                size = len(value)
+                self.found[key] = value if size <= self._limit_bytes else too_large(size, self._limit_bytes)
+            elif value is None or str(value).startswith("WRONGTYPE"):
+                without.append(key)
+            elif isinstance(value, ResponseError):
+                self.found[key] = Absent(MetadataState.PENDING, explain(value))
+            else:
+                raise StoreUnavailable(f"the reply to MGET has {explain_reply(value)} for a value")
+        refusals = [value for value in values.values() if isinstance(value, ResponseError)]
+        if len(refusals) == len(values) and not without:
+            self.found = {key: found for key, found in self.found.items() if key not in values}
+            raise StoreUnavailable(explain(refusals[0])) from refusals[0]
+        if without:
+            self._explain_absent(without)
+
+    def _explain_absent(self, keys: list[str]) -> None:
+        """Note why these keys have no string. EXISTS says so for all that are missing, as most are.
+
+        A user who may not use EXISTS or TYPE (an ACL that allows MGET only) gets "no such key" for other types too.
+        """
+        asked = set(keys)
+        groups = [left for group in self._groups if (left := [key for key in group if key in asked])]
+        counts = self._ask_small([("EXISTS", *group) for group in groups])
+        untyped = [key for group, count in zip(groups, counts, strict=True) if count != 0 for key in group]
+        self.found.update(dict.fromkeys(keys, MISSING))
+        for key, reply in zip(untyped, self._ask_small([("TYPE", key) for key in untyped]), strict=True):
+            kind = reply.decode(errors="replace")[:40] if isinstance(reply, bytes) else ""
+            if kind not in ("none", "string", ""):  # a string was written just now: the next read finds it
+                self.found[key] = Absent(MetadataState.WRONG_TYPE, f"the key holds a {kind}, not a string")
+
+    def _find_large(self, keys: list[str]) -> None:
+        """Note which of `keys` have values over the limit, without reading them. An ACL may forbid it."""
+        for key, size in zip(keys, self._ask_small([("STRLEN", key) for key in keys]), strict=True):
+            if isinstance(size, int) and size > self._limit_bytes:
+                self.found[key] = too_large(size, self._limit_bytes)
+
+    def _note_large(self, groups: list[list[str]], error: ReplyTooLarge) -> None:
+        """Note the value that was refused, and which of the others are too large as well."""
+        try:
+            key = groups[error.reply][error.element]
+        except IndexError:
+            raise StoreUnavailable("the server has sent more replies than it was asked for") from error
+        self.found[key] = too_large(error.size_bytes, self._limit_bytes)
+        self._find_large([each for group in groups for each in group if each != key])
+
+    def _ask_small(self, commands: list[Command]) -> list[Any]:
+        """Ask for what is never large. Errors stand in place of their replies."""
+        if not commands:
+            return []
+        try:
+            return self._ask(self._server, commands)
+        except ReplyTooLarge as error:
+            raise StoreUnavailable(f"the server's reply to {commands[0][0]} is too large") from error
 
 
-def _values(client: Client, keys: list[str]) -> tuple[list[Found | None], int]:
-    """The values, None where there is no string, and the commands this took."""
-    try:
-        if isinstance(client, RedisCluster):
-            slots = {client.keyslot(key) for key in keys}  # type: ignore[no-untyped-call]
-            return cast("list[Found | None]", client.mget_nonatomic(keys)), len(slots)
-        return cast("list[Found | None]", client.mget(keys)), 1
-    except NoPermissionError:
-        # An ACL that allows some keys only refuses all of a batch: one by one, others get theirs.
-        answers = _pipelined(client, "GET", keys)
-        if all(isinstance(answer, NoPermissionError) for answer in answers):
-            raise
-        values = [
-            Absent(MetadataState.PENDING, _described(answer))
-            if isinstance(answer, NoPermissionError)
-            else None
-            if isinstance(answer, Exception)  # of another type
-            else answer
-            for answer in answers
-        ]
-        return values, 1 + len(keys)
-
-
-def _absent(client: Client, keys: list[str]) -> tuple[dict[str, Absent], int]:
-    """Why these keys have no string. One command says so for all that are missing, as most are."""
-    try:
-        if not client.exists(*keys):
-            return dict.fromkeys(keys, MISSING), 1
-        types = _pipelined(client, "TYPE", keys)
-    except NoPermissionError:  # an ACL that allows MGET and no more
-        return dict.fromkeys(keys, MISSING), 1
-    reasons = {}
-    for key, answer in zip(keys, types, strict=True):
-        kind = answer.decode() if isinstance(answer, bytes) else ""
-        if kind in ("none", "string", ""):  # a string was written just now: the next attempt reads it
-            reasons[key] = MISSING
-        else:
-            reasons[key] = Absent(MetadataState.WRONG_TYPE, f"the key holds a {kind}, not a string")
-    return reasons, 1 + len(keys)
-
-
-def _pipelined(client: Client, command: str, keys: Sequence[str]) -> list[Any]:
-    """`command` for each key, in one round trip; an answer may be an exception that concerns its key."""
-    pipeline: Any = client.pipeline(transaction=False)
-    for key in keys:
-        pipeline.execute_command(command, key)
-    answers: list[Any] = pipeline.execute(raise_on_error=False)
-    for answer in answers:
-        if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
-            raise answer
-    return answers
-
-
-def _batches(values: Mapping[str, bytes]) -> list[list[tuple[str, bytes]]]:
-    items = list(values.items())
-    return [items[at : at + WRITE_BATCH_KEYS] for at in range(0, len(items), WRITE_BATCH_KEYS)]
-
-
-def _described(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _first_half(groups: list[list[str]]) -> list[list[str]]:
+    """Half of the keys, at least one: their values together were over the bound."""
+    keep = max(1, sum(map(len, groups)) // 2)
+    kept = []
+    for group in groups:
+        if keep > 0:
+            kept.append(group[:keep])
+            keep -= len(group)
+    return kept

@@ -1,51 +1,88 @@
-"""From a Redis URL to a client: one server, a group watched by Sentinel, or a Cluster.
+"""From a Redis URL to the servers it names: one server, the master behind Sentinels, or a Cluster.
 
-Errors and names made here never show a URL as it was given, as it may hold a password.
+Every part of the URL is either used or refused. No error and no name shows a URL as it was given, since it may hold a
+password.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeAlias
-from urllib.parse import urlsplit
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from redis import Redis, RedisCluster
 from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode
-from redis.connection import ConnectionPool, parse_url
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from shmroute.errors import ConfigError
+from shmroute.metadata.redis_connection import RedisServer
+from shmroute.metadata.redis_servers import Address, Cluster, OneServer, SentinelMaster, Servers
 
-__all__ = ["Client", "Target", "target"]
-
-Client: TypeAlias = Redis | RedisCluster
+__all__ = ["Target", "servers_at"]
 
 FORMS: Final = (
-    "redis://[user:password@]host[:port][/db], rediss://..., unix:///path[?db=n],"
+    "redis://[user:password@]host[:port][/db], rediss://..., unix://[user:password@]/path[?db=n],"
     " redis+sentinel://[user:password@]host:port[,host:port]/service[/db] or redis+cluster://host:port[,host:port]"
 )
 
 _SHAPE: Final = re.compile(
     r"(?P<scheme>redis|rediss|unix|rediss?\+sentinel|rediss?\+cluster)://"
-    r"((?P<user>[^@/?#]*)@)?(?P<hosts>[^@/?#]*)(?P<path>/[^?#]*)?(\?(?P<query>[^#]*))?"
+    r"((?P<user>[^@/?#]*)@)?(?P<hosts>[^@/?#]*)(?P<path>/[^@?#]*)?(\?(?P<query>[^@#]*))?"
 )
 
-_DEFAULT_PORTS: Final = {"redis": 6379, "sentinel": 26379, "cluster": 6379}
+_DEFAULT_PORTS: Final = {"": 6379, "sentinel": 26379, "cluster": 6379}
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.001 <= seconds <= 3600.0:
+        raise ValueError
+    return seconds
+
+
+def _yes_or_no(text: str) -> bool:
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
+
+
+def _requirement(text: str) -> str:
+    if text not in ("none", "optional", "required"):
+        raise ValueError
+    return text
+
+
+OPTIONS: Final[dict[str, Callable[[str], Any]]] = {
+    "username": str,
+    "password": str,
+    "db": int,
+    "client_name": str,
+    "socket_timeout": _seconds,
+    "socket_connect_timeout": _seconds,
+    "sentinel_username": str,
+    "sentinel_password": str,
+    "ssl_ca_certs": str,
+    "ssl_ca_path": str,
+    "ssl_certfile": str,
+    "ssl_keyfile": str,
+    "ssl_password": str,
+    "ssl_cert_reqs": _requirement,
+    "ssl_check_hostname": _yes_or_no,
+}
+"""Options that a URL may have, by the names that the `redis` package gives them, and how each is read. All others of
+that package change what is read (`decode_responses`), or when it is tried again, which the loader decides."""
 
 
 class Target(NamedTuple):
-    """Where a URL leads. `connect` makes the client; for a Cluster it asks for its nodes, for others no I/O is done."""
+    """What a URL names."""
 
     name: str
-    connect: Callable[[], Client]
+    """Where it is, without credentials."""
+    servers: Servers
+    read_timeout_seconds: float
 
 
-def target(url: str, *, connect_timeout_seconds: float, read_timeout_seconds: float) -> Target:
-    """Read a URL. Options of the `redis` package may follow as a query (`?ssl_ca_certs=...&socket_timeout=5`).
+def servers_at(url: str, *, connect_timeout_seconds: float, read_timeout_seconds: float) -> Target:
+    """Read a URL; nothing is connected yet. Options follow as a query (`?ssl_ca_certs=...&socket_timeout=5`).
 
     Raises:
         ConfigError: it cannot be used; neither the message nor its cause holds the URL.
@@ -57,113 +94,107 @@ def target(url: str, *, connect_timeout_seconds: float, read_timeout_seconds: fl
     options = {
         "socket_connect_timeout": connect_timeout_seconds,
         "socket_timeout": read_timeout_seconds,
-        "protocol": 2,  # nothing of version 3 is needed, and older servers do not speak it
-        **_options(scheme, shape, kind),
+        **_login(shape["user"]),
+        **_query(shape["query"], tls=scheme == "rediss", sentinel=kind == "sentinel"),
+        "protocol": 2,  # nothing of version 3 is needed, and older servers do not know it
+        "retry": Retry(NoBackoff(), 0),  # the loader decides when a read is tried again
     }
-    hosts = _hosts(shape["hosts"], _DEFAULT_PORTS[kind or "redis"]) if scheme != "unix" else []
+    for_sentinels = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    path = (shape["path"] or "").strip("/")
+    timeout = float(options["socket_timeout"])
+
+    def connect(address: Address) -> RedisServer:
+        return _server({**options, "host": address[0], "port": address[1]}, tls=scheme == "rediss")
+
+    if scheme == "unix":
+        if not path or shape["hosts"]:
+            raise ConfigError("the Redis URL names no socket: write unix:///path/of/the.sock")
+        socket_path = unquote(shape["path"])
+        database = _database("", options)
+        return Target(f"unix://{socket_path}{database}", OneServer(_server({**options, "path": socket_path})), timeout)
+    hosts = _hosts(shape["hosts"], _DEFAULT_PORTS[kind])
+    shown = f"{shape['scheme']}://{','.join(_shown(host) for host in hosts)}"
+    connect(hosts[0])  # makes a connection without connecting: only that looks at all options
+    if kind == "cluster":
+        if path or options.pop("db", 0):
+            raise ConfigError("the Redis URL names a database: a Cluster has only one")
+        return Target(shown, Cluster(hosts, connect), timeout)
+    if kind == "sentinel":
+        service, _, database_text = path.partition("/")
+        if not service:
+            raise ConfigError(
+                "the Redis URL names no service: write redis+sentinel://host:port[,host:port]/service[/db]"
+            )
+        database = _database(database_text, options)
+        shared = {name: value for name, value in options.items() if name not in ("db", "client_name")}
+        sentinels = [
+            _server({**shared, **for_sentinels, "host": host, "port": port}, tls=scheme == "rediss")
+            for host, port in hosts
+        ]
+        return Target(f"{shown}/{service}{database}", SentinelMaster(sentinels, unquote(service), connect), timeout)
+    if len(hosts) > 1:
+        raise ConfigError("the Redis URL names several hosts: that takes redis+sentinel:// or redis+cluster://")
+    database = _database(path, options)
+    return Target(f"{shown}{database}", OneServer(connect(hosts[0])), timeout)
+
+
+def _server(options: dict[str, Any], *, tls: bool = False) -> RedisServer:
     try:
-        if kind == "sentinel":
-            return _sentinel(shape, hosts, options)
-        if kind == "cluster":
-            return _cluster(shape, hosts, options)
-        return _server(shape, hosts, options)
+        return RedisServer(options, tls=tls)
     except (TypeError, ValueError, RedisError) as error:
         raise ConfigError(f"the Redis URL holds an option that cannot be used: {error}") from None
 
 
-# One attempt each: when to try again is the loader's matter, and it has its own schedule.
-def _once() -> Retry:
-    return Retry(NoBackoff(), 0)
+def _login(user: str | None) -> dict[str, str]:
+    name, _, password = (user or "").partition(":")
+    return {key: unquote(value) for key, value in (("username", name), ("password", password)) if value}
 
 
-def _server(shape: re.Match[str], hosts: list[tuple[str, int]], options: dict[str, Any]) -> Target:
-    if shape["scheme"] == "unix":
-        if not options.get("path"):
-            raise ConfigError("the Redis URL names no socket: write unix:///path/of/the.sock")
-        name = f"unix://{options['path']}"
-    else:
-        options["host"], options["port"] = hosts[0]
-        name = f"{shape['scheme']}://{_shown(hosts[:1])}"
-    database = _database(shape["path"] if shape["scheme"] != "unix" else None, options)
-    client = Redis(connection_pool=ConnectionPool(retry=_once(), **options))
-    _check(client)
-    return Target(f"{name}{database}", lambda: client)
-
-
-def _sentinel(shape: re.Match[str], hosts: list[tuple[str, int]], options: dict[str, Any]) -> Target:
-    parts = (shape["path"] or "").strip("/").split("/")
-    if not parts[0] or len(parts) > 2:
-        raise ConfigError("the Redis URL names no service: write redis+sentinel://host:port[,host:port]/service[/db]")
-    service = parts[0]
-    name = f"{shape['scheme']}://{_shown(hosts)}/{service}"
-    options.pop("db", None)
-    database = _database(f"/{parts[1]}" if len(parts) == 2 else None, options)
-    ssl = options.pop("connection_class", None) is not None
-    for_sentinels: dict[str, Any] = {
-        "retry": _once(),
-        **{key: value for key, value in options.items() if key.startswith(("socket_", "ssl_")) or key == "protocol"},
-        **{name: options.pop(f"sentinel_{name}") for name in ("username", "password") if f"sentinel_{name}" in options},
-    }
-    if ssl:
-        options["ssl"] = for_sentinels["ssl"] = True
-    sentinel = Sentinel(hosts, sentinel_kwargs=for_sentinels)  # type: ignore[no-untyped-call]
-    client: Redis = sentinel.master_for(service, retry=_once(), **options)  # type: ignore[no-untyped-call]
-    _check(client)
-    return Target(f"{name}{database}", lambda: client)
-
-
-def _cluster(shape: re.Match[str], hosts: list[tuple[str, int]], options: dict[str, Any]) -> Target:
-    if (shape["path"] or "/") != "/" or options.pop("db", 0):
-        raise ConfigError("the Redis URL names a database: a Cluster has only one")
-    options["ssl"] = options.pop("connection_class", None) is not None
-    nodes = [ClusterNode(host, port) for host, port in hosts]  # type: ignore[no-untyped-call]
-    _check(Redis(**options))
-
-    def connect() -> RedisCluster:
-        # One more attempt than elsewhere: the first may be answered with where else the key is now.
-        return RedisCluster(startup_nodes=nodes, retry=Retry(NoBackoff(), 1), **options)
-
-    return Target(f"{shape['scheme']}://{_shown(hosts)}", connect)
-
-
-def _check(client: Redis) -> None:
-    """Make a connection without connecting, as only that looks at the options."""
-    client.connection_pool.make_connection()
-
-
-def _options(scheme: str, shape: re.Match[str], kind: str) -> dict[str, Any]:
-    """User, password, query and database, as the `redis` package reads them."""
-    path = shape["path"] or ""
-    user = f"{shape['user']}@" if shape["user"] else ""
-    query = f"?{shape['query']}" if shape["query"] else ""
+def _query(query: str | None, *, tls: bool, sentinel: bool) -> dict[str, Any]:
+    usable = [
+        name
+        for name in OPTIONS
+        if (tls or not name.startswith("ssl_")) and (sentinel or not name.startswith("sentinel_"))
+    ]
+    options: dict[str, Any] = {}
     try:
-        options: dict[str, Any] = parse_url(f"{scheme}://{user}{'' if kind else path}{query}")  # type: ignore[no-untyped-call]
-    except ValueError as error:
-        raise ConfigError(f"the Redis URL cannot be read: {error}") from None
+        pairs = parse_qsl(query or "", keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise ConfigError("the Redis URL's options cannot be read: write ?name=value&name=value") from None
+    for name, text in pairs:
+        if name not in usable or name in options:
+            what = "occurs twice" if name in options else "is not known or not for this kind of URL"
+            raise ConfigError(f"the Redis URL's option {name[:40]!r} {what}: these work: {', '.join(usable)}")
+        try:
+            options[name] = OPTIONS[name](text)
+        except (ValueError, KeyError):
+            raise ConfigError(f"the Redis URL's option {name!r} has a value that cannot be used") from None
     return options
 
 
-def _hosts(hosts: str, default_port: int) -> list[tuple[str, int]]:
-    found = []
-    for host in hosts.split(","):
+def _hosts(text: str, default_port: int) -> list[Address]:
+    hosts: list[Address] = []
+    for host in text.split(","):
         try:
             parts = urlsplit(f"//{host}")
-            found.append((parts.hostname or "localhost", parts.port or default_port))
+            hosts.append((parts.hostname or "localhost", parts.port or default_port))
         except ValueError:
             raise ConfigError(f"the Redis URL has a host that cannot be read: write {FORMS}") from None
-    return found
+    return hosts
 
 
-def _database(path: str | None, options: dict[str, Any]) -> str:
-    """The database a client will use, as it is shown; `redis` takes what it cannot read for 0."""
-    if path and path != "/":
-        number = path.removeprefix("/")
-        if not (number.isascii() and number.isdigit()):
-            raise ConfigError("the Redis URL's path is not the number of a database")
-        options["db"] = int(number)
-    database = int(options.get("db", 0))
+def _database(text: str, options: dict[str, Any]) -> str:
+    """Set the database, given in the path or by `db`; returns how it is shown."""
+    if text:
+        if not (text.isascii() and text.isdigit()) or "db" in options:
+            raise ConfigError("the Redis URL's path is not the number of a database, or there are two")
+        options["db"] = int(text)
+    database = options.get("db", 0)
+    if database < 0:
+        raise ConfigError("the Redis URL's database is negative")
     return f"/{database}" if database else ""
 
 
-def _shown(hosts: list[tuple[str, int]]) -> str:
-    return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts)
+def _shown(address: Address) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

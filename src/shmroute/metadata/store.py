@@ -1,4 +1,4 @@
-"""What a store of metadata does and what it answers: the seam between the loader and Redis or a folder."""
+"""The interface between the loader and a store of metadata (Redis, or a folder): what is asked and what is answered."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import msgspec
 from shmroute.errors import ShmrouteError
 from shmroute.rows import MetadataState
 
-__all__ = ["Absent", "Found", "Reading", "Store", "StoreAway", "too_large"]
+__all__ = ["Absent", "Found", "Reading", "Store", "StoreUnavailable", "too_large"]
 
 
-class StoreAway(ShmrouteError):
-    """The store did not answer, or refused to: nothing was learnt about any key. Try again later."""
+class StoreUnavailable(ShmrouteError):
+    """The store did not answer, or its answer says nothing about any key. The text says why; try again later."""
 
 
 class Absent(msgspec.Struct, frozen=True):
-    """There is no value to be had for a key, and why."""
+    """A key without a usable value, and the reason."""
 
     state: MetadataState
-    """MISSING, TOO_LARGE, WRONG_TYPE; PENDING where only this key could not be read."""
+    """MISSING, TOO_LARGE or WRONG_TYPE; PENDING if only this key could not be read."""
     reason: str
 
 
@@ -29,37 +29,45 @@ Found: TypeAlias = bytes | Absent
 
 
 class Reading(NamedTuple):
-    """What one `read` found, in the order of its keys, and how many commands it took."""
+    """The result of one `read`: what was found by key, and how many commands it took.
 
-    found: list[Found]
+    A key that is not in `found` was not read, since the others filled the batch: ask for it again.
+    """
+
+    found: dict[str, Found]
     commands: int
 
 
 class Store(Protocol):
-    """Values by key. Called from one thread at a time, except `close`."""
+    """Values by key. One thread at a time calls it, except for `close`."""
 
     name: str
-    """Where it is, without credentials."""
+    """Where the store is, without credentials."""
 
-    def read(self, keys: Sequence[str], *, limit_bytes: int, measure: Collection[str] = ()) -> Reading:
-        """Read the values of `keys`.
+    def read(
+        self, keys: Sequence[str], *, limit_bytes: int, batch_bytes: int, check_size_first: Collection[str] = ()
+    ) -> Reading:
+        """Read the values of `keys`, at least one of them.
 
-        A value over `limit_bytes` is not given. Keys in `measure` were too large before: their size is asked for
-        first, so that what stays too large is not carried over the wire again.
+        Args:
+            keys: the keys to read.
+            limit_bytes: largest value; a larger one is answered with TOO_LARGE and never held in memory.
+            batch_bytes: about how many bytes of values one call returns; the rest is left for the next call.
+            check_size_first: keys whose size is asked for before their value, since they were too large before.
 
         Raises:
-            StoreAway: within the store's timeouts.
+            StoreUnavailable: within a time that the store bounds.
         """
 
     def write(self, values: Mapping[str, bytes]) -> None:
-        """Write values by key; they can be read by everyone when this returns.
+        """Write values by key; every reader can see them when this returns.
 
         Raises:
-            StoreAway: some may have been written.
+            StoreUnavailable: some values may have been written.
         """
 
     def close(self) -> None:
-        """Let go of connections, also under a `read` of another thread, which then fails. Any thread."""
+        """Close all connections. Any thread may call this, also during a `read`, which then fails."""
 
 
 def too_large(size_bytes: int, limit_bytes: int) -> Absent:

@@ -104,7 +104,7 @@ def write_metadata(
 
     Raises:
         ConfigError: as `check_metadata`; nothing has been written.
-        StoreAway: some may have been written; do not apply the AppModel, try again.
+        StoreUnavailable: some may have been written; do not apply the AppModel, try again.
     """
     check_metadata(appmodel, values)
     template = template or KeyTemplate()

@@ -1,94 +1,121 @@
-"""Between the routes in force and the metadata loader: who is wanted in which version, and what has been read.
+"""Between the routes and the metadata loader: which version of which model is wanted, and which row is published.
 
-The loader follows MODEL rows rather than AppModels, so that of several claims only the one in force costs a read.
+Here is the version gate: a model whose app and version have not changed costs no read. Each request has a ticket; what
+was read for an older ticket is dropped, so that no old value is ever published under a new version.
+
+The feed looks at MODEL rows rather than at AppModels, so that of several claims only the winning one costs a read.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple
 
 import msgspec
 
-from shmroute.metadata.loader import MetadataLoader, MetadataRead
-from shmroute.rows import Kind, RouteRow, RowKey
+from shmroute.metadata.loader import MetadataLoader, MetadataReads
+from shmroute.metadata.published import merge_with_published
+from shmroute.metadata.scheduler import NOT_READ, MetadataRead, ModelRequest
+from shmroute.rows import Kind, MetadataRow, MetadataState, RouteRow, RowKey
 from shmroute.watcher.status import MetadataStatus
 
 __all__ = ["MetadataFeed", "MetadataReads"]
 
+WAITING_BATCHES: Final = 4
+"""Batches of values that may wait for the owner. With batches of 8 MiB this bounds their memory at 32 MiB."""
+
+_STOP_CHECK_SECONDS: Final = 0.1
+
 _decode_route = msgspec.msgpack.Decoder(RouteRow).decode
 
-Current = Callable[[RowKey], "bytes | None"]
-"""The row as it is published, or about to be."""
+LookUpRow = Callable[[RowKey], "bytes | None"]
+"""Gives a row as it is published, or about to be."""
+
+_Name = tuple[str, str]
+"""(namespace, model)"""
 
 
-class MetadataReads(msgspec.Struct, frozen=True):
-    """What the loader has read, on its way to the owner."""
-
-    reads: list[MetadataRead]
+class _Wanted(NamedTuple):
+    app: str
+    version: str
+    ticket: int
 
 
 class MetadataFeed:
-    """Feeds `loader` with the owner's changed rows and turns what it reads into rows. Owner thread, except `run`."""
+    """Turns changed routes into requests, and what `loader` reads into rows. Owner thread, except `run`."""
 
     def __init__(self, loader: MetadataLoader) -> None:
         self._loader = loader
+        self._wanted: dict[_Name, _Wanted] = {}
         self._namespaces: dict[str, tuple[str, ...]] = {}
+        """Of each model, the namespaces that serve it."""
+        self._ticket = 0
+        self._skipped = 0
+        self._room = threading.Semaphore(WAITING_BATCHES)
 
     def run(self, put: Callable[[MetadataReads], None], stop: threading.Event) -> None:
-        """Read what is wanted until `stop`; `put` takes the results, in another thread."""
-        self._loader.run(lambda reads: put(MetadataReads(reads)), stop)
+        """Read what is wanted until `stop` is set, in a thread that is not the owner's; `put` takes the results.
 
-    def follow(self, changes: Mapping[RowKey, bytes | None], current: Current) -> dict[RowKey, bytes | None]:
-        """Want what the changed MODEL rows ask for. Returns the METADATA rows to publish with them."""
+        Reading pauses while `WAITING_BATCHES` results wait for `settle`.
+        """
+
+        def hand_over(reads: MetadataReads) -> None:
+            while not self._room.acquire(timeout=_STOP_CHECK_SECONDS):
+                if stop.is_set():
+                    return
+            put(reads)
+
+        self._loader.run(hand_over, stop)
+
+    def follow(self, changes: Mapping[RowKey, bytes | None], look_up: LookUpRow) -> dict[RowKey, bytes | None]:
+        """Request what the changed MODEL rows need. Returns the METADATA rows to publish together with them."""
         rows: dict[RowKey, bytes | None] = {}
-        wanted: list[MetadataRead | None] = []
-        with self._loader.changes():
-            for (kind, model), value in changes.items():
-                if kind != Kind.MODEL:
-                    continue
-                route = _decode_route(value) if value is not None else None
-                routes = (route, *route.others) if route else ()
-                for namespace in self._leave(model, tuple(each.namespace for each in routes)):
-                    self._loader.gone(namespace, model)
-                    rows[Kind.METADATA, f"{namespace}/{model}"] = None
-                wanted += [self._loader.want(each.namespace, model, each.app, each.version) for each in routes]
-        rows.update(self.settle((read for read in wanted if read is not None), current))
+        routes: list[RouteRow] = []
+        gone: list[_Name] = []
+        for (kind, model), value in changes.items():
+            if kind != Kind.MODEL:
+                continue
+            route = _decode_route(value) if value is not None else None
+            serving = (route, *route.others) if route else ()
+            routes += serving
+            gone += self._no_longer_serving(model, tuple(each.namespace for each in serving))
+        for name in gone:
+            self._wanted.pop(name, None)
+            rows[Kind.METADATA, "/".join(name)] = None
+        self._loader.forget(gone)
+        rows.update(self._request(routes, look_up))
         return rows
 
     def want_lost(self, rows: Mapping[RowKey, bytes | None]) -> dict[RowKey, bytes | None]:
-        """Want again what `rows`, the whole table, has no metadata of. Returns the METADATA rows to publish instead."""
-        again: list[MetadataRead | None] = []
-        with self._loader.changes():
-            for (kind, model), value in rows.items():
-                if kind != Kind.MODEL or value is None:
-                    continue
+        """Read again what `rows`, the whole table, has no metadata of. Returns the METADATA rows to add to it."""
+        lost: list[RouteRow] = []
+        for (kind, model), value in rows.items():
+            if kind == Kind.MODEL and value is not None:
                 route = _decode_route(value)
                 for each in (route, *route.others):
                     if rows.get((Kind.METADATA, f"{each.namespace}/{model}")) is None:
-                        self._loader.gone(each.namespace, model)
-                        again.append(self._loader.want(each.namespace, model, each.app, each.version))
-        return self.settle((read for read in again if read is not None), lambda _: None)
+                        self._wanted.pop((each.namespace, model), None)
+                        lost.append(each)
+        return self._request(lost, lambda _: None)
 
-    def _leave(self, model: str, namespaces: tuple[str, ...]) -> list[str]:
-        """The namespaces that serve the model no more."""
-        before = self._namespaces.pop(model, ())
-        if namespaces:
-            self._namespaces[model] = namespaces
-        return [namespace for namespace in before if namespace not in namespaces]
-
-    def settle(self, reads: Iterable[MetadataRead], current: Current) -> dict[RowKey, bytes | None]:
-        """The METADATA rows to publish for what was read, unless something else is wanted by now."""
+    def settle(self, reads: Iterable[MetadataRead], look_up: LookUpRow) -> dict[RowKey, bytes | None]:
+        """The METADATA rows to publish for one batch of reads; a read for an older ticket is dropped."""
+        self._room.release()
         rows: dict[RowKey, bytes | None] = {}
         for read in reads:
+            wanted = self._wanted.get((read.namespace, read.model))
+            if wanted is None or wanted.ticket != read.ticket:
+                continue
+            version = None if read.value is None else wanted.version
+            row = MetadataRow(wanted.app, version, wanted.version, read.state, read.since, read.value, read.reason)
             key = (Kind.METADATA, f"{read.namespace}/{read.model}")
-            row = self._loader.settled(read, current(key))
-            if row is not None:
-                rows[key] = row
+            rows[key] = merge_with_published(row, look_up(key))
         return rows
 
     def retry_failed(self) -> None:
-        """Ask again for what is pending, now."""
+        """Read again, now, everything that is pending."""
         self._loader.retry_failed()
 
     def status(self) -> MetadataStatus:
@@ -98,8 +125,35 @@ class MetadataFeed:
             self._loader.store_name,
             counters.reads,
             counters.read_commands,
-            counters.skipped_by_version,
+            self._skipped,
             counters.failures,
             counters.pending,
             self._loader.problem,
         )
+
+    def _no_longer_serving(self, model: str, namespaces: tuple[str, ...]) -> list[_Name]:
+        """Note which namespaces serve the model; returns those that did and do no longer."""
+        before = self._namespaces.pop(model, ())
+        if namespaces:
+            self._namespaces[model] = namespaces
+        return [(namespace, model) for namespace in before if namespace not in namespaces]
+
+    def _request(self, routes: Iterable[RouteRow], look_up: LookUpRow) -> dict[RowKey, bytes | None]:
+        """Request the metadata of `routes` unless it is wanted already; returns the PENDING rows to publish."""
+        rows: dict[RowKey, bytes | None] = {}
+        requests: list[ModelRequest] = []
+        since = time.time()
+        for route in routes:
+            name = route.namespace, route.model
+            wanted = self._wanted.get(name)
+            if wanted is not None and (wanted.app, wanted.version) == (route.app, route.version):
+                self._skipped += 1
+                continue
+            self._ticket += 1
+            self._wanted[name] = _Wanted(route.app, route.version, self._ticket)
+            requests.append(ModelRequest(*name, route.app, route.version, self._ticket))
+            row = MetadataRow(route.app, None, route.version, MetadataState.PENDING, since, None, NOT_READ)
+            key = (Kind.METADATA, "/".join(name))
+            rows[key] = merge_with_published(row, look_up(key))
+        self._loader.request(requests)
+        return rows

@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from shmroute.metadata.carry import carry_over
+from shmroute.metadata.published import merge_with_published
 from shmroute.rows import MetadataRow, MetadataState, encode
 
 LOADED_1 = MetadataRow("app", "v-1", "v-1", MetadataState.LOADED, 10.0, b"one")
@@ -11,7 +11,7 @@ PENDING_2 = MetadataRow("app", None, "v-2", MetadataState.PENDING, 20.0, None, "
 
 
 def carried(row: MetadataRow, published: MetadataRow | None) -> MetadataRow:
-    return msgspec.msgpack.decode(carry_over(row, encode(published) if published else None), type=MetadataRow)
+    return msgspec.msgpack.decode(merge_with_published(row, encode(published) if published else None), type=MetadataRow)
 
 
 def test_the_last_value_stays_under_the_version_it_was_read_for() -> None:
@@ -57,5 +57,5 @@ def test_after_a_restart_a_key_that_is_gone_is_told_but_its_last_value_stays() -
 
 
 def test_a_row_that_a_former_watcher_wrote_otherwise_counts_as_none() -> None:
-    assert carry_over(PENDING_2, b"\xc1") == encode(PENDING_2)
-    assert carry_over(PENDING_2, encode(("only", "two"))) == encode(PENDING_2)
+    assert merge_with_published(PENDING_2, b"\xc1") == encode(PENDING_2)
+    assert merge_with_published(PENDING_2, encode(("only", "two"))) == encode(PENDING_2)

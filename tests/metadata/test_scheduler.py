@@ -1,42 +1,56 @@
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 
-from shmroute.metadata.gate import NOT_READ, Gate, MetadataRead, Moment, Want
+from shmroute.metadata.scheduler import NOT_READ, MetadataRead, ModelRequest, Now, ReadRequest, ReadScheduler
 from shmroute.metadata.store import Absent, Found, too_large
 from shmroute.metadata.template import KeyTemplate
-from shmroute.rows import MetadataRow, MetadataState
+from shmroute.rows import MetadataState
 
 MISSING = Absent(MetadataState.MISSING, "no such key")
 EVERYTHING = 1_000_000
 
 
-def at(seconds: float) -> Moment:
-    return Moment(seconds, 1_000_000.0 + seconds)
+def at(seconds: float) -> Now:
+    return Now(seconds, 1_000_000.0 + seconds)
 
 
-def gate(template: str = "{app}_{model}") -> Gate:
-    return Gate(KeyTemplate(template), dice=lambda: 0.0)
+def scheduler(template: str = "{app}_{model}") -> ReadScheduler:
+    return ReadScheduler(KeyTemplate(template), dice=lambda: 0.0)
 
 
-def keys(wants: list[Want]) -> list[str]:
+_tickets = count(1)
+
+
+def request(
+    it: ReadScheduler, model: str, version: str, now: Now, *, namespace: str = "ns", app: str = "app"
+) -> ModelRequest:
+    """Ask for the metadata of a model, as the feed does."""
+    wanted = ModelRequest(namespace, model, app, version, next(_tickets))
+    it.request(wanted, now)
+    return wanted
+
+
+def keys(wants: list[ReadRequest]) -> list[str]:
     return [want.key for want in wants]
 
 
-def take(it: Gate, seconds: float = 0.0, count: int = EVERYTHING) -> list[Want]:
+def take(it: ReadScheduler, seconds: float = 0.0, count: int = EVERYTHING) -> list[ReadRequest]:
     return it.take(count, at(seconds))
 
 
-def answer(it: Gate, found: Found, seconds: float = 0.0) -> list[MetadataRead]:
+def answer(it: ReadScheduler, found: Found, seconds: float = 0.0) -> list[MetadataRead]:
     """Everything that is due is found to be `found`."""
     wants = take(it, seconds)
     return it.answered([(want, found) for want in wants], at(seconds))
 
 
-def loaded(*models: str) -> Gate:
-    it = gate()
+def loaded(*models: str) -> ReadScheduler:
+    it = scheduler()
     for model in models:
-        it.want("ns", model, "app", "v-1", at(0))
+        request(it, model, "v-1", at(0))
     answer(it, b"value")
     return it
 
@@ -45,61 +59,57 @@ def loaded(*models: str) -> Gate:
 
 
 def test_a_new_model_is_read_once() -> None:
-    it = gate()
-    pending = it.want("ns", "model", "app", "v-1", at(5))
-    assert pending is not None
-    assert pending.row == MetadataRow("app", None, "v-1", MetadataState.PENDING, at(5).unix, None, NOT_READ)
+    it = scheduler()
+    request(it, "model", "v-1", at(5))
+    [pending] = it.pending()
+    assert (pending.state, pending.since, pending.reason) == (MetadataState.PENDING, at(5).unix, NOT_READ)
     assert it.next_due() == 0.0
     [want] = take(it, 5)
-    assert (want.namespace, want.model, want.key, want.measure) == ("ns", "model", "app_model", False)
+    assert (want.namespace, want.model, want.key, want.check_size_first) == ("ns", "model", "app_model", False)
     assert take(it, 5) == []
     [read] = it.answered([(want, b"value")], at(6))
-    assert read.row == MetadataRow("app", "v-1", "v-1", MetadataState.LOADED, at(6).unix, b"value")
+    assert read == MetadataRead("ns", "model", want.ticket, MetadataState.LOADED, at(6).unix, b"value", "")
     assert it.next_due() is None
     assert list(it.pending()) == []
 
 
 @pytest.mark.fault(7)
-def test_the_same_version_again_costs_nothing() -> None:
+def test_what_is_loaded_is_not_read_again() -> None:
     it = loaded("a", "b", "c")
-    for _ in range(10):
-        for model in ("a", "b", "c"):
-            assert it.want("ns", model, "app", "v-1", at(10)) is None
-        it.retry(at(10))
+    it.retry(at(10))
     assert take(it, 1_000) == []
-    assert it.skipped == 30
 
 
 def test_one_new_version_costs_one_read() -> None:
     it = loaded("a", "b", "c")
-    it.want("ns", "b", "app", "v-2", at(10))
+    request(it, "b", "v-2", at(10))
     assert keys(take(it, 10)) == ["app_b"]
 
 
 def test_a_model_that_moves_to_another_app_is_read_under_its_new_key() -> None:
     it = loaded("a")
-    it.want("ns", "a", "other", "v-1", at(10))
+    request(it, "a", "v-1", at(10), app="other")
     assert keys(take(it, 10)) == ["other_a"]
 
 
 def test_the_same_model_in_two_namespaces_is_two_wants() -> None:
-    it = gate("{namespace}/{model}@{version}")
-    it.want("east", "m", "app", "v-1", at(0))
-    it.want("west", "m", "app", "v-2", at(0))
+    it = scheduler("{namespace}/{model}@{version}")
+    request(it, "m", "v-1", at(0), namespace="east")
+    request(it, "m", "v-2", at(0), namespace="west")
     assert keys(take(it)) == ["east/m@v-1", "west/m@v-2"]
 
 
 def test_a_retry_reads_just_what_failed() -> None:
     it = loaded("a", "b")
-    it.want("ns", "c", "app", "v-1", at(0))
+    request(it, "c", "v-1", at(0))
     answer(it, MISSING)
     it.retry(at(0.01))
     assert keys(take(it, 0.01)) == ["app_c"]
 
 
 def test_a_retry_does_not_read_twice_what_is_being_read() -> None:
-    it = gate()
-    it.want("ns", "a", "app", "v-1", at(0))
+    it = scheduler()
+    request(it, "a", "v-1", at(0))
     [want] = take(it)
     it.retry(at(0))
     assert take(it, 100) == []
@@ -110,9 +120,9 @@ def test_a_retry_does_not_read_twice_what_is_being_read() -> None:
 
 
 def test_batches_are_no_larger_than_asked_for_and_in_order() -> None:
-    it = gate()
+    it = scheduler()
     for number in range(5):
-        it.want("ns", f"m{number}", "app", "v-1", at(0))
+        request(it, f"m{number}", "v-1", at(0))
     assert [keys(take(it, count=2)) for _ in range(3)] == [["app_m0", "app_m1"], ["app_m2", "app_m3"], ["app_m4"]]
 
 
@@ -121,57 +131,43 @@ def test_batches_are_no_larger_than_asked_for_and_in_order() -> None:
 
 @pytest.mark.fault(22)
 def test_an_answer_for_a_version_that_is_wanted_no_more_is_dropped() -> None:
-    it = gate()
-    it.want("ns", "a", "app", "v-1", at(0))
+    it = scheduler()
+    request(it, "a", "v-1", at(0))
     [old] = take(it)
-    it.want("ns", "a", "app", "v-2", at(1))
+    request(it, "a", "v-2", at(1))
     assert it.answered([(old, b"value of v-1")], at(2)) == []
     [want] = take(it, 2)
     [read] = it.answered([(want, b"value of v-2")], at(3))
-    assert (read.row.version, read.row.value) == ("v-2", b"value of v-2")
+    assert (read.ticket, read.value) == (want.ticket, b"value of v-2")
 
 
 def test_a_version_that_came_and_went_during_a_read_does_not_make_its_answer_good() -> None:
-    it = gate()
-    it.want("ns", "a", "app", "v-1", at(0))
+    it = scheduler()
+    request(it, "a", "v-1", at(0))
     [old] = take(it)
-    it.want("ns", "a", "app", "v-2", at(1))
-    it.want("ns", "a", "app", "v-1", at(2))
+    request(it, "a", "v-2", at(1))
+    request(it, "a", "v-1", at(2))
     assert it.answered([(old, b"value")], at(3)) == []
     assert len(take(it, 3)) == 1
 
 
-@pytest.mark.fault(22)
-def test_what_was_read_is_not_the_newest_once_another_version_is_wanted_or_the_model_is_gone() -> None:
-    it = gate()
-    it.want("ns", "a", "app", "v-1", at(0))
-    [read] = answer(it, b"value")
-    assert it.is_newest(read)
-    it.want("ns", "a", "app", "v-2", at(1))
-    assert not it.is_newest(read)
-    it.gone("ns", "a")
-    assert not it.is_newest(read)
-    it.want("ns", "a", "app", "v-1", at(2))
-    assert not it.is_newest(read)
-
-
 def test_a_value_that_says_another_version_has_not_arrived_yet() -> None:
-    it = gate()
-    it.want("ns", "a", "app", "v-2", at(0))
+    it = scheduler()
+    request(it, "a", "v-2", at(0))
     [read] = answer(it, b'{"version": "v-1"}')
-    assert read.row.state == MetadataState.OUTDATED
-    assert read.row.value is None
-    assert read.row.reason == "the value says version 'v-1'"
+    assert read.state == MetadataState.OUTDATED
+    assert read.value is None
+    assert read.reason == "the value says version 'v-1'"
     assert answer(it, b'{"version": "v-1"}', 0.25) == [], "no news, nothing to publish"
     [read] = answer(it, b'{"version": "v-2"}', 0.5)
-    assert (read.row.state, read.row.version) == (MetadataState.LOADED, "v-2")
+    assert (read.state, read.value) == (MetadataState.LOADED, b'{"version": "v-2"}')
 
 
 def test_a_missing_key_is_asked_for_again_until_it_is_there() -> None:
-    it = gate()
-    it.want("ns", "a", "app", "v-1", at(0))
+    it = scheduler()
+    request(it, "a", "v-1", at(0))
     [read] = answer(it, MISSING)
-    assert read.row.state == MetadataState.MISSING
+    assert read.state == MetadataState.MISSING
     moment = 0.0
     for _ in range(20):
         due = it.next_due()
@@ -183,13 +179,13 @@ def test_a_missing_key_is_asked_for_again_until_it_is_there() -> None:
     due = it.next_due()
     assert due is not None
     [read] = answer(it, b"value", due)
-    assert read.row.state == MetadataState.LOADED
+    assert read.state == MetadataState.LOADED
     assert it.next_due() is None
 
 
 def test_since_tells_when_the_present_state_began() -> None:
-    it = gate()
-    it.want("ns", "a", "app", "v-2", at(0))
+    it = scheduler()
+    request(it, "a", "v-2", at(0))
     answer(it, MISSING, 1)
     answer(it, MISSING, 10)
     [pending] = it.pending()
@@ -205,26 +201,26 @@ def test_since_tells_when_the_present_state_began() -> None:
 
 
 def test_a_value_that_is_too_large_is_not_read_again_until_its_version_changes() -> None:
-    it = gate()
-    it.want("ns", "a", "app", "v-1", at(0))
+    it = scheduler()
+    request(it, "a", "v-1", at(0))
     [read] = answer(it, too_large(5_000_000, 1_000_000))
-    assert read.row.state == MetadataState.TOO_LARGE
-    assert read.row.reason == "the value has 5000000 bytes, the limit is 1000000"
+    assert read.state == MetadataState.TOO_LARGE
+    assert read.reason == "the value has 5000000 bytes, the limit is 1000000"
     assert it.too_large == 1
     assert it.next_due() is None
     assert take(it, 1e9) == []
-    it.want("ns", "a", "app", "v-2", at(0))
+    request(it, "a", "v-2", at(0))
     assert it.too_large == 0
-    assert [want.measure for want in take(it)] == [False]
+    assert [want.check_size_first for want in take(it)] == [False]
 
 
 def test_a_retry_asks_for_its_size_first() -> None:
-    it = gate()
-    it.want("ns", "a", "app", "v-1", at(0))
+    it = scheduler()
+    request(it, "a", "v-1", at(0))
     answer(it, too_large(5_000_000, 1_000_000))
     it.retry(at(300))
     [want] = take(it, 300)
-    assert want.measure
+    assert want.check_size_first
     assert it.answered([(want, too_large(5_000_000, 1_000_000))], at(300)) == []
     assert (it.too_large, it.next_due()) == (1, None)
     it.retry(at(600))
@@ -233,8 +229,8 @@ def test_a_retry_asks_for_its_size_first() -> None:
 
 
 def test_however_often_a_retry_is_asked_for_its_size_is_asked_for_once() -> None:
-    it = gate()
-    it.want("ns", "a", "app", "v-1", at(0))
+    it = scheduler()
+    request(it, "a", "v-1", at(0))
     answer(it, too_large(5_000_000, 1_000_000))
     it.retry(at(0))
     it.retry(at(0))
@@ -246,26 +242,25 @@ def test_however_often_a_retry_is_asked_for_its_size_is_asked_for_once() -> None
 
 
 def test_a_read_without_an_answer_is_done_again_and_everyone_is_told_why_once() -> None:
-    it = gate()
+    it = scheduler()
     for model in ("a", "b", "c"):
-        it.want("ns", model, "app", "v-1", at(0))
+        request(it, model, "v-1", at(0))
     wants = take(it, count=1)
     told = it.unanswered(wants, "connection refused")
-    assert {(read.model, read.row.state, read.row.reason) for read in told} == {
+    assert {(read.model, read.state, read.reason) for read in told} == {
         (model, MetadataState.PENDING, "connection refused") for model in ("a", "b", "c")
     }
     assert it.problem == "connection refused"
     assert it.unanswered(take(it, 1), "timed out") == []
-    late = it.want("ns", "d", "app", "v-1", at(2))
-    assert late is not None
-    assert late.row.reason == "timed out"
+    request(it, "d", "v-1", at(2))
+    assert [read.reason for read in it.unanswered([], "timed out")] == ["timed out"], "a request that came meanwhile"
     assert len(answer(it, b"value", 3)) == 4
     assert it.problem == ""
 
 
 def test_what_was_missing_stays_missing_while_the_store_is_away() -> None:
-    it = gate()
-    it.want("ns", "a", "app", "v-1", at(0))
+    it = scheduler()
+    request(it, "a", "v-1", at(0))
     answer(it, MISSING)
     assert it.unanswered(take(it, 1), "connection refused") == []
     [pending] = it.pending()
@@ -274,8 +269,8 @@ def test_what_was_missing_stays_missing_while_the_store_is_away() -> None:
 
 
 def test_waiting_begins_anew_when_the_store_is_back() -> None:
-    it = gate()
-    it.want("ns", "a", "app", "v-1", at(0))
+    it = scheduler()
+    request(it, "a", "v-1", at(0))
     answer(it, MISSING)
     answer(it, MISSING, 1_000)
     assert it.next_due() == 1_012.5
@@ -288,25 +283,25 @@ def test_waiting_begins_anew_when_the_store_is_back() -> None:
 
 
 def test_a_model_that_is_gone_is_forgotten() -> None:
-    it = gate()
-    it.want("ns", "a", "app", "v-1", at(0))
-    it.gone("ns", "a")
+    it = scheduler()
+    request(it, "a", "v-1", at(0))
+    it.forget("ns", "a")
     assert take(it) == []
-    it.want("ns", "b", "app", "v-1", at(0))
+    request(it, "b", "v-1", at(0))
     [want] = take(it)
-    it.gone("ns", "b")
+    it.forget("ns", "b")
     assert it.answered([(want, b"value")], at(0)) == []
-    it.want("ns", "c", "app", "v-1", at(0))
+    request(it, "c", "v-1", at(0))
     answer(it, MISSING)
-    it.gone("ns", "c")
+    it.forget("ns", "c")
     assert (it.next_due(), it.pending_count) == (None, 0)
-    it.gone("ns", "never there")
+    it.forget("ns", "never there")
 
 
 def test_memory_is_bounded_by_the_models_however_often_they_change_while_the_store_is_away() -> None:
-    it = gate()
+    it = scheduler()
     for change in range(50_000):
-        it.want("ns", f"m{change % 100}", "app", f"v-{change}", at(change))
+        request(it, f"m{change % 100}", f"v-{change}", at(change))
         if change % 10 == 0:
             it.unanswered(take(it, change, count=16), "connection refused")
     assert it.pending_count == 100
@@ -315,9 +310,9 @@ def test_memory_is_bounded_by_the_models_however_often_they_change_while_the_sto
 
 
 def test_timers_of_what_is_asked_for_again_do_not_pile_up() -> None:
-    it = gate()
+    it = scheduler()
     for model in range(100):
-        it.want("ns", f"m{model}", "app", "v-1", at(0))
+        request(it, f"m{model}", "v-1", at(0))
     answer(it, MISSING)
     for moment in range(100):
         it.retry(at(moment))
@@ -326,10 +321,32 @@ def test_timers_of_what_is_asked_for_again_do_not_pile_up() -> None:
 
 
 def test_many_late_values_are_read_again_no_faster_than_the_wire_can_bear() -> None:
-    it = gate()
+    it = scheduler()
     for model in range(100):
-        it.want("ns", f"m{model}", "app", "v-2", at(0))
+        request(it, f"m{model}", "v-2", at(0))
     answer(it, b'{"version": "v-1"}' + b" " * 1024 * 1024)
     due = it.next_due()
     assert due is not None
     assert 0 < len(take(it, 3.0)) < 50
+
+
+def test_requests_that_are_put_back_are_due_again_at_once() -> None:
+    it = scheduler()
+    for model in ("a", "b"):
+        request(it, model, "v-1", at(0))
+    it.put_back(take(it))
+    assert keys(take(it)) == ["app_a", "app_b"]
+    it.put_all_back()
+    assert keys(take(it)) == ["app_a", "app_b"], "the thread that had taken them has failed"
+    answer_to = [(each, MISSING) for each in take(it)]
+    assert answer_to == []
+
+
+def test_what_was_missing_is_due_at_once_after_it_is_put_back() -> None:
+    it = scheduler()
+    request(it, "a", "v-1", at(0))
+    answer(it, MISSING)
+    wants = take(it, 1)
+    assert take(it, 1) == []
+    it.put_back(wants)
+    assert keys(take(it, 1)) == ["app_a"]

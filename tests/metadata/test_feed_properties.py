@@ -1,20 +1,24 @@
-"""The gate against an oracle: models come, change, move and go while a store is written, answers late or not at all.
+"""Feed and scheduler against an oracle: models come, change, move and go while a store is written, answers late or not.
 
-The machine plays owner, store and reading thread. What is published is a table of rows, as `carry_over` makes them.
+The machine plays owner, store and reading thread. What is published is a table of rows, as the feed makes them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
 
 import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from shmroute.metadata.carry import carry_over
-from shmroute.metadata.gate import Gate, MetadataRead, Moment, Want
+from shmroute.metadata.scheduler import MetadataRead, ModelRequest, Now, ReadRequest, ReadScheduler
 from shmroute.metadata.store import Absent, Found, too_large
 from shmroute.metadata.template import KeyTemplate
-from shmroute.rows import MetadataRow, MetadataState
+from shmroute.rows import Kind, MetadataRow, MetadataState, RowKey, encode
+from shmroute.watcher.metadata_feed import MetadataFeed
+from shmroute.worker.routes import Route
 
 # Two models, so that things happen to the same one again and again.
 NAMESPACES = st.sampled_from(["east", "west"])
@@ -26,37 +30,79 @@ LIMIT_BYTES = 100
 decode = msgspec.msgpack.Decoder(MetadataRow).decode
 
 
-class GateMachine(RuleBasedStateMachine):
+class SteppedLoader:
+    """The loader without its thread: the machine takes its steps."""
+
+    def __init__(self, scheduler: ReadScheduler, now: Any) -> None:
+        self.scheduler = scheduler
+        self.now = now
+        self.requested: list[ModelRequest] = []
+
+    def request(self, wanted: Iterable[ModelRequest]) -> None:
+        for each in wanted:
+            self.requested.append(each)
+            self.scheduler.request(each, self.now())
+
+    def forget(self, models: Iterable[tuple[str, str]]) -> None:
+        for namespace, model in models:
+            self.scheduler.forget(namespace, model)
+
+
+class FeedMachine(RuleBasedStateMachine):
     @initialize(template=st.sampled_from(["{app}_{model}", "{namespace}/{app}_{model}", "{model}@{version}"]))
     def begin(self, template: str) -> None:
         self.template = KeyTemplate(template)
-        self.gate = Gate(self.template, dice=lambda: 0.5)
+        self.scheduler = ReadScheduler(self.template, dice=lambda: 0.5)
         self.now = 0.0
+        self.loader = SteppedLoader(self.scheduler, self.moment)
+        self.feed = MetadataFeed(cast("Any", self.loader))
         self.serial = 0
         self.store: dict[str, bytes | Absent] = {}
         self.history: dict[str, list[bytes]] = {}
         self.wanted: dict[tuple[str, str], tuple[str, str]] = {}
-        self.reading: list[list[tuple[Want, Found]]] = []
+        self.reading: list[list[tuple[ReadRequest, Found]]] = []
         self.queue: list[MetadataRead] = []
         self.table: dict[tuple[str, str], bytes] = {}
         self.tickets: dict[tuple[str, str], int] = {}
         self.settled: set[int] = set()
         """Tickets that are not to be read again: loaded, or too large and not retried since."""
 
-    def moment(self) -> Moment:
-        return Moment(self.now, 1e9 + self.now)
+    def moment(self) -> Now:
+        return Now(self.now, 1e9 + self.now)
 
     def found(self, key: str) -> Found:
         return self.store.get(key, Absent(MetadataState.MISSING, "no such key"))
 
-    def publish(self, read: MetadataRead | None) -> None:
-        if read is None:
-            return
-        name = read.namespace, read.model
-        newest = self.gate.is_newest(read)
-        assert newest == (self.tickets.get(name) == read.ticket)
-        if newest:
-            self.table[name] = carry_over(read.row, self.table.get(name))
+    def look_up(self, key: RowKey) -> bytes | None:
+        namespace, _, model = key[1].partition("/")
+        return self.table.get((namespace, model))
+
+    def publish(self, rows: dict[RowKey, bytes | None]) -> None:
+        for (kind, key), row in rows.items():
+            assert kind == Kind.METADATA
+            namespace, _, model = key.partition("/")
+            if row is None:
+                del self.table[namespace, model]
+            else:
+                self.table[namespace, model] = row
+
+    def model_row(self, model: str) -> dict[RowKey, bytes | None]:
+        """The MODEL row, with a route for each namespace that serves the model."""
+        routes = [
+            Route(model, version, app, "1", namespace, "appmodel")
+            for (namespace, name), (app, version) in sorted(self.wanted.items())
+            if name == model
+        ]
+        row = encode(msgspec.structs.replace(routes[0], others=tuple(routes[1:]))) if routes else None
+        return {(Kind.MODEL, model): row}
+
+    def follow(self, model: str) -> list[ModelRequest]:
+        """The owner publishes the model's row; returns what the feed requests."""
+        self.loader.requested.clear()
+        self.publish(self.feed.follow(self.model_row(model), self.look_up))
+        for each in self.loader.requested:
+            self.tickets[each.namespace, each.model] = each.ticket
+        return list(self.loader.requested)
 
     # --- what happens ----------------------------------------------------------------------------------
 
@@ -64,21 +110,15 @@ class GateMachine(RuleBasedStateMachine):
     def want(self, namespace: str, model: str, app: str, version: str) -> None:
         same = self.wanted.get((namespace, model)) == (app, version)
         self.wanted[namespace, model] = app, version
-        skipped = self.gate.skipped
-        read = self.gate.want(namespace, model, app, version, self.moment())
-        assert (read is None) == same
-        assert self.gate.skipped == skipped + same
-        if read is not None:
-            self.tickets[namespace, model] = read.ticket
-        self.publish(read)
+        requested = [each[:4] for each in self.follow(model)]
+        assert requested == ([] if same else [(namespace, model, app, version)])
 
     @rule(namespace=NAMESPACES, model=MODELS)
     def go(self, namespace: str, model: str) -> None:
         name = namespace, model
         self.wanted.pop(name, None)
-        self.table.pop(name, None)
         self.tickets.pop(name, None)
-        self.gate.gone(namespace, model)
+        assert self.follow(model) == []
 
     @rule(namespace=NAMESPACES, model=MODELS, says=st.none() | VERSIONS)
     def write(self, namespace: str, model: str, says: str | None) -> None:
@@ -110,7 +150,7 @@ class GateMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 4))
     def read(self, count: int) -> None:
         """The store is asked now; its answer comes whenever `answer` says."""
-        wants = self.gate.take(count, self.moment())
+        wants = self.scheduler.take(count, self.moment())
         for want in wants:
             app, version = self.wanted[want.namespace, want.model]
             assert want.key == self.template.key(want.namespace, app, want.model, version)
@@ -124,8 +164,8 @@ class GateMachine(RuleBasedStateMachine):
         if self.reading:
             self.take_answers(self.reading.pop(which % len(self.reading)))
 
-    def take_answers(self, answers: list[tuple[Want, Found]]) -> None:
-        self.queue += self.gate.answered(answers, self.moment())
+    def take_answers(self, answers: list[tuple[ReadRequest, Found]]) -> None:
+        self.queue += self.scheduler.answered(answers, self.moment())
         for want, found in answers:
             version = self.wanted.get((want.namespace, want.model), ("", ""))[1]
             late = isinstance(found, bytes) and b'"version"' in found and f'"{version}"'.encode() not in found
@@ -143,13 +183,15 @@ class GateMachine(RuleBasedStateMachine):
     def fail(self, which: int) -> None:
         if self.reading:
             wants = [want for want, _ in self.reading.pop(which % len(self.reading))]
-            self.queue += self.gate.unanswered(wants, "connection refused")
+            self.queue += self.scheduler.unanswered(wants, "connection refused")
 
     @rule()
     def owner(self) -> None:
         """The owner gets round to what was read."""
         for read in self.queue:
-            self.publish(read)
+            rows = self.feed.settle([read], self.look_up)
+            assert bool(rows) == (self.tickets.get((read.namespace, read.model)) == read.ticket)
+            self.publish(rows)
         self.queue.clear()
 
     @rule(seconds=st.sampled_from([0.1, 0.3, 2.0, 500.0]))
@@ -158,8 +200,8 @@ class GateMachine(RuleBasedStateMachine):
 
     @rule()
     def retry(self) -> None:
-        self.gate.retry(self.moment())
-        self.settled -= {entry.ticket for entry in self.gate._pending.values()}
+        self.scheduler.retry(self.moment())
+        self.settled -= {entry.ticket for entry in self.scheduler._pending.values()}
 
     # --- what always holds -----------------------------------------------------------------------------
 
@@ -188,27 +230,27 @@ class GateMachine(RuleBasedStateMachine):
 
     @invariant()
     def memory_is_bounded(self) -> None:
-        if hasattr(self, "gate"):
-            assert self.gate.pending_count <= len(self.wanted)
-            assert self.gate.too_large <= self.gate.pending_count
+        if hasattr(self, "scheduler"):
+            assert self.scheduler.pending_count <= len(self.wanted)
+            assert self.scheduler.too_large <= self.scheduler.pending_count
 
     # --- what comes out in the end ---------------------------------------------------------------------
 
     def teardown(self) -> None:
-        if not hasattr(self, "gate"):
+        if not hasattr(self, "scheduler"):
             return
         while self.reading:
             self.fail(0)
         self.retry()
         for _ in range(3):
-            while wants := self.gate.take(100, self.moment()):
+            while wants := self.scheduler.take(100, self.moment()):
                 assert not self.settled & {want.ticket for want in wants}
                 self.take_answers([(want, self.found(want.key)) for want in wants])
             self.now += 120.0
         self.owner()
         self.rows_are_those_of_the_models_wanted_and_say_what_is_wanted()
         self.no_value_stands_under_a_version_it_was_not_read_for()
-        pending = {(each.namespace, each.model): each for each in self.gate.pending()}
+        pending = {(each.namespace, each.model): each for each in self.scheduler.pending()}
         for (namespace, model), (app, version) in self.wanted.items():
             row = decode(self.table[namespace, model])
             found = self.found(self.template.key(namespace, app, model, version))
@@ -219,9 +261,9 @@ class GateMachine(RuleBasedStateMachine):
                     assert (row.state, row.reason) == (found.state, found.reason)
                 else:
                     assert row.state == MetadataState.OUTDATED
-        assert self.gate.too_large == sum(each.state == MetadataState.TOO_LARGE for each in pending.values())
-        assert self.gate._again_bytes == sum(entry.size for entry in self.gate._pending.values())
+        assert self.scheduler.too_large == sum(each.state == MetadataState.TOO_LARGE for each in pending.values())
+        assert self.scheduler._again_bytes == sum(entry.size for entry in self.scheduler._pending.values())
 
 
-GateMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
-test_any_history_leaves_rows_that_are_true = GateMachine.TestCase
+FeedMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
+test_any_history_leaves_rows_that_are_true = FeedMachine.TestCase

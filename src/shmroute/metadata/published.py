@@ -1,7 +1,6 @@
-"""What is published for a model when its metadata changes: the last value stays, under the version it was read for.
+"""Merges a new METADATA row with the published one, so that the last value is kept under the version it was read for.
 
-Values are kept nowhere but in shared memory, so a row that says "asked for" takes its value from the row that is
-published. Pure.
+Values are held only in shared memory, so a row without a value takes it from the row that is published. Pure.
 """
 
 from __future__ import annotations
@@ -10,18 +9,17 @@ import msgspec
 
 from shmroute.rows import MetadataRow, MetadataState, encode
 
-__all__ = ["carry_over"]
+__all__ = ["merge_with_published"]
 
 _decode = msgspec.msgpack.Decoder(MetadataRow).decode
 
 
-def carry_over(row: MetadataRow, published: bytes | None) -> bytes:
+def merge_with_published(row: MetadataRow, published: bytes | None) -> bytes:
     """The row to publish, given the one that is published now.
 
-    * A row without a value keeps the published one, if it was read for the same app, and the version that one was read
-      for.
-    * A row that says no more than the published one leaves it as it is. So after a restart what a former watcher has
-      loaded stays loaded while it is read again, and is not published anew where it reads the same.
+    * A row without a value keeps the published value and its version, if that value belongs to the same app.
+    * A row that says nothing new leaves the published one unchanged. So what an earlier watcher loaded stays loaded
+      while it is read again, and nothing is published if the value is still the same.
     """
     old = _decoded(published)
     if published is None or old is None or old.app != row.app:
@@ -41,5 +39,5 @@ def _decoded(published: bytes | None) -> MetadataRow | None:
         return None
     try:
         return _decode(published)
-    except msgspec.MsgspecError:  # of a former watcher that wrote it otherwise: as good as none
+    except msgspec.MsgspecError:  # written by a watcher of another version: treated as absent
         return None

@@ -1,0 +1,348 @@
+"""One connection to one Redis server, on which every exchange has a deadline and a bound.
+
+The `redis` package connects, authenticates and parses; between its parser and the socket stands a guard that counts:
+the time until the whole answer is there, the bytes of it, and its shape. So what arrives is refused before it is held
+in memory, whatever the server sends. Called by `redis_store` and `redis_servers`.
+"""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import RedisError, ResponseError
+
+from shmroute.metadata.store import StoreUnavailable
+
+__all__ = ["Command", "Exchange", "RedisServer", "ReplyTooLarge", "explain"]
+
+Command = tuple[Any, ...]
+
+MAX_LINE_BYTES: Final = 64 * 1024
+"""Longest status, error or length line. Redis' own inline limit is 64 KiB."""
+
+MAX_DEPTH: Final = 9
+"""Deepest nesting of arrays; hiredis' limit. What is asked here nests at most 4 deep (CLUSTER SLOTS)."""
+
+MAX_ELEMENTS: Final = 300_000
+"""Most elements of all arrays of one exchange. CLUSTER SLOTS of 16,384 single slots has about 250,000; 300,000 objects
+take Python at most 20 MB."""
+
+CONTROL_BYTES: Final = 1024 * 1024
+"""Bytes allowed for everything but values: handshake, lengths, CLUSTER SLOTS."""
+
+MAX_REPORTED: Final = 200
+"""Longest server text kept in an error message, in characters."""
+
+_NUMBER: Final = re.compile(rb"-?[0-9]{1,18}")
+
+
+class ReplyTooLarge(Exception):
+    """A reply is over its bound; it was not read and the connection is closed.
+
+    Args:
+        reply, element: position of the value over the limit: which reply of the exchange, which element of its array.
+        size_bytes: the length of that value; 0 if it is all replies together that are too large.
+    """
+
+    def __init__(self, reply: int, element: int, size_bytes: int) -> None:
+        super().__init__(f"a reply of {size_bytes} bytes" if size_bytes else "replies over the bound")
+        self.reply = reply
+        self.element = element
+        self.size_bytes = size_bytes
+
+
+class Exchange:
+    """The bounds of one or several questions to one server.
+
+    Args:
+        seconds: time until all answers must be there.
+        value_bytes: longest value.
+        total_bytes: bytes of all answers together, beside `CONTROL_BYTES`.
+    """
+
+    def __init__(self, seconds: float, value_bytes: int = 0, total_bytes: int = 0) -> None:
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
+        self._value_bytes = value_bytes
+        self._total_bytes = total_bytes
+        self._elements = 0
+        self._left = max(total_bytes, value_bytes) + CONTROL_BYTES
+        self.value_bytes = max(value_bytes, MAX_LINE_BYTES)
+
+    def again(self) -> Exchange:
+        """The same bounds for one more question, within the same deadline."""
+        exchange = Exchange(self._seconds, self._value_bytes, self._total_bytes)
+        exchange._deadline = self._deadline
+        return exchange
+
+    def wait(self, longest: float | None) -> float:
+        """How long the next step may take, in seconds.
+
+        Raises:
+            TimeoutError: the deadline has passed.
+        """
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(self.expired)
+        return left if longest is None else min(left, longest)
+
+    @property
+    def expired(self) -> str:
+        """Why the exchange has ended, if its deadline has passed; else ""."""
+        return f"no complete answer within {self._seconds:g} s" if time.monotonic() >= self._deadline else ""
+
+    def count(self, *, received: int = 0, elements: int = 0) -> bool:
+        """Count bytes received and elements of arrays. Returns whether both are within their bounds."""
+        self._left -= received
+        self._elements += elements
+        return self._left >= 0 and self._elements <= MAX_ELEMENTS
+
+
+class _GuardedSocket:
+    """A socket that reads within the bounds of an exchange and follows the RESP2 framing of what passes."""
+
+    def __init__(self, sock: socket.socket, connection: _Guarded) -> None:
+        self._sock = sock
+        self._connection = connection
+        self.replies = 0
+        """Complete replies since it was last set to 0."""
+        self._open: list[int] = []
+        """Elements that are still to come, of each array that has begun."""
+        self._lengths: list[int] = []
+        self._line = bytearray()
+        self._body = 0
+        """Bytes of a value that are still to come."""
+        self._after_body = False
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no reply has begun that is not complete."""
+        return not (self._open or self._line or self._body or self._after_body)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether the server has sent something unasked, or has closed the connection."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def recv(self, size: int) -> bytes:
+        """`socket.recv`, guarded."""
+        self._set_wait()
+        data = self._sock.recv(size)
+        self._follow(data)
+        return data
+
+    def recv_into(self, buffer: bytearray, *args: int) -> int:
+        """`socket.recv_into`, guarded. For hiredis' parser."""
+        self._set_wait()
+        count = self._sock.recv_into(buffer, *args)
+        self._follow(bytes(memoryview(buffer)[:count]))
+        return count
+
+    def sendall(self, data: bytes) -> None:
+        """`socket.sendall` within the deadline."""
+        self._set_wait()
+        self._sock.sendall(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def _set_wait(self) -> None:
+        self._sock.settimeout(self._connection.exchange.wait(self._connection.socket_timeout))
+
+    def _follow(self, data: bytes) -> None:
+        if not self._connection.exchange.count(received=len(data)):
+            raise ReplyTooLarge(self.replies, 0, 0)
+        at = 0
+        while at < len(data):
+            if self._body:
+                step = min(self._body, len(data) - at)
+                self._body -= step
+                at += step
+                self._after_body = not self._body
+                continue
+            end = data.find(b"\n", at) + 1 or len(data)
+            self._line += data[at:end]
+            at = end
+            if len(self._line) > MAX_LINE_BYTES:
+                raise _out_of_shape(f"a line of more than {MAX_LINE_BYTES} bytes")
+            if self._line.endswith(b"\n"):
+                line = bytes(self._line)
+                self._line.clear()
+                self._take_line(line)
+
+    def _take_line(self, line: bytes) -> None:
+        if not line.endswith(b"\r\n"):
+            raise _out_of_shape(f"a line without CRLF: {line[:40]!r}")
+        if self._after_body:
+            if line != b"\r\n":
+                raise _out_of_shape("a value longer than it says")
+            self._after_body = False
+            self._element_done()
+            return
+        kind, rest = line[:1], line[1:-2]
+        if kind == b"-" and self._open:
+            raise _out_of_shape("an error inside an array")
+        if kind in b"+-":
+            self._element_done()
+        elif kind not in b":$*" or not _NUMBER.fullmatch(rest):
+            raise _out_of_shape(f"the line {line[:40]!r}")
+        elif kind == b":" or rest == b"-1":
+            self._element_done()
+        elif rest.startswith(b"-"):
+            raise _out_of_shape(f"the length {rest[:40]!r}")
+        elif kind == b"$":
+            self._begin_body(int(rest))
+        else:
+            self._begin_array(int(rest))
+
+    def _begin_body(self, size: int) -> None:
+        if size > self._connection.exchange.value_bytes:
+            element = self._lengths[0] - self._open[0] if self._open else 0
+            raise ReplyTooLarge(self.replies, element, size)
+        self._body = size
+        self._after_body = not size
+
+    def _begin_array(self, length: int) -> None:
+        if len(self._open) >= MAX_DEPTH or not self._connection.exchange.count(elements=length):
+            raise _out_of_shape(f"arrays deeper than {MAX_DEPTH} or with more than {MAX_ELEMENTS} elements")
+        if length:
+            self._open.append(length)
+            self._lengths.append(length)
+        else:
+            self._element_done()
+
+    def _element_done(self) -> None:
+        while self._open:
+            self._open[-1] -= 1
+            if self._open[-1]:
+                return
+            self._open.pop()
+            self._lengths.pop()
+        self.replies += 1
+
+
+class _Guarded:
+    """Added to a connection of the `redis` package: its socket is guarded by `exchange`."""
+
+    exchange: Exchange
+    socket_timeout: float | None
+    guard: _GuardedSocket | None = None
+
+    def _connect(self) -> Any:
+        self.guard = _GuardedSocket(super()._connect(), self)  # type: ignore[misc]
+        return self.guard
+
+
+class _WithinDeadline(Connection):
+    """Connects to each address of a name in turn, within the exchange's deadline for all of them together."""
+
+    exchange: Exchange
+
+    def _connect(self) -> socket.socket:
+        failure: OSError = OSError("the name has no address")
+        for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+            connected = socket.socket(family, kind, protocol)
+            try:
+                connected.settimeout(self.exchange.wait(self.socket_connect_timeout))
+                connected.connect(address)
+                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                connected.settimeout(self.exchange.wait(self.socket_timeout))
+            except OSError as error:
+                connected.close()
+                failure = error
+            else:
+                return connected
+        raise failure
+
+
+class TcpConnection(_Guarded, _WithinDeadline):
+    """Over TCP."""
+
+
+class TlsConnection(_Guarded, SSLConnection, _WithinDeadline):
+    """Over TLS."""
+
+
+class UnixConnection(_Guarded, UnixDomainSocketConnection):
+    """Over a Unix socket."""
+
+
+class RedisServer:
+    """One server, connected when it is asked. Called from one thread, except for `close`.
+
+    Args:
+        options: arguments of a connection of the `redis` package: host and port or path, user, timeouts and so on.
+        tls: whether to speak TLS.
+    """
+
+    def __init__(self, options: dict[str, Any], *, tls: bool = False) -> None:
+        kind: type[_Guarded] = TlsConnection if tls else UnixConnection if "path" in options else TcpConnection
+        self._connection = kind(**options)
+        self.name = str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
+
+    def ask(self, commands: Sequence[Command], exchange: Exchange) -> list[Any]:
+        """Send `commands` and read their replies, in one exchange. A reply may be a `ResponseError`.
+
+        Raises:
+            StoreUnavailable: no connection, no complete answer in time, or one that is not Redis' protocol.
+            ReplyTooLarge
+        """
+        try:
+            return self._ask(commands, exchange)
+        except (StoreUnavailable, ReplyTooLarge):
+            self.close()
+            raise
+        except (RedisError, OSError) as error:
+            self.close()
+            raise StoreUnavailable(exchange.expired or explain(error)) from error
+        except Exception as error:
+            # The package's parser and handshake were not written for servers that send anything at all: a ValueError,
+            # an IndexError, a RecursionError and others have been seen.
+            self.close()
+            raise _out_of_shape(f"{type(error).__name__}: {explain(error)}") from error
+
+    def _ask(self, commands: Sequence[Command], exchange: Exchange) -> list[Any]:
+        connection: Any = self._connection
+        connection.exchange = exchange
+        if connection.guard is not None and connection.guard.has_unread:
+            self.close()
+        try:
+            connection.connect()
+        except ReplyTooLarge as error:
+            raise _out_of_shape("a handshake over its bound") from error
+        guard: _GuardedSocket = connection.guard
+        guard.replies = 0
+        connection.send_packed_command(connection.pack_commands(commands))
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(connection.read_response(disable_decoding=True))
+            except ResponseError as error:
+                replies.append(error)
+        if guard.replies != len(commands) or not guard.at_rest:
+            raise _out_of_shape("more replies than commands")
+        return replies
+
+    def close(self) -> None:
+        """Close the connection, also under an exchange of another thread, which then fails."""
+        connection: Any = self._connection
+        connection.disconnect()
+        connection.guard = None
+
+
+def explain(error: BaseException) -> str:
+    """The text of an error, in one line of bounded length."""
+    return " ".join(str(error).split())[:MAX_REPORTED] or type(error).__name__
+
+
+def _out_of_shape(what: str) -> StoreUnavailable:
+    return StoreUnavailable(f"the server's reply is not Redis' protocol: {what}; is this a Redis server?")

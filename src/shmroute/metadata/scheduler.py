@@ -1,0 +1,335 @@
+"""Decides which keys are read, when, and what an answer means. Pure: no I/O, no threads, the time is an argument.
+
+The rules:
+
+* Each request is read once. It is the caller (`shmroute.watcher.metadata_feed`) that makes no request for a model whose
+  app and version have not changed.
+* A request carries a ticket. A newer request for the same model replaces the older one, and an answer to the older one
+  is dropped.
+* A value that is not there yet is asked for again (`schedule.key_delay`); one that is too large only on `retry`.
+* Memory is bounded by the number of models.
+
+Called by `shmroute.metadata.loader`, under its lock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Final, NamedTuple
+
+import msgspec
+
+from shmroute.metadata.own_version import own_version
+from shmroute.metadata.schedule import key_delay
+from shmroute.metadata.store import Absent, Found
+from shmroute.metadata.template import KeyTemplate
+from shmroute.rows import MetadataState
+
+__all__ = ["NOT_READ", "MetadataRead", "ModelRequest", "Now", "PendingKey", "ReadRequest", "ReadScheduler"]
+
+NOT_READ: Final = "not read yet"
+
+_STALE_TIMERS: Final = 1_000
+"""Timers without an entry that are tolerated before the heap is swept: bounds its size at little cost."""
+
+_NO_TIMER: Final = -1.0
+"""`due` of an entry without a live timer."""
+
+
+class Now(NamedTuple):
+    """The present time on both clocks: delays use the monotonic one, rows show the other."""
+
+    seconds: float
+    """Monotonic."""
+    unix: float
+
+
+class ModelRequest(NamedTuple):
+    """The metadata that one model needs. `ticket` grows with each request."""
+
+    namespace: str
+    model: str
+    app: str
+    version: str
+    ticket: int
+
+
+class ReadRequest(NamedTuple):
+    """One key to read now."""
+
+    namespace: str
+    model: str
+    key: str
+    ticket: int
+    check_size_first: bool
+    """The value was too large the last time."""
+
+
+class MetadataRead(NamedTuple):
+    """What became of the request with that ticket."""
+
+    namespace: str
+    model: str
+    ticket: int
+    state: MetadataState
+    since: float
+    """Unix time in seconds at which `state` was entered."""
+    value: bytes | None
+    """The value, if `state` is LOADED."""
+    reason: str
+
+
+class PendingKey(msgspec.Struct, frozen=True):
+    """A model whose metadata has not been loaded in the version of its route."""
+
+    namespace: str
+    model: str
+    key: str
+    state: MetadataState
+    reason: str
+    since: float
+    """Unix time in seconds at which `state` was entered."""
+
+
+class _Entry(msgspec.Struct, gc=False):
+    namespace: str
+    model: str
+    app: str
+    version: str
+    ticket: int
+    since: float
+    state: MetadataState = MetadataState.PENDING
+    reason: str = NOT_READ
+    in_flight: bool = False
+    read: bool = False
+    """Whether the store has answered for this version."""
+    late_since: float = 0.0
+    """Monotonic seconds at which the store first answered without the value."""
+    due: float = _NO_TIMER
+    size: int = 0
+    """Bytes of an outdated value, which is read whole each time."""
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.namespace, self.model
+
+
+class ReadScheduler:
+    """Holds the open requests and the times at which they are due.
+
+    Args:
+        template: makes the key of a request.
+        dice: jitter, 0 to 1.
+    """
+
+    def __init__(self, template: KeyTemplate, dice: Callable[[], float] = random.random) -> None:
+        self._template = template
+        self._dice = dice
+        self._entries: dict[tuple[str, str], _Entry] = {}
+        self._pending: dict[tuple[str, str], _Entry] = {}
+        """All that are not LOADED."""
+        self._unread: dict[tuple[str, str], _Entry] = {}
+        """Those of `_pending` that wait for their first answer."""
+        self._timers: list[tuple[float, int, tuple[str, str]]] = []
+        """A heap of (due, ticket, name) of what is asked for again."""
+        self._problem = ""
+        self._answers_since = 0.0
+        self._again_bytes = 0
+        self.too_large = 0
+        """Number of values over the limit."""
+
+    # --- requests ------------------------------------------------------------------------------------------
+
+    def request(self, wanted: ModelRequest, now: Now) -> None:
+        """Read the metadata of a model. Replaces an earlier request for the same model."""
+        self.forget(wanted.namespace, wanted.model)
+        entry = _Entry(*wanted, since=now.unix)
+        self._entries[entry.name] = self._pending[entry.name] = self._unread[entry.name] = entry
+
+    def forget(self, namespace: str, model: str) -> None:
+        """Drop the request for a model, if there is one."""
+        entry = self._entries.pop((namespace, model), None)
+        if entry is not None:
+            self._leave_pending(entry)
+            self._unread.pop(entry.name, None)
+
+    def retry(self, now: Now) -> None:
+        """Read again everything that is pending, now."""
+        for entry in self._pending.values():
+            if entry.read:
+                self._schedule(entry, now.seconds)
+
+    # --- what to read --------------------------------------------------------------------------------------
+
+    def next_due(self) -> float | None:
+        """Monotonic seconds at which something is to be read; 0 means now, None means never."""
+        if self._unread:
+            return 0.0
+        while self._timers and self._entry_of(self._timers[0]) is None:
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+    def take(self, count: int, now: Now) -> list[ReadRequest]:
+        """Up to `count` keys that are due. Each must come back through `answered`, `unanswered` or `put_back`."""
+        taken = list(islice(self._unread.values(), count))
+        for entry in taken:
+            del self._unread[entry.name]
+        while len(taken) < count and self._timers and self._timers[0][0] <= now.seconds:
+            entry_due = self._entry_of(heapq.heappop(self._timers))
+            if entry_due is not None:
+                entry_due.in_flight = True  # at once, so that a second timer of the same moment is ignored
+                taken.append(entry_due)
+        for entry in taken:
+            entry.in_flight = True
+        return [
+            ReadRequest(
+                entry.namespace, entry.model, self._key(entry), entry.ticket, entry.state == MetadataState.TOO_LARGE
+            )
+            for entry in taken
+        ]
+
+    # --- what was read -------------------------------------------------------------------------------------
+
+    def answered(self, answers: Iterable[tuple[ReadRequest, Found]], now: Now) -> list[MetadataRead]:
+        """Take what the store found; returns what has changed."""
+        if self._problem:
+            self._problem = ""
+            self._answers_since = now.seconds
+        reads = []
+        for request, found in answers:
+            entry = self._current(request)
+            if entry is None:
+                continue
+            entry.in_flight = False
+            outcome, size = _judged(found, entry.version)
+            if not isinstance(outcome, Absent):
+                self._leave_pending(entry)
+                entry.state, entry.reason, entry.since = MetadataState.LOADED, "", now.unix
+                reads.append(_read(entry, outcome))
+            elif self._absent(entry, outcome, size, now):
+                reads.append(_read(entry))
+        return reads
+
+    def put_back(self, requests: Iterable[ReadRequest]) -> None:
+        """Take back requests that were not carried out: they are due again at once."""
+        for request in requests:
+            entry = self._current(request)
+            if entry is not None:
+                self._put_back(entry)
+
+    def put_all_back(self) -> None:
+        """`put_back` for everything that was taken: the thread that took it has failed."""
+        for entry in self._pending.values():
+            if entry.in_flight:
+                self._put_back(entry)
+
+    def unanswered(self, requests: Iterable[ReadRequest], problem: str) -> list[MetadataRead]:
+        """Take back requests because the store is unavailable; returns what that changes.
+
+        Each request that has not been answered yet gets the reason, once: it is not published again if the reason
+        varies while the store is unavailable.
+        """
+        self.put_back(requests)
+        self._problem = problem
+        told = []
+        for entry in self._unread.values():
+            if entry.reason == NOT_READ:
+                entry.reason = problem
+                told.append(_read(entry))
+        return told
+
+    # --- inside --------------------------------------------------------------------------------------------
+
+    def _absent(self, entry: _Entry, why: Absent, size: int, now: Now) -> bool:
+        """Note that a value is not there. Returns whether state or reason have changed."""
+        changed = (why.state, why.reason) != (entry.state, entry.reason)
+        if why.state != entry.state:
+            entry.since = now.unix
+        if not entry.read:
+            entry.read = True
+            entry.late_since = now.seconds
+        self._uncount(entry)
+        entry.state, entry.reason, entry.size = why.state, why.reason, size
+        self._again_bytes += size
+        if why.state == MetadataState.TOO_LARGE:
+            self.too_large += 1
+            entry.due = _NO_TIMER  # makes a second timer of the `retry` that led to this read void
+        else:
+            age = now.seconds - max(entry.late_since, self._answers_since)
+            delay = key_delay(age, len(self._pending), self._again_bytes, self._dice)
+            self._schedule(entry, now.seconds + delay)
+        return changed
+
+    def _put_back(self, entry: _Entry) -> None:
+        entry.in_flight = False
+        if entry.read:
+            self._schedule(entry, entry.due)
+        else:
+            self._unread[entry.name] = entry
+
+    def _key(self, entry: _Entry) -> str:
+        return self._template.key(entry.namespace, entry.app, entry.model, entry.version)
+
+    def _current(self, request: ReadRequest) -> _Entry | None:
+        entry = self._entries.get((request.namespace, request.model))
+        return entry if entry is not None and entry.ticket == request.ticket else None
+
+    def _schedule(self, entry: _Entry, due: float) -> None:
+        entry.due = due
+        heapq.heappush(self._timers, (due, entry.ticket, entry.name))
+        if len(self._timers) > len(self._pending) + _STALE_TIMERS:
+            self._timers = list({timer for timer in self._timers if self._entry_of(timer) is not None})
+            heapq.heapify(self._timers)
+
+    def _entry_of(self, timer: tuple[float, int, tuple[str, str]]) -> _Entry | None:
+        """The entry of a timer; None if it has been read, scheduled anew or forgotten since."""
+        due, ticket, name = timer
+        entry = self._pending.get(name)
+        if entry is None or entry.ticket != ticket or entry.due != due or entry.in_flight:
+            return None
+        return entry
+
+    def _leave_pending(self, entry: _Entry) -> None:
+        self._uncount(entry)
+        self._pending.pop(entry.name, None)
+
+    def _uncount(self, entry: _Entry) -> None:
+        self._again_bytes -= entry.size
+        entry.size = 0
+        if entry.state == MetadataState.TOO_LARGE:
+            self.too_large -= 1
+            entry.state = MetadataState.PENDING
+
+    # --- status --------------------------------------------------------------------------------------------
+
+    @property
+    def problem(self) -> str:
+        """Why the store is unavailable; "" while it answers."""
+        return self._problem
+
+    @property
+    def pending_count(self) -> int:
+        """Number of models whose metadata is not loaded, those with a value over the limit included."""
+        return len(self._pending)
+
+    def pending(self) -> Iterator[PendingKey]:
+        """What is not loaded, and why."""
+        for entry in self._pending.values():
+            yield PendingKey(entry.namespace, entry.model, self._key(entry), entry.state, entry.reason, entry.since)
+
+
+def _judged(found: Found, wanted: str) -> tuple[Found, int]:
+    """What an answer means for a request of version `wanted`, and the bytes of a value that must be read again."""
+    if isinstance(found, Absent):
+        return found, 0
+    own = own_version(found)
+    if own is None or own == wanted:
+        return found, 0
+    return Absent(MetadataState.OUTDATED, f"the value says version {own[:60]!r}"), len(found)
+
+
+def _read(entry: _Entry, value: bytes | None = None) -> MetadataRead:
+    return MetadataRead(entry.namespace, entry.model, entry.ticket, entry.state, entry.since, value, entry.reason)
