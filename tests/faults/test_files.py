@@ -117,13 +117,13 @@ def test_02_a_watcher_killed_at_any_moment_of_writing_leaves_a_whole_checkpoint(
     path = tmp_path / "checkpoint"
     code = f"""
 import sys, threading, time
-from shmroute.rows import Kind
+from shmroute.rows import Kind, SettingsRow
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.watcher import checkpoint
 publisher = Publisher({area!r})
 stop = threading.Event()
 stop.set()
-it = checkpoint.Checkpoint({str(path)!r}, {area!r})
+it = checkpoint.Checkpoint({str(path)!r}, checkpoint.Identity({area!r}, SettingsRow("", "", "the test")))
 number = publisher.generation
 print("at work", flush=True)
 while True:

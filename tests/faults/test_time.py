@@ -13,22 +13,23 @@ from shmroute.cli.audit import _is_newer
 from shmroute.rows import Kind, RowKey
 from shmroute.shm.control import ControlReader
 from shmroute.sources.base import Changed, Replaced
-from shmroute.watcher.checkpoint import Checkpoint
+from shmroute.watcher.checkpoint import Checkpoint, Identity
 from shmroute.watcher.status import AuditStatus
-from tests.watcher.running import appmodel, reading, running, wait_for
-from tests.watcher.test_checkpoint import with_facts
+from tests.watcher.running import SETTINGS, appmodel, reading, running, wait_for
+from tests.watcher.test_checkpoint import sealed
 
 A_YEAR_SECONDS = 365 * 86_400.0
 
 SHOWN_OR_KEPT = {
-    "cli/explain.py": "how long metadata has been in its state, shown",
+    "watcher/explain.py": "how long metadata has been in its state, shown",
     "cli/get.py": "how long metadata has been in its state, shown",
     "kube/connection.py": "a date in the header Retry-After",
     "metadata/loader.py": "since when metadata is in its state, shown",
     "sources/folder/reader.py": "how long ago a file was written, whose times are of that clock",
     "testing.py": "the same",
     "watcher/checkpoint.py": "a file outlives the monotonic clock",
-    "watcher/watcher.py": "when the watcher started, wrote its status, was audited: shown; and the checkpoint's age",
+    "watcher/loop.py": "when the watcher started, wrote its status, was audited: shown; and the checkpoint's age",
+    "watcher/metadata_feed.py": "since when metadata is in its state, shown",
 }
 """Modules that may ask for the wall clock, and what for."""
 
@@ -67,8 +68,8 @@ def test_33_a_checkpoint_from_any_time_is_served_and_never_looks_younger_than_it
 ) -> None:
     path = tmp_path / "checkpoint"
     rows: list[tuple[int, str, bytes]] = [(*_ROW, b"x")]
-    path.write_bytes(with_facts(time.time() - age_seconds, rows))
-    with running(area, checkpoint=Checkpoint(path, area)), reading(area) as reader:
+    path.write_bytes(sealed(time.time() - age_seconds, Identity(area, SETTINGS), rows))
+    with running(area, checkpoint=Checkpoint(path, Identity(area, SETTINGS))), reading(area) as reader:
         assert reader.generation == 1
         assert not reader.synced
         assert age_seconds <= reader.age < max(age_seconds, 0.0) + 3600.0  # older than this machine has been up, too

@@ -9,20 +9,21 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shmroute.rows import Kind, encode
+from shmroute.rows import Kind, SettingsRow, encode
 from shmroute.shm.layout import FORMAT_VERSION, MAX_KIND
-from shmroute.watcher.checkpoint import Saved, parse
+from shmroute.watcher.checkpoint import VERSION, Identity, Saved, parse
 from tests.fuzz.mutations import check_told, mutated
 
 
 def sealed(contact: float, body: bytes) -> bytes:
     """A file whose checksum is right, whatever it holds."""
     rest = struct.pack("<dQ", contact, len(body)) + body
-    return struct.pack("<8sII", b"shmrckp\n", FORMAT_VERSION, crc32(rest)) + rest
+    return struct.pack("<8sHHI", b"shmrckpt", VERSION, FORMAT_VERSION, crc32(rest)) + rest
 
 
 ROWS = [(int(Kind.MODEL), f"m{number}", encode(("m", str(number)))) for number in range(20)]
-BODY = msgspec.msgpack.encode(ROWS)
+IDENTITY = Identity("area", SettingsRow("namespace", "selector", "https://10.0.0.1"))
+BODY = msgspec.msgpack.encode((IDENTITY, ROWS))
 WHOLE = sealed(1e9, BODY)
 
 
@@ -44,6 +45,7 @@ def test_a_damaged_file_is_never_taken_for_another_one(data: bytes) -> None:
         check_told(error)
     else:
         assert saved.rows == {(kind, key): value for kind, key, value in ROWS}
+        assert saved.identity == IDENTITY
 
 
 @example(1.8e299, BODY)

@@ -16,9 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from shmroute.metadata.scheduler import MetadataRead, ModelRequest, Now, ReadRequest, ReadScheduler
 from shmroute.metadata.store import Absent, Found, too_large
 from shmroute.metadata.template import KeyTemplate
-from shmroute.rows import Kind, MetadataRow, MetadataState, RowKey, encode
+from shmroute.rows import Kind, MetadataRow, MetadataState, RouteRow, RowKey, encode
 from shmroute.watcher.metadata_feed import MetadataFeed
-from shmroute.worker.routes import Route
 
 # Two models, so that things happen to the same one again and again.
 NAMESPACES = st.sampled_from(["east", "west"])
@@ -89,7 +88,7 @@ class FeedMachine(RuleBasedStateMachine):
     def model_row(self, model: str) -> dict[RowKey, bytes | None]:
         """The MODEL row, with a route for each namespace that serves the model."""
         routes = [
-            Route(model, version, app, "1", namespace, "appmodel")
+            RouteRow(model, version, app, "1", namespace, "appmodel")
             for (namespace, name), (app, version) in sorted(self.wanted.items())
             if name == model
         ]

@@ -6,8 +6,10 @@ import errno
 import logging
 import math
 import os
+import stat
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +26,9 @@ from shmroute.shm.layout import FORMAT_VERSION
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import Changed, Replaced
 from shmroute.watcher import checkpoint as module
-from shmroute.watcher.checkpoint import Checkpoint, parse
-from tests.watcher.running import appmodel, reading, running, wait_for
+from shmroute.watcher.checkpoint import VERSION, Checkpoint, Identity, parse
+from tests.processes import bound
+from tests.watcher.running import SETTINGS, WAIT_SECONDS, appmodel, reading, running, wait_for
 
 ROWS: dict[RowKey, bytes] = {(Kind.MODEL, f"m{number}"): b"route %d" % number for number in range(100)}
 
@@ -42,7 +45,22 @@ def save(path: Path, area: str) -> None:
     """One round of the writing thread: at its end it writes once more."""
     stop = threading.Event()
     stop.set()
-    Checkpoint(path, area).run(stop)
+    checkpoint(path, area).run(stop)
+
+
+def checkpoint(path: Path, area: str) -> Checkpoint:
+    """One of the watcher in `tests.watcher.running`."""
+    return Checkpoint(path, Identity(area, SETTINGS))
+
+
+def moved(path: Path, area: str) -> None:
+    """Make the file one of another area, as if a pod with all its shared memory had gone and come back."""
+    saved = parse(path.read_bytes())
+    path.write_bytes(sealed(saved.contact, Identity(area, SETTINGS), list_of(saved.rows)))
+
+
+def list_of(rows: dict[RowKey, bytes]) -> list[tuple[int, str, bytes]]:
+    return [(kind, key, value) for (kind, key), value in rows.items()]
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +73,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def with_facts(contact: float, rows: object) -> bytes:
+def sealed(contact: float, identity: Identity, rows: object) -> bytes:
     """A checkpoint whose checksum is right, whatever it says."""
-    body = msgspec.msgpack.encode(rows)
+    body = msgspec.msgpack.encode((identity, rows))
     rest = struct.pack("<dQ", contact, len(body)) + body
-    return struct.pack("<8sII", b"shmrckp\n", FORMAT_VERSION, crc32(rest)) + rest
+    return struct.pack("<8sHHI", b"shmrckpt", VERSION, FORMAT_VERSION, crc32(rest)) + rest
+
+
+def with_facts(contact: float, rows: object) -> bytes:
+    return sealed(contact, Identity("any", SETTINGS), rows)
 
 
 # -- what is in it
@@ -69,7 +91,7 @@ def test_what_was_published_is_read_back_with_its_age(area: str, tmp_path: Path)
     publish(area, ROWS, age_seconds=100.0).close()
     save(tmp_path / "checkpoint", area)
 
-    saved = Checkpoint(tmp_path / "checkpoint", area).load()
+    saved = checkpoint(tmp_path / "checkpoint", area).load()
     assert saved is not None
     assert saved.rows == ROWS
     assert 99.0 < time.time() - saved.contact < 160.0
@@ -131,7 +153,7 @@ def test_rows_that_do_not_change_are_written_again_so_that_their_age_stays_true(
     path = tmp_path / "checkpoint"
     publisher = publish(area, ROWS, age_seconds=1_000.0)
     stop = threading.Event()
-    thread = threading.Thread(target=Checkpoint(path, area).run, args=(stop,))
+    thread = threading.Thread(target=checkpoint(path, area).run, args=(stop,))
     thread.start()
     try:
         wait_for(path.exists)
@@ -157,7 +179,7 @@ def test_a_damaged_one_is_ignored_with_a_warning(
     path = tmp_path / "checkpoint"
     path.write_bytes(damaged)
     with caplog.at_level(logging.WARNING):
-        assert Checkpoint(path, "any").load() is None
+        assert checkpoint(path, "any").load() is None
     assert f"checkpoint {path} is ignored" in caplog.text
 
 
@@ -180,8 +202,10 @@ def test_no_cut_goes_unnoticed(whole: bytes, data: st.DataObject) -> None:
 def test_a_foreign_file_and_another_version_are_named_as_such(whole: bytes) -> None:
     with pytest.raises(ValueError, match="not a checkpoint"):
         parse(b"PK\3\4" + bytes(100))
-    with pytest.raises(ValueError, match=f"format version {FORMAT_VERSION + 1}, this process reads"):
-        parse(whole[:8] + struct.pack("<I", FORMAT_VERSION + 1) + whole[12:])
+    with pytest.raises(ValueError, match=f"version {VERSION + 1} with rows of format version {FORMAT_VERSION}, and"):
+        parse(whole[:8] + struct.pack("<H", VERSION + 1) + whole[10:])
+    with pytest.raises(ValueError, match=f"rows of format version {FORMAT_VERSION + 1}, and this process reads"):
+        parse(whole[:10] + struct.pack("<H", FORMAT_VERSION + 1) + whole[12:])
 
 
 @pytest.mark.parametrize("contact", [math.nan, math.inf, -math.inf, 1e300, -1e300, -1.0])
@@ -197,10 +221,124 @@ def test_rows_that_are_none_are_damage_even_under_a_right_checksum(rows: object)
 
 
 def test_one_that_cannot_be_read_is_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert Checkpoint(tmp_path / "absent", "any").load() is None
+    assert checkpoint(tmp_path / "absent", "any").load() is None
     assert caplog.text == ""
-    assert Checkpoint(tmp_path, "any").load() is None
+    path = tmp_path / "checkpoint"
+    path.symlink_to(path)
+    assert checkpoint(path, "any").load() is None
     assert "cannot be read" in caplog.text
+
+
+# -- what is refused
+
+
+SETTINGS_OF_OTHERS = {
+    "area": Identity("other", SETTINGS),
+    "source": Identity("mine", msgspec.structs.replace(SETTINGS, source="https://10.0.0.1:6443")),
+    "namespace": Identity("mine", msgspec.structs.replace(SETTINGS, namespace="other")),
+    "all namespaces": Identity("mine", msgspec.structs.replace(SETTINGS, namespace="")),
+    "selector": Identity("mine", msgspec.structs.replace(SETTINGS, selector="app=other")),
+}
+
+
+@pytest.mark.parametrize("of", SETTINGS_OF_OTHERS)
+def test_rows_of_another_source_are_ignored_with_the_reason(
+    of: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "checkpoint"
+    theirs = SETTINGS_OF_OTHERS[of]
+    path.write_bytes(sealed(1e9, theirs, list_of(ROWS)))
+    mine = Checkpoint(path, Identity("mine", SETTINGS))
+    assert mine.load() is None
+    assert f"it holds {theirs}, and this watcher publishes {Identity('mine', SETTINGS)}" in caplog.text
+    same = Checkpoint(path, theirs).load()
+    assert same is not None
+    assert same.rows == ROWS
+
+
+def put_fifo(path: Path, _: bytes) -> None:
+    os.mkfifo(path)
+
+
+def put_folder(path: Path, _: bytes) -> None:
+    path.mkdir()
+
+
+def put_device(path: Path, _: bytes) -> None:
+    try:
+        os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero: never ends
+    except PermissionError:
+        pytest.skip("only root may make a device")
+
+
+def put_link(path: Path, whole: bytes) -> None:
+    target = path.with_name("target")
+    target.write_bytes(whole)
+    path.symlink_to(target)
+
+
+def put_strangers(path: Path, whole: bytes) -> None:
+    path.write_bytes(whole)
+    try:
+        os.chown(path, 4321, 4321)
+    except PermissionError:
+        pytest.skip("only root may give a file away")
+
+
+def put_writable(path: Path, whole: bytes) -> None:
+    path.write_bytes(whole)
+    path.chmod(0o666)
+
+
+def put_huge(path: Path, whole: bytes) -> None:
+    path.write_bytes(whole)
+    os.truncate(path, 1 << 40)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [put_fifo, put_folder, put_device, put_link, put_strangers, put_writable, put_huge],
+    ids=lambda put: put.__name__,
+)
+def test_what_is_no_file_of_ours_is_neither_read_nor_replaced(
+    put: Callable[[Path, bytes], None], area: str, whole: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "checkpoint"
+    put(path, whole)
+    before = path.lstat()
+    assert checkpoint(path, area).load() is None
+    assert f"checkpoint {path}" in caplog.text
+    if put in (put_huge, put_writable):
+        return  # our own file: a good one will replace it
+    publish(area, ROWS).close()
+    save(path, area)
+    assert "cannot be written: it " in caplog.text
+    after = path.lstat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+
+
+def test_fifo_as_checkpoint_leaves_the_watcher_able_to_stop(area: str, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    os.mkfifo(path)
+    command = [sys.executable, "-m", "shmroute", "watch", "--manifests", str(tmp_path), "--area", area]
+    process = subprocess.Popen(bound([*command, "--checkpoint", str(path)]), stderr=subprocess.PIPE, text=True)
+    try:
+        with reading(area):
+            process.terminate()
+        _, text = process.communicate(timeout=WAIT_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0
+    assert "it is not a regular file" in text
+
+
+def test_a_name_that_a_stranger_has_taken_beside_it_is_avoided(area: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.new").mkdir()
+    publish(area, ROWS).close()
+    save(tmp_path / "checkpoint", area)
+    assert parse((tmp_path / "checkpoint").read_bytes()).rows == ROWS
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["checkpoint", "checkpoint.new"]
 
 
 # -- when it cannot be written
@@ -248,7 +386,7 @@ def test_a_pod_that_starts_while_its_source_is_away_serves_the_last_routes_marke
     make_area: Callable[[], str], area: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "checkpoint"
-    with running(area, checkpoint=Checkpoint(path, area)) as it:
+    with running(area, checkpoint=checkpoint(path, area)) as it:
         it.source.put(Replaced("appmodels", (appmodel("one"),)))
         it.source.in_step(time.monotonic_ns() - int(50e9))
         with reading(area) as reader:
@@ -256,7 +394,8 @@ def test_a_pod_that_starts_while_its_source_is_away_serves_the_last_routes_marke
     assert path.exists(), "written at the end"
 
     other = make_area()
-    with running(other, checkpoint=Checkpoint(path, other)) as it, reading(other) as reader:
+    moved(path, other)
+    with running(other, checkpoint=checkpoint(path, other)) as it, reading(other) as reader:
         assert reader.resolve("one").app == "one"
         assert not reader.synced
         assert reader.age > 49.0
@@ -277,7 +416,8 @@ def test_a_checkpoint_from_before_the_machine_started_is_as_old_as_it_is(
     publish(area, ROWS, age_seconds=age).close()
     save(path, area)
     other = make_area()
-    with running(other, checkpoint=Checkpoint(path, other)), reading(other) as reader:
+    moved(path, other)
+    with running(other, checkpoint=checkpoint(path, other)), reading(other) as reader:
         assert age <= reader.age < age + 60.0
 
 
@@ -289,7 +429,7 @@ def test_an_area_that_holds_rows_is_newer_than_the_checkpoint(area: str, tmp_pat
         it.source.put(Replaced("appmodels", (appmodel("one"),)))
         with reading(area):
             pass
-    with running(area, checkpoint=Checkpoint(path, area)) as it, reading(area) as reader:
+    with running(area, checkpoint=checkpoint(path, area)) as it, reading(area) as reader:
         assert it.source.started.wait(10.0)
         assert set(reader.models()) == {"one"}
 
@@ -298,7 +438,7 @@ def test_a_watcher_publishes_on_whatever_becomes_of_its_checkpoint(
     area: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.01)
-    with running(area, checkpoint=Checkpoint(tmp_path / "absent" / "checkpoint", area)) as it:
+    with running(area, checkpoint=checkpoint(tmp_path / "absent" / "checkpoint", area)) as it:
         it.source.put(Replaced("appmodels", ()))
         it.source.in_step()
         wait_for(lambda: "cannot be written" in caplog.text)

@@ -60,12 +60,19 @@ class Raising:
 @contextmanager
 def dispatching(handler: Handler) -> Iterator[Dispatcher]:
     dispatcher = Dispatcher(handler)
-    dispatcher.start()
+    thread = running(dispatcher)
     try:
         yield dispatcher
+        assert thread.is_alive()
     finally:
         dispatcher.stop()
-        dispatcher.join(WAIT_SECONDS)
+        thread.join(WAIT_SECONDS)
+
+
+def running(dispatcher: Dispatcher) -> threading.Thread:
+    thread = threading.Thread(target=dispatcher.run, name=dispatcher.name, daemon=True)
+    thread.start()
+    return thread
 
 
 def add(name: str = "one", version: str = "v1") -> Announcement:
@@ -122,7 +129,7 @@ def test_what_changes_several_times_before_its_turn_is_told_once(
 def test_a_handler_that_hangs_holds_nobody_up_and_keeps_what_waits_bounded() -> None:
     handler = Noting()
     dispatcher = Dispatcher(handler)
-    dispatcher.start()
+    thread = running(dispatcher)
     handler.go_on.clear()
     dispatcher.put([add("first")])
     handler.held()
@@ -130,10 +137,9 @@ def test_a_handler_that_hangs_holds_nobody_up_and_keeps_what_waits_bounded() -> 
         dispatcher.put([update(f"v{number}", f"v{number + 1}")])
     assert len(dispatcher._waiting) == 1
 
-    dispatcher.stop()
-    dispatcher.join(0.01)  # returns although the handler does not
+    dispatcher.stop()  # returns although the handler does not
     handler.go_on.set()
-    wait_for(lambda: not dispatcher._thread.is_alive())
+    wait_for(lambda: not thread.is_alive())
     assert len(handler.calls) == 1, "nobody is called after the end"
 
 
@@ -150,5 +156,4 @@ def test_a_handler_that_raises_is_counted_and_called_again(handler: Handler, cap
             dispatcher.put([announcement])
             wait_for(lambda: not dispatcher._waiting)
         wait_for(lambda: dispatcher.failures == failing)
-        assert dispatcher._thread.is_alive()
     assert caplog.text.count("failed for AppModel test/one") == failing

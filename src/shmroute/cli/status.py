@@ -71,6 +71,10 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
             f"{source['resource']}: {phase}, in step {_age(source['age'])} ago,"
             f" {source['restarts']} restarts, {source['lists']} lists{reason}"
         )
+    for thread in watcher["threads"]:
+        if thread["problem"]:
+            state = f"{'running again' if thread['alive'] else 'not running'}, {thread['restarts']} restarts"
+            yield f"thread      {thread['name']}: {state}: {printable(thread['problem'])}"
     metadata = watcher["metadata"]
     if metadata:
         problem = f": {printable(metadata['problem'])}" if metadata["problem"] else ""

@@ -12,7 +12,7 @@ from shmroute.resources.registry import APPMODELS, BUILT_IN, ENDPOINTSLICES, Wat
 from shmroute.rows import SettingsRow
 from shmroute.sources.base import Source
 from shmroute.tables import EndpointRules, Handler
-from shmroute.watcher.checkpoint import Checkpoint
+from shmroute.watcher.checkpoint import Checkpoint, Identity
 from shmroute.watcher.handlers import check_handler, load_handlers
 from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metadata_feed import MetadataFeed
@@ -44,7 +44,7 @@ def build(options: WatchOptions, handlers: Iterable[Handler] = ()) -> WatcherLoo
         settings=settings,
         rules=EndpointRules(options.port, options.ip_family, bool(options.manifests) or options.special_addresses),
         metadata=_metadata(options),
-        checkpoint=Checkpoint(options.checkpoint, options.area) if options.checkpoint else None,
+        checkpoint=_checkpoint(options, settings),
         handlers=called,
         group=int(options.group) if options.group and options.group.isdigit() else options.group,
         refuse_other=options.refuse_other,
@@ -114,6 +114,10 @@ def _metadata(options: WatchOptions) -> MetadataFeed | None:
         return None
     limits = MetadataLimits(value_bytes=options.metadata_limit)
     return MetadataFeed(MetadataLoader(store, template=KeyTemplate(options.metadata_key), limits=limits))
+
+
+def _checkpoint(options: WatchOptions, settings: SettingsRow) -> Checkpoint | None:
+    return Checkpoint(options.checkpoint, Identity(options.area, settings)) if options.checkpoint else None
 
 
 def _kinds(options: WatchOptions) -> tuple[WatchedKind, ...]:

@@ -1,105 +1,171 @@
-"""The last published rows on disk, for a pod that starts while its source is away.
+"""The last published rows on disk, for a pod that starts while its source is unavailable.
 
-Written by a thread of the watcher from its own read-only view of the area, so that publishing never waits for a disk;
-read once, before the first list, when the area itself holds nothing. A file is complete or it is not there: written
-beside, fsynced, renamed, with a checksum over all of it. A damaged one is ignored with a warning.
+A thread of the watcher writes them from its own read-only view of the area, so that publishing never waits for a disk.
+They are read once, before the first list, if the area itself holds nothing. The file is written beside, fsynced and
+renamed, with a checksum over all of it, so it is complete or absent. A file that is damaged, that belongs to somebody
+else, or that holds the routes of another source is ignored with a warning.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import stat
 import struct
+import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
 
 import msgspec
 
-from shmroute.errors import NotReady, ShmrouteError
-from shmroute.rows import RowKey
+from shmroute.errors import NotReady, ShmrouteError, SnapshotExpired
+from shmroute.rows import RowKey, SettingsRow
 from shmroute.shm.layout import FORMAT_VERSION, MAX_KIND
 from shmroute.shm.reader import RowReader
 
-__all__ = ["Checkpoint", "Saved"]
+__all__ = ["Checkpoint", "Identity", "Saved"]
 
 _log = logging.getLogger(__name__)
 
-_HEADER: Final = struct.Struct("<8sII")
-"""magic, format version, crc32 of all that follows"""
+VERSION: Final = 1
+"""Raised with every change of the file's own layout. The rows in it are those of the area's format version."""
+
+_MAGIC: Final = b"shmrckpt"
+_HEADER: Final = struct.Struct("<8sHHI")
+"""magic, version, format version of the area, crc32 of all that follows"""
 _FACTS: Final = struct.Struct("<dQ")
 """time of the last contact (Unix seconds), length of what follows"""
-_ROWS_AT: Final = _HEADER.size + _FACTS.size
-_MAGIC: Final = b"shmrckp\n"
+_BODY_AT: Final = _HEADER.size + _FACTS.size
 
 INTERVAL_SECONDS: Final = 10.0
-"""At most so often; a change is on disk that much later."""
+"""Shortest time between two writes: a change is on disk that much later."""
 
 CONTACT_SECONDS: Final = 60.0
-"""Rows that do not change are written again so often, so that the file knows how long they were known to be true."""
+"""Rows that do not change are written again after this time, so that the file says how long they were known to be
+right."""
 
 MAX_LOAD: Final = 0.05
-"""The share of time spent writing: a table that takes a second to write is written every 20 s."""
+"""Longest share of the time spent writing: a table that takes a second to write is written every 20 s."""
+
+MAX_BYTES: Final = 256 * 1024 * 1024
+"""Largest file: twice the 128 MiB that the documentation gives the area. Loading takes about twice that in memory."""
 
 LATEST_CONTACT_SECONDS: Final = 1e11
-"""In Unix time, 3,000 years from now: a time beyond it is damage, and could not be reckoned with."""
+"""In Unix time, 3,000 years from now: a time beyond it is damage, and would overflow."""
+
+STEP_SECONDS: Final = 1.0
+"""Longest single wait of the writing thread."""
+
+READ_ATTEMPTS: Final = 3
+"""Times the rows are read from the beginning, if the area is rewritten meanwhile."""
 
 _FLUSH_BYTES: Final = 1024 * 1024
 
-_decode = msgspec.msgpack.Decoder(list[tuple[int, str, bytes]]).decode
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""O_NONBLOCK: opening a FIFO would wait for its writer. O_NOFOLLOW: a link may lead to anything."""
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    """What the rows of a checkpoint are about. A checkpoint with another identity is not loaded."""
+
+    area: str
+    settings: SettingsRow
+    """Source, namespaces and selector."""
+
+    def __str__(self) -> str:
+        settings = self.settings
+        namespace = f"namespace {settings.namespace}" if settings.namespace else "all namespaces"
+        selector = f", selector {settings.selector}" if settings.selector else ""
+        return f"area {self.area!r} from {settings.source} ({namespace}{selector})"
+
+
+class _Body(msgspec.Struct, array_like=True):
+    identity: Identity
+    rows: list[tuple[int, str, bytes]]
+
+
+_decode = msgspec.msgpack.Decoder(_Body).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Saved(NamedTuple):
     """What a checkpoint holds."""
 
+    identity: Identity
     rows: dict[RowKey, bytes]
     contact: float
     """Unix seconds at which the rows were last known to be in step with their source."""
 
 
 class Checkpoint:
-    """The file at `path`, for one area."""
+    """The file at `path`, for the rows that `identity` describes."""
 
-    def __init__(self, path: str | os.PathLike[str], area: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], identity: Identity) -> None:
         self._path = Path(path)
-        self._area = area
+        self._identity = identity
         self._saved_generation = -1
         self._saved_contact = 0.0
+        self._problem = ""
 
     def load(self) -> Saved | None:
-        """The rows in the file; None if there is none, or it is of no use (which is logged)."""
+        """The rows in the file; None if there is none, or if it is ignored, which is logged with the reason."""
         try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return None
+            data = _read(self._path)
+            saved = parse(data) if data is not None else None
         except OSError as error:
             _log.warning("checkpoint %s cannot be read: %s", self._path, error)
             return None
-        try:
-            return parse(data)
         except ValueError as error:
             _log.warning("checkpoint %s is ignored: %s", self._path, error)
             return None
+        if saved is not None and saved.identity != self._identity:
+            _log.warning(
+                "checkpoint %s is ignored: it holds %s, and this watcher publishes %s",
+                self._path,
+                saved.identity,
+                self._identity,
+            )
+            return None
+        return saved
 
     def run(self, stop: threading.Event) -> None:
-        """Write the file whenever the area has changed, until `stop`; once more at the end."""
+        """Write the file whenever the area has changed, until `stop` is set; once more at the end."""
         pause = INTERVAL_SECONDS
         stopped = False
         while not stopped:
-            stopped = stop.wait(pause)
+            stopped = _wait(stop, pause)
             started = time.monotonic()
-            try:
-                self._save()
-            except (OSError, ShmrouteError) as error:
-                _log.warning("checkpoint %s cannot be written: %s", self._path, error)
+            self._save_or_warn()
             pause = max(INTERVAL_SECONDS, (time.monotonic() - started) / MAX_LOAD)
 
-    def _save(self) -> None:
+    def _save_or_warn(self) -> None:
+        """Write the file; a failure is logged once, and again when its reason changes."""
         try:
-            reader = RowReader(self._area)
+            self._save()
+        except (OSError, ValueError, ShmrouteError) as error:
+            if str(error) != self._problem:
+                _log.warning("checkpoint %s cannot be written: %s", self._path, error)
+            self._problem = str(error)
+        else:
+            self._problem = ""
+
+    def _save(self) -> None:
+        for attempt in range(READ_ATTEMPTS):
+            try:
+                self._save_once()
+            except SnapshotExpired:
+                if attempt == READ_ATTEMPTS - 1:
+                    raise
+            else:
+                return
+
+    def _save_once(self) -> None:
+        try:
+            reader = RowReader(self._identity.area)
         except NotReady:
             return
         contact_ns = reader.control.contact_ns
@@ -108,33 +174,104 @@ class Checkpoint:
         contact = time.time() - (time.monotonic_ns() - contact_ns) / 1e9
         if reader.generation == self._saved_generation and contact < self._saved_contact + CONTACT_SECONDS:
             return
-        temporary = self._path.with_name(f"{self._path.name}.new")
-        temporary.unlink(missing_ok=True)
+        _check_replaceable(self._path)
+        descriptor, temporary = _create_beside(self._path)
         try:
-            # The rows hold metadata: for this user only, as the area is.
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
-                _write(file.fileno(), reader, contact)
+            with os.fdopen(descriptor, "wb") as file:
+                _write(file.fileno(), self._identity, reader, contact)
                 os.fsync(file.fileno())
             temporary.replace(self._path)
-        except OSError:
-            temporary.unlink(missing_ok=True)  # what a full disk holds of it is of no use to anyone
+        except BaseException:
+            temporary.unlink(missing_ok=True)  # part of a file is of no use to anyone, and a full disk needs the room
             raise
         _sync_folder(self._path.parent)
         self._saved_generation, self._saved_contact = reader.generation, contact
 
 
-def _write(descriptor: int, reader: RowReader, contact: float) -> None:
-    """Rows as one msgpack array; in front of them the facts and the header, once length and checksum are known."""
+def _wait(stop: threading.Event, seconds: float) -> bool:
+    """Wait for `stop`, at most `seconds`, in short steps. Returns whether it is set."""
+    due = time.monotonic() + seconds
+    while (left := due - time.monotonic()) > 0:
+        if stop.wait(min(left, STEP_SECONDS)):
+            return True
+    return stop.is_set()
+
+
+def _read(path: Path) -> bytes | None:
+    """The bytes of the file; None if there is none.
+
+    Raises:
+        OSError: it cannot be opened or read.
+        ValueError: it is not a file of this user, or too large.
+    """
+    try:
+        descriptor = os.open(path, _OPEN_FLAGS)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        _check_owner(status)
+        if status.st_mode & stat.S_IWOTH:
+            raise ValueError("everybody may write to it")
+        if status.st_size > MAX_BYTES:
+            raise ValueError(f"it has {status.st_size} bytes, the limit is {MAX_BYTES}")
+        return file.read(MAX_BYTES)
+
+
+def _check_owner(status: os.stat_result) -> None:
+    """Believe, and replace, only what this user or root has written.
+
+    Raises:
+        ValueError: not a regular file, or not of this user.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is not a regular file")
+    if status.st_uid not in (os.geteuid(), 0):
+        raise ValueError(f"it belongs to user {status.st_uid}, and this process runs as {os.geteuid()}")
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse to put a file in the place of a device, a FIFO, a folder, a link or somebody else's file.
+
+    Raises:
+        ValueError
+    """
+    with suppress(FileNotFoundError):
+        _check_owner(path.lstat())
+
+
+def _create_beside(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, readable by this user only, since the rows hold metadata.
+
+    Its name is fixed, so that killed writers leave one file at the most; a name that a stranger has taken is avoided.
+    """
+    temporary = path.with_name(f"{path.name}.new")
+    try:
+        temporary.unlink(missing_ok=True)
+        return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), temporary
+    except (PermissionError, IsADirectoryError, FileExistsError):
+        descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
+        return descriptor, Path(name)
+
+
+def _write(descriptor: int, identity: Identity, reader: RowReader, contact: float) -> None:
+    """Write identity and rows as one msgpack array; before them facts and header, once length and checksum are known.
+
+    Raises:
+        ValueError: the file would be too large.
+    """
     items = [_encode(row) for row in reader.rows()]
-    chunk = bytearray(struct.pack(">BI", 0xDD, len(items)))  # msgpack's array 32
-    facts = _FACTS.pack(contact, len(chunk) + sum(map(len, items)))
-    position, checksum = _append(descriptor, bytearray(facts), _HEADER.size, 0)
+    chunk = bytearray(b"\x92" + _encode(identity) + struct.pack(">BI", 0xDD, len(items)))  # msgpack: array 2, array 32
+    size = len(chunk) + sum(map(len, items))
+    if _BODY_AT + size > MAX_BYTES:
+        raise ValueError(f"the rows take {size} bytes, the limit is {MAX_BYTES}")
+    position, checksum = _append(descriptor, bytearray(_FACTS.pack(contact, size)), _HEADER.size, 0)
     for item in items:
         chunk += item
         if len(chunk) >= _FLUSH_BYTES:
             position, checksum = _append(descriptor, chunk, position, checksum)
     _, checksum = _append(descriptor, chunk, position, checksum)
-    os.pwrite(descriptor, _HEADER.pack(_MAGIC, FORMAT_VERSION, checksum), 0)
+    os.pwrite(descriptor, _HEADER.pack(_MAGIC, VERSION, FORMAT_VERSION, checksum), 0)
 
 
 def _append(descriptor: int, chunk: bytearray, position: int, checksum: int) -> tuple[int, int]:
@@ -160,26 +297,29 @@ def parse(data: bytes) -> Saved:
     """What the bytes of a checkpoint hold.
 
     Raises:
-        ValueError: they are not a whole checkpoint of this format version.
+        ValueError: they are not a whole checkpoint of these versions.
     """
-    if len(data) < _ROWS_AT:
+    if len(data) < _BODY_AT:
         raise ValueError(f"{len(data)} bytes are too few for a checkpoint")
-    magic, version, checksum = _HEADER.unpack_from(data)
+    magic, version, format_version, checksum = _HEADER.unpack_from(data)
     contact, length = _FACTS.unpack_from(data, _HEADER.size)
     if magic != _MAGIC:
-        raise ValueError("not a checkpoint of shmroute (bad magic)")
-    if version != FORMAT_VERSION:
-        raise ValueError(f"format version {version}, this process reads version {FORMAT_VERSION}")
-    if len(data) - _ROWS_AT != length:
-        raise ValueError(f"cut short: {len(data) - _ROWS_AT} bytes follow its header instead of {length}")
+        raise ValueError("it is not a checkpoint of this release of shmroute (bad magic)")
+    if (version, format_version) != (VERSION, FORMAT_VERSION):
+        raise ValueError(
+            f"it has version {version} with rows of format version {format_version}, and this process reads version"
+            f" {VERSION} with format version {FORMAT_VERSION}"
+        )
+    if len(data) - _BODY_AT != length:
+        raise ValueError(f"it is cut short: {len(data) - _BODY_AT} bytes follow its header instead of {length}")
     if crc32(memoryview(data)[_HEADER.size :]) != checksum:
-        raise ValueError("damaged (checksum)")
+        raise ValueError("it is damaged (checksum)")
     try:
-        rows = _decode(memoryview(data)[_ROWS_AT:])
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"damaged: {error}") from error
+        body = _decode(memoryview(data)[_BODY_AT:])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"it is damaged: {error}") from error
     if not 0.0 <= contact <= LATEST_CONTACT_SECONDS:
-        raise ValueError(f"damaged: last contact at {contact}")
-    if not all(0 < kind <= MAX_KIND and "\0" not in key for kind, key, _ in rows):
-        raise ValueError("damaged: a row of no kind")
-    return Saved({(kind, key): value for kind, key, value in rows}, contact)
+        raise ValueError(f"it is damaged: last contact at {contact}")
+    if not all(0 < kind <= MAX_KIND and "\0" not in key for kind, key, _ in body.rows):
+        raise ValueError("it is damaged: a row of no kind")
+    return Saved(body.identity, {(kind, key): value for kind, key, value in body.rows}, contact)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable
+from typing import Final
 
 from shmroute.resources.appmodel import AppModel
 from shmroute.resources.key import ObjectKey
@@ -20,9 +21,12 @@ __all__ = ["Dispatcher"]
 
 _log = logging.getLogger(__name__)
 
+IDLE_SECONDS: Final = 1.0
+"""Longest wait for an announcement; each one wakes the thread at once."""
+
 
 class Dispatcher:
-    """Calls `handler` for each announcement, in order. `start` starts the thread; `stop` and `join` end it."""
+    """Calls `handler` for each announcement, in order. `run` belongs to a thread of its own, until `stop`."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -30,22 +34,13 @@ class Dispatcher:
         self._changed = threading.Condition()
         self._stopped = False
         self.failures = 0
-        self._thread = threading.Thread(target=self._run, name=f"handler {type(handler).__name__}", daemon=True)
-
-    def start(self) -> None:
-        """Begin to call the handler."""
-        self._thread.start()
+        self.name = f"handler {type(handler).__name__}"
 
     def stop(self) -> None:
         """Make no further call. Does not wait."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
-
-    def join(self, timeout: float) -> None:
-        """Wait at most `timeout` seconds for a call that is under way."""
-        if self._thread.is_alive():
-            self._thread.join(timeout)
 
     def put(self, announcements: Iterable[Announcement]) -> None:
         """Have the handler called with the announcements. Never waits."""
@@ -58,11 +53,12 @@ class Dispatcher:
                     self._waiting[newest.key] = (known, announcement.new)
             self._changed.notify()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Call the handler until `stop`; a call that is under way then is not interrupted."""
         while True:
             with self._changed:
                 while not self._waiting and not self._stopped:
-                    self._changed.wait()
+                    self._changed.wait(IDLE_SECONDS)
                 if self._stopped:
                     return
                 key = next(iter(self._waiting))

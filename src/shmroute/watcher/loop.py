@@ -31,6 +31,7 @@ from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
 from shmroute.watcher.pending_rows import PendingRows
 from shmroute.watcher.standby import check_source
 from shmroute.watcher.status import ENDED, AuditStatus, Status, encode_status
+from shmroute.watcher.threads import SupervisedThreads
 
 __all__ = ["WatcherLoop"]
 
@@ -100,7 +101,7 @@ class WatcherLoop:
         self._stopping = False
         self._stop = threading.Event()
         """Tells the other threads, once the owner has left its loop."""
-        self._threads: list[threading.Thread] = []
+        self._threads = SupervisedThreads()
         self._states: dict[str, SourceState] = {}
         self._publication = PendingRows(area, settings, self._kinds(), self._all_rows, clock)
         self._told_in_step = False
@@ -227,29 +228,14 @@ class WatcherLoop:
         self._problem = ""
         self._change_log.started(self.area, self._settings)
         for dispatcher in self._dispatchers:
-            dispatcher.start()
+            self._threads.start(dispatcher.name, dispatcher.run, restartable=True)
         for source in self._sources:
             name = f"source {'+'.join(kind.name for kind in source.kinds)}"
-            self._start(name, partial(source.run, self, self._stop))
+            self._threads.start(name, partial(source.run, self, self._stop), restartable=False)
         if self._metadata is not None:
-            metadata = self._metadata
-            self._start("metadata", lambda: metadata.run(self.put, self._stop))
+            self._threads.start("metadata", partial(self._metadata.run, self.put, self._stop), restartable=True)
         if self._checkpoint is not None:
-            checkpoint = self._checkpoint
-            self._start("checkpoint", lambda: checkpoint.run(self._stop))
-
-    def _start(self, name: str, target: Callable[[], None]) -> None:
-        def guarded() -> None:
-            try:
-                target()
-            except Exception:  # noqa: BLE001 - whatever it is, it must be heard
-                _log.exception("thread %s failed; the watcher ends so that it can be started again", name)
-                self._failed = True
-                self.stop()
-
-        thread = threading.Thread(target=guarded, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+            self._threads.start("checkpoint", partial(self._checkpoint.run, self._stop), restartable=True)
 
     _failed = False
 
@@ -259,13 +245,9 @@ class WatcherLoop:
         return self._failed
 
     def _join(self) -> None:
-        deadline = time.monotonic() + _JOIN_SECONDS
         for dispatcher in self._dispatchers:
             dispatcher.stop()
-        for dispatcher in self._dispatchers:
-            dispatcher.join(max(0.0, deadline - time.monotonic()))
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        self._threads.join(_JOIN_SECONDS)
 
     # --- the loop ------------------------------------------------------------------------------------------
 
@@ -275,6 +257,7 @@ class WatcherLoop:
         while not self._stopping:
             now_ns = self._clock()
             if now_ns >= beat_at_ns:
+                self._check_threads()
                 self._beat(publisher, now_ns)
                 beat_at_ns = now_ns + int(HEARTBEAT_SECONDS * 1e9)
             wait = 0.0 if publisher.rebuilding else max(0.0, (beat_at_ns - now_ns) / 1e9)
@@ -374,6 +357,13 @@ class WatcherLoop:
 
     # --- saying how it stands ------------------------------------------------------------------------------
 
+    def _check_threads(self) -> None:
+        self._threads.check()
+        if self._threads.lost:
+            _log.error("%s; the watcher ends so that it can be started again", self._threads.lost)
+            self._failed = True
+            self.stop()
+
     def _beat(self, publisher: Publisher, now_ns: int) -> None:
         contact = self._contact_ns()
         publisher.control.beat(now_ns, contact, synced=self._publication.complete)
@@ -437,6 +427,7 @@ class WatcherLoop:
             audits=tuple(self._audits.values()),
             settings=self._settings,
             metadata=self._metadata.status() if self._metadata else None,
+            threads=self._threads.status(),
             problem=self._problem or publication.problem,
         )
 

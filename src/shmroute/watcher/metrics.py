@@ -67,6 +67,7 @@ class WatcherCollector(Collector):
         yield GaugeMetricFamily("shmroute_snapshot_age_seconds", "Since all sources were in step.", age)
         yield from self._sources(status)
         yield from _audits(status)
+        yield from _threads(status)
         yield from _metadata(status)
 
     def _sources(self, status: Status) -> Iterator[Metric]:
@@ -106,6 +107,15 @@ def _audits(status: Status) -> Iterator[Metric]:
         done.add_metric([audit.resource], audit.count)
         differences.add_metric([audit.resource], audit.differences)
     yield from (done, differences)
+
+
+def _threads(status: Status) -> Iterator[Metric]:
+    alive = GaugeMetricFamily("shmroute_thread_alive", "1 while the helper thread runs.", labels=["thread"])
+    restarts = CounterMetricFamily("shmroute_thread_restarts", "Restarts of the helper thread.", labels=["thread"])
+    for thread in status.threads:
+        alive.add_metric([thread.name], float(thread.alive))
+        restarts.add_metric([thread.name], thread.restarts)
+    yield from (alive, restarts)
 
 
 def _metadata(status: Status) -> Iterator[Metric]:

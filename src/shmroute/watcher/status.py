@@ -10,7 +10,7 @@ import msgspec
 from shmroute.rows import SettingsRow
 from shmroute.sources.base import SourceState
 
-__all__ = ["ENDED", "AuditStatus", "MetadataStatus", "Status", "decode_status", "encode_status"]
+__all__ = ["ENDED", "AuditStatus", "MetadataStatus", "Status", "ThreadStatus", "decode_status", "encode_status"]
 
 
 ENDED = "ended"
@@ -31,6 +31,16 @@ class MetadataStatus(msgspec.Struct, frozen=True):
     """Keys that will be read again."""
     problem: str = ""
     """Why the store cannot be read, "" while it can."""
+
+
+class ThreadStatus(msgspec.Struct, frozen=True):
+    """One of the watcher's helper threads."""
+
+    name: str
+    alive: bool
+    restarts: int
+    problem: str
+    """Why it ended last; "" if it never did, or has run well since."""
 
 
 class AuditStatus(msgspec.Struct, frozen=True):
@@ -91,6 +101,8 @@ class Status(msgspec.Struct, frozen=True):
     """Why the newest state is not published, "" while it is."""
     settings: SettingsRow | None = None
     """What the watcher was asked to watch."""
+    threads: tuple[ThreadStatus, ...] = ()
+    """The helper threads of the watcher."""
 
 
 _encoder = msgspec.msgpack.Encoder()

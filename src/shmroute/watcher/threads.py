@@ -1,0 +1,136 @@
+"""Threads that somebody looks after: each of the watcher's helper threads is noticed when it ends, and started again.
+
+The owner starts them and calls `check` with each heartbeat. A thread ends against the rules if it raises anything, or
+returns before the watcher stops. If it can be started again, that happens in a new thread, after a delay that grows; if
+it cannot (a source, whose state would be half of a list), `lost` says so and the watcher ends, to be started again by
+whoever supervises it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from shmroute.watcher.status import ThreadStatus
+
+__all__ = ["SupervisedThreads"]
+
+_log = logging.getLogger(__name__)
+
+FIRST_DELAY_SECONDS: Final = 1.0
+"""Before the first restart; doubled for each further one."""
+
+LONGEST_DELAY_SECONDS: Final = 8.0
+"""A thread is back within 30 s of whatever ended it: this and one heartbeat, with room to spare."""
+
+GIVE_UP_SECONDS: Final = 30.0
+"""How long the system may refuse a new thread (a limit of processes, no memory) before the watcher ends."""
+
+HEALTHY_SECONDS: Final = 60.0
+"""After this time a restarted thread counts as healthy: its delays begin anew."""
+
+MAX_REPORTED: Final = 200
+"""Longest reason shown, in characters."""
+
+
+class _Supervised(msgspec.Struct):
+    name: str
+    target: Callable[[], None]
+    restartable: bool
+    thread: threading.Thread | None = None
+    problem: str = ""
+    """Why it ended last; "" if it never did, or has been healthy since."""
+    handled: bool = False
+    """Whether `check` has seen that it ended."""
+    restarts: int = 0
+    started: float = 0.0
+    due: float = 0.0
+    delay: float = FIRST_DELAY_SECONDS
+    refused_since: float = 0.0
+
+
+class SupervisedThreads:
+    """A set of named daemon threads. `start`, `check`, `lost` and `join` belong to the owner, `status` to any thread.
+
+    Args:
+        clock: monotonic seconds; tests inject one.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._threads: list[_Supervised] = []
+        self.lost = ""
+        """Why the watcher must end: a thread that cannot be started again has ended. "" while there is no reason."""
+
+    def start(self, name: str, target: Callable[[], None], *, restartable: bool) -> None:
+        """Run `target` in a thread; it is to return only when the watcher stops. If no thread can be had now, `check`
+        tries again."""
+        it = _Supervised(name, target, restartable)
+        self._threads.append(it)
+        self._start(it)
+
+    def check(self) -> None:
+        """Notice threads that have ended, and start again those that are due. Never waits. Called every second."""
+        now = self._clock()
+        for it in self._threads:
+            if it.thread is not None and it.thread.is_alive():
+                if it.problem and now - it.started >= HEALTHY_SECONDS:
+                    it.problem, it.delay = "", FIRST_DELAY_SECONDS
+                continue
+            if it.thread is not None and not it.handled:
+                self._ended(it, now)
+            elif now >= it.due and not self.lost:
+                it.restarts += it.thread is not None
+                self._start(it)
+
+    def status(self) -> tuple[ThreadStatus, ...]:
+        """Each thread: whether it runs, how often it was restarted, and why it ended last."""
+        return tuple(
+            ThreadStatus(it.name, it.thread is not None and it.thread.is_alive(), it.restarts, it.problem)
+            for it in list(self._threads)
+        )
+
+    def join(self, seconds: float) -> None:
+        """Wait for all threads to end, at most `seconds` in all."""
+        deadline = time.monotonic() + seconds
+        for it in self._threads:
+            if it.thread is not None:
+                it.thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _start(self, it: _Supervised) -> None:
+        thread = threading.Thread(target=self._run, args=(it,), name=it.name, daemon=True)
+        it.started = self._clock()
+        try:
+            thread.start()
+        except RuntimeError as error:  # "can't start new thread"
+            it.problem = f"no thread can be started: {error}"
+            it.due = it.started + FIRST_DELAY_SECONDS
+            it.refused_since = it.refused_since or it.started
+            if it.started - it.refused_since >= GIVE_UP_SECONDS and not it.restartable:
+                self.lost = f"{it.name}: {it.problem}"
+        else:
+            it.thread, it.handled, it.refused_since = thread, False, 0.0
+
+    def _run(self, it: _Supervised) -> None:
+        try:
+            it.target()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it must be seen
+            it.problem = f"{type(error).__name__}: {error}"[:MAX_REPORTED]
+            _log.exception("thread %r has failed", it.name)
+        else:
+            it.problem = "it returned before the watcher stopped"
+
+    def _ended(self, it: _Supervised, now: float) -> None:
+        it.handled = True
+        it.problem = it.problem or "it was killed"
+        if not it.restartable:
+            self.lost = f"{it.name}: {it.problem}"
+            return
+        it.due = now + it.delay
+        _log.error("thread %r has ended: %s; it is started again in %.0f s", it.name, it.problem, it.delay)
+        it.delay = min(it.delay * 2, LONGEST_DELAY_SECONDS)

@@ -1,0 +1,218 @@
+"""Helper threads: noticed when they end, back soon, or the reason why the watcher ends."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from shmroute.metadata.folder_store import FolderStore
+from shmroute.metadata.loader import MetadataLoader
+from shmroute.resources.registry import APPMODELS
+from shmroute.sources.base import Changed, Replaced, Sink
+from shmroute.watcher.checkpoint import Checkpoint, Identity
+from shmroute.watcher.metadata_feed import MetadataFeed
+from shmroute.watcher.status import ThreadStatus
+from shmroute.watcher.threads import GIVE_UP_SECONDS, HEALTHY_SECONDS, SupervisedThreads
+from tests.watcher.running import SETTINGS, WAIT_SECONDS, Running, Told, appmodel, reading, running, wait_for
+
+
+class Target:
+    """Notes each start; fails as long as there are failures left, then runs until the end."""
+
+    def __init__(self, *failures: BaseException | None) -> None:
+        self.failures = list(failures)
+        self.starts = 0
+        self.stop = threading.Event()
+
+    def __call__(self) -> None:
+        self.starts += 1
+        if self.failures:
+            failure = self.failures.pop(0)
+            if failure is not None:
+                raise failure
+            return
+        assert self.stop.wait(WAIT_SECONDS)
+
+
+class Supervising:
+    """Threads on a clock that the test turns."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.threads = SupervisedThreads(lambda: self.now)
+
+    def turn(self, seconds: float) -> None:
+        self.now += seconds
+        self.threads.check()
+
+    def status(self) -> ThreadStatus:
+        [status] = self.threads.status()
+        return status
+
+    def wait_ended(self) -> None:
+        wait_for(lambda: not self.status().alive)
+
+
+@contextmanager
+def supervising(target: Target) -> Iterator[Supervising]:
+    it = Supervising()
+    try:
+        yield it
+    finally:
+        target.stop.set()
+        it.threads.join(WAIT_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (RuntimeError("a defect"), "RuntimeError: a defect"),
+        (SystemExit(3), "SystemExit: 3"),
+        (None, "it returned before the watcher stopped"),
+    ],
+)
+def test_thread_that_ends_is_seen_and_started_again(failure: BaseException | None, reason: str) -> None:
+    target = Target(failure)
+    with supervising(target) as it:
+        it.threads.start("reader", target, restartable=True)
+        it.wait_ended()
+        it.turn(0.5)
+        assert it.status() == ThreadStatus("reader", alive=False, restarts=0, problem=reason)
+        it.turn(0.5)
+        assert target.starts == 1, "not before its delay"
+        it.turn(0.5)
+        wait_for(lambda: target.starts == 2)
+        assert it.status() == ThreadStatus("reader", alive=True, restarts=1, problem=reason)
+        it.turn(HEALTHY_SECONDS)
+        assert it.status().problem == ""
+        assert it.threads.lost == ""
+
+
+def test_delays_grow_and_stay_under_ten_seconds() -> None:
+    target = Target(*[OSError("again")] * 6)
+    with supervising(target) as it:
+        it.threads.start("reader", target, restartable=True)
+        delays = []
+        for starts in range(2, 8):
+            it.wait_ended()
+            it.turn(0.0)
+            before = it.now
+            while target.starts < starts:
+                it.turn(0.5)
+                wait_for(lambda starts=starts: not it.status().alive or target.starts == starts)  # type: ignore[misc]
+                assert it.now < before + 60
+            delays.append(it.now - before)
+        assert delays == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+        assert it.threads.lost == ""
+
+
+def test_thread_that_cannot_be_restarted_is_lost() -> None:
+    target = Target(RuntimeError("a defect"))
+    with supervising(target) as it:
+        it.threads.start("source", target, restartable=False)
+        it.wait_ended()
+        it.turn(0.0)
+        assert it.threads.lost == "source: RuntimeError: a defect"
+        it.turn(100.0)
+        assert target.starts == 1
+
+
+@pytest.mark.parametrize("restartable", [True, False])
+def test_refused_threads_are_tried_again(monkeypatch: pytest.MonkeyPatch, restartable: bool) -> None:
+    target = Target()
+    with supervising(target) as it:
+        start: Callable[[threading.Thread], None] = threading.Thread.start
+
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        it.threads.start("source", target, restartable=restartable)
+        for _ in range(9):
+            it.turn(1.0)
+        assert it.status().problem == "no thread can be started: can't start new thread"
+        assert it.threads.lost == ""
+        monkeypatch.setattr(threading.Thread, "start", start)
+        it.turn(1.0)
+        wait_for(lambda: target.starts == 1)
+        assert it.status().alive
+
+
+def test_source_that_gets_no_thread_for_long_ends_the_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    it = Supervising()
+    it.threads.start("source", Target(), restartable=False)
+    for _ in range(int(GIVE_UP_SECONDS) + 2):
+        it.turn(1.0)
+    assert it.threads.lost == "source: no thread can be started: can't start new thread"
+
+
+# --- in a watcher ------------------------------------------------------------------------------------------
+
+
+def kill(name: str, others: set[threading.Thread]) -> None:
+    """Raise SystemExit in the thread of that name that is none of `others`, wherever it is, once it runs."""
+
+    def hit() -> bool:
+        new = set(threading.enumerate()) - others
+        idents = [each.ident for each in new if each.name == name and each.ident is not None]
+        exception = ctypes.py_object(SystemExit)
+        return bool(idents) and ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(idents[-1]), exception) == 1
+
+    wait_for(hit)
+
+
+@pytest.mark.parametrize("name", ["metadata", "metadata reader", "checkpoint", "handler Quiet"])
+def test_killed_helper_thread_is_back_and_routes_flow_on(area: str, tmp_path: Path, name: str) -> None:
+    (tmp_path / "one_m").write_bytes(b"1")
+    others = set(threading.enumerate())
+    feed = MetadataFeed(MetadataLoader(FolderStore(tmp_path)))
+    checkpoint = Checkpoint(tmp_path / "checkpoint", Identity(area, SETTINGS))
+    with running(area, metadata=feed, checkpoint=checkpoint, handlers=[Quiet()]) as it:
+        it.source.put(Replaced(APPMODELS.name, (appmodel("one"),)))
+        it.source.in_step()
+        kill(name, others)
+
+        def restarted() -> bool:
+            it.source.put(Changed(APPMODELS.name, appmodel("one", version=str(time.monotonic_ns()))))
+            return any(status.restarts for status in it.watcher.status.threads)
+
+        wait_for(restarted, 30.0)
+        [status] = [status for status in it.watcher.status.threads if status.restarts]
+        assert status.problem
+        it.source.put(Changed(APPMODELS.name, appmodel("two")))
+        with reading(area) as reader:
+            wait_for(lambda: reader.get("two") is not None)
+        wait_for(lambda: all(status.alive for status in it.watcher.status.threads))
+        assert not it.watcher.failed
+
+
+class Quiet:
+    def on_add(self, appmodel: object) -> None: ...
+    def on_update(self, old: object, new: object) -> None: ...
+    def on_delete(self, appmodel: object) -> None: ...
+
+
+class Looping(Told):
+    def run(self, sink: Sink, stop: threading.Event) -> None:
+        while not stop.wait(0.01):
+            pass
+
+
+def test_killed_source_thread_ends_the_watcher(area: str) -> None:
+    others = set(threading.enumerate())
+    it = Running(area, Looping())
+    it.thread.start()
+    kill(f"source {APPMODELS.name}", others)
+    it.thread.join(WAIT_SECONDS)
+    assert not it.thread.is_alive()
+    assert it.watcher.failed
