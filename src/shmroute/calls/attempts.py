@@ -57,7 +57,6 @@ class PoolLike(Protocol):
         self,
         key: str | bytes | None = None,
         leave_out: Container[str] = (),
-        extra_load: Mapping[str, int] = ...,
         dice: Callable[[], float] | None = None,
     ) -> LeaseLike: ...
     def lease_of(self, address: str) -> LeaseLike | None: ...
@@ -446,10 +445,10 @@ class Attempts:
             return probe, view.probe
         tried = self._tried.keys() - self._untried(pool)
         try:
-            lease = pool.lease(key, view.left_out | tried, view.extra_load, policy.dice)
+            lease = pool.lease(key, view.left_out | tried, policy.dice)
         except NoEndpoints:
             # All others are left out. One of them may be back; and if not, the call has nothing to lose.
-            lease = pool.lease(key, tried, view.extra_load, policy.dice)
+            lease = pool.lease(key, tried, policy.dice)
         return lease, str(lease.endpoint)
 
     def _untried(self, pool: PoolLike) -> set[str]:

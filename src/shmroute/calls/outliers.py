@@ -7,7 +7,6 @@ attempt at most, and nothing that must hold depends on a count (what may be left
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from shmroute.calls.settings import Settings
@@ -27,10 +26,10 @@ Such an endpoint accepts connections and may swallow the request. So calls that 
 that out; where there are none, the endpoint is in use again after 10 s + 3 s, within the 15 s that are promised.
 """
 
-EXTRA_LOAD: Final = 10
-"""Calls by which an endpoint that fails counts as busier, where it is not left out.
+CALLS_FOR_EACH_PROBE_IN_PANIC: Final = 10
+"""The same below the panic threshold, for all failing endpoints of an app together.
 
-A healthy one is preferred until it has 10 calls more under way: that is the overload the panic threshold is for.
+Each costs a repeated attempt if the endpoint is still dead: 10 % of the calls, half of the default budget.
 """
 
 Ejected = Callable[[Hashable, str, int, float], None]
@@ -44,14 +43,12 @@ class View(NamedTuple):
     """What a pick must know of an app's endpoints."""
 
     left_out: frozenset[str]
-    """Addresses that must not be picked."""
-    extra_load: Mapping[str, int]
-    """Calls by which an address counts as busier than it is."""
+    """Addresses to pick only if there is no other."""
     probe: str | None
     """The address that this call must try, to see whether it is back."""
 
 
-EVERYTHING: Final = View(frozenset(), MappingProxyType({}), None)
+EVERYTHING: Final = View(frozenset(), None)
 """No endpoint fails."""
 
 
@@ -84,10 +81,13 @@ class _Health:
 class _App:
     """The endpoints of an app, some of which have failed lately."""
 
-    __slots__ = ("calls", "endpoints", "health")
+    __slots__ = ("calls", "endpoints", "health", "probed")
 
     def __init__(self) -> None:
         self.calls = 0
+        """First attempts, counted while an endpoint fails."""
+        self.probed = 0
+        """How many they were at the last probe."""
         self.endpoints: Sequence[object] | Mapping[str, object] = ()
         """As of the last pick. When the row changes, this is another object."""
         self.health: dict[str, _Health] = {}
@@ -125,6 +125,9 @@ class Outliers:
     ) -> View:
         """Which endpoints the next attempt of a call may use.
 
+        Below the panic threshold no endpoint is ejected: while others are healthy, the failing ones get 1 call in 10
+        and attempts that find no other; if none is healthy, all are used alike.
+
         Args:
             app: what identifies the app.
             addresses: its addresses in the row of this moment. What is known of any other address is forgotten.
@@ -140,29 +143,29 @@ class Outliers:
         if known.endpoints is not addresses:
             known.health = {address: health for address, health in known.health.items() if address in addresses}
             known.endpoints = addresses
-        failing = sorted((health.since, address) for address, health in known.health.items() if health.out)
+        # The one that was tried longest ago first: the next probe is its.
+        out = sorted((health.tried, address) for address, health in known.health.items() if health.out)
+        failing = [address for _, address in out]
         if not failing:
             self._tidy(app, known, now)
             return EVERYTHING
         settings, count = self._settings, len(addresses)
-        panic = (count - len(failing)) * 100 < settings.healthy_panic_threshold * count
-        allowed = 0 if panic else count * settings.max_ejection_percent // 100
-        probe = None
-        if first:
-            due = (
-                each
-                for _, each in failing
-                if only in (None, each) and self._is_due(known, known.health[each], now, repeatable)
-            )
-            probe = next(due, None)
-            if probe is not None:  # no other call is to probe it for a while, whatever becomes of this one
-                health = known.health[probe]
-                health.probing, health.tried, health.calls = True, now, known.calls
-        return View(
-            frozenset(address for _, address in failing[:allowed]),
-            {address: EXTRA_LOAD for _, address in failing[allowed:]},
-            probe,
+        healthy = count - len(failing)
+        panic = healthy * 100 < settings.healthy_panic_threshold * count
+        left_out = failing if panic and healthy else failing[: count * settings.max_ejection_percent // 100]
+        if panic and not healthy:
+            return EVERYTHING
+        due = (
+            each
+            for each in failing
+            if first and only in (None, each) and self._is_due(known, each, now, panic, repeatable)
         )
+        probe = next(due, None)
+        if probe is not None:  # no other call is to probe it for a while, whatever becomes of this one
+            health = known.health[probe]
+            health.probing, health.tried, health.calls = True, now, known.calls
+            known.probed = known.calls
+        return View(frozenset(left_out), probe)
 
     def succeeded(self, app: Hashable, address: str, now: float) -> None:
         """Note that an endpoint has answered."""
@@ -209,9 +212,12 @@ class Outliers:
         settings = self._settings
         return min(settings.max_ejection_time, settings.base_ejection_time * health.ejections)
 
-    def _is_due(self, known: _App, health: _Health, now: float, repeatable: bool) -> bool:
+    def _is_due(self, known: _App, address: str, now: float, panic: bool, repeatable: bool) -> bool:
         """Whether a call shall probe the endpoint."""
+        health = known.health[address]
         waited = now - health.tried - (CAUTION_SECONDS if health.after_sent and not repeatable else 0.0)
+        if panic and waited >= 0 and known.calls - known.probed >= CALLS_FOR_EACH_PROBE_IN_PANIC:
+            return True
         rare = known.calls - health.calls >= CALLS_FOR_EACH_PROBE
         return waited >= self._settings.max_ejection_time or (rare and waited >= self._wait(health))
 

@@ -41,7 +41,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Share of an app's endpoints that may be left out at a time."""
 
     healthy_panic_threshold: int = 50
-    """With a smaller share of healthy endpoints than this (percent) none is left out."""
+    """With a smaller share of healthy endpoints than this (percent) none is ejected.
+
+    While any endpoint is healthy, the failing ones then get 1 call in 10; if none is, all are used alike.
+    """
 
     retriable_status_codes: frozenset[int] = frozenset({502, 503, 504})
     """Answers that count as failures of the endpoint, and after which an idempotent request is sent again.

@@ -7,10 +7,9 @@ other workers: none of the rules needs it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from itertools import cycle
-from types import MappingProxyType
 from typing import Final, NoReturn, TypeAlias
 from zlib import crc32
 
@@ -26,8 +25,6 @@ Busy: TypeAlias = dict[str, deque[None]]
 
 Member: TypeAlias = "tuple[str, Endpoint]"
 """`(address, endpoint)`; the address is `host:port`."""
-
-_NO_LOAD: Final[Mapping[str, int]] = MappingProxyType({})
 
 _MIX: Final = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 """Multipliers of splitmix64's finalizer (Steele, Lea, Flood 2014): a CRC alone is linear and would favour endpoints."""
@@ -159,16 +156,13 @@ class Pool:
         self,
         key: str | bytes | None = None,
         leave_out: Container[str] = (),
-        extra_load: Mapping[str, int] = _NO_LOAD,
         dice: Callable[[], float] | None = None,
     ) -> Lease:
         """An endpoint that counts as busy until the lease ends: the less busy of two random ones (Mitzenmacher 2001).
 
         Args:
-            key: the endpoint for this key instead; among those without extra load, if there are any.
+            key: the endpoint for this key instead.
             leave_out: addresses (`host:port`) that must not be chosen.
-            extra_load: calls by which an address counts as busier than it is. Where it is not empty, the least busy of
-                all is taken rather than of two: two random ones may both be loaded.
             dice: a function like `random.random`, which is the default.
 
         Raises:
@@ -177,13 +171,7 @@ class Pool:
         allowed = self._allowed(leave_out)
         dice = dice or self._dice
         if key is not None:
-            address, endpoint = self._for_key([m for m in allowed if m[0] not in extra_load] or allowed, key)
-        elif extra_load:
-            first = int(dice() * len(allowed))  # ties go to the first: begin anywhere
-            address, endpoint = min(
-                (*allowed[first:], *allowed[:first]),
-                key=lambda member: len(self._busy.get(member[0], ())) + extra_load.get(member[0], 0),
-            )
+            address, endpoint = self._for_key(allowed, key)
         else:
             address, endpoint = self._less_busy_of_two(allowed, dice)
         return Lease(endpoint, address, self._busy)

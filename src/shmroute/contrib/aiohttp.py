@@ -1,0 +1,233 @@
+"""A middleware for aiohttp's client that calls a model by its name.
+
+    async with aiohttp.ClientSession(middlewares=[shmroute.contrib.aiohttp.Failover()]) as session:
+        await session.post("http://iiot_dataservice.model/query", json=...)
+
+A host that ends with `.model` names a model; all other requests pass unchanged. yarl lower-cases hosts: `url_for` makes
+a URL of any name. What follows a failure is the policy of `shmroute.calls`. For one request with other options:
+
+    await session.post(url, middlewares=[failover.options(deadline=2.0, key="customer-17")])
+
+Connections belong to the session's connector: those to a pod that has gone are not used again, and the connector closes
+them after its `keepalive_timeout` (15 s). Set `aiohttp.ClientTimeout(sock_connect=1)`: by default, a connection to a
+node that is gone takes 30 s, and only the connector knows that nothing has been sent yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+try:
+    import aiohttp
+    from aiohttp import ClientRequest, ClientResponse, hdrs
+    from yarl import URL
+except ImportError as error:
+    raise ImportError("shmroute.contrib.aiohttp needs aiohttp: pip install 'shmroute[aiohttp]'") from error
+
+from shmroute.calls import Attempt, Attempts, Outcome, Policy, default_policy, joined
+from shmroute.calls.urls import IDEMPOTENT_METHODS, host_of, model_of
+from shmroute.errors import CallFailed, CallTimedOut, ConfigError
+from shmroute.worker.default import resolve
+from shmroute.worker.reader import Reader
+from shmroute.worker.routes import Route
+
+__all__ = ["Failover", "url_for"]
+
+SUFFIX: Final = ".model"
+"""End of a host that names a model. There is no such domain of the highest level."""
+
+ServerHostname: TypeAlias = str | Callable[[Route], str]
+Handler: TypeAlias = Callable[[ClientRequest], Awaitable[ClientResponse]]
+
+_UNSENT: Final = "Cannot write to closing transport"
+"""What aiohttp says of a kept connection that closed before the request's first byte was written."""
+
+_UNREPEATABLE: Final = "its body cannot be read twice"
+
+
+def url_for(model: str, path: str = "/") -> URL:
+    """The URL of a model, whatever characters its name has.
+
+    Args:
+        model: the model's name.
+        path: path and query.
+
+    Raises:
+        ValueError: the name is empty, or the path does not begin with a slash.
+    """
+    if not path.startswith("/"):
+        raise ValueError(f"the path {path!r} does not begin with a slash")
+    return URL(f"http://{host_of(model)}{SUFFIX}{path}", encoded=True)
+
+
+def _raises(kind: type[CallFailed], _: BaseException | None) -> type[CallFailed]:
+    # Not the class of the cause: aiohttp itself sends a request again after a ClientOSError or ServerDisconnectedError.
+    theirs = aiohttp.ServerTimeoutError if issubclass(kind, CallTimedOut) else aiohttp.ClientConnectionError
+    return joined(kind, theirs)
+
+
+def _how(error: BaseException) -> tuple[Outcome, bool]:
+    """How an attempt has failed, and whether its request may have reached the pod."""
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return Outcome.CONNECT_TIMEOUT, False
+        case aiohttp.ClientConnectorError() | aiohttp.ServerFingerprintMismatch() | ssl.CertificateError():
+            return Outcome.REFUSED, False
+        case TimeoutError():
+            return Outcome.TIMEOUT, True
+        case _:
+            return Outcome.BROKEN, _UNSENT not in str(error)
+
+
+class Failover:
+    """Calls models for `aiohttp.ClientSession(middlewares=[Failover()])`.
+
+    Args:
+        scheme: how pods are called: "http" or "https".
+        server_hostname: for https, the name that the pods' certificates must have: a name, or a function of the
+            `Route`. By default the pod's address.
+        deadline: seconds for the whole call; None: no limit but the session's time-outs.
+        attempts: how many pods are tried at most; by default the policy's (3).
+        repeat: whether a request may be sent again after it may have been processed; by default, whether its method is
+            idempotent (RFC 9110).
+        key: the same pod for the same key.
+        policy: what is known of dead pods, and the settings; by default shared by the whole process.
+        reader: where names are looked up; by default the reader of `shmroute.resolve`.
+
+    Raises:
+        ConfigError: an argument cannot be used as given.
+
+    Requests raise `CallFailed`, each of which is an `aiohttp.ClientConnectionError` too. A body that comes after the
+    deadline is cut off with a `ClientConnectionError`. A redirect to a pod's own address is followed to that pod alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheme: str = "http",
+        server_hostname: ServerHostname | None = None,
+        deadline: float | None = None,
+        attempts: int | None = None,
+        repeat: bool | None = None,
+        key: str | bytes | None = None,
+        policy: Policy | None = None,
+        reader: Reader | None = None,
+    ) -> None:
+        if scheme not in ("http", "https"):
+            raise ConfigError(f"scheme is {scheme!r}: pods are called by 'http' or 'https'")
+        if server_hostname is not None and scheme == "http":
+            raise ConfigError("server_hostname is the name in the pods' certificates: it needs scheme='https'")
+        self._options: dict[str, Any] = {
+            "scheme": scheme,
+            "server_hostname": server_hostname,
+            "deadline": deadline,
+            "attempts": attempts,
+            "repeat": repeat,
+            "key": key,
+            "policy": policy,
+            "reader": reader,
+        }
+        self._policy = policy or default_policy()
+        self._resolve = resolve if reader is None else reader.resolve
+
+    def options(self, **changed: Any) -> Failover:
+        """The same with other arguments, for one request."""
+        return Failover(**{**self._options, **changed})
+
+    async def __call__(self, request: ClientRequest, handler: Handler) -> ClientResponse:
+        """Send a request to the model's pods, one after another, until one answers."""
+        url = request.original_url
+        host = url.raw_host or ""
+        if not host.endswith(SUFFIX):
+            return await handler(request)
+        if url.explicit_port is not None:
+            raise aiohttp.InvalidURL(url, "a model has no port; its pods have theirs")
+        model = model_of(host.removesuffix(SUFFIX))
+        route: list[Route] = []
+
+        def look_up() -> tuple[Route, Any]:
+            route[:] = [self._resolve(model)]
+            return route[0], route[0].current_pool()
+
+        repeat = self._options["repeat"]
+        call = Attempts(
+            self._policy,
+            look_up,
+            attempts=self._options["attempts"],
+            idempotent=request.method in IDEMPOTENT_METHODS if repeat is None else repeat,
+            deadline=self._options["deadline"],
+            key=self._options["key"],
+            model=model,
+            raises=_raises,
+        )
+        call.hint = " (hosts of URLs are lower-case: shmroute.contrib.aiohttp.url_for keeps a name as it is)"
+        default_host = url.host_port_subcomponent
+        own_host = request.headers.get(hdrs.HOST)
+        while True:
+            attempt = call.next()
+            try:
+                self._direct(request, attempt, route[0], default_host, own_host)
+                response = await self._try(call, attempt, request, handler)
+            except BaseException:
+                attempt.release()
+                raise
+            if response is not None:
+                return response
+
+    def _direct(
+        self, request: ClientRequest, attempt: Attempt, route: Route, default_host: str | None, own_host: str | None
+    ) -> None:
+        """Point the request at the pod."""
+        scheme, hostname = self._options["scheme"], self._options["server_hostname"]
+        endpoint = attempt.endpoint
+        request.url = request.original_url.with_fragment(None).with_scheme(scheme)
+        request.url = request.url.with_host(endpoint.host).with_port(endpoint.port)
+        if own_host == default_host:
+            request.headers[hdrs.HOST] = attempt.address
+        if hostname is not None:
+            request.server_hostname = hostname if isinstance(hostname, str) else hostname(route)
+
+    async def _try(
+        self, call: Attempts, attempt: Attempt, request: ClientRequest, handler: Handler
+    ) -> ClientResponse | None:
+        """One attempt: the response for the caller; None if the attempt has failed and another one follows."""
+        try:
+            async with asyncio.timeout(attempt.seconds):
+                response = await handler(request)
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            outcome, sent = _how(error)
+            if request.body and request.body.consumed:
+                call.repeatable = False
+                call.unrepeatable = _UNREPEATABLE
+            attempt.failed(outcome, str(error) or type(error).__name__, sent=sent, cause=error)
+            if call.may_go_on:
+                await request.close()  # until nothing writes the body any more
+            return None
+        if response.status in self._policy.settings.retriable_status_codes:
+            if request.body and request.body.consumed:
+                call.repeatable = False
+                call.unrepeatable = _UNREPEATABLE
+            attempt.failed(Outcome.STATUS, str(response.status), sent=True)
+            if call.may_go_on:
+                response.release()
+                return None
+            call.answered_by_failure()
+        else:
+            attempt.succeeded()
+        self._release_with(response, attempt, call)
+        return response
+
+    def _release_with(self, response: ClientResponse, attempt: Attempt, call: Attempts) -> None:
+        """Count the pod as busy, and let the deadline run, until the body has been read or given up."""
+        connection = response.connection
+        if connection is None:
+            attempt.release()
+            return
+        connection.add_callback(attempt.release)
+        if call.ends is not None:
+            left = max(0.0, call.ends - self._policy.clock())
+            timer = asyncio.get_running_loop().call_later(left, response.close)
+            connection.add_callback(timer.cancel)

@@ -1,0 +1,105 @@
+"""An even load of calls from a thread of its own, and what became of each call."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+from shmroute.calls import AttemptStarted, EndpointEjected, EndpointReturned, Event, Policy
+
+CALLS_PER_SECOND = 200
+METHODS = ("GET", "POST", "PUT", "POST")
+"""In turn: half of them idempotent."""
+
+
+class Result(NamedTuple):
+    """What became of one call."""
+
+    method: str
+    status: int
+    """0 for an error."""
+    endpoint: str
+    error: Exception | None
+
+
+class Send(Protocol):
+    """Send one request to model "m"; give status and the address that answered."""
+
+    def __call__(self, method: str) -> Awaitable[tuple[int, str]]: ...
+
+
+class Load:
+    """Calls under way and their results."""
+
+    def __init__(self, policy: Policy, client: Callable[[], Any]) -> None:
+        self.results: list[Result] = []
+        self.attempts: list[str] = []
+        """The address of each attempt, in order."""
+        self.events: list[Event] = []
+        """What became of endpoints."""
+        policy.listeners.append(self._hear)
+        self._client = client
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, AttemptStarted):
+            self.attempts.append(event.endpoint)
+        elif isinstance(event, EndpointEjected | EndpointReturned):
+            self.events.append(event)
+
+    async def _run(self) -> None:
+        async with self._client() as send:
+            tasks: set[asyncio.Task[None]] = set()
+            number, began = 0, time.monotonic()
+            while not self._stopped.is_set():
+                task = asyncio.create_task(self._call(send, METHODS[number % len(METHODS)]))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                number += 1
+                await asyncio.sleep(max(0.0, began + number / CALLS_PER_SECOND - time.monotonic()))
+            if tasks:
+                await asyncio.wait(tasks)
+
+    async def _call(self, send: Send, method: str) -> None:
+        try:
+            status, endpoint = await send(method)
+        except Exception as error:  # noqa: BLE001 - a result, which the test looks at
+            self.results.append(Result(method, 0, "", error))
+        else:
+            self.results.append(Result(method, status, endpoint, None))
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+        """Let it run until something is so."""
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, f"not so after {seconds} s; last results: {self.results[-5:]}"
+            assert self._thread.is_alive()
+            time.sleep(0.01)
+
+    def run_for(self, calls: int) -> list[Result]:
+        """Let it run for so many calls; their results."""
+        before = len(self.results)
+        self.wait_for(lambda: len(self.results) >= before + calls, 30 + calls / 20)
+        return self.results[before:]
+
+    @property
+    def failed(self) -> list[Result]:
+        """Calls that raised an error."""
+        return [result for result in self.results if result.error is not None]
+
+
+@contextmanager
+def load(policy: Policy, client: Callable[[], Any]) -> Iterator[Load]:
+    """Calls by `client`, an asynchronous context manager that gives a `Send`, until the block is left."""
+    made = Load(policy, client)
+    made._thread.start()
+    try:
+        yield made
+    finally:
+        made._stopped.set()
+        made._thread.join()
