@@ -163,7 +163,7 @@ def test_a_refused_connection_goes_to_the_next_pod(method: str, pods: Team) -> N
 
 
 @pytest.mark.fault(49)
-@pytest.mark.parametrize("behaviour", ["break", "hang", "garbage"])
+@pytest.mark.parametrize("behaviour", ["break", "hang", "garbage", "half"])
 def test_a_request_that_was_sent_is_repeated_only_if_idempotent(behaviour: str, pods: Team) -> None:
     pods.pods[0].behave(behaviour)
     options = {"deadline": 2.0} if behaviour == "hang" else {}
@@ -171,6 +171,9 @@ def test_a_request_that_was_sent_is_repeated_only_if_idempotent(behaviour: str, 
     assert many("GET", count, options) == [200] * count
     assert many("PUT", count, options, data=b"x") == [200] * count
     answers = many("POST", 12, {"deadline": 0.4} if behaviour == "hang" else {}, data=b"x")
+    if behaviour == "half":  # the caller of a POST reads the body, and has aiohttp's own error
+        assert any(isinstance(answer, aiohttp.ClientPayloadError) for answer in answers)
+        return
     errors = [answer for answer in answers if not isinstance(answer, int)]
     assert errors
     assert all(len(error.attempts) == 1 and error.attempts[0].sent for error in errors)
@@ -210,7 +213,7 @@ def test_a_call_ends_with_its_deadline(behaviour: str, method: str, pods: Team) 
 def test_a_body_ends_with_the_deadline(pods: Team) -> None:
     pods.behave("drip body")
     with pytest.raises(aiohttp.ClientError):
-        ask("GET", "http://m.model/", {"deadline": 0.6})
+        ask("POST", "http://m.model/", {"deadline": 0.6})
 
 
 def test_options_hold_for_one_request(pods: Team) -> None:
@@ -252,7 +255,7 @@ def test_a_pod_is_busy_until_its_response_is_released(pods: Team) -> None:
     pods.behave("slowbody 0.3")
 
     async def work(session: aiohttp.ClientSession) -> None:
-        async with session.get("http://m.model/") as response:
+        async with session.post("http://m.model/") as response:
             assert len(_default._binding.busy) == 1
             await response.read()
 

@@ -7,10 +7,17 @@ from collections.abc import Container
 from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
-__all__ = ["IDEMPOTENT_METHODS", "host_of", "led_back", "model_of"]
+__all__ = ["IDEMPOTENT_METHODS", "READ_AHEAD_BYTES", "host_of", "led_back", "model_of"]
 
 IDEMPOTENT_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Methods whose requests may be sent twice: RFC 9110, section 9.2.2."""
+
+READ_AHEAD_BYTES: Final = 65_536
+"""Answers up to this `Content-Length` to requests that can be repeated are read before they are handed over.
+
+Then a pod that is killed in the middle of its answer fails no such request. Longer ones, and those of unknown length,
+are handed over as they come.
+"""
 
 _PLAIN: Final = re.compile(r"[a-z0-9_-]")
 """Characters that stay as they are in a host. HTTP clients change the others, give them a meaning, or refuse them."""

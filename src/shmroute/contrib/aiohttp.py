@@ -28,7 +28,7 @@ except ImportError as error:
     raise ImportError("shmroute.contrib.aiohttp needs aiohttp: pip install 'shmroute[aiohttp]'") from error
 
 from shmroute.calls import Attempt, Attempts, Outcome, Policy, default_policy, joined
-from shmroute.calls.urls import IDEMPOTENT_METHODS, host_of, model_of
+from shmroute.calls.urls import IDEMPOTENT_METHODS, READ_AHEAD_BYTES, host_of, model_of
 from shmroute.errors import CallFailed, CallTimedOut, ConfigError
 from shmroute.worker.default import resolve
 from shmroute.worker.reader import Reader
@@ -80,6 +80,25 @@ def _how(error: BaseException) -> tuple[Outcome, bool]:
             return Outcome.TIMEOUT, True
         case _:
             return Outcome.BROKEN, _UNSENT not in str(error)
+
+
+async def _read_ahead(call: Attempts, response: ClientResponse) -> None:
+    """Wait for a short answer to a request that can be repeated; it stays unread for the caller.
+
+    Raises:
+        aiohttp.ClientError: it broke off.
+    """
+    length = response.headers.get(hdrs.CONTENT_LENGTH, "")
+    if (
+        call.repeatable
+        and length.isdigit()
+        and int(length) <= READ_AHEAD_BYTES
+        and hdrs.CONTENT_ENCODING not in response.headers  # what it unpacks to may exceed the buffer
+    ):
+        error = response.content.exception()
+        if error is not None:
+            raise error
+        await response.content.wait_eof()
 
 
 class Failover:
@@ -197,6 +216,11 @@ class Failover:
         try:
             async with asyncio.timeout(attempt.seconds):
                 response = await handler(request)
+                try:
+                    await _read_ahead(call, response)
+                except BaseException:
+                    response.close()
+                    raise
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             outcome, sent = _how(error)
             if request.body and request.body.consumed:

@@ -25,9 +25,9 @@ from __future__ import annotations
 import ssl
 import threading
 import types
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any, ClassVar, Final, Self, TypeAlias, cast
+from typing import Any, ClassVar, Final, Self, TypeAlias, TypeVar
 
 try:
     import anyio
@@ -37,7 +37,7 @@ except ImportError as error:
     raise ImportError("shmroute.contrib.httpx needs httpx: pip install 'shmroute[httpx]'") from error
 
 from shmroute.calls import Attempt, Attempts, Outcome, Policy, default_policy, joined
-from shmroute.calls.urls import IDEMPOTENT_METHODS, host_of, led_back, model_of
+from shmroute.calls.urls import IDEMPOTENT_METHODS, READ_AHEAD_BYTES, host_of, led_back, model_of
 from shmroute.errors import CallFailed, CallTimedOut, ConfigError, ShmrouteError
 from shmroute.worker.default import resolve
 from shmroute.worker.reader import Reader
@@ -52,6 +52,7 @@ _DEFAULT_LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connect
 """Those of httpx itself, for each address."""
 
 ServerHostname: TypeAlias = str | Callable[[Route], str]
+T = TypeVar("T")
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 
@@ -388,6 +389,17 @@ def _reraise_misuse(error: Exception, request: httpx.Request) -> None:
         raise kind(str(error), request=request) from error
 
 
+def _is_read_ahead(call: _Call, core: httpcore.Response) -> bool:
+    """Whether the body is read before the response is handed over, so that the request can be sent again if it breaks.
+
+    Pools give the connection back once it has been read.
+    """
+    if not call.attempts.repeatable:
+        return False
+    length = next((value for name, value in core.headers if name.lower() == b"content-length"), b"")
+    return length.isdigit() and int(length) <= READ_AHEAD_BYTES
+
+
 def _body_timeouts(call: _Call, core_request: httpcore.Request) -> None:
     """Give the body the caller's own time-outs: those of the attempt were for the beginning of the answer."""
     if core_request.extensions.get("timeout") is not call.timeouts:
@@ -499,16 +511,24 @@ class Transport(_Transport, httpx.BaseTransport):
         try:
             core_request = self.core_request(call, attempt)
             core = pool.core.handle_request(core_request)
-            stays = self.is_final(call, attempt, core.status)
-            if not stays:
-                core.close()
-                return None
-            _body_timeouts(call, core_request)
-            sending.ends = call.attempts.ends
+            stream: httpx.SyncByteStream | None = None
+            try:
+                if _is_read_ahead(call, core):
+                    stream = httpx.ByteStream(core.read())
+                if not self.is_final(call, attempt, core.status):
+                    return None
+                if stream is None:
+                    _body_timeouts(call, core_request)
+                    sending.ends = call.attempts.ends
+                    stream = _Body(self, call, attempt, pool, core.stream, sending)
+                    stays = True
+            finally:
+                if not stays:
+                    core.close()
             return httpx.Response(
                 core.status,
                 headers=self.response_headers(call, attempt, core),
-                stream=_Body(self, call, attempt, pool, core.stream, sending),
+                stream=stream,
                 extensions=self.response_extensions(attempt, core),
             )
         except _FAILURES as error:
@@ -663,17 +683,25 @@ class AsyncTransport(_Transport, httpx.AsyncBaseTransport):
         stays = False
         try:
             core_request = self.core_request(call, attempt)
-            core = await self._sent(pool, core_request, sending)
-            stays = self.is_final(call, attempt, core.status)
-            if not stays:
-                await core.aclose()
-                return None
-            _body_timeouts(call, core_request)
-            sending.ends = call.attempts.ends
+            core = await self._in_time(pool.core.handle_async_request(core_request), sending)
+            stream: httpx.AsyncByteStream | None = None
+            try:
+                if _is_read_ahead(call, core):
+                    stream = httpx.ByteStream(await self._in_time(core.aread(), sending))
+                if not self.is_final(call, attempt, core.status):
+                    return None
+                if stream is None:
+                    _body_timeouts(call, core_request)
+                    sending.ends = call.attempts.ends
+                    stream = _AsyncBody(self, call, attempt, pool, core.stream, sending)
+                    stays = True
+            finally:
+                if not stays:
+                    await core.aclose()
             return httpx.Response(
                 core.status,
                 headers=self.response_headers(call, attempt, core),
-                stream=_AsyncBody(self, call, attempt, pool, core.stream, sending),
+                stream=stream,
                 extensions=self.response_extensions(attempt, core),
             )
         except _FAILURES as error:
@@ -688,11 +716,16 @@ class AsyncTransport(_Transport, httpx.AsyncBaseTransport):
                 attempt.release()
                 await self.leave(pool)
 
-    async def _sent(self, pool: _Pool, request: httpcore.Request, sending: _Sending) -> httpcore.Response:
+    async def _in_time(self, work: Awaitable[T], sending: _Sending) -> T:
+        """What `work` gives.
+
+        Raises:
+            httpcore.ReadTimeout: not before the attempt's end.
+        """
         if sending.ends is None:
-            return cast("httpcore.Response", await pool.core.handle_async_request(request))
-        with anyio.move_on_after(sending.left(None, httpcore.ReadTimeout)):
-            return cast("httpcore.Response", await pool.core.handle_async_request(request))
+            return await work
+        with anyio.move_on_after(max(0.0, sending.ends - sending.clock())):
+            return await work
         raise httpcore.ReadTimeout("no answer in time")
 
     async def leave(self, pool: _Pool) -> None:

@@ -196,6 +196,8 @@ class Adapter(BaseAdapter):
                 options = {"stream": True, "timeout": _shortened(timeout, attempt), "verify": verify, "cert": cert}
                 try:
                     response = below.send(sent, **options)
+                    if not stream:
+                        response.content  # noqa: B018 - read here: the request may be repeated if it breaks off
                 except _FAILURES as error:
                     outcome, may_be_sent = _how(error)
                     attempt.failed(outcome, error, sent=may_be_sent, cause=error)
@@ -204,11 +206,6 @@ class Adapter(BaseAdapter):
                     response.close()
                     continue
                 self._hand_over(call, attempt, request, response, sent.url)
-                if not stream:
-                    try:
-                        response.content  # noqa: B018 - read here, so that the pod is busy until it has been
-                    except _FAILURES as error:
-                        call.broke_off(attempt, _how(error)[0], str(error), error)
                 return response
             finally:
                 attempt.release()
