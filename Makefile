@@ -28,11 +28,11 @@ help: ## this list
 $(VENV)/.has-%: pyproject.toml constraints.txt src/shmroute/_native.c .ci/native.py
 	@.ci/venv $(VENV) $*
 
-TESTING := $(VENV)/.has-test $(VENV)/.has-redis-server $(VENV)/.has-browser
+TESTING := $(VENV)/.has-test $(VENV)/.has-redis-server $(VENV)/.has-kubernetes-tools $(VENV)/.has-browser
 BENCHMARKING := $(VENV)/.has-bench $(TESTING)
 
 .PHONY: venv
-venv: $(VENV)/.has-check $(VENV)/.has-demo $(VENV)/.has-bench $(VENV)/.has-docs $(VENV)/.has-redis-server $(VENV)/.has-browser ## the virtual environment with everything
+venv: $(VENV)/.has-check $(VENV)/.has-demo $(VENV)/.has-bench $(VENV)/.has-docs $(VENV)/.has-redis-server $(VENV)/.has-kubernetes-tools $(VENV)/.has-browser ## the virtual environment with everything
 
 .PHONY: demo
 demo: $(VENV)/.has-demo ## from a folder of AppModels to every worker of a server, in a minute

@@ -1,12 +1,12 @@
-"""The manifests under deploy/ are what an API server takes, and ask for no more than they need."""
+"""The kustomizations under deploy/ are what an API server takes, ask for no more than they need, and share no name."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+import re
 import subprocess
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,52 +14,25 @@ import pytest
 import yaml
 from kubernetes import config, dynamic
 
-from shmroute.version import __version__
-from tests.deploy.rendering import (
-    CHART,
-    HELM,
-    KUBECTL,
-    KUSTOMIZE,
-    Manifest,
-    by_identity,
-    kubectl_kustomized,
-    kustomized,
-    templated,
-)
+from tests.deploy.conftest import Kustomize
+from tests.deploy.levels import breaches_of_baseline, breaches_of_restricted, containers
+from tests.deploy.rendering import CLUSTER_WIDE, KUSTOMIZE, Manifest, by_identity, kubectl_kustomized
 from tests.docs.pages import ROOT, blocks
+from tests.tools import needs_kubectl
 
 VARIANTS = ("namespaced", "cluster", "sidecar", "child", "node")
 WORKLOADS = ("Deployment", "DaemonSet")
+CLUSTER_SCOPED = ("ClusterRole", "ClusterRoleBinding", "PersistentVolume")
 REAL_CLUSTER = os.environ.get("SHMROUTE_TEST_KUBECONFIG")
-
-needs_helm = pytest.mark.skipif(not HELM, reason="helm is not installed")
-
-ALL = [pytest.param(manifest, id=f"{name}-{manifest['kind']}") for name in VARIANTS for manifest in kustomized(name)]
-PODS = [
-    pytest.param(manifest["spec"]["template"]["spec"], id=f"{name}-{manifest['metadata']['name']}")
-    for name in VARIANTS
-    for manifest in kustomized(name)
-    if manifest["kind"] in WORKLOADS
-]
+PAGE = ROOT / "docs" / "kubernetes.md"
 
 
-def containers(pod: Manifest) -> list[Manifest]:
-    return [*pod.get("initContainers", ()), *pod["containers"]]
-
-
-@pytest.mark.parametrize("manifest", ALL)
-def test_each_manifest_fits_the_published_schema(manifest: Manifest) -> None:
+def check_schema(manifest: Manifest) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the schema library's own
         import kubernetes_validate
 
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
-
-
-@pytest.mark.skipif(not REAL_CLUSTER, reason="SHMROUTE_TEST_KUBECONFIG is not set")
-@pytest.mark.parametrize("manifest", ALL)
-def test_a_real_api_server_takes_each_manifest_in_a_dry_run(manifest: Manifest) -> None:
-    dry_run(manifest)
 
 
 def dry_run(manifest: Manifest) -> None:
@@ -70,16 +43,43 @@ def dry_run(manifest: Manifest) -> None:
         resource.server_side_apply(
             body=manifest,
             name=manifest["metadata"]["name"],
-            namespace=manifest["metadata"].get("namespace", "default"),
+            namespace=manifest["metadata"].get("namespace"),
             field_manager="shmroute-tests",
             force_conflicts=True,
             dry_run="All",
         )
 
 
+def pods_of(manifests: list[Manifest]) -> list[Manifest]:
+    return [each["spec"]["template"]["spec"] for each in manifests if each["kind"] in WORKLOADS]
+
+
+def taken(manifests: list[Manifest]) -> Iterator[tuple[str, ...]]:
+    """What a cluster, a namespace or a node has only one of."""
+    for manifest in manifests:
+        metadata = manifest["metadata"]
+        yield (manifest["kind"], metadata.get("namespace", ""), metadata["name"])
+        if manifest["kind"] == "PersistentVolume":
+            claim = manifest["spec"]["claimRef"]
+            yield ("claim of a volume", claim["namespace"], claim["name"])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_manifest_fits_the_published_schema(kustomize: Kustomize, name: str) -> None:
+    for manifest in kustomize(name):
+        check_schema(manifest)
+
+
+@pytest.mark.skipif(not REAL_CLUSTER, reason="SHMROUTE_TEST_KUBECONFIG is not set")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_real_api_server_takes_each_manifest_in_a_dry_run(kustomize: Kustomize, name: str) -> None:
+    for manifest in kustomize(name, "default"):
+        dry_run(manifest)
+
+
 @pytest.mark.parametrize("name", ["namespaced", "cluster"])
-def test_the_rights_are_list_and_watch_on_two_resources_and_nothing_else(name: str) -> None:
-    (role,) = (each for each in kustomized(name) if each["kind"] in ("Role", "ClusterRole"))
+def test_the_rights_are_list_and_watch_on_two_resources(kustomize: Kustomize, name: str) -> None:
+    (role,) = (each for each in kustomize(name) if each["kind"] in ("Role", "ClusterRole"))
     rights = {
         (group, resource, verb)
         for rule in role["rules"]
@@ -94,42 +94,110 @@ def test_the_rights_are_list_and_watch_on_two_resources_and_nothing_else(name: s
     }
 
 
-@pytest.mark.parametrize("pod", PODS)
-def test_every_container_runs_without_root_on_a_read_only_file_system(pod: Manifest) -> None:
-    assert pod["securityContext"]["runAsNonRoot"]
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_binding_gives_its_own_role_to_its_own_account(kustomize: Kustomize, name: str) -> None:
+    manifests = by_identity(kustomize(name, "team-b"))
+    for (kind, _), binding in manifests.items():
+        if kind.endswith("Binding"):
+            reference = binding["roleRef"]
+            assert (reference["kind"], reference["name"]) in manifests
+            [subject] = binding["subjects"]
+            account = manifests[subject["kind"], subject["name"]]
+            # Without one, a RoleBinding's subject is of the binding's namespace.
+            assert subject.get("namespace", "team-b") == account["metadata"]["namespace"] == "team-b"
+
+
+# -- one cluster, several teams
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_teams_have_no_name_in_common(kustomize: Kustomize, name: str) -> None:
+    one, other = (set(taken(kustomize(name, namespace))) for namespace in ("team-a", "team-b"))
+    assert one
+    assert one & other == set()
+
+
+def test_the_areas_of_two_teams_on_one_node_are_two_folders(kustomize: Kustomize) -> None:
+    paths = {
+        each["spec"]["hostPath"]["path"]
+        for namespace in ("team-a", "team-b")
+        for each in kustomize("node", namespace)
+        if each["kind"] == "PersistentVolume"
+    }
+    assert paths == {"/run/shmroute/team-a", "/run/shmroute/team-b"}
+
+
+@needs_kubectl
+@pytest.mark.parametrize("name", CLUSTER_WIDE)
+def test_names_that_were_not_made_ones_own_are_refused(name: str) -> None:
+    for manifest in kubectl_kustomized(KUSTOMIZE / name):
+        if manifest["kind"] in CLUSTER_SCOPED:
+            # An API server takes neither in any name (IsValidPathSegmentName of apimachinery).
+            assert re.search(r"[/%]", manifest["metadata"]["name"])
+
+
+# -- pods
+
+
+@pytest.mark.parametrize(("name", "level"), [("sidecar", "restricted"), ("child", "restricted"), ("node", "baseline")])
+def test_each_pod_passes_the_level_that_the_page_says(kustomize: Kustomize, name: str, level: str) -> None:
+    assert re.search(rf"^\|.*\| `{name}` \|.*{level}", PAGE.read_text(), re.MULTILINE)
+    check = {"restricted": breaches_of_restricted, "baseline": breaches_of_baseline}[level]
+    [pod] = pods_of(kustomize(name))
+    assert list(check(pod)) == []
+
+
+@pytest.mark.parametrize("name", ["sidecar", "child", "node"])
+def test_what_runs_for_long_has_no_root_and_a_read_only_file_system(kustomize: Kustomize, name: str) -> None:
+    [pod] = pods_of(kustomize(name))
     for container in containers(pod):
-        security = container["securityContext"]
+        security = {**pod["securityContext"], **container["securityContext"]}
         assert security["readOnlyRootFilesystem"]
         assert not security["allowPrivilegeEscalation"]
-        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["capabilities"]["drop"] == ["ALL"]
         assert container["resources"]["requests"]
+        if container in pod["containers"] or container.get("restartPolicy") == "Always":
+            assert security["runAsNonRoot"]
+            assert "add" not in security["capabilities"]
 
 
-@pytest.mark.parametrize("pod", PODS)
-def test_every_container_that_reads_or_writes_an_area_mounts_the_same_shared_memory(pod: Manifest) -> None:
+@pytest.mark.parametrize("name", ["sidecar", "child"])
+def test_every_container_of_a_pod_mounts_the_same_memory(kustomize: Kustomize, name: str) -> None:
+    [pod] = pods_of(kustomize(name))
     mounts = [
         {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}["/dev/shm"]
         for container in containers(pod)
     ]
     assert len(set(mounts)) == 1
     (volume,) = (each for each in pod["volumes"] if each["name"] == mounts[0])
-    assert volume.get("emptyDir", {}).get("medium") == "Memory" or volume["hostPath"]["path"] == "/dev/shm"
+    assert volume["emptyDir"]["medium"] == "Memory"
 
 
-def test_the_sidecar_is_native_and_the_server_starts_after_its_first_snapshot() -> None:
-    (deployment,) = (each for each in kustomized("sidecar") if each["kind"] == "Deployment")
-    (sidecar,) = deployment["spec"]["template"]["spec"]["initContainers"]
+def test_the_sidecar_is_native_and_the_server_starts_after_its_first_snapshot(kustomize: Kustomize) -> None:
+    [pod] = pods_of(kustomize("sidecar"))
+    (sidecar,) = pod["initContainers"]
     assert sidecar["restartPolicy"] == "Always"
     assert sidecar["startupProbe"]["exec"]["command"][:2] == ["shmroute", "wait"]
 
 
-def test_the_commands_in_the_manifests_are_commands_of_shmroute() -> None:
+@pytest.mark.parametrize("name", ["sidecar", "node"])
+def test_the_watchers_port_is_closed_to_all_but_one_namespace(kustomize: Kustomize, name: str) -> None:
+    manifests = kustomize(name)
+    [policy] = (each["spec"] for each in manifests if each["kind"] == "NetworkPolicy")
+    [workload] = (each for each in manifests if each["kind"] in WORKLOADS)
+    labels = workload["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    [rule] = (rule for rule in policy["ingress"] if {"port": 9901} in rule["ports"])
+    assert rule["from"]
+
+
+def test_the_commands_in_the_manifests_are_commands_of_shmroute(kustomize: Kustomize) -> None:
     from shmroute.cli import group
 
     # Without the group above it a command would learn, and keep, that there is no `-h`.
     parent = group.make_context("shmroute", ["watch"])
-    for pod in (parameter.values[0] for parameter in PODS):
-        assert isinstance(pod, dict)
+    checked = 0
+    for pod in (pod for name in VARIANTS for pod in pods_of(kustomize(name))):
         for container in containers(pod):
             probes = [container[probe]["exec"]["command"] for probe in _probes(container)]
             for command in [container.get("command", []), ["shmroute", *container.get("args", [])], *probes]:
@@ -138,172 +206,122 @@ def test_the_commands_in_the_manifests_are_commands_of_shmroute() -> None:
                     found = group.get_command(None, command[1])  # type: ignore[arg-type]
                     assert found is not None, command
                     found.make_context(command[1], [*own, *(["--", "true"] if "--" in command else [])], parent=parent)
+                    checked += 1
+    assert checked > 5
 
 
 def _probes(container: Manifest) -> list[str]:
     return [name for name in container if name.endswith("Probe") and "exec" in container[name]]
 
 
-def test_the_chart_carries_the_same_definition() -> None:
-    definition = ROOT / "crds" / "appmodels.yaml"
-    assert (CHART / "crds" / "appmodels.yaml").read_text() == definition.read_text()
+def test_the_folder_of_a_node_is_given_to_the_watchers_user_once(kustomize: Kustomize, tmp_path: Path) -> None:
+    [pod] = pods_of(kustomize("node"))
+    (init,) = pod["initContainers"]
+    command = [word.replace("/run/shmroute", str(tmp_path / "node")) for word in init["command"]]
+    (tmp_path / "node").mkdir(mode=0o755)
+    if os.geteuid():
+        pytest.skip("only root can give a folder away")
+    for _ in range(2):
+        subprocess.run(command, check=True)
+        found = (tmp_path / "node").stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (65532, 65532, 0o750)
+        (tmp_path / "node").chmod(0o750)
+    assert init["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN"]}
 
 
-def test_the_chart_is_of_this_version() -> None:
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    assert chart["version"] == chart["appVersion"] == __version__
+# -- what docs/kubernetes.md shows
 
 
-CHOSEN = (
-    "scope=cluster",
-    "node.enabled=true",
-    "node.area=all",
-    "node.group=4711",
-    "node.port=9000",
-    "node.resources.limits.memory=2Gi",
-    "serviceAccount.name=watcher",
-    "image.repository=registry.example.com/shmroute",
-    "image.tag=1.2.3",
-)
-"""Every value of the chart that its own manifests use, other than by default."""
+def snippets(*words: str) -> list[list[Any]]:
+    """The documents of each YAML block of the page that has all words in it."""
+    texts = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    found = (text for text in texts if all(word in text for word in words) and "{{" not in text)
+    return [list(yaml.safe_load_all(text)) for text in found]
 
 
-@needs_helm
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("namespaced", ()),
-        ("cluster", ("scope=cluster",)),
-        ("node", ("scope=cluster", "node.enabled=true")),
-    ],
-)
-def test_the_chart_renders_what_the_kustomization_says(name: str, settings: tuple[str, ...]) -> None:
-    assert _plain(templated(*settings)) == _plain(kustomized(name))
+def deployment(template: Manifest) -> Manifest:
+    labels = {"app": "own"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "own"},
+        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, **template}},
+    }
 
 
-@needs_helm
-def test_the_charts_values_reach_its_manifests() -> None:
-    manifests = by_identity(templated(*CHOSEN))
-    pod = manifests["DaemonSet", "shmroute-node"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert container["image"] == "registry.example.com/shmroute:1.2.3"
-    assert {"--area=all", "--group=4711", "--listen=:9000"} <= set(container["args"])
-    assert "--area=all" in container["startupProbe"]["exec"]["command"]
-    assert container["ports"] == [{"name": "health", "containerPort": 9000}]
-    assert container["resources"]["limits"] == {"memory": "2Gi"}
-    assert pod["securityContext"]["runAsGroup"] == 4711
-    assert pod["serviceAccountName"] == "watcher"
-    (subject,) = manifests["ClusterRoleBinding", "shmroute-watcher"]["subjects"]
-    assert subject == {"kind": "ServiceAccount", "name": "watcher", "namespace": "default"}
-    assert ("ServiceAccount", "watcher") in manifests
+def test_the_sidecar_on_the_page_is_complete(kustomize: Kustomize) -> None:
+    [[shown]] = snippets("restartPolicy: Always")
+    check_schema(deployment(shown))
+    pod = shown["spec"]
+    assert list(breaches_of_restricted(pod)) == []
+    [base] = pods_of(kustomize("sidecar"))
+    assert pod["serviceAccountName"] == base["serviceAccountName"]
+    assert pod["initContainers"][0]["args"] == base["initContainers"][0]["args"]
+    for container in containers(pod):
+        assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+        assert "runAsUser" not in container["securityContext"]  # one user for both: the pod's
 
 
-@needs_helm
-@pytest.mark.parametrize("settings", [("scope=some",), ("node.enabled=true",)])
-def test_the_chart_refuses_values_that_make_no_sense(settings: tuple[str, ...]) -> None:
-    with pytest.raises(subprocess.CalledProcessError) as refused:
-        templated(*settings)
-    assert "scope" in refused.value.stderr
+def test_the_pod_that_reads_on_the_page_is_complete(kustomize: Kustomize) -> None:
+    [[shown]] = snippets("supplementalGroups")
+    [[volume, claim]] = snippets("kind: PersistentVolumeClaim")
+    for manifest in (deployment(shown), volume, claim):
+        check_schema(manifest)
+    pod = shown["spec"]
+    assert list(breaches_of_restricted(pod)) == []
+
+    node = by_identity(kustomize("node", "shmroute"))
+    [watcher] = pods_of(list(node.values()))
+    own = node["PersistentVolume", "shmroute-node.shmroute"]["spec"]
+    assert volume["spec"]["hostPath"] == own["hostPath"]
+    assert volume["spec"]["claimRef"] == {key: claim["metadata"][key] for key in ("namespace", "name")}
+    assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
+    assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"], "readOnly": True}
+
+    user = watcher["containers"][0]["securityContext"]["runAsUser"]
+    group = watcher["containers"][0]["securityContext"]["runAsGroup"]
+    assert pod["securityContext"]["runAsUser"] != user
+    assert group in pod["securityContext"]["supplementalGroups"]
+    [server] = pod["containers"]
+    variables = {each["name"]: each["value"] for each in server["env"]}
+    assert variables == {"SHMROUTE_AREA": "node", "SHMROUTE_DIR": "/run/shmroute", "SHMROUTE_TRUST": str(user)}
+    assert server["volumeMounts"][0]["mountPath"] == variables["SHMROUTE_DIR"]
+    [its] = (each["value"] for each in watcher["containers"][0]["env"] if each["name"] == "SHMROUTE_DIR")
+    assert its == watcher["containers"][0]["volumeMounts"][0]["mountPath"]
 
 
-@needs_helm
-def test_a_chart_that_depends_on_ours_gets_the_sidecar_of_the_kustomization(tmp_path: Path) -> None:
-    pod = _pod_of(templated(chart=_dependent(tmp_path)))
-    (deployment,) = (each for each in kustomized("sidecar") if each["kind"] == "Deployment")
-    expected = deployment["spec"]["template"]["spec"]
-    (sidecar,) = pod["initContainers"]
-    assert sidecar.pop("imagePullPolicy") == "IfNotPresent"
-    assert sidecar == {**expected["initContainers"][0], "image": f"shmroute:{__version__}"}
-    assert pod["volumes"] == [volume for volume in expected["volumes"] if volume["name"] == "shm"]
-
-
-@needs_helm
-def test_values_of_the_sidecar_are_given_under_the_name_of_our_chart(tmp_path: Path) -> None:
-    settings = (
-        "shmroute.sidecar.port=9000",
-        "shmroute.sidecar.args={--redis=redis://cache}",
-        "shmroute.image.tag=1.2.3",
-    )
-    (sidecar,) = _pod_of(templated(*settings, chart=_dependent(tmp_path)))["initContainers"]
-    assert sidecar["image"] == "shmroute:1.2.3"
-    assert sidecar["args"] == ["watch", "--listen=:9000", "--log-format=json", "--redis=redis://cache"]
-    assert sidecar["ports"] == [{"name": "health", "containerPort": 9000}]
-
-
-@needs_helm
-@pytest.mark.skipif(not REAL_CLUSTER, reason="SHMROUTE_TEST_KUBECONFIG is not set")
-def test_a_real_api_server_takes_what_the_chart_renders_in_a_dry_run(tmp_path: Path) -> None:
-    for manifest in (*templated(), *templated(*CHOSEN), *templated(chart=_dependent(tmp_path))):
-        dry_run(manifest)
-
-
-@pytest.mark.skipif(not KUBECTL, reason="kubectl is not installed")
-@pytest.mark.parametrize("name", VARIANTS)
-def test_kubectl_resolves_each_kustomization_as_these_tests_do(name: str) -> None:
-    assert by_identity(kubectl_kustomized(KUSTOMIZE / name)) == by_identity(kustomized(name))
-
-
-@pytest.mark.skipif(not KUBECTL, reason="kubectl is not installed")
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_kustomization_on_the_page_sets_images_and_the_namespace_of_all(name: str, tmp_path: Path) -> None:
-    (written,) = (block.text for block in blocks(ROOT / "docs" / "kubernetes.md") if "kustomization.yaml" in block.text)
+@needs_kubectl
+@pytest.mark.parametrize(("folder", "namespace"), [("overlay", "meta-test"), ("node-overlay", "shmroute")])
+def test_the_kustomizations_on_the_page_set_images_and_the_namespace_of_all(
+    folder: str, namespace: str, tmp_path: Path
+) -> None:
+    [written] = (block.text for block in blocks(PAGE) if f"cat > {folder}/kustomization.yaml" in block.text)
     (tmp_path / "deploy").symlink_to(ROOT / "deploy")
-    subprocess.run(["bash", "-ec", written.replace("kustomize/sidecar", f"kustomize/{name}")], cwd=tmp_path, check=True)
-    for manifest in kubectl_kustomized(tmp_path / "overlay"):
-        if not manifest["kind"].startswith("Cluster"):
-            assert manifest["metadata"]["namespace"] == "meta-test"
+    subprocess.run(["bash", "-ec", written], cwd=tmp_path, check=True)
+    manifests = kubectl_kustomized(tmp_path / folder)
+    for manifest in manifests:
+        if manifest["kind"] not in CLUSTER_SCOPED:
+            assert manifest["metadata"]["namespace"] == namespace
+        else:
+            assert namespace in manifest["metadata"]["name"]
         for subject in manifest.get("subjects", ()):
-            assert subject["namespace"] == "meta-test"
-        if manifest["kind"] in WORKLOADS:
-            for container in containers(manifest["spec"]["template"]["spec"]):
-                assert container["image"].startswith("registry.example.com/")
+            assert subject["namespace"] == namespace
+    for pod in pods_of(manifests):
+        for container in containers(pod):
+            assert container["image"].startswith("registry.example.com/")
 
 
-_DEPENDENT = """
-apiVersion: apps/v1
-kind: Deployment
-metadata:
-  name: gateway
-spec:
-  selector: {matchLabels: {app: gateway}}
-  template:
-    metadata: {labels: {app: gateway}}
-    spec:
-      initContainers:
-        {{- include "shmroute.sidecar" .Subcharts.shmroute | nindent 8 }}
-      containers:
-        - name: server
-          image: gateway
-      volumes:
-        {{- include "shmroute.volume" .Subcharts.shmroute | nindent 8 }}
-"""
-
-
-def _dependent(folder: Path) -> Path:
-    """A user's chart that depends on ours, and takes its sidecar as docs/kubernetes.md says."""
-    chart = folder / "gateway"
-    shutil.copytree(CHART, chart / "charts" / "shmroute")
-    (chart / "templates").mkdir()
-    (chart / "templates" / "deployment.yaml").write_text(_DEPENDENT)
-    dependency = {"name": "shmroute", "version": __version__, "repository": "file://../shmroute"}
-    about = {"apiVersion": "v2", "name": "gateway", "version": "1.0.0", "dependencies": [dependency]}
-    (chart / "Chart.yaml").write_text(yaml.safe_dump(about))
-    return chart
-
-
-def _pod_of(manifests: list[Manifest]) -> Manifest:
-    pod: Manifest = by_identity(manifests)["Deployment", "gateway"]["spec"]["template"]["spec"]
-    return pod
-
-
-def _plain(manifests: list[Manifest]) -> dict[tuple[str, str], Any]:
-    """Without the namespace and the image's tag, which the kustomization leaves to its user."""
-    plain: list[Manifest] = json.loads(json.dumps(manifests).replace(f'"shmroute:{__version__}"', '"shmroute"'))
-    for manifest in plain:
-        manifest["metadata"].pop("namespace", None)
-        for subject in manifest.get("subjects", ()):
-            subject.pop("namespace", None)  # without one, a RoleBinding's subject is of the binding's namespace
-        if manifest["kind"] in WORKLOADS:
-            for container in containers(manifest["spec"]["template"]["spec"]):
-                container.pop("imagePullPolicy", None)  # the default of an image with a tag
-    return by_identity(plain)
+def test_every_namespace_of_the_pages_is_created_before_it_is_used() -> None:
+    for page in ("kubernetes.md", "cluster.md"):
+        made: set[str] = set()
+        text = "\n".join(block.text for block in blocks(ROOT / "docs" / page) if block.language == "sh").replace(
+            "\\\n", " "
+        )
+        for line in text.splitlines():
+            if found := re.search(r"kubectl create namespace (\S+)", line):
+                made.add(found[1])
+            if "--create-namespace" in line:
+                made.add(re.search(r"--namespace (\S+)", line)[1])  # type: ignore[index]
+            for used in re.findall(r"(?:^| )(?:-n|--namespace) (\S+)", line):
+                assert used in made, f"{page}: {line}"
+        assert made

@@ -45,6 +45,7 @@ class Account:
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self._cluster = cluster
+        self._folder = folder
         self._user = f"system:serviceaccount:{cluster.namespace}:{ACCOUNT}"
         self.kubeconfig = folder / "account.kubeconfig"
         token = self._in_test_server() if cluster.server else self._in_real_cluster()
@@ -82,7 +83,7 @@ class Account:
                 "Role": rights.create_namespaced_role,
                 "RoleBinding": rights.create_namespaced_role_binding,
             }
-            for manifest in kustomized("namespaced"):
+            for manifest in kustomized("namespaced", self._folder, self._cluster.namespace):
                 create[manifest["kind"]](self._cluster.namespace, manifest)
             spec = client.V1TokenRequestSpec(audiences=[], expiration_seconds=TOKEN_SECONDS)
             answer = core.create_namespaced_service_account_token(

@@ -1,5 +1,22 @@
+{{/*
+Names. In its namespace everything is called as the release. In the whole cluster the namespace comes before it: no other
+release has that name, since a namespace has neither dot nor colon in it.
+*/}}
+{{- define "shmroute.clusterName" -}}
+shmroute-watcher:{{ .Release.Namespace }}:{{ .Release.Name }}
+{{- end }}
+
+{{- define "shmroute.serviceAccountName" -}}
+{{ .Values.serviceAccount.name | default (ternary .Release.Name "default" .Values.serviceAccount.create) }}
+{{- end }}
+
 {{- define "shmroute.image" -}}
-{{ .Values.image.repository }}{{ with (.Values.image.tag | default .Chart.AppVersion) }}:{{ . }}{{ end }}
+{{ .Values.image.repository }}{{ with .Values.image.digest }}@{{ . }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{- define "shmroute.labels" -}}
+app.kubernetes.io/name: shmroute
+app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
 {{- define "shmroute.hardened" -}}
@@ -9,11 +26,50 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
+{{/* The options that a sidecar and a node's watcher have in common. */}}
+{{- define "shmroute.args" -}}
+- --log-format=json
+{{- if .Values.checkpoint.enabled }}
+- --checkpoint=/var/lib/shmroute/checkpoint
+{{- end }}
+{{- range .Values.args }}
+- {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "shmroute.envFrom" -}}
+{{- with .Values.envFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "shmroute.extraVolumeMounts" -}}
+{{- if .Values.checkpoint.enabled }}
+- name: checkpoint
+  mountPath: /var/lib/shmroute
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "shmroute.extraVolumes" -}}
+{{- if .Values.checkpoint.enabled }}
+- name: checkpoint
+  {{- toYaml (.Values.checkpoint.volume | default (dict "emptyDir" dict)) | nindent 2 }}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{/*
-The watcher as a native sidecar, for a chart that depends on this one: put
+The watcher as a native sidecar, for a chart that depends on this one. Put
   include "shmroute.sidecar" .Subcharts.shmroute
-under a pod's initContainers, and "shmroute.volume" likewise under its volumes; mount the volume "shm" at /dev/shm in
-every container that resolves models. With .Subcharts.shmroute it goes by this chart's values and version, not by yours.
+under a pod's initContainers and "shmroute.volumes" likewise under its volumes. Mount the volume "shm" at /dev/shm in every
+container that resolves models, and run them all as one user. With .Subcharts.shmroute it goes by this chart's values and
+version, not by yours.
 */}}
 {{- define "shmroute.sidecar" -}}
 - name: shmroute
@@ -22,10 +78,12 @@ every container that resolves models. With .Subcharts.shmroute it goes by this c
   args:
     - watch
     - --listen=:{{ .Values.sidecar.port }}
-    - --log-format=json
-    {{- range .Values.sidecar.args }}
-    - {{ . | quote }}
-    {{- end }}
+    {{- include "shmroute.args" . | nindent 4 }}
+  {{- with .Values.env }}
+  env:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- include "shmroute.envFrom" . | nindent 2 }}
   restartPolicy: Always
   startupProbe:
     exec:
@@ -48,11 +106,13 @@ every container that resolves models. With .Subcharts.shmroute it goes by this c
   volumeMounts:
     - name: shm
       mountPath: /dev/shm
+    {{- include "shmroute.extraVolumeMounts" . | nindent 4 }}
 {{- end }}
 
-{{- define "shmroute.volume" -}}
+{{- define "shmroute.volumes" -}}
 - name: shm
   emptyDir:
     medium: Memory
     sizeLimit: {{ .Values.sidecar.sizeLimit }}
+{{- include "shmroute.extraVolumes" . }}
 {{- end }}
