@@ -29,7 +29,6 @@ HEAVY = {
     "ssl",
     "subprocess",
     "urllib3",
-    "watchfiles",
     "yaml",
 }
 """Each costs every worker process start-up time and memory, and none of them is needed to look a model up."""

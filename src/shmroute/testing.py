@@ -49,9 +49,6 @@ FOREVER_NS: Final = 7 * 86_400 * 1_000_000_000
 _OLDEST_NS: Final = 1 << 62
 """What a control block can still say."""
 
-NOTICED_SECONDS: Final = 0.5
-"""A watcher that says it is in step with its folder so long after a file was written has read it."""
-
 QUIET_SECONDS: Final = 0.05
 """What one file changes is published in one generation, or in two at once."""
 
@@ -157,7 +154,7 @@ class WatchedFolder:
     def _settled(self, before: int) -> int:
         done = time.monotonic()
         while self.reader.generation == before:
-            if time.monotonic() - self.reader.age > done + NOTICED_SECONDS:
+            if time.monotonic() - self.reader.age > done:
                 return before  # read, and nothing has changed
             if time.monotonic() > done + START_SECONDS:
                 raise NotReady(self.area, START_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from shmroute.cli import COMMANDS, group
 from shmroute.cli.watching import watch_arguments
 from tests.cli.running import Cli, published
+from tests.kube.peers import write_kubeconfig
 
 KUBERNETES_SUFFIXES = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_PORT_80_TCP")
 """What Kubernetes sets in every pod for a Service: `SHMROUTE_PORT` for one that is called shmroute."""
@@ -175,3 +177,18 @@ def test_a_probe_period_out_of_bounds_is_a_usage_error(given: str) -> None:
 
     with pytest.raises(click.BadParameter, match="or off"):
         command.make_context("watch", [f"--probe-seconds={given}"])
+
+
+@pytest.mark.parametrize("namespace", ["a,b", " a", "a\n", "Meta-Test", "*", ""])
+def test_a_namespace_that_cannot_exist_is_refused(cli: Cli, namespace: str, tmp_path: Path) -> None:
+    kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:1")
+    for command in (["delete", "app"], ["apply", "app", "--version", "v1", "--model", "m=1"]):
+        done = cli(*command, "--kubeconfig", kubeconfig, "-n", namespace)
+        assert done.code != 0
+        assert "not the name of a namespace" in done.err, done.err
+
+
+def test_one_of_two_namespaces_is_not_dropped_without_a_word(cli: Cli) -> None:
+    for command in ("get", "resolve", "delete", "apply"):
+        done = cli(command, "-n", "a", "-n", "b")
+        assert "give one namespace, or -A for all" in done.err

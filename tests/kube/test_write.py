@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from shmroute.errors import ApiError, InvalidObject
+from shmroute.errors import ApiError, ConfigError, InvalidObject
 from shmroute.kube import (
     Abort,
     Connection,
@@ -19,9 +22,11 @@ from shmroute.kube import (
     Written,
     apply_appmodels,
     appmodel_manifest,
+    crd_yaml,
     delete_appmodels,
     find_keys,
 )
+from shmroute.kube.discovery import Served, missing_because
 from shmroute.manifests.files import decode
 from shmroute.resources.appmodel import AppModel
 from shmroute.resources.key import ObjectKey
@@ -264,6 +269,64 @@ def test_deleting_says_what_was_there_and_what_was_not(cluster: Cluster) -> None
     }
     assert cluster.get("app") is None
     assert len(told) == 2
+
+
+def test_an_appmodel_that_a_finalizer_holds_is_not_called_deleted(cluster: Cluster) -> None:
+    manifest = appmodel_manifest("app", "v1", {"m": "v1"}, namespace=cluster.namespace)
+    manifest["metadata"]["finalizers"] = ["acme.com/hold"]
+    apply_appmodels(cluster.connection, [manifest])
+    try:
+        for _ in range(2):
+            [written] = delete_appmodels(cluster.connection, [ObjectKey(cluster.namespace, "app")])
+            assert (written.outcome, written.finalizers) == (Outcome.DELETING, ("acme.com/hold",))
+            assert "deletionTimestamp" in cluster.get("app")["metadata"]
+    finally:
+        patch = b'{"metadata":{"finalizers":null}}'
+        cluster.connection.request("PATCH", cluster.path("app"), None, patch, "application/merge-patch+json")
+    assert cluster.get("app") is None
+
+
+@pytest.mark.parametrize(
+    ("found", "hint"),
+    [
+        (None, "discovery does not say why"),
+        (Served(None, None), "no API group 'iidp.com': install"),
+        (Served(("v2", "v1beta1"), None), r"version 'iidp.com/v1' \(served: v2, v1beta1\)"),
+        (Served(("v1",), None), "has no resource 'appmodels'"),
+        (Served(("v1",), False), "has the scope Cluster, and must have the scope Namespaced"),
+        (Served(("v1",), True), "about to serve it"),
+    ],
+)
+def test_each_kind_of_404_has_its_own_remedy(found: Served | None, hint: str) -> None:
+    assert re.search(hint, missing_because(found, "iidp.com", "v1", "appmodels", namespaced=True))
+
+
+def test_an_apply_without_the_definition_names_it(tmp_path: Path) -> None:
+    with ApiServer(crd=False) as server:
+        connection = Connection(str(server.kubeconfig(tmp_path / "kubeconfig")))
+        with pytest.raises(ApiError, match=r"install the CustomResourceDefinition appmodels\.iidp\.com"):
+            apply_appmodels(connection, [appmodel_manifest("app", "v1", {"m": "v1"})])
+        connection.close()
+
+
+def test_an_apply_to_a_definition_of_another_scope_says_so(tmp_path: Path) -> None:
+    definition = yaml.safe_load(crd_yaml())
+    definition["spec"]["scope"] = "Cluster"
+    with ApiServer(crd=False) as server:
+        server.apply(definition)
+        connection = Connection(str(server.kubeconfig(tmp_path / "kubeconfig")))
+        with pytest.raises(ApiError, match="has the scope Cluster, and must have the scope Namespaced"):
+            apply_appmodels(connection, [appmodel_manifest("app", "v1", {"m": "v1"})])
+        connection.close()
+
+
+@pytest.mark.parametrize("namespace", ["", "a,b", " a", "a\n", "Meta-Test", "*", "a/b", "a" * 64])
+def test_what_no_namespace_is_called_is_refused_before_anything_is_sent(
+    api: ApiServer, api_connection: Connection, namespace: str
+) -> None:
+    with pytest.raises(ConfigError, match="not the name of a namespace"):
+        apply_appmodels(api_connection, [appmodel_manifest("app", "v1", {"m": "v1"})], namespace=namespace)
+    assert not list(api.requests)
 
 
 def test_a_refused_deletion_names_the_object(api: ApiServer, api_connection: Connection) -> None:

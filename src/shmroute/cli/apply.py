@@ -19,7 +19,7 @@ from shmroute.metadata.template import DEFAULT_TEMPLATE
 @click.option("--name", help="The AppModel's name; the app's in lower case by default.")
 @click.option("--service", help="The app's Service, if it is not called as the AppModel: NAME or NAMESPACE/NAME.")
 @click.option("--service-port", help="Name or number of the Service's port, if it has several.")
-@click.option("-n", "--namespace", envvar="SHMROUTE_NAMESPACE", help="Where a manifest names none.")
+@options.namespace("Where a manifest names none.")
 @options.cluster
 @click.option(
     "--metadata",

@@ -24,7 +24,7 @@ _MAX_NEAR: Final = 3
 
 @click.command()
 @click.argument("model")
-@click.option("-n", "--namespace", envvar="SHMROUTE_NAMESPACE", help="The route in that namespace.")
+@options.namespace("The route in that namespace.")
 @options.area
 @options.output("table", "json", "yaml")
 def command(model: str, namespace: str | None, area: str, output: str) -> None:

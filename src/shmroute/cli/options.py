@@ -9,7 +9,7 @@ import click
 
 from shmroute.worker.environment import DEFAULT_AREA
 
-__all__ = ["all_namespaces", "area", "cluster", "filename", "namespaces", "output"]
+__all__ = ["all_namespaces", "area", "cluster", "filename", "namespace", "namespaces", "output"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,8 +51,26 @@ def all_namespaces(function: F) -> F:
 
 def namespaces(function: F) -> F:
     """`-n` and `-A`."""
-    function = all_namespaces(function)
-    return click.option("-n", "--namespace", envvar="SHMROUTE_NAMESPACE", help="One namespace.")(function)
+    return namespace("One namespace.")(all_namespaces(function))
+
+
+def namespace(text: str) -> Callable[[F], F]:
+    """`-n`, which is given once: of two, click would drop the first without a word."""
+    return click.option(
+        "-n",
+        "--namespace",
+        envvar="SHMROUTE_NAMESPACE",
+        metavar="TEXT",
+        multiple=True,
+        callback=_only_one,
+        help=text,
+    )
+
+
+def _only_one(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> str | None:
+    if len(value) > 1:
+        raise click.BadParameter("give one namespace, or -A for all", context, parameter)
+    return value[0] if value else None
 
 
 def cluster(function: F) -> F:

@@ -14,7 +14,7 @@ from shmroute.worker.routes import Route
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("-n", "--namespace", envvar="SHMROUTE_NAMESPACE", help="The route in that namespace.")
+@options.namespace("The route in that namespace.")
 @options.area
 @click.option("--wait", type=float, default=0.0, envvar="SHMROUTE_WAIT", help="Seconds to wait for the first snapshot.")
 @click.option("--max-age", type=float, envvar="SHMROUTE_MAX_AGE", help="Refuse routes older than so many seconds.")

@@ -88,10 +88,10 @@ def _matches(entry: str, host: str, port: str, address: ipaddress.IPv4Address | 
             return address is not None and address in ipaddress.ip_network(entry, strict=False)
         except ValueError:
             return False
-    own, own_port = entry, ""
-    if _address(entry) is None:  # an IPv6 address holds colons of its own
-        own, separator, own_port = entry.rpartition(":")
-        own = own.strip("[]") if separator else entry
+    own, separator, own_port = entry.rpartition(":")
+    if not separator or _address(entry) is not None:  # an IPv6 address holds colons of its own
+        own, own_port = entry, ""
+    own = own.strip("[]")
     if own_port and own_port != port:
         return False
     if (own_address := _address(own)) is not None:

@@ -26,6 +26,8 @@ class Outcome(enum.StrEnum):
     CONFIGURED = "configured"
     UNCHANGED = "unchanged"
     DELETED = "deleted"
+    DELETING = "deleting"
+    """Marked for deletion, and there until its finalizers are removed."""
     NOT_FOUND = "not found"
 
 
@@ -73,7 +75,7 @@ class _Object(msgspec.Struct):
 
 
 def resource_version(answer: Answer) -> str:
-    """Of the object that a server answered with."""
+    """The resourceVersion of the object that a server answered with."""
     try:
         return msgspec.json.decode(answer.data, type=_Object).metadata.resource_version
     except msgspec.DecodeError as error:

@@ -14,6 +14,8 @@ import msgspec
 
 from shmroute.errors import ApiError, InvalidObject
 from shmroute.kube.connection import path_of
+from shmroute.kube.discovery import find_served, missing_because
+from shmroute.kube.kubeconfig import check_namespace
 from shmroute.kube.server_side_apply import Outcome, apply_object
 from shmroute.manifests.files import Document, encode
 from shmroute.resources.appmodel import AppModel, InvalidAppModel, find_problems, parse_appmodel
@@ -22,7 +24,7 @@ from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import APPMODELS
 
 if TYPE_CHECKING:
-    from shmroute.kube.connection import Abort, Connection
+    from shmroute.kube.connection import Abort, Answer, Connection
 
 __all__ = ["Written", "apply_appmodels", "appmodel_manifest", "delete_appmodels", "find_keys"]
 
@@ -51,10 +53,12 @@ class Written(msgspec.Struct, frozen=True):
 
     key: ObjectKey
     outcome: Outcome
+    finalizers: tuple[str, ...] = ()
+    """What holds an AppModel that is `DELETING`."""
 
 
 Report = Callable[[Written], object]
-"""Told of each AppModel as soon as it is written: many take a while."""
+"""Called with each AppModel as soon as it is written, since many take a while."""
 
 
 def appmodel_manifest(
@@ -117,10 +121,13 @@ def apply_appmodels(
         For each AppModel whether it was `CREATED`, `CONFIGURED` or `UNCHANGED`.
 
     Raises:
-        InvalidObject: something is wrong with the manifests; all problems are told, nothing was sent.
+        InvalidObject: something is wrong with the manifests; it names all problems, nothing was sent.
+        ConfigError: `namespace` is not the name of a namespace.
         ApiError: the server refused one, or did not answer. Those before it are written; applying all again
             is safe.
     """
+    if namespace is not None:
+        check_namespace(namespace, "-n")
     prepared = _prepare(manifests, namespace or connection.namespace)
     if before_send is not None:
         for appmodel, body in prepared:
@@ -168,22 +175,41 @@ def delete_appmodels(
 ) -> list[Written]:
     """Delete AppModels by namespace and name, in the order given.
 
-    Returns for each whether it was `DELETED` or `NOT_FOUND`. Raises `ApiError` where the server refused one or
-    did not answer; those before it are gone.
+    Returns for each whether it was `DELETED`, is `DELETING` (a finalizer holds it, and watchers serve it until it is
+    gone) or was `NOT_FOUND`. Raises `ApiError` where the server refused one or did not answer; those before it are
+    deleted.
     """
     results = []
     for key in keys:
         try:
-            connection.request("DELETE", _path(key), abort=abort)
-            written = Written(key, Outcome.DELETED)
+            answer = connection.request("DELETE", _path(key), abort=abort)
+            finalizers = _finalizers(answer)
+            written = Written(key, Outcome.DELETING if finalizers else Outcome.DELETED, finalizers)
         except ApiError as error:
             if error.status != HTTPStatus.NOT_FOUND or error.reason != "NotFound":
-                raise _named(error, f"delete of AppModel {key}") from error
+                raise _named(error, f"delete of AppModel {key}", connection) from error
             written = Written(key, Outcome.NOT_FOUND)
         results.append(written)
         if report is not None:
             report(written)
     return results
+
+
+class _Metadata(msgspec.Struct):
+    finalizers: tuple[str, ...] | None = None
+
+
+class _Deleted(msgspec.Struct):
+    """A server answers a deletion with a Status, or with the object where something still holds it."""
+
+    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
+
+
+def _finalizers(answer: Answer) -> tuple[str, ...]:
+    try:
+        return msgspec.json.decode(answer.data, type=_Deleted).metadata.finalizers or ()
+    except msgspec.DecodeError as error:
+        raise ApiError("delete", answer.status, "Garbled", f"the answer is not a Kubernetes object: {error}") from error
 
 
 def _prepare(manifests: Iterable[Document | Mapping[str, Any]], namespace: str) -> list[tuple[AppModel, bytes]]:
@@ -264,18 +290,20 @@ def _apply(connection: Connection, key: ObjectKey, body: bytes, *, dry_run: bool
     try:
         return apply_object(connection, _path(key), body, field_manager=FIELD_MANAGER, dry_run=dry_run, abort=abort)
     except ApiError as error:
-        raise _named(error, f"apply of AppModel {key}") from error
+        raise _named(error, f"apply of AppModel {key}", connection) from error
 
 
 def _path(key: ObjectKey) -> str:
     return path_of(*APPMODELS.api_path, "namespaces", key.namespace, APPMODELS.plural, key.name)
 
 
-def _named(error: ApiError, what: str) -> ApiError:
-    """The error under the object's name, with a way out where there is a likely one."""
+def _named(error: ApiError, what: str, connection: Connection) -> ApiError:
+    """The error under the object's name, with the reason and the remedy where they can be found."""
     message = error.message
     if error.status == HTTPStatus.NOT_FOUND and error.reason != "NotFound":
-        message = f"{message}: the cluster does not know AppModels; `shmroute crd install` installs the CRD"
+        served = find_served(connection, APPMODELS.group, APPMODELS.version, APPMODELS.plural)
+        because = missing_because(served, APPMODELS.group, APPMODELS.version, APPMODELS.plural, namespaced=True)
+        message = f"{message}: {because} (`shmroute crd install` installs the definition)"
     return ApiError(
         what,
         error.status,

@@ -1,11 +1,11 @@
-"""Reading what has changed: half-written files, volumes that are switched, files that come and go."""
+"""Reading what has changed: files that are being written, volumes that are switched, files that come and go."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -13,12 +13,10 @@ from shmroute.manifests.files import FILE_MAX_BYTES, read_file
 from shmroute.resources.registry import BUILT_IN
 from shmroute.sources.base import Changed
 from shmroute.sources.folder.content import Scope
-from shmroute.sources.folder.listing import look_at
-from shmroute.sources.folder.reader import EMPTY_SECONDS, SETTLE_SECONDS, FolderReader
+from shmroute.sources.folder.reader import UNREST_SECONDS, FolderReader
 from tests.sources.folder.manifests import Follower, appmodel, text
 
 READER = "shmroute.sources.folder.reader"
-LONG_AGO = 1_700_000_000.0
 
 
 class Reading:
@@ -26,30 +24,25 @@ class Reading:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.now = LONG_AGO
+        self.now = 1_000.0
         self.follower = Follower()
         self.stopped = False
-        self.reader = FolderReader(
-            folder, Scope.of(BUILT_IN, None, ""), stopped=lambda: self.stopped, clock=lambda: self.now
-        )
+        self.reader = FolderReader(folder, Scope.of(BUILT_IN, None, ""), stopped=lambda: self.stopped)
 
     def write(self, name: str, content: str) -> None:
-        """In place, at this moment of the reader's clock."""
-        path = self.folder / name
-        path.write_text(content)
-        os.utime(path, (self.now, self.now))
+        (self.folder / name).write_text(content)
 
-    def rest(self, seconds: float = 2 * SETTLE_SECONDS) -> None:
-        self.now += seconds
-
-    def read_all(self) -> Follower:
-        for event in self.reader.read_all():
+    def look(self) -> bool:
+        """One look. Returns whether it is in step with the folder."""
+        look = self.reader.look(self.now)
+        for event in look.events:
             self.follower.put(event)
-        return self.follower
+        return look.in_step
 
-    def read_some(self, *names: str) -> Follower:
-        for event in self.reader.read_some({*names, *self.reader.unsettled}):
-            self.follower.put(event)
+    def settle(self) -> Follower:
+        """Two looks: all there is has been read."""
+        self.look()
+        assert self.look()
         return self.follower
 
 
@@ -58,28 +51,25 @@ def reading(tmp_path: Path) -> Reading:
     return Reading(tmp_path)
 
 
-Look = Callable[[Reading], Follower]
-LOOKS = pytest.mark.parametrize(
-    "look", [Reading.read_all, lambda reading: reading.read_some("a.yaml")], ids=["all", "one"]
-)
+def test_an_empty_folder_is_complete_at_the_first_look(reading: Reading) -> None:
+    assert reading.look()
+    assert reading.follower.complete == {"appmodels", "endpointslices"}
 
 
-@LOOKS
-def test_a_file_is_told_of_when_it_comes_changes_and_goes(reading: Reading, look: Look) -> None:
-    assert reading.read_all().complete == {"appmodels", "endpointslices"}
+def test_a_file_is_reported_when_it_comes_changes_and_goes(reading: Reading) -> None:
+    reading.settle()
     reading.write("a.yaml", text(appmodel("a")))
-    assert look(reading).apps() == {"a": "v1"}
+    assert reading.settle().apps() == {"a": "v1"}
     reading.write("a.yaml", text(appmodel("a", version="v2"), appmodel("b")))
-    assert look(reading).apps() == {"a": "v2", "b": "v1"}
+    assert reading.settle().apps() == {"a": "v2", "b": "v1"}
     (reading.folder / "a.yaml").unlink()
-    assert look(reading).apps() == {}
+    assert reading.settle().apps() == {}
 
 
 def test_only_files_that_changed_are_read_again(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(20):
         reading.write(f"{number:02}.yaml", text(appmodel(f"a{number}")))
-    reading.rest()
-    reading.read_all()
+    reading.settle()
     opened: list[Path] = []
 
     def recorded(path: Path) -> bytes:
@@ -88,90 +78,103 @@ def test_only_files_that_changed_are_read_again(reading: Reading, monkeypatch: p
 
     monkeypatch.setattr(f"{READER}.read_file", recorded)
     reading.write("07.yaml", text(appmodel("a7", version="v2")))
-    reading.rest()
-    reading.read_all()
-    reading.read_all()
+    reading.settle()
+    reading.settle()
     assert [path.name for path in opened] == ["07.yaml"]
     assert isinstance(reading.follower.changes[-1], Changed)
 
 
-@LOOKS
-def test_a_broken_file_keeps_its_last_good_state_and_is_told_until_it_is_mended(reading: Reading, look: Look) -> None:
+def test_nothing_is_read_while_any_file_changes(reading: Reading) -> None:
     reading.write("a.yaml", text(appmodel("a")))
     reading.write("b.yaml", text(appmodel("b")))
-    reading.read_all()
-    reading.rest()
+    reading.settle()
+    reading.write("a.yaml", text(appmodel("a", version="v2")))
+    reading.write("b.yaml", "spec: [")
+    assert not reading.look()
+    reading.write("b.yaml", text(appmodel("b", version="v2")))
+    assert not reading.look()
+    assert reading.follower.apps() == {"a": "v1", "b": "v1"}
+    assert reading.look()
+    assert (reading.follower.apps(), reading.follower.problems) == ({"a": "v2", "b": "v2"}, {})
+
+
+def test_a_file_moved_away_and_written_anew_withdraws_nothing(reading: Reading) -> None:
+    reading.write("a.yaml", text(appmodel("a")))
+    reading.settle()
+    (reading.folder / "a.yaml").rename(reading.folder / "a.yaml~")
+    assert not reading.look()
+    reading.write("a.yaml", text(appmodel("a", version="v2")))
+    reading.look()
+    assert reading.follower.apps() == {"a": "v1"}
+    assert reading.look()
+    assert reading.follower.apps() == {"a": "v2"}
+
+
+def test_a_file_that_always_changes_holds_the_others_up_for_a_second_only(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def growing(path: Path) -> bytes:
+        data = read_file(path)
+        if path.name == "log.json":
+            with path.open("a") as file:
+                file.write("more ")
+        return data
+
+    monkeypatch.setattr(f"{READER}.read_file", growing)
+    reading.write("log.json", text(appmodel("log")))
+    reading.write("a.yaml", text(appmodel("a")))
+    for _ in range(5):
+        assert not reading.look()
+    reading.now += 2 * UNREST_SECONDS
+    assert reading.look()
+    assert reading.follower.complete == {"appmodels", "endpointslices"}
+    assert reading.follower.apps() == {"a": "v1"}
+    assert reading.follower.reason("log.json") == "the file keeps changing"
+
+
+def test_a_broken_file_keeps_its_last_good_state_until_it_is_mended(reading: Reading) -> None:
+    reading.write("a.yaml", text(appmodel("a")))
+    reading.write("b.yaml", text(appmodel("b")))
+    reading.settle()
     reading.write("a.yaml", "spec: [")
-    reading.rest()
-    assert look(reading).apps() == {"a": "v1", "b": "v1"}
+    assert reading.settle().apps() == {"a": "v1", "b": "v1"}
     assert reading.follower.reason("a.yaml").startswith("line 2, column 1: did not find expected node content")
     reading.write("a.yaml", text(appmodel("a", version="v2")))
-    reading.rest()
-    assert look(reading).apps() == {"a": "v2", "b": "v1"}
+    assert reading.settle().apps() == {"a": "v2", "b": "v1"}
     assert reading.follower.problems == {}
 
 
-def test_the_place_of_a_problem_in_its_file_is_told(reading: Reading) -> None:
+def test_the_place_of_a_problem_in_its_file_is_named(reading: Reading) -> None:
     reading.write("a.yaml", text(appmodel("a"), {"name": "x"}))
-    reading.rest()
-    assert reading.read_all().reason("a.yaml") == "document 2: kind is missing: not a Kubernetes object"
+    assert reading.settle().reason("a.yaml") == "document 2: kind is missing: not a Kubernetes object"
 
 
-def test_a_half_written_file_gets_a_moment_before_it_counts_as_broken(reading: Reading) -> None:
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_an_emptied_file_keeps_its_objects_and_is_reported(reading: Reading, content: str) -> None:
     reading.write("a.yaml", text(appmodel("a")))
-    reading.read_all()
-    reading.rest()
-    reading.write("a.yaml", "spec: [")
-    assert reading.read_all().problems == {}
-    assert reading.reader.unsettled == {"a.yaml"}
+    reading.settle()
+    reading.write("a.yaml", content)
+    assert reading.settle().apps() == {"a": "v1"}
+    assert reading.follower.reason("a.yaml") == "the file is empty: delete it if its objects shall go"
     reading.write("a.yaml", text(appmodel("a", version="v2")))
-    assert reading.read_all().apps() == {"a": "v2"}
-    reading.rest()
-    reading.read_some()
-    assert (reading.follower.problems, reading.reader.unsettled) == ({}, set())
+    assert (reading.settle().apps(), reading.follower.problems) == ({"a": "v2"}, {})
 
 
-def test_a_file_truncated_to_be_rewritten_withdraws_nothing(reading: Reading) -> None:
-    reading.write("a.yaml", text(appmodel("a")))
-    reading.read_all()
-    reading.rest()
+def test_an_empty_file_that_never_held_anything_is_no_problem(reading: Reading) -> None:
     reading.write("a.yaml", "")
-    assert reading.read_all().apps() == {"a": "v1"}
-    reading.rest(EMPTY_SECONDS / 2)
-    assert reading.read_some().apps() == {"a": "v1"}
-    reading.write("a.yaml", text(appmodel("a", version="v2")))
-    assert reading.read_all().apps() == {"a": "v2"}
+    assert reading.settle().problems == {}
 
 
-def test_a_file_that_stays_empty_withdraws_its_objects(reading: Reading) -> None:
+def test_a_file_without_objects_any_more_withdraws_them(reading: Reading) -> None:
     reading.write("a.yaml", text(appmodel("a")))
-    reading.read_all()
-    reading.rest()
+    reading.settle()
     reading.write("a.yaml", "# nothing any more\n")
-    reading.read_all()
-    reading.rest(2 * EMPTY_SECONDS)
-    assert reading.read_some().apps() == {}
-    assert reading.reader.unsettled == set()
+    assert (reading.settle().apps(), reading.follower.problems) == ({}, {})
 
 
-def test_a_second_write_that_leaves_no_trace_in_the_file_systems_clock_is_seen(reading: Reading) -> None:
-    reading.write("a.yaml", text(appmodel("a")))
-    reading.read_all()
-    reading.write("a.yaml", text(appmodel("a", version="v2")))
-    reading.reader._known["a.yaml"] = look_at(reading.folder / "a.yaml")  # as if it had been within the same tick
-    reading.rest()
-    assert reading.read_all().apps() == {"a": "v2"}
-    assert reading.reader.unsettled == set()
-
-
-def test_a_time_stamp_in_the_future_does_not_keep_a_file_in_motion(reading: Reading) -> None:
-    reading.write("a.yaml", "spec: [")
-    reading.now -= 3_600
-    assert reading.read_all().reason("a.yaml")
-    assert reading.reader.unsettled == set()
-
-
-def test_a_file_that_changes_under_the_reading_is_read_again(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reading.write("a.yaml", text(appmodel("old")))
 
     def racing(path: Path) -> bytes:
@@ -182,11 +185,15 @@ def test_a_file_that_changes_under_the_reading_is_read_again(reading: Reading, m
         return data
 
     monkeypatch.setattr(f"{READER}.read_file", racing)
-    assert reading.read_all().apps() == {"new": "v1"}
+    assert not reading.look()
+    assert not reading.look()
+    assert reading.settle().apps() == {"new": "v1"}
     assert len(reading.follower.changes) == 2  # the first complete lists, and nothing of the old file
 
 
-def test_a_file_that_goes_under_the_reading_is_no_problem(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_deleted_while_it_is_read_is_no_problem(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reading.write("a.yaml", text(appmodel("a")))
 
     def gone(path: Path) -> bytes:
@@ -194,44 +201,28 @@ def test_a_file_that_goes_under_the_reading_is_no_problem(reading: Reading, monk
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(f"{READER}.read_file", gone)
-    reading.read_all()
-    reading.read_all()
-    assert (reading.follower.apps(), reading.follower.problems, reading.reader.unsettled) == ({}, {}, set())
-
-
-def test_a_file_moved_away_and_written_anew_withdraws_nothing(
-    reading: Reading, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reading.write("a.yaml", text(appmodel("a")))
-    reading.read_all()
-    (reading.folder / "a.yaml").rename(reading.folder / "a.yaml~")
-
-    def meanwhile(_: float) -> None:
-        reading.write("a.yaml", text(appmodel("a", version="v2")))
-
-    monkeypatch.setattr(f"{READER}.time.sleep", meanwhile)
-    reading.read_all()
-    assert reading.follower.apps() == {"a": "v1"}
-    assert reading.read_some().apps() == {"a": "v2"}
+    assert not reading.look()
+    assert not reading.look()
+    reading.settle()
+    assert (reading.follower.apps(), reading.follower.problems) == ({}, {})
 
 
 def test_a_file_over_the_limit_is_set_aside_unread(reading: Reading) -> None:
     reading.write("a.yaml", "")
     os.truncate(reading.folder / "a.yaml", FILE_MAX_BYTES + 1)
-    assert reading.read_all().reason("a.yaml").startswith("16777217 bytes, more than the 16 MiB that are read")
+    assert reading.settle().reason("a.yaml").startswith("16777217 bytes, more than the 16 MiB that are read")
 
 
 def test_a_link_to_nothing_is_set_aside_and_keeps_what_it_held(reading: Reading, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text(text(appmodel("a")))
     (reading.folder / "a.yaml").symlink_to(target)
-    reading.read_all()
+    reading.settle()
     target.unlink()
-    assert reading.read_all().apps() == {"a": "v1"}
+    assert reading.settle().apps() == {"a": "v1"}
     assert reading.follower.reason("a.yaml") == "a link that leads to no file"
     (reading.folder / "a.yaml").unlink()
-    assert reading.read_all().apps() == {}
-    assert reading.follower.problems == {}
+    assert (reading.settle().apps(), reading.follower.problems) == ({}, {})
 
 
 def test_folders_pipes_and_hidden_files_are_not_read(reading: Reading) -> None:
@@ -240,33 +231,31 @@ def test_folders_pipes_and_hidden_files_are_not_read(reading: Reading) -> None:
     (reading.folder / "link.yaml").symlink_to("link.yaml")
     for name in (".a.yaml", "a.yaml~", "a.yaml.swp", "#a.yaml#", "README.md"):
         reading.write(name, text(appmodel("a")))
-    assert reading.read_all().apps() == {}
-    assert (
-        reading.read_some(".a.yaml", "folder.yaml", "pipe.yaml").reason("link.yaml") == "a link that leads to no file"
-    )
+    assert reading.settle().apps() == {}
+    assert reading.follower.reason("link.yaml") == "a link that leads to no file"
     assert [Path(path).name for path in reading.follower.problems] == ["link.yaml"]
 
 
-def test_a_folder_that_is_not_there_is_an_error_and_nothing_is_withdrawn(reading: Reading, tmp_path: Path) -> None:
-    reading.folder = tmp_path / "folder"
-    reading.folder.mkdir()
-    reading = Reading(reading.folder)
+def test_a_folder_that_is_missing_is_an_error_and_nothing_is_withdrawn(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    reading = Reading(tmp_path / "folder")
     reading.write("a.yaml", text(appmodel("a")))
-    reading.read_all()
+    reading.settle()
     shutil.rmtree(reading.folder)
     with pytest.raises(FileNotFoundError):
-        reading.read_all()
+        reading.look()
     assert reading.follower.apps() == {"a": "v1"}
 
 
-def test_reading_ends_between_files_when_it_is_told_to(reading: Reading) -> None:
+def test_reading_ends_between_files_when_it_is_stopped(reading: Reading) -> None:
     for name in "abc":
         reading.write(f"{name}.yaml", text(appmodel(name)))
     reading.stopped = True
-    assert reading.reader.read_all() == []
-    assert reading.reader.read_some({"a.yaml"}) == []
+    assert not reading.look()
+    assert not reading.look()
+    assert reading.follower.changes == []
     reading.stopped = False
-    assert set(reading.read_all().apps()) == {"a", "b", "c"}
+    assert set(reading.settle().apps()) == {"a", "b", "c"}
 
 
 class Volume:
@@ -306,33 +295,64 @@ def test_all_files_of_a_volume_change_at_once(tmp_path: Path) -> None:
     volume = Volume(tmp_path / "volume")
     volume.update({"a.yaml": text(appmodel("a", "m")), "b.yaml": text(appmodel("b"))})
     reading = Reading(volume.path)
-    assert reading.read_all().apps() == {"a": "v1", "b": "v1"}
-    assert set(reading.reader.directories) == {volume.path, volume.path / "..2026_1"}
+    assert reading.settle().apps() == {"a": "v1", "b": "v1"}
     volume.update({"b.yaml": text(appmodel("b", "m")), "c.yaml": text(appmodel("c"))})
     before = len(reading.follower.changes)
-    assert reading.read_all().apps() == {"b": "v1", "c": "v1"}
+    assert reading.settle().apps() == {"b": "v1", "c": "v1"}
     assert len(reading.follower.changes) == before + 1
-    assert set(reading.reader.directories) == {volume.path, volume.path / "..2026_2"}
 
 
-def test_a_volume_switched_under_the_reading_is_never_read_half_old_and_half_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def models(reading: Reading) -> dict[str, list[str]]:
+    return {
+        key.name: [model.name for model in getattr(item, "models", ())]
+        for (_, key), item in reading.follower.objects.items()
+    }
+
+
+@pytest.mark.parametrize("moment", ["listing", "reading"])
+def test_a_volume_is_never_read_half_old_and_half_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     volume = Volume(tmp_path / "volume")
     volume.update({"a.yaml": text(appmodel("a", "m")), "b.yaml": text(appmodel("b"))})
     new = volume.prepare({"a.yaml": text(appmodel("a")), "b.yaml": text(appmodel("b", "m"))})
     reading = Reading(volume.path)
 
-    def switching(path: Path) -> bytes:
-        if path.name == "b.yaml" and (volume.path / "..data").resolve() != new:
+    def switch() -> None:
+        if (volume.path / "..data").resolve() != new:
             volume.switch(new)
-        return read_file(path)
 
-    monkeypatch.setattr(f"{READER}.read_file", switching)
-    reading.read_all()
+    if moment == "listing":
+        real = os.scandir
+
+        def scandir(path: Path) -> object:
+            entries = list(real(path))
+            for entry in entries:
+                entry.stat()  # kept by the entry
+            switch()
+            return _Entries(entries)
+
+        monkeypatch.setattr(f"{READER}.os.scandir", scandir)
+        reading.look()
+        monkeypatch.undo()
+    else:
+
+        def switching(path: Path) -> bytes:
+            if path.name == "b.yaml":
+                switch()
+            return read_file(path)
+
+        monkeypatch.setattr(f"{READER}.read_file", switching)
+        reading.look()
+        assert not reading.look()
+    reading.settle()
     assert len(reading.follower.changes) == 2
-    models = {
-        key.name: [model.name for model in getattr(item, "models", ())]
-        for (_, key), item in reading.follower.objects.items()
-    }
-    assert models == {"a": ["a-model"], "b": ["m"]}
+    assert models(reading) == {"a": ["a-model"], "b": ["m"]}
+
+
+class _Entries(list[os.DirEntry[str]]):
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import watchfiles
 
 from shmroute.errors import ConfigError
 from shmroute.resources.registry import APPMODELS
@@ -99,13 +98,6 @@ def follow(running: Callable[..., Running]) -> Follow:
     return start
 
 
-@pytest.fixture
-def by_inotify_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison of all files notices nothing in time: what is seen was told by inotify."""
-    monkeypatch.setattr(source_module, "RESCAN_SECONDS", 1_000.0)
-
-
-@pytest.mark.usefixtures("by_inotify_alone")
 def test_new_changed_renamed_and_deleted_files_are_noticed(tmp_path: Path, follow: Follow) -> None:
     (tmp_path / "a.yaml").write_text(text(appmodel("a")))
     owner = follow(tmp_path)
@@ -122,7 +114,6 @@ def test_new_changed_renamed_and_deleted_files_are_noticed(tmp_path: Path, follo
     owner.wait_for_apps(b="v2")
 
 
-@pytest.mark.usefixtures("by_inotify_alone")
 @pytest.mark.parametrize("temporary", [".a.yaml.tmp", "a.yaml.tmp", "4913"])
 def test_a_save_by_rename_is_one_change(tmp_path: Path, follow: Follow, temporary: str) -> None:
     (tmp_path / "a.yaml").write_text(text(appmodel("a")))
@@ -134,7 +125,6 @@ def test_a_save_by_rename_is_one_change(tmp_path: Path, follow: Follow, temporar
     assert len(owner.changes) == before + 1
 
 
-@pytest.mark.usefixtures("by_inotify_alone")
 def test_a_volume_is_followed_from_version_to_version(tmp_path: Path, follow: Follow) -> None:
     volume = Volume(tmp_path / "volume")
     volume.update({"a.yaml": text(appmodel("a", "m")), "b.yaml": text(appmodel("b"))})
@@ -149,7 +139,6 @@ def test_a_volume_is_followed_from_version_to_version(tmp_path: Path, follow: Fo
     assert owner.problems == {}
 
 
-@pytest.mark.usefixtures("by_inotify_alone")
 def test_a_file_behind_a_link_is_followed_where_it_is(tmp_path: Path, follow: Follow) -> None:
     folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
     folder.mkdir()
@@ -161,7 +150,6 @@ def test_a_file_behind_a_link_is_followed_where_it_is(tmp_path: Path, follow: Fo
     owner.wait_for_apps(a="v2")
 
 
-@pytest.mark.usefixtures("by_inotify_alone")
 def test_the_switch_alone_is_noticed(tmp_path: Path, follow: Follow) -> None:
     volume = Volume(tmp_path / "volume")
     volume.update({"a.yaml": text(appmodel("a"))})
@@ -172,7 +160,6 @@ def test_the_switch_alone_is_noticed(tmp_path: Path, follow: Follow) -> None:
     owner.wait_for_apps(a="v2")
 
 
-@pytest.mark.usefixtures("by_inotify_alone")
 def test_a_link_that_is_turned_to_another_folder_is_followed_there(tmp_path: Path, follow: Follow) -> None:
     for name in ("folder", "old", "new"):
         (tmp_path / name).mkdir()
@@ -188,7 +175,6 @@ def test_a_link_that_is_turned_to_another_folder_is_followed_there(tmp_path: Pat
     owner.wait_for_apps(a="newer")
 
 
-@pytest.mark.usefixtures("by_inotify_alone")
 def test_a_broken_file_is_told_and_then_mended(tmp_path: Path, follow: Follow) -> None:
     (tmp_path / "a.yaml").write_text(text(appmodel("a")))
     (tmp_path / "b.yaml").write_text(text(appmodel("b")))
@@ -203,12 +189,7 @@ def test_a_broken_file_is_told_and_then_mended(tmp_path: Path, follow: Follow) -
     owner.wait(lambda: not owner.problems)
 
 
-@pytest.mark.usefixtures("by_inotify_alone")
-def test_a_file_written_slowly_is_never_told_as_broken_or_emptied(
-    tmp_path: Path, follow: Follow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for limit in ("SETTLE_SECONDS", "EMPTY_SECONDS"):  # whatever the machine makes of the pauses below
-        monkeypatch.setattr(f"shmroute.sources.folder.reader.{limit}", 1_000.0)
+def test_a_file_written_slowly_withdraws_nothing(tmp_path: Path, follow: Follow) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text(appmodel("a")))
     owner = follow(tmp_path)
@@ -217,12 +198,12 @@ def test_a_file_written_slowly_is_never_told_as_broken_or_emptied(
         for part in ("", content[:20], content[20:]):
             file.write(part)
             file.flush()
-            time.sleep(0.1)  # longer than the source waits for more
+            owner.wait_for_contact_after("appmodels", time.monotonic_ns())  # the source has read what there is
     owner.wait_for_apps(a="v2")
-    assert [type(change).__name__ for change in owner.changes] == ["Replaced", "Replaced", "Changed"]
+    kinds = [type(change).__name__ for change in owner.changes]
+    assert [kind for kind in kinds if kind != "FileProblem"] == ["Replaced", "Replaced", "Changed"]
 
 
-@pytest.mark.usefixtures("by_inotify_alone")
 def test_a_thousand_files_are_read_and_each_edit_is_one_change(tmp_path: Path, follow: Follow) -> None:
     for number in range(1_000):
         (tmp_path / f"{number:04}.yaml").write_text(text(appmodel(f"a{number}"), endpointslice(f"s{number}", "a")))
@@ -235,36 +216,6 @@ def test_a_thousand_files_are_read_and_each_edit_is_one_change(tmp_path: Path, f
         )
         owner.wait_for_version(f"a{number}", "v2")
     assert [type(change).__name__ for change in owner.changes[before:]] == ["Changed"] * 3
-
-
-def test_what_inotify_does_not_tell_is_found_by_comparing(
-    tmp_path: Path, follow: Follow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(source_module, "RESCAN_SECONDS", 0.2)
-    real = watchfiles.watch
-
-    def deaf(*paths: Path, **options: object) -> Iterator[set[object]]:
-        for _ in real(*paths, **options):  # type: ignore[arg-type]
-            yield set()
-
-    monkeypatch.setattr(watchfiles, "watch", deaf)
-    owner = follow(tmp_path)
-    (tmp_path / "a.yaml").write_text(text(appmodel("a")))
-    owner.wait_for_apps(a="v1")
-
-
-def test_a_system_without_a_watch_to_give_is_no_reason_to_see_nothing(
-    tmp_path: Path, follow: Follow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def none_left(*paths: Path, **options: object) -> Iterator[set[object]]:
-        raise OSError(24, "Too many open files")
-        yield
-
-    monkeypatch.setattr(watchfiles, "watch", none_left)
-    owner = follow(tmp_path)
-    (tmp_path / "a.yaml").write_text(text(appmodel("a")))
-    owner.wait_for_apps(a="v1")
-    assert "cannot be watched" in caplog.text
 
 
 def test_a_missing_folder_is_waited_for_and_nothing_is_told_before(
@@ -281,7 +232,6 @@ def test_a_missing_folder_is_waited_for_and_nothing_is_told_before(
     owner.wait_for_apps(a="v1")
 
 
-@pytest.mark.usefixtures("by_inotify_alone")
 def test_a_folder_that_goes_leaves_its_last_state_in_force_and_may_come_back(tmp_path: Path, follow: Follow) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -304,7 +254,6 @@ def test_a_folder_that_goes_leaves_its_last_state_in_force_and_may_come_back(tmp
     owner.wait_for_apps(a="v2", b="v2")
 
 
-@pytest.mark.usefixtures("by_inotify_alone")
 def test_a_folder_that_is_a_link_is_followed_when_the_link_is_swapped(tmp_path: Path, follow: Follow) -> None:
     for version in ("v1", "v2"):
         (tmp_path / version).mkdir()
@@ -324,7 +273,7 @@ def test_the_source_says_that_it_is_in_step_twice_a_second(tmp_path: Path, follo
     for resource in ("appmodels", "endpointslices"):
         for _ in range(3):
             owner.wait_for_contact_after(resource, owner.states[resource].contact_ns)
-    assert source_module.TICK_SECONDS <= 0.5
+    assert source_module.REPORT_SECONDS <= 0.5
     assert {(state.phase, state.reason, state.restarts) for state in owner.states.values()} == {("watching", "", 0)}
 
 

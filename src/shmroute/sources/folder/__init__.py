@@ -1,11 +1,12 @@
-"""A folder of manifests as a source: what a laptop, CI, a demo or a mounted ConfigMap has instead of a cluster.
+"""A folder of manifests as a source, in place of a cluster: for a laptop, CI, a demo, or a mounted ConfigMap.
 
-    listing   which files there are, and whether they are still the same
-    content   one file's bytes to objects
-    objects   all files' objects to events
-    source    the thread that watches, reads and reports
+    content   the objects in one file
+    objects   the objects in all files, and the events that follow from a change
+    reader    looks at the files, and reads those that have changed
+    source    the thread that looks again and again, and reports
+    selector  label selectors
 
-Only `source` does more than it is told: the others keep no thread and no clock.
+`content`, `objects` and `selector` are pure; only `source` has a thread and a clock.
 """
 
 from shmroute.sources.folder.source import FolderSource

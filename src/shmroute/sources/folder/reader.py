@@ -1,185 +1,158 @@
-"""Reads what has changed in a folder since it was last looked at. Owned by the folder source's thread.
+"""Looks at the files of a folder, and reads those that have changed. Owned by the folder source's thread.
 
-What it hands on is never half of a change, as far as a folder lets one know:
+Files are compared by what `stat` says. A change is read once two looks in a row agree on every file. Nobody is writing
+then: nothing is read half written, a save of several files is one change, and so is the renamed link by which a kubelet
+swaps all files of a mounted ConfigMap. Two looks are further apart than the ticks of a local file system's clock (4 to
+10 ms), so no write hides between them by leaving the time stamp as it was.
 
-* Files of a mounted ConfigMap or Secret change all at once, by the rename of a link. Files read while that
-  happened are read again before anything is told.
-* A file that changed under the reading, or has just been written and is empty or cannot be decoded, may be half
-  written. It gets a moment (`unsettled`) before it counts as broken, or as emptied.
-* A file that has just been written is read once more a moment later: a second write within the same tick of the
-  file system's clock leaves no trace in what `stat` says.
+Links are followed, since the files of a mounted ConfigMap are links. Subfolders are ignored, as by `kubectl apply -f`.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-
-import msgspec
+from typing import Final, NamedTuple, TypeAlias
 
 from shmroute.errors import InvalidObject
-from shmroute.manifests.files import read_file
+from shmroute.manifests.files import is_manifest_file, read_file
 from shmroute.sources.base import Event
 from shmroute.sources.folder.content import Content, Scope, read_content
-from shmroute.sources.folder.listing import Identity, Seen, look_at, read_folder, switch_of
 from shmroute.sources.folder.objects import FolderObjects
 
-__all__ = ["FolderReader"]
+__all__ = ["FolderReader", "Look", "list_files"]
 
-SETTLE_SECONDS = 0.3
-"""How old a file's time stamp is before the file is taken to be at rest. File systems' clocks tick every 4 to 10
-ms, and a manifest is written in less than that."""
+UNREST_SECONDS: Final = 1.0
+"""If files keep changing for longer than this, all are read as they are. One that changes while it is read is set
+aside."""
 
-EMPTY_SECONDS = 1.0
-"""A file that held objects counts as emptied after this. Truncating comes first when a file is rewritten in place."""
-
-GONE_SECONDS = 0.02
-"""A file counts as deleted if it is still gone after this. Some editors move the old file away before they write."""
-
-ATTEMPTS = 3
-"""How often files are read again because they changed under the reading. A later look goes on from there."""
+Seen: TypeAlias = tuple[int, ...] | None
+"""What `stat` says of a file: device, inode, size, and times of change. None for a link that leads to no file."""
 
 
-class _Finding(msgspec.Struct, frozen=True):
-    """What reading a file came to; neither content nor a reason while that cannot be said yet."""
+class Look(NamedTuple):
+    """What a look has shown."""
 
-    seen: Seen | None
-    content: Content | None = None
-    broken: str = ""
+    events: list[Event]
+    in_step: bool
+    """Whether everything that was written before the look has been read; False while files are changing."""
+
+
+_NOT_YET: Final = Look([], False)
+
+
+def list_files(folder: Path) -> dict[str, Seen]:
+    """The manifest files of a folder. Raises `OSError` if the folder cannot be listed."""
+    files: dict[str, Seen] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not is_manifest_file(entry.name):
+                continue
+            try:
+                found = entry.stat()
+            except OSError:
+                found = None  # a link to nothing, or in a circle; or a file that has been deleted just now
+            if found is not None and stat.S_ISREG(found.st_mode):
+                files[entry.name] = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            elif entry.is_symlink():
+                files[entry.name] = None
+    return files
 
 
 class FolderReader:
-    """What a folder's files say, kept up to date on demand.
+    """What the files of a folder hold, brought up to date by each `look`.
 
     Args:
         folder: the folder.
         scope: which objects count.
-        stopped: asked between files; once it says yes, reading ends without a result.
-        clock: Unix seconds, to be compared with files' time stamps; tests inject one.
+        stopped: called between files; when it returns True, reading ends without a result.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        scope: Scope,
-        *,
-        stopped: Callable[[], bool] = lambda: False,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.directories: dict[Path, Identity] = {}
-        """What has to be watched: the folder, and the directories that its links lead to."""
-        self.unsettled: set[str] = set()
-        """Files to be read again soon, whether or not they seem to change."""
+    def __init__(self, folder: Path, scope: Scope, *, stopped: Callable[[], bool] = lambda: False) -> None:
         self._folder = folder
         self._scope = scope
         self._stopped = stopped
-        self._clock = clock
         self._objects = FolderObjects(folder, scope.kinds)
-        self._known: dict[str, Seen | None] = {}
+        self._last: dict[str, Seen] = {}
+        self._read: dict[str, Seen] = {}
+        """The files as they were when they were read."""
+        self._complete = False
+        self._changing_since: float | None = None
 
-    def read_all(self) -> list[Event]:
-        """Compare all files with what is known of them, read those that changed. Raises `OSError`.
+    def look(self, now: float) -> Look:
+        """Look at the folder once.
 
-        The error is the folder's: that of a single file is a `FileProblem`.
+        Args:
+            now: seconds of any clock that only goes forward.
+
+        Raises:
+            OSError: the folder itself cannot be listed. A file that cannot be read is a `FileProblem`.
         """
-        for _ in range(ATTEMPTS):
-            listing = read_folder(self._folder)
-            found = self._read(listing.files)
-            if switch_of(self._folder) == listing.switch:
-                break
-        if self._stopped():
-            return []
-        self.directories = listing.directories
-        return self._take(found, self._known.keys() - listing.files.keys())
-
-    def read_some(self, names: Iterable[str]) -> list[Event]:
-        """The same for these files only. Where links lead is not looked at anew: that takes `read_all`."""
-        looked_at = {name: look_at(self._folder / name) for name in names}
-        found = self._read({name: seen for name, seen in looked_at.items() if seen is not None})
-        if self._stopped():
-            return []
-        return self._take(found, {name for name, seen in looked_at.items() if seen is None and name in self._known})
-
-    def is_link(self, name: str) -> bool:
-        """Whether the file is known to be a link."""
-        if name not in self._known:
-            return False
-        seen = self._known[name]
-        return seen is None or seen.linked_directory is not None
-
-    def _read(self, files: dict[str, Seen | None]) -> dict[str, _Finding]:
-        """What became of those files that changed."""
-        found: dict[str, _Finding] = {}
-        for name in sorted(files):
-            seen = files[name]
-            if name in self._known and self._known[name] == seen and name not in self.unsettled:
-                continue
+        files, before = list_files(self._folder), self._last
+        self._last = files
+        changed = _differences(files, self._read)
+        if not changed and self._complete:
+            self._changing_since = None
+            return Look([], True)
+        if self._changing_since is None:
+            self._changing_since = now
+        overdue = now - self._changing_since > UNREST_SECONDS
+        if changed & _differences(files, before) and not overdue:
+            return _NOT_YET
+        contents: dict[str, Content | str] = {}
+        for name in sorted(changed & files.keys()):
             if self._stopped():
-                break
-            found[name] = self._read_file(name, seen)
-        return found
+                return _NOT_YET
+            contents[name] = self._read_file(name, files[name])
+        touched = changed & _differences(files, list_files(self._folder))
+        if touched and not overdue:
+            return _NOT_YET
+        contents.update((name, "the file keeps changing") for name in touched)
+        for name in changed:
+            self._take(name, files, contents)
+        self._changing_since = None
+        self._complete = True
+        return Look(self._objects.take_events(time.monotonic_ns()), True)
 
-    def _read_file(self, name: str, seen: Seen | None) -> _Finding:
-        path = self._folder / name
-        for _ in range(ATTEMPTS):
-            if seen is None:
-                return _Finding(None, broken="a link that leads to no file")
-            content, broken = None, ""
-            try:
-                content = read_content(read_file(path), name, self._scope)
-            except InvalidObject as error:
-                broken = _reason(error, name)
-            except FileNotFoundError:
-                return _Finding(seen)
-            except OSError as error:
-                broken = f"cannot be read: {error.strerror or error}"
-            before, seen = seen, look_at(path)
-            if seen == before:
-                return (
-                    _Finding(seen)
-                    if self._may_be_half_written(name, seen, content)
-                    else _Finding(seen, content, broken)
-                )
-        return _Finding(seen)
+    def _read_file(self, name: str, seen: Seen) -> Content | str:
+        """What the file holds, or why it cannot be used."""
+        if seen is None:
+            return "a link that leads to no file"
+        try:
+            data = read_file(self._folder / name)
+            if not data.strip() and self._objects.holds_objects(name):
+                return "the file is empty: delete it if its objects shall go"  # `cmd > file` empties it first
+            return read_content(data, name, self._scope)
+        except InvalidObject as error:
+            return _reason(error, name)
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
 
-    def _may_be_half_written(self, name: str, seen: Seen, content: Content | None) -> bool:
-        if content is None:
-            return self._younger(seen, SETTLE_SECONDS)
-        emptied = not content.objects and self._objects.holds_objects(name)
-        return emptied and self._younger(seen, EMPTY_SECONDS)
-
-    def _younger(self, seen: Seen | None, seconds: float) -> bool:
-        """Whether the file was written that recently. A time stamp in the future says nothing."""
-        return seen is not None and 0.0 <= self._clock() - seen.modified_ns / 1e9 < seconds
-
-    def _take(self, found: dict[str, _Finding], gone: set[str]) -> list[Event]:
-        """Make what was found known, and tell what follows from it."""
-        if gone:
-            time.sleep(GONE_SECONDS)
-        for name in gone:
-            if os.path.lexists(self._folder / name):
-                self.unsettled.add(name)
-                continue
-            del self._known[name]
-            self.unsettled.discard(name)
+    def _take(self, name: str, files: dict[str, Seen], contents: dict[str, Content | str]) -> None:
+        if name not in files:
+            del self._read[name]
             self._objects.remove(name)
-        for name, finding in found.items():
-            self._known[name] = finding.seen
-            if finding.broken:
-                self._objects.set_aside(name, finding.broken)
-            elif finding.content is not None:
-                self._objects.put(name, finding.content)
-            unsaid = finding.content is None and not finding.broken
-            if unsaid or self._younger(finding.seen, SETTLE_SECONDS):
-                self.unsettled.add(name)
-            else:
-                self.unsettled.discard(name)
-        return self._objects.take_events(time.monotonic_ns())
+            return
+        self._read[name] = files[name]
+        content = contents[name]
+        if isinstance(content, str):
+            self._objects.set_aside(name, content)
+        else:
+            self._objects.put(name, content)
+
+
+_GONE: Final = (0,)
+
+
+def _differences(files: dict[str, Seen], others: dict[str, Seen]) -> set[str]:
+    """The names of files that are not the same in both."""
+    return {name for name in files.keys() | others.keys() if files.get(name, _GONE) != others.get(name, _GONE)}
 
 
 def _reason(error: InvalidObject, name: str) -> str:
-    """Without the file's name, which is told beside it; with the place in the file."""
+    """Without the file's name, which is shown beside it; with the place in the file."""
     place = error.where.removeprefix(name).removeprefix(", ")
     return f"{place}: {error.reason}" if place and not place.endswith(name) else error.reason
