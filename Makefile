@@ -36,7 +36,7 @@ venv: $(VENV)/.has-check $(VENV)/.has-demo $(VENV)/.has-bench $(VENV)/.has-docs 
 
 .PHONY: demo
 demo: $(VENV)/.has-demo ## from a folder of AppModels to every worker of a server, in a minute
-	$(RUN) shmroute demo $(ARGS)
+	$(RUN) examples.demo $(ARGS)
 
 .PHONY: test
 test: $(TESTING) ## all tests but the long ones, JOBS=5 at once (default: 3 more than processors)

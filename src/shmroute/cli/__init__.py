@@ -24,7 +24,6 @@ COMMANDS: Final = {
     "completion": "Print the completion of this command for bash, zsh or fish.",
     "crd": "Print or install the CustomResourceDefinition.",
     "delete": "Delete AppModels from a cluster.",
-    "demo": "Show the main job on this machine: watcher, workers, a model that moves.",
     "explain": "Explain why a model is answered as it is.",
     "get": "List what the area holds: models, apps, endpoints, metadata, conflicts, invalid objects.",
     "resolve": "Look models up in the area, as a worker does.",

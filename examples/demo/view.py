@@ -1,4 +1,4 @@
-"""What the demo says: plain lines, and beside them a live table of the workers on a terminal."""
+"""The demo's output: plain lines, and on a terminal a live table of the workers below them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "LiveView", "PlainView", "View", "view"]
 
 COLUMNS: Final = ("look-ups/s", "memory", "a dict", "saw the move", "requests")
-"""What is told of each worker."""
+"""Columns of the table of workers."""
 
 _HEAD_WIDTH: Final = 14
 _REFRESHES_A_SECOND: Final = 8
 
 
 class View(Protocol):
-    """Where the demo tells what happens."""
+    """Output of the demo."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def say(self, head: str, text: str) -> None:
-        """Tell something that has happened."""
+        """Print an event."""
 
     def worker(self, pid: int, column: str, value: str) -> None:
-        """Tell something of one worker; `column` is one of `COLUMNS`."""
+        """Print a figure of one worker; `column` is one of `COLUMNS`."""
 
     def count(self, requests: Callable[[], dict[int, int]]) -> None:
-        """Have the requests of each worker counted by this function from now on."""
+        """Take the number of requests of each worker from this function from now on."""
 
 
 class PlainView:
@@ -56,11 +56,11 @@ class PlainView:
         self.say(column, f"worker {pid}: {value}")
 
     def count(self, requests: Callable[[], dict[int, int]]) -> None:
-        """Nothing: who reads lines is told at the end."""
+        """Nothing: the last lines have the totals."""
 
 
 class LiveView:
-    """Lines that scroll, and below them a table of the workers that is alive."""
+    """Lines that scroll above a live table of the workers."""
 
     def __init__(self) -> None:
         from rich.console import Console

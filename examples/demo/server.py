@@ -1,4 +1,4 @@
-"""The demo's server: gunicorn behind `shmroute run`, as a user would have it, and asking all of its workers."""
+"""The demo's server: gunicorn behind `shmroute run`, as a user would start it, and requests to all of its workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
 
-from shmroute.demo.scene import MOVING, NAMESPACE
+from examples.demo.scene import MOVING, NAMESPACE
+
 from shmroute.errors import ShmrouteError
 from shmroute.supervise.linux import spawn
 
@@ -25,12 +26,12 @@ __all__ = ["CLIENTS", "Load", "Server", "until"]
 
 START_SECONDS: Final = 60.0
 STEP_SECONDS: Final = 20.0
-"""How long any one thing may take before the demo gives up and says so."""
+"""Time limit of any single step; then the demo ends with an error."""
 
 CLIENTS: Final = 4
 
 LOG_BYTES: Final = 2000
-"""So much of what the server wrote last is shown when something went wrong."""
+"""Length of the end of the server's log that is shown after an error."""
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = STEP_SECONDS) -> Any:
@@ -64,8 +65,8 @@ class Server:
             [
                 *(sys.executable, "-m", "shmroute", "run", "--area", area, "--manifests", str(folder)),
                 *("--namespace", NAMESPACE, "--log-level", "error", "--"),
-                *(sys.executable, "-m", "gunicorn", "--config", "python:shmroute.demo.gunicorn_conf"),
-                *("--workers", str(workers), "--bind", f"127.0.0.1:{self.port}", "shmroute.demo.app:application"),
+                *(sys.executable, "-m", "gunicorn", "--config", "python:examples.demo.gunicorn_conf"),
+                *("--workers", str(workers), "--bind", f"127.0.0.1:{self.port}", "examples.demo.app:application"),
             ],
             mask=set(),
             environment={name: value for name, value in os.environ.items() if not name.startswith("SHMROUTE_")},

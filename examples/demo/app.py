@@ -1,6 +1,6 @@
-"""The demo's WSGI application: what a team's own server would hold, and a few paths that tell what happens inside.
+"""The demo's WSGI application: `/call` is what a team's own server would do, the other paths show what happens inside.
 
-Run by gunicorn: `gunicorn shmroute.demo.app:application`.
+Run by gunicorn: `gunicorn examples.demo.app:application`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 from shmroute import NoEndpoints, Reader, ShmrouteError, get, resolve
 
 LOOK_SECONDS: Final = 0.0005
-"""The look-out thread resolves its model so often, to say when this worker saw it move."""
+"""Between two look-ups of the thread that notes when this worker sees the model move."""
 
 BENCH_SECONDS: Final = 0.3
 BACKEND_SECONDS: Final = 5.0
@@ -44,7 +44,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 
 def _call(query: dict[str, str]) -> dict[str, Any]:
-    """The main job: from a model's name to its app's pod, and the pod's answer."""
+    """From a model's name to a pod of its app, and the pod's answer."""
     route = resolve(query["model"])
     with route.lease() as endpoint:
         connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=BACKEND_SECONDS)
@@ -57,7 +57,7 @@ def _call(query: dict[str, str]) -> dict[str, Any]:
 
 
 def _look(query: dict[str, str]) -> dict[str, Any]:
-    """Begin to look out for the moves of a model, in a thread that resolves it again and again."""
+    """When this worker saw the model in each app; the first call starts a thread that resolves it again and again."""
     with _looking:
         if not _seen:
             model = query["model"]
@@ -75,7 +75,7 @@ def _look_out(model: str) -> None:
 
 
 def _bench(query: dict[str, str]) -> dict[str, Any]:
-    """Look-ups a second in this worker, over the models that it uses."""
+    """Look-ups per second in this worker, over the models that it uses."""
     models = [f"model_{number}" for number in range(int(query["hot"]))]
     for model in models:
         resolve(model)
@@ -89,7 +89,7 @@ def _bench(query: dict[str, str]) -> dict[str, Any]:
 
 
 def _memory(query: dict[str, str]) -> dict[str, Any]:
-    """Private memory that the models in use cost this worker, and that a dict of all models costs."""
+    """Private memory of this worker for the models it uses, and for a dict of all models, in bytes."""
     reader = Reader()
     before = _private_bytes()
     for number in range(int(query["hot"])):

@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from shmroute.demo.scene import MOVING, Folder, Pod
-from shmroute.demo.server import Load, Server, until
-from shmroute.demo.view import View
+from examples.demo.scene import MOVING, Folder, Pod
+from examples.demo.server import Load, Server, until
+from examples.demo.view import View
+
 from shmroute.errors import ConfigError, ShmrouteError
 from shmroute.shm.control import ControlReader
 from shmroute.worker.reader import Reader
@@ -24,10 +25,10 @@ __all__ = ["play"]
 PODS: Final = 4
 
 DRAIN_SECONDS: Final = 0.5
-"""Between a pod's being known as not ready and its end: a short preStop hook."""
+"""From the moment a pod counts as not ready to its end, like a short preStop hook."""
 
 HOT_MODELS: Final = 500
-"""Models that a worker uses; the table holds many more."""
+"""Models that each worker looks up; the table holds many more."""
 
 
 def play(view: View, *, workers: int, models: int, keep: bool, folder: str | None) -> None:
@@ -35,7 +36,7 @@ def play(view: View, *, workers: int, models: int, keep: bool, folder: str | Non
 
     Raises:
         ConfigError: gunicorn is not installed.
-        ShmrouteError: something that had to happen did not.
+        ShmrouteError: an expected event did not happen in time, or a request failed.
     """
     try:
         import gunicorn  # noqa: F401
@@ -73,7 +74,7 @@ def play(view: View, *, workers: int, models: int, keep: bool, folder: str | Non
 
 
 def _acts(view: View, server: Server, scene: Folder, pods: list[Pod], models: int) -> list[str]:
-    """All that is shown. Returns what it proved."""
+    """Run all acts. Returns what each of them proved."""
     server.wait_ready(f"model_{models - 1}")
     where = f"127.0.0.1:{server.port}"
     view.say("server", f"gunicorn with {len(server.workers)} workers on {where}, one watcher, area {server.area}")
