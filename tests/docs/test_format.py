@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shmroute import rows
-from shmroute.shm import layout
+from shmroute.shm import hashing, layout
 from shmroute.watcher import checkpoint
 from shmroute.worker import routes
 from tests.docs.pages import ROOT
@@ -22,6 +22,8 @@ STRUCTS = {
     "Segment": layout.SEGMENT_HEADER.format,
     "Record": layout.RECORD.format,
     "Batch": layout.BATCH.format,
+    "Workers' register": layout.REGISTER_HEADER.format,
+    "Event log": layout.EVENT_HEADER.format,
     "Checkpoint": checkpoint._HEADER.format + checkpoint._FACTS.format.removeprefix("<"),
 }
 
@@ -56,6 +58,13 @@ def test_a_struct_has_the_fields_at_the_offsets_of_its_table(section: str) -> No
     assert [number(row[0]) for row in table] == [struct.calcsize("<" + "".join(codes[:at])) for at in range(len(codes))]
 
 
+def test_a_place_of_the_register_has_the_fields_of_its_table() -> None:
+    table = tables("Workers' register")[1]
+    codes = [CODES[row[1]] for row in table]
+    assert "<" + "".join(codes) == layout.WORKER.format
+    assert [number(row[0]) for row in table] == [struct.calcsize("<" + "".join(codes[:at])) for at in range(len(codes))]
+
+
 @pytest.mark.parametrize("section", ["Control block", "Segment"])
 def test_a_single_word_lies_where_its_constant_says(section: str) -> None:
     for offset, _, constant, _ in tables(section)[1]:
@@ -81,6 +90,15 @@ def test_sizes_in_the_text_are_those_of_the_code() -> None:
         (r"([\d,]+) bytes \(`BATCH_BYTES`\)", layout.BATCH_BYTES),
         (r"([\d,]+) bytes \(`LOG_SPARE_BYTES`\)", layout.LOG_SPARE_BYTES),
         (r"format version \*\*(\d+)\*\*", layout.FORMAT_VERSION),
+        (r"([\d,]+) bytes \(`REGISTER_BYTES`\)", layout.REGISTER_BYTES),
+        (r"([\d,]+) places \(`REGISTER_PLACES`\)", layout.REGISTER_PLACES),
+        (r"places \(`REGISTER_PLACES`\) of ([\d,]+) bytes", layout.WORKER_BYTES),
+        (r"a header of ([\d,]+) bytes, then 1,024 places \(`REGISTER", layout.REGISTER_HEADER_BYTES),
+        (r"the reason, at most ([\d,]+) bytes", layout.MAX_REASON_BYTES),
+        (r"([\d,]+) bytes \(`EVENTS_BYTES`\)", layout.EVENTS_BYTES),
+        (r"([\d,]+) places \(`EVENTS_PLACES`\)", layout.EVENTS_PLACES),
+        (r"places \(`EVENTS_PLACES`\) of ([\d,]+) bytes", layout.EVENT_BYTES),
+        (r"the payload, at most ([\d,]+) bytes", layout.MAX_EVENT_BYTES),
         (r"flags`: (\d) sealed", layout.SEALED),
         (r"(\d) reset \(`RESET`\)", layout.RESET),
     ):
@@ -98,10 +116,18 @@ def test_sizes_in_the_text_are_those_of_the_code() -> None:
         assert number(value_text) == getattr(layout, constant.strip("`")), constant
 
 
+def test_hash_of_the_page_is_that_of_the_code() -> None:
+    ((key, data, hashed),) = tables("Hash")[0]
+    expected = int(hashed.strip("`"), 16).to_bytes(8, "little")
+    assert hashing.hasher(number(key), data.strip("`").encode()) == expected
+    assert hashing.siphash13(number(key), data.strip("`").encode()) == expected
+
+
 def test_magic_words_are_those_of_the_code() -> None:
     for section, magic in (
         ("Control block", layout.CONTROL_MAGIC),
         ("Segment", layout.SEGMENT_MAGIC),
+        ("Workers' register", layout.REGISTER_MAGIC),
         ("Checkpoint", checkpoint._MAGIC),
     ):
         assert tables(section)[0][0][2] == f"magic, `{magic.decode().strip()}` and a line feed"

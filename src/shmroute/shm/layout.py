@@ -102,6 +102,27 @@ SLOTS_PER_ROW: Final = 2
 looks at 1.5 slots on average (Knuth, The Art of Computer Programming, volume 3, 6.4)."""
 MAX_SLOTS: Final = 0xFFFFFFFF
 
+# --- register and event log ---------------------------------------------------------------------------------
+
+REGISTER_MAGIC: Final = b"shmrwrk\n"
+REGISTER_HEADER: Final = struct.Struct("<8sIIQ")  # magic, format version, 0, `AREA_ID_AT` of the control block
+REGISTER_HEADER_BYTES: Final = 4096
+REGISTER_PLACES: Final = 1024
+WORKER: Final = struct.Struct("<IIQQQQI")
+"""crc32 of the rest, process id, generation, taken and written (monotonic nanoseconds), generation it is stuck before,
+length of the reason, which follows."""
+WORKER_BYTES: Final = 128
+MAX_REASON_BYTES: Final = WORKER_BYTES - WORKER.size
+REGISTER_BYTES: Final = REGISTER_HEADER_BYTES + REGISTER_PLACES * WORKER_BYTES
+
+EVENTS_MAGIC: Final = b"shmrevt\n"
+EVENTS_HEADER_BYTES: Final = 4096
+EVENTS_PLACES: Final = 1024
+EVENT_BYTES: Final = 256
+EVENT_HEADER: Final = struct.Struct("<QQII")  # sequence, Unix nanoseconds, length of the payload, crc32
+MAX_EVENT_BYTES: Final = EVENT_BYTES - EVENT_HEADER.size
+EVENTS_BYTES: Final = EVENTS_HEADER_BYTES + EVENTS_PLACES * EVENT_BYTES
+
 assert sys.byteorder == "little", "the format is little-endian"  # noqa: S101
 for _offset in (GENERATION_AT, OLDEST_AT, SEGMENT_AT, HEARTBEAT_AT, CONTACT_AT, SYNCED_AT, HINT_AT, SLOTS_AT):
     assert _offset % WORD_BYTES == 0  # noqa: S101

@@ -186,6 +186,11 @@ def file_identity(descriptor: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def exists(name: str) -> bool:
+    """Whether anything has that name."""
+    return os.path.lexists(path_of(name))
+
+
 def taken_bytes(name: str) -> int:
     """Bytes of shared memory that the file takes; 0 if it has been removed."""
     try:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from shmroute.errors import AreaBusy, ConfigError, OutOfSharedMemory, ShmrouteError
+from shmroute.errors import AreaBusy, AreaUnavailable, ConfigError, ShmrouteError
 from shmroute.resources.registry import APPMODELS, WatchedKind
 from shmroute.rows import Kind, RowKey, SettingsRow
 from shmroute.shm.writing.control import stand_by
@@ -149,7 +149,7 @@ class WatcherLoop:
         """Take the area, standing by while another watcher has it, then follow the sources until `stop`.
 
         Raises:
-            ConfigError, AreaUnreadable: the area cannot be used.
+            ConfigError: the area's name or the group cannot be used.
         """
         publisher = self._acquire()
         if publisher is None:
@@ -170,10 +170,10 @@ class WatcherLoop:
     def _acquire(self) -> Publisher | None:
         while not self._stopping:
             try:
-                return Publisher(self.area, group=self._group, now_ns=self._clock())
+                return Publisher(self.area, group=self._group, now_ns=self._clock(), pause=self._show_life)
             except AreaBusy as error:
                 self._stand_by(error)
-            except OutOfSharedMemory as error:
+            except AreaUnavailable as error:
                 if self._problem != str(error):
                     _log.error("%s", error)
                 self._problem = str(error)
@@ -206,7 +206,7 @@ class WatcherLoop:
         age_ns = int(max(0.0, time.time() - saved.contact) * 1e9)
         try:
             publisher.replace(saved.rows)
-        except (OutOfSharedMemory, ValueError) as error:
+        except (AreaUnavailable, ValueError) as error:
             _log.error("the checkpoint's rows cannot be served: %s", error)
             return
         publisher.control.beat(now_ns, now_ns - age_ns, synced=False)
@@ -364,7 +364,34 @@ class WatcherLoop:
             self._failed = True
             self.stop()
 
+    def _show_life(self) -> None:
+        """Beat the heart in the middle of long work. Called every few milliseconds of it."""
+        now_ns = self._clock()
+        if self._publisher is not None and now_ns - self.turned_ns >= HEARTBEAT_SECONDS * 1e9:
+            self._publisher.control.pulse(now_ns)
+            self.turned_ns = now_ns
+
+    def _check_files(self, publisher: Publisher) -> None:
+        """Notice that somebody has removed the area's files, and make the area anew."""
+        try:
+            done = publisher.check_files()
+        except AreaUnavailable as error:
+            if self._publication.problem != str(error):
+                _log.error("%s", error)
+            self._publication.problem = str(error)
+        except AreaBusy as error:
+            _log.error("%s; this watcher ends so that it can be started again, and stand by", error)
+            self._failed = True
+            self.stop()
+        else:
+            if done:
+                _log.error("%s", done)
+                self._publication.problem = ""
+
     def _beat(self, publisher: Publisher, now_ns: int) -> None:
+        self._check_files(publisher)
+        if self._stopping:
+            return
         contact = self._contact_ns()
         publisher.control.beat(now_ns, contact, synced=self._publication.complete)
         self._told_in_step = contact != 0

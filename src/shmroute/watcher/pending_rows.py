@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
-from shmroute.errors import AreaUnreadable, OutOfSharedMemory
+from shmroute.errors import AreaUnavailable, AreaUnreadable
 from shmroute.resources.registry import WatchedKind
 from shmroute.rows import Kind, RowKey, SettingsRow, encode
 from shmroute.shm.writing.publisher import Publisher
@@ -21,7 +21,7 @@ __all__ = ["LoadAllRows", "PendingRows"]
 _log = logging.getLogger(__name__)
 
 PUBLISH_RETRY_SECONDS: Final = 1.0
-"""How often a publish that found no room is tried again."""
+"""Seconds between two attempts to publish what shared memory has refused."""
 
 OPTIONAL_GRACE_SECONDS: Final = 5.0
 """How long the first snapshot waits for the kinds that are not required once the required ones are complete."""
@@ -90,10 +90,9 @@ class PendingRows:
         return self._unpublished[key] if key in self._unpublished else publisher.get(*key)
 
     def publish(self, publisher: Publisher) -> None:
-        """Publish what waits, if it may be published now. What finds no room is tried again.
+        """Publish what waits, if it may be published now. What is refused (no room, no access) is tried again.
 
-        Raises:
-            AreaUnreadable: the area is damaged and cannot be mended.
+        A damaged area is published anew.
         """
         now_ns = self._clock()
         if now_ns < self._retry_at_ns or not self._may_publish(now_ns):
@@ -106,15 +105,13 @@ class PendingRows:
                 publisher.publish({key: value for key, value in self._unpublished.items() if key not in held_back})
             else:
                 publisher.replace(self._complete_table(publisher))
-        except AreaUnreadable as error:
-            if self._damaged:
-                raise
-            _log.error("area %s is damaged, all rows are published anew: %s", self._area, error)
-            self._damaged = True
-            self._unpublished = self._all_rows(publisher, self._unpublished)
-            self.publish(publisher)
-            return
-        except OutOfSharedMemory as error:
+        except AreaUnavailable as error:
+            if isinstance(error, AreaUnreadable) and not self._damaged:
+                _log.error("area %s is damaged, all rows are published anew: %s", self._area, error)
+                self._damaged = True
+                self._unpublished = self._all_rows(publisher, self._unpublished)
+                self.publish(publisher)
+                return
             self.failures += 1
             self._retry_at_ns = now_ns + int(PUBLISH_RETRY_SECONDS * 1e9)
             if not self.problem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shmroute.errors import AreaUnreadable, ConfigError, NotReady
+from shmroute.errors import AreaUnavailable, ConfigError, NotReady, SnapshotExpired
 from shmroute.rows import Kind, SettingsRow
 from shmroute.shm.reader import RowReader
 
@@ -21,7 +21,7 @@ def check_source(area: str, own: SettingsRow) -> None:
     """
     try:
         row = RowReader(area).get(Kind.SETTINGS, "")
-    except (NotReady, AreaUnreadable):
+    except (NotReady, AreaUnavailable, SnapshotExpired):
         return
     theirs = _decode(row) if row is not None else own
     if theirs != own:

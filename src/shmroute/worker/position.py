@@ -17,7 +17,9 @@ import msgspec
 
 from shmroute.errors import AreaUnreadable, NoAccess, NotReady, SnapshotExpired
 from shmroute.rows import Kind
+from shmroute.shm.layout import MAX_GENERATION
 from shmroute.shm.reader import RowReader
+from shmroute.shm.register import Register
 from shmroute.worker import environment
 from shmroute.worker.forks import register
 from shmroute.worker.lookup import NEVER
@@ -84,6 +86,7 @@ class Position:
         """The last contact when there was no fault."""
         self._retry_ns = 0
         self._rows: RowReader | None = None
+        self._register: Register | None = None
         self._unsettled = False
         self._former: RowReader | None = None
         """The generation before the move that is not finished yet."""
@@ -121,6 +124,7 @@ class Position:
         rows = self._rows
         if rows is None:
             rows = self._rows = RowReader(self.area)
+            self._register = Register(self.area)
         elif (
             self.word[()] == self.seen
             and not self._unsettled
@@ -163,6 +167,10 @@ class Position:
         before, self.fault = self.fault, fault
         self._unsettled = False
         self._former = None
+        if self._register is not None:
+            word = rows.control.head[()]
+            stuck_at = int(word) if fault is not None and 0 < word < MAX_GENERATION else 0
+            self._register.note(rows.generation, stuck_at, str(fault or ""))
         if fault is not None and str(fault) != str(before):
             import logging  # here: a worker that meets no fault does without
 
@@ -186,6 +194,9 @@ class Position:
                 self._former = self._rows.snapshot()
             self._drop_all(lookup)
             self._rows = self._former = None
+            if self._register is not None:
+                self._register.leave()
+                self._register = None
             self._unsettled = False
             self.word = NEVER
             self.fault = None
@@ -194,6 +205,8 @@ class Position:
     def start_in_child(self) -> None:
         """Start over with a new lock and with endpoints of this child's own: see `shmroute.worker.forks`."""
         self.lock = threading.RLock()
+        if self._register is not None:
+            self._register.start_in_child()
         self.parts.drop_all(None, [Kind.ENDPOINTS])
         self.in_child()
 

@@ -99,7 +99,7 @@ class ControlWriter(ControlReader):
                     return writer
             raise AreaUnreadable(name, "it keeps being replaced")  # noqa: TRY301 - the lock is released in one place
         except BaseException:
-            if not os.path.lexists(posix.path_of(name)):
+            if not posix.exists(name):
                 posix.unlink(posix.lock_name(area))
             lock.release()
             raise
@@ -199,6 +199,10 @@ class ControlWriter(ControlReader):
         if confirmed_ns:
             self._set(CONFIRMED_AT, confirmed_ns % (1 << 64))
         self._set(SYNCED_AT, int(synced))
+
+    def pulse(self, now_ns: int) -> None:
+        """Say that the writer is alive, in the middle of long work."""
+        self._set(HEARTBEAT_AT, now_ns)
 
     def store_status(self, payload: bytes) -> None:
         """Show a status page; one that is too long is left out."""

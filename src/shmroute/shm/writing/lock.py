@@ -49,7 +49,7 @@ class AreaLock:
                 try:
                     os.close(posix.create_object(name))
                 except NoAccess:
-                    if not os.path.lexists(posix.path_of(name)):  # else somebody was faster
+                    if not posix.exists(name):  # else somebody was faster
                         raise
                 continue
             lock = None

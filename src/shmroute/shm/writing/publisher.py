@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Final, NamedTuple, Self, TypeVar
 
-from shmroute.errors import AreaUnavailable, AreaUnreadable, OutOfSharedMemory
+from shmroute.errors import AreaUnavailable, AreaUnreadable, NoAccess, OutOfSharedMemory
 from shmroute.shm import posix
 from shmroute.shm.layout import (
     CONTROL_BYTES,
@@ -24,6 +24,7 @@ from shmroute.shm.layout import (
     WORD_BYTES,
     Batch,
 )
+from shmroute.shm.register import create_register
 from shmroute.shm.segment import NO_END, Segment
 from shmroute.shm.writing.control import ControlWriter, new_identity
 from shmroute.shm.writing.rebuild import Rebuild
@@ -118,6 +119,7 @@ class Publisher:
         try:
             self._recover()
             self.control.introduce(now_ns)
+            self._create_register()
         except BaseException:
             self.close()
             raise
@@ -172,6 +174,13 @@ class Publisher:
         self.control.store_segment(self._writer.identity)
         self.control.store_generation(generation)
 
+    def _create_register(self) -> None:
+        """Make the workers' register. Without it, workers are shown as unknown, and served as well."""
+        try:
+            create_register(self.area, self._ownership, self.control.area_id)
+        except AreaUnavailable as error:
+            _log.warning("area %s: no workers' register: %s", self.area, error)
+
     def _begin(self) -> None:
         """Mark the start of a change. If the last one was cut off by an exception, do first what a new writer would.
 
@@ -207,6 +216,8 @@ class Publisher:
             self.control.check_held()
             writer = self._writer
             if self.control.intact and (writer is None or writer.memory.present):
+                if not posix.exists(posix.register_name(self.area)):
+                    self._create_register()
                 return ""
             self._lost = self._table()
             self._rebuild = None
@@ -228,6 +239,7 @@ class Publisher:
         self.control.beat(
             former.heartbeat_ns, former.contact_ns, synced=former.synced, confirmed_ns=former.confirmed_ns
         )
+        self._create_register()
         self._at_work = False
         if self.generation:
             self._publish_anew(rows)
@@ -271,7 +283,7 @@ class Publisher:
         self._begin()
         try:
             self._publish(self._encoded(changes))
-        except (OutOfSharedMemory, ValueError):
+        except (OutOfSharedMemory, NoAccess, ValueError):
             self._at_work = False
             raise
         self._at_work = False
@@ -292,7 +304,7 @@ class Publisher:
             except AreaUnreadable as error:
                 _log.warning("area %s: %s; all rows are published anew", self.area, error)
                 self._publish_anew(table)
-        except (OutOfSharedMemory, ValueError):
+        except (OutOfSharedMemory, NoAccess, ValueError):
             self._at_work = False
             raise
         self._at_work = False

@@ -1,0 +1,253 @@
+"""The workers' register: which processes read the area, at which generation, and why one is stuck.
+
+A file of its own beside the control block, so that the data stays read-only for readers. Each process takes a place by
+an OFD lock, which dies with it and works across pid namespaces, and writes there whenever it has moved to another
+generation. `Register` is a worker's side, `read_workers` the side of those who show it. Everything is best effort and
+for display: a register that cannot be used costs a worker nothing, nobody believes what it says, and nobody waits for
+it.
+
+Written by `pwrite`, never through a mapping: a register that somebody cuts short must not kill a worker (SIGBUS). A
+daemoniser may close the descriptor and somebody else may get its number, so `fstat` is asked before each use.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from shmroute.errors import AreaUnreadable, ShmrouteError
+from shmroute.shm import posix
+from shmroute.shm.layout import (
+    FORMAT_VERSION,
+    MAX_REASON_BYTES,
+    REGISTER_BYTES,
+    REGISTER_HEADER,
+    REGISTER_HEADER_BYTES,
+    REGISTER_MAGIC,
+    REGISTER_PLACES,
+    WORKER,
+    WORKER_BYTES,
+)
+
+__all__ = ["Register", "WorkerNote", "create_register", "read_workers"]
+
+_FLOCK: Final = struct.Struct("hhqqi4x")
+"""`struct flock` on 64-bit Linux: type, whence, start, length, pid."""
+
+_RETRY_NS: Final = 10_000_000_000
+"""A register that could not be used is tried again after this time."""
+
+
+_NAME_CHECK_NS: Final = 1_000_000_000
+"""How often a process looks whether the register has been replaced: a system call of its own, about 1 us."""
+
+
+class WorkerNote(NamedTuple):
+    """What a live process says of itself. Not to be believed: any process that may write the register may have."""
+
+    pid: int
+    """In its own pid namespace."""
+    generation: int
+    """What its look-ups answer from."""
+    started_ns: int
+    """When it took its place, on the monotonic clock."""
+    noted_ns: int
+    """When it last wrote, on the monotonic clock."""
+    stuck_at: int
+    """The generation it could not go to; 0 if it is at the newest it has seen."""
+    reason: str
+    """Why not."""
+
+
+class Register:
+    """This process's place in the register of one area. Raises nothing and waits for nothing.
+
+    Args:
+        area: the area's name.
+        clock: monotonic nanoseconds.
+    """
+
+    def __init__(self, area: str, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._area = area
+        self._clock = clock
+        self._descriptor = -1
+        self._identity = (0, 0)
+        self._place = -1
+        self._pid = 0
+        self._started_ns = 0
+        self._named_ns = 0
+        self._retry_ns = 0
+        self.problem = ""
+        """Why this process is not in the register; empty while it is."""
+
+    def note(self, generation: int, stuck_at: int = 0, reason: str = "") -> None:
+        """Write down where this process is. Call it after each move, never at a look-up."""
+        now_ns = self._clock()
+        if self._place < 0 and now_ns < self._retry_ns:
+            return
+        try:
+            if self._place < 0 or self._pid != os.getpid() or not self._owns_descriptor(now_ns):
+                self._take_place(now_ns)
+            text = _cut(reason)
+            data = WORKER.pack(0, self._pid, generation, self._started_ns, now_ns, stuck_at, len(text)) + text
+            data = crc32(data[4:]).to_bytes(4, "little") + data[4:]
+            os.pwrite(self._descriptor, data, _place_at(self._place))
+            self.problem = ""
+        except (OSError, ShmrouteError) as error:
+            self._forget()
+            self._retry_ns = now_ns + _RETRY_NS
+            self.problem = str(error)
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self._forget()
+
+    def start_in_child(self) -> None:
+        """Take a place of its own at the next note. The inherited descriptor shares the parent's lock, so it goes."""
+        self._forget()
+        self._retry_ns = 0
+
+    def _take_place(self, now_ns: int) -> None:
+        self._forget()
+        descriptor = posix.open_object(posix.register_name(self._area), write=True, group_writes=True)
+        try:
+            _check(self._area, os.pread(descriptor, REGISTER_HEADER.size, 0), os.fstat(descriptor).st_size)
+            first = os.getpid() % REGISTER_PLACES  # most processes find this one free
+            places = ((first + number) % REGISTER_PLACES for number in range(REGISTER_PLACES))
+            place = next((place for place in places if _lock(descriptor, place)), None)
+            if place is None:
+                raise OSError("every place is locked")  # noqa: TRY301 - the descriptor is closed in one place
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        self._identity = posix.file_identity(descriptor)
+        self._place = place
+        self._pid = os.getpid()
+        self._started_ns = self._named_ns = now_ns
+
+    def _owns_descriptor(self, now_ns: int) -> bool:
+        """Whether the descriptor is still ours; about once a second also whether its file still has the name."""
+        try:
+            if posix.file_identity(self._descriptor) != self._identity:
+                return False
+        except OSError:
+            return False
+        if now_ns - self._named_ns > _NAME_CHECK_NS:
+            self._named_ns = now_ns
+            return posix.leads_to(posix.register_name(self._area), self._identity)
+        return True
+
+    def _forget(self) -> None:
+        descriptor, self._descriptor, self._place = self._descriptor, -1, -1
+        with suppress(OSError):
+            if descriptor >= 0 and posix.file_identity(descriptor) == self._identity:
+                os.close(descriptor)
+
+    def __del__(self) -> None:
+        self._forget()
+
+
+def create_register(area: str, ownership: posix.Ownership, area_id: int) -> None:
+    """Make the register of an area, unless it is there. For the writer.
+
+    Raises:
+        OutOfSharedMemory, NoAccess, AreaUnreadable, ConfigError: it cannot be made.
+    """
+    name = posix.register_name(area)
+    with suppress(FileNotFoundError):
+        descriptor = posix.open_object(name, write=True, group_writes=True)
+        try:
+            status = os.fstat(descriptor)
+            header = os.pread(descriptor, REGISTER_HEADER.size, 0)
+            if status.st_size == REGISTER_BYTES and header == _header(area_id):
+                ownership.apply(descriptor, group_writes=True)
+                return
+        finally:
+            os.close(descriptor)
+        posix.unlink(name)
+    descriptor = posix.create_object(name)
+    try:
+        posix.reserve(descriptor, name, 0, REGISTER_BYTES)
+        os.pwrite(descriptor, _header(area_id), 0)
+        ownership.apply(descriptor, group_writes=True)
+    except BaseException:
+        posix.unlink(name)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def read_workers(area: str) -> list[WorkerNote]:
+    """What the live processes of the register say, by place. Places without a live process are left out.
+
+    Raises:
+        FileNotFoundError: the area has no register.
+        NoAccess, AreaUnreadable: it cannot be read.
+    """
+    name = posix.register_name(area)
+    descriptor = posix.open_object(name, group_writes=True)
+    try:
+        data = os.pread(descriptor, REGISTER_BYTES, 0)
+        _check(area, data[: REGISTER_HEADER.size], len(data))
+        notes = []
+        for place in range(REGISTER_PLACES):
+            at = _place_at(place)
+            note = _parsed(data[at : at + WORKER_BYTES])
+            if note is not None and _is_locked(descriptor, place):
+                notes.append(note)
+        return notes
+    finally:
+        os.close(descriptor)
+
+
+def _header(area_id: int) -> bytes:
+    return REGISTER_HEADER.pack(REGISTER_MAGIC, FORMAT_VERSION, 0, area_id)
+
+
+def _check(area: str, header: bytes, size: int) -> None:
+    if size < REGISTER_BYTES or len(header) < REGISTER_HEADER.size:
+        raise AreaUnreadable(posix.register_name(area), f"{size} bytes are too few for a register")
+    magic, version, _, _ = REGISTER_HEADER.unpack(header)
+    if magic != REGISTER_MAGIC or version != FORMAT_VERSION:
+        raise AreaUnreadable(posix.register_name(area), "it is not a register of this format version")
+
+
+def _place_at(place: int) -> int:
+    return REGISTER_HEADER_BYTES + place * WORKER_BYTES
+
+
+def _lock(descriptor: int, place: int) -> bool:
+    wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _place_at(place), WORKER_BYTES, 0)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_locked(descriptor: int, place: int) -> bool:
+    """Whether a process has a write lock there; the read lock of somebody who wants to disturb does not count."""
+    asked = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, _place_at(place), WORKER_BYTES, 0)
+    found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked)
+    return bool(_FLOCK.unpack(found)[0] == fcntl.F_WRLCK)
+
+
+def _parsed(data: bytes) -> WorkerNote | None:
+    checksum, pid, generation, started_ns, noted_ns, stuck_at, length = WORKER.unpack_from(data)
+    end = WORKER.size + length
+    if length > MAX_REASON_BYTES or not pid or crc32(data[4:end]) != checksum:
+        return None
+    reason = data[WORKER.size : end].decode(errors="replace")
+    return WorkerNote(pid, generation, started_ns, noted_ns, stuck_at, reason)
+
+
+def _cut(reason: str) -> bytes:
+    """The reason in at most `MAX_REASON_BYTES` bytes of UTF-8."""
+    return reason.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore").encode()

@@ -1,0 +1,118 @@
+"""The keyed hash: CPython's own and the one in Python are the same, and nobody can choose names that collide."""
+
+from __future__ import annotations
+
+import importlib
+from itertools import product
+from zlib import crc32
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shmroute.shm import hashing, layout
+from shmroute.shm.writing.publisher import Publisher
+
+VECTOR = 0xDB883DCFE1337E14
+
+
+def test_vector_of_the_format_is_right() -> None:
+    for function in (hashing.hasher, hashing.siphash13):
+        assert int.from_bytes(function(hashing.TEST_KEY, hashing.TEST_DATA), "little") == VECTOR
+
+
+@given(key=st.integers(0, 2**63 - 1), data=st.binary(max_size=70))
+def test_both_implementations_agree(key: int, data: bytes) -> None:
+    assert hashing.hasher(key, data) == hashing.siphash13(key, data)
+
+
+def test_here_the_fast_one_is_used() -> None:
+    assert hashing.hasher is not hashing.siphash13
+
+
+@pytest.mark.parametrize("other", [lambda key, data: b"other!!!", lambda: b"", None])
+def test_a_python_whose_function_differs_uses_the_slow_one(monkeypatch: pytest.MonkeyPatch, other: object) -> None:
+    monkeypatch.setattr("_imp.source_hash", other)
+    assert hashing._choose() is hashing.siphash13
+    monkeypatch.delattr("_imp.source_hash")
+    assert hashing._choose() is hashing.siphash13
+
+
+def test_slots_do_not_depend_on_which_implementation_runs(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {(kind, f"model-{number}"): b"x" for number in range(50) for kind in (1, 300)}
+    with Publisher(area) as publisher:
+        publisher.replace(rows)
+        assert publisher._writer is not None
+        segment = publisher._writer.reading
+        monkeypatch.setattr(layout, "hasher", hashing.siphash13)
+        monkeypatch.setattr(importlib.import_module("shmroute.shm.segment"), "hasher", hashing.siphash13)
+        for kind, key in rows:
+            assert segment.find(kind, key.encode(), 1 << 32) == b"x"
+
+
+def colliding_names(count: int) -> list[str]:
+    """Names of 16 letters from p to w with one CRC-32: the sums of any two of its null vectors are null vectors too.
+
+    The letters differ in their three low bits only, so a name is 48 free bits, and the CRC is linear in them.
+    """
+    zero = crc32(b"p" * 16)
+    basis: dict[int, tuple[int, int]] = {}
+    null: list[int] = []
+    for bit in range(48):
+        name = bytearray(b"p" * 16)
+        name[bit // 3] ^= 1 << bit % 3
+        image, choice = crc32(bytes(name)) ^ zero, 1 << bit
+        while image:
+            top = image.bit_length()
+            if top not in basis:
+                basis[top] = image, choice
+                break
+            image ^= basis[top][0]
+            choice ^= basis[top][1]
+        else:
+            null.append(choice)
+    names = []
+    for picks in product((0, 1), repeat=len(null)):
+        choice = 0
+        for pick, vector in zip(picks, null, strict=True):
+            choice ^= vector * pick
+        letters = bytes(ord("p") ^ choice >> 3 * place & 7 for place in range(16))
+        names.append(letters.decode())
+        if len(names) == count:
+            break
+    return names
+
+
+def looked_at(publisher: Publisher, names: list[str]) -> tuple[int, int]:
+    """The most and the sum of slots that the searches for these rows look at."""
+    writer = publisher._writer
+    assert writer is not None
+    header = writer.header
+    distances = []
+    for name in names:
+        hashed, slot, _, _ = writer.reading.probe(1, name.encode(), 1 << 32)
+        distances.append((slot - (hashed * header.slots >> 32)) % header.slots + 1)
+    return max(distances), sum(distances)
+
+
+def test_12000_crafted_names_cost_what_12000_random_ones_cost(area: str) -> None:
+    """One object may hold so many. In a table found by CRC-32 they shared one slot, and every search was as long."""
+    crafted = colliding_names(24_000)
+    assert len({crc32(name.encode()) for name in crafted}) == 1
+    present, absent = crafted[:12_000], crafted[12_000:]
+    seen = {}
+    for kind, names in (("crafted", present), ("random", [f"model-{number:010}" for number in range(12_000)])):
+        with Publisher(area) as publisher:
+            publisher.publish({(1, "other"): b"row"})
+            for start in range(0, len(names), 3000):  # by the log, which is what an object that grows takes
+                publisher.publish({(1, name): b"row" for name in names[start : start + 3000]})
+            assert publisher._writer is not None
+            seen[kind] = (looked_at(publisher, names), looked_at(publisher, absent), publisher._writer.end)
+            publisher.close(remove=True)
+    for found in seen.values():
+        (most, total), (most_absent, total_absent), _ = found
+        assert most < 200
+        assert most_absent < 200
+        assert total < 12_000 * 5
+        assert total_absent < 12_000 * 12
+    assert seen["crafted"][2] == seen["random"][2], "and as many bytes"

@@ -1,0 +1,204 @@
+"""The workers' register: who reads the area, seen from outside; never a reason for a worker to fail."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from shmroute.errors import AreaUnreadable
+from shmroute.shm import layout, posix
+from shmroute.shm.register import Register, WorkerNote, read_workers
+from shmroute.shm.writing.publisher import Publisher
+from tests.forks import Forks, Pipe
+from tests.shm.ground import NO_SHARED_MEMORY, Make, as_root, become_nobody, descriptors, poke, remove
+
+
+def path(area: str) -> Path:
+    return Path(posix.path_of(posix.register_name(area)))
+
+
+def test_a_process_is_seen_with_its_generation_until_it_leaves(area: str) -> None:
+    with Publisher(area):
+        assert read_workers(area) == []
+        times = iter(range(100, 200))
+        register = Register(area, lambda: next(times))
+        register.note(7)
+        assert read_workers(area) == [WorkerNote(os.getpid(), 7, 100, 100, 0, "")]
+        register.note(7, 9, "denied: " + "ä" * 100)
+        (note,) = read_workers(area)
+        assert (note.generation, note.stuck_at, note.noted_ns) == (7, 9, 101)
+        assert note.reason.startswith("denied: ää")
+        assert len(note.reason.encode()) in (layout.MAX_REASON_BYTES - 1, layout.MAX_REASON_BYTES)
+        register.leave()
+        assert read_workers(area) == []
+
+
+def test_a_killed_process_is_gone_at_once(area: str) -> None:
+    def work(pipe: Pipe) -> None:
+        register = Register(area)
+        register.note(3)
+        pipe.send("noted")
+        signal.pause()
+
+    with Publisher(area), Forks() as forks:
+        children = [forks.start(work) for _ in range(5)]
+        for child in children:
+            child.pipe.recv()
+        assert sorted(note.pid for note in read_workers(area)) == sorted(child.pid for child in children)
+        children[0].kill()
+        assert sorted(note.pid for note in read_workers(area)) == sorted(child.pid for child in children[1:])
+
+
+def test_forked_child_takes_a_place_of_its_own_and_leaves_no_ghost(area: str) -> None:
+    with Publisher(area), Forks() as forks:
+        register = Register(area)
+        register.note(1)
+
+        def work(pipe: Pipe) -> None:
+            register.start_in_child()
+            register.note(2)
+            pipe.send("noted")
+            signal.pause()
+
+        child = forks.start(work)
+        child.pipe.recv()
+        assert {(note.pid, note.generation) for note in read_workers(area)} == {(os.getpid(), 1), (child.pid, 2)}
+        register.leave()
+        assert [note.pid for note in read_workers(area)] == [child.pid], "the child does not share the parent's lock"
+
+
+def test_a_closed_descriptor_that_somebody_else_owns_is_not_written(area: str, tmp_path: Path) -> None:
+    """As after a daemoniser that closes every descriptor."""
+    with Publisher(area):
+        register = Register(area)
+        register.note(1)
+        number = register._descriptor
+        os.close(number)
+        other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+        try:
+            if other != number:
+                os.dup2(other, number)
+            register.note(2)
+            assert (tmp_path / "other").read_bytes() == b""
+            assert os.fstat(number).st_ino == os.fstat(other).st_ino, "nor closed"
+            assert [note.generation for note in read_workers(area)] == [2]
+        finally:
+            register.leave()
+            os.close(number)
+            if other != number:
+                os.close(other)
+
+
+def test_places_locked_by_a_stranger_make_a_worker_unknown_and_nothing_else(area: str) -> None:
+    with Publisher(area):
+        with path(area).open("rb") as file:
+            shared = layout.REGISTER_HEADER_BYTES, layout.REGISTER_BYTES - layout.REGISTER_HEADER_BYTES
+            lock = fcntl.F_RDLCK, os.SEEK_SET, *shared, 0
+            from shmroute.shm.register import _FLOCK
+
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(*lock))
+            register = Register(area)
+            register.note(1)
+            assert register.problem == "every place is locked"
+            assert read_workers(area) == []
+        assert Register(area).problem == ""
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "foreign", "replaced"])
+def test_a_register_that_cannot_be_used_costs_nothing_and_is_used_again_later(area: str, damage: str) -> None:
+    now = 0
+    with Publisher(area) as publisher:
+        register = Register(area, lambda: now)
+        register.note(1)
+        if damage == "cut":
+            os.truncate(path(area), 10)
+        elif damage == "foreign":
+            poke(posix.register_name(area), 0, b"x")
+        else:
+            path(area).unlink()
+        now += 2_000_000_000
+        register.note(2)
+        if damage == "gone":
+            assert "No such file" in register.problem
+        if damage != "replaced":
+            path(area).unlink(missing_ok=True)
+        assert publisher.check_files() == ""
+        assert read_workers(area) == []
+        now += 20_000_000_000
+        register.note(3)
+        assert [note.generation for note in read_workers(area)] == [3]
+        register.leave()
+
+
+@pytest.mark.parametrize("make", NO_SHARED_MEMORY)
+def test_something_else_of_its_name_stops_neither_writer_nor_worker(
+    area: str, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(path(area))
+    try:
+        with Publisher(area) as publisher:
+            assert publisher.publish({(1, "a"): b"1"}) == 1
+            assert "no workers' register" in caplog.text
+            register = Register(area)
+            register.note(1)
+            assert "no shared memory object" in register.problem
+            with pytest.raises(AreaUnreadable):
+                read_workers(area)
+    finally:
+        remove(path(area))
+
+
+@as_root
+def test_workers_of_the_group_write_it_and_others_do_not(area: str) -> None:
+    def member(pipe: Pipe) -> None:
+        become_nobody([4711])
+        register = Register(area)
+        register.note(1)
+        assert register.problem == ""
+        pipe.send("noted")
+        pipe.recv()
+
+    def stranger(pipe: Pipe) -> None:
+        become_nobody()
+        register = Register(area)
+        register.note(1)
+        assert "Permission denied" in register.problem
+
+    with Publisher(area, group=4711), Forks() as forks:
+        child = forks.start(member)
+        child.pipe.recv()
+        forks.start(stranger).finish()
+        assert [note.pid for note in read_workers(area)] == [child.pid]
+        child.pipe.send("end")
+        child.finish()
+
+
+def test_notes_that_anybody_wrote_are_not_believed(area: str) -> None:
+    with Publisher(area):
+        name = posix.register_name(area)
+        register = Register(area)
+        register.note(5)
+        at = layout.REGISTER_HEADER_BYTES + register._place * layout.WORKER_BYTES
+        for offset in range(layout.WORKER.size):
+            before = poke(name, at + offset, b"\xa5")
+            assert read_workers(area) == [] or before == b"\xa5"
+            poke(name, at + offset, before)
+        poke(name, at + 40, b"\xff\xff\xff\xff")
+        assert read_workers(area) == []
+        register.leave()
+
+
+def test_many_processes_are_listed_and_descriptors_are_given_back(area: str) -> None:
+    with Publisher(area):
+        before = descriptors()
+        registers = [Register(area) for _ in range(50)]
+        for number, register in enumerate(registers):
+            register.note(number)
+        assert sorted(note.generation for note in read_workers(area)) == list(range(50))
+        for register in registers:
+            register.leave()
+        assert descriptors() == before
