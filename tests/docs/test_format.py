@@ -128,9 +128,10 @@ def test_magic_words_are_those_of_the_code() -> None:
         ("Control block", layout.CONTROL_MAGIC),
         ("Segment", layout.SEGMENT_MAGIC),
         ("Workers' register", layout.REGISTER_MAGIC),
-        ("Checkpoint", checkpoint._MAGIC),
     ):
         assert tables(section)[0][0][2] == f"magic, `{magic.decode().strip()}` and a line feed"
+
+    assert tables("Checkpoint")[0][0][2] == f"magic, `{checkpoint._MAGIC.decode()}`"
 
 
 def test_rows_have_the_kinds_and_fields_of_the_code() -> None:
