@@ -12,6 +12,7 @@ import yaml
 
 from shmroute.errors import ApiError, InvalidObject
 from shmroute.kube import Connection, Outcome, crd_yaml, install_crd
+from shmroute.kube.connection import path_of
 from tests.apiserver import ApiServer, app_model
 from tests.kube.conftest import Cluster
 
@@ -162,3 +163,14 @@ def test_the_installation_waits_until_the_definition_is_established(tmp_path: Pa
         installing.join(10)
         assert not installing.is_alive()
         connection.close()
+
+
+def test_a_definition_that_is_being_deleted_is_not_called_installed(api: ApiServer, api_connection: Connection) -> None:
+    definition = yaml.safe_load(crd_yaml())
+    definition["metadata"]["finalizers"] = ["customresourcecleanup.apiextensions.k8s.io"]
+    api.apply(definition)
+    path = path_of("apis", "apiextensions.k8s.io", "v1", "customresourcedefinitions", NAME)
+    api_connection.request("DELETE", path)
+
+    with pytest.raises(ApiError, match="409 Terminating: it is being deleted"):
+        install_crd(api_connection)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -20,8 +19,8 @@ from shmroute.errors import ConfigError
 from shmroute.kube.connection import Connection
 from tests.apiserver import Certificates, make_certificates
 from tests.kube.peers import listening, recorder, write_kubeconfig
+from tests.tools import KUBECTL, needs_kubectl
 
-KUBECTL = shutil.which("kubectl")
 PATH = "/apis/iidp.com/v1/appmodels"
 API = "client.authentication.k8s.io"
 
@@ -136,7 +135,7 @@ def test_each_field_is_honoured(server: Server, case: str) -> None:
     assert server.identity() == expected
 
 
-@pytest.mark.skipif(not KUBECTL, reason="kubectl is not installed")
+@needs_kubectl
 @pytest.mark.parametrize("case", HONOURED)
 def test_kubectl_sends_the_same_identity(server: Server, case: str) -> None:
     parts, expected = HONOURED[case]
@@ -206,7 +205,7 @@ def test_what_is_not_understood_is_refused_by_name(server: Server, case: str) ->
         Connection(server.kubeconfig(**parts))
 
 
-@pytest.mark.skipif(not KUBECTL, reason="kubectl is not installed")
+@needs_kubectl
 @pytest.mark.parametrize("case", REFUSED)
 def test_kubectl_refuses_the_same(server: Server, case: str) -> None:
     parts, _ = REFUSED[case]
@@ -292,7 +291,7 @@ def test_the_first_file_that_sets_a_value_wins(server: Server) -> None:
     assert server.identity() == [f"{BEARER} one"]
 
 
-@pytest.mark.skipif(not KUBECTL, reason="kubectl is not installed")
+@needs_kubectl
 def test_kubectl_merges_in_the_same_way(server: Server) -> None:
     first = server.kubeconfig("first", user={"token": "one"}, **{"current-context": None})
     second = server.kubeconfig("second", user={"token": "two"})

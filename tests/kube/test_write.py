@@ -346,7 +346,7 @@ def test_keys_are_found_in_manifests_whose_specs_are_broken() -> None:
         ({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}}, r"not an AppModel \(v1 Service\)"),
         ({"apiVersion": "iidp.com/v1", "kind": "AppModel", "metadata": {}}, r"metadata\.name is missing"),
         ({"apiVersion": "iidp.com/v1", "kind": "AppModel"}, r"metadata\.name is missing"),
-        (app_model("a") | {"metadata": {"name": "a", "namespace": 3}}, r"metadata\.namespace is no string"),
+        (app_model("a") | {"metadata": {"name": "a", "namespace": 3}}, r"metadata\.namespace is not a string"),
     ],
 )
 def test_what_cannot_be_told_apart_is_not_deleted(manifest: dict[str, Any], problem: str) -> None:

@@ -27,7 +27,8 @@ NAME = APPMODELS.full_name
 FIELD_MANAGER = "shmroute"
 
 INSTALL_TIMEOUT_SECONDS = 30.0
-"""A server takes well under a second; one that is just starting, or has several replicas, some seconds."""
+"""Time for the server to serve AppModels. It takes well under a second; one that is just starting, or one of several
+replicas, takes some seconds."""
 
 POLL_SECONDS = 0.1
 
@@ -54,7 +55,12 @@ class _Spec(msgspec.Struct):
     versions: tuple[_Version, ...] = ()
 
 
+class _Metadata(msgspec.Struct, rename="camel"):
+    deletion_timestamp: str | None = None
+
+
 class _Definition(msgspec.Struct):
+    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
     spec: _Spec = msgspec.field(default_factory=_Spec)
     status: _Status = msgspec.field(default_factory=_Status)
 
@@ -99,29 +105,32 @@ def install_crd(
 
 
 def _check_versions(definition: _Definition) -> None:
-    """A definition from a later release is not set back: its other versions would vanish from the cluster."""
+    """Refuse to replace the definition of a later release: its other versions would vanish from the cluster."""
     lost = sorted({each.name for each in definition.spec.versions} - {each.name for each in _own().spec.versions})
     if lost:
         raise InvalidObject(
             f"CustomResourceDefinition {NAME}",
-            f"the cluster's one has the versions {', '.join(lost)}, which this release does not know:"
-            " left as it is; install a newer shmroute to change it",
+            f"the cluster's definition has the versions {', '.join(lost)}, which this release does not know."
+            " It was left as it is; install a newer shmroute to change it",
         )
 
 
 def _not_served(connection: Connection, abort: Abort | None) -> str | None:
-    """Why AppModels are not served yet, None once they are. Raises `ApiError` where waiting cannot help."""
+    """Why AppModels are not served yet; None once they are. Raises `ApiError` where waiting cannot help."""
     found = find_object(connection, _PATH, abort=abort)
     if found is None:
-        return "the definition has been deleted meanwhile"
+        return "somebody has deleted the definition meanwhile"
     definition = _decode(found)
     names = definition.condition("NamesAccepted")
     if names.status == "False":
         raise ApiError(f"install of {NAME}", HTTPStatus.CONFLICT, names.reason, names.message)
+    if definition.metadata.deletion_timestamp:
+        held = "it is being deleted: wait until it is gone, with all AppModels, and install it again"
+        raise ApiError(f"install of {NAME}", HTTPStatus.CONFLICT, "Terminating", held)
     established = definition.condition("Established")
     if established.status != "True":
         return f"condition Established is {established.status} {established.message}".rstrip()
-    # The condition is stored a moment before the server that stored it acts on it.
+    # A server stores the condition a moment before it serves the resource.
     try:
         connection.request("GET", _DISCOVERY_PATH, abort=abort)
     except ApiError as error:

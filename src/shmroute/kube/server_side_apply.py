@@ -1,4 +1,4 @@
-"""Server-side apply of one object, and what it came to. Called by `shmroute.kube.crd` and `shmroute.kube.write`."""
+"""Server-side apply of one object, and its outcome. Called by `shmroute.kube.crd` and `shmroute.kube.write`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTENT_TYPE = "application/apply-patch+yaml"
 
 
 class Outcome(enum.StrEnum):
-    """What became of an object, in the words of the command line."""
+    """What became of an object, in the command line's words."""
 
     CREATED = "created"
     CONFIGURED = "configured"
@@ -40,7 +40,7 @@ def apply_object(
     dry_run: bool = False,
     abort: Abort | None = None,
 ) -> Outcome:
-    """Apply `body` (JSON) at `path`, the object's own, taking over fields that other managers own.
+    """Apply `body` (JSON) at `path`, the object's own; takes over fields that other managers own.
 
     Needs the verbs get and patch, and create where the object is new. Raises `ApiError`.
     """
@@ -57,7 +57,7 @@ def apply_object(
 
 
 def find_object(connection: Connection, path: str, *, abort: Abort | None = None) -> Answer | None:
-    """The object at `path`, None where there is none. Raises `ApiError` for everything else."""
+    """The object at `path`; None where there is none. Raises `ApiError` for every other refusal."""
     try:
         return connection.request("GET", path, abort=abort)
     except ApiError as error:
@@ -79,4 +79,4 @@ def resource_version(answer: Answer) -> str:
     try:
         return msgspec.json.decode(answer.data, type=_Object).metadata.resource_version
     except msgspec.DecodeError as error:
-        raise ApiError("apply", answer.status, "Garbled", f"the answer is no Kubernetes object: {error}") from error
+        raise ApiError("apply", answer.status, "Garbled", f"the answer is not a Kubernetes object: {error}") from error

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["Written", "apply_appmodels", "appmodel_manifest", "delete_appmodels", "find_keys"]
 
 FIELD_MANAGER = "appmodels-manager"
-"""The platform's own, so that what it and shmroute write are one owner's statements."""
+"""The platform's own field manager, so that the server takes what it and shmroute write as one owner's."""
 
 LABEL = ("iidp", "iidp")
-"""Watchers select AppModels by this label unless told otherwise."""
+"""Watchers select AppModels by this label unless they are given another selector."""
 
 SERVER_SET = (
     "creationTimestamp",
@@ -44,8 +44,8 @@ SERVER_SET = (
     "selfLink",
     "uid",
 )
-"""Of `metadata`: what a server writes there. A manifest got by `kubectl get -o yaml` has it; applying it back
-would be refused (managedFields) or tied to one state of one cluster (resourceVersion, uid)."""
+"""Fields of `metadata` that a server sets. A manifest from `kubectl get -o yaml` has them. A server would refuse them
+(managedFields), or tie the object to one state of one cluster (resourceVersion, uid)."""
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -112,8 +112,8 @@ def apply_appmodels(
         manifests: what `shmroute.manifests.read` returns, or plain manifests.
         namespace: for manifests that name none; by default that of the connection's context.
         before_send: called once with all AppModels, after the server has accepted every one in a dry run and
-            before the first is written. Whatever must be there before anybody sees the new versions, such as
-            metadata, is written in it; what it raises ends the call with nothing sent.
+            before the first is written. It writes what must be there before anybody sees the new versions, such as
+            metadata. If it raises, nothing is sent.
         report: called with each result as it comes.
         abort: ends the call from another thread.
 
@@ -159,7 +159,7 @@ def find_keys(manifests: Iterable[Document | Mapping[str, Any]], *, namespace: s
         elif not isinstance(name, str) or not name:
             problems.append(f"{document.where}: metadata.name is missing")
         elif own is not None and not isinstance(own, str):
-            problems.append(f"{document.where}: metadata.namespace is no string")
+            problems.append(f"{document.where}: metadata.namespace is not a string")
         else:
             keys.append(ObjectKey(own or namespace, name))
     _refuse(problems, "deleted")
@@ -213,7 +213,7 @@ def _finalizers(answer: Answer) -> tuple[str, ...]:
 
 
 def _prepare(manifests: Iterable[Document | Mapping[str, Any]], namespace: str) -> list[tuple[AppModel, bytes]]:
-    """What is to be sent, each with its AppModel. Raises `InvalidObject` with all problems of all manifests."""
+    """Each AppModel with the body to send. Raises `InvalidObject` with all problems of all manifests."""
     problems: list[str] = []
     prepared: list[tuple[AppModel, bytes]] = []
     first: dict[ObjectKey, str] = {}
@@ -247,7 +247,7 @@ def _documents(manifests: Iterable[Document | Mapping[str, Any]]) -> list[Docume
 
 
 def _completed(manifest: dict[str, Any], namespace: str) -> dict[str, Any]:
-    """The manifest as it will be sent; one that is no object at all stays, to be refused for it."""
+    """The manifest as it will be sent. One whose metadata is not a map is returned as it is, and refused later."""
     metadata = manifest.get("metadata")
     if not isinstance(metadata, Mapping):
         return manifest
@@ -266,8 +266,8 @@ def _label_problems(manifest: dict[str, Any]) -> Iterator[str]:
     labels = metadata.get("labels") if isinstance(metadata, Mapping) else None
     if isinstance(labels, Mapping) and labels[key] != wanted:
         yield (
-            f"metadata.labels.{key} is {labels[key]!r}: no watcher would find the AppModel;"
-            f" write {wanted}, or leave it out and it will be added"
+            f"metadata.labels.{key} is {labels[key]!r}: no watcher would find the AppModel."
+            f" Write {wanted}, or leave it out and it is added"
         )
 
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from shmroute.errors import ApiError
 from shmroute.kube.connection import path_of
+from shmroute.kube.discovery import find_served
 from shmroute.sources.kubernetes import wire
 from shmroute.sources.kubernetes.sync_state import revision_of
 
 if TYPE_CHECKING:
     from shmroute.kube.connection import Abort, Connection, Stream
+    from shmroute.kube.discovery import Served
     from shmroute.resources.key import ObjectKey
     from shmroute.resources.registry import WatchedKind
     from shmroute.sources.kubernetes.timing import Timing
 
-__all__ = ["ResourceApi", "Served"]
+__all__ = ["ResourceApi"]
 
 PAGE_OBJECTS = 500
 """client-go's page: a request of some 0.5 MB, which no proxy minds."""
@@ -38,39 +38,6 @@ PROBE_NAME = "-probe-"
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 """Accept header for a list of metadata; whole objects where a server cannot."""
-
-DISCOVERY_MAX_BYTES = 1 << 22
-"""Largest discovery document that is read; a group with 100 resources has 30 KiB."""
-
-
-class Served(msgspec.Struct, frozen=True):
-    """What discovery says about a resource after a 404."""
-
-    versions: tuple[str, ...] | None
-    """Versions of its group that are served; None where the group is unknown."""
-    namespaced: bool | None
-    """Scope of the resource in its version; None where that version does not serve it."""
-
-
-class _Resource(msgspec.Struct):
-    name: str
-    namespaced: bool = True
-
-
-class _Resources(msgspec.Struct):
-    resources: list[_Resource] = []
-
-
-class _Version(msgspec.Struct):
-    version: str
-
-
-class _Group(msgspec.Struct):
-    versions: list[_Version] = []
-
-
-_decode_resources = msgspec.json.Decoder(_Resources).decode
-_decode_group = msgspec.json.Decoder(_Group).decode
 
 
 class ResourceApi:
@@ -145,34 +112,11 @@ class ResourceApi:
         return revision_of(wire.decode_identities(self.kind, answer.data, self.what)[0])
 
     def served(self, *, timeout_seconds: float, abort: Abort) -> Served | None:
-        """What the server serves of this resource, to explain a 404; None where it does not say.
-
-        All three 404s (no definition, another version, another scope) look alike; discovery tells them apart.
-        """
+        """What the server serves of this resource, to explain a 404; None where it does not say."""
         kind = self.kind
-        try:
-            version = self._discover(kind.api_path, timeout_seconds, abort)
-            if version is not None:
-                scopes = {each.name: each.namespaced for each in _decode_resources(version).resources}
-                return Served((kind.version,), scopes.get(kind.plural))
-            if not kind.group:
-                return Served((), None)
-            group = self._discover(("apis", kind.group), timeout_seconds, abort)
-            if group is None:
-                return Served(None, None)
-            return Served(tuple(each.version for each in _decode_group(group).versions), None)
-        except (ApiError, msgspec.DecodeError, UnicodeDecodeError):
-            return None
-
-    def _discover(self, segments: tuple[str, ...], timeout_seconds: float, abort: Abort) -> bytes | None:
-        """The body of a discovery document; None where there is none."""
-        try:
-            path = path_of(*segments)
-            return self._connection.request("GET", path, timeout_seconds=timeout_seconds, abort=abort).data
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
+        return find_served(
+            self._connection, kind.group, kind.version, kind.plural, timeout_seconds=timeout_seconds, abort=abort
+        )
 
     def _list(self, resource_version: str, token: str, accept: str, abort: Abort) -> bytes:
         query = dict(self._selector)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from shmroute.kube.discovery import missing_because
+
 if TYPE_CHECKING:
     from shmroute.errors import ApiError
-    from shmroute.sources.kubernetes.api import ResourceApi, Served
+    from shmroute.kube.discovery import Served
+    from shmroute.sources.kubernetes.api import ResourceApi
 
 __all__ = ["explain", "is_out_of_range"]
 
@@ -36,6 +39,8 @@ def explain(error: ApiError, verb: str, api: ResourceApi, served: Served | None 
     said = (message or reason).strip()
     match error.status:
         case 0:
+            if reason == "Credentials":
+                return f"cannot {verb} {name}: no credentials: {message}"
             return f"cannot {verb} {name}: no answer: {reason}: {message}"
         case HTTPStatus.UNAUTHORIZED:
             return f"cannot {verb} {name}: the credentials are refused, also after they were read again ({said})"
@@ -43,23 +48,7 @@ def explain(error: ApiError, verb: str, api: ResourceApi, served: Served | None 
             where = f"in namespace {api.namespace!r}" if api.namespace else "in all namespaces"
             return f"not allowed to {verb} {name} {where}: a role must grant the verb {verb!r} ({said})"
         case HTTPStatus.NOT_FOUND:
-            return f"cannot {verb} {name}: {_missing(api, served)} ({said})"
+            kind = api.kind
+            because = missing_because(served, kind.group, kind.version, kind.plural, namespaced=kind.namespaced)
+            return f"cannot {verb} {name}: {because} ({said})"
     return f"cannot {verb} {name}: {error.status} {reason}: {message}"
-
-
-def _missing(api: ResourceApi, served: Served | None) -> str:
-    kind = api.kind
-    version, name = kind.api_version, kind.full_name
-    if served is None:
-        return "the server has no such resource, and discovery does not say why"
-    if served.versions is None:
-        return f"the server has no API group {kind.group!r}: install the CustomResourceDefinition {name}"
-    if kind.version not in served.versions:
-        others = ", ".join(served.versions) or "none"
-        return f"the server does not serve version {version!r} (served: {others}): its definition must serve it"
-    if served.namespaced is None:
-        return f"{version!r} is served, and has no resource {kind.plural!r}: install the definition {name}"
-    if served.namespaced != kind.namespaced:
-        has, needs = ("Namespaced", "Cluster") if served.namespaced else ("Cluster", "Namespaced")
-        return f"its definition has the scope {has}, and must have the scope {needs}"
-    return "discovery lists it: the server is about to serve it"
