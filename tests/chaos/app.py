@@ -42,8 +42,8 @@ def _look(model: str, defects: list[str]) -> int:
         value = route.metadata
     except MetadataNotJson:
         return 1
-    if isinstance(value, dict) and value.get("version") != route.metadata_version:
-        defects.append(f"{model}: value of {value.get('version')} under version {route.metadata_version}")
+    if isinstance(value, dict) and value.get("version") != route.version:
+        defects.append(f"{model}: value of {value.get('version')} under version {route.version}")
     return 1
 
 

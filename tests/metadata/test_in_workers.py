@@ -216,11 +216,49 @@ def test_a_value_that_is_still_the_old_one_stays_under_the_old_version(redis_ser
         it.change(appmodel("app", {"m": "v-2"}, version="v-2"))
         it.wait_state("m", "outdated", "the value says version 'v-1'")
         route = it.reader.resolve("m")
-        assert (route.version, route.metadata_version, route.metadata["version"]) == ("v-2", "v-1", "v-1")
+        assert (route.version, route.metadata, route.metadata_bytes) == ("v-2", None, None)
+        assert (route.metadata_version, route.last_metadata["version"]) == ("v-1", "v-1")
+        assert route.last_metadata_bytes == value("v-1")
         fill(redis_server, {"app_m": value("v-2")})
         it.wait_loaded("m")
         route = it.reader.resolve("m")
         assert (route.version, route.metadata_version, route.metadata["version"]) == ("v-2", "v-2", "v-2")
+
+
+def test_route_gives_the_value_of_its_own_version_or_none(redis_server: RedisServer, area: str) -> None:
+    """Whatever is asked for first, and however long the route is held."""
+    fill(redis_server, {"app_m": value("v-1")})
+    with watching(area, RedisStore(redis_server.url)) as it:
+        it.list([appmodel("app", {"m": "v-1"})])
+        it.wait_loaded("m")
+        asked, never_asked = it.reader.resolve("m"), it.reader.resolve("m")
+        never_asked = type(never_asked)(*never_asked._public())  # one that has not looked its metadata up
+        assert asked.metadata["version"] == "v-1"
+
+        it.change(appmodel("app", {"m": "v-2"}, version="v-2"))
+        it.wait_state("m", "outdated", "the value says version 'v-1'")
+        held = it.reader.resolve("m")
+        assert (held.version, held.metadata, held.last_metadata["version"]) == ("v-2", None, "v-1")
+
+        fill(redis_server, {"app_m": value("v-2")})
+        it.wait_loaded("m")
+        assert held.metadata["version"] == "v-2", "a route that is held gets its value when it is there"
+        assert (held.metadata_version, held.metadata_state) == ("v-2", "loaded")
+        assert asked.metadata["version"] == "v-1"
+        assert (never_asked.version, never_asked.metadata, never_asked.metadata_bytes) == ("v-1", None, None)
+        assert never_asked.last_metadata["version"] == "v-2"
+
+
+def test_route_that_is_held_never_gives_the_value_of_another_app(redis_server: RedisServer, area: str) -> None:
+    fill(redis_server, {"one_m": b'"of one"', "two_m": b'"of two"'})
+    with watching(area, RedisStore(redis_server.url)) as it:
+        it.list([appmodel("one", {"m": "v-1"}), appmodel("two", {"other": "v-1"})])
+        it.wait_loaded("m")
+        held = it.reader.resolve("m")
+        held = type(held)(*held._public())  # one that has not looked its metadata up
+        it.list([appmodel("one", {"other": "v-1"}), appmodel("two", {"m": "v-1"})])
+        wait_for(lambda: it.reader.resolve("m").metadata == "of two")
+        assert (held.app, held.metadata, held.last_metadata, held.metadata_version) == ("one", None, None, None)
 
 
 def test_a_key_that_is_missing_is_there_soon_after_it_is_written(redis_server: RedisServer, area: str) -> None:
@@ -245,7 +283,7 @@ def test_the_last_value_stays_while_the_new_one_is_missing(redis_server: RedisSe
         it.change(appmodel("app", {"m": "v-2"}, version="v-2"))
         it.wait_state("m", "missing")
         route = it.reader.resolve("m")
-        assert (route.metadata, route.metadata_version) == ("one", "v-1")
+        assert (route.metadata, route.last_metadata, route.metadata_version) == (None, "one", "v-1")
 
 
 def test_a_resync_asks_again_for_what_failed_and_for_nothing_else(redis_server: RedisServer, area: str) -> None:
@@ -296,7 +334,7 @@ def test_a_new_watcher_serves_what_was_loaded_and_reads_it_again(redis_server: R
         wait_for(lambda: it.reader.resolve("other").metadata == 22)
         assert rows(area)["meta-test/same"] == before["meta-test/same"]
         route = it.reader.resolve("gone")
-        assert (route.metadata, route.metadata_version) == (3, "v-1")
+        assert (route.metadata, route.last_metadata, route.metadata_version) == (3, 3, "v-1"), "of its own version"
 
 
 def test_counters_tell_what_was_done(redis_server: RedisServer, area: str) -> None:

@@ -42,11 +42,14 @@ def look(reader: Reader, models: list[str], errors: list[str], looks: list[int])
                 route = reader.resolve(model)
             except ModelNotFound:
                 continue
-            before = route.metadata_version
             value = route.metadata
+            if value is not None and value["version"] != route.version:
+                errors.append(f"{model}: {value} is given for version {route.version}")
+            before = route.metadata_version
+            value = route.last_metadata
             after = route.metadata_version
             if before == after and (None if value is None else value["version"]) != before:
-                errors.append(f"{model}: {value} stands under {before}")
+                errors.append(f"{model}: {value} is given as the last value, of version {before}")
             looks[0] += 1
         time.sleep(0.0002)
 

@@ -54,10 +54,7 @@ def command(
 
 def item_of(route: Route) -> dict[str, Any]:
     """A route with its endpoints and metadata, of builtin types."""
-    try:
-        metadata = route.metadata
-    except MetadataNotJson:
-        metadata = (route.metadata_bytes or b"").decode(errors="replace")
+    own = route.metadata_version == route.version
     return {
         "model": route.model,
         "version": route.version,
@@ -66,10 +63,19 @@ def item_of(route: Route) -> dict[str, Any]:
         "namespace": route.namespace,
         "appmodel": route.appmodel,
         "endpoints": [str(endpoint) for endpoint in route.endpoints],
-        "metadata": metadata,
+        "metadata": _last_metadata(route) if own else None,
+        "last_metadata": _last_metadata(route),
         "metadata_version": route.metadata_version,
         "metadata_state": route.metadata_state,
     }
+
+
+def _last_metadata(route: Route) -> Any:
+    """The value of `metadata_version`, as text if it is not JSON."""
+    try:
+        return route.last_metadata
+    except MetadataNotJson:
+        return (route.last_metadata_bytes or b"").decode(errors="replace")
 
 
 def show(items: list[dict[str, Any]], form: str) -> None:

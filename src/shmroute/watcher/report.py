@@ -102,6 +102,7 @@ def _watcher(status: Status) -> dict[str, Any]:
         if field not in ("area", "settings", "sources", "source_ages", "storage_ages", "metadata")
     }
     shown["metadata"] = msgspec.to_builtins(status.metadata)
+    shown["threads"] = msgspec.to_builtins(status.threads)
     return shown
 
 

@@ -1,6 +1,6 @@
-"""A model's metadata as a worker holds it: how it stands, and the decoded value once it has been asked for.
+"""A model's metadata in a worker: its state, and the decoded value once somebody has asked for it.
 
-The raw bytes stay in shared memory, where a pod has them once; they are copied out when they are asked for.
+The raw bytes stay in shared memory, where a pod has them once. They are copied when somebody asks for them.
 """
 
 from __future__ import annotations
@@ -25,29 +25,38 @@ _UNDECODED = object()
 
 
 class MetadataValue:
-    """Made by the reader for one METADATA row; `stale` is set when the row changes. `read` gives the row's value."""
+    """The content of one METADATA row, or of none. `stale` is set when the row changes.
 
-    __slots__ = ("__weakref__", "_decoded", "_model", "_read", "stale", "state", "version")
+    Args:
+        model: for error messages.
+        row: the row; None if there is none.
+        read: gives the value in the row.
+    """
+
+    __slots__ = ("__weakref__", "_decoded", "_model", "_read", "app", "stale", "state", "version")
 
     def __init__(self, model: str, row: MetadataRow | None, read: Callable[[], bytes | None]) -> None:
         self._model = model
         self._read = read
         self._decoded: Any = _UNDECODED
         self.stale = False
+        self.app = row.app if row else None
+        """The app that the value was read for."""
         self.version = row.version if row else None
+        """The model version that the value was read for; None if there is no value."""
         self.state = MetadataState(row.state).word if row else "off"
 
     def keep(self, raw: bytes | None) -> None:
-        """The row has changed; these are the bytes of the row before, to be given out from now on."""
+        """Give out `raw` from now on: the row has changed, and these are the bytes it had before."""
         self._read = lambda: raw
 
     @property
     def raw(self) -> bytes | None:
-        """A copy of the bytes; None where there are none."""
+        """A copy of the bytes; None if there are none."""
         return None if self.version is None else self._read()
 
     def value(self) -> Any:
-        """The decoded value; None where there is none.
+        """The decoded value; None if there is none.
 
         Raises:
             MetadataNotJson: the bytes are not JSON.
@@ -67,7 +76,7 @@ class MetadataValue:
 
 
 def bytes_in(rows: RowReader, key: str) -> bytes | None:
-    """The value in the METADATA row of that key ("namespace/model"), at the generation of `rows`; None without one.
+    """The value in the METADATA row of that key ("namespace/model") at the generation of `rows`; None without one.
 
     Raises:
         AreaUnreadable, msgspec.DecodeError: the row is damaged.

@@ -1,8 +1,8 @@
 """The answers that a worker gets: `Route` and `App`, frozen values.
 
 A route is a value of one generation. Its endpoints are looked up anew whenever they are asked for, so that a route that
-is held never leads to an address that has been withdrawn. Its metadata is looked up when it is first asked for, and
-stays the same from then on: value and version belong together.
+is held never leads to an address that has been withdrawn. Its metadata is that of its own version: looked up until it
+is there, and the same from then on.
 """
 
 from __future__ import annotations
@@ -165,46 +165,70 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def metadata(self) -> Any:
-        """The model's metadata, decoded from JSON once per worker and change; None while there is none.
+        """The metadata of this version of the model, decoded from JSON; None until it has been read.
 
-        The value is shared by all callers in this process: do not change it.
+        Decoded once per worker and change. All callers in this process share the value: do not change it.
 
         Raises:
             MetadataNotJson: there is a value, and it is not JSON; `metadata_bytes` has it.
         """
-        return self._current_metadata().value()
+        metadata = self._current_metadata()
+        return metadata.value() if self._has_own(metadata) else None
 
     @property
     def metadata_bytes(self) -> bytes | None:
-        """The value as it stands in Redis, or None while there is none."""
-        return self._current_metadata().raw
+        """The bytes of `metadata` as they are in Redis; None until they have been read."""
+        metadata = self._current_metadata()
+        return metadata.raw if self._has_own(metadata) else None
+
+    @property
+    def last_metadata(self) -> Any:
+        """The newest metadata that was read for any version of the model; None if there is none.
+
+        `metadata_version` says which version it belongs to. It differs from `metadata` while the value of this version
+        has not been read yet: use it where an older value is better than none.
+
+        Raises:
+            MetadataNotJson: there is a value, and it is not JSON; `last_metadata_bytes` has it.
+        """
+        metadata = self._current_metadata()
+        return metadata.value() if metadata.app == self.app else None
+
+    @property
+    def last_metadata_bytes(self) -> bytes | None:
+        """The bytes of `last_metadata` as they were in Redis; None if there are none."""
+        metadata = self._current_metadata()
+        return metadata.raw if metadata.app == self.app else None
 
     @property
     def metadata_version(self) -> str | None:
-        """The model version the value was read for, or None while there is none.
+        """The model version that `last_metadata` was read for; None if there is none.
 
-        Differs from `version` while a newer value has not arrived yet.
+        It is `version` if and only if `metadata` has the value of this version.
         """
-        return self._current_metadata().version
+        metadata = self._current_metadata()
+        return metadata.version if metadata.app == self.app else None
 
     @property
     def metadata_state(self) -> str:
-        """Why the metadata is as it is.
+        """Whether the metadata of this version has been read, and if not, why.
 
-        "loaded"; "pending" (not read yet, or the store is away), "missing" (no such key), "outdated" (the value calls
-        itself another version), "too-large", "wrong-type": asked for again, and meanwhile the last value, if any, is
-        given; "off": the watcher reads no metadata.
+        "loaded"; "pending" (not read yet, or Redis is unavailable), "missing" (no such key), "outdated" (the value says
+        another version of itself), "too-large", "wrong-type": it is read again later; "off": the watcher reads no
+        metadata.
         """
         return self._current_metadata().state
 
-    def _current_metadata(self) -> MetadataValue:
-        """The metadata this route gives out: looked up when first asked for, and once there, the same ever after.
+    def _has_own(self, metadata: MetadataValue) -> bool:
+        return metadata.version == self.version and metadata.app == self.app
 
-        So that value, version and state belong together however they are asked for. `resolve` gives a new route
-        when the metadata has changed.
+    def _current_metadata(self) -> MetadataValue:
+        """The metadata of the model; once it is that of this version, the same from then on.
+
+        So value, version and state belong together however they are asked for.
         """
         value: MetadataValue | None = self._metadata
-        if value is None or (value.version is None and not self._bound_source().is_current(value)):
+        if value is None or not (self._has_own(value) or self._bound_source().is_current(value)):
             value = self._bound_source().metadata_of(self)
             msgspec.structs.force_setattr(self, "_metadata", value)
         return value
