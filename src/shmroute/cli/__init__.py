@@ -19,11 +19,13 @@ __all__ = ["main"]
 
 COMMANDS: Final = {
     "apply": "Write AppModels to a cluster by server-side apply.",
+    "area": "List or remove areas of this machine.",
     "audit": "Compare the watcher's objects with its server now.",
     "check": "Validate manifests without a cluster.",
     "completion": "Print the completion of this command for bash, zsh or fish.",
     "crd": "Print or install the CustomResourceDefinition.",
     "delete": "Delete AppModels from a cluster.",
+    "doctor": "Check what a watcher and its workers need here.",
     "explain": "Explain why a model is answered as it is.",
     "get": "List what the area holds: models, apps, endpoints, metadata, conflicts, invalid objects.",
     "resolve": "Look models up in the area, as a worker does.",

@@ -86,6 +86,13 @@ def segment_names(area: str) -> list[str]:
     return sorted(name for name in os.listdir(DIRECTORY) if name.startswith(prefix) and name not in kept)  # noqa: PTH208
 
 
+def area_names() -> list[str]:
+    """Names of the areas that the folder holds files of, in order."""
+    prefix = control_name("x")[:-1]
+    found = {name.removeprefix(prefix).partition(".")[0] for name in os.listdir(DIRECTORY) if name.startswith(prefix)}  # noqa: PTH208
+    return sorted(name for name in found if _AREA_NAME.fullmatch(name))
+
+
 def fixed_names(area: str) -> tuple[str, ...]:
     """Names of the area's files whose names are not random, the lock last: who has it may remove the others."""
     return control_name(area), register_name(area), events_name(area), lock_name(area)

@@ -12,7 +12,7 @@ from typing import Final
 from shmroute.errors import AreaBusy, ConfigError, ShmrouteError
 from shmroute.shm.writing.publisher import Publisher
 
-__all__ = ["remove_area"]
+__all__ = ["remove_area", "remove_unused_area"]
 
 _log = logging.getLogger(__name__)
 
@@ -23,11 +23,24 @@ AWAITED_SECONDS: Final = 2.0
 def remove_area(area: str) -> None:
     """Remove the area's memory, unless another watcher writes it or stands by for it."""
     try:
-        publisher = Publisher(area)
+        remove_unused_area(area)
     except (AreaBusy, ConfigError):
         return  # another watcher writes it, or no area can have this name, which has been logged
     except ShmrouteError as error:
         _log.warning("area %s cannot be removed: %s", area, error)
-        return
+
+
+def remove_unused_area(area: str) -> bool:
+    """Remove the area's memory.
+
+    Returns:
+        False if it was left, since a watcher stands by for it.
+
+    Raises:
+        AreaBusy: a watcher writes it.
+        ConfigError, AreaUnreadable, NoAccess, OutOfSharedMemory: it cannot be taken.
+    """
+    publisher = Publisher(area)
     standing_by = time.monotonic_ns() - publisher.awaited_ns < AWAITED_SECONDS * 1e9
     publisher.close(remove=not standing_by)
+    return not standing_by

@@ -1,0 +1,76 @@
+"""`shmroute area`: the areas of this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import click
+
+from shmroute.cli import options
+from shmroute.cli.output import age_text, bytes_text, show
+
+
+@click.group()
+def command() -> None:
+    """List areas, or remove one that nobody needs any more."""
+
+
+@command.command("ls")
+@options.output("table", "json", "yaml", "name")
+def list_areas(output: str) -> None:
+    """List the areas in the shared folder (/dev/shm, or SHMROUTE_DIR)."""
+    from shmroute.shm.posix import DIRECTORY, area_names
+
+    items = [_item(name) for name in area_names()]
+    table = {"area": "area", "state": "state", "generation": "generation", "memory": "memory", "watcher": "watcher"}
+    show(items, output, table, {}, "area")
+    if not items and output == "table":
+        click.echo(f"No areas in {DIRECTORY}.", err=True)
+
+
+@command.command("rm")
+@click.argument("name")
+def remove(name: str) -> None:
+    """Remove the shared memory of area NAME.
+
+    Refused while a watcher writes it or stands by for it. Workers that have it open keep the last state in memory, and
+    find the next area of that name by themselves.
+    """
+    from shmroute.errors import AreaBusy, NotReady, ShmrouteError
+    from shmroute.shm.posix import area_names
+    from shmroute.supervise.cleanup import remove_unused_area
+
+    if name not in area_names():
+        raise NotReady(name)
+    try:
+        removed = remove_unused_area(name)
+    except AreaBusy as error:
+        raise ShmrouteError(f"{error}: end that watcher first") from error
+    if not removed:
+        raise ShmrouteError(f"area {name!r} was not removed: a watcher stands by for it")
+    click.echo(f"area {name} removed")
+
+
+def _item(name: str) -> dict[str, Any]:
+    from shmroute.errors import AreaUnreadable, NoAccess
+    from shmroute.shm.control import ControlReader
+    from shmroute.shm.posix import control_name, fixed_names, path_of, segment_names
+    from shmroute.watcher.report import FROZEN_SECONDS
+
+    files = [path_of(each) for each in (*fixed_names(name), *segment_names(name)) if os.path.exists(path_of(each))]  # noqa: PTH110
+    size = sum(os.stat(path).st_blocks * 512 for path in files)  # noqa: PTH116
+    item: dict[str, Any] = {"area": name, "bytes": size, "memory": bytes_text(size), "files": len(files)}
+    try:
+        control = ControlReader(name)
+    except FileNotFoundError:
+        return {**item, "state": "incomplete", "generation": 0, "watcher": f"{control_name(name)} is missing"}
+    except AreaUnreadable as error:
+        return {**item, "state": "unreadable", "generation": 0, "watcher": error.problem}
+    except NoAccess as error:
+        return {**item, "state": "no access", "generation": 0, "watcher": error.reason}
+    heartbeat = (time.monotonic_ns() - control.heartbeat_ns) / 1e9
+    state = "written" if heartbeat < FROZEN_SECONDS else "left"
+    watcher = f"pid {control.writer_pid}, heartbeat {age_text(heartbeat)} ago"
+    return {**item, "state": state, "generation": control.generation, "watcher": watcher}

@@ -1,0 +1,174 @@
+"""`shmroute doctor`: check everything that a watcher and its workers need here, and say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import click
+
+from shmroute.cli import options
+from shmroute.cli.output import bytes_text, paint, printable
+
+Finding = tuple[str, str]
+"""A state ("ok", "old" for a warning, "bad") and a sentence."""
+
+_WORDS: Final = {"ok": "ok     ", "old": "warning", "bad": "problem"}
+
+SMALL_BYTES: Final = 64 * 1024 * 1024
+"""Free shared memory below this is a warning: the default /dev/shm of a container runtime."""
+
+
+@click.command()
+@options.area
+@options.namespaces
+@options.cluster
+@click.option("--manifests", envvar="SHMROUTE_MANIFESTS", help="The folder that the watcher follows, if not a cluster.")
+@click.option("-l", "--selector", envvar="SHMROUTE_SELECTOR", help="Label selector of the AppModels.")
+@click.option("--redis", envvar="SHMROUTE_REDIS", help="The Redis server with the models' metadata.")
+def command(
+    area: str,
+    namespace: tuple[str, ...] | str | None,
+    all_namespaces: bool,
+    kubeconfig: str | None,
+    context: str | None,
+    manifests: str | None,
+    selector: str | None,
+    redis: str | None,
+) -> None:
+    """Check the platform, shared memory, the area, the cluster or folder, and Redis.
+
+    Takes the watcher's options. Prints a line for each finding and ends with 1 if there is a problem. Changes nothing.
+    """
+    names = (namespace,) if isinstance(namespace, str) else tuple(namespace or ())
+    checks: list[Callable[[], Iterator[Finding]]] = [_platform, _memory, lambda: _area(area)]
+    if manifests:
+        checks.append(lambda: _folder(manifests))
+    else:
+        checks.append(lambda: _cluster(kubeconfig, context, None if all_namespaces else names, selector))
+    if redis:
+        checks.append(lambda: _redis(redis))
+    bad = False
+    for check in checks:
+        for state, sentence in check():
+            bad = bad or state == "bad"
+            click.echo(f"{paint(_WORDS[state], state)} {printable(sentence)}")
+    if bad:
+        raise SystemExit(1)
+
+
+def _platform() -> Iterator[Finding]:
+    import shmroute
+
+    native = "native" if shmroute.__native__ else "plain Python"
+    yield "ok", f"Python {platform.python_version()} on {sys.platform}, {native} look-up"
+    if sys.byteorder != "little":
+        yield "bad", "this machine is big-endian: the area's format is little-endian"
+
+
+def _memory() -> Iterator[Finding]:
+    from shmroute.errors import ConfigError
+    from shmroute.shm.posix import DIRECTORY
+    from shmroute.shm.trust import trusted_users
+
+    try:
+        free = shutil.disk_usage(DIRECTORY).free
+    except OSError as error:
+        yield "bad", f"{DIRECTORY} cannot be used: {error.strerror}. Mount a tmpfs there, or set SHMROUTE_DIR"
+        return
+    size = f"{DIRECTORY} has {bytes_text(free)} free"
+    yield ("ok", size) if free >= SMALL_BYTES else ("old", f"{size}: enough for small tables only (docs: tuning)")
+    if not os.access(DIRECTORY, os.W_OK):
+        yield "old", f"{DIRECTORY} is read-only for this process: it can be a worker, not a watcher"
+    try:
+        users = sorted(trusted_users())
+    except ConfigError as error:
+        yield "bad", str(error)
+        return
+    yield "ok", f"areas of these user ids are trusted: {', '.join(map(str, users))}"
+
+
+def _area(area: str) -> Iterator[Finding]:
+    from shmroute.errors import NotReady, ShmrouteError
+    from shmroute.watcher.report import health, report
+    from shmroute.worker.reader import Reader
+
+    try:
+        with Reader(area) as reader:
+            facts = report(reader)
+    except NotReady:
+        yield "old", f"area {area!r} does not exist yet: no watcher has started with this name"
+        return
+    except ShmrouteError as error:
+        yield "bad", str(error)
+        return
+    state, sentence = health(facts)
+    yield state, f"area {area!r}: {sentence}"
+
+
+def _folder(path: str) -> Iterator[Finding]:
+    from shmroute.errors import InvalidObject
+    from shmroute.manifests import files
+    from shmroute.resources.appmodel import find_problems
+    from shmroute.resources.registry import APPMODELS
+
+    try:
+        documents = files.read([path])
+    except InvalidObject as error:
+        yield "bad", str(error)
+        return
+    found = [each for each in documents if each.kind == APPMODELS.kind]
+    yield ("ok" if found else "old"), f"{path} holds {len(found)} AppModels"
+    for document in found:
+        for problem in find_problems(document.manifest):
+            yield "bad", f"{document.where}: {problem}"
+
+
+def _cluster(
+    kubeconfig: str | None, context: str | None, namespaces: tuple[str, ...] | None, selector: str | None
+) -> Iterator[Finding]:
+    from shmroute.errors import ShmrouteError
+    from shmroute.kube.connection import Connection, path_of
+    from shmroute.resources.registry import BUILT_IN
+
+    try:
+        connection = Connection(kubeconfig, context)
+    except ShmrouteError as error:
+        yield "bad", str(error)
+        return
+    yield "ok", f"cluster {connection.host}, namespace {connection.namespace} unless named otherwise"
+    chosen = (None,) if namespaces is None else namespaces or (connection.namespace,)
+    for kind in BUILT_IN:
+        for namespace in chosen:
+            scope = ("namespaces", namespace) if namespace else ()
+            path = path_of(*kind.api_path, *scope, kind.plural)
+            where = f"{kind.name} in {f'namespace {namespace}' if namespace else 'all namespaces'}"
+            labels = selector if selector is not None and kind.labelled else kind.selector
+            try:
+                answer = connection.request("GET", path, {"limit": "1", "labelSelector": labels})
+            except ShmrouteError as error:
+                yield "bad", str(error)
+                continue
+            items = json.loads(answer.data).get("items") or []
+            if items:
+                yield "ok", f"{where}: may be listed, and there are some"
+            else:
+                yield "old", f"{where}: may be listed, but none matches {labels!r}: check label and namespace"
+
+
+def _redis(url: str) -> Iterator[Finding]:
+    from shmroute.errors import ShmrouteError
+    from shmroute.metadata.redis_store import RedisStore
+
+    try:
+        store = RedisStore(url)
+        store.read(["shmroute-doctor"], limit_bytes=1, batch_bytes=1)
+    except ShmrouteError as error:
+        yield "bad", str(error)
+        return
+    yield "ok", f"{store.name} answers"

@@ -1,0 +1,60 @@
+"""`shmroute area`: areas of this machine, listed and removed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from shmroute.shm.writing.publisher import Publisher
+from tests.cli.running import Cli, publish
+from tests.leftovers import SHARED_MEMORY
+
+
+def test_area_that_a_watcher_left_is_listed_and_removed(cli: Cli, area: str) -> None:
+    publish(area)
+    items = {item["area"]: item for item in json.loads(cli("area", "ls", "-o", "json").out)["items"]}
+    assert items[area]["generation"] == 1
+    assert items[area]["bytes"] > 0
+    assert cli("area", "rm", area).code == 0
+    assert not list(SHARED_MEMORY.glob(f"shmroute-{area}*"))
+    assert cli("area", "rm", area).code == 7
+
+
+def test_area_that_somebody_writes_is_not_removed(cli: Cli, area: str) -> None:
+    with Publisher(area):
+        answered = cli("area", "rm", area)
+        assert answered.code == 1
+        assert "end that watcher first" in answered.err
+        assert list(SHARED_MEMORY.glob(f"shmroute-{area}*"))
+
+
+def test_unreadable_area_is_listed_with_its_reason(cli: Cli, area: str) -> None:
+    (SHARED_MEMORY / f"shmroute-{area}").write_bytes(b"foreign" * 2000)
+    line = next(line for line in cli("area", "ls").out.splitlines() if line.startswith(area))
+    assert "unreadable" in line
+
+
+def test_doctor_names_what_is_wrong_and_ends_with_1(cli: Cli, area: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("apiVersion: iidp.com/v1\nkind: AppModel\nmetadata: {name: bad}\n")
+    answered = cli("doctor", "--area", area, "--manifests", str(tmp_path), "--redis", "redis://127.0.0.1:1/0")
+    assert answered.code == 1
+    assert "spec is missing" in answered.out
+    assert "127.0.0.1:1" in answered.out
+    assert "does not exist yet" in answered.out
+    (tmp_path / "bad.yaml").unlink()
+    answered = cli("doctor", "--area", area, "--kubeconfig", str(tmp_path / "absent"))
+    assert answered.code == 1
+    assert "absent" in answered.out
+
+
+def test_doctor_finds_objects_that_the_selector_misses(cli: Cli, area: str, tmp_path: Path) -> None:
+    from tests.apiserver import ApiServer
+    from tests.apiserver.samples import app_model
+
+    with ApiServer() as api:
+        api.apply(app_model("iiot", {"iiot_dataservice": "1"}))
+        kubeconfig = tmp_path / "kubeconfig"
+        api.kubeconfig(kubeconfig)
+        options = ("--area", area, "--kubeconfig", str(kubeconfig), "-A")
+        assert "appmodels in all namespaces: may be listed, and there are some" in cli("doctor", *options).out
+        assert "none matches 'team=x'" in cli("doctor", *options, "-l", "team=x").out
