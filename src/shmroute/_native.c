@@ -1,6 +1,6 @@
 /* The native twin of the look-up: `shmroute.worker.lookup` says what it does and has the same in plain Python.
  *
- * A warm look-up loads the generation word, compares it, and asks the cache (a dict). A first touch finds the row's
+ * A warm look-up loads the generation word, compares it, and asks the recent keys, then the cache (a dict). A first touch finds the row's
  * record in the mapped segment (docs/format.md), copies it, checks it, and makes the value. Whatever is not plain is
  * left to the method `_look_up` of the Python subclass: the first look-up, a new generation, options, an absent or
  * damaged row, a row of more than MAX_RECORD bytes, a full cache.
@@ -51,6 +51,7 @@
 
 #define MAX_RECORD 4096 /* bytes of a record that a first touch copies to the stack; larger ones go by `_look_up` */
 #define MAX_PROBES 4096 /* slots looked at before `_look_up` takes over, which reports a table without a free slot */
+#define RECENT 4096     /* places for keys looked up lately; a power of two */
 #define SHARED 1024     /* places for strings that several values share, such as an app's name */
 
 static uint32_t load32(const unsigned char *at)
@@ -137,9 +138,18 @@ static uint64_t siphash13(uint64_t key, const unsigned char *data, size_t length
 
 static const uint64_t never = UINT64_MAX; /* a word that no `seen` equals */
 
+/* A key that the cache had lately. One place is one line of memory where a dict's look-up takes two in far apart pages,
+ * which a large cache finds cold: that is a fifth of a warm look-up. */
+typedef struct {
+    Py_hash_t hash;
+    PyObject *key; /* NULL: empty */
+    PyObject *value;
+} Recent;
+
 typedef struct {
     PyObject_HEAD
     PyObject *cache;   /* key -> value */
+    Recent *recent;    /* some of the cache, by hash */
     PyObject *decode;  /* makes a value of a row's bytes */
     PyObject *damage;  /* the exception class of `decode` for bytes that it cannot decode */
     PyObject *make;    /* makes a value of a row that is an array of `strings` strings and an empty array, or NULL */
@@ -362,6 +372,26 @@ static PyObject *first_touch(Lookup *self, PyObject *key)
 #endif
 }
 
+/* Fill a place, or empty it. What it had is released last, which may run other code. */
+static void remember(Recent *place, Py_hash_t hash, PyObject *key, PyObject *value)
+{
+    Recent former = *place;
+    Py_XINCREF(key);
+    Py_XINCREF(value);
+    place->hash = hash;
+    place->key = key;
+    place->value = value;
+    Py_XDECREF(former.key);
+    Py_XDECREF(former.value);
+}
+
+static void forget_recent(Lookup *self)
+{
+    for (int place = 0; self->recent && place < RECENT; place++)
+        if (self->recent[place].key)
+            remember(&self->recent[place], 0, NULL, NULL);
+}
+
 /* The value from the cache or the segment. NULL without an exception: `_look_up` has to do it. */
 static inline PyObject *quick(Lookup *self, PyObject *key)
 {
@@ -373,9 +403,21 @@ static inline PyObject *quick(Lookup *self, PyObject *key)
     if (PyDict_GetItemRef(self->cache, key, &found) > 0)
         return found;
 #else
+    Recent *recent = NULL;
+    Py_hash_t hash = 0;
+    if (PyUnicode_CheckExact(key)) {
+        hash = PyObject_Hash(key);
+        recent = &self->recent[hash & (RECENT - 1)];
+        if (recent->key && recent->hash == hash && (recent->key == key || !PyUnicode_Compare(recent->key, key)))
+            return Py_NewRef(recent->value);
+    }
     PyObject *found = PyDict_GetItemWithError(self->cache, key);
-    if (found)
-        return Py_NewRef(found);
+    if (found) {
+        Py_INCREF(found);
+        if (recent)
+            remember(recent, hash, key, found);
+        return found;
+    }
 #endif
     if (PyErr_Occurred()) {
         if (!PyErr_ExceptionMatches(PyExc_TypeError)) /* else: not hashable, and `_look_up` says what is expected */
@@ -459,6 +501,7 @@ static PyObject *subscript(PyObject *self, PyObject *key)
 
 /* --- what shmroute.worker.position calls ------------------------------------------------------------------------- */
 
+/* On a free-threaded interpreter the recent keys stay empty: they are read without a lock. */
 static PyObject *disable(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     leave((Lookup *)self);
@@ -467,6 +510,10 @@ static PyObject *disable(PyObject *self, PyObject *Py_UNUSED(ignored))
 
 static PyObject *drop(PyObject *self, PyObject *key)
 {
+    Py_hash_t hash = PyObject_Hash(key);
+    if (hash == -1)
+        return NULL;
+    remember(&((Lookup *)self)->recent[hash & (RECENT - 1)], 0, NULL, NULL);
     if (PyDict_DelItem(((Lookup *)self)->cache, key) < 0) {
         if (!PyErr_ExceptionMatches(PyExc_KeyError))
             return NULL;
@@ -477,6 +524,7 @@ static PyObject *drop(PyObject *self, PyObject *key)
 
 static PyObject *drop_all(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
+    forget_recent((Lookup *)self);
     PyDict_Clear(((Lookup *)self)->cache);
     Py_RETURN_NONE;
 }
@@ -537,8 +585,9 @@ static PyObject *lookup_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObj
         return NULL;
     self->word = self->oldest = &never;
     self->cache = PyDict_New();
+    self->recent = calloc(RECENT, sizeof *self->recent);
     self->shared = calloc(SHARED, sizeof *self->shared);
-    if (!self->cache || !self->shared) {
+    if (!self->cache || !self->recent || !self->shared) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
@@ -576,6 +625,8 @@ static int lookup_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->decode);
     Py_VISIT(self->damage);
     Py_VISIT(self->make);
+    for (int place = 0; self->recent && place < RECENT; place++)
+        Py_VISIT(self->recent[place].value);
     return 0;
 }
 
@@ -587,6 +638,7 @@ static int lookup_clear(PyObject *object)
     Py_CLEAR(self->decode);
     Py_CLEAR(self->make);
     Py_CLEAR(self->damage);
+    forget_recent(self);
     if (self->cache)
         PyDict_Clear(self->cache);
     return 0;
@@ -602,6 +654,7 @@ static void lookup_dealloc(PyObject *object)
     for (int place = 0; self->shared && place < SHARED; place++)
         Py_XDECREF(self->shared[place]);
     free(self->shared);
+    free(self->recent);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }

@@ -168,6 +168,35 @@ def test_a_full_memo_makes_room_and_never_holds_more_than_its_limit(publisher: P
             assert len(reader._cache) <= 16
 
 
+def test_row_that_a_full_memo_has_dropped_is_new_after_its_change(publisher: Publisher) -> None:
+    names = [f"model-{number}" for number in range(5000)]  # more than the native twin has places for recent keys
+    publisher.publish(rows(*(route(name, "old") for name in names)))
+    with Reader(publisher.area, memo_rows=1000) as reader:
+        for _ in range(2):  # the second time from the cache, those that are in it
+            assert {reader.resolve(name).app for name in names[-1000:] + names} == {"old"}
+            assert {reader.resolve(name).app for name in names[-500:] * 2} == {"old"}
+        publisher.publish(rows(*(route(name, "new") for name in names)))
+        for part in (names[-500:], names):
+            assert {reader.resolve(name).app for name in part * 2} == {"new"}
+        publisher.publish({(Kind.MODEL, name): None for name in names[-10:]})
+        for name in names[-10:]:
+            with pytest.raises(ModelNotFound):
+                reader.resolve(name)
+
+
+def test_keys_of_one_place_of_the_recent_ones_are_told_apart(publisher: Publisher, reader: Reader) -> None:
+    places = 4096
+    by_place: dict[int, list[str]] = {}
+    for number in range(40_000):
+        name = f"model-{number}"
+        by_place.setdefault(hash(name) % places, []).append(name)
+    crowded = max(by_place.values(), key=len)
+    publisher.publish(rows(*(route(name, f"app of {name}") for name in crowded)))
+    for _ in range(3):
+        for name in crowded * 2:
+            assert reader.resolve(name).app == f"app of {name}"
+
+
 def test_a_handler_that_goes_on_in_the_middle_of_a_look_up_leaves_no_old_row(
     publisher: Publisher, reader: Reader
 ) -> None:
