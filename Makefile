@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?=
 ARGS ?=
 # Test processes at once. Most tests wait for other processes, so more of them than processors.
-JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 3)
+JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 2)
 SECONDS ?= 60
 SEED ?= 1
 LOOKUPS ?= 10000000
@@ -39,7 +39,7 @@ demo: $(VENV)/.has-demo ## from a folder of AppModels to every worker of a serve
 	$(RUN) examples.demo $(ARGS)
 
 .PHONY: test
-test: $(TESTING) ## all tests but the long ones, JOBS=5 at once (default: 3 more than processors)
+test: $(TESTING) ## all tests but the long ones, JOBS=4 at once (default: 2 more than processors)
 	$(RUN) pytest --numprocesses=$(JOBS) --dist=worksteal --durations=15 $(ARGS)
 
 .PHONY: test-long

@@ -14,7 +14,9 @@ from shmroute import cli
 from tests.deploy.test_monitoring import names as metric_names
 from tests.docs.pages import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GONE = "renamed.md"
+"""The page that names what is there no more."""
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != GONE)]
 OF_OTHERS = {"--preload", "--workers", "--worker-class", "--lifespan"}
 """Options of servers, which pages name beside ours."""
 
