@@ -74,6 +74,7 @@ SLOW: dict[str, tuple[Callable[[socket.socket], None], str]] = {
 }
 
 
+@pytest.mark.fault(45)
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("case", SLOW)
 def test_one_deadline_bounds_a_request(case: str, tls: bool, certificates: Certificates, tmp_path: Path) -> None:
@@ -96,6 +97,7 @@ def test_one_deadline_bounds_the_head_of_a_stream(case: str, tmp_path: Path) -> 
     assert_no_request_is_left()
 
 
+@pytest.mark.fault(45)
 def test_a_tls_handshake_that_never_ends_is_named(certificates: Certificates, tmp_path: Path) -> None:
     with listening(silent) as port:
         connection = Connection(kubeconfig(tmp_path, port, certificates))
@@ -147,6 +149,7 @@ def test_a_system_without_a_thread_to_give_is_an_error_of_the_request(
 # -- sizes
 
 
+@pytest.mark.fault(45)
 def test_an_answer_beyond_its_limit_is_refused_before_all_of_it_is_read(tmp_path: Path) -> None:
     sent = 0
 

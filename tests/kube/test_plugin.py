@@ -21,47 +21,11 @@ from shmroute.kube import plugin
 from shmroute.kube.connection import Connection
 from tests.apiserver import ApiServer, Certificates, make_certificates
 from tests.kube.peers import listening, recorder, write_kubeconfig
+from tests.kube.plugins import API_VERSION, Plugin, credential
 from tests.processes import is_running, running
 from tests.watcher.running import wait_for
 
 PATH = "/apis/iidp.com/v1/appmodels"
-API_VERSION = "client.authentication.k8s.io/v1"
-
-
-class Plugin:
-    """A plugin that does what a test writes: a shell script that runs `answer`, and counts its runs."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "plugin"
-        self.runs_file = folder / "runs"
-        self.info_file = folder / "info"
-        self.runs_file.touch()
-
-    def does(self, script: str) -> None:
-        # Written beside and renamed: a script that runs cannot be overwritten.
-        new = self.path.with_suffix(".new")
-        new.write_text(
-            f'#!/bin/sh\necho $$ >> {self.runs_file}\necho "$KUBERNETES_EXEC_INFO" > {self.info_file}\n{script}\n'
-        )
-        new.chmod(0o755)
-        new.rename(self.path)
-
-    def gives(self, **status: Any) -> None:
-        self.does(f"cat <<'END'\n{credential(**status)}\nEND")
-
-    @property
-    def runs(self) -> int:
-        return len(self.pids())
-
-    def pids(self) -> list[int]:
-        return [int(line) for line in self.runs_file.read_text().split()]
-
-    def config(self, **more: Any) -> dict[str, Any]:
-        return {"exec": {"apiVersion": API_VERSION, "command": str(self.path), "interactiveMode": "Never", **more}}
-
-
-def credential(api_version: str = API_VERSION, kind: str = "ExecCredential", **status: Any) -> str:
-    return json.dumps({"apiVersion": api_version, "kind": kind, "status": status})
 
 
 @pytest.fixture
@@ -80,6 +44,7 @@ def connection(api: ApiServer, script: Plugin, tmp_path: Path) -> Connection:
     return Connection(write_kubeconfig(tmp_path / "kubeconfig", api.url, user=script.config()))
 
 
+@pytest.mark.fault(13)
 def test_a_plugin_that_failed_is_asked_again_and_nothing_is_sent_meanwhile(
     api: ApiServer, script: Plugin, connection: Connection
 ) -> None:
@@ -119,6 +84,7 @@ def test_a_refused_credential_is_asked_for_again_once(api: ApiServer, script: Pl
     assert connection.request("GET", PATH).status == 200
 
 
+@pytest.mark.fault(13)
 def test_a_plugin_that_fails_when_asked_again_is_no_reason_to_be_anonymous(
     api: ApiServer, script: Plugin, connection: Connection
 ) -> None:
@@ -162,6 +128,7 @@ def test_an_answer_that_is_no_credential_is_refused(
     assert not list(api.requests)
 
 
+@pytest.mark.fault(13)
 def test_a_plugin_that_hangs_is_ended_with_what_it_started(
     script: Plugin, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +170,7 @@ def test_requests_that_wait_for_one_run_share_its_failure(script: Plugin, connec
     assert script.runs < 5
 
 
+@pytest.mark.fault(13)
 def test_a_plugin_that_never_stops_writing_is_ended(script: Plugin, connection: Connection) -> None:
     script.does("exec yes")
     with pytest.raises(ApiError, match="wrote more than"):
