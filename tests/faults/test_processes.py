@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -109,9 +109,9 @@ def with_rows(area: str) -> Publisher:
     return publisher
 
 
-def about_to_rebuild(area: str) -> Publisher:
+def about_to_rebuild(area: str, publisher_of: Callable[[str], Publisher] = with_rows) -> Publisher:
     """Its log is past the size at which a new base is begun; 1 KiB in these tests."""
-    publisher = with_rows(area)
+    publisher = publisher_of(area)
     number = 0
     while not publisher.rebuilding:
         publisher.publish(
@@ -219,6 +219,64 @@ def test_a_writer_killed_while_it_removes_its_area_leaves_what_the_next_one_can_
 
 
 @pytest.mark.fault(31)
+def finish_rebuild(publisher: Publisher) -> None:
+    while publisher.maintain():
+        pass
+
+
+@pytest.mark.usefixtures("small_segments")
+@pytest.mark.parametrize("stride", [31, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
+def test_writer_killed_at_each_line_of_a_recycling_is_continued(make_area: Callable[[], str], stride: int) -> None:
+    """The third base overwrites the first segment. Its readers see their own generation, or that it has expired."""
+    line, died, expired = 0, True, set()
+    while died:
+        area = make_area()
+        publisher = with_rows(area)
+        first = RowReader(area)
+        at_first = table(first)
+        publisher.close()
+        publisher = about_to_rebuild(area, publisher_of=Publisher)
+        finish_rebuild(publisher)
+        second = RowReader(area)
+        assert second.segment.header.identity != first.segment.header.identity
+        number = 0
+        while publisher._writer is not None and not publisher._wants_rebuild(publisher._writer):
+            publisher._publish([(2, b"n", b"%d" % number)])
+            number += 1
+        second.refresh()
+        at_second = table(second)
+        publisher.close()
+        assert not first.expired
+
+        def work(area: str = area) -> None:
+            publisher = Publisher(area)
+            publisher.publish(SMALL)
+            finish_rebuild(publisher)
+
+        died = killed_at(line, work)
+        try:
+            assert table(first) == at_first
+        except SnapshotExpired:
+            expired.add(True)
+            assert first.expired
+        else:
+            expired.add(False)
+        assert table(second) == at_second, "the current segment, or the one that was current a moment ago"
+        before = set(segments(area))
+        with Publisher(area) as publisher:
+            assert set(segments(area)) == before, "both are kept"
+            finish_rebuild(publisher)
+            adopted = {(kind, key): value for kind in (1, 2) for key, value in publisher.rows(kind)}
+            assert adopted in (at_second, changed(at_second, SMALL))
+            for reader in (first, second):
+                reader.refresh()
+                assert table(reader) == adopted
+            assert len(segments(area)) == 2
+            publisher.close(remove=True)
+        line += stride
+    assert expired == {False, True}
+
+
 def test_leftovers_do_not_add_up_however_many_writers_are_killed_while_they_take_over(area: str) -> None:
     with Publisher(area) as publisher:
         publish_stamped(publisher)
@@ -440,6 +498,77 @@ def test_readers_killed_and_frozen_while_mapping_do_not_disturb_the_writer_and_c
 ) -> None:
     with Forks() as forks:
         forks.start(in_own_shm, "512m", kill_and_freeze, area, killed, frozen).finish(600.0)
+
+
+def idle(pipe: Pipe, area: str) -> None:
+    """A worker that looks up once, and then not again before it is told to."""
+    from shmroute.worker.reader import Reader
+
+    reader = Reader(area)
+    reader.wait_ready(WAIT_SECONDS)
+    reader.resolve("model-0")
+    pipe.send("attached")
+    pipe.recv()
+    version = reader.resolve("model-1").version
+    assert reader.fault is None
+    assert all(reader.resolve(f"model-{number}").version == version for number in range(ROWS))
+    pipe.send(int(version))
+
+
+def memory_bound(table: Mapping[tuple[int, str], bytes | None]) -> int:
+    """The documented bound of an area with that table, in bytes: docs/tuning.md."""
+    records = sum(layout.record_size(key.encode(), value) for (_, key), value in table.items())
+    log = max(publishing.MIN_LOG_BYTES * publishing.MIN_LOG_SPACES, records // publishing.LOG_SPACE_FRACTION)
+    slots = layout.SLOTS_AT + layout.slots_for(len(table)) * layout.WORD_BYTES
+    segment = slots + records + log + posix.WritableSegment.RESERVE_STEP_BYTES
+    return layout.CONTROL_BYTES + layout.REGISTER_BYTES + layout.EVENTS_BYTES + 2 * segment
+
+
+def rebuild_often(pipe: Pipe, area: str, rebuilds: int) -> None:
+    """In a /dev/shm of exactly the documented bound: no publish is refused, whatever the workers do."""
+    small_logs()
+    Path("/dev/shm/events-place").write_bytes(bytes(layout.EVENTS_BYTES))
+    when = random.Random(SEED)
+    with Publisher(area) as publisher, Forks() as forks:
+        publisher.publish(stamped(1))
+        workers: list[Child] = []
+        bases: set[int] = set()
+        while len(bases) < rebuilds:
+            publisher.publish(stamped(publisher.generation + 1))  # raises if there is no room
+            assert publisher._writer is not None
+            bases.add(publisher._writer.start)
+            if len(workers) < 40 and len(bases) * 40 >= rebuilds * len(workers):
+                worker = forks.start(idle, area)
+                wait_for_message(worker, WAIT_SECONDS)
+                worker.pipe.recv()
+                workers.append(worker)
+                if len(workers) in (5, 15, 25, 35):
+                    worker.kill(signal.SIGSTOP)
+            if publisher.generation % 50 == 0 and len(bases) > rebuilds // 4 and when.random() < 0.1:
+                check_stamps(RowReader(area))
+        killed, idling = workers[:4], workers[4:]
+        for worker in killed:
+            worker.kill()
+        for worker in idling:
+            worker.kill(signal.SIGCONT)
+            worker.pipe.send("look")
+            wait_for_message(worker, WAIT_SECONDS)
+            assert abs(worker.pipe.recv() - publisher.generation) <= 1
+        print(f"{len(bases)} bases, {publisher.generation} generations, {taken_bytes():,} bytes")
+        assert len(segments(area)) == 2
+
+
+@pytest.mark.fault(26)
+@needs_own_shm
+@pytest.mark.parametrize("rebuilds", [60, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+def test_idle_workers_never_block_a_publish_in_memory_of_the_bound(area: str, rebuilds: int) -> None:
+    def work(pipe: Pipe) -> None:
+        small_logs()
+        bytes_of_pages = -(-memory_bound(stamped(10**9)) // 4096) * 4096
+        in_own_shm(pipe, str(bytes_of_pages), rebuild_often, area, rebuilds)
+
+    with Forks() as forks:
+        forks.start(work).finish(1700.0)
 
 
 # --- forks (32) -----------------------------------------------------------------------------------------------

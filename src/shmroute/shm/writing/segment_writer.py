@@ -148,8 +148,7 @@ class SegmentWriter:
     @property
     def reading(self) -> Segment:
         """The same segment, as readers see it. Only after `finish_base`."""
-        if self._reading is None:
-            self._reading = Segment(self.name)
+        assert self._reading is not None  # noqa: S101
         return self._reading
 
     @property
@@ -230,7 +229,11 @@ class SegmentWriter:
         self.end = end
 
     def finish_base(self) -> None:
-        """Close the base: the log follows. Writes the header, so that the segment can be attached."""
+        """Close the base: the log follows. Writes the header, so that the segment can be attached.
+
+        Raises:
+            AreaUnreadable, NoAccess: its file has been removed or replaced.
+        """
         self.live_rows = self.slots_used
         self.header = self.header._replace(log_at=self.end, rows=self.slots_used)
         self._buffer[self.end : self.end + LOG_SPARE_BYTES] = bytes(LOG_SPARE_BYTES)
@@ -239,6 +242,10 @@ class SegmentWriter:
         fence()
         self._words[0] = int.from_bytes(data[:WORD_BYTES], "little")
         fence()
+        try:
+            self._reading = Segment(self.name)
+        except FileNotFoundError as error:
+            raise AreaUnreadable(self.name, "somebody has removed it") from error
 
     # --- the log -------------------------------------------------------------------------------------------
 

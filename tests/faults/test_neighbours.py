@@ -1,0 +1,420 @@
+"""What other users of the machine, cleaners and daemonisers may do to an area: refused, noticed or mended, by real
+processes."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import shared_memory
+from pathlib import Path
+
+import pytest
+
+from shmroute.errors import AreaBusy, ConfigError, NoAccess
+from shmroute.rows import Kind, encode
+from shmroute.shm import layout, posix
+from shmroute.shm.control import ControlReader
+from shmroute.shm.reader import RowReader
+from shmroute.shm.trust import trusted_users
+from shmroute.shm.writing.publisher import Publisher
+from shmroute.worker.reader import Reader
+from shmroute.worker.routes import Route
+from tests.forks import Forks, Pipe
+from tests.processes import bound
+from tests.shm.ground import NO_SHARED_MEMORY, NOBODY, Make, as_root, become_nobody, objects, remove
+from tests.shm.tables import current_segment, segments, table
+
+WAIT_SECONDS = 30.0
+
+
+def row(version: str, model: str = "model") -> dict[tuple[int, str], bytes | None]:
+    return {(Kind.MODEL, model): encode(Route(model, version, "app", "v1", "ns", "app"))}
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+MANIFEST = """
+apiVersion: iidp.com/v1
+kind: AppModel
+metadata: {{name: one, namespace: ns}}
+spec: {{app: one, version: v1, models: [{{name: {model}, version: v1}}]}}
+"""
+
+
+def write(folder: Path, model: str) -> None:
+    folder.mkdir(exist_ok=True)
+    beside = folder / ".one"
+    beside.write_text(MANIFEST.format(model=model))
+    beside.rename(folder / "one.yaml")
+
+
+@contextmanager
+def watcher(folder: Path, area: str, **options: object) -> Iterator[subprocess.Popen[str]]:
+    """A real watcher of a folder of manifests; its log is in `folder.log`."""
+    with folder.with_suffix(".log").open("a") as log:
+        process = subprocess.Popen(
+            bound([sys.executable, "-m", "shmroute", "watch", "--manifests", str(folder), "--area", area]),
+            stderr=log,
+            text=True,
+            **options,  # type: ignore[call-overload]
+        )
+        try:
+            yield process
+            assert process.poll() is None, "the watcher has ended"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WAIT_SECONDS) == 0
+
+
+def said(folder: Path) -> str:
+    return folder.with_suffix(".log").read_text()
+
+
+# --- names that a stranger takes ------------------------------------------------------------------------------
+
+
+def as_stranger(work: Callable[[], object]) -> None:
+    """Do something as user `nobody`."""
+
+    def child(pipe: Pipe) -> None:
+        os.umask(0)
+        become_nobody()
+        work()
+
+    with Forks() as forks:
+        forks.start(child).finish()
+
+
+@as_root
+def test_names_that_a_stranger_takes_in_advance_stop_nobody(area: str) -> None:
+    """The next segments' names cannot be guessed; those of the numbers that format 2 used are nothing any more."""
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1"})
+
+        def take() -> None:
+            for number in range(2, 30):
+                Path(posix.path_of(f"shmroute-{area}.{number}")).mkdir()
+
+        as_stranger(take)
+        try:
+            for number in range(2, 8):
+                publisher._publish_anew([(1, b"a", b"%d" % number)])
+            assert RowReader(area).get(1, "a") == b"7"
+            publisher.close()
+            with Publisher(area) as following:
+                assert following.get(1, "a") == b"7"
+        finally:
+            for number in range(2, 30):
+                Path(posix.path_of(f"shmroute-{area}.{number}")).rmdir()
+
+
+@as_root
+@pytest.mark.parametrize("which", ["control block", "lock"])
+def test_a_file_of_a_stranger_is_neither_believed_nor_removed(area: str, which: str) -> None:
+    name = posix.control_name(area) if which == "control block" else posix.lock_name(area)
+
+    def make() -> None:
+        if which == "control block":
+            with Publisher(area) as publisher:
+                publisher.publish(row("theirs"))
+        path = Path(posix.path_of(name))
+        path.touch()
+        path.chmod(0o666)
+
+    as_stranger(make)
+    uses: list[Callable[[], object]] = [lambda: Publisher(area)]
+    if which == "control block":
+        uses.append(lambda: Reader(area).resolve("model"))
+    for use in uses:
+        with pytest.raises(NoAccess, match=f"user {NOBODY} owns it.*SHMROUTE_TRUST={NOBODY}"):
+            use()
+    assert Path(posix.path_of(name)).stat().st_uid == NOBODY
+
+
+@as_root
+def test_a_reader_believes_the_users_that_it_is_told_to(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> None:
+        with Publisher(area) as publisher:
+            publisher.publish(row("theirs"))
+
+    as_stranger(make)
+    with pytest.raises(NoAccess):
+        Reader(area).resolve("model")
+    monkeypatch.setenv("SHMROUTE_TRUST", f"4321, {NOBODY}")
+    assert Reader(area).resolve("model").version == "theirs"
+    with Publisher(area) as publisher:
+        assert publisher.get(Kind.MODEL, "model") is not None
+        publisher.close(remove=True)
+
+
+@pytest.mark.parametrize("value", ["root", "1;2", "-1", "1.5", "٣", str(1 << 32)])
+def test_users_that_are_no_numbers_are_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("SHMROUTE_TRUST", value)
+    with pytest.raises(ConfigError, match="SHMROUTE_TRUST"):
+        trusted_users()
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o620, 0o666])
+@pytest.mark.parametrize("which", ["control block", "segment"])
+def test_a_file_that_others_may_write_is_refused_by_readers(area: str, mode: int, which: str) -> None:
+    with Publisher(area) as publisher:
+        publisher.publish(row("v1"))
+        name = posix.control_name(area) if which == "control block" else current_segment(area)
+        Path(posix.path_of(name)).chmod(mode)
+        with pytest.raises(NoAccess, match=f"mode {mode:04o} lets other users write it"):
+            Reader(area).resolve("model")
+
+
+@as_root
+def test_a_reader_in_the_group_cannot_hold_the_lock(area: str) -> None:
+    """It may lock the control block, which format 2 did, and nothing waits for that."""
+
+    def work(pipe: Pipe) -> None:
+        become_nobody([4711])
+        descriptor = os.open(posix.path_of(posix.control_name(area)), os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(PermissionError):
+            os.open(posix.path_of(posix.lock_name(area)), os.O_RDONLY)
+        pipe.send("locked")
+        signal.pause()
+
+    with Forks() as forks:
+        with Publisher(area, group=4711) as publisher:
+            publisher.publish(row("v1"))
+        forks.start(work).pipe.recv()
+        for version in ("v2", "v3"):
+            with Publisher(area, group=4711) as publisher:
+                publisher.publish(row(version))
+        assert Reader(area).resolve("model").version == "v3"
+
+
+# --- a watcher of format 2 ------------------------------------------------------------------------------------
+
+
+def hold_as_format_2(pipe: Pipe, area: str) -> None:
+    """A control block with the version of format 2 and its lock, held."""
+    path = Path(posix.path_of(posix.control_name(area)))
+    path.write_bytes(layout.CONTROL_HEADER.pack(layout.CONTROL_MAGIC, 2, 0).ljust(layout.CONTROL_BYTES, b"\0"))
+    Path(posix.path_of(f"shmroute-{area}.1")).write_bytes(b"a segment of format 2")
+    descriptor = os.open(path, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    pipe.send("held")
+    signal.pause()
+
+
+def test_a_live_watcher_of_format_2_is_stood_by_for_and_a_dead_one_is_replaced(area: str) -> None:
+    with Forks() as forks:
+        old = forks.start(hold_as_format_2, area)
+        old.pipe.recv()
+        for _ in range(3):
+            with pytest.raises(AreaBusy):
+                Publisher(area)
+        assert Path(posix.path_of(f"shmroute-{area}.1")).exists(), "its readers still need it"
+        old.kill()
+        with Publisher(area) as publisher:
+            publisher.publish(row("v1"))
+            assert not Path(posix.path_of(f"shmroute-{area}.1")).exists()
+            assert Reader(area).resolve("model").version == "v1"
+
+
+def test_a_watcher_of_format_2_finds_its_lock_taken(area: str) -> None:
+    with Publisher(area):
+        descriptor = os.open(posix.path_of(posix.control_name(area)), os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+
+
+# --- a watcher that is refused --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", NO_SHARED_MEMORY[:3])
+@pytest.mark.parametrize("which", ["control block", "lock"])
+def test_a_watcher_waits_while_something_else_has_its_names(area: str, tmp_path: Path, make: Make, which: str) -> None:
+    path = Path(posix.path_of(posix.control_name(area) if which == "control block" else posix.lock_name(area)))
+    make(path)
+    folder = tmp_path / "manifests"
+    write(folder, "model")
+    with watcher(folder, area):
+        try:
+            wait_for(lambda: "no shared memory object" in said(folder), "the watcher says why it waits")
+        finally:
+            remove(path)
+        reader = Reader(area)
+        reader.wait_ready(WAIT_SECONDS)
+        assert reader.resolve("model").app == "one"
+    Publisher(area).close(remove=True)
+
+
+# --- files that are removed -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("removed", ["all", "control block", "lock", "segment"])
+def test_files_removed_under_a_watcher_are_made_anew_and_workers_follow(
+    area: str, tmp_path: Path, removed: str
+) -> None:
+    """As systemd's RemoveIPC and cleaners do."""
+    folder = tmp_path / "manifests"
+    write(folder, "model")
+    with watcher(folder, area):
+        reader = Reader(area)
+        reader.wait_ready(WAIT_SECONDS)
+        assert reader.resolve("model").app == "one"
+        generation = reader.generation
+        names = {
+            "all": objects(area),
+            "control block": [posix.control_name(area)],
+            "lock": [posix.lock_name(area)],
+            "segment": segments(area),
+        }[removed]
+        for name in names:
+            Path(posix.path_of(name)).unlink()
+        wait_for(lambda: "it was made anew" in said(folder), "the watcher notices")
+        write(folder, "other")
+        wait_for(lambda: reader.get("other") is not None, "a worker that had mapped the old area follows")
+        assert reader.get("model") is None
+        assert reader.generation > generation
+        assert Reader(area).resolve("other").app == "one"
+        with pytest.raises(AreaBusy):
+            Publisher(area)
+    Publisher(area).close(remove=True)
+
+
+def test_rows_are_kept_when_files_are_removed_between_two_publishes(area: str) -> None:
+    with Publisher(area) as publisher:
+        publisher.publish({(1, "a"): b"1", (1, "b"): b"2"})
+        publisher.control.beat(10, 9, synced=True, confirmed_ns=8)
+        reader = RowReader(area)
+        for name in objects(area):
+            posix.unlink(name)
+        assert "made anew" in publisher.check_files()
+        assert publisher.check_files() == ""
+        assert reader.refresh() is None
+        assert table(reader) == {(1, "a"): b"1", (1, "b"): b"2"}
+        control = ControlReader(area)
+        assert (control.contact_ns, control.confirmed_ns, control.synced) == (9, 8, True)
+        assert publisher.publish({(1, "a"): b"3"}) == 3
+
+
+def test_an_area_taken_by_another_watcher_meanwhile_is_left_to_it(area: str) -> None:
+    publisher = Publisher(area)
+    publisher.publish({(1, "a"): b"1"})
+    for name in objects(area):
+        posix.unlink(name)
+    with Publisher(area) as other:
+        with pytest.raises(AreaBusy):
+            publisher.check_files()
+        with pytest.raises(AreaBusy):
+            publisher.publish({(1, "a"): b"2"})
+        assert other.publish({(1, "a"): b"other"}) == 1
+    publisher.close()
+
+
+# --- descriptors ----------------------------------------------------------------------------------------------
+
+
+def test_a_daemoniser_that_closes_every_descriptor_costs_no_stranger_theirs(area: str) -> None:
+    """After the first look-up; the numbers then belong to somebody else, whom the reader must not close."""
+
+    def work(pipe: Pipe) -> None:
+        reader = Reader(area)
+        assert reader.resolve("model").version == "v1"
+        number = pipe.fileno()
+        for descriptor in range(3, 1000):
+            if descriptor != number:
+                os.closerange(descriptor, descriptor + 1)
+        ends = [os.pipe() for _ in range(100)]
+        pipe.send("closed")
+        pipe.recv()
+        assert reader.resolve("model").version == "v99", "over many new segments"
+        reader.close()
+        del reader
+        gc.collect()
+        for reading, writing in ends:
+            os.write(writing, b"x")
+            assert os.read(reading, 1) == b"x", "still ours"
+
+    with Publisher(area) as publisher, Forks() as forks:
+        publisher.publish(row("v1"))
+        child = forks.start(work)
+        child.pipe.recv()
+        for number in range(2, 100):
+            publisher._publish_anew([(kind, key.encode(), value) for (kind, key), value in row(f"v{number}").items()])
+        child.pipe.send("go on")
+        child.finish()
+
+
+def test_a_writer_whose_descriptors_are_closed_notices_and_takes_its_lock_again(area: str) -> None:
+    def work(pipe: Pipe) -> None:
+        publisher = Publisher(area)
+        publisher.publish({(1, "a"): b"1"})
+        number = pipe.fileno()
+        for descriptor in range(3, 1000):
+            if descriptor != number:
+                os.closerange(descriptor, descriptor + 1)
+        ends = [os.pipe() for _ in range(20)]
+        assert "made anew" in publisher.check_files()
+        for value in range(2, 200):
+            publisher.publish({(1, f"k{value}"): os.urandom(20_000)})
+        publisher.close()
+        for reading, writing in ends:
+            os.write(writing, b"x")
+            assert os.read(reading, 1) == b"x"
+
+    with Forks() as forks:
+        forks.start(work).finish()
+    assert RowReader(area).get(1, "a") == b"1"
+
+
+def test_standard_streams_that_are_closed_do_not_become_the_areas_files(area: str) -> None:
+    def work(pipe: Pipe) -> None:
+        for descriptor in range(3):
+            os.close(descriptor)
+        publisher = Publisher(area)
+        publisher.publish(row("v1"))
+        reader = Reader(area)
+        assert reader.resolve("model").version == "v1"
+        for descriptor in range(3):
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(descriptor)
+        assert os.open(os.devnull, os.O_RDWR) == 0
+        for _ in range(2):
+            os.dup(0)
+        publisher.publish(row("v2"))
+        assert reader.resolve("model").version == "v2"
+        publisher.close(remove=True)
+
+    with Forks() as forks:
+        forks.start(work).finish()
+
+
+# --- the standard library -------------------------------------------------------------------------------------
+
+
+def test_a_segment_is_an_object_of_multiprocessings_shared_memory(area: str) -> None:
+    """In a process of its own: its resource tracker would unlink the segment at the end."""
+
+    def work(pipe: Pipe) -> None:
+        from multiprocessing import resource_tracker
+
+        resource_tracker.register = lambda *_: None
+        opened = shared_memory.SharedMemory(name=current_segment(area))
+        assert opened.buf is not None
+        assert bytes(opened.buf[:8]) == layout.SEGMENT_MAGIC
+        opened.close()
+
+    with Publisher(area) as publisher, Forks() as forks:
+        publisher.publish(row("v1"))
+        forks.start(work).finish()
