@@ -13,12 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shmroute.resources.registry import APPMODELS
 from shmroute.rows import SettingsRow
+from shmroute.shm.register import Register
+from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import AuditResult, Replaced, SourceState
 from shmroute.sources.kubernetes.timing import SourceStats
 from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metrics import WatcherCollector
 from shmroute.watcher.status import MetadataStatus
 from tests.deploy.rendering import DEPLOY
+from tests.leftovers import new_area, remove_area
 
 MONITORING = DEPLOY / "monitoring"
 _NAME = re.compile(r"\bshmroute_[a-z0-9_]+")
@@ -26,13 +29,21 @@ _NAME = re.compile(r"\bshmroute_[a-z0-9_]+")
 
 def names() -> set[str]:
     """Every sample name a watcher with everything switched on exposes."""
+    area = new_area()
     registry = CollectorRegistry()
-    registry.register(WatcherCollector(_watcher()))
-    text = generate_latest(registry).decode()
+    registry.register(WatcherCollector(_watcher(area)))
+    try:
+        with Publisher(area):
+            register = Register(area)
+            register.note(1)
+            text = generate_latest(registry).decode()
+            register.leave()
+    finally:
+        remove_area(area)
     return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
 
 
-def _watcher() -> WatcherLoop:
+def _watcher(area: str = "unused") -> WatcherLoop:
     """A watcher that has never run, with a status in which every metric has a sample."""
     from msgspec.structs import replace
 
@@ -43,14 +54,16 @@ def _watcher() -> WatcherLoop:
 
         def run(self, *_: object) -> None: ...
 
-    watcher = WatcherLoop("unused", [Source()], settings=SettingsRow("", "", ""))  # type: ignore[list-item]
+    watcher = WatcherLoop(area, [Source()], settings=SettingsRow("", "", ""))  # type: ignore[list-item]
     for event in (
         SourceState("appmodels", "watching", 1),
         AuditResult("appmodels", 1, 0),
         Replaced("appmodels", ()),
     ):
         watcher._apply(event)
-    watcher.status = replace(watcher._status("writing"), metadata=MetadataStatus("redis://localhost", 1, 1, 1, 1, 1))
+    watcher.status = replace(
+        watcher._status("writing"), area=area, metadata=MetadataStatus("redis://localhost", 1, 1, 1, 1, 1)
+    )
     return watcher
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from shmroute.cli import options, output
 from shmroute.cli.output import age_text
+from shmroute.errors import ShmrouteError
 from shmroute.rows import (
     ConflictRow,
     EndpointsRow,
@@ -201,7 +202,7 @@ _VIEWS: Final = {
 
 
 @click.command()
-@click.argument("what", type=click.Choice(tuple(_VIEWS)))
+@click.argument("what", type=click.Choice((*_VIEWS, "workers")))
 @click.argument("names", nargs=-1, metavar="[NAME...]")
 @options.namespaces
 @options.area
@@ -232,6 +233,9 @@ def command(
             area, lambda item: _is_wanted(item, wanted_namespace, names), _model_items_of, _VIEWS[what].table, output
         )
         return
+    if what == "workers":
+        _show_workers(area, output)
+        return
     view = _VIEWS[what]
     items = [item for _, key, value in RowReader(area).rows(view.kind) for item in view.items(key, value)]
     items = [
@@ -248,6 +252,21 @@ def command(
         raise SystemExit(5)
     if not items and output in ("table", "wide"):
         click.echo(f"No {what} found.", err=True)
+
+
+def _show_workers(area: str, form: str) -> None:
+    from shmroute.watcher.report import status_of
+    from shmroute.watcher.workers import workers
+
+    status_of(area)  # raises where there is no area
+    found = workers(area)
+    if not found["known"]:
+        raise ShmrouteError(f"the workers of area {area!r} are not known: {found['reason']}")
+    items = [{**item, "noted_age": age_text(item["noted_seconds"])} for item in found["items"]]
+    table = {"pid": "pid", "state": "state", "generation": "generation", "last-move": "noted_age", "reason": "reason"}
+    output.show(items, form, table, {"stuck-at": "stuck_at"}, "pid")
+    if not items and form in ("table", "wide"):
+        click.echo("No workers found.", err=True)
 
 
 def _is_wanted(item: Item, namespace: str | None, names: tuple[str, ...], name: str = "model") -> bool:

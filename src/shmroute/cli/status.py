@@ -64,6 +64,7 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"set aside   {watcher['conflicts']} conflicts, {watcher['invalid']} invalid"
     newest = f", newest in {watcher['propagation_seconds'] * 1e3:.1f} ms" if watcher["propagations"] else ""
     yield f"published   {watcher['publishes']} generations from {watcher['events']} events{newest}"
+    yield f"workers     {_workers(facts['workers'])}"
     for source in facts["sources"]:
         reason = f": {printable(source['reason'])}" if source["reason"] else ""
         phase = source["phase"] if watcher["alive"] else f"was {source['phase']}"
@@ -83,6 +84,15 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
             f" {metadata['read_commands']} commands, {metadata['skipped_by_version']} skipped by version,"
             f" {metadata['pending']} pending, {metadata['failures']} failures{problem}"
         )
+
+
+def _workers(workers: dict[str, Any]) -> str:
+    if not workers["known"]:
+        return f"unknown: {printable(workers['reason'])}"
+    if not workers["count"]:
+        return "none have the area open"
+    behind = f", {workers['behind']} behind: `shmroute get workers`" if workers["behind"] else ""
+    return f"{workers['count']} have the area open, oldest generation {workers['oldest']}{behind}"
 
 
 def _age(seconds: float | None) -> str:

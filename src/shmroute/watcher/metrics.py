@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.status import Status
+from shmroute.watcher.workers import workers
 
 __all__ = ["WatcherCollector", "silent_seconds"]
 
@@ -66,6 +67,7 @@ class WatcherCollector(Collector):
         age = max(status.source_ages, default=float("inf")) + silent_seconds(self._watcher)
         yield GaugeMetricFamily("shmroute_snapshot_age_seconds", "Since all sources were in step.", age)
         yield from self._sources(status)
+        yield from _workers(status.area)
         yield from _audits(status)
         yield from _threads(status)
         yield from _metadata(status)
@@ -96,6 +98,21 @@ class WatcherCollector(Collector):
 def silent_seconds(watcher: WatcherLoop) -> float:
     """Seconds since the owner's loop last turned and wrote its status."""
     return max(0.0, (time.monotonic_ns() - watcher.turned_ns) / 1e9)
+
+
+def _workers(area: str) -> Iterator[Metric]:
+    """Nothing where the register cannot be read: an absent metric is not taken for 0."""
+    found = workers(area)
+    if not found["known"]:
+        return
+    yield GaugeMetricFamily("shmroute_workers", "Processes that have the area open.", found["count"])
+    yield GaugeMetricFamily(
+        "shmroute_workers_behind", "Processes that could not go to a newer generation.", found["behind"]
+    )
+    if found["oldest"] is not None:
+        yield GaugeMetricFamily(
+            "shmroute_workers_oldest_generation", "Lowest generation that a process answers from.", found["oldest"]
+        )
 
 
 def _audits(status: Status) -> Iterator[Metric]:

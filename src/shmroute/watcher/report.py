@@ -16,6 +16,7 @@ from shmroute.rows import Kind, SettingsRow
 from shmroute.shm.control import ControlReader
 from shmroute.shm.reader import RowReader
 from shmroute.watcher.status import ENDED, Status, decode_status
+from shmroute.watcher.workers import workers
 from shmroute.worker.reader import Reader
 
 __all__ = ["Health", "health", "report", "settings_text", "status_of", "waiting_for"]
@@ -68,6 +69,7 @@ def report(reader: Reader) -> dict[str, Any]:
             **(_watcher(status) if status else {}),
         },
         "sources": _sources(status, heartbeat) if status else [],
+        "workers": workers(reader.area),
         "fault": str(reader.fault) if reader.fault else None,
     }
 
@@ -154,6 +156,9 @@ def health(facts: dict[str, Any]) -> Health:
         dead = ""
     reasons = [reason for reason in (dead, facts["fault"], watcher.get("problem")) if reason]
     reasons += [f"{source['resource']}: {source['reason']}" for source in facts["sources"] if source["reason"]]
+    if facts["workers"]["behind"]:
+        first = facts["workers"]["items"][0]
+        reasons.append(f"{facts['workers']['behind']} workers are behind (pid {first['pid']}: {first['reason']})")
     if not facts["generation"]:
         waits = f"{reasons[0]}" if reasons else "no complete list yet"
         return "bad", f"serving nothing: {waits}"

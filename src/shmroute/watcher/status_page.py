@@ -43,6 +43,9 @@ HEADERS: Final = (
 
 _SYMBOLS: Final = {"ok": "✓", "old": "!", "bad": "✕"}
 _API: Final = ("status", "history", "models", "conflicts", "invalid")
+MAX_WORKERS: Final = 50
+"""Workers on the page, those behind first."""
+
 _PLOT_WIDTH: Final = 300
 _PLOT_HEIGHT: Final = 60
 
@@ -65,6 +68,7 @@ def render(views: Views, samples: Sequence[dict[str, Any]], search: str, model: 
         f"<div id='state' data-live role='status'>{_state(word, text)}</div>",
         f"<div id='facts' data-live>{_numbers(facts)}</div>",
         f"<h2>Sources</h2><div id='sources' data-live>{_sources(facts)}</div>",
+        f"<h2>Workers</h2><div id='workers' data-live>{_workers(facts['workers'])}</div>",
         f"<h2>The last ten minutes</h2><div id='plots' data-live>{_plots(samples)}</div>",
         f"<h2 id='find'>Find a model</h2>{_form(search or model)}",
         f"<div id='found' data-live>{_found(views, search, model, start)}</div>",
@@ -149,6 +153,26 @@ def _sources(facts: dict[str, Any]) -> str:
     if not rows:
         return "<p>No source has reported yet.</p>"
     return _table("Sources", ("Resource", "Phase", "In step", "Restarts", "Lists", "Problem"), rows)
+
+
+def _workers(workers: dict[str, Any]) -> str:
+    if not workers["known"]:
+        return f"<p>Unknown: {escape(workers['reason'])}</p>"
+    if not workers["count"]:
+        return "<p>No process has the area open.</p>"
+    rows = [
+        (
+            item["pid"],
+            item["state"],
+            item["generation"],
+            f"{age_words(item['noted_seconds'])} ago",
+            item["reason"] or "none",
+        )
+        for item in workers["items"][:MAX_WORKERS]
+    ]
+    more = len(workers["items"]) - len(rows)
+    rest = f"<p class='dim'>{more} more: /api/status has them all.</p>" if more else ""
+    return _table("Workers", ("Pid", "State", "Generation", "Last move", "Problem"), rows) + rest
 
 
 def _plots(samples: Sequence[dict[str, Any]]) -> str:

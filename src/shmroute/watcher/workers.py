@@ -1,0 +1,54 @@
+"""What the workers' register says, for the commands, the metrics and the status page. Display only, never believed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from shmroute.errors import AreaUnavailable
+from shmroute.shm.register import WorkerNote, read_workers
+
+__all__ = ["workers"]
+
+
+def workers(area: str) -> dict[str, Any]:
+    """The processes that have the area open.
+
+    Returns:
+        `known`: False where the register cannot be read (the numbers are None then, not 0), and `reason` why.
+        `count`: live processes. `behind`: those that could not go to a newer generation; a worker without requests is
+        at an older generation and not behind. `oldest`: the lowest generation that one answers from. `items`: one per
+        process, those behind first.
+    """
+    try:
+        notes = read_workers(area)
+    except FileNotFoundError:
+        return _unknown("the area has no register of workers")
+    except AreaUnavailable as error:
+        return _unknown(str(error))
+    items = sorted(map(_item, notes), key=lambda item: (item["state"] != "behind", item["pid"]))
+    return {
+        "known": True,
+        "reason": "",
+        "count": len(items),
+        "behind": sum(item["state"] == "behind" for item in items),
+        "oldest": min((item["generation"] for item in items), default=None),
+        "items": items,
+    }
+
+
+def _unknown(reason: str) -> dict[str, Any]:
+    return {"known": False, "reason": reason, "count": None, "behind": None, "oldest": None, "items": []}
+
+
+def _item(note: WorkerNote) -> dict[str, Any]:
+    now_ns = time.monotonic_ns()
+    return {
+        "pid": note.pid,
+        "state": "behind" if note.stuck_at else "ok",
+        "generation": note.generation,
+        "stuck_at": note.stuck_at or None,
+        "reason": note.reason,
+        "started_seconds": max(0.0, (now_ns - note.started_ns) / 1e9),
+        "noted_seconds": max(0.0, (now_ns - note.noted_ns) / 1e9),
+    }
