@@ -186,16 +186,15 @@ class Faults(WatchFaults):
         everything (`admin`: told 503 with Retry-After 5, as cluster administrators are); then for
         `initializing_seconds` lists and watches get 429 with Retry-After 1; then all is served, and watches from
         before are too old on a quiet resource. With `restore`, etcd is restored from that backup meanwhile, and
-        `writes` revisions are written before the server answers. Returns the monotonic time of its first 200.
+        `writes` revisions more are written before the server answers. Returns the monotonic time of its first 200.
         """
         self._http.refuse()
         self.cut_streams(reset=True)
         self._http.drop_connections()
         if restore is not None:
             self._store.restore(restore)
+        self._store.bump(writes + 1)  # the server's own leases, if nothing else
         self._store.reinitialize()
-        if writes:
-            self._store.bump(writes)
         time.sleep(down_seconds)
         ready = time.monotonic() + starting_seconds + initializing_seconds
         self._add("starting", None, None, None, starting_seconds, admin=admin)
