@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tests.redis_server import RedisServer, find_redis_server
 SERVICE = "main"
 WAIT_SECONDS = 20.0
 _STEP_SECONDS = 0.02
+SLOTS = 16_384
 _BUS_OFFSET = 10_000
 """A Cluster's node listens on its port and on one that much higher."""
 
@@ -89,9 +90,31 @@ def one_node_cluster() -> Iterator[RedisServer]:
     server.port = free_port(above=_BUS_OFFSET)
     with server:
         with server.client() as client:
-            client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(SLOTS))
             wait_for(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
         yield server
+
+
+@contextmanager
+def three_node_cluster() -> Iterator[list[RedisServer]]:
+    """A Cluster of three nodes with a third of the slots each, which serve on when one of them is away."""
+    with ExitStack() as stack:
+        servers = []
+        for _ in range(3):
+            server = RedisServer(options=("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"))
+            server.port = free_port(above=_BUS_OFFSET)
+            servers.append(stack.enter_context(server))
+        for number, server in enumerate(servers):
+            with server.client() as client:
+                client.execute_command("CLUSTER", "ADDSLOTS", *range(SLOTS * number // 3, SLOTS * (number + 1) // 3))
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+                for other in servers[:number]:
+                    client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
+        for server in servers:
+            with server.client() as client:
+                wait_for(lambda client=client: len(client.execute_command("CLUSTER", "SLOTS")) == 3)  # type: ignore[misc]
+                wait_for(lambda client=client: b"state:ok" in client.execute_command("CLUSTER", "INFO"))  # type: ignore[misc]
+        yield servers
 
 
 @contextmanager

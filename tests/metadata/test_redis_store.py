@@ -238,10 +238,13 @@ def acl(server: RedisServer, *rules: str) -> str:
     return f"redis://reader:secret@127.0.0.1:{server.port}"
 
 
-def test_a_user_who_may_do_nothing_but_mget_is_enough(redis_server: RedisServer) -> None:
-    fill(redis_server, {"a": b"1"})
-    with opened(acl(redis_server, "~*", "+mget")) as store:
+@pytest.mark.parametrize("rules", ["+mget", "+@read -exists", "+@read -type", "+@read -exists -type -strlen -mget"])
+def test_commands_that_an_acl_denies_keep_no_value_away(redis_server: RedisServer, rules: str) -> None:
+    """With a key that is missing, and with one whose size is asked for first."""
+    fill(redis_server, {"a": b"1", "c": b"2"})
+    with opened(acl(redis_server, "~*", *rules.split())) as store:
         assert read(store, "a", "b") == [b"1", MISSING]
+        assert read(store, "c", check_size_first=("c",)) == [b"2"]
 
 
 def test_a_key_that_may_not_be_read_does_not_take_the_others_along(redis_server: RedisServer) -> None:
