@@ -1,9 +1,9 @@
 /* The native twin of the look-up: `shmroute.worker.lookup` says what it does and has the same in plain Python.
  *
- * A warm look-up loads the generation word, compares it, and asks the recent keys, then the cache (a dict). A first touch finds the row's
- * record in the mapped segment (docs/format.md), copies it, checks it, and makes the value. Whatever is not plain is
- * left to the method `_look_up` of the Python subclass: the first look-up, a new generation, options, an absent or
- * damaged row, a row of more than MAX_RECORD bytes, a full cache.
+ * A warm look-up loads the generation word, compares it, and asks the recent keys, then the cache (a dict). A first
+ * touch finds the row's record in the mapped segment (docs/format.md), copies it, checks it, and makes the value.
+ * Whatever is not plain is left to the method `_look_up` of the Python subclass: the first look-up, a new generation,
+ * options, an absent or damaged row, a row of more than MAX_RECORD bytes, a full cache.
  *
  * What keeps this safe:
  *  - The global interpreter lock is held from the look at the position to the end of the copy, so `_disable` and
@@ -35,7 +35,7 @@
 
 /* --- the format: docs/format.md, checked against shmroute.shm.layout by tests ------------------------------------ */
 
-#define INTERFACE 1 /* counts up with each change of what Python sees: shmroute.native compares it */
+#define INTERFACE 2 /* counts up with each change of what Python sees: shmroute.native compares it */
 #define FORMAT_VERSION 3
 #define GENERATION_AT 64
 #define OLDEST_AT 72
@@ -49,6 +49,7 @@
 #define VALUE_MASK ((1u << 26) - 1)
 #define DELETED (1u << 31)
 
+#define MAX_BATCHES (1 << 20) /* bytes of log that `_advance` copies; more is left to `RowReader.refresh` */
 #define MAX_RECORD 4096 /* bytes of a record that a first touch copies to the stack; larger ones go by `_look_up` */
 #define MAX_PROBES 4096 /* slots looked at before `_look_up` takes over, which reports a table without a free slot */
 #define RECENT 4096     /* places for keys looked up lately; a power of two */
@@ -157,6 +158,7 @@ typedef struct {
     Py_ssize_t strings;
     Py_ssize_t limit;  /* entries of the cache */
     uint16_t kind;
+    uint16_t also; /* a kind whose key ends with "/" and a key of this table, which it concerns too; 0: none */
     /* The position. Everything below changes in `_disable` and `_enable` only. */
     const uint64_t *word; /* the generation word */
     uint64_t seen;        /* its bits in the generation that the cache belongs to */
@@ -522,6 +524,140 @@ static PyObject *drop(PyObject *self, PyObject *key)
     Py_RETURN_NONE;
 }
 
+/* Take a key out of the cache and the recent keys; what was there goes into `dropped`, so that it is released later. */
+static int take_out(Lookup *self, PyObject *key, PyObject *dropped)
+{
+    Py_hash_t hash = PyObject_Hash(key);
+    if (hash == -1)
+        return -1;
+    Recent *recent = &self->recent[hash & (RECENT - 1)];
+    if (recent->key && (PyList_Append(dropped, recent->key) < 0 || PyList_Append(dropped, recent->value) < 0))
+        return -1;
+    remember(recent, 0, NULL, NULL);
+    PyObject *value = PyDict_GetItemWithError(self->cache, key);
+    if (!value)
+        return PyErr_Occurred() ? -1 : 0;
+    return PyList_Append(dropped, value) < 0 ? -1 : PyDict_DelItem(self->cache, key);
+}
+
+/* One row of a batch has changed. Rows of other tables go into `others`, as (kind, key). */
+static int row_changed(Lookup *self, uint16_t kind, const char *key, Py_ssize_t length, PyObject *absent,
+                       PyObject *dropped, PyObject *others)
+{
+    PyObject *text = PyUnicode_DecodeUTF8(key, length, NULL);
+    int failed = text ? 0 : -1;
+    if (text && kind == self->kind) {
+        failed = take_out(self, text, dropped);
+        int there = failed ? 0 : PyDict_Contains(absent, text);
+        failed = failed || there < 0 || (there && PyDict_DelItem(absent, text) < 0) ? -1 : 0;
+    }
+    else if (text) {
+        const char *slash = kind == self->also ? memchr(key, '/', (size_t)length) : NULL;
+        if (slash) {
+            PyObject *own = PyUnicode_DecodeUTF8(slash + 1, key + length - slash - 1, NULL);
+            failed = own ? take_out(self, own, dropped) : -1;
+            Py_XDECREF(own);
+        }
+        PyObject *pair = failed ? NULL : Py_BuildValue("(HO)", kind, text);
+        failed = pair ? PyList_Append(others, pair) : -1;
+        Py_XDECREF(pair);
+    }
+    Py_XDECREF(text);
+    return failed;
+}
+
+/* Walk the plain batches in `copy` from generation `seen` to `published`. Returns 1 if that is all of it, 0 if the log
+ * is not plain (sealed, damaged, overwritten), -1 with an exception. */
+static int walk_batches(Lookup *self, const unsigned char *copy, uint64_t length, uint64_t seen, uint64_t published,
+                        uint64_t *walked, PyObject *absent, PyObject *dropped, PyObject *others)
+{
+    uint64_t at = 0;
+    for (uint64_t generation = seen; generation < published; generation++) {
+        if (length - at < BATCH_BYTES)
+            return 0;
+        const unsigned char *batch = copy + at;
+        uint64_t size = load32(batch + 16), records = load32(batch + 20);
+        if (load64(batch) != generation + 1 || load32(batch + 24) || size < BATCH_BYTES || size > length - at ||
+            size % WORD_BYTES ||
+            crc32_of(batch + BATCH_BYTES, size - BATCH_BYTES, crc32_of(batch, 36, 0)) != load32(batch + 36))
+            return 0;
+        for (uint64_t row = BATCH_BYTES; records; records--) {
+            if (row > size || size - row < RECORD_BYTES)
+                return 0;
+            const unsigned char *record = batch + row;
+            uint32_t info = load32(record + 8), place = info >> KEY_PLACE_SHIFT & MAX_KEY_PLACE;
+            uint64_t key_length = record[4] | record[5] << 8, value_length = info & VALUE_MASK;
+            uint64_t key = place ? place : value_length, whole = value_length + (place ? 0 : key_length);
+            if (size - row - RECORD_BYTES < whole || key + key_length > whole)
+                return 0;
+            uint16_t kind;
+            memcpy(&kind, record + 6, 2);
+            if (row_changed(self, kind, (const char *)record + RECORD_BYTES + key, (Py_ssize_t)key_length, absent,
+                            dropped, others) < 0)
+                return -1;
+            row += (RECORD_BYTES + whole + WORD_BYTES - 1) & ~(uint64_t)(WORD_BYTES - 1);
+        }
+        at += size;
+    }
+    *walked = at;
+    return 1;
+}
+
+PyDoc_STRVAR(advance_doc,
+"_advance($self, absent, /)\n"
+"--\n"
+"\n"
+"Go to the newest generation along the log and forget what it changed: see `shmroute.worker.lookup`.");
+
+static PyObject *advance(PyObject *object, PyObject *absent)
+{
+    Lookup *self = (Lookup *)object;
+    double seen, newest;
+    uint64_t bits = load_word(self->word), walked = 0;
+    memcpy(&newest, &bits, sizeof newest);
+    memcpy(&seen, &self->seen, sizeof seen);
+    if (!self->base || !(newest > seen && newest < 9007199254740992.0) || newest != (double)(uint64_t)newest ||
+        newest - seen > MAX_BATCHES || !PyDict_Check(absent))
+        Py_RETURN_NONE;
+    /* What the batches take, as their headers say; checked in the copy. */
+    uint64_t published = (uint64_t)newest, length = 0, room = self->capacity - self->end;
+    for (uint64_t generation = (uint64_t)seen; generation < published; generation++) {
+        if (room - length < BATCH_BYTES)
+            Py_RETURN_NONE;
+        uint64_t size = load32(self->base + self->end + length + 16);
+        if (size < BATCH_BYTES || size % WORD_BYTES || size > room - length || length + size > MAX_BATCHES)
+            Py_RETURN_NONE;
+        length += size;
+    }
+    PyObject *dropped = PyList_New(0), *others = PyList_New(0), *result = NULL;
+    unsigned char *copy = malloc(length ? length : 1);
+    if (!dropped || !others || !copy) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    memcpy(copy, self->base + self->end, length);
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    int plain = 0;
+    uint64_t moves = ++self->moves;
+    if (load_word(self->oldest) <= self->start)
+        plain = walk_batches(self, copy, length, (uint64_t)seen, published, &walked, absent, dropped, others);
+    if (self->moves != moves && plain > 0)
+        plain = 0; /* a finalizer that the garbage collector called has looked up, and moved */
+    if (plain > 0) {
+        self->end += walked;
+        result = Py_BuildValue("(KKO)", (unsigned long long)published, (unsigned long long)self->end, others);
+        if (result)
+            __atomic_store_n(&self->seen, bits, __ATOMIC_RELEASE);
+    }
+    else if (!plain)
+        result = Py_NewRef(Py_None);
+done:
+    free(copy);
+    Py_XDECREF(others);
+    Py_XDECREF(dropped); /* last: what it holds may look up when it goes */
+    return result;
+}
+
 static PyObject *drop_all(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     forget_recent((Lookup *)self);
@@ -596,19 +732,20 @@ static PyObject *lookup_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObj
 
 static int lookup_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"kind", "decode", "damage", "limit", "make", "strings", NULL};
+    static char *keywords[] = {"kind", "decode", "damage", "limit", "make", "strings", "also", NULL};
     Lookup *self = (Lookup *)object;
     PyObject *decode, *damage, *make = Py_None;
     Py_ssize_t limit, strings = 0;
-    unsigned short kind;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "HOOn|On", keywords, &kind, &decode, &damage, &limit, &make,
-                                     &strings))
+    unsigned short kind, also = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "HOOn|OnH", keywords, &kind, &decode, &damage, &limit, &make,
+                                     &strings, &also))
         return -1;
     if (make != Py_None && (strings < 1 || strings > MAX_STRINGS)) {
         PyErr_Format(PyExc_ValueError, "strings: 1 to %d", MAX_STRINGS);
         return -1;
     }
     self->kind = kind;
+    self->also = also;
     self->limit = limit;
     self->strings = strings;
     replace(&self->decode, decode);
@@ -667,6 +804,7 @@ static PyObject *get_cache(PyObject *self, void *Py_UNUSED(closure))
 static PyGetSetDef lookup_getset[] = {{"_cache", get_cache, NULL, "Key -> value, as decoded.", NULL}, {0}};
 
 static PyMethodDef lookup_methods[] = {
+    {"_advance", advance, METH_O, advance_doc},
     {"_disable", disable, METH_NOARGS, "Send every look-up to `_look_up` from now on."},
     {"_drop", drop, METH_O, "Forget a row that has changed."},
     {"_drop_all", drop_all, METH_NOARGS, "Forget every row."},

@@ -18,14 +18,17 @@ from typing import Any, Final
 from zlib import crc32
 
 from shmroute.shm.layout import (
+    BATCH_BYTES,
     CONTROL_BYTES,
     GENERATION_AT,
     MAX_KEY_PLACE,
     OLDEST_AT,
     RECORD_BYTES,
     SLOTS_AT,
+    Batch,
     SegmentHeader,
     hash_of,
+    pack_batch,
     pack_record,
     slot_entry,
 )
@@ -56,7 +59,7 @@ def table() -> Any:
     class Table(NATIVE.TableLookup):  # type: ignore[misc,name-defined]
         def _look_up(self, key: str) -> None: ...
 
-    return Table(KIND, decode, Damaged, 100)
+    return Table(KIND, decode, Damaged, 100, also=KIND + 1)
 
 
 class Turn:
@@ -127,6 +130,23 @@ class Turn:
             self.add(encoded, record + bytes(-len(record) % 8))
 
 
+def log(turn: Turn, dice: random.Random) -> tuple[int, int]:
+    """Append batches, some of them damaged. Returns where they begin, and the generation that they are to lead to."""
+    begin = len(turn.data)
+    generations = dice.randrange(4)
+    for generation in range(GENERATION + 1, GENERATION + 1 + generations):
+        keys = dice.choices([*KEYS, "ns/key-1", "/"], k=dice.randrange(4))
+        records = [pack_record(dice.choice([KIND, KIND + 1, KIND + 2]), key.encode(), b"v", 0) for key in keys]
+        length = BATCH_BYTES + sum(map(len, records))
+        fields = [generation, 0, length, len(records), dice.choice([0, 0, 0, 0, 1, 2]), 0, 0]
+        if dice.random() < 0.3:
+            fields[dice.choice([0, 2, 3])] = dice.choice([0, 8, length + 8, 1 << 31, 7])
+        turn.data += pack_batch(Batch(*fields), b"".join(records))
+        if dice.random() < 0.2:
+            turn.data[dice.randrange(begin, len(turn.data))] ^= 1 << dice.randrange(8)
+    return begin, GENERATION + dice.choice([generations, generations, 0, 1, 5, 1 << 60])
+
+
 WAYS: Final[list[Callable[[Turn], None]]] = [
     Turn.random_bytes,
     Turn.slots_that_lead_anywhere,
@@ -146,6 +166,7 @@ def run(look_ups: int, seed: int) -> int:
         dice = random.Random(f"{seed} {number}")
         turn = Turn(dice)
         WAYS[number % len(WAYS)](turn)
+        log_at, newest = log(turn, dice)
         capacity = len(turn.data)
         end = dice.choice([capacity, capacity, dice.randrange(turn.records_at, capacity + 1) // 8 * 8])
         end = max(end, turn.records_at)
@@ -168,6 +189,15 @@ def run(look_ups: int, seed: int) -> int:
                 assert key.encode() in value or WAYS[number % len(WAYS)] is not Turn.changed_bytes, (
                     f"seed {seed}, turn {number}: {key!r} leads to {value!r}"
                 )
+        native._enable(control, turn.data, header._replace(log_at=log_at), log_at, float(GENERATION))
+        struct.pack_into("<d", control, GENERATION_AT, float(newest))
+        absent: dict[str, None] = {"absent": None, "key-1": None}
+        moved = native._advance(absent)
+        if moved is not None:
+            assert oldest <= 3
+            assert moved[0] == newest > GENERATION
+            assert log_at <= moved[1] <= capacity
+            assert {kind for kind, _ in moved[2]} <= {KIND + 1, KIND + 2}
         native._disable()
         assert native["absent"] is None
         number += 1

@@ -58,7 +58,7 @@ def main() -> int:
         checked = {
             **os.environ,
             MODULE: str(made),
-            "PYTHONPATH": f"{folder}:{ROOT}",
+            "PYTHONPATH": f"{folder}:{ROOT / 'src'}:{ROOT}",
             "PYTHONMALLOC": "malloc",  # so that a read beyond a bytes object is seen
             "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libubsan.so')}",
             "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",  # the interpreter keeps much for its whole life

@@ -42,6 +42,7 @@ class Lookup:
         limit: how many rows are kept decoded.
         make: makes a value of a row that is an array of `strings` strings and an empty array, faster than `decode`.
         strings: see `make`.
+        also: a kind whose keys end with "/" and a key of this table; its change drops that key too. 0: none.
     """
 
     def __init__(
@@ -52,10 +53,21 @@ class Lookup:
         limit: int,
         make: Callable[..., Any] | None = None,
         strings: int = 0,
+        also: int = 0,
     ) -> None:
         self._cache: dict[str, Any] = {}
         self._word: memoryview[float] = NEVER
         self._seen = 0.0
+
+    def _advance(self, absent: dict[str, None]) -> tuple[int, int, list[tuple[int, str]]] | None:
+        """Go to the newest generation along the log, and drop the rows that changed; their keys leave `absent` too.
+
+        Returns:
+            The generation, where its log ends, and `(kind, key)` of the changed rows of other tables. None where it has
+            done nothing, and the caller has to `_disable`, `_drop` and `_enable`: always in the plain twin; in the
+            native one where the log is sealed, damaged, overwritten or long. Rows may have been dropped all the same.
+        """
+        return None
 
     def _disable(self) -> None:
         """Send every look-up to `_look_up` from now on: the reader is about to move."""

@@ -50,6 +50,7 @@ V = TypeVar("V")
 class CachingLookup(Protocol):
     """What `Position` needs of a `RouteLookup`."""
 
+    def _advance(self, absent: dict[str, None], /) -> tuple[int, int, list[tuple[int, str]]] | None: ...
     def _disable(self) -> None: ...
     def _drop(self, key: str) -> None: ...
     def _drop_all(self) -> None: ...
@@ -133,13 +134,17 @@ class Position:
             return rows
         # An exception may be raised at any line here, as by a signal's handler that ends what takes too long. The next
         # call then finds the move unsettled, and drops everything.
-        if not self._unsettled:
-            self._former = rows.snapshot()
         all_changed, self._unsettled = self._unsettled, True
         self.moves += 1
         lookup = self._lookup()
         if lookup is not None:
+            moved = None if all_changed else lookup._advance(self.absent)
+            if moved is not None:
+                self._settle_along_log(rows, *moved)
+                return rows
             lookup._disable()
+        if self._former is None:  # else it is that of a move that was interrupted
+            self._former = rows.snapshot()
         seen = float(rows.control.head[()])
         fault: AreaUnreadable | NoAccess | None = None
         changed: list[tuple[int, bytes]] | None = []
@@ -181,6 +186,20 @@ class Position:
                 fault,
             )
         return rows
+
+    def _settle_along_log(self, rows: RowReader, generation: int, end: int, changed: list[tuple[int, str]]) -> None:
+        """Finish a move that the native look-up has made; `changed` are rows of other tables than its own."""
+        if any(kind == Kind.METADATA for kind, _ in changed):
+            self._former = rows.snapshot()
+        for key in changed:
+            self.parts.drop(key, self._last_metadata)
+        rows.moved(generation, end)
+        self.seen = float(generation)
+        self._contact_ns = rows.control.contact_ns
+        self._unsettled = False
+        self._former = None
+        if self._register is not None:
+            self._register.note(generation, 0, "")
 
     def leave(self) -> None:
         """Release the mapping and everything decoded. The next look-up attaches again."""
