@@ -66,11 +66,11 @@ def of_those(modules: set[str], named: set[str]) -> set[str]:
     return {module for module in modules if any(module == name or module.startswith(f"{name}.") for name in named)}
 
 
-def test_importing_the_package_loads_nothing_heavy_and_nothing_of_the_watchers_side() -> None:
+def test_import_loads_nothing_heavy_and_nothing_of_the_watcher() -> None:
     assert of_those(loaded_by("import shmroute"), HEAVY | WATCHER_SIDE) == set()
 
 
-def test_the_first_look_up_loads_nothing_heavy_and_nothing_of_the_watchers_side(area: str) -> None:
+def test_first_look_up_loads_nothing_heavy_and_nothing_of_the_watcher(area: str) -> None:
     route = ("model", "v-1", "app", "v-2", "namespace", "appmodel", ())
     code = f"import shmroute; assert shmroute.Reader({area!r}).resolve('model').app == 'app'"
     with Publisher(area) as publisher:

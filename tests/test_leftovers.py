@@ -206,7 +206,7 @@ def test_a_bound_process_dies_with_the_one_that_started_it() -> None:
         time.sleep(0.01)
 
 
-def test_a_bound_program_is_the_environments_own_even_if_that_is_not_on_the_path(
+def test_bound_program_is_that_of_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")

@@ -96,7 +96,7 @@ def test_the_innermost_answers_are_in_force() -> None:
         assert resolve("model").app == "outer"
 
 
-def test_readers_of_their_own_forked_children_and_other_programs_see_the_answers() -> None:
+def test_own_readers_forks_and_other_programs_see_the_answers() -> None:
     code = "import shmroute; print(shmroute.resolve('model').app)"
     with routes({"model": "iiot"}), Forks() as forks:
         assert Reader().resolve("model").app == "iiot"

@@ -115,7 +115,7 @@ def test_in_panic_failing_pods_get_1_call_in_10() -> None:
     assert all(30 <= count <= 36 for count in counts)
 
 
-def test_in_panic_no_request_that_cannot_be_repeated_is_given_to_a_pod_that_swallows_it() -> None:
+def test_panic_gives_no_unrepeatable_request_to_a_hanging_pod() -> None:
     world = World(3)
     for address in world.addresses[:2]:
         world.pods[address] = HANGS

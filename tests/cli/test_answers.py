@@ -97,9 +97,7 @@ def test_status_tells_a_dead_or_frozen_watcher_from_one_that_lives(cli: Cli, are
     assert state["age"] >= 60
 
 
-def test_audit_says_when_there_is_no_watcher_to_ask_or_nothing_to_compare_with(
-    cli: Cli, area: str, tmp_path: Path
-) -> None:
+def test_audit_without_a_watcher_or_a_server_says_so(cli: Cli, area: str, tmp_path: Path) -> None:
     publish(area)
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
@@ -141,7 +139,7 @@ def test_get_w_prints_each_change_until_it_is_interrupted(area: str) -> None:
             process.communicate()
 
 
-def test_status_watch_prints_a_line_for_each_change_where_there_is_no_terminal(area: str) -> None:
+def test_status_watch_without_a_terminal_prints_a_line_per_change(area: str) -> None:
     with published(area) as routes:
         process = start("status", "--watch", "--area", area)
         try:

@@ -57,7 +57,7 @@ def test_every_option_has_a_variable_and_its_help_names_it() -> None:
             assert f"env var: {variable}" in text, (context.command_path, option.name)
 
 
-def test_no_variable_is_one_that_kubernetes_sets_for_a_service_called_shmroute() -> None:
+def test_no_variable_is_one_that_kubernetes_sets_for_a_service() -> None:
     variables = {variable for _, _, variable in options()}
     assert not variables & {f"SHMROUTE{suffix}" for suffix in KUBERNETES_SUFFIXES}
 

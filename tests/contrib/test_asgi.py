@@ -81,7 +81,7 @@ async def nothing(*_: object) -> Any:
     raise AssertionError("not called")
 
 
-def test_the_wrapper_waits_at_start_up_and_leaves_the_rest_to_the_application(area: str) -> None:
+def test_wrapper_waits_at_start_up_and_passes_the_rest_on(area: str) -> None:
     inner = Started()
     application = Ready(inner)
 

@@ -173,7 +173,7 @@ def test_every_container_of_a_pod_mounts_the_same_memory(kustomize: Kustomize, n
     assert volume["emptyDir"]["medium"] == "Memory"
 
 
-def test_the_sidecar_is_native_and_the_server_starts_after_its_first_snapshot(kustomize: Kustomize) -> None:
+def test_sidecar_is_native_and_the_server_waits_for_its_snapshot(kustomize: Kustomize) -> None:
     [pod] = pods_of(kustomize("sidecar"))
     (sidecar,) = pod["initContainers"]
     assert sidecar["restartPolicy"] == "Always"

@@ -33,7 +33,7 @@ def watch(area: str, kubeconfig: str, *more: str) -> subprocess.Popen[str]:
     ],
     ids=lambda value: str(value),
 )
-def test_a_cluster_that_cannot_be_used_as_configured_ends_the_watcher_in_a_line(
+def test_unusable_cluster_configuration_ends_the_watcher_in_one_line(
     area: str, tmp_path: Path, cluster: dict[str, Any], user: dict[str, Any], problem: str
 ) -> None:
     kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", "https://api.example:6443", cluster=cluster, user=user)

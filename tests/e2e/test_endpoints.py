@@ -56,7 +56,7 @@ def shown(reader: Reader, model: str) -> set[str]:
 
 
 @pytest.mark.fault(19)
-def test_endpoints_equal_an_independent_computation_through_random_slice_changes(cluster: Cluster, area: str) -> None:
+def test_endpoints_equal_an_oracle_through_random_slice_changes(cluster: Cluster, area: str) -> None:
     services, slices_each = 6, 3
     dice = random.Random(7)
     for number in range(services):
@@ -91,7 +91,7 @@ def test_endpoints_equal_an_independent_computation_through_random_slice_changes
 
 
 @pytest.mark.fault(20)
-def test_a_service_scaled_to_zero_is_known_empty_and_an_unseen_one_is_not_known(cluster: Cluster, area: str) -> None:
+def test_service_scaled_to_zero_is_known_empty_unlike_an_unseen_one(cluster: Cluster, area: str) -> None:
     cluster.apply(appmodel("scaled", "scaled", "v1", {"scaled_model": "v1"}))
     cluster.apply(appmodel("unseen", "unseen", "v1", {"unseen_model": "v1"}))
     cluster.apply(endpoint_slice("scaled-1", "scaled", [endpoint("10.0.0.1")]))

@@ -77,9 +77,7 @@ def test_the_worker_that_resolves_all_models_agrees_with_the_server(cluster: Clu
 
 
 @pytest.mark.fault(23)
-def test_a_killed_watcher_costs_no_error_and_its_successor_goes_on_with_a_higher_generation(
-    cluster: Cluster, area: str
-) -> None:
+def test_killed_watcher_costs_no_error_and_generations_grow(cluster: Cluster, area: str) -> None:
     cluster.apply(example())
     with watcher(cluster, area) as first, workers(area, WORKERS, "model1", "model2") as team:
         reader = ready(area)

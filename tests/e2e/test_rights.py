@@ -138,7 +138,7 @@ def missing(verb: str, resource: str, cluster: Cluster) -> str:
 
 
 @pytest.mark.parametrize(("verb", "resource"), RIGHTS)
-def test_a_right_that_is_taken_away_is_named_everywhere_and_all_goes_on_once_it_is_back(
+def test_missing_right_is_named_and_recovery_follows_its_return(
     cluster: Cluster, account: Account, area: str, verb: str, resource: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster.apply(appmodel("one", "one", "v1", {"first": "1"}))
@@ -162,7 +162,7 @@ def test_a_right_that_is_taken_away_is_named_everywhere_and_all_goes_on_once_it_
 
 
 @pytest.mark.parametrize("resource", GROUPS)
-def test_a_watcher_that_may_not_watch_from_the_start_names_the_verb_and_begins_once_it_may(
+def test_watcher_without_the_right_names_the_verb_and_starts_later(
     cluster: Cluster, account: Account, area: str, resource: str
 ) -> None:
     cluster.apply(appmodel("one", "one", "v1", {"first": "1"}))
@@ -180,9 +180,7 @@ def test_a_watcher_that_may_not_watch_from_the_start_names_the_verb_and_begins_o
         until(lambda: ask("/readyz") == (200, "ok\n"), "end of the complaint")
 
 
-def test_a_streaming_list_takes_the_verb_watch_so_a_missing_list_is_told_by_the_probe(
-    cluster: Cluster, account: Account, area: str
-) -> None:
+def test_missing_verb_list_is_reported_by_the_probe(cluster: Cluster, account: Account, area: str) -> None:
     cluster.apply(appmodel("one", "one", "v1", {"first": "1"}))
     account.take("list", "appmodels")
     with watching(cluster, account, area) as ask, Reader(area) as reader:

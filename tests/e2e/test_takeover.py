@@ -9,9 +9,7 @@ from tests.cluster import Cluster
 from tests.e2e.running import appmodel, ready, shmroute, until, watcher
 
 
-def test_the_last_valid_state_of_an_object_that_is_invalid_now_outlives_the_watcher(
-    cluster: Cluster, area: str
-) -> None:
+def test_last_valid_state_of_an_invalid_object_outlives_the_watcher(cluster: Cluster, area: str) -> None:
     cluster.apply(appmodel("iiot", "iiot", "v1", {"iiot_dataservice": "v-1"}))
     with watcher(cluster, area) as first:
         reader = ready(area)

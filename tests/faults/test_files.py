@@ -58,7 +58,7 @@ def written(api: ApiServer, kubeconfig: Path, area: str, path: Path) -> None:
 
 
 @pytest.mark.fault(2)
-def test_02_a_pod_restarted_while_the_api_server_is_away_serves_its_last_routes_marked_as_stale(
+def test_02_pod_restarted_without_api_server_serves_its_checkpoint(
     api: ApiServer, kubeconfig: Path, area: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "checkpoint"
@@ -111,7 +111,7 @@ def test_02_a_damaged_checkpoint_is_as_good_as_none(
 
 
 @pytest.mark.fault(2)
-def test_02_a_watcher_killed_at_any_moment_of_writing_leaves_a_whole_checkpoint(
+def test_02_watcher_killed_while_writing_leaves_a_whole_checkpoint(
     area: str, tmp_path: Path, make_area: Callable[[], str]
 ) -> None:
     path = tmp_path / "checkpoint"

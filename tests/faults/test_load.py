@@ -54,7 +54,7 @@ def resident_bytes(pid: int) -> int:
 
 
 @pytest.mark.fault(21)
-def test_21_a_storm_with_a_hung_redis_keeps_nobody_waiting_and_memory_bounded(
+def test_21_storm_with_a_hung_redis_delays_nobody(
     api: ApiServer, redis_server: RedisServer, area: str, tmp_path: Path
 ) -> None:
     for number in range(STORM_APPS):
@@ -85,7 +85,7 @@ def test_21_a_storm_with_a_hung_redis_keeps_nobody_waiting_and_memory_bounded(
 
 @pytest.mark.fault(28)
 @pytest.mark.parametrize("step", [500, LARGE - SMALL], ids=["step by step", "at once"])
-def test_28_a_table_that_grows_tenfold_and_shrinks_again_is_served_throughout(
+def test_28_table_is_served_while_it_grows_tenfold_and_shrinks(
     area: str, step: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(area) as it:

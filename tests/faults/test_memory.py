@@ -100,7 +100,7 @@ def outgrow(pipe: Pipe, area: str) -> None:
 
 
 @needs_own_shm
-def test_a_table_that_outgrows_1_mib_is_refused_with_its_size_and_published_once_there_is_room(area: str) -> None:
+def test_table_beyond_1_mib_is_published_once_there_is_room(area: str) -> None:
     with Forks() as forks:
         forks.start(in_own_shm, "1m", outgrow, area).finish()
 
@@ -300,7 +300,7 @@ def test_a_worker_keeps_its_rows_when_the_generation_is_damaged(area: str, word:
     damaged_then_mended(area, damage, seen=True)
 
 
-def test_a_worker_keeps_its_rows_when_a_generation_is_announced_that_is_not_there(area: str) -> None:
+def test_worker_keeps_its_rows_when_a_generation_is_missing(area: str) -> None:
     def damage(publisher: Publisher) -> None:
         poke(posix.control_name(area), layout.GENERATION_AT, struct.pack("<d", 1000.0))
 
@@ -316,7 +316,7 @@ def test_a_worker_does_not_mind_damage_to_what_is_only_read_when_attaching(area:
 
 
 @pytest.mark.parametrize("number", range(20))
-def test_a_worker_keeps_its_rows_when_the_control_block_is_overwritten_with_anything(area: str, number: int) -> None:
+def test_worker_keeps_its_rows_when_the_control_block_is_damaged(area: str, number: int) -> None:
     garbage = random.Random(number).randbytes(layout.CONTROL_BYTES)
 
     def damage(publisher: Publisher) -> None:
@@ -325,7 +325,7 @@ def test_a_worker_keeps_its_rows_when_the_control_block_is_overwritten_with_anyt
     damaged_then_mended(area, damage, seen=True)
 
 
-def test_a_batch_that_cannot_be_read_leaves_the_worker_at_the_generation_before(
+def test_unreadable_batch_leaves_the_worker_at_the_former_generation(
     area: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Publisher(area) as publisher:
@@ -431,7 +431,7 @@ def test_what_was_cut_short_is_refused(area: str, size: int, which: str) -> None
 
 
 @pytest.mark.fault(29)
-def test_another_format_version_is_refused_with_both_versions_until_a_watcher_replaces_it(area: str) -> None:
+def test_other_format_version_is_refused_until_it_is_replaced(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.replace(routes(5, "old"))
         staying = Reader(area)

@@ -214,7 +214,7 @@ def hold_as_format_2(pipe: Pipe, area: str) -> None:
     signal.pause()
 
 
-def test_a_live_watcher_of_format_2_is_stood_by_for_and_a_dead_one_is_replaced(area: str) -> None:
+def test_live_format_2_watcher_is_kept_and_a_dead_one_replaced(area: str) -> None:
     with Forks() as forks:
         old = forks.start(hold_as_format_2, area)
         old.pipe.recv()
@@ -356,7 +356,7 @@ def test_a_daemoniser_that_closes_every_descriptor_costs_no_stranger_theirs(area
         child.finish()
 
 
-def test_a_writer_whose_descriptors_are_closed_notices_and_takes_its_lock_again(area: str) -> None:
+def test_writer_takes_its_lock_again_when_descriptors_are_closed(area: str) -> None:
     def work(pipe: Pipe) -> None:
         publisher = Publisher(area)
         publisher.publish({(1, "a"): b"1"})

@@ -199,7 +199,7 @@ def test_a_writer_killed_at_each_line_leaves_the_old_state_or_the_new(
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_a_writer_killed_while_it_removes_its_area_leaves_what_the_next_one_can_use(
+def test_writer_killed_while_removing_its_area_leaves_it_usable(
     make_area: Callable[[], str],
 ) -> None:
     line, died = 0, True
@@ -277,7 +277,7 @@ def test_writer_killed_at_each_line_of_a_recycling_is_continued(make_area: Calla
     assert expired == {False, True}
 
 
-def test_leftovers_do_not_add_up_however_many_writers_are_killed_while_they_take_over(area: str) -> None:
+def test_leftovers_of_killed_writers_do_not_add_up(area: str) -> None:
     with Publisher(area) as publisher:
         publish_stamped(publisher)
     for line in range(0, 400, 10):
@@ -286,7 +286,7 @@ def test_leftovers_do_not_add_up_however_many_writers_are_killed_while_they_take
 
 
 @pytest.mark.fault(31)
-def test_whoever_takes_an_area_over_sweeps_what_others_left_there_however_new_it_is(area: str) -> None:
+def test_new_writer_sweeps_leftovers_of_any_age(area: str) -> None:
     with Publisher(area) as publisher:
         publish_stamped(publisher)
     served = objects(area)
@@ -310,7 +310,7 @@ def hold(pipe: Pipe, area: str) -> None:
 
 
 @pytest.mark.parametrize("frozen_first", [False, True])
-def test_a_writer_that_stands_by_takes_over_within_2_s_of_the_death_of_the_first(area: str, frozen_first: bool) -> None:
+def test_standby_takes_over_within_2_s_of_the_writers_death(area: str, frozen_first: bool) -> None:
     with Forks() as forks:
         first = forks.start(hold, area)
         pid = first.pipe.recv()
@@ -369,9 +369,7 @@ def test_of_many_writers_that_race_for_a_dead_ones_area_one_gets_it(area: str) -
 @pytest.mark.parametrize(
     "look_ups", [400_000, pytest.param(10_000_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])]
 )
-def test_no_look_up_disagrees_with_its_generation_while_a_writer_publishes_at_full_rate(
-    area: str, look_ups: int
-) -> None:
+def test_look_ups_agree_with_their_generation_at_full_publish_rate(area: str, look_ups: int) -> None:
     readers = 8
     with Forks() as forks:
         writer = forks.start(publish_for_ever, area)
@@ -493,9 +491,7 @@ def kill_and_freeze(pipe: Pipe, area: str, killed: int, frozen: int) -> None:
 @pytest.mark.parametrize(
     ("killed", "frozen"), [(40, 4), pytest.param(200, 20, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
 )
-def test_readers_killed_and_frozen_while_mapping_do_not_disturb_the_writer_and_cost_bounded_memory(
-    area: str, killed: int, frozen: int
-) -> None:
+def test_killed_and_frozen_readers_do_not_disturb_the_writer(area: str, killed: int, frozen: int) -> None:
     with Forks() as forks:
         forks.start(in_own_shm, "512m", kill_and_freeze, area, killed, frozen).finish(600.0)
 
@@ -575,7 +571,7 @@ def test_idle_workers_never_block_a_publish_in_memory_of_the_bound(area: str, re
 
 
 @pytest.mark.fault(32)
-def test_children_forked_before_and_after_the_first_look_up_follow_the_writer(area: str) -> None:
+def test_forks_before_and_after_the_first_look_up_follow_the_writer(area: str) -> None:
     from shmroute.worker.reader import Reader
 
     reader = Reader(area)

@@ -35,9 +35,7 @@ def value(version: str, size: int = 0) -> bytes:
 # --- away ---------------------------------------------------------------------------------------------------
 
 
-def test_routes_are_served_though_redis_is_absent_at_the_start_and_metadata_follows(
-    redis_server: RedisServer, area: str
-) -> None:
+def test_routes_are_served_without_redis_and_metadata_follows(redis_server: RedisServer, area: str) -> None:
     redis_server.kill()
     with watching(area, RedisStore(redis_server.url)) as it:
         it.list([appmodel("app", {"a": "v-1", "b": "v-1"})])
@@ -50,9 +48,7 @@ def test_routes_are_served_though_redis_is_absent_at_the_start_and_metadata_foll
         assert it.loader.problem == ""
 
 
-def test_what_changes_while_redis_is_dead_is_right_once_it_is_back_and_nothing_else_is_read_again(
-    redis_server: RedisServer, area: str
-) -> None:
+def test_only_changed_versions_are_read_when_redis_is_back(redis_server: RedisServer, area: str) -> None:
     fill(redis_server, {"app_a": value("v-1"), "app_b": value("v-1")})
     with watching(area, RedisStore(redis_server.url)) as it:
         it.list([appmodel("app", {"a": "v-1", "b": "v-1"})])
@@ -188,9 +184,7 @@ def test_a_slow_redis_is_waited_for(redis_server: RedisServer, area: str) -> Non
         assert it.counters.failures == 0
 
 
-def test_an_answer_to_an_earlier_version_is_never_published_under_a_later_one(
-    redis_server: RedisServer, area: str
-) -> None:
+def test_answer_for_an_older_version_is_not_published_under_a_newer_one(redis_server: RedisServer, area: str) -> None:
     fill(redis_server, {"app_m": b'"of v-1"'})
     with watching(area, RedisStore(redis_server.url, read_timeout_seconds=60.0)) as it:
         it.list([appmodel("app", {"other": "v-1"})])
@@ -269,9 +263,7 @@ def test_no_worker_ever_sees_the_old_value_under_the_new_version(
 # --- what it should not hold --------------------------------------------------------------------------------
 
 
-def test_values_that_are_too_large_of_another_type_or_not_text_do_not_keep_others_waiting(
-    redis_server: RedisServer, area: str
-) -> None:
+def test_unusable_values_do_not_delay_others(redis_server: RedisServer, area: str) -> None:
     fill(redis_server, {"app_good": b"1", "app_large": b"x" * 5_000_000, "app_raw": b"\xff\xfe\x00", "app_empty": b""})
     with redis_server.client() as client:
         client.hset("app_hash", "field", "value")

@@ -87,7 +87,7 @@ with routes({"iiot_dataservice": "iiot"}):
 
 @pytest.mark.fault(32)
 @NO_HALF_FORK
-def test_32_a_server_that_forks_in_c_may_find_a_thread_in_the_middle_of_a_look_up() -> None:
+def test_32_fork_in_c_during_a_threads_look_up_leaves_the_child_able() -> None:
     finished = subprocess.run(
         bound([sys.executable, "-c", FORK_IN_C]), capture_output=True, text=True, timeout=60, check=False
     )
@@ -114,7 +114,7 @@ def test_32_a_server_that_forks_in_c_may_find_a_thread_in_the_middle_of_a_look_u
         "gunicorn-preload-gevent",
     ],
 )
-def test_32_look_ups_are_right_before_and_after_a_fork_with_threads_and_with_gevent(
+def test_32_look_ups_are_right_around_forks_with_threads_and_gevent(
     tmp_path: Path, area: str, command: str, application: str
 ) -> None:
     manifests = Manifests(tmp_path / "manifests")

@@ -279,9 +279,7 @@ def test_foreign_bytes_never_make_a_row(original: Area, which: str, head: str, d
 
 
 @given(data=st.data())
-def test_a_segment_put_together_from_pieces_of_itself_never_makes_a_foreign_row(
-    original: Area, data: st.DataObject
-) -> None:
+def test_segment_of_shuffled_pieces_never_gives_a_foreign_row(original: Area, data: st.DataObject) -> None:
     """Records and batches that are valid, at the wrong place: an older version of the row at the most."""
     laid = Laid(original)
     try:

@@ -306,7 +306,7 @@ def test_a_rotated_authority_counts_on_the_next_connect(
 
 
 @pytest.mark.fault(13)
-def test_a_tls_failure_makes_the_configuration_be_read_again_even_where_no_file_looks_changed(
+def test_tls_failure_reads_the_configuration_again(
     certificates: tuple[Certificates, Certificates], tmp_path: Path
 ) -> None:
     first, second = certificates

@@ -141,7 +141,7 @@ def test_a_plugin_that_hangs_is_ended_with_what_it_started(
     wait_for(lambda: not any(os.getsid(other) == pid for other in running() if is_running(other)))
 
 
-def test_a_request_waits_for_a_plugin_no_longer_than_its_deadline_and_says_so(
+def test_request_waits_for_a_plugin_no_longer_than_its_deadline(
     api: ApiServer, script: Plugin, connection: Connection
 ) -> None:
     script.does(f"sleep 1\ncat <<'END'\n{credential(token=api.auth.token)}\nEND")

@@ -63,7 +63,7 @@ def outcomes(results: Sequence[Written]) -> dict[str, str]:
     return {result.key.name: str(result.outcome) for result in results}
 
 
-def test_an_appmodel_is_applied_as_the_platform_would_and_the_result_says_what_became_of_it(cluster: Cluster) -> None:
+def test_appmodel_is_applied_as_the_platform_does(cluster: Cluster) -> None:
     def apply(text: str) -> dict[str, str]:
         return outcomes(
             apply_appmodels(cluster.connection, decode(text.encode(), "app.yaml"), namespace=cluster.namespace)
@@ -200,7 +200,7 @@ def test_a_cluster_without_the_crd_gets_an_error_that_says_how_to_install_it(tmp
         connection.close()
 
 
-def test_what_must_be_there_first_is_done_before_anything_is_written_and_after_the_server_has_agreed(
+def test_before_send_runs_after_the_dry_run_and_before_writing(
     cluster: Cluster,
 ) -> None:
     seen: list[tuple[list[str], list[str]]] = []
@@ -214,9 +214,7 @@ def test_what_must_be_there_first_is_done_before_anything_is_written_and_after_t
     assert outcomes(results) == {"a": "created", "b": "created"}
 
 
-def test_a_server_that_would_refuse_one_object_keeps_everything_from_being_written(
-    api: ApiServer, api_connection: Connection
-) -> None:
+def test_nothing_is_written_when_the_server_refuses_one_object(api: ApiServer, api_connection: Connection) -> None:
     api.auth.grant("admin", "get,create,patch", "appmodels", "allowed")
     manifests = [
         appmodel_manifest("a", "v1", {"m": "v1"}, namespace="allowed"),
@@ -227,9 +225,7 @@ def test_a_server_that_would_refuse_one_object_keeps_everything_from_being_writt
     assert api.list("appmodels") == []
 
 
-def test_a_failure_of_what_must_be_there_first_keeps_everything_from_being_written(
-    api: ApiServer, api_connection: Connection
-) -> None:
+def test_nothing_is_written_when_before_send_fails(api: ApiServer, api_connection: Connection) -> None:
     def before_send(_: Sequence[AppModel]) -> None:
         raise OSError("no metadata store")
 

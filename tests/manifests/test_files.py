@@ -127,7 +127,7 @@ def test_an_alias_reaches_no_further_than_its_document() -> None:
         decode_text(b"a: &a 1\n---\nb: *a")
 
 
-def test_aliases_that_repeat_each_other_are_refused_before_they_fill_the_memory() -> None:
+def test_aliases_that_multiply_are_refused_before_they_fill_memory() -> None:
     lines = [f"a{level}: &a{level} [" + ", ".join([f"*a{level - 1}"] * 10) + "]" for level in range(1, 12)]
     with pytest.raises(ValueError, match="do aliases repeat each other"):
         decode_text("\n".join(["a0: &a0 [x]", *lines]).encode())

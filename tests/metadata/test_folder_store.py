@@ -50,7 +50,7 @@ def test_a_value_of_the_limit_is_read_and_one_byte_more_is_too_large(tmp_path: P
     assert one(tmp_path, "large") == Absent(MetadataState.TOO_LARGE, "the value has 1001 bytes, the limit is 1000")
 
 
-def test_a_folder_or_a_fifo_of_that_name_is_the_wrong_type_and_nothing_waits_for_it(tmp_path: Path) -> None:
+def test_folder_or_fifo_of_that_name_is_the_wrong_type(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")
     assert state(tmp_path, "folder") == MetadataState.WRONG_TYPE

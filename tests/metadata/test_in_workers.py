@@ -187,9 +187,7 @@ def test_a_value_is_decoded_once_per_worker_and_change(
 
 
 @pytest.mark.fault(22)
-def test_a_route_that_is_held_gives_the_value_of_its_version_though_it_is_asked_for_the_value_only_later(
-    redis_server: RedisServer, area: str
-) -> None:
+def test_held_route_gives_the_value_of_its_version_when_asked_later(redis_server: RedisServer, area: str) -> None:
     fill(redis_server, {"app_m": value("v-1")})
     with watching(area, RedisStore(redis_server.url)) as it:
         it.list([appmodel("app", {"m": "v-1"})])

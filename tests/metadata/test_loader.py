@@ -155,7 +155,7 @@ class AwayStore(FolderStore):
 
 
 @pytest.mark.fault(22)
-def test_a_store_that_is_away_is_not_asked_again_before_its_time_whatever_is_wanted_meanwhile(tmp_path: Path) -> None:
+def test_unavailable_store_is_not_asked_before_its_time(tmp_path: Path) -> None:
     store, seconds = AwayStore(tmp_path), [1_000.0]
     with loading(MetadataLoader(store, clock=lambda: Now(seconds[0], 0.0))) as it:
         it.want("first")

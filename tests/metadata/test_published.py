@@ -19,7 +19,7 @@ def test_the_last_value_stays_under_the_version_it_was_read_for() -> None:
     assert (row.value, row.version, row.wanted, row.state) == (b"one", "v-1", "v-2", MetadataState.PENDING)
 
 
-def test_it_stays_however_often_and_for_whatever_reason_the_new_one_fails_to_come() -> None:
+def test_published_value_stays_while_the_new_one_cannot_be_read() -> None:
     row = LOADED_1
     for state in MetadataState:
         if state != MetadataState.LOADED:
@@ -42,7 +42,7 @@ def test_a_new_model_has_no_value() -> None:
     assert carried(PENDING_2, None) == PENDING_2
 
 
-def test_after_a_restart_what_was_loaded_stays_loaded_until_it_has_been_read_again() -> None:
+def test_loaded_value_stays_after_a_restart_until_it_is_read_again() -> None:
     again = msgspec.structs.replace(PENDING_2, wanted="v-1")
     assert carried(again, LOADED_1) == LOADED_1
     assert carried(msgspec.structs.replace(again, reason="connection refused"), LOADED_1) == LOADED_1

@@ -112,7 +112,7 @@ def test_a_value_over_the_limit_is_not_given(redis_server: RedisServer) -> None:
     assert large == Absent(MetadataState.TOO_LARGE, "the value has 1048577 bytes, the limit is 1048576")
 
 
-def test_a_value_known_to_be_too_large_is_measured_and_not_carried_over_the_wire(redis_server: RedisServer) -> None:
+def test_value_known_to_be_too_large_is_measured_not_read(redis_server: RedisServer) -> None:
     fill(redis_server, {"large": b"x" * 5_000_000, "shrunk": b"small"})
     with redis_server.client() as client:
         client.rpush("list", "a")

@@ -19,12 +19,12 @@ def attempts(until: float) -> list[float]:
     return moments
 
 
-def test_in_the_first_two_minutes_a_value_is_found_within_one_and_a_half_seconds() -> None:
+def test_late_value_is_found_within_1500_ms_in_the_first_two_minutes() -> None:
     moments = attempts(120.0)
     assert max(later - earlier for earlier, later in pairwise(moments)) <= 1.5
 
 
-def test_a_value_written_with_the_appmodel_is_found_within_a_quarter_of_a_second() -> None:
+def test_value_written_with_the_appmodel_is_found_within_250_ms() -> None:
     assert attempts(1.0)[:3] == [0.0, 0.25, 0.5]
 
 
@@ -43,7 +43,7 @@ def test_many_missing_keys_and_many_old_values_are_asked_for_less_often() -> Non
     assert key_delay(10.0, 1, 10_000 * 4_096, never) == pytest.approx(2.44, abs=0.01)
 
 
-def test_a_store_that_is_away_is_asked_ever_more_seldom_but_soon_enough_to_be_back_within_five_seconds() -> None:
+def test_unavailable_store_is_asked_less_often_and_is_back_within_5_s() -> None:
     backoff = StoreBackoff(never)
     assert [backoff.failed() for _ in range(6)] == [0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
     backoff.answered()

@@ -141,7 +141,7 @@ def test_an_answer_for_a_version_that_is_wanted_no_more_is_dropped() -> None:
     assert (read.ticket, read.value) == (want.ticket, b"value of v-2")
 
 
-def test_a_version_that_came_and_went_during_a_read_does_not_make_its_answer_good() -> None:
+def test_version_changed_twice_during_a_read_discards_its_answer() -> None:
     it = scheduler()
     request(it, "a", "v-1", at(0))
     [old] = take(it)
@@ -200,7 +200,7 @@ def test_since_tells_when_the_present_state_began() -> None:
 # --- too large ---------------------------------------------------------------------------------------------
 
 
-def test_a_value_that_is_too_large_is_not_read_again_until_its_version_changes() -> None:
+def test_too_large_value_is_not_read_again_until_its_version_changes() -> None:
     it = scheduler()
     request(it, "a", "v-1", at(0))
     [read] = answer(it, too_large(5_000_000, 1_000_000))
@@ -241,7 +241,7 @@ def test_however_often_a_retry_is_asked_for_its_size_is_asked_for_once() -> None
 # --- the store is away -------------------------------------------------------------------------------------
 
 
-def test_a_read_without_an_answer_is_done_again_and_everyone_is_told_why_once() -> None:
+def test_read_without_answer_is_repeated_and_its_reason_reported_once() -> None:
     it = scheduler()
     for model in ("a", "b", "c"):
         request(it, model, "v-1", at(0))
@@ -298,7 +298,7 @@ def test_a_model_that_is_gone_is_forgotten() -> None:
     it.forget("ns", "never there")
 
 
-def test_memory_is_bounded_by_the_models_however_often_they_change_while_the_store_is_away() -> None:
+def test_memory_is_bounded_by_models_while_the_store_is_unavailable() -> None:
     it = scheduler()
     for change in range(50_000):
         request(it, f"m{change % 100}", f"v-{change}", at(change))

@@ -101,9 +101,7 @@ def test_every_kind_of_buffer_is_taken(kind: Any) -> None:
         ("create-without-app", "wire/noapp", "spec.app is missing"),
     ],
 )
-def test_what_an_api_server_accepts_without_its_parts_is_invalid_with_a_reason(
-    name: str, key: str, reason: str
-) -> None:
+def test_object_without_its_parts_is_invalid_with_a_reason(name: str, key: str, reason: str) -> None:
     parsed = parse_appmodel(object_in(name))
     assert isinstance(parsed, InvalidAppModel)
     assert str(parsed.key) == key

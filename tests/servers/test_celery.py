@@ -52,7 +52,7 @@ print(json.dumps(found))
 """
 
 
-def test_so_long_after_a_change_every_process_of_the_pool_answers_anew_and_nothing_is_left(
+def test_every_pool_process_sees_a_change_and_nothing_is_left(
     tmp_path: Path, area: str, manifests: Manifests, redis_server: RedisServer
 ) -> None:
     port = free_port()

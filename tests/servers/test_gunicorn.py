@@ -45,7 +45,7 @@ def test_workers_see_a_change_a_restart_fails_no_request_and_nothing_is_left(
     ],
     ids=["preload", "gevent", "gthread"],
 )
-def test_every_kind_of_worker_sees_changes_and_restarts_without_a_failed_request(
+def test_each_worker_class_sees_changes_and_restarts_cleanly(
     tmp_path: Path, area: str, manifests: Manifests, app: str, options: tuple[str, ...]
 ) -> None:
     with gunicorn(tmp_path, area, manifests, *options, app=app) as server:

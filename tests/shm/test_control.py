@@ -189,7 +189,7 @@ def test_a_forked_child_neither_writes_nor_takes_the_area_away(area: str) -> Non
             Publisher(area)
 
 
-def test_closing_gives_the_lock_back_although_a_child_was_started_by_other_means(area: str) -> None:
+def test_closing_releases_the_lock_though_a_child_has_inherited_it(area: str) -> None:
     publisher = Publisher(area)
     inherited = os.dup(publisher.control._lock._descriptor)  # what a fork without Python's hooks leaves in the child
     try:

@@ -60,7 +60,7 @@ def test_the_parts_of_a_control_block_do_not_overlap() -> None:
 
 
 @pytest.mark.fault(34)
-def test_records_and_batches_are_whole_words_so_that_what_follows_is_aligned_too() -> None:
+def test_records_and_batches_are_whole_words() -> None:
     assert layout.BATCH_BYTES % 8 == 0
     for key in range(20):
         for value in range(20):
@@ -124,7 +124,7 @@ def test_a_header_with_any_byte_changed_is_refused() -> None:
         {"capacity": header().capacity + 4},
     ],
 )
-def test_a_header_that_contradicts_itself_is_refused_though_its_checksum_is_right(
+def test_inconsistent_header_is_refused_despite_a_right_checksum(
     contradiction: dict[str, int],
 ) -> None:
     data = layout.pack_segment_header(header(**contradiction)).ljust(layout.SLOTS_AT, b"\0")

@@ -220,7 +220,7 @@ if sys.argv[2:]:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_nothing_is_registered_with_the_resource_tracker_and_rows_outlive_their_writer(area: str, killed: bool) -> None:
+def test_rows_outlive_their_writer_without_a_resource_tracker(area: str, killed: bool) -> None:
     command = [sys.executable, "-c", WITHOUT_TRACKER, area, *(["killed"] if killed else [])]
     status = subprocess.run(bound(command), timeout=60).returncode
     assert status == (-9 if killed else 0)

@@ -404,7 +404,7 @@ def test_a_whole_table_that_finds_no_room_changes_nothing(area: str, monkeypatch
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_a_base_that_finds_no_room_is_tried_again_later_and_the_old_one_goes_on(
+def test_base_without_room_is_retried_while_the_old_one_serves(
     area: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Publisher(area) as publisher:
@@ -432,9 +432,7 @@ def test_a_base_that_finds_no_room_is_tried_again_later_and_the_old_one_goes_on(
 
 
 @pytest.mark.fault(23)
-def test_a_log_that_ends_before_the_published_generation_is_not_adopted_and_no_generation_comes_twice(
-    area: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_log_shorter_than_the_generation_is_not_adopted(area: str, caplog: pytest.LogCaptureFixture) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
         publisher.control.store_generation(9)  # what has been published last has been lost
@@ -446,9 +444,7 @@ def test_a_log_that_ends_before_the_published_generation_is_not_adopted_and_no_g
 
 
 @pytest.mark.fault(23)
-def test_a_whole_new_table_that_was_not_named_yet_is_adopted_with_its_own_counts(
-    area: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_table_not_named_yet_is_adopted_with_its_own_counts(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(_generation: int) -> None:
         raise SystemExit
 
@@ -470,7 +466,7 @@ def test_a_whole_new_table_that_was_not_named_yet_is_adopted_with_its_own_counts
 
 @pytest.mark.fault(28)
 @pytest.mark.usefixtures("small_segments")
-def test_a_base_whose_slots_get_crowded_is_built_anew_before_readers_must_forget_what_they_know(area: str) -> None:
+def test_base_with_crowded_slots_is_rebuilt_in_time(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.replace({(1, f"k{number}"): b"x" for number in range(6)})
         reader = RowReader(area)

@@ -234,7 +234,7 @@ def test_seeking_goes_back_as_far_as_the_segment_reaches(area: str) -> None:
 # --- areas that come and go -----------------------------------------------------------------------------------
 
 
-def test_a_reader_of_a_removed_area_keeps_its_rows_and_goes_to_the_next_of_that_name(area: str) -> None:
+def test_reader_of_removed_area_keeps_rows_and_follows_to_the_next(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"old", (1, "b"): b"same"})
         reader, follower = RowReader(area), RowReader(area)
@@ -253,7 +253,7 @@ def test_a_reader_of_a_removed_area_keeps_its_rows_and_goes_to_the_next_of_that_
         assert reader.refresh() == [(1, b"a")]
 
 
-def test_a_reader_attaches_to_a_table_whose_writer_was_killed_just_before_publishing_it(area: str) -> None:
+def test_reader_attaches_when_the_writer_died_before_publishing(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
         publisher.publish({(1, "a"): bytes(10_000_000)})

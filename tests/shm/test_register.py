@@ -109,7 +109,7 @@ def test_places_locked_by_a_stranger_make_a_worker_unknown_and_nothing_else(area
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "foreign", "replaced"])
-def test_a_register_that_cannot_be_used_costs_nothing_and_is_used_again_later(area: str, damage: str) -> None:
+def test_unusable_register_costs_nothing_and_is_used_again_later(area: str, damage: str) -> None:
     now = 0
     with Publisher(area) as publisher:
         register = Register(area, lambda: now)

@@ -64,7 +64,7 @@ def walked(segment: Segment) -> int:
     return generation - segment.header.start
 
 
-def test_a_position_is_one_batch_before_the_newest_whatever_the_length_of_the_log(area: str) -> None:
+def test_position_is_one_batch_before_the_newest_for_any_log_length(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"0"})
         segment = Segment(current_segment(area))
@@ -92,7 +92,7 @@ def test_there_is_no_batch_beyond_the_log_nor_at_an_odd_offset(area: str) -> Non
         assert segment.batch_at(segment.header.capacity + 8, 2) is None
 
 
-def test_pages_behind_the_log_are_there_before_anybody_looks_for_one_batch_more(area: str) -> None:
+def test_pages_behind_the_log_are_reserved_before_readers_look(area: str) -> None:
     """A look at a page that is not there takes memory, and kills the process where there is none."""
     with Publisher(area) as publisher:
         for number in range(300):
@@ -169,7 +169,7 @@ def test_a_slot_whose_hash_was_changed_does_not_make_its_row_look_absent(area: s
         list(segment.rows(states[-1][0] // 8))
 
 
-def test_a_slot_whose_offset_was_changed_does_not_lead_to_an_older_version_of_its_row(area: str) -> None:
+def test_changed_slot_offset_does_not_lead_to_an_older_row(area: str) -> None:
     states = build(area)
     segment = Segment(current_segment(area))
     newest = word_of(segment, 1, b"a")

@@ -85,7 +85,7 @@ def test_a_watcher_that_computes_is_not_frozen_until_it_never_ends(writer: Write
 
 
 @pytest.mark.fault(24)
-def test_a_watcher_that_does_not_hold_the_area_is_frozen_only_if_it_was_stopped(writer: Writer) -> None:
+def test_watcher_without_the_area_is_frozen_only_if_it_was_stopped(writer: Writer) -> None:
     stranger = HeartbeatCheck("test-nobody", writer.process.pid, 0)
     assert not any(stranger.look() for _ in range(2 * FROZEN_CHECKS))
     writer.process.send_signal(signal.SIGSTOP)
@@ -93,6 +93,6 @@ def test_a_watcher_that_does_not_hold_the_area_is_frozen_only_if_it_was_stopped(
     assert [stranger.look() for _ in range(FROZEN_CHECKS)] == [False] * (FROZEN_CHECKS - 1) + [True]
 
 
-def test_a_writer_of_the_same_number_in_another_container_is_not_taken_for_it(area: str, writer: Writer) -> None:
+def test_writer_of_the_same_pid_in_another_container_is_told_apart(area: str, writer: Writer) -> None:
     later = HeartbeatCheck(area, writer.process.pid, time.monotonic_ns())
     assert not any(later.look() for _ in range(2 * FROZEN_CHECKS))

@@ -56,7 +56,7 @@ def test_it_ends_with_the_commands_exit_code_and_leaves_nothing(area: str, manif
     assert memory_of(area) == []
 
 
-def test_it_ends_with_128_and_the_number_of_the_signal_that_ended_the_command(area: str, manifests: Manifests) -> None:
+def test_exit_code_is_128_plus_the_signal_that_ended_the_command(area: str, manifests: Manifests) -> None:
     with run(area, manifests.path, python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")) as running:
         assert running.wait() == 128 + signal.SIGKILL
 
@@ -191,7 +191,7 @@ def test_ctrl_c_reaches_the_command_once_and_kill_does_too(area: str, manifests:
 # --- the watcher -------------------------------------------------------------------------------------------
 
 
-def test_a_dead_watcher_is_started_again_and_the_command_sees_what_came_since(area: str, manifests: Manifests) -> None:
+def test_dead_watcher_is_restarted_and_the_command_sees_new_routes(area: str, manifests: Manifests) -> None:
     with run(area, manifests.path, python(RESOLVE_IN_A_LOOP)) as running:
         assert running.line(1) == "iiot"
         first = running.watcher
@@ -217,9 +217,7 @@ def test_the_death_of_the_command_ends_everything(area: str, manifests: Manifest
     assert memory_of(area) == []
 
 
-def test_when_it_is_killed_itself_command_and_watcher_end_and_take_the_memory_along(
-    area: str, manifests: Manifests
-) -> None:
+def test_killed_run_takes_command_watcher_and_memory_along(area: str, manifests: Manifests) -> None:
     with run(area, manifests.path, python(SLEEP)) as running:
         pid = int(running.line())
         watcher = running.watcher
@@ -229,9 +227,7 @@ def test_when_it_is_killed_itself_command_and_watcher_end_and_take_the_memory_al
     assert memory_of(area) == []
 
 
-def test_a_watcher_whose_keeper_was_killed_before_it_looked_takes_the_memory_along(
-    area: str, manifests: Manifests
-) -> None:
+def test_watcher_whose_parent_was_killed_early_removes_the_memory(area: str, manifests: Manifests) -> None:
     lifeline = Lifeline()
     lifeline.release()
     somebody = os.getppid()

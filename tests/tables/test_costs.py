@@ -90,7 +90,7 @@ def test_a_change_of_one_appmodel_costs_the_same_however_many_there_are(apps: in
     assert cost_of(index, Changed("appmodels", appmodel("app", "m1=2 m2"))) < 150
 
 
-def test_models_that_two_namespaces_share_are_taken_in_proportion_to_their_number() -> None:
+def test_models_shared_by_two_namespaces_cost_in_proportion() -> None:
     def cost(models: int) -> int:
         index = Index()
         names = " ".join(f"model{number}" for number in range(models))
@@ -118,7 +118,7 @@ def test_a_list_of_appmodels_in_conflict_costs_in_proportion_to_their_number() -
     assert cost(3_000) < 12 * cost(300)
 
 
-def test_a_change_of_models_costs_the_same_however_many_endpoints_the_app_has() -> None:
+def test_change_of_models_costs_the_same_for_any_number_of_endpoints() -> None:
     index = Index()
     addresses = [f"10.0.{number // 256}.{number % 256}" for number in range(1_000)]
     index.apply(Changed("endpointslices", endpointslice("s", *addresses, service="app")))
@@ -127,7 +127,7 @@ def test_a_change_of_models_costs_the_same_however_many_endpoints_the_app_has() 
     assert cost_of(index, Changed("appmodels", appmodel("app", "m1=2"))) < 100
 
 
-def test_a_slice_that_has_not_changed_costs_the_same_however_many_endpoints_it_has() -> None:
+def test_unchanged_slice_costs_the_same_for_any_number_of_endpoints() -> None:
     index = Index()
     addresses = [f"10.0.{number // 256}.{number % 256}" for number in range(1_000)]
     item = endpointslice("s", *addresses, service="app")
@@ -137,7 +137,7 @@ def test_a_slice_that_has_not_changed_costs_the_same_however_many_endpoints_it_h
     assert cost_of(index, Replaced("endpointslices", (item,))) < 100
 
 
-def test_a_model_in_the_index_takes_at_most_400_bytes_of_memory_with_the_objects_it_came_in() -> None:
+def test_model_takes_at_most_400_bytes_with_its_objects() -> None:
     apps, models = 1_000, 10
     bodies = [body(item) for item in appmodels(apps, models)]
     tracemalloc.start()
@@ -152,7 +152,7 @@ def test_a_model_in_the_index_takes_at_most_400_bytes_of_memory_with_the_objects
     assert taken / (apps * models) <= 400
 
 
-def test_an_endpoint_of_a_service_that_nobody_names_takes_at_most_150_bytes_of_memory() -> None:
+def test_endpoint_of_an_unnamed_service_takes_at_most_150_bytes() -> None:
     slices = tuple(endpointslices(100, 100))
     index = Index()
     tracemalloc.start()

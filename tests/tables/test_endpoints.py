@@ -43,7 +43,7 @@ def test_all_slices_of_the_service_are_merged_and_sorted() -> None:
     assert followed.addresses("app") == ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]
 
 
-def test_a_change_of_one_service_changes_the_rows_of_the_apps_that_name_it_alone() -> None:
+def test_change_of_a_service_changes_rows_of_its_apps_only() -> None:
     followed = Followed()
     followed.put(
         appmodel("app", "m1 m2 m3"),
@@ -136,7 +136,7 @@ def test_an_emptied_service_that_a_complete_list_does_not_hold_is_not_known() ->
     assert state_of(followed) == EndpointsState.UNKNOWN
 
 
-def test_slices_that_vanish_from_a_complete_list_leave_their_service_not_known() -> None:
+def test_slices_missing_in_a_list_make_their_service_not_known() -> None:
     followed = Followed()
     followed.put(appmodel("app"), endpointslice("s", "10.0.0.1", service="app"))
     followed.index.apply(Replaced("endpointslices", ()))
@@ -153,7 +153,7 @@ def test_an_emptied_service_that_nobody_names_any_more_is_forgotten() -> None:
     assert state_of(followed) == EndpointsState.UNKNOWN
 
 
-def test_an_appmodel_of_the_services_name_that_names_another_does_not_keep_it_known() -> None:
+def test_namesake_appmodel_of_another_service_does_not_keep_it_known() -> None:
     followed = Followed()
     item = endpointslice("s", "10.0.0.1", service="app")
     followed.put(appmodel("app", "m1", service="web"), appmodel("other", "m2", service="app"), item)
@@ -163,7 +163,7 @@ def test_an_appmodel_of_the_services_name_that_names_another_does_not_keep_it_kn
     assert state_of(followed) == EndpointsState.UNKNOWN
 
 
-def test_an_emptied_service_that_passes_from_one_appmodel_to_another_stays_known_empty() -> None:
+def test_emptied_service_that_changes_its_appmodel_stays_known_empty() -> None:
     item = endpointslice("s", "10.0.0.1", service="web")
     for first, second in (("a", "b"), ("b", "a")):
         followed = Followed()
@@ -189,7 +189,7 @@ def test_what_becomes_of_services_that_nobody_names_is_not_remembered() -> None:
 
 
 @pytest.mark.fault(19)
-def test_a_slice_deleted_and_created_again_between_two_takes_is_no_moment_of_emptiness() -> None:
+def test_slice_recreated_between_two_takes_never_shows_as_empty() -> None:
     followed = Followed()
     item = endpointslice("s", "10.0.0.1", service="app")
     followed.put(appmodel("app"), item)
@@ -199,7 +199,7 @@ def test_a_slice_deleted_and_created_again_between_two_takes_is_no_moment_of_emp
     assert followed.take() == {}
 
 
-def test_a_slice_replaced_by_another_of_new_addresses_goes_from_the_old_to_the_new_at_once() -> None:
+def test_replaced_slice_switches_addresses_at_once() -> None:
     followed = Followed()
     item = endpointslice("s", "10.0.0.1", service="app")
     followed.put(appmodel("app"), item)
@@ -210,7 +210,7 @@ def test_a_slice_replaced_by_another_of_new_addresses_goes_from_the_old_to_the_n
     assert [each.host for each in row.endpoints] == ["10.0.0.2"]
 
 
-def test_a_list_taken_again_under_other_slice_names_is_no_moment_of_emptiness() -> None:
+def test_list_with_other_slice_names_never_shows_as_empty() -> None:
     followed = Followed()
     followed.put(appmodel("app"), endpointslice("s", "10.0.0.1", "10.0.0.2", service="app"))
     followed.take()
@@ -221,7 +221,7 @@ def test_a_list_taken_again_under_other_slice_names_is_no_moment_of_emptiness() 
     assert followed.take() == {}
 
 
-def test_an_appmodel_deleted_and_created_again_between_two_takes_keeps_its_endpoints() -> None:
+def test_appmodel_recreated_between_two_takes_keeps_its_endpoints() -> None:
     followed = Followed()
     followed.put(appmodel("app"), endpointslice("s", "10.0.0.1", service="app"))
     followed.take()

@@ -116,7 +116,7 @@ def test_an_address_under_two_ports_is_two_endpoints() -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(9, 10), (10, 9), (0, 0)])
-def test_of_an_address_in_two_slices_the_ready_one_counts_whichever_was_written_last(first: int, second: int) -> None:
+def test_ready_one_of_an_address_in_two_slices_counts(first: int, second: int) -> None:
     slices = [
         endpointslice("a", endpoint("10.0.0.1", ready=False), service="app", version=first),
         endpointslice("b", endpoint("10.0.0.1", ready=True), service="app", version=second),

@@ -169,7 +169,7 @@ def test_the_last_valid_state_of_an_invalid_object_stays_in_force() -> None:
     assert followed.addresses("a") == ["10.0.0.1:80"]
 
 
-def test_the_last_valid_state_goes_on_in_a_list_that_holds_the_object_invalid() -> None:
+def test_last_valid_state_stays_when_a_list_holds_the_object_invalid() -> None:
     followed = Followed()
     followed.put(appmodel("a", "m1"), appmodel("b", "m2"))
     assert followed.replace(invalid("a"), appmodel("b", "m2")) == []
@@ -225,7 +225,7 @@ def test_another_reason_is_a_change_of_the_row() -> None:
     assert followed.row(Kind.INVALID, "AppModel default/a").reason == "spec.app is missing"
 
 
-def test_a_file_that_was_set_aside_is_listed_under_its_path_until_it_is_mended() -> None:
+def test_broken_file_is_listed_under_its_path_until_it_is_mended() -> None:
     followed = Followed()
     followed.index.apply(FileProblem("apps/a.yaml", "line 3: a tab", last_good=True))
     assert followed.take() == {

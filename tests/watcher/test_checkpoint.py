@@ -134,9 +134,7 @@ def test_it_is_written_beside_and_renamed(area: str, tmp_path: Path, whole: byte
     assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
 
 
-def test_what_a_killed_writer_left_beside_it_is_no_obstacle_and_no_way_to_write_elsewhere(
-    area: str, tmp_path: Path
-) -> None:
+def test_leftover_beside_the_checkpoint_is_neither_kept_nor_followed(area: str, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
     (tmp_path / "checkpoint.new").symlink_to(victim)
@@ -146,7 +144,7 @@ def test_what_a_killed_writer_left_beside_it_is_no_obstacle_and_no_way_to_write_
     assert parse((tmp_path / "checkpoint").read_bytes()).rows == ROWS
 
 
-def test_rows_that_do_not_change_are_written_again_so_that_their_age_stays_true(
+def test_unchanged_rows_are_written_again_to_keep_their_age(
     area: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.01)
@@ -382,7 +380,7 @@ def test_a_full_disk_keeps_the_former_one_and_no_half_of_the_new_one(
 
 
 @pytest.mark.fault(2)
-def test_a_pod_that_starts_while_its_source_is_away_serves_the_last_routes_marked_as_not_in_step(
+def test_pod_without_its_source_serves_the_checkpoint_as_not_in_step(
     make_area: Callable[[], str], area: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "checkpoint"

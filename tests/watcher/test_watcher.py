@@ -148,7 +148,7 @@ def test_what_was_served_is_served_until_a_complete_list_has_come(area: str) -> 
 
 
 @pytest.mark.fault(17)
-def test_an_object_that_has_become_invalid_meanwhile_keeps_the_state_a_former_watcher_served(area: str) -> None:
+def test_object_invalid_by_now_keeps_the_state_of_the_former_watcher(area: str) -> None:
     take_over(area)
     with running(area) as it, reading(area) as reader:
         broken = InvalidAppModel(appmodel("one").key, "2", "spec.app is missing")
@@ -332,7 +332,7 @@ def damage_rows(area: str, contents: bytes | None) -> None:
 @pytest.mark.fault(29)
 @pytest.mark.parametrize("damaged", [b"two", b"from", b"10.0.0.", b"test", None])
 @pytest.mark.parametrize("times_without_room", [0, 3])
-def test_a_damaged_area_is_mended_by_the_next_change_that_meets_it_and_nothing_is_lost(
+def test_damaged_area_is_mended_by_the_next_change(
     area: str, damaged: bytes | None, times_without_room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PUBLISH_RETRY_SECONDS", 0.05)
@@ -375,9 +375,7 @@ class Failing(Told):
         raise RuntimeError("a defect of the source")
 
 
-def test_a_source_that_fails_by_a_defect_ends_the_watcher_so_that_it_is_started_again(
-    area: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failed_source_ends_the_watcher_for_a_restart(area: str, caplog: pytest.LogCaptureFixture) -> None:
     watcher = WatcherLoop(area, [Failing()], settings=SETTINGS)
     thread = threading.Thread(target=watcher.run)
     thread.start()
@@ -403,7 +401,7 @@ class Handler:
         self.seen.append(f"delete {appmodel.key.name}")
 
 
-def test_a_handler_that_raises_is_counted_keeps_nothing_up_and_hears_again_at_the_resync(area: str) -> None:
+def test_raising_handler_is_counted_and_called_again_at_the_resync(area: str) -> None:
     handler = Handler()
     with running(area, handlers=[handler]) as it:
         it.source.put(Replaced("appmodels", (appmodel("one"),)))
@@ -571,7 +569,7 @@ def test_the_oldest_source_says_how_old_the_routes_are(area: str) -> None:
             wait_for(lambda: reader.age < 50.0)
 
 
-def test_the_age_is_there_with_the_first_snapshot_and_does_not_wait_for_a_heartbeat(area: str) -> None:
+def test_age_is_known_with_the_first_snapshot(area: str) -> None:
     standing = time.monotonic_ns()
     with running(area, "appmodels", "endpointslices", clock=lambda: standing) as it:
         it.source.put(Replaced("appmodels", (appmodel("a"),)), Replaced("endpointslices", ()))

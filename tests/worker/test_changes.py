@@ -165,9 +165,7 @@ def test_a_generation_that_was_never_published_is_a_gap(given: RoutesArea, reade
 
 @pytest.mark.usefixtures("small_logs")
 @pytest.mark.parametrize("stay_behind", [1, 7, 300])
-def test_one_who_takes_every_change_in_knows_what_is_published_over_bases_tables_and_writers(
-    area: str, reader: Reader, stay_behind: int
-) -> None:
+def test_changes_add_up_to_the_table_over_bases_and_writers(area: str, reader: Reader, stay_behind: int) -> None:
     """By one whole base it may stay behind without a gap; by more it begins again."""
     choose = random.Random(stay_behind)
     known = Table()
@@ -286,7 +284,7 @@ def test_a_timeout_of_0_gives_all_there_is_however_much(given: RoutesArea, reade
     assert [change.generation for change in reader.changes(since, timeout=0)] == [502]
 
 
-def test_an_endless_stream_of_other_changes_does_not_keep_a_timeout_from_ending_it(area: str, reader: Reader) -> None:
+def test_timeout_ends_despite_an_endless_stream_of_other_changes(area: str, reader: Reader) -> None:
     def churn(pipe: Pipe) -> None:
         with RoutesArea(area) as given:
             for number in itertools.count():
@@ -405,7 +403,7 @@ def check_stamps(known: Table) -> None:
     assert set(known.routes) == set(MODELS)
 
 
-def test_each_generation_of_a_writer_at_full_rate_is_told_as_a_whole_also_when_writers_are_killed(area: str) -> None:
+def test_changes_of_a_generation_come_whole_when_writers_are_killed(area: str) -> None:
     with Reader(area) as reader, Forks() as forks:
         known = Table()
         told = 0
@@ -499,9 +497,7 @@ def test_async_loses_nothing_when_a_wait_is_cancelled(area: str, reader: Reader)
     assert run(work).resets == 1
 
 
-def test_async_goes_on_with_the_read_that_was_under_way_when_a_wait_was_cancelled(
-    given: RoutesArea, reader: Reader
-) -> None:
+def test_async_continues_the_read_after_a_cancelled_wait(given: RoutesArea, reader: Reader) -> None:
     """Two reads at once would be one too many: each goes on from the same place."""
     reading = 0
 

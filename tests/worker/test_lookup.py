@@ -228,7 +228,7 @@ def test_routes_of_other_namespaces_know_their_reader_too(publisher: Publisher, 
     assert reader.resolve("a", namespace="other") is other
 
 
-def test_a_reader_that_nobody_holds_is_collected_and_its_routes_go_on_with_another(publisher: Publisher) -> None:
+def test_routes_of_a_collected_reader_use_another_one(publisher: Publisher) -> None:
     endpoint = EndpointRow("10.0.0.1", 80, True, True, False)
     known = EndpointsRow("ns/am", EndpointsState.KNOWN, (endpoint,))
     publisher.publish({**rows(route("a")), (Kind.ENDPOINTS, "ns/am"): encode(known)})

@@ -239,7 +239,7 @@ def test_an_age_can_be_asked_for_with_the_look_up(given: RoutesArea, reader: Rea
     assert reader.resolve("m", max_age=50.0).model == "m"
 
 
-def test_a_reader_goes_on_when_the_writer_is_gone_and_knows_if_the_next_has_listed(area: str, reader: Reader) -> None:
+def test_reader_serves_without_a_writer_and_knows_if_the_next_has_listed(area: str, reader: Reader) -> None:
     with RoutesArea(area) as given:
         given.route("m")
         given.in_step(0.0)
@@ -286,9 +286,7 @@ def test_look_up_never_waits_whatever_the_environment_says(
 # --- areas ----------------------------------------------------------------------------------------------------
 
 
-def test_the_area_comes_from_the_argument_then_the_environment_then_is_default(
-    area: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_area_is_the_argument_then_the_variable_then_default(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SHMROUTE_AREA", raising=False)
     assert Reader().area == DEFAULT_AREA == "default"
     monkeypatch.setenv("SHMROUTE_AREA", "from-environment")
@@ -394,7 +392,7 @@ def test_names_that_were_made_up_cost_no_memory_to_speak_of(given: RoutesArea, r
     assert sum(map(len, reader._position.absent)) < 1000
 
 
-def test_endpoints_that_fell_out_of_a_full_memo_are_still_told_when_they_change(area: str) -> None:
+def test_endpoints_evicted_from_the_cache_still_change(area: str) -> None:
     """A route that is held keeps its pool; the memo must not be the only one who knows of it."""
     with RoutesArea(area) as given, Reader(area, memo_rows=4) as reader:
         given.publish(*(route(f"m{number}", f"app{number}") for number in range(20)))
@@ -520,9 +518,7 @@ def test_threads_look_up_while_rows_change_and_none_goes_back(area: str) -> None
             assert reader.resolve(model).version == str(newest), "and none is left behind"
 
 
-def test_a_first_touch_that_is_overtaken_by_a_new_generation_does_not_keep_its_row(
-    given: RoutesArea, reader: Reader
-) -> None:
+def test_first_touch_overtaken_by_a_generation_does_not_keep_its_row(given: RoutesArea, reader: Reader) -> None:
     """As by another thread while it decodes what it has read."""
     given.route("a")
     reader.attach()
@@ -627,7 +623,7 @@ def test_a_loggers_handler_may_look_up(given: RoutesArea, reader: Reader, area: 
         logger.removeHandler(handler)
 
 
-def test_a_fork_in_one_thread_while_another_looks_up_leaves_the_child_able_to_look_up(area: str) -> None:
+def test_fork_during_another_threads_look_up_leaves_the_child_able(area: str) -> None:
     stop = threading.Event()
     with RoutesArea(area) as given, Reader(area) as reader:
         given.publish(*(route(f"m{number}", version="0") for number in range(50)))

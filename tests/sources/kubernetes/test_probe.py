@@ -281,9 +281,7 @@ def test_an_event_from_before_what_came_last_makes_the_source_list_again(
 
 
 @pytest.mark.fault(40)
-def test_a_restored_server_that_passed_our_revision_is_compared_before_in_step(
-    api: ApiServer, connection: Connection
-) -> None:
+def test_restored_server_past_our_revision_is_compared_before_in_step(api: ApiServer, connection: Connection) -> None:
     """Without a trace: the watch resumes, and its revision is one that the restored server has had since."""
     for name in ("kept", "lost"):
         api.apply(app_model(name))
@@ -364,9 +362,7 @@ def test_a_watch_that_ends_cleanly_needs_no_comparison(api: ApiServer, connectio
         assert follow.source.stats.comparisons == 0
 
 
-def test_connections_that_break_again_and_again_are_compared_once_in_the_spacing(
-    api: ApiServer, connection: Connection
-) -> None:
+def test_breaking_connections_are_compared_once_per_spacing(api: ApiServer, connection: Connection) -> None:
     timing = msgspec.structs.replace(CALM, compare_spacing_seconds=3600.0, short_watch_seconds=0.0)
     with Following(connection, timing=timing) as follow:
         for count in range(1, 6):

@@ -81,7 +81,7 @@ def test_a_starting_server_is_followed_within_10_seconds_of_its_first_answer(
     assert clock.now - answers < 10.0
 
 
-def test_a_403_out_of_the_blue_is_taken_for_a_missing_role_at_the_second_time(clock: Clock) -> None:
+def test_second_403_in_a_row_counts_as_a_missing_role(clock: Clock) -> None:
     first, second, third = waits(make(clock), clock, FORBIDDEN, 3)
 
     assert first < 2.0

@@ -18,7 +18,7 @@ def make(probe_seconds: float = 30.0, dice: float = 0.5) -> Schedule:
 
 
 @pytest.mark.parametrize("period", PERIODS)
-def test_probes_come_within_a_period_and_the_storage_is_asked_within_two_minutes_more(period: float) -> None:
+def test_probes_and_storage_reads_come_within_their_periods(period: float) -> None:
     schedule = Schedule(Timing(probe_seconds=period), 0.0, random.Random(1).random)
     before = confirmed = 0.0
     for _ in range(200):

@@ -154,9 +154,7 @@ def test_endpointslices_are_followed_as_well(cluster: Cluster, there: Connection
 # -- what only the test server can show
 
 
-def test_the_first_list_is_at_resource_version_0_and_the_watch_goes_on_from_there(
-    api: ApiServer, connection: Connection
-) -> None:
+def test_first_list_is_at_resource_version_0_and_the_watch_follows(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, selector=SELECTOR) as follow:
         follow.wait_watched(api)
@@ -203,9 +201,7 @@ def test_a_paged_list_is_handed_out_when_its_last_page_has_come(api: ApiServer, 
         follow.wait_for(api)
 
 
-def test_a_watch_that_ends_as_it_should_is_opened_again_without_a_wait_or_a_list(
-    api: ApiServer, connection: Connection
-) -> None:
+def test_watch_that_ends_cleanly_is_reopened_without_wait_or_list(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=msgspec.structs.replace(CALM, watch_seconds=(2.0, 2.0))) as follow:
         follow.wait(lambda: follow.source.stats.watches >= 4)
 
