@@ -83,8 +83,8 @@ def test_one_deadline_bounds_a_request(case: str, tls: bool, certificates: Certi
         connection = Connection(kubeconfig(tmp_path, port, certificates if tls else None))
         with pytest.raises(ApiError, match=f"timed out after 1 s: {step}") as caught:
             connection.request("GET", PATH, timeout_seconds=SECONDS)
-    assert caught.value.status == 0
-    assert_no_request_is_left()
+        assert caught.value.status == 0
+        assert_no_request_is_left()
 
 
 @pytest.mark.parametrize("case", [case for case in SLOW if case != "a slow body"])
@@ -94,7 +94,7 @@ def test_one_deadline_bounds_the_head_of_a_stream(case: str, tmp_path: Path) -> 
         connection = Connection(kubeconfig(tmp_path, port))
         with pytest.raises(ApiError, match=f"timed out after 1 s: {step}"):
             connection.open(PATH, {}, read_timeout_seconds=60, answer_timeout_seconds=SECONDS)
-    assert_no_request_is_left()
+        assert_no_request_is_left()
 
 
 @pytest.mark.fault(45)
@@ -116,7 +116,7 @@ def test_a_proxy_that_does_not_come_to_the_point_is_named(
         step = f"waiting for the proxy 127.0.0.1:{port} to connect to api.cluster.example:6443"
         with pytest.raises(ApiError, match=f"timed out after 1 s: {step}"):
             connection.request("GET", PATH, timeout_seconds=SECONDS)
-    assert_no_request_is_left()
+        assert_no_request_is_left()
 
 
 def test_a_name_look_up_that_hangs_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,6 +266,7 @@ def kubeconfig(folder: Path, port: int, certificates: Certificates | None = None
 
 
 def assert_no_request_is_left() -> None:
+    """While the peer goes on: what was left behind has ended by being cut."""
     for thread in threading.enumerate():
         if thread.name == "shmroute-request":
             thread.join(10)

@@ -338,7 +338,7 @@ def _send(
         cluster.host + url,
         body=body,
         headers=headers,
-        timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT_SECONDS, timeout_seconds), read=read_seconds),
+        timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT_SECONDS, read_seconds), read=read_seconds),
         preload_content=False,
         decode_content=False,
         redirect=False,
