@@ -29,7 +29,7 @@ for _number, _handler in (
         signal.signal(_number, _handler)
 
 # The user's own settings and area stay out of every test: after the README's tour the area "default" is still there.
-_OF_TESTS = ("SHMROUTE_TEST", "SHMROUTE_PURE", "SHMROUTE_SEED", "SHMROUTE_REDIS_SERVER")
+_OF_TESTS = ("SHMROUTE_TEST", "SHMROUTE_PURE", "SHMROUTE_SEED", "SHMROUTE_REDIS_SERVER", "SHMROUTE_DIR")
 for _name in list(os.environ):
     if _name.startswith("SHMROUTE_") and not _name.startswith(_OF_TESTS):
         del os.environ[_name]

@@ -38,7 +38,7 @@ from tests.processes import (
     running,
 )
 
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path(os.environ.get("SHMROUTE_DIR") or "/dev/shm")
 
 MARK = "SHMROUTE_TEST_RUNNING"
 """In the environment of everything a test executes: its processes are known by it even when their parent has gone."""

@@ -93,7 +93,16 @@ PUBLIC = {
     ],
     "shmroute.shm": ["Publisher", "RowChange", "RowReader"],
     "shmroute.tables.handler": ["Announcement", "Handler"],
-    "shmroute.testing": ["Answer", "Answers", "Routes", "WatchedFolder", "routes", "watched_folder"],
+    "shmroute.testing": [
+        "Answer",
+        "Answers",
+        "Pod",
+        "Routes",
+        "WatchedFolder",
+        "not_ready",
+        "routes",
+        "watched_folder",
+    ],
     "shmroute.watcher": ["AppModel", "Handler", "ModelVersion", "WatchOptions", "Watcher"],
     "shmroute.worker.changes": ["AsyncChanges", "Change", "Changes", "Reset"],
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shmroute import ConfigError, ModelNotFound, NoEndpoints, NotReady, Reader, StaleRoutes, get, resolve
-from shmroute.testing import Answer, routes, watched_folder
+from shmroute.testing import Answer, Answers, Pod, not_ready, routes, watched_folder
 from tests.forks import Forks
 from tests.leftovers import SHARED_MEMORY
 from tests.processes import bound, is_running
@@ -82,7 +82,7 @@ def test_routes_do_not_grow_old_unless_they_are_told_to() -> None:
     with routes({"model": "iiot"}) as given:
         assert resolve("model", max_age=0.001).app == "iiot"
         for seconds in (60.0, time.monotonic() + 60.0, math.inf):
-            given.look_old(seconds)
+            given.set_age(seconds)
             with pytest.raises(StaleRoutes):
                 resolve("model", max_age=59.0)
         given.set({"model": "iiot2"})
@@ -111,6 +111,98 @@ def test_an_endpoint_that_is_none_is_refused_and_nothing_is_left(monkeypatch: py
         pass
     assert own_memory() == before
     assert os.environ["SHMROUTE_AREA"] == "former"
+
+
+def test_zones_of_pods_are_preferred_as_their_hints_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    pods = (Pod("10.0.0.1:80", zone="a", hints=("a",)), Pod("10.0.0.2:80", zone="b", hints=("b",)))
+    monkeypatch.setenv("SHMROUTE_ZONE", "b")
+    with routes({"model": Answer(app="iiot", endpoints=pods)}):
+        assert {str(resolve("model").pick()) for _ in range(10)} == {"10.0.0.2:80"}
+
+
+def test_pods_that_are_not_ready_are_not_picked() -> None:
+    pods = (Pod("10.0.0.1:80", ready=False), "10.0.0.2:80")
+    with routes({"model": Answer(app="iiot", endpoints=pods)}):
+        assert {str(resolve("model").pick()) for _ in range(10)} == {"10.0.0.2:80"}
+
+
+def test_ambiguous_ports_are_named_by_the_error() -> None:
+    with routes({"model": Answer(app="iiot", ambiguous_ports=("http", "grpc"))}):
+        with pytest.raises(NoEndpoints, match="http, grpc") as error:
+            resolve("model").pick()
+        assert error.value.reason == "ambiguous port"
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "version", "value"),
+    [
+        (Answer(app="a"), "off", None, None),
+        (Answer(app="a", metadata={"a": 1}), "loaded", "v1", {"a": 1}),
+        (Answer(app="a", metadata_state="pending"), "pending", None, None),
+        (
+            Answer(app="a", metadata={"a": 1}, metadata_state="pending", metadata_version="v0"),
+            "pending",
+            "v0",
+            {"a": 1},
+        ),
+        (Answer(app="a", metadata_state="missing"), "missing", None, None),
+        (
+            Answer(app="a", metadata={"a": 1}, metadata_state="outdated", metadata_version="v0"),
+            "outdated",
+            "v0",
+            {"a": 1},
+        ),
+    ],
+)
+def test_metadata_has_the_state_that_was_set(answer: Answer, state: str, version: str | None, value: object) -> None:
+    with routes({"model": answer}):
+        route = resolve("model")
+        assert (route.metadata_state, route.metadata_version, route.last_metadata) == (state, version, value)
+        assert route.metadata == (value if version == "v1" else None)
+
+
+def test_not_ready_is_what_resolve_says_within_its_block() -> None:
+    with routes({"model": "outer"}):
+        with not_ready(), pytest.raises(NotReady):
+            resolve("model")
+        assert resolve("model").app == "outer"
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ({"model": Answer(app="a", endpoints=("10.0.0.1",))}, "endpoint '10.0.0.1': write host:port"),
+        ({"model": Answer(app="a", endpoints=("10.0.0.1:http",))}, "write host:port, such as 10.0.0.1:80"),
+        ({"model": Answer(app="a", endpoints=("10.0.0.1:70000",))}, "write host:port"),
+        ({"model": Answer(app="a", endpoints=("fd00::1:80",))}, r"such as .* \[fd00::1\]:80"),
+        ({"model": Answer(app="a", endpoints="10.0.0.1:80")}, "write a tuple, even of one"),  # type: ignore[arg-type]
+        ({"model": Answer(app="a", metadata=object())}, "model 'model': its metadata cannot be written as JSON"),
+        ({"model": Answer(app="a", metadata_state="gone")}, "write one of loaded, pending"),  # type: ignore[arg-type]
+        ({"model": 7}, "give an app's name or an Answer, not int"),
+        ({"": "a"}, "not a model's name"),
+    ],
+)
+def test_a_set_that_fails_says_what_to_write_and_changes_nothing(answers: Answers, reason: str) -> None:
+    with routes({"model": "before"}) as given:
+        with pytest.raises(ConfigError, match=reason):
+            given.set(answers)
+        assert resolve("model").app == "before"
+        given.set({"other": "later"})
+        assert (resolve("model").app, resolve("other").app) == ("before", "later")
+
+
+def test_another_folder_serves_where_there_is_no_dev_shm(tmp_path: Path) -> None:
+    code = (
+        "import os, shmroute; from shmroute.testing import routes\n"
+        "with routes({'model': 'iiot'}):\n"
+        "    print(shmroute.resolve('model').app, len(os.listdir(os.environ['SHMROUTE_DIR'])))"
+    )
+    environment = {**os.environ, "SHMROUTE_DIR": str(tmp_path)}
+    output = subprocess.check_output(bound([sys.executable, "-c", code]), env=environment, text=True, timeout=60)
+    app, files = output.split()
+    assert app == "iiot"
+    assert int(files) > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- a watched folder --------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@
     with routes({"iiot_dataservice": "iiot"}):
         assert resolve("iiot_dataservice").app == "iiot"
 
-Both use real shared memory under an area of their own, and take it away at the end. `SHMROUTE_AREA` names it meanwhile,
-so that processes that are forked or started see the routes too. They can be nested: the innermost is in force.
-`shmroute.pytest_plugin` offers them as fixtures.
+Both use real shared memory in an area of their own and remove it at the end. Meanwhile `SHMROUTE_AREA` names that area,
+so processes that are forked or started see the routes, too. Blocks can be nested: the innermost one answers. Without a
+`/dev/shm`, set `SHMROUTE_DIR` to any folder before the tests start. `shmroute.pytest_plugin` has fixtures.
 """
 
 from __future__ import annotations
@@ -21,52 +21,86 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
 from shmroute.errors import ConfigError, NotReady
-from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState, RowKey, encode
+from shmroute.rows import (
+    AppRow,
+    EndpointRow,
+    EndpointsRow,
+    EndpointsState,
+    Kind,
+    MetadataRow,
+    MetadataState,
+    RouteRow,
+    RowKey,
+    encode,
+)
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.supervise.cleanup import remove_area
 from shmroute.supervise.lifeline import Lifeline
 from shmroute.worker.default import use_area
 from shmroute.worker.reader import Reader
-from shmroute.worker.routes import App, Route
 
-__all__ = ["Answer", "Answers", "Routes", "WatchedFolder", "routes", "watched_folder"]
+__all__ = ["Answer", "Answers", "Pod", "Routes", "WatchedFolder", "not_ready", "routes", "watched_folder"]
 
 DEFAULT_NAMESPACE: Final = "default"
 
 START_SECONDS: Final = 30.0
-"""A watcher takes less than a second to start; a busy machine may need more."""
+"""Time limit of the first snapshot. A watcher takes less than a second to start; a busy machine may need more."""
 
 STOP_SECONDS: Final = 10.0
+"""Time limit of a watcher's end; then it is killed."""
 
 FOREVER_NS: Final = 7 * 86_400 * 1_000_000_000
-"""Longer than any test takes."""
+"""How far ahead routes are in step, in nanoseconds: longer than any test takes."""
 
 _OLDEST_NS: Final = 1 << 62
-"""What a control block can still say."""
+"""The greatest age that a control block can hold, in nanoseconds."""
 
 QUIET_SECONDS: Final = 0.05
-"""What one file changes is published in one generation, or in two at once."""
+"""No further generation for this long: what one file changes is published in one generation, or in two at once."""
 
 _STEP_SECONDS: Final = 0.005
 
 _numbers = itertools.count()
 
+MetadataStateWord: TypeAlias = Literal["loaded", "pending", "missing", "outdated", "too-large", "wrong-type"]
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """One pod of an app, where more than its address matters."""
+
+    address: str
+    """``host:port``, such as ``10.0.0.1:80`` or ``[fd00::1]:80``."""
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    zone: str = ""
+    hints: tuple[str, ...] = ()
+    """The zones whose callers should prefer this pod; empty for all."""
+
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What `resolve` shall answer for one model."""
+    """What `resolve` answers for one model."""
 
     app: str
     version: str = "v1"
+    """The model's version."""
     app_version: str = "v1"
     namespace: str = DEFAULT_NAMESPACE
-    endpoints: tuple[str, ...] | None = None
-    """``host:port`` each; None for "not known", an empty tuple for "known empty"."""
+    endpoints: tuple[str | Pod, ...] | None = None
+    """Addresses as ``host:port``, or a `Pod` each. None: not known. An empty tuple: known to be empty."""
+    ambiguous_ports: tuple[str, ...] = ()
+    """Names of several ports of which none is chosen, so that `pick` raises; takes the place of `endpoints`."""
     metadata: Any = None
+    """The value: bytes as they are, anything else as JSON. None: there is no value."""
+    metadata_state: MetadataStateWord | None = None
+    """What `Route.metadata_state` says. By default "loaded" with a value, and "off" (no metadata at all) without."""
+    metadata_version: str | None = None
+    """The model version that the value was read for, if it is not `version`: only `last_metadata` gives it then."""
 
 
 Answers: TypeAlias = Mapping[str, "str | Answer"]
@@ -74,7 +108,7 @@ Answers: TypeAlias = Mapping[str, "str | Answer"]
 
 
 class Routes:
-    """The answers in force within `routes`."""
+    """The answers within a `routes` block."""
 
     def __init__(self, area: str) -> None:
         self.area = area
@@ -82,31 +116,34 @@ class Routes:
         self._answers: dict[str, Answer] = {}
 
     def set(self, answers: Answers) -> None:
-        """Add or replace answers, in one generation."""
-        for model, answer in answers.items():
-            self._answers[model] = Answer(app=answer) if isinstance(answer, str) else answer
-        self._publisher.replace(_rows(self._answers))
-        self.look_old(0.0)
+        """Add or replace answers, in one generation. The routes are fresh after it.
+
+        Raises:
+            ConfigError: an answer cannot be used; nothing has changed then.
+        """
+        self._publish({**self._answers, **{model: _answer(model, answers[model]) for model in answers}})
 
     def remove(self, *models: str) -> None:
-        """Have these models not found any more, in one generation."""
-        for model in models:
-            self._answers.pop(model, None)
-        self._publisher.replace(_rows(self._answers))
-        self.look_old(0.0)
+        """Have these models not found any more, in one generation. The routes are fresh after it."""
+        self._publish({model: answer for model, answer in self._answers.items() if model not in models})
 
-    def close(self) -> None:
-        """Take the area away."""
-        self._publisher.close(remove=True)
+    def _publish(self, answers: dict[str, Answer]) -> None:
+        self._publisher.replace(_rows(answers))
+        self._answers = answers
+        self.set_age(0.0)
 
-    def look_old(self, seconds: float) -> None:
-        """Have the routes look as if they had last been in step with a source `seconds` ago, for `max_age` and `age`.
+    def set_age(self, seconds: float) -> None:
+        """Make the routes look as if they had matched their source `seconds` ago the last time.
 
-        They do not grow old by themselves, and are as new after each `set` and `remove`.
+        `Reader.age` and `max_age` see it. The age then stays as it is until `set`, `remove` or another `set_age`.
         """
         now_ns = time.monotonic_ns()
         contact_ns = now_ns - int(min(seconds * 1e9, _OLDEST_NS)) if seconds else now_ns + FOREVER_NS
         self._publisher.control.beat(now_ns, contact_ns, synced=True)
+
+    def close(self) -> None:
+        """Remove the area."""
+        self._publisher.close(remove=True)
 
 
 @contextmanager
@@ -114,15 +151,22 @@ def routes(answers: Answers) -> Iterator[Routes]:
     """Have `shmroute.resolve` and `shmroute.get` give these answers, until the block is left.
 
     Raises:
-        ConfigError: an endpoint is not written as `host:port`.
+        ConfigError: an answer cannot be used.
     """
     given = Routes(_area())
     try:
         given.set(answers)
-        with _in_force(given.area):
+        with _default_area(given.area):
             yield given
     finally:
         given.close()
+
+
+@contextmanager
+def not_ready() -> Iterator[None]:
+    """Have `shmroute.resolve` and `shmroute.get` raise `NotReady`, as before a watcher's first snapshot."""
+    with _default_area(_area()):
+        yield
 
 
 class WatchedFolder:
@@ -190,7 +234,7 @@ def watched_folder(path: str | os.PathLike[str], options: Sequence[str] = ()) ->
     folder = WatchedFolder(Path(path), area)
     try:
         folder.reader.wait_ready(START_SECONDS)
-        with _in_force(area):
+        with _default_area(area):
             yield folder
     finally:
         folder.reader.close()
@@ -205,7 +249,7 @@ def watched_folder(path: str | os.PathLike[str], options: Sequence[str] = ()) ->
 
 
 @contextmanager
-def _in_force(area: str) -> Iterator[None]:
+def _default_area(area: str) -> Iterator[None]:
     former = os.environ.get("SHMROUTE_AREA")
     os.environ["SHMROUTE_AREA"] = area
     use_area(None)
@@ -223,32 +267,66 @@ def _area() -> str:
     return f"test-{os.getpid()}-{next(_numbers)}"
 
 
+def _answer(model: object, given: object) -> Answer:
+    if not isinstance(model, str) or not model:
+        raise ConfigError(f"{model!r} is not a model's name: write a string that is not empty")
+    answer = Answer(app=given) if isinstance(given, str) else given
+    if not isinstance(answer, Answer):
+        raise ConfigError(f"model {model!r}: give an app's name or an Answer, not {type(given).__name__}")
+    if isinstance(answer.endpoints, str | Pod):
+        raise ConfigError(f"model {model!r}: endpoints={answer.endpoints!r}: write a tuple, even of one")
+    return answer
+
+
 def _rows(answers: Mapping[str, Answer]) -> dict[RowKey, bytes]:
     """The rows of an area in which each model has an AppModel of its own."""
     rows: dict[RowKey, bytes] = {}
-    apps: dict[str, list[App]] = {}
+    apps: dict[str, list[AppRow]] = {}
     for model, answer in answers.items():
-        route = Route(model, answer.version, answer.app, answer.app_version, answer.namespace, model)
+        route = RouteRow(model, answer.version, answer.app, answer.app_version, answer.namespace, model)
         rows[Kind.MODEL, model] = encode(route)
         service = f"{answer.namespace}/{model}"
         apps.setdefault(answer.app, []).append(
-            App(answer.app, answer.app_version, answer.namespace, model, service, ((model, answer.version),))
+            AppRow(answer.app, answer.app_version, answer.namespace, model, service, ((model, answer.version),))
         )
-        if answer.endpoints is not None:
-            endpoints = tuple(_endpoint(address) for address in answer.endpoints)
-            rows[Kind.ENDPOINTS, service] = encode(EndpointsRow(service, EndpointsState.KNOWN, endpoints))
-        if answer.metadata is not None:
-            value = answer.metadata if isinstance(answer.metadata, bytes) else msgspec.json.encode(answer.metadata)
-            rows[Kind.METADATA, service] = encode(
-                MetadataRow(answer.app, answer.version, answer.version, MetadataState.LOADED, time.time(), value)
+        if answer.ambiguous_ports:
+            ports = ", ".join(answer.ambiguous_ports)
+            rows[Kind.ENDPOINTS, service] = encode(
+                EndpointsRow(service, EndpointsState.AMBIGUOUS_PORT, detail=f"ports {ports}")
             )
+        elif answer.endpoints is not None:
+            endpoints = tuple(
+                sorted((_endpoint(pod) for pod in answer.endpoints), key=lambda row: (row.host, row.port))
+            )
+            rows[Kind.ENDPOINTS, service] = encode(EndpointsRow(service, EndpointsState.KNOWN, endpoints))
+        if answer.metadata is not None or answer.metadata_state is not None:
+            rows[Kind.METADATA, service] = encode(_metadata(model, answer))
     for app, entries in apps.items():
         rows[Kind.APP, app] = encode(tuple(entries))
     return rows
 
 
-def _endpoint(address: str) -> EndpointRow:
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdigit():
-        raise ConfigError(f"{address!r} is no endpoint: write host:port")
-    return EndpointRow(host.strip("[]"), int(port), ready=True, serving=True, terminating=False)
+def _metadata(model: str, answer: Answer) -> MetadataRow:
+    states = {state.word: state for state in MetadataState}
+    word = answer.metadata_state or "loaded"
+    if word not in states:
+        raise ConfigError(f"model {model!r}: metadata_state={word!r}: write one of {', '.join(states)}")
+    value = answer.metadata
+    if value is not None and not isinstance(value, bytes):
+        try:
+            value = msgspec.json.encode(value)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ConfigError(f"model {model!r}: its metadata cannot be written as JSON: {error}") from error
+    version = None if value is None else answer.metadata_version or answer.version
+    return MetadataRow(answer.app, version, answer.version, states[word], time.time(), value)
+
+
+def _endpoint(given: str | Pod) -> EndpointRow:
+    pod = Pod(given) if isinstance(given, str) else given
+    if not isinstance(pod, Pod):
+        raise ConfigError(f"{given!r} is not an endpoint: write host:port, or a Pod")
+    host, _, port = pod.address.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not bare or not port.isdecimal() or not 0 < int(port) < 1 << 16 or (":" in bare) != (host != bare):
+        raise ConfigError(f"endpoint {pod.address!r}: write host:port, such as 10.0.0.1:80 or [fd00::1]:80")
+    return EndpointRow(bare, int(port), pod.ready, pod.serving, pod.terminating, pod.zone, hints=tuple(pod.hints))
