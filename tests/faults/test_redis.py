@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import statistics
 import subprocess
 import sys
@@ -14,9 +15,12 @@ from typing import Any
 
 import pytest
 
-from shmroute import MetadataNotJson
+from shmroute import MetadataNotJson, Reader
 from shmroute.metadata.redis_store import RedisStore
+from shmroute.shm.control import ControlReader
+from shmroute.watcher.status import decode_status
 from tests.metadata import worker as worker_module
+from tests.metadata.odd_redis import Answer, always, odd_redis
 from tests.metadata.redis_groups import far_away, sentinelled, wait_for
 from tests.metadata.watching import Watching, appmodel, watching
 from tests.processes import bound
@@ -333,3 +337,79 @@ def test_the_raw_bytes_are_once_in_a_pod_however_many_workers_read_them(redis_se
     copies = count * models * size
     print(f"{grown} bytes grown of {copies} for private copies")
     assert grown + models * size < copies / 4, "with the one copy in shared memory"
+
+
+# --- hostile ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def watching_process(area: str, folder: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`shmroute watch` on a folder, with metadata from `url`."""
+    command = [sys.executable, "-m", "shmroute", "watch", "--manifests", str(folder), "--area", area, "--redis", url]
+    process = subprocess.Popen(bound([*command, "--log-level", "error"]))
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def manifest(folder: Path, version: str, *models: str) -> None:
+    listed = ", ".join(f"{{name: {model}, version: {version}}}" for model in models)
+    text = (
+        "apiVersion: iidp.com/v1\nkind: AppModel\nmetadata: {name: app}\n"
+        f"spec: {{app: app, version: {version}, models: [{listed}]}}\n"
+    )
+    (folder / ".app").write_text(text)
+    (folder / ".app").rename(folder / "app.yaml")
+
+
+def peak_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+@pytest.mark.fault(46)
+def test_value_of_any_size_costs_the_watcher_nothing(redis_server: RedisServer, area: str, tmp_path: Path) -> None:
+    with redis_server.client() as client:
+        client.setrange("app_large", 200 * 1024 * 1024, b"x")
+        client.mset({"app_small": value("v-1"), "app_other": value("v-1")})
+    manifest(tmp_path, "v-1", "small", "large", "other")
+    with watching_process(area, tmp_path, redis_server.url) as process, Reader(area) as reader:
+        reader.wait_ready(20)
+        for model in ("small", "other"):
+            wait_for(lambda model=model: reader.resolve(model).metadata is not None)  # type: ignore[misc]
+        wait_for(lambda: reader.resolve("large").metadata_state == "too-large")
+        assert peak_bytes(process.pid) < 150 * 1024 * 1024
+        assert bytes_sent(redis_server) < 50 * 1024 * 1024, "what the server had sent before the connection was closed"
+
+
+def drip(_: list[bytes], connection: socket.socket) -> None:
+    for _number in range(600):
+        connection.sendall(b"*")
+        time.sleep(0.1)
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize(
+    "answer",
+    [drip, always(b"*1\r\n" * 5_000), always(b"$abc\r\n"), always(b"*0\r\n")],
+    ids=["drip", "deep", "odd", "few"],
+)
+def test_redis_out_of_shape_stops_no_route(area: str, tmp_path: Path, answer: Answer) -> None:
+    manifest(tmp_path, "v-1", "one")
+    with odd_redis(answer) as server, watching_process(area, tmp_path, server.url) as process, Reader(area) as reader:
+        reader.wait_ready(20)
+        wait_for(lambda: len(server.commands) >= 2, 30.0)
+        manifest(tmp_path, "v-2", "one", "two")
+        wait_for(lambda: reader.get("two") is not None)
+        route = reader.resolve("one")
+        assert (route.version, route.metadata, route.metadata_state) == ("v-2", None, "pending")
+        wait_for(lambda: bool(status_problem(area)))
+        assert process.poll() is None
+
+
+def status_problem(area: str) -> str:
+    """Why the watcher of the area cannot read metadata."""
+    status = decode_status(ControlReader(area).status() or b"")
+    return status.metadata.problem if status is not None and status.metadata is not None else ""

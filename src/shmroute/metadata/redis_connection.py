@@ -14,8 +14,17 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.connection import Connection, DefaultParser, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import (
+    AskError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from shmroute.metadata.store import StoreUnavailable
 
@@ -229,6 +238,20 @@ class _GuardedSocket:
         self.replies += 1
 
 
+class _Parser(DefaultParser):  # type: ignore[valid-type,misc]
+    """The usual parser; it knows a Cluster's errors in all versions of the package, where the usual one may not."""
+
+    EXCEPTION_CLASSES = {  # noqa: RUF012 - as in the class it extends
+        **DefaultParser.EXCEPTION_CLASSES,
+        "ASK": AskError,
+        "CLUSTERDOWN": ClusterDownError,
+        "CROSSSLOT": ClusterCrossSlotError,
+        "MASTERDOWN": MasterDownError,
+        "MOVED": MovedError,
+        "TRYAGAIN": TryAgainError,
+    }
+
+
 class _Guarded:
     """Added to a connection of the `redis` package: its socket is guarded by `exchange`."""
 
@@ -286,7 +309,7 @@ class RedisServer:
 
     def __init__(self, options: dict[str, Any], *, tls: bool = False) -> None:
         kind: type[_Guarded] = TlsConnection if tls else UnixConnection if "path" in options else TcpConnection
-        self._connection = kind(**options)
+        self._connection: Any = kind(**{**options, "parser_class": _Parser})
         self.name = str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
 
     def ask(self, commands: Sequence[Command], exchange: Exchange) -> list[Any]:

@@ -94,6 +94,7 @@ def servers_at(url: str, *, connect_timeout_seconds: float, read_timeout_seconds
     options = {
         "socket_connect_timeout": connect_timeout_seconds,
         "socket_timeout": read_timeout_seconds,
+        **({"ssl_check_hostname": True} if scheme == "rediss" else {}),  # not the default before version 6 of `redis`
         **_login(shape["user"]),
         **_query(shape["query"], tls=scheme == "rediss", sentinel=kind == "sentinel"),
         "protocol": 2,  # nothing of version 3 is needed, and older servers do not know it
