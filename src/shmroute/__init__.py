@@ -19,12 +19,16 @@ from shmroute.errors import (
     ShmrouteError,
     SnapshotExpired,
     StaleRoutes,
+    TableNotFound,
+    TableNotReady,
+    TableValueError,
 )
 from shmroute.native import native as _native_module
-from shmroute.worker.default import get, resolve
+from shmroute.worker.default import get, resolve, table
 from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.reader import Reader
 from shmroute.worker.routes import App, Route
+from shmroute.worker.tables import Table
 
 __all__ = [
     "App",
@@ -42,8 +46,13 @@ __all__ = [
     "ShmrouteError",
     "SnapshotExpired",
     "StaleRoutes",
+    "Table",
+    "TableNotFound",
+    "TableNotReady",
+    "TableValueError",
     "get",
     "resolve",
+    "table",
 ]
 
 __native__: bool = _native_module is not None

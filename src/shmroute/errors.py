@@ -2,8 +2,11 @@
 
     ShmrouteError
     +-- NotReady                    wait, or start a watcher
+    |   +-- TableNotReady           the table has not had its first complete list
     +-- ModelNotFound (LookupError) no AppModel serves the model
     +-- AppNotFound   (LookupError) no AppModel names the app
+    +-- TableNotFound (LookupError) the watcher has no such table
+    +-- TableValueError (ValueError) a row does not fit the type that the caller named
     +-- NoEndpoints   (LookupError) the app has no address to pick
     +-- StaleRoutes                 the routes are older than the caller accepts
     +-- MetadataNotJson (ValueError)
@@ -60,6 +63,9 @@ __all__ = [
     "ShmrouteError",
     "SnapshotExpired",
     "StaleRoutes",
+    "TableNotFound",
+    "TableNotReady",
+    "TableValueError",
 ]
 
 
@@ -94,6 +100,53 @@ class NotReady(ShmrouteError):
             f"area {area!r} holds no routes yet{waited}. Start `shmroute watch --area {area}`, or wait until its first"
             " list is complete (Reader.wait_ready)"
         )
+
+
+class TableNotReady(NotReady):
+    """The table has not had its first complete list.
+
+    Attributes:
+        table: the table's name.
+        area, waited_seconds: as for `NotReady`.
+    """
+
+    def __init__(self, table: str, area: str) -> None:
+        super().__init__(area)
+        self.table = table
+        text = f"table {table!r} of area {area!r} is not complete yet: wait (Table.wait_ready); `shmroute status` says"
+        self.args = (f"{text} what its source waits for",)
+
+
+class TableNotFound(ShmrouteError, LookupError):
+    """The watcher of the area has no such table.
+
+    Attributes:
+        table: the table's name.
+        area: the area's name.
+    """
+
+    def __init__(self, table: str, area: str) -> None:
+        self.table = table
+        self.area = area
+        super().__init__(
+            f"area {area!r} has no table {table!r}: declare it with `shmroute watch --tables FILE` or --table"
+        )
+
+
+class TableValueError(ShmrouteError, ValueError):
+    """A value of a table does not fit the type that the caller named. Other values are not affected.
+
+    Attributes:
+        table: the table's name.
+        key: the row's key.
+        reason: which field does not fit, and why.
+    """
+
+    def __init__(self, table: str, key: str, reason: str) -> None:
+        self.table = table
+        self.key = key
+        self.reason = reason
+        super().__init__(f"table {table!r}: the value of {key!r} does not fit its type: {reason}")
 
 
 class ModelNotFound(ShmrouteError, LookupError):

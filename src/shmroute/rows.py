@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import enum
 from typing import TypeAlias
+from zlib import crc32
 
 import msgspec
 
 __all__ = [
+    "FIRST_TABLE_NUMBER",
+    "LAST_TABLE_NUMBER",
     "AppRow",
     "ConflictRow",
     "EndpointRow",
@@ -27,7 +30,11 @@ __all__ = [
     "RouteRow",
     "RowKey",
     "SettingsRow",
+    "TableRow",
+    "bucket_key",
+    "bucket_of",
     "encode",
+    "index_value",
 ]
 
 
@@ -41,6 +48,12 @@ class Kind(enum.IntEnum):
     CONFLICT = 5  # "namespace/model" -> ConflictRow
     INVALID = 6  # "Kind namespace/name", or the file's path -> InvalidRow
     SETTINGS = 7  # "" -> SettingsRow
+    TABLES = 8  # table name -> TableRow
+
+
+FIRST_TABLE_NUMBER = 16
+LAST_TABLE_NUMBER = 0xFFFF
+"""Kinds of rows of declared tables: an even one for a table's rows, the next one for its indexes."""
 
 
 RowKey: TypeAlias = tuple[int, str]
@@ -93,6 +106,56 @@ class AppRow(msgspec.Struct, frozen=True, array_like=True):
     """Name or number of the port the AppModel asks for; "" where it leaves the choice."""
     first_seen: str = ""
     """When a watcher first saw an AppModel without `created`, RFC 3339 in UTC; else ""."""
+
+
+class TableRow(msgspec.Struct, frozen=True, array_like=True):
+    """A declared table: where its rows are, and whether they are complete."""
+
+    number: int
+    """Kind of its rows; its indexes have the next one."""
+    resource: str
+    """As declared: `plural.version.group`."""
+    ready: bool
+    """Whether its first complete list has been published."""
+    rows: int
+    indexes: tuple[str, ...] = ()
+    conflicts: int = 0
+    """Keys that several objects claim."""
+    invalid: int = 0
+    """Objects that cannot be rows."""
+
+
+def index_value(index: str, value: object) -> str | None:
+    """One entry of an index: its name and the value, tagged by type so that 1, True and "1" differ.
+
+    Returns None for a value that cannot be indexed (null, a map, a list).
+    """
+    match value:
+        case bool():
+            return f"{index}:b{int(value)}"
+        case str():
+            return f"{index}:s{value}"
+        case int():
+            return f"{index}:n{value}"
+        case float():
+            return f"{index}:n{int(value) if value.is_integer() else value!r}"
+    return None
+
+
+def bucket_of(key: str, buckets: int) -> int:
+    """In which of an index entry's buckets a row's key is (linear hashing). Watcher and worker agree on it.
+
+    Python's own hash of a string differs from process to process.
+    """
+    number = crc32(key.encode(errors="surrogatepass"))
+    level = 1 << (buckets.bit_length() - 1)
+    bucket = number & (2 * level - 1)
+    return bucket if bucket < buckets else number & (level - 1)
+
+
+def bucket_key(entry: str, bucket: int) -> str:
+    """The row of a bucket; bucket 0 is the row that also says how many there are."""
+    return f"{bucket}:{entry}"
 
 
 class EndpointRow(msgspec.Struct, frozen=True, array_like=True):
@@ -163,6 +226,8 @@ class ConflictRow(msgspec.Struct, frozen=True, array_like=True):
     """Names of the others, in the order in which they would take over; at most the first 100 of them."""
     loser_count: int = 0
     """All others."""
+    table: str = ""
+    """The declared table, whose objects claim one key; `model` is that key then. "" for models."""
 
 
 class InvalidRow(msgspec.Struct, frozen=True, array_like=True):

@@ -27,7 +27,7 @@ def test_2_is_a_usage_error(cli: Cli, area: str, tmp_path: Path) -> None:
     wrong: list[tuple[str, ...]] = [
         ("absent",),
         ("resolve",),
-        ("get", "absent"),
+        ("get", "No Table"),
         ("get", "models", "-n", "x", "-A"),
         ("get", "apps", "-w"),
         ("apply",),

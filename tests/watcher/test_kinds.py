@@ -14,8 +14,8 @@ import pytest
 from kubernetes import client, config
 
 from shmroute.kube import Connection
-from shmroute.resources.custom import parse_custom
-from shmroute.resources.registry import APPMODELS, WatchedKind
+from shmroute.resources.registry import APPMODELS
+from shmroute.resources.table import TableDefinition, watch_tables
 from shmroute.rows import InvalidRow, Kind
 from shmroute.shm.reader import RowReader
 from shmroute.sources.base import Source
@@ -24,15 +24,9 @@ from shmroute.sources.kubernetes.source import KubernetesSource
 from tests.apiserver import ApiServer
 from tests.watcher.running import Running, reading, wait_for
 
-WIDGETS = WatchedKind(
-    name="widgets",
-    group="example.com",
-    version="v1",
-    plural="widgets",
-    kind="Widget",
-    namespaced=False,
-    parse=parse_custom,
-    feeds=20,
+(WIDGETS,) = watch_tables(
+    {"widgets": TableDefinition(resource="widgets.v1.example.com", kind="Widget", scope="Cluster")},
+    several_namespaces=False,
 )
 DEFINITION: dict[str, Any] = {
     "apiVersion": "apiextensions.k8s.io/v1",
@@ -137,7 +131,7 @@ def test_a_third_kind_flows_into_rows(place: Place, area: str) -> None:
                 row = rows.get(WIDGETS.feeds, name)
                 return None if row is None else msgspec.msgpack.decode(row)["spec"]
 
-            assert spec_of("first") == {"size": 3}
+            wait_for(lambda: spec_of("first") == {"size": 3})
             place.put(widget("second", size=1))
             wait_for(lambda: spec_of("second") == {"size": 1})
             place.put(widget("second", size=2**53, tags=["a", None]))
@@ -164,7 +158,7 @@ def test_an_unreadable_object_of_a_third_kind_is_listed_and_stays(area: str, tmp
 
             def reason() -> str:
                 rows.refresh()
-                row = rows.get(Kind.INVALID, "Widget first")
+                row = rows.get(Kind.INVALID, "widgets: first")
                 return msgspec.msgpack.decode(row, type=InvalidRow).reason if row else ""
 
             wait_for(reason)

@@ -44,6 +44,7 @@ _EXIT_CODES: Final[tuple[tuple[type[errors.ShmrouteError], int], ...]] = (
     (errors.InvalidObject, 1),
     (errors.ModelNotFound, 5),
     (errors.AppNotFound, 5),
+    (errors.TableNotFound, 5),
     (errors.StaleRoutes, 6),
     (errors.NotReady, 7),
 )

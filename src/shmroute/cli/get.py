@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 import msgspec
+from click.shell_completion import CompletionItem
 
 from shmroute.cli import options, output
 from shmroute.cli.output import age_text
-from shmroute.errors import ShmrouteError
+from shmroute.errors import ShmrouteError, TableNotReady
+from shmroute.resources.table import TABLE_NAME
 from shmroute.rows import (
     ConflictRow,
     EndpointsRow,
@@ -20,8 +23,12 @@ from shmroute.rows import (
     Kind,
     MetadataRow,
     MetadataState,
+    TableRow,
+    bucket_key,
+    index_value,
 )
 from shmroute.shm.reader import RowReader
+from shmroute.worker import environment
 from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.routes import App, Route
 
@@ -32,7 +39,7 @@ T = TypeVar("T")
 class _View(NamedTuple):
     """How one kind of row is listed: how its bytes become items, and the columns."""
 
-    kind: Kind
+    kind: int
     items: Callable[[str, bytes], list[Item]]
     table: dict[str, str]
     wide: dict[str, str]
@@ -50,6 +57,10 @@ _endpoints = _decoder(EndpointsRow)
 _metadata = _decoder(MetadataRow)
 _conflict = _decoder(ConflictRow)
 _invalid = _decoder(InvalidRow)
+_table = _decoder(TableRow)
+
+_MAX_SHOWN: Final = 80
+"""Longest value shown in a column, in characters; -o json and yaml show all of it."""
 
 
 def _model_items(_key: str, value: bytes) -> list[Item]:
@@ -130,7 +141,38 @@ def _metadata_items(key: str, value: bytes) -> list[Item]:
 
 def _conflict_items(_key: str, value: bytes) -> list[Item]:
     row = _conflict(value)
-    return [{"model": row.model, "namespace": row.namespace, "winner": row.winner, "losers": list(row.losers)}]
+    return [
+        {
+            "model": row.model,
+            "namespace": row.namespace,
+            "winner": row.winner,
+            "losers": list(row.losers),
+            "table": row.table or "models",
+        }
+    ]
+
+
+def _table_items(key: str, value: bytes) -> list[Item]:
+    row = _table(value)
+    return [
+        {
+            "table": key,
+            "namespace": "",
+            "resource": row.resource,
+            "ready": "yes" if row.ready else "no",
+            "rows": row.rows,
+            "indexes": list(row.indexes),
+            "conflicts": row.conflicts,
+            "invalid": row.invalid,
+        }
+    ]
+
+
+def _row_items(key: str, value: bytes) -> list[Item]:
+    content = msgspec.msgpack.decode(value)
+    text = msgspec.json.encode(content).decode()
+    short = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+    return [{"key": key, "namespace": "", "value": content, "text": short}]
 
 
 def _invalid_items(_key: str, value: bytes) -> list[Item]:
@@ -188,7 +230,7 @@ _VIEWS: Final = {
         Kind.CONFLICT,
         _conflict_items,
         {"model": "model", "namespace": "namespace", "winner": "winner", "losers": "losers"},
-        {},
+        {"table": "table"},
         "model",
     ),
     "invalid": _View(
@@ -198,15 +240,79 @@ _VIEWS: Final = {
         {},
         "name",
     ),
+    "tables": _View(
+        Kind.TABLES,
+        _table_items,
+        {"table": "table", "resource": "resource", "ready": "ready", "rows": "rows", "invalid": "invalid"},
+        {"conflicts": "conflicts", "indexes": "indexes"},
+        "table",
+    ),
 }
 
 
+class _What(click.ParamType[str]):
+    """A view, or the name of a declared table of the area."""
+
+    name = "what"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not TABLE_NAME.fullmatch(value):
+            self.fail(f"{value!r} is not the name of a table, nor one of {', '.join(_VIEWS)}", param, ctx)
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        try:
+            tables = [key for _, key, _ in RowReader(ctx.params.get("area") or environment.area()).rows(Kind.TABLES)]
+        except ShmrouteError:
+            tables = []
+        return [CompletionItem(each) for each in (*_VIEWS, "workers", *tables) if each.startswith(incomplete)]
+
+
+def _view_of(what: str, rows: RowReader, by: str | None) -> tuple[_View, frozenset[str] | None]:
+    """The view of a name, and the keys to restrict it to; None for all. Raises `TableNotFound`, `UsageError`."""
+    if what in _VIEWS:
+        if by:
+            raise click.UsageError("--by is for declared tables")
+        return _VIEWS[what], None
+    row = rows.get(Kind.TABLES, what)
+    if row is None:
+        raise click.UsageError(f"{what!r} is neither a table of this area nor one of {', '.join(_VIEWS)}")
+    table = _table(row)
+    if not table.ready:
+        raise TableNotReady(what, environment.area())
+    view = _View(table.number, _row_items, {"key": "key", "value": "text"}, {}, "key")
+    return view, frozenset(_keys_by(rows, what, table, by)) if by else None
+
+
+def _keys_by(rows: RowReader, name: str, table: TableRow, by: str) -> list[str]:
+    index, equals, text = by.partition("=")
+    if not equals:
+        raise click.UsageError(f"--by {by!r}: write INDEX=VALUE")
+    if index not in table.indexes:
+        raise click.UsageError(f"table {name!r} has no index {index!r}; it has {', '.join(table.indexes) or 'none'}")
+    values: list[object] = [text]
+    with suppress(msgspec.DecodeError):  # a number is meant as a number and as text; so are true and false
+        values.append(msgspec.json.decode(text))
+    entries = {entry for value in values if (entry := index_value(index, value)) is not None}
+    found: list[str] = []
+    for entry in entries:
+        first = rows.get(table.number + 1, bucket_key(entry, 0))
+        if first is None:
+            continue
+        buckets, keys = msgspec.msgpack.decode(first)
+        found += keys
+        for bucket in range(1, buckets):
+            found += msgspec.msgpack.decode(rows.get(table.number + 1, bucket_key(entry, bucket)) or b"\x90")
+    return found
+
+
 @click.command()
-@click.argument("what", type=click.Choice((*_VIEWS, "workers")))
+@click.argument("what", type=_What())
 @click.argument("names", nargs=-1, metavar="[NAME...]")
 @options.namespaces
 @options.area
 @click.option("-w", "--watch", is_flag=True, help="Models only: then print each change, until Ctrl-C.")
+@click.option("--by", metavar="INDEX=VALUE", help="Declared tables only: the rows whose index has this value.")
 @click.option("--pending", is_flag=True, help="Metadata only: those whose value of the current version is not loaded.")
 @options.output("table", "wide", "json", "yaml", "name")
 def command(
@@ -216,11 +322,13 @@ def command(
     all_namespaces: bool,
     area: str,
     watch: bool,
+    by: str | None,
     pending: bool,
     output: str,
 ) -> None:
     """List the rows of the area.
 
+    WHAT is models, apps, endpoints, metadata, conflicts, invalid, tables, workers, or the name of a declared table.
     With NAMEs only those; ends with 5 if one does not exist. Lists all watched namespaces unless -n is given.
     """
     wanted_namespace = options.one_namespace(namespace, all_namespaces)
@@ -236,8 +344,11 @@ def command(
     if what == "workers":
         _show_workers(area, output)
         return
-    view = _VIEWS[what]
-    items = [item for _, key, value in RowReader(area).rows(view.kind) for item in view.items(key, value)]
+    rows = RowReader(area)
+    view, keys = _view_of(what, rows, by)
+    items = [
+        item for _, key, value in rows.rows(view.kind) if keys is None or key in keys for item in view.items(key, value)
+    ]
     items = [
         item
         for item in items

@@ -157,6 +157,19 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Take loopback, link-local and multicast addresses of EndpointSlices too; a folder's are always taken.",
     ),
     click.option(
+        "--tables",
+        envvar="SHMROUTE_TABLES",
+        metavar="FILE",
+        help="File that declares tables of any resource; see docs/tables.md.",
+    ),
+    click.option(
+        "--table",
+        multiple=True,
+        envvar="SHMROUTE_TABLE",
+        metavar="NAME=RESOURCE",
+        help="A table of whole objects, as in flags=configmaps.v1; repeat for several.",
+    ),
+    click.option(
         "--redis",
         envvar="SHMROUTE_REDIS",
         help="Redis server with the models' metadata: redis://, rediss:// or unix:// URL.",

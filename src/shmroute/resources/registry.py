@@ -13,7 +13,7 @@ import msgspec
 
 from shmroute.resources import appmodel, appmodel_rules, endpointslice
 from shmroute.resources.key import DEFAULT_NAMESPACE, Body, ObjectKey
-from shmroute.rows import Kind
+from shmroute.rows import FIRST_TABLE_NUMBER, Kind
 
 __all__ = ["APPMODELS", "BUILT_IN", "ENDPOINTSLICES", "Item", "Parser", "WatchedKind"]
 
@@ -55,6 +55,8 @@ class WatchedKind(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """The `kind` of its objects, as in a manifest."""
     parse: Parser
     namespaced: bool = True
+    namespace: str = ""
+    """The only namespace whose objects count, `*` for all; "" leaves that to the watcher."""
     selector: str = ""
     """Label selector used in a cluster unless the user gives another one; "" selects all."""
     labelled: bool = False
@@ -64,6 +66,9 @@ class WatchedKind(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     that makes them is found by this number."""
     required: bool = True
     """Whether the first snapshot waits for its complete list without a time limit."""
+    awaited: bool = True
+    """Whether the first snapshot waits for its complete list at all, and routes count as old while it is out of step.
+    A declared table has an age of its own."""
     unused_because: Callable[[Mapping[str, Any]], str] = lambda manifest: "not used"  # noqa: ARG005
     """Why `parse` returned None for a manifest, in words."""
 
@@ -82,10 +87,27 @@ class WatchedKind(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         """The segments of the path in front of the namespace and the plural."""
         return ("apis", self.group, self.version) if self.group else ("api", self.version)
 
+    def is_kind(self, kind: str, api_version: str) -> bool:
+        """Whether a manifest of this `kind` and `apiVersion` is one of its objects."""
+        return api_version == self.api_version and (kind == self.kind if self.kind else _plural(kind) == self.plural)
+
+    @property
+    def row_kinds(self) -> tuple[int, ...]:
+        """Kinds of the rows that only its objects make: a declared table has those of its indexes, too."""
+        return (self.feeds,) if self.feeds < FIRST_TABLE_NUMBER else (self.feeds, self.feeds + 1)
+
     @property
     def default_namespace(self) -> str:
         """Namespace of an object that names none: "" for a cluster-scoped kind."""
         return DEFAULT_NAMESPACE if self.namespaced else ""
+
+
+def _plural(kind: str) -> str:
+    """The plural of a kind, as kubectl guesses it (`UnsafeGuessKindToResource`)."""
+    name = kind.lower()
+    if name.endswith("s"):
+        return f"{name}es"
+    return f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
 
 
 APPMODELS = WatchedKind(

@@ -22,13 +22,14 @@ from itertools import chain
 from shmroute.resources.appmodel import AppModel
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import APPMODELS, BUILT_IN, ENDPOINTSLICES, WatchedKind
+from shmroute.resources.table import TableKind
 from shmroute.rows import InvalidRow, Kind, RowKey, encode
 from shmroute.sources.base import Changed, Deleted, Event, FileProblem, Replaced, Resync
 from shmroute.tables.appmodels import AppModels
+from shmroute.tables.declared import DeclaredTable
 from shmroute.tables.endpoints import Endpoints
 from shmroute.tables.handler import Announcement
 from shmroute.tables.merge_slices import EndpointRules
-from shmroute.tables.objects import ObjectTable
 from shmroute.tables.table import RowChanges, Table
 
 __all__ = ["Index"]
@@ -39,7 +40,7 @@ class Index:
 
     Args:
         rules: how endpoints are made from slices.
-        kinds: whose objects come; those without a table of their own feed an `ObjectTable`.
+        kinds: the watched kinds; each declared one feeds a table of its own.
     """
 
     def __init__(self, rules: EndpointRules | None = None, kinds: Iterable[WatchedKind] = BUILT_IN) -> None:
@@ -48,9 +49,11 @@ class Index:
         self._endpoints = Endpoints(valid, self._invalid, rules or EndpointRules())
         self._appmodels = AppModels(valid, self._invalid, self._endpoints)
         self._tables: dict[str, Table] = {APPMODELS.name: self._appmodels, ENDPOINTSLICES.name: self._endpoints}
+        self._conflicts = RowChanges(int(Kind.CONFLICT))
+        self._directory = RowChanges(int(Kind.TABLES))
         for kind in kinds:
-            if kind.name not in self._tables:
-                self._tables[kind.name] = ObjectTable(kind, self._invalid)
+            if isinstance(kind, TableKind):
+                self._tables[kind.name] = DeclaredTable(kind, self._invalid, self._conflicts, self._directory)
 
     # --- counts --------------------------------------------------------------------------------------------
 
@@ -67,7 +70,7 @@ class Index:
     @property
     def conflict_count(self) -> int:
         """CONFLICT rows."""
-        return self._appmodels.routes.conflict_count
+        return self._appmodels.routes.conflict_count + len(self._conflicts)
 
     @property
     def invalid_count(self) -> int:
@@ -107,13 +110,15 @@ class Index:
         Costs what has changed since then, not what exists.
         """
         tables = (table.take_changes() for table in self._tables.values())
-        return dict(chain(*tables, self._invalid.take_changes()))
+        shared = (rows.take_changes() for rows in (self._invalid, self._conflicts, self._directory))
+        return dict(chain(*tables, *shared))
 
     def rows(self) -> Iterator[tuple[RowKey, bytes]]:
         """The complete table as it is now, whether or not the changes have been taken. Apply nothing meanwhile."""
         for table in self._tables.values():
             yield from table.rows()
-        yield from self._invalid.rows()
+        for rows in (self._invalid, self._conflicts, self._directory):
+            yield from rows.rows()
 
 
 def _readable(text: str) -> str:

@@ -9,6 +9,7 @@ from shmroute.metadata.loader import MetadataLimits, MetadataLoader
 from shmroute.metadata.store import Store
 from shmroute.metadata.template import KeyTemplate
 from shmroute.resources.registry import APPMODELS, BUILT_IN, ENDPOINTSLICES, WatchedKind
+from shmroute.resources.table import TableKind, watch_tables
 from shmroute.rows import SettingsRow
 from shmroute.sources.base import Source
 from shmroute.tables import EndpointRules, Handler
@@ -17,6 +18,7 @@ from shmroute.watcher.handlers import check_handler, load_handlers
 from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.watcher.options import WatchOptions, check_namespaces, check_probe_seconds
+from shmroute.watcher.tables_file import read_tables
 
 __all__ = ["build"]
 
@@ -55,6 +57,7 @@ def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
     from shmroute.kube.connection import Connection
     from shmroute.sources.kubernetes.several import SeveralNamespaces
     from shmroute.sources.kubernetes.source import KubernetesSource
+    from shmroute.sources.kubernetes.table_source import TableSource
     from shmroute.sources.kubernetes.timing import Timing
 
     connection = Connection(options.kubeconfig, options.context)
@@ -79,6 +82,17 @@ def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
             sources.append(source(kind, namespaces[0]))
         else:
             sources.append(SeveralNamespaces({name: source(kind, name) for name in namespaces}))
+    sources += [
+        TableSource(
+            connection,
+            table,
+            namespaces=_namespaces_of(table, None if options.all_namespaces else namespaces),
+            scope_known=bool(table.definition.scope and table.kind),
+            resync_seconds=options.resync_seconds,
+            timing=timing,
+        )
+        for table in _tables(options)
+    ]
     shown = "" if options.all_namespaces else ",".join(namespaces)
     return sources, SettingsRow(shown, _selector(APPMODELS, options), connection.host)
 
@@ -92,7 +106,7 @@ def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
         options.manifests,
         namespace=namespace,
         selector=options.selector or "",
-        kinds=_kinds(options),
+        kinds=(*_kinds(options), *_tables(options)),
         resync_seconds=options.resync_seconds,
     )
     return [source], SettingsRow(namespace or "", options.selector or "", str(source.path))
@@ -117,11 +131,29 @@ def _metadata(options: WatchOptions) -> MetadataFeed | None:
 
 
 def _checkpoint(options: WatchOptions, settings: SettingsRow) -> Checkpoint | None:
-    return Checkpoint(options.checkpoint, Identity(options.area, settings)) if options.checkpoint else None
+    if not options.checkpoint:
+        return None
+    secret = [kind.row_kinds for kind in _tables(options) if kind.definition.secrets == "allowed"]
+    left_out = {number for numbers in secret for number in numbers}
+    return Checkpoint(options.checkpoint, Identity(options.area, settings), left_out)
 
 
 def _kinds(options: WatchOptions) -> tuple[WatchedKind, ...]:
     return BUILT_IN if options.endpoints else tuple(kind for kind in BUILT_IN if kind is not ENDPOINTSLICES)
+
+
+def _tables(options: WatchOptions) -> tuple[TableKind, ...]:
+    several = (
+        options.all_namespaces or len(options.namespaces) > 1 or bool(options.manifests and not options.namespaces)
+    )
+    return watch_tables(read_tables(options.tables, options.table), several_namespaces=several)
+
+
+def _namespaces_of(table: TableKind, watched: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The namespaces of a table's objects, given those of the watcher; None for all."""
+    if not table.namespace:
+        return watched
+    return None if table.namespace == "*" else (table.namespace,)
 
 
 def _selector(kind: WatchedKind, options: WatchOptions) -> str:

@@ -15,6 +15,7 @@ import struct
 import tempfile
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -104,9 +105,11 @@ class Saved(NamedTuple):
 class Checkpoint:
     """The file at `path`, for the rows that `identity` describes."""
 
-    def __init__(self, path: str | os.PathLike[str], identity: Identity) -> None:
+    def __init__(self, path: str | os.PathLike[str], identity: Identity, left_out: Collection[int] = ()) -> None:
         self._path = Path(path)
         self._identity = identity
+        self._left_out = left_out
+        """Kinds of rows that are never written to disk."""
         self._saved_generation = -1
         self._saved_contact = 0.0
         self._problem = ""
@@ -178,7 +181,7 @@ class Checkpoint:
         descriptor, temporary = _create_beside(self._path)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                _write(file.fileno(), self._identity, reader, contact)
+                _write(file.fileno(), self._identity, reader, contact, self._left_out)
                 os.fsync(file.fileno())
             temporary.replace(self._path)
         except BaseException:
@@ -254,13 +257,15 @@ def _create_beside(path: Path) -> tuple[int, Path]:
         return descriptor, Path(name)
 
 
-def _write(descriptor: int, identity: Identity, reader: RowReader, contact: float) -> None:
+def _write(
+    descriptor: int, identity: Identity, reader: RowReader, contact: float, left_out: Collection[int] = ()
+) -> None:
     """Write identity and rows as one msgpack array; before them facts and header, once length and checksum are known.
 
     Raises:
         ValueError: the file would be too large.
     """
-    items = [_encode(row) for row in reader.rows()]
+    items = [_encode(row) for row in reader.rows() if row[0] not in left_out]
     chunk = bytearray(b"\x92" + _encode(identity) + struct.pack(">BI", 0xDD, len(items)))  # msgpack: array 2, array 32
     size = len(chunk) + sum(map(len, items))
     if _BODY_AT + size > MAX_BYTES:

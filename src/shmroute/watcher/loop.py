@@ -405,7 +405,11 @@ class WatcherLoop:
         """When all sources were last in step, of what is published; 0 for never, or not now."""
         if not self._publication.complete or self._publication.problem:
             return 0
-        contacts = (self._states[kind.name].contact_ns if kind.name in self._states else 0 for kind in self._kinds())
+        contacts = (
+            self._states[kind.name].contact_ns if kind.name in self._states else 0
+            for kind in self._kinds()
+            if kind.awaited
+        )
         return min(contacts, default=0)
 
     def _kinds(self) -> list[WatchedKind]:

@@ -61,6 +61,10 @@ class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The family by which a pod with addresses of both is reached; "both": each of its addresses counts."""
     special_addresses: bool = False
     """Take loopback, link-local and multicast addresses, and host names, from the API server too."""
+    tables: str | None = None
+    """File that declares tables."""
+    table: tuple[str, ...] = ()
+    """Simple tables, `NAME=RESOURCE` each."""
     redis: str | None = None
     """URL of the Redis server with the models' metadata."""
     metadata: str | None = None

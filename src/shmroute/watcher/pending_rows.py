@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
+import msgspec
+
 from shmroute.errors import AreaUnavailable, AreaUnreadable
 from shmroute.resources.registry import WatchedKind
-from shmroute.rows import Kind, RowKey, SettingsRow, encode
+from shmroute.rows import Kind, RowKey, SettingsRow, TableRow, encode
 from shmroute.shm.writing.publisher import Publisher
 
 __all__ = ["LoadAllRows", "PendingRows"]
@@ -53,6 +55,12 @@ class PendingRows:
         self._area = area
         self._settings = settings
         self._unsynced = {kind.name: kind for kind in kinds}
+        self._former: dict[str, tuple[int, ...]] = {}
+        """Kinds of the rows that a former watcher has left, by the watched kind whose list has not come yet."""
+        self._former_tables: set[str] = set()
+        """The declared tables among them that were complete."""
+        self._outdated: set[int] = set()
+        """Kinds of rows that are complete now: the next publication removes what a former watcher left of them."""
         self._all_rows = all_rows
         self._clock = clock
         self._unpublished: dict[RowKey, bytes | None] = {}
@@ -80,6 +88,8 @@ class PendingRows:
     def synced(self, resource: str) -> None:
         """A resource's complete list has come."""
         self._unsynced.pop(resource, None)
+        self._outdated.update(self._former.pop(resource, ()))
+        self._former_tables.discard(resource)
 
     def received(self, at_ns: int) -> None:
         """A change came at that time (0: not known): the time it takes is counted from the oldest that waits."""
@@ -102,6 +112,9 @@ class PendingRows:
         held_back = self._held_back()
         try:
             if self.complete and not self._damaged:
+                for number in self._outdated:
+                    for key, _ in publisher.rows(number):
+                        self._unpublished.setdefault((number, key), None)
                 publisher.publish({key: value for key, value in self._unpublished.items() if key not in held_back})
             else:
                 publisher.replace(self._complete_table(publisher))
@@ -121,6 +134,7 @@ class PendingRows:
         if self.problem:
             _log.info("area %s: there is room again, generation %d is published", self._area, publisher.generation)
         self.problem = ""
+        self._outdated.clear()
         self.complete = True
         self._damaged = False
         self._unpublished = {key: self._unpublished[key] for key in held_back}
@@ -140,8 +154,11 @@ class PendingRows:
         """Whether the first snapshot is complete: before that, what a former watcher published stays."""
         if self.complete or not self._unsynced:
             return True
-        if any(kind.required for kind in self._unsynced.values()):
+        awaited = [kind for kind in self._unsynced.values() if kind.awaited]
+        if any(kind.required for kind in awaited):
             return False
+        if not awaited:
+            return True
         self._required_synced_ns = self._required_synced_ns or now_ns
         return now_ns - self._required_synced_ns >= OPTIONAL_GRACE_SECONDS * 1e9
 
@@ -152,8 +169,9 @@ class PendingRows:
         """
         if not self._unsynced:
             return set()
-        unknown = {kind.feeds for kind in self._unsynced.values()}
-        return {key for key in self._unpublished if key[0] in unknown}
+        unknown = {number for kind in self._unsynced.values() for number in kind.row_kinds}
+        tables = {(int(Kind.TABLES), name) for name in self._former_tables}
+        return {key for key in self._unpublished if key[0] in unknown or key in tables}
 
     def _complete_table(self, publisher: Publisher) -> dict[RowKey, bytes]:
         """All rows there are. Those that wait for a complete list are a former watcher's until it has come.
@@ -163,8 +181,29 @@ class PendingRows:
         table = {key: row for key, row in self._unpublished.items() if row is not None}
         table[Kind.SETTINGS, ""] = encode(self._settings)
         for kind in self._unsynced.values():
-            for key in [key for key in table if key[0] == kind.feeds]:
+            former = _former_table(publisher, kind)
+            numbers = kind.row_kinds
+            if former is not None:
+                numbers = (former, former + 1)
+                self._former_tables.add(kind.name)
+                row = publisher.get(Kind.TABLES, kind.name)
+                assert row is not None  # noqa: S101 - `former` comes from it
+                table[Kind.TABLES, kind.name] = row
+            self._former[kind.name] = numbers
+            for key in [key for key in table if key[0] in numbers]:
                 del table[key]
-            for name, value in publisher.rows(kind.feeds):
-                table[kind.feeds, name] = value
+            for number in numbers:
+                table.update(((number, name), value) for name, value in publisher.rows(number))
         return table
+
+
+def _former_table(publisher: Publisher, kind: WatchedKind) -> int | None:
+    """The number under which a former watcher has published the declared table, complete; None if it has not."""
+    row = publisher.get(Kind.TABLES, kind.name)
+    if row is None:
+        return None
+    try:
+        table = msgspec.msgpack.decode(row, type=TableRow)
+    except msgspec.MsgspecError:
+        return None
+    return table.number if table.ready else None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     RouteOf = Callable[[bytes], Route]
     """Makes a route of a MODEL row."""
 
-__all__ = ["AsyncChanges", "Change", "Changes", "Reset"]
+__all__ = ["AsyncChanges", "Change", "Changes", "Follower", "Reset"]
 
 _FIRST_PAUSE_SECONDS: Final = 0.001
 _LONGEST_PAUSE_SECONDS: Final = 0.01
@@ -70,23 +70,24 @@ class _State(NamedTuple):
     rows: RowReader | None
     complete: int
     """The generation up to which all has been given, apart from `pending`."""
-    pending: deque[Change | Reset]
+    pending: deque[Any]
 
 
-class _Follower:
-    """What both iterators share: goes on by one generation at a time and says what it changed."""
+class Follower:
+    """What all iterators share: moves on by one generation at a time and says what it changed.
 
-    def __init__(self, position: Position, route_of: RouteOf, since: int | None, metadata: bool) -> None:
+    A subclass says what there is at the beginning (`_first`) and what the changes of one generation mean (`_elements`).
+    """
+
+    def __init__(self, position: Position, since: int | None) -> None:
         self._position = position
-        self._route_of = route_of
         self._since = since
-        self._metadata = metadata
         self._closings = position.closings
         self._retry_at = 0.0
         self._state = _State(None, since or 0, deque())
 
     @property
-    def pending(self) -> deque[Change | Reset]:
+    def pending(self) -> deque[Any]:
         return self._state.pending
 
     @property
@@ -124,7 +125,7 @@ class _Follower:
         rows = before.snapshot()
         try:
             changes = rows.advance()
-            elements = [self._element(rows, change) for change in changes or ()]
+            elements = self._elements(rows, changes) if changes is not None else []
         except SnapshotExpired:
             return self._start(gap=True)
         except (AreaUnreadable, NoAccess):  # as for a look-up: what has been read stands, and `Reader.fault` tells
@@ -133,25 +134,46 @@ class _Follower:
         self._retry_at = 0.0
         if changes is None:
             return False
-        pending: deque[Change | Reset] = deque(element for element in elements if element is not None)
-        self._state = _State(rows, before.generation, pending)
+        self._state = _State(rows, before.generation, deque(elements))
         return True
 
     def _start(self, *, gap: bool = False) -> bool:
         """Begin, or begin again where what was read last has been overwritten since (`gap`)."""
         try:
             rows = self._position.snapshot()
-            pending: deque[Change | Reset] = deque()
-            if gap or self._since is None or not rows.seek(self._since):
-                routes = {key: self._route_of(value) for _, key, value in rows.rows(Kind.MODEL)}
-                reason: Literal["start", "gap"] = "gap" if gap or self._since is not None else "start"
-                pending.append(Reset(rows.generation, routes, reason))
+            pending = self._first(rows, gap=gap)
         except NotReady:
             return False
         except SnapshotExpired:  # the writer was two bases faster; the next attempt may do
             return False
         self._state = _State(rows, self.generation or self._since or 0, pending)
         return True
+
+    def _first(self, rows: RowReader, *, gap: bool) -> deque[Any]:
+        """What comes first; nothing if `rows` could go back to the generation that the caller has."""
+        raise NotImplementedError
+
+    def _elements(self, rows: RowReader, changes: list[RowChange]) -> list[Any]:
+        """What the changes of one generation mean."""
+        raise NotImplementedError
+
+
+class _RouteFollower(Follower):
+    def __init__(self, position: Position, route_of: RouteOf, since: int | None, metadata: bool) -> None:
+        super().__init__(position, since)
+        self._route_of = route_of
+        self._metadata = metadata
+
+    def _first(self, rows: RowReader, *, gap: bool) -> deque[Any]:
+        if not gap and self._since is not None and rows.seek(self._since):
+            return deque()
+        routes = {key: self._route_of(value) for _, key, value in rows.rows(Kind.MODEL)}
+        reason: Literal["start", "gap"] = "gap" if gap or self._since is not None else "start"
+        return deque([Reset(rows.generation, routes, reason)])
+
+    def _elements(self, rows: RowReader, changes: list[RowChange]) -> list[Any]:
+        elements = (self._element(rows, change) for change in changes)
+        return [element for element in elements if element is not None]
 
     def _element(self, rows: RowReader, change: RowChange) -> Change | None:
         if change.kind == Kind.MODEL:
@@ -177,8 +199,15 @@ class Changes(Iterator["Change | Reset"]):
     def __init__(
         self, position: Position, route_of: RouteOf, since: int | None, timeout: float | None, *, metadata: bool
     ) -> None:
-        self._follower = _Follower(position, route_of, since, metadata)
+        self._follower: Follower = _RouteFollower(position, route_of, since, metadata)
         self._timeout = timeout
+
+    @classmethod
+    def of(cls, follower: Follower, timeout: float | None) -> Self:
+        """An iterator over what `follower` gives."""
+        made = cls.__new__(cls)
+        made._follower, made._timeout = follower, timeout
+        return made
 
     @property
     def generation(self) -> int:
@@ -199,7 +228,8 @@ class Changes(Iterator["Change | Reset"]):
                 time.sleep(wait.pause())
             if wait.enough and not follower.pending:
                 raise StopIteration
-        return follower.pending.popleft()
+        element: Change | Reset = follower.pending.popleft()
+        return element
 
 
 class AsyncChanges(AsyncIterator["Change | Reset"]):
@@ -211,9 +241,16 @@ class AsyncChanges(AsyncIterator["Change | Reset"]):
     def __init__(
         self, position: Position, route_of: RouteOf, since: int | None, timeout: float | None, *, metadata: bool
     ) -> None:
-        self._follower = _Follower(position, route_of, since, metadata)
+        self._follower: Follower = _RouteFollower(position, route_of, since, metadata)
         self._timeout = timeout
         self._reading: Future[Any] | None = None
+
+    @classmethod
+    def of(cls, follower: Follower, timeout: float | None) -> Self:
+        """An iterator over what `follower` gives."""
+        made = cls.__new__(cls)
+        made._follower, made._timeout, made._reading = follower, timeout, None
+        return made
 
     @property
     def generation(self) -> int:
@@ -236,7 +273,8 @@ class AsyncChanges(AsyncIterator["Change | Reset"]):
                 await asyncio.sleep(wait.pause())
             if wait.enough and not follower.pending:
                 raise StopAsyncIteration
-        return follower.pending.popleft()
+        element: Change | Reset = follower.pending.popleft()
+        return element
 
     async def _read(self) -> bool:
         import asyncio
@@ -254,7 +292,7 @@ class AsyncChanges(AsyncIterator["Change | Reset"]):
 class _Wait:
     """How long one call may go on waiting, and how long until the next look."""
 
-    def __init__(self, follower: _Follower, timeout: float | None) -> None:
+    def __init__(self, follower: Follower, timeout: float | None) -> None:
         self._follower = follower
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._target: float | None = None

@@ -278,7 +278,7 @@ class Position:
         """
         return self.newest().snapshot()
 
-    def row(self, kind: Kind, key: str) -> bytes | None:
+    def row(self, kind: int, key: str) -> bytes | None:
         """The row's bytes in the newest generation. With the lock held.
 
         Raises:
@@ -313,7 +313,7 @@ class Position:
                     raise
         raise AssertionError("unreachable")
 
-    def part(self, kind: Kind, key: str, decode: Callable[[bytes | None], T]) -> T:
+    def part(self, kind: int, key: str, decode: Callable[[bytes | None], T]) -> T:
         """What `decode` makes of a row other than a model's, remembered until the row changes.
 
         Raises:

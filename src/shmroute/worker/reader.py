@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 import msgspec
 
@@ -22,6 +22,7 @@ from shmroute.worker.lookup import RouteLookup
 from shmroute.worker.position import Position
 from shmroute.worker.routes import App, Route
 from shmroute.worker.row_cache import CACHED_ROWS, make_room
+from shmroute.worker.tables import Table
 
 if TYPE_CHECKING:
     from shmroute.worker.changes import AsyncChanges, Changes
@@ -141,6 +142,18 @@ class Reader(RouteLookup):
         """All apps by name, of one generation; the oldest AppModel's entry where several name one app."""
         listing = self._position.listing(Kind.APP)
         return {key: self._position.decoded(_decode_apps, value)[0] for key, value in listing}
+
+    @overload
+    def table(self, name: str) -> Table[Any]: ...
+    @overload
+    def table(self, name: str, type: type[T]) -> Table[T]: ...
+    def table(self, name: str, type: Any = Any) -> Table[Any]:  # noqa: A002 - as msgspec calls it
+        """The declared table of that name, whose values are decoded into `type`.
+
+        Nothing is read yet: the table may be declared later. `type` is anything that msgspec decodes: a Struct, a
+        dataclass, a TypedDict; by default plain dicts, lists and numbers.
+        """
+        return Table(self._position, name, type)
 
     def changes(self, since: int | None = None, *, timeout: float | None = None, metadata: bool = False) -> Changes:
         """The changes of the routes since generation `since`, and each further one as it is published.

@@ -57,11 +57,8 @@ def read_content(data: bytes, where: str, scope: Scope) -> Content:
     objects: dict[ObjectId, Item] = {}
     notes: list[str] = []
     first: dict[ObjectId, str] = {}
-    known = {kind.kind for kind in scope.kinds} | {kind.kind for kind in BUILT_IN}
     for document in decode(data, where):
-        if document.kind not in known:
-            continue
-        kinds = [kind for kind in scope.kinds if (kind.kind, kind.api_version) == (document.kind, document.api_version)]
+        kinds = [kind for kind in scope.kinds if kind.is_kind(document.kind, document.api_version)]
         if not kinds:
             _check_version(document, scope)
             continue
@@ -97,7 +94,8 @@ def _check_version(document: Document, scope: Scope) -> None:
 def _item(document: Document, kind: WatchedKind, scope: Scope) -> Item | None:
     """The object as a value; None where it is not used. Raises `InvalidObject` where it cannot be identified."""
     body = encode(document)
-    namespace = (scope.namespace or DEFAULT_NAMESPACE) if kind.namespaced else ""
+    own = "" if kind.namespace == "*" else kind.namespace
+    namespace = (own or scope.namespace or DEFAULT_NAMESPACE) if kind.namespaced else ""
     try:
         item = kind.parse(body, default_namespace=namespace)
     except InvalidObject as error:
@@ -110,7 +108,8 @@ def _item(document: Document, kind: WatchedKind, scope: Scope) -> Item | None:
 
 
 def _counts(document: Document, kind: WatchedKind, item: Item, scope: Scope) -> bool:
-    if scope.namespace is not None and kind.namespaced and item.key.namespace != scope.namespace:
+    namespace = scope.namespace if not kind.namespace else None if kind.namespace == "*" else kind.namespace
+    if namespace is not None and kind.namespaced and item.key.namespace != namespace:
         return False
     return scope.selectors[kind.name](_labels(document.manifest))
 

@@ -31,7 +31,7 @@ class FolderObjects:
 
     def __init__(self, folder: Path, kinds: tuple[WatchedKind, ...]) -> None:
         self._folder = folder
-        self._kinds = {kind.name: kind.kind for kind in kinds}
+        self._kinds = {kind.name: kind.kind or kind.full_name for kind in kinds}
         self._files: dict[str, Content] = {}
         self._broken: dict[str, str] = {}
         self._reported: dict[ObjectId, Item] | None = None

@@ -1,0 +1,137 @@
+"""The changes of a declared table since a generation, as `shmroute.worker.changes` has them for routes.
+
+Loaded when `Table.changes` or `achanges` is first called.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+
+import msgspec
+
+from shmroute.errors import NotReady
+from shmroute.rows import Kind, TableRow
+from shmroute.worker.changes import AsyncChanges, Changes, Follower
+
+if TYPE_CHECKING:
+    from shmroute.shm.reader import RowChange, RowReader
+    from shmroute.worker.position import Position
+
+__all__ = ["AsyncTableChanges", "TableChange", "TableChanges", "TableReset"]
+
+T = TypeVar("T")
+
+_decode_table = msgspec.msgpack.Decoder(TableRow).decode
+
+
+class TableChange(msgspec.Struct, Generic[T], frozen=True):
+    """One row was added, changed or removed."""
+
+    generation: int
+    kind: Literal["added", "changed", "removed"]
+    key: str
+    old: T | None
+    """The value before; None if there was none."""
+    new: T | None
+    """The value after; None if there is none any more."""
+
+
+class TableReset(msgspec.Struct, Generic[T], frozen=True):
+    """All rows, as a place to begin: what was before is not known."""
+
+    generation: int
+    rows: dict[str, T]
+    reason: Literal["start", "gap", "redefined"]
+    """"redefined": the table was declared anew, or has had its first complete list. The others are as for routes."""
+
+
+class TableChanges(Iterator["TableChange[T] | TableReset[T]"], Generic[T]):
+    """Made by `Table.changes`. For one thread; a loop over it can be left and taken up again."""
+
+    def __init__(
+        self,
+        position: Position,
+        name: str,
+        value_of: Callable[[str, bytes], T],
+        since: int | None,
+        timeout: float | None,
+    ) -> None:
+        self._changes = Changes.of(_TableFollower(position, name, value_of, since), timeout)
+
+    @property
+    def generation(self) -> int:
+        """The generation up to which all has been given."""
+        return self._changes.generation
+
+    def __next__(self) -> TableChange[T] | TableReset[T]:
+        return cast("TableChange[T] | TableReset[T]", next(self._changes))
+
+
+class AsyncTableChanges(AsyncIterator["TableChange[T] | TableReset[T]"], Generic[T]):
+    """Made by `Table.achanges`. For one task; nothing is lost where `anext` is cancelled."""
+
+    def __init__(
+        self,
+        position: Position,
+        name: str,
+        value_of: Callable[[str, bytes], T],
+        since: int | None,
+        timeout: float | None,
+    ) -> None:
+        self._changes = AsyncChanges.of(_TableFollower(position, name, value_of, since), timeout)
+
+    @property
+    def generation(self) -> int:
+        """The generation up to which all has been given."""
+        return self._changes.generation
+
+    async def __anext__(self) -> TableChange[T] | TableReset[T]:
+        return cast("TableChange[T] | TableReset[T]", await anext(self._changes))
+
+
+class _TableFollower(Follower):
+    def __init__(self, position: Position, name: str, value_of: Callable[[str, bytes], Any], since: int | None) -> None:
+        super().__init__(position, since)
+        self._name = name
+        self._value_of = value_of
+        self._number = 0
+
+    def _first(self, rows: RowReader, *, gap: bool) -> deque[Any]:
+        number = self._ready_number(rows)
+        if not number:
+            raise NotReady(self._position.area)
+        self._number = number
+        if not gap and self._since is not None and rows.seek(self._since):
+            return deque()
+        reason: Literal["start", "gap"] = "gap" if gap or self._since is not None else "start"
+        return deque([self._reset(rows, reason)])
+
+    def _elements(self, rows: RowReader, changes: list[RowChange]) -> list[Any]:
+        number = self._ready_number(rows)
+        if number != self._number:
+            if not number:
+                return []  # taken away: what was given stays until it is declared again
+            self._number = number
+            return [self._reset(rows, "redefined")]
+        found = []
+        for change in changes:
+            if change.kind != number:
+                continue
+            old = self._value_of(change.key, change.old) if change.old is not None else None
+            new = self._value_of(change.key, change.new) if change.new is not None else None
+            kind: Literal["added", "changed", "removed"] = (
+                "added" if change.old is None else "removed" if change.new is None else "changed"
+            )
+            found.append(TableChange(rows.generation, kind, change.key, old, new))
+        return found
+
+    def _reset(self, rows: RowReader, reason: Literal["start", "gap", "redefined"]) -> TableReset[Any]:
+        values = {key: self._value_of(key, value) for _, key, value in rows.rows(self._number)}
+        return TableReset(rows.generation, values, reason)
+
+    def _ready_number(self, rows: RowReader) -> int:
+        row = rows.get(Kind.TABLES, self._name)
+        table = _decode_table(row) if row is not None else None
+        return table.number if table is not None and table.ready else 0

@@ -1,0 +1,262 @@
+"""`Table`: look-ups, indexes, iteration and changes over real shared memory."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+import shmroute
+from shmroute import NotReady, Reader, TableNotFound, TableNotReady, TableValueError
+from shmroute.resources.key import ObjectKey
+from shmroute.resources.table import TableDefinition, TableKind, TableObject, watch_tables
+from shmroute.rows import encode, index_value
+from shmroute.shm.writing.publisher import Publisher
+from shmroute.sources.base import Changed, Deleted, Replaced
+from shmroute.tables import Index
+from shmroute.worker.table_changes import TableChange, TableReset
+
+
+class Tenant(msgspec.Struct):
+    quota: int
+    region: str = ""
+
+
+class Given:
+    """A table `tenants` in an area, written by the test."""
+
+    def __init__(self, area: str, **fields: Any) -> None:
+        self.area = area
+        self.publisher = Publisher(area)
+        self.kind = self.declare(**fields)
+
+    def declare(self, **fields: Any) -> TableKind:
+        """Declare the table, anew; it is not ready then."""
+        definition = TableDefinition(resource="tenants.v1.iidp.com", index={"region": ".region"}, **fields)
+        (self.kind,) = watch_tables({"tenants": definition}, several_namespaces=False)
+        self.index = Index(kinds=[self.kind])
+        self.publish()
+        return self.kind
+
+    def publish(self) -> None:
+        self.publisher.publish(self.index.take_changes())
+
+    def made(self, name: str, value: object) -> TableObject:
+        region = value.get("region") if isinstance(value, dict) else None
+        entry = index_value("region", region)
+        return TableObject(ObjectKey("", name), "", "1", name, encode(value), (entry,) if entry else ())
+
+    def replace(self, **values: object) -> None:
+        self.index.apply(Replaced("tenants", tuple(self.made(name, value) for name, value in values.items())))
+        self.publish()
+
+    def put(self, name: str, value: object) -> None:
+        self.index.apply(Changed("tenants", self.made(name, value)))
+        self.publish()
+
+    def delete(self, name: str) -> None:
+        self.index.apply(Deleted("tenants", ObjectKey("", name)))
+        self.publish()
+
+
+@pytest.fixture
+def given(area: str) -> Iterator[Given]:
+    made = Given(area)
+    yield made
+    made.publisher.close()
+
+
+@pytest.fixture
+def reader(area: str) -> Iterator[Reader]:
+    with Reader(area) as made:
+        yield made
+
+
+ACME, UMBRELLA = {"quota": 3, "region": "eu"}, {"quota": 1, "region": "us"}
+
+
+def test_a_table_is_a_mapping_of_typed_values(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME, umbrella=UMBRELLA)
+    tenants = reader.table("tenants", Tenant)
+    assert tenants["acme"] == Tenant(3, "eu")
+    assert tenants["acme"] is tenants["acme"]
+    assert dict(tenants) == {"acme": Tenant(3, "eu"), "umbrella": Tenant(1, "us")}
+    assert set(tenants) == set(tenants.keys()) == {"acme", "umbrella"}
+    assert len(tenants) == 2
+    assert "acme" in tenants
+    assert "nobody" not in tenants
+    assert 5 not in tenants  # type: ignore[comparison-overlap]
+    assert tenants.get("nobody") is None
+    assert tenants.get("nobody", 7) == 7
+    with pytest.raises(KeyError):
+        tenants["nobody"]
+    with pytest.raises(KeyError):
+        tenants[5]  # type: ignore[index]
+    assert min(tenants.values(), key=lambda each: each.quota).region == "us"
+    assert "'tenants'" in repr(tenants)
+
+
+def test_a_change_is_seen_and_other_values_stay_decoded(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME, umbrella=UMBRELLA)
+    tenants = reader.table("tenants", Tenant)
+    acme, umbrella = tenants["acme"], tenants["umbrella"]
+    given.put("acme", {"quota": 4, "region": "eu"})
+    assert tenants["acme"].quota == 4
+    assert tenants["umbrella"] is umbrella
+    assert acme.quota == 3
+    given.delete("acme")
+    assert "acme" not in tenants
+    with pytest.raises(KeyError):
+        tenants["acme"]
+    assert len(tenants) == 1
+
+
+def test_values_are_found_by_an_index(given: Given, reader: Reader) -> None:
+    rows = {f"t{number:03}": {"quota": number, "region": "eu" if number % 3 else "us"} for number in range(200)}
+    given.replace(**rows)
+    tenants = reader.table("tenants", Tenant)
+    assert tenants.keys_by("region", "us") == tuple(sorted(key for key, row in rows.items() if row["region"] == "us"))
+    assert [each.quota for each in tenants.by("region", "us")] == list(range(0, 200, 3))
+    assert tenants.by("region", "mars") == ()
+    given.put("t000", {"quota": 0, "region": "mars"})
+    assert tenants.keys_by("region", "mars") == ("t000",)
+    assert "t000" not in tenants.keys_by("region", "us")
+    with pytest.raises(KeyError, match="no index 'nothing'; it has region"):
+        tenants.by("nothing", 1)
+    with pytest.raises(TypeError, match="not NoneType"):
+        tenants.by("region", None)  # type: ignore[arg-type]
+
+
+def test_a_table_is_not_ready_before_its_first_complete_list_and_never_empty(given: Given, reader: Reader) -> None:
+    tenants = reader.table("tenants", Tenant)
+    assert not tenants.ready
+    for read in (lambda: tenants["a"], lambda: len(tenants), lambda: list(tenants), lambda: tenants.by("region", "eu")):
+        with pytest.raises(TableNotReady):
+            read()
+    with pytest.raises(NotReady):
+        tenants.wait_ready(0.01)
+    given.replace()
+    assert tenants.ready
+    assert len(tenants) == 0
+    assert dict(tenants) == {}
+    tenants.wait_ready(0)
+
+
+def test_an_area_without_the_table_says_so(given: Given, reader: Reader) -> None:
+    with pytest.raises(TableNotFound, match="has no table 'nothing'"):
+        reader.table("nothing")["a"]
+    assert not reader.table("nothing").ready
+
+
+def test_a_value_that_does_not_fit_is_an_error_and_others_are_served(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME, broken={"quota": "many"})
+    tenants = reader.table("tenants", Tenant)
+    assert tenants["acme"].quota == 3
+    with pytest.raises(TableValueError, match=r"table 'tenants': the value of 'broken'.*quota"):
+        tenants["broken"]
+    assert reader.table("tenants")["broken"] == {"quota": "many"}
+
+
+@dataclasses.dataclass
+class Plain:
+    quota: int
+    region: str = ""
+
+
+def test_two_types_of_one_table_do_not_mix(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME)
+    assert reader.table("tenants", Plain)["acme"] == Plain(3, "eu")
+    assert reader.table("tenants", Tenant)["acme"] == Tenant(3, "eu")
+    assert reader.table("tenants")["acme"] == ACME
+
+
+def test_a_redefined_table_is_switched_in_one_generation(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME)
+    tenants = reader.table("tenants", Tenant)
+    assert tenants["acme"].quota == 3
+    given.declare(value=".spec")
+    assert not tenants.ready
+    given.replace(acme={"quota": 9})
+    assert tenants["acme"].quota == 9
+    assert len(tenants) == 1
+
+
+def test_changes_begin_with_all_rows_and_go_on(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME)
+    tenants = reader.table("tenants", Tenant)
+    changes = tenants.changes(timeout=0)
+    first = next(changes)
+    assert isinstance(first, TableReset)
+    assert first.rows == {"acme": Tenant(3, "eu")}
+    assert first.reason == "start"
+    given.put("acme", UMBRELLA)
+    given.put("new", ACME)
+    given.delete("acme")
+    found = [(each.kind, each.key, each.new) for each in changes if isinstance(each, TableChange)]
+    assert found == [
+        ("changed", "acme", Tenant(1, "us")),
+        ("added", "new", Tenant(3, "eu")),
+        ("removed", "acme", None),
+    ]
+    since = changes.generation
+    given.put("later", ACME)
+    (later,) = tenants.changes(since, timeout=0)
+    assert isinstance(later, TableChange)
+    assert later.key == "later"
+    given.declare(value=".spec")
+    given.replace(acme={"quota": 9})
+    (redefined,) = [each for each in changes if isinstance(each, TableReset)]
+    assert redefined.reason == "redefined"
+    assert redefined.rows == {"acme": Tenant(9)}
+
+
+def test_changes_come_for_async_for_too(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME)
+
+    async def follow() -> list[Any]:
+        changes = reader.table("tenants", Tenant).achanges(timeout=0)
+        found = [each async for each in changes]
+        given.put("acme", UMBRELLA)
+        return found + [each async for each in changes]
+
+    reset, change = asyncio.run(follow())
+    assert reset.rows == {"acme": Tenant(3, "eu")}
+    assert (change.kind, change.old, change.new) == ("changed", Tenant(3, "eu"), Tenant(1, "us"))
+
+
+def test_a_forked_child_reads_the_table_too(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME)
+    tenants = reader.table("tenants", Tenant)
+    assert tenants["acme"].quota == 3
+    child = os.fork()
+    if not child:
+        os._exit(0 if tenants["acme"].quota == 3 and tenants.keys_by("region", "eu") == ("acme",) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_default_readers_table_reads_the_area_of_the_environment(
+    given: Given, area: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given.replace(acme=ACME)
+    monkeypatch.setenv("SHMROUTE_AREA", area)
+    shmroute.worker.default.use_area(None)
+    try:
+        assert shmroute.table("tenants", Tenant)["acme"].quota == 3
+    finally:
+        shmroute.worker.default.use_area(None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TableNotReady("t", "a"), TableNotFound("t", "a"), TableValueError("t", "k", "why")],
+    ids=lambda e: type(e).__name__,
+)
+def test_errors_of_tables_pass_through_pickle(error: Exception) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
