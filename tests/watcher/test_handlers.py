@@ -182,3 +182,22 @@ def test_the_public_names_of_the_watcher_can_be_imported() -> None:
         assert getattr(shmroute.watcher, name) is not None
     with pytest.raises(AttributeError):
         _ = shmroute.watcher.nothing
+
+
+def test_in_a_folder_the_first_seen_wins_also_over_a_restart(tmp_path: Path, area: str) -> None:
+    options = WatchOptions(area=area, manifests=str(tmp_path))
+
+    def served_by() -> str:
+        with Reader(area) as reader:
+            return reader.resolve("m").appmodel
+
+    (tmp_path / "zzz.yaml").write_text(text(appmodel("zzz", "m")))
+    with Watcher(options) as watcher:
+        watcher.wait_synced(WAIT_SECONDS)
+        (tmp_path / "aaa.yaml").write_text(text(appmodel("aaa", "m")))
+        wait_for(lambda: watcher.status.conflicts == 1)
+        assert served_by() == "zzz"
+    with Watcher(options) as watcher:
+        watcher.wait_synced(WAIT_SECONDS)
+        assert watcher.status.conflicts == 1
+        assert served_by() == "zzz"

@@ -12,7 +12,9 @@ Owned by the folder source's thread. Its rules:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
+
+import msgspec
 
 from shmroute.resources.registry import Item, WatchedKind
 from shmroute.sources.base import Changed, Deleted, Event, FileProblem, Replaced
@@ -56,13 +58,19 @@ class FolderObjects:
         self._broken.pop(name, None)
         self._files.pop(name, None)
 
-    def take_events(self, received_ns: int) -> list[Event]:
-        """What has changed since the last call. The first call reports all objects, even if there are none."""
+    def take_events(self, received_ns: int, seen: str = "") -> list[Event]:
+        """What has changed since the last call. The first call reports all objects, even if there are none.
+
+        `seen` is the present time, RFC 3339 in UTC: the age of new objects without a creation time.
+        """
         holders: dict[ObjectId, str] = {}
         for name in sorted(self._files):
             for identity in self._files[name].objects:
                 holders.setdefault(identity, name)
-        objects = {identity: self._files[name].objects[identity] for identity, name in holders.items()}
+        objects = {
+            identity: self._with_age(identity, self._files[name].objects[identity], seen)
+            for identity, name in holders.items()
+        }
         events: list[Event] = []
         for kind in self._kinds:
             changes = self._changes(kind, objects, received_ns)
@@ -73,6 +81,14 @@ class FolderObjects:
                 events += changes
         self._reported = objects
         return events + self._problem_events(holders)
+
+    def _with_age(self, identity: ObjectId, item: Item, seen: str) -> Item:
+        """`item` with the time at which it was first seen, if it has no creation time."""
+        if getattr(item, "created", None) != "":
+            return item
+        former = (self._reported or {}).get(identity)
+        first_seen = getattr(former, "first_seen", "") or seen
+        return cast("Item", msgspec.structs.replace(cast("Any", item), first_seen=first_seen))
 
     def _changes(self, kind: str, objects: dict[ObjectId, Item], received_ns: int) -> list[Event]:
         before = self._reported or {}

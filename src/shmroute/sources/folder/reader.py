@@ -14,6 +14,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
@@ -31,6 +32,10 @@ aside."""
 
 Seen: TypeAlias = tuple[int, ...] | None
 """What `stat` says of a file: device, inode, size, and times of change. None for a link that leads to no file."""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 class Look(NamedTuple):
@@ -115,7 +120,7 @@ class FolderReader:
             self._take(name, files, contents)
         self._changing_since = None
         self._complete = True
-        return Look(self._objects.take_events(time.monotonic_ns()), True)
+        return Look(self._objects.take_events(time.monotonic_ns(), _now()), True)
 
     def _read_file(self, name: str, seen: Seen) -> Content | str:
         """What the file holds, or why it cannot be used."""
