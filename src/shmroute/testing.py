@@ -6,6 +6,8 @@
     with routes({"iiot_dataservice": "iiot"}):
         assert resolve("iiot_dataservice").app == "iiot"
 
+`pod_server` is a server that such a route can lead to, and that a test can have refuse, hang or answer 503.
+
 Both use real shared memory in an area of their own and remove it at the end. Meanwhile `SHMROUTE_AREA` names that area,
 so processes that are forked or started see the routes, too. Blocks can be nested: the innermost one answers. Without a
 `/dev/shm`, set `SHMROUTE_DIR` to any folder before the tests start. `shmroute.pytest_plugin` has fixtures.
@@ -13,13 +15,16 @@ so processes that are forked or started see the routes, too. Blocks can be neste
 
 from __future__ import annotations
 
+import http.server
 import itertools
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -44,7 +49,18 @@ from shmroute.supervise.lifeline import Lifeline
 from shmroute.worker.default import use_area
 from shmroute.worker.reader import Reader
 
-__all__ = ["Answer", "Answers", "Pod", "Routes", "WatchedFolder", "not_ready", "routes", "watched_folder"]
+__all__ = [
+    "Answer",
+    "Answers",
+    "Pod",
+    "PodServer",
+    "Routes",
+    "WatchedFolder",
+    "not_ready",
+    "pod_server",
+    "routes",
+    "watched_folder",
+]
 
 DEFAULT_NAMESPACE: Final = "default"
 
@@ -330,3 +346,119 @@ def _endpoint(given: str | Pod) -> EndpointRow:
     if not bare or not port.isdecimal() or not 0 < int(port) < 1 << 16 or (":" in bare) != (host != bare):
         raise ConfigError(f"endpoint {pod.address!r}: write host:port, such as 10.0.0.1:80 or [fd00::1]:80")
     return EndpointRow(bare, int(port), pod.ready, pod.serving, pod.terminating, pod.zone, hints=tuple(pod.hints))
+
+
+class PodServer:
+    """An HTTP server on a loopback address that answers as the test says; see `pod_server`."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str]] = []
+        """Method and target of each request that has come."""
+        self._status = 200
+        self._body = b"{}"
+        self._mode = "answer"
+        self._connections: set[socket.socket] = set()
+        self._ended = threading.Event()
+        self._server = self._listening(("127.0.0.1", 0))
+        self.address = "{}:{}".format(*self._server.server_address[:2])
+        """`host:port`, for `Answer(endpoints=...)`."""
+
+    def answer(self, body: Any = None, status: int = 200) -> None:
+        """Answer each request from now on with this JSON and status; 503 makes a pod that is overloaded."""
+        self._body, self._status, self._mode = msgspec.json.encode({} if body is None else body), status, "answer"
+        if self._server.socket.fileno() < 0:
+            host, _, port = self.address.rpartition(":")
+            self._server = self._listening((host, int(port)))
+
+    def refuse(self) -> None:
+        """Refuse connections from now on, as the address of a pod that has been killed does."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._cut()
+
+    def hang(self) -> None:
+        """Take requests from now on and never answer."""
+        self.answer()
+        self._mode = "hang"
+
+    def break_off(self) -> None:
+        """Take requests from now on and close the connection instead of an answer."""
+        self.answer()
+        self._mode = "break off"
+
+    def close(self) -> None:
+        """End the server, and every request that hangs."""
+        self._ended.set()
+        self.refuse()
+
+    def _listening(self, address: tuple[str, int]) -> http.server.ThreadingHTTPServer:
+        pod = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                pod._connections.add(self.connection)
+
+            def finish(self) -> None:
+                pod._connections.discard(self.connection)
+                super().finish()
+
+            def handle(self) -> None:
+                with suppress(OSError):
+                    super().handle()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def handle_expect_100(self) -> bool:
+                return True
+
+            def __getattr__(self, name: str) -> Any:
+                if name.startswith("do_"):
+                    return self._answer
+                raise AttributeError(name)
+
+            def _answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", "0")))
+                pod.requests.append((self.command, self.path))
+                if pod._mode == "hang":
+                    pod._ended.wait()
+                if pod._mode != "answer":
+                    self.close_connection = True
+                    return
+                body = pod._body
+                self.send_response(pod._status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+        server = http.server.ThreadingHTTPServer(address, Handler)
+        threading.Thread(target=server.serve_forever, args=(_STEP_SECONDS,), daemon=True).start()
+        return server
+
+    def _cut(self) -> None:
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def pod_server(body: Any = None) -> Iterator[PodServer]:
+    """A pod that answers with this JSON, until the block is left.
+
+        with pod_server() as one, routes({"m": Answer(app="a", endpoints=(one.address,))}):
+            one.refuse()
+            ...  # what the code under test does with a model that cannot be called
+
+    It is a real server, so that any HTTP client can be tested against it.
+    """
+    made = PodServer()
+    try:
+        made.answer(body)
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,55 @@
+"""A gateway: `POST /call/{model}` goes to a pod of the model's app, and past pods that fail.
+
+shmroute run --manifests manifests -- uvicorn --app-dir examples/gateway app:app
+"""
+
+from contextlib import asynccontextmanager
+
+import httpx
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shmroute.contrib import asgi
+from shmroute.contrib.httpx import AsyncTransport, url_for
+from shmroute.errors import CallFailed, CallModelNotFound, CallNoEndpoints, CallTimedOut
+
+
+@asynccontextmanager
+async def lifespan(app):
+    await asgi.ready()
+    async with httpx.AsyncClient(mounts={"model://": AsyncTransport(deadline=3.0)}) as client:
+        yield {"client": client}
+
+
+async def call(request):
+    answer = await request.state.client.post(
+        url_for(request.path_params["model"]),
+        content=await request.body(),
+        headers={"Content-Type": request.headers.get("Content-Type", "application/json")},
+        # Whoever gives a request a key promises that it may be processed twice.
+        extensions={"repeat": "Idempotency-Key" in request.headers},
+    )
+    said = {
+        "X-Pod": answer.extensions["endpoint"],
+        "X-Attempts": str(answer.extensions["attempts"]),
+        "Content-Type": answer.headers.get("Content-Type", "application/octet-stream"),
+    }
+    return Response(answer.content, answer.status_code, said)
+
+
+async def failed(request, error):
+    status = next(
+        (status for kind, status in STATUSES.items() if isinstance(error, kind)),
+        502,
+    )
+    return JSONResponse({"error": str(error), "attempts": [str(each) for each in error.attempts]}, status)
+
+
+STATUSES = {CallModelNotFound: 404, CallNoEndpoints: 503, CallTimedOut: 504}
+
+app = Starlette(
+    routes=[Route("/call/{model:path}", call, methods=["POST"])],
+    exception_handlers={CallFailed: failed},
+    lifespan=lifespan,
+)
