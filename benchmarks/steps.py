@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import lookups, processes, publishing
+from benchmarks import calls, lookups, processes, publishing
 from benchmarks.measured import Measured
 
 
@@ -18,6 +18,7 @@ def steps(quick: bool) -> dict[str, Callable[[], list[Measured]]]:
         "first touch": lambda: lookups.first_touch(middle, 9 if quick else 31),
         "first touch, large table": lambda: lookups.first_touch(large, 5 if quick else 21),
         "picks and metadata": lambda: lookups.parts_of_a_route(9 if quick else 41),
+        "calls": lambda: calls.overhead(3 if quick else 7),
         "publishing": lambda: publishing.publishing(10_000, large, 100 if quick else 500),
         "endpoint flip": lambda: publishing.endpoint_flip(100 if quick else 1000),
         "memory and attach": lambda: processes.memory_and_attach(large, team),

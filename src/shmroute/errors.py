@@ -18,13 +18,13 @@
     +-- AreaBusy                    another watcher writes the area
     +-- ConfigError                 an option, a file or a variable cannot be used
     +-- InvalidObject (ValueError)  a manifest or an object breaks a rule
-    +-- ApiError                    the Kubernetes API refused a request
     +-- CallFailed                  a model was called and did not answer
-        +-- CallModelNotFound       no app serves the model; also a ModelNotFound
-        +-- CallNoEndpoints         the app has no address; also a NoEndpoints
-        +-- CallNotRouted           the routes cannot be read
-        +-- CallAttemptsFailed      addresses were tried, and none answered
-        +-- CallTimedOut (TimeoutError) the deadline passed
+    |   +-- CallModelNotFound       no app serves the model; also a ModelNotFound
+    |   +-- CallNoEndpoints         the app has no address; also a NoEndpoints
+    |   +-- CallNotRouted           the routes cannot be read
+    |   +-- CallAttemptsFailed      addresses were tried, and none answered
+    |   +-- CallTimedOut            the deadline passed; also a TimeoutError
+    +-- ApiError                    the Kubernetes API refused a request
 
 Each error keeps its facts in attributes, and the error that caused it in `__cause__`. `pickle` and `copy.deepcopy` give
 an error of the same type, text and attributes, so errors pass through process pools.
@@ -371,7 +371,7 @@ class FailedAttempt(NamedTuple):
     """One attempt of a call that failed."""
 
     endpoint: str
-    """The address, `host:port`."""
+    """Its address, host and port."""
     outcome: str
     """One of `shmroute.calls.Outcome`, such as "refused"."""
     said: str

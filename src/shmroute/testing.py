@@ -361,7 +361,7 @@ class PodServer:
         self._ended = threading.Event()
         self._server = self._listening(("127.0.0.1", 0))
         self.address = "{}:{}".format(*self._server.server_address[:2])
-        """`host:port`, for `Answer(endpoints=...)`."""
+        """Host and port, as an `Answer` takes them."""
 
     def answer(self, body: Any = None, status: int = 200) -> None:
         """Answer each request from now on with this JSON and status; 503 makes a pod that is overloaded."""

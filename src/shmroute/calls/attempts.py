@@ -44,6 +44,8 @@ class LeaseLike(Protocol):
 
     @property
     def endpoint(self) -> EndpointLike: ...
+    @property
+    def address(self) -> str: ...
     def end(self) -> None: ...
 
 
@@ -124,12 +126,12 @@ class Attempt:
         "started",
     )
 
-    def __init__(self, call: Attempts, lease: LeaseLike, address: str, number: int, started: float) -> None:
+    def __init__(self, call: Attempts, lease: LeaseLike, number: int, started: float) -> None:
         self._call = call
         self._lease = lease
         self.endpoint = lease.endpoint
-        self.address = address
-        """`host:port` of the endpoint."""
+        self.address = lease.address
+        """The endpoint's address, host and port."""
         self.number = number
         """1 for the first attempt."""
         self.started = started
@@ -207,7 +209,6 @@ class Attempts:
     """
 
     __slots__ = (
-        "_app_key",
         "_attempts",
         "_cause",
         "_current",
@@ -220,6 +221,7 @@ class Attempts:
         "_raises",
         "_tried",
         "app",
+        "app_key",
         "ends",
         "failures",
         "hint",
@@ -270,7 +272,7 @@ class Attempts:
         self._tried: dict[str, Outcome] = {}
         self._current: Attempt | None = None
         self._cause: BaseException | None = None
-        self._app_key = ""
+        self.app_key = ""
         """`namespace/name` of the AppModel."""
         self._pool: PoolLike | None = None
         policy.budget.add_call()
@@ -306,16 +308,16 @@ class Attempts:
         if self.ends is not None and now >= self.ends:
             self.fail()
         try:
-            lease, address = self._choose(pool, now)
+            lease = self._choose(pool, now)
         except NoEndpoints as error:
             self._count("CallNoEndpoints")
             raise self._class(CallNoEndpoints, error)(self.model, error, self.failures) from error
         self._number += 1
-        attempt = self._current = Attempt(self, lease, address, self._number, now)
+        attempt = self._current = Attempt(self, lease, self._number, now)
         self._limit(attempt, pool, now)
         self._pool = None  # the next attempt looks again
         if policy.listeners:
-            policy.tell(AttemptStarted(self.model, self.app, address, self._number))
+            policy.tell(AttemptStarted(self.model, self.app, attempt.address, self._number))
         return attempt
 
     def fail(self) -> NoReturn:
@@ -339,7 +341,7 @@ class Attempts:
         """For `Attempt`."""
         policy = self._policy
         now = policy.clock()
-        policy.outliers.succeeded(self._app_key, attempt.address, now)
+        policy.outliers.succeeded(self.app_key, attempt.address, now)
         counters = policy.counters
         counters.attempts[self.app, "ok"] += 1
         counters.calls[self.app, "answered"] += 1
@@ -382,7 +384,7 @@ class Attempts:
         self.failures.append(FailedAttempt(attempt.address, str(outcome), said, sent))
         self._cause = cause
         if outcome is not Outcome.NO_CONNECTION_FREE:
-            policy.outliers.failed(self._app_key, attempt.address, attempt.started, now, after_sent=sent)
+            policy.outliers.failed(self.app_key, attempt.address, attempt.started, now, after_sent=sent)
         policy.counters.attempts[self.app, f"{outcome} after sending" if sent else str(outcome)] += 1
         if policy.listeners:
             seconds = now - attempt.started
@@ -424,15 +426,14 @@ class Attempts:
             self._count("CallNotRouted")
             raise self._class(CallNotRouted, error)(self.model, error) from error
         self.model, self.app = route.model, route.app
-        self._app_key = f"{route.namespace}/{route.appmodel}"
+        self.app_key = f"{route.namespace}/{route.appmodel}"
         return self._pool
 
-    def _choose(self, pool: PoolLike, now: float) -> tuple[LeaseLike, str]:
+    def _choose(self, pool: PoolLike, now: float) -> LeaseLike:
         policy, key = self._policy, self._key
-        app = self._app_key
+        app = self.app_key
         if not policy.outliers.knows(app) and not self._tried:
-            lease = pool.lease(key, dice=policy.dice)
-            return lease, str(lease.endpoint)
+            return pool.lease(key, (), policy.dice)
         view = policy.outliers.view(
             app,
             pool.by_address,
@@ -442,14 +443,13 @@ class Attempts:
             only=None if key is None or not pool.by_address else str(pool.pick(key)),
         )
         if view.probe is not None and (probe := pool.lease_of(view.probe)):
-            return probe, view.probe
+            return probe
         tried = self._tried.keys() - self._untried(pool)
         try:
-            lease = pool.lease(key, view.left_out | tried, policy.dice)
+            return pool.lease(key, view.left_out | tried, policy.dice)
         except NoEndpoints:
             # All others are left out. One of them may be back; and if not, the call has nothing to lose.
-            lease = pool.lease(key, tried, policy.dice)
-        return lease, str(lease.endpoint)
+            return pool.lease(key, tried, policy.dice)
 
     def _untried(self, pool: PoolLike) -> set[str]:
         """Addresses that this call may still try: those it has not; else those where a connection broke.

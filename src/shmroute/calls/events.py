@@ -24,7 +24,7 @@ class AttemptStarted(msgspec.Struct, frozen=True, tag=True):
     model: str
     app: str
     endpoint: str
-    """The address, `host:port`."""
+    """Its address, host and port."""
     number: int
     """1 for the first attempt of the call."""
 
@@ -88,9 +88,9 @@ class Counters:
 
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
-        """Calls that ended, by (app, result): "answered" or the name of the `CallFailed` class."""
+        """Calls that ended, by app and result. The result is "answered" or the name of the `CallFailed` class."""
         self.attempts: Counter[tuple[str, str]] = Counter()
-        """Attempts that ended, by (app, outcome): "ok" or one of `Outcome`; " after sending" is added to an outcome
+        """Attempts that ended, by app and outcome. The outcome is "ok" or one of `Outcome`, with " after sending" added
         where the request may have reached the pod."""
         self.ejections: Counter[str] = Counter()
         """Ejections, failed probes included, by `namespace/name` of the AppModel."""

@@ -117,23 +117,28 @@ class _Pool:
 class _Call:
     """One request of the caller."""
 
-    __slots__ = ("attempts", "default_host", "extensions", "headers", "model", "request", "route", "timeouts")
+    __slots__ = ("attempts", "default_host", "extensions", "headers", "model", "request", "route")
+
+    default_host: bytes
+    """The `Host` that httpx sets unless the caller does."""
 
     def __init__(self, transport: _Transport, request: httpx.Request) -> None:
         extensions = request.extensions
         url = request.url
         named = extensions.get("model")
-        if named is None and url.port is not None:
-            raise httpx.UnsupportedProtocol(f"{url}: a model has no port; its pods have theirs", request=request)
-        if named is not None and not isinstance(named, str):
+        if named is None:
+            if url.port is not None:
+                raise httpx.UnsupportedProtocol(f"{url}: a model has no port; its pods have theirs", request=request)
+            self.default_host = url.raw_host
+            self.model = model_of(url.host)
+        elif isinstance(named, str):
+            self.default_host = url.netloc
+            self.model = named
+        else:
             raise TypeError(f"the extension 'model' is a str, not {type(named).__name__}")
-        self.model = model_of(url.host) if named is None else named
         self.request = request
         self.extensions = extensions
-        self.timeouts: dict[str, float | None] = extensions.get("timeout") or {}
         self.headers: Headers = request.headers.raw
-        self.default_host = url.netloc
-        """The `Host` that httpx sets unless the caller does."""
         self.route: Route | None = None
         idempotent = request.method in IDEMPOTENT_METHODS
         resolve = transport.resolve
@@ -266,7 +271,7 @@ class _Transport:
         """The pool of an address that has just been picked."""
         route = call.route
         assert route is not None  # noqa: S101 - looked up before it was picked
-        app = f"{route.namespace}/{route.appmodel}"
+        app = call.attempts.app_key
         pool = self.pools.get(address)
         if pool is None:
             core = self._pool_type(**self._pool_options, network_backend=self._backend_type())
@@ -305,11 +310,12 @@ class _Transport:
         """What is sent to the pod."""
         request = call.request
         endpoint = attempt.endpoint
-        host = attempt.address.encode("ascii")
-        headers = [
-            (name, host if value == call.default_host and name.lower() == b"host" else value)
-            for name, value in call.headers
-        ]
+        headers = list(call.headers)
+        for index, (name, value) in enumerate(headers):
+            if name.lower() == b"host":
+                if value == call.default_host:
+                    headers[index] = (name, attempt.address.encode("ascii"))
+                break
         return httpcore.Request(
             request.method,
             httpcore.URL(
@@ -324,7 +330,7 @@ class _Transport:
         )
 
     def _extensions(self, call: _Call, attempt: Attempt) -> dict[str, Any]:
-        changed: dict[str, Any] = dict(call.extensions)
+        changed: dict[str, Any] = call.extensions
         if attempt.seconds is not None or attempt.connect_seconds is not None:
             limits = {
                 "connect": attempt.connect_seconds,
@@ -332,14 +338,14 @@ class _Transport:
                 "write": attempt.seconds,
                 "pool": attempt.seconds,
             }
-            timeouts: dict[str, float | None] = dict(call.timeouts)
+            timeouts: dict[str, float | None] = dict(call.extensions.get("timeout") or {})
             for name, limit in limits.items():
                 own = timeouts.get(name)
                 timeouts[name] = limit if own is None else own if limit is None else min(own, limit)
-            changed["timeout"] = timeouts
+            changed = {**changed, "timeout": timeouts}
         hostname = self._server_hostname
         if hostname is not None and "sni_hostname" not in changed and call.route is not None:
-            changed["sni_hostname"] = hostname if isinstance(hostname, str) else hostname(call.route)
+            changed = {**changed, "sni_hostname": hostname if isinstance(hostname, str) else hostname(call.route)}
         return changed
 
     def failed(self, attempt: Attempt, error: Exception, sending: _Sending) -> None:
@@ -402,8 +408,9 @@ def _is_read_ahead(call: _Call, core: httpcore.Response) -> bool:
 
 def _body_timeouts(call: _Call, core_request: httpcore.Request) -> None:
     """Give the body the caller's own time-outs: those of the attempt were for the beginning of the answer."""
-    if core_request.extensions.get("timeout") is not call.timeouts:
-        core_request.extensions["timeout"] = call.timeouts
+    timeouts = call.extensions.get("timeout")
+    if core_request.extensions.get("timeout") is not timeouts:
+        core_request.extensions["timeout"] = timeouts or {}
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------
@@ -424,11 +431,10 @@ class _Stream(httpcore.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         sending = _sending.get()
         if sending is None:
-            return self._stream.write(buffer, timeout)
-        timeout = sending.left(timeout, httpcore.WriteTimeout)
-        self._stream.write(buffer, timeout)
-        sending.sent = True
-        return None
+            self._stream.write(buffer, timeout)
+        elif buffer:
+            self._stream.write(buffer, sending.left(timeout, httpcore.WriteTimeout))
+            sending.sent = True
 
     def close(self) -> None:
         self._stream.close()
@@ -461,14 +467,18 @@ class _Body(httpx.SyncByteStream):
         self._sending = sending
 
     def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._stream if self._sending.ends is None else self._in_time()
+        except _FAILURES as error:
+            said, outcome = _translated(error)
+            self._call.attempts.broke_off(self._attempt, outcome, str(said), said)
+
+    def _in_time(self) -> Iterator[bytes]:
         parts = iter(self._stream)
         while True:
             token = _sending.set(self._sending)
             try:
                 part = next(parts, None)
-            except _FAILURES as error:
-                said, outcome = _translated(error)
-                self._call.attempts.broke_off(self._attempt, outcome, str(said), said)
             finally:
                 _sending.reset(token)
             if part is None:
@@ -594,10 +604,11 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
         return self._stream.get_extra_info(info)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._stream.write(buffer, timeout)
-        sending = _sending.get()
-        if sending is not None:
-            sending.sent = True
+        if buffer:
+            await self._stream.write(buffer, timeout)
+            sending = _sending.get()
+            if sending is not None:
+                sending.sent = True
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
@@ -624,23 +635,24 @@ class _AsyncBody(httpx.AsyncByteStream):
         self._sending = sending
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self._stream if self._sending.ends is None else self._in_time():
+                yield part
+        except _FAILURES as error:
+            said, outcome = _translated(error)
+            self._call.attempts.broke_off(self._attempt, outcome, str(said), said)
+
+    async def _in_time(self) -> AsyncIterator[bytes]:
         parts = aiter(self._stream)
         while True:
-            try:
-                part = await self._next(parts)
-            except _FAILURES as error:
-                said, outcome = _translated(error)
-                self._call.attempts.broke_off(self._attempt, outcome, str(said), said)
+            part = None
+            with anyio.move_on_after(self._sending.left(None, httpcore.ReadTimeout)) as scope:
+                part = await anext(parts, None)
+            if scope.cancelled_caught:
+                raise httpcore.ReadTimeout("the deadline has passed")
             if part is None:
                 return
             yield part
-
-    async def _next(self, parts: AsyncIterator[bytes]) -> bytes | None:
-        if self._sending.ends is None:
-            return await anext(parts, None)
-        with anyio.move_on_after(self._sending.left(None, httpcore.ReadTimeout)):
-            return await anext(parts, None)
-        raise httpcore.ReadTimeout("the deadline has passed")
 
     async def aclose(self) -> None:
         try:

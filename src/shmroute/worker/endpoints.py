@@ -60,11 +60,12 @@ class Endpoint(msgspec.Struct, frozen=True):
 class Lease:
     """One endpoint, counted as busy until the lease ends. Ending it twice does nothing more."""
 
-    __slots__ = ("_address", "_busy", "_connections", "endpoint")
+    __slots__ = ("_busy", "_connections", "address", "endpoint")
 
     def __init__(self, endpoint: Endpoint, address: str, busy: Busy) -> None:
         self.endpoint = endpoint
-        self._address = address
+        self.address = address
+        """`host:port` of the endpoint."""
         self._busy = busy
         connections = busy.get(address)
         if connections is None:
@@ -80,8 +81,8 @@ class Lease:
         with suppress(IndexError):  # emptied after a fork, which leaves the parent's leases behind
             connections.pop()
         # A thread that has just found this deque and has not added its entry yet is not counted: it only weighs less.
-        if not connections and self._busy.get(self._address) is connections:
-            self._busy.pop(self._address, None)
+        if not connections and self._busy.get(self.address) is connections:
+            self._busy.pop(self.address, None)
 
     def __enter__(self) -> Endpoint:
         return self.endpoint

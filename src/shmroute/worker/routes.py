@@ -103,7 +103,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         """
         pool: Pool | None = self._pool
         source = self._source
-        if pool is None or pool.stale or source is None or not source.is_newest:
+        if pool is None or pool.stale or source is None or not source.is_newest:  # `current_pool`, without a call
             pool = self.current_pool()
         return pool.next() if key is None and not leave_out else pool.pick(key, leave_out)
 
@@ -157,8 +157,11 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
 
     def current_pool(self) -> Pool:
         """The app's endpoints at this moment. For `shmroute.calls`."""
-        pool = self._bound_source().pool_of(self)
-        msgspec.structs.force_setattr(self, "_pool", pool)
+        pool: Pool | None = self._pool
+        source = self._source
+        if pool is None or pool.stale or source is None or not source.is_newest:
+            pool = self._bound_source().pool_of(self)
+            msgspec.structs.force_setattr(self, "_pool", pool)
         return pool
 
     # --- metadata ------------------------------------------------------------------------------------------

@@ -1,0 +1,23 @@
+"""The gateway example, under load, through all its acts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import bound
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.fault(49)
+def test_the_gateway_keeps_its_promises_through_all_acts() -> None:
+    """At a rate that a busy machine can hold: what is under test does not depend on it."""
+    command = [sys.executable, "examples/gateway/play.py", "--rate", "20", "--seconds", "2"]
+    finished = subprocess.run(bound(command), cwd=ROOT, capture_output=True, text=True, timeout=380)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "broken promises: none" in finished.stdout
