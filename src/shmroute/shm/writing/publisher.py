@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
-from typing import Final, NamedTuple, Self, TypeVar
+from typing import Final, NamedTuple, Self, TypeGuard, TypeVar
 
 from shmroute.errors import AreaUnavailable, AreaUnreadable, NoAccess, OutOfSharedMemory
 from shmroute.shm import posix
@@ -369,7 +369,7 @@ class Publisher:
         """Publish a whole table as a new base; readers drop their memos."""
         self._rebuild = None
         generation = self.generation + 1
-        table = [(kind, key, value) for kind, key, value in self._paced(rows) if value is not None]
+        table = [row for row in self._paced(rows) if _exists(row)]
         base_bytes = sum(len(key) + len(value) for _, key, value in table) + len(table) * (RECORD_BYTES + WORD_BYTES)
         target = self._target(generation, len(table), base_bytes, log_space(base_bytes))
         try:
@@ -565,14 +565,22 @@ class Publisher:
         encoded: list[Change] = []
         for (kind, name), value in self._paced(changes.items()):
             key = name.encode()
-            if not 0 <= kind <= MAX_KIND:
-                raise ValueError(f"the kind {kind} of {name[:40]!r} is not within 0 to {MAX_KIND}")
-            if len(key) > MAX_KEY_BYTES:
-                raise ValueError(f"the key {name[:40]!r}... has {len(key)} bytes, the limit is {MAX_KEY_BYTES}")
-            if value is not None and len(value) > MAX_VALUE_BYTES:
-                raise ValueError(f"the value of {name[:40]!r} has {len(value)} bytes, the limit is {MAX_VALUE_BYTES}")
+            if kind >> 16 or len(key) > MAX_KEY_BYTES or (value is not None and len(value) > MAX_VALUE_BYTES):
+                raise _does_not_fit(kind, name, key, value)
             encoded.append((kind, key, value))
         return encoded
+
+
+def _exists(row: Change) -> TypeGuard[tuple[int, bytes, bytes]]:
+    return row[2] is not None
+
+
+def _does_not_fit(kind: int, name: str, key: bytes, value: bytes | None) -> ValueError:
+    if not 0 <= kind <= MAX_KIND:
+        return ValueError(f"the kind {kind} of {name[:40]!r} is not within 0 to {MAX_KIND}")
+    if len(key) > MAX_KEY_BYTES:
+        return ValueError(f"the key {name[:40]!r}... has {len(key)} bytes, the limit is {MAX_KEY_BYTES}")
+    return ValueError(f"the value of {name[:40]!r} has {len(value or b'')} bytes, the limit is {MAX_VALUE_BYTES}")
 
 
 def log_limit(base_bytes: int) -> int:

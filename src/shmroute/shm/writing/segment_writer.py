@@ -13,9 +13,11 @@ from typing import Final, NamedTuple
 from shmroute.errors import AreaUnreadable
 from shmroute.shm import layout, posix
 from shmroute.shm.fences import fence
+from shmroute.shm.hashing import hasher
 from shmroute.shm.layout import (
     BATCH_BYTES,
     HINT_AT,
+    KIND_BYTES,
     LOG_SPARE_BYTES,
     MAX_SEGMENT_BYTES,
     MAX_SLOTS,
@@ -25,7 +27,6 @@ from shmroute.shm.layout import (
     Batch,
     SegmentHeader,
     align,
-    hash_of,
     hash_test,
     pack_batch,
     pack_record,
@@ -40,8 +41,8 @@ __all__ = ["Change", "NoRoom", "Planned", "SegmentWriter"]
 Change = tuple[int, bytes, bytes | None]
 """`(kind, key, value)`; value None deletes the row."""
 
-CHUNK_ROWS: Final = 64
-"""Rows of a base between two pauses: about 0.1 ms."""
+CHUNK_ROWS: Final = 256
+"""Rows of a base between two pauses: about 0.4 ms."""
 
 _ZEROS: Final = bytes(1 << 18)
 """Slots are cleared in pieces of this size: about 0.05 ms each."""
@@ -191,11 +192,11 @@ class SegmentWriter:
             OutOfSharedMemory: no room in shared memory.
             NoRoom: no room in the segment.
         """
-        hash_key = self.header.hash_key
+        hash_key, kinds, number = self.header.hash_key, KIND_BYTES, int.from_bytes
         remaining = iter(rows)
         while chunk := list(islice(remaining, CHUNK_ROWS)):
             self.add_records(
-                [hash_of(hash_key, kind, key) for kind, key, _ in chunk],
+                [number(hasher(hash_key, kinds[kind] + key)[:4], "little") for kind, key, _ in chunk],
                 [pack_record(kind, key, value, 0) for kind, key, value in chunk],
             )
             yield
