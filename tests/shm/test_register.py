@@ -71,6 +71,22 @@ def test_forked_child_takes_a_place_of_its_own_and_leaves_no_ghost(area: str) ->
         assert [note.pid for note in read_workers(area)] == [child.pid], "the child does not share the parent's lock"
 
 
+def test_idle_forked_child_does_not_keep_its_parents_place(area: str) -> None:
+    with Publisher(area), Forks() as forks:
+        register = Register(area)
+        register.note(1)
+
+        def work(pipe: Pipe) -> None:
+            register.start_in_child()
+            pipe.send("started")
+            signal.pause()
+
+        forks.start(work).pipe.recv()
+        assert [note.pid for note in read_workers(area)] == [os.getpid()]
+        register.leave()
+        assert read_workers(area) == []
+
+
 def test_a_closed_descriptor_that_somebody_else_owns_is_not_written(area: str, tmp_path: Path) -> None:
     """As after a daemoniser that closes every descriptor."""
     with Publisher(area):
