@@ -206,14 +206,22 @@ class StaleRoutes(ShmrouteError):
     Attributes:
         age: seconds since the routes were last known to match their source.
         max_age: the most that the caller accepts, in seconds.
+        steady: the largest age while all is well, in seconds; 0 if that is not known.
     """
 
-    def __init__(self, age: float, max_age: float) -> None:
+    def __init__(self, age: float, max_age: float, steady: float = 0.0) -> None:
         self.age = age
         self.max_age = max_age
+        self.steady = steady
+        hint = " `shmroute status` says why"
+        if max_age < steady:
+            hint = (
+                f" With this watcher's --probe-seconds the age reaches {steady:g} s while all is well: accept at least"
+                " that, or let it probe more often"
+            )
         super().__init__(
             f"the routes last matched their source {age:.1f} s ago, and the caller accepts {max_age:g} s (max_age)."
-            " `shmroute status` says why"
+            f"{hint}"
         )
 
 

@@ -250,6 +250,8 @@ class SettingsRow(msgspec.Struct, frozen=True, array_like=True):
     selector: str
     source: str
     """In words: the API server's address or the folder."""
+    steady_seconds: float = 0.0
+    """Largest age of the routes while all is well; 0 if that is not known."""
 
 
 _encoder = msgspec.msgpack.Encoder()

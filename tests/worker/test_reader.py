@@ -26,7 +26,7 @@ from shmroute.errors import (
     ShmrouteError,
     StaleRoutes,
 )
-from shmroute.rows import Kind, encode
+from shmroute.rows import Kind, SettingsRow, encode
 from shmroute.worker import default as client
 from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.environment import DEFAULT_AREA
@@ -237,6 +237,18 @@ def test_an_age_can_be_asked_for_with_the_look_up(given: RoutesArea, reader: Rea
     assert reader.resolve("m").model == "m", "and is not asked for without"
     given.in_step(0.0)
     assert reader.resolve("m", max_age=50.0).model == "m"
+
+
+def test_an_age_below_what_a_healthy_watcher_reaches_is_explained(given: RoutesArea, reader: Reader) -> None:
+    given.route("m")
+    given.publisher.publish({(Kind.SETTINGS, ""): encode(SettingsRow("", "", "x", 75.0))})
+    given.in_step(100.0)
+
+    with pytest.raises(StaleRoutes, match="--probe-seconds the age reaches 75 s while all is well") as caught:
+        reader.resolve("m", max_age=60.0)
+    assert caught.value.steady == 75.0
+    with pytest.raises(StaleRoutes, match="`shmroute status` says why"):
+        reader.resolve("m", max_age=80.0)
 
 
 def test_reader_serves_without_a_writer_and_knows_if_the_next_has_listed(area: str, reader: Reader) -> None:

@@ -94,7 +94,8 @@ def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
         for table in _tables(options)
     ]
     shown = "" if options.all_namespaces else ",".join(namespaces)
-    return sources, SettingsRow(shown, _selector(APPMODELS, options), connection.host)
+    steady = timing.frozen_within if options.probe_seconds else 0.0
+    return sources, SettingsRow(shown, _selector(APPMODELS, options), connection.host, steady)
 
 
 def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:

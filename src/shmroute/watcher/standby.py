@@ -24,6 +24,7 @@ def check_source(area: str, own: SettingsRow) -> None:
     except (NotReady, AreaUnavailable, SnapshotExpired):
         return
     theirs = _decode(row) if row is not None else own
+    theirs = msgspec.structs.replace(theirs, steady_seconds=own.steady_seconds)  # how often each probes is its own
     if theirs != own:
         raise ConfigError(
             f"area {area!r} is written by another watcher, from {_in_words(theirs)}, and this one would write it from"

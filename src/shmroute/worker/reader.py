@@ -16,7 +16,7 @@ from shmroute.errors import (
     SnapshotExpired,
     StaleRoutes,
 )
-from shmroute.rows import Kind
+from shmroute.rows import Kind, SettingsRow
 from shmroute.worker.binding import ReaderBinding
 from shmroute.worker.lookup import RouteLookup
 from shmroute.worker.position import Position
@@ -81,7 +81,7 @@ class Reader(RouteLookup):
         with position.lock:
             rows = position.refresh()
             if max_age is not None and (age := self.age) > max_age:
-                raise StaleRoutes(age, max_age)
+                raise StaleRoutes(age, max_age, self._steady_seconds())
             route = self._cache.get(model)
             if route is None:
                 if model in position.absent:
@@ -109,6 +109,11 @@ class Reader(RouteLookup):
             if other.namespace == namespace:
                 return other
         raise ModelNotFound(model, namespace)
+
+    def _steady_seconds(self) -> float:
+        """The largest age while all is well; 0 if the watcher does not say. With the position's lock held."""
+        row = self._position.row(Kind.SETTINGS, "")
+        return msgspec.msgpack.decode(row, type=SettingsRow).steady_seconds if row is not None else 0.0
 
     def get(self, model: str, default: T | None = None, *, namespace: str | None = None) -> Route | T | None:
         """`resolve`, which gives `default` instead of raising `ModelNotFound`.

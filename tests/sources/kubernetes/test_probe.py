@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from shmroute.kube.connection import Connection
-from shmroute.sources.base import Replaced
+from shmroute.sources.base import Replaced, Resync
+from shmroute.sources.kubernetes.source import KubernetesSource
 from tests.apiserver import ApiServer, app_model
 from tests.sources.kubernetes.following import CALM, LIVELY, PATIENT, Following
 
@@ -439,3 +440,49 @@ def test_an_audit_that_gets_no_thread_once_comes_the_next_time(
         follow.wait(lambda: follow.source.stats.audits >= 2)
 
     assert failed
+
+
+@pytest.mark.fault(42)
+def test_a_watch_thread_that_fails_is_started_again_and_told(
+    api: ApiServer, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.apply(app_model("one"))
+    with Following(connection, timing=LIVELY) as follow:
+        follow.wait_watched(api)
+        reflector = follow.source._reflector
+        whole = reflector._watch
+        failed: list[bool] = []
+
+        def fail_once() -> None:
+            if not failed:
+                failed.append(True)
+                raise SystemExit
+            whole()
+
+        monkeypatch.setattr(reflector, "_watch", fail_once)
+        api.faults.end_streams()
+        follow.wait(lambda: "the watch thread failed and was started again" in follow.reason)
+        api.apply(app_model("two"))
+        follow.wait_for(api)
+
+        assert follow.source.stats.restarts["watch-thread"] == 1
+
+
+@pytest.mark.fault(42)
+def test_a_time_thread_that_fails_is_started_again_and_a_stop_still_works(
+    api: ApiServer, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = KubernetesSource._keep_time
+    failed: list[bool] = []
+
+    def fail_once(source: KubernetesSource, stop: threading.Event) -> None:
+        if not failed:
+            failed.append(True)
+            raise MemoryError
+        whole(source, stop)
+
+    monkeypatch.setattr(KubernetesSource, "_keep_time", fail_once)
+    with Following(connection, timing=CALM, resync_seconds=0.05) as follow:
+        follow.wait_watched(api)
+        follow.wait(lambda: bool(follow.of(Resync)))
+        assert "the time thread failed and was started again" in follow.reason
