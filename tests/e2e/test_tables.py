@@ -16,6 +16,8 @@ import pytest
 from kubernetes import client, config
 
 from shmroute import NotReady, Reader
+from shmroute.shm.control import ControlReader
+from shmroute.watcher.status import decode_status
 from tests.apiserver import ApiServer
 from tests.e2e.running import WAIT_SECONDS, appmodel, shmroute, until
 from tests.processes import bound
@@ -106,6 +108,13 @@ def test_a_definition_installed_late_makes_only_its_table_wait(area: str, tmp_pa
             assert not widgets.ready
             with pytest.raises(NotReady):
                 widgets["first"]
+
+            def status() -> Any:
+                payload = ControlReader(area).status()
+                return decode_status(payload) if payload else None
+
+            until(lambda: status() and status().sources[2].reason, "reason of the table")
+            assert status().age < WAIT_SECONDS, "routes do not count as old because a table waits"
             definitions.create_custom_resource_definition(DEFINITION)  # type: ignore[arg-type]
             until(lambda: create(objects, widget("one", code="first", size=3)), "definition")
             widgets.wait_ready(WAIT_SECONDS)

@@ -457,6 +457,7 @@ class WatcherLoop:
             ),
             audits=tuple(self._audits.values()),
             settings=self._settings,
+            tables=tuple(kind.name for kind in self._kinds() if not kind.awaited),
             metadata=self._metadata.status() if self._metadata else None,
             threads=self._threads.status(),
             problem=self._problem or publication.problem,

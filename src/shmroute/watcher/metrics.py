@@ -64,7 +64,7 @@ class WatcherCollector(Collector):
         for name, text, values in _SUMMARIES:
             count, total = values(status)
             yield SummaryMetricFamily(f"shmroute_{name}", text, count, total)
-        age = max(status.source_ages, default=float("inf")) + silent_seconds(self._watcher)
+        age = status.age + silent_seconds(self._watcher)
         yield GaugeMetricFamily("shmroute_snapshot_age_seconds", "Since all sources were in step.", age)
         yield from self._sources(status)
         yield from _workers(status.area)

@@ -97,12 +97,20 @@ class Status(msgspec.Struct, frozen=True):
     """Resources whose source supports audits."""
     audits: tuple[AuditStatus, ...] = ()
     metadata: MetadataStatus | None = None
+    tables: tuple[str, ...] = ()
+    """Sources of declared tables that the snapshot does not wait for: each has an age of its own."""
     problem: str = ""
     """Why the newest state is not published, "" while it is."""
     settings: SettingsRow | None = None
     """What the watcher was asked to watch."""
     threads: tuple[ThreadStatus, ...] = ()
     """The helper threads of the watcher."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since every source that the snapshot waits for was in step; infinite before that."""
+        ages = zip(self.sources, self.source_ages, strict=True)
+        return max((age for state, age in ages if state.resource not in self.tables), default=float("inf"))
 
 
 _encoder = msgspec.msgpack.Encoder()

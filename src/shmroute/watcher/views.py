@@ -50,7 +50,7 @@ class History:
         former = status.generation if self._generation is None else self._generation
         changes = status.propagations - self._propagations
         spent = status.propagation_seconds_sum - self._propagation_sum
-        age = max(status.source_ages, default=float("inf"))
+        age = status.age
         self._samples.append(
             {
                 "time": status.now,
