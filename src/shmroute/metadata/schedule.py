@@ -1,7 +1,7 @@
-"""When to ask again. Pure: clock and dice are arguments.
+"""When to read again. Pure: clock and dice are arguments.
 
-Two schedules that do not know each other: one for a key whose value is not there yet (`key_delay`), one for a store
-that does not answer at all (`StoreBackoff`).
+Two independent schedules: one for a key whose value is not there yet (`key_delay`), one for a store that is unavailable
+(`StoreBackoff`).
 """
 
 from __future__ import annotations
@@ -13,56 +13,57 @@ from typing import Final
 __all__ = ["StoreBackoff", "key_delay"]
 
 FIRST_SECONDS: Final = 0.25
-"""A value is often written in the same breath as the AppModel: ask again soon, and one time more for each doubling."""
+"""First delay, in seconds: a value is often written within the same second as the AppModel."""
 
 EAGER_CAP_SECONDS: Final = 1.5
-"""While a roll-out may still be going on: a value is read within 2 s of being written, with half a second to spare."""
+"""Longest delay in the first two minutes, while a roll-out may be running: a value must be read within 2 s of being
+written, and this leaves half a second to spare."""
 
 AGE_FRACTION: Final = 80
-"""After two minutes (80 times the cap above) the wait grows with the age: after an hour it is 45 s."""
+"""After two minutes (80 times the delay above) the delay is this fraction of the age: 45 s after an hour."""
 
 CAP_SECONDS: Final = 60.0
-"""A key that may never come costs each pod one look-up a minute."""
+"""Longest delay: a key that never comes costs each pod one read a minute."""
 
 KEYS_A_SECOND: Final = 20_000
-"""Of keys that are not there, looked up again at most; a hundred pods ask one Redis, which does about 1,000,000."""
+"""Maximum re-reads of missing keys per second and pod: a hundred pods ask one Redis, which does about 1,000,000."""
 
 BYTES_A_SECOND: Final = 16 * 1024 * 1024
-"""Of values that are still old, read again at most: 1/8 of a 1 Gbit/s link, for when every model of a pod is late."""
+"""Maximum bytes of outdated values read again per second and pod: 1/8 of a 1 Gbit/s link, if every model is late."""
 
 STORE_FIRST_SECONDS: Final = 0.25
-"""One lost connection, or a server that restarts, is soon over."""
+"""First delay after a failure, in seconds: one lost connection, or a restart of the server, is soon over."""
 
 STORE_CAP_SECONDS: Final = 2.0
-"""With the read timeout of 2 s: a store that is back has been asked within 4 s, and all must be right within 5."""
+"""Longest delay. With the read timeout of 2 s, a store that is back is read within 4 s; the promise is 5 s."""
 
 
 def key_delay(age: float, pending_keys: int, pending_bytes: int, dice: Callable[[], float] = random.random) -> float:
-    """Seconds until a key is asked for again.
+    """Seconds until a key is read again.
 
     Args:
         age: seconds since the store first answered for this version without the value.
-        pending_keys: how many keys are asked for again at present.
-        pending_bytes: the size of all values that are read again at present.
-        dice: jitter, 0 to 1, so that pods do not stay in step.
+        pending_keys: number of keys that are being read again.
+        pending_bytes: size of all values that are being read again.
+        dice: jitter, 0 to 1, so that pods do not read at the same moment.
     """
     delay = min(max(FIRST_SECONDS, min(age, EAGER_CAP_SECONDS), age / AGE_FRACTION), CAP_SECONDS)
     return max(delay * (1 - dice() / 4), pending_keys / KEYS_A_SECOND, pending_bytes / BYTES_A_SECOND)
 
 
 class StoreBackoff:
-    """Waits that double while a store does not answer, in seconds."""
+    """Delays that double while a store is unavailable, in seconds."""
 
     def __init__(self, dice: Callable[[], float] = random.random) -> None:
         self._dice = dice
         self._delay = STORE_FIRST_SECONDS
 
     def failed(self) -> float:
-        """Count a failure; returns how long to leave the store alone."""
+        """Count a failure; returns the delay before the next read."""
         delay = self._delay * (1 - self._dice() / 4)
         self._delay = min(self._delay * 2, STORE_CAP_SECONDS)
         return delay
 
     def answered(self) -> None:
-        """The next failure is the first again."""
+        """Begin anew: the next failure has the first delay."""
         self._delay = STORE_FIRST_SECONDS

@@ -1,4 +1,4 @@
-"""How a store's key is made of a model's names. Pure."""
+"""Makes a store's key from a model's names. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _FIELDS: Final = ("namespace", "app", "model", "version")
 
 
 class KeyTemplate:
-    """A template such as `{app}_{model}`. Fields: namespace, app, model, version; `{{` and `}}` stand for braces.
+    """A template such as `{app}_{model}`. Fields: namespace, app, model, version; `{{` and `}}` are literal braces.
 
     Raises:
-        ConfigError: a field that does not exist, or none for the model: all models of an app would share one value.
+        ConfigError: a field does not exist, or `{model}` is missing: all models of an app would share one value.
     """
 
     def __init__(self, template: str = DEFAULT_TEMPLATE) -> None:
@@ -35,5 +35,5 @@ class KeyTemplate:
             raise ConfigError(f"key template {template!r} lacks {{model}}: all models would share one value")
 
     def key(self, namespace: str, app: str, model: str, version: str) -> str:
-        """The key that holds the metadata of one model."""
+        """The key of the metadata of one model."""
         return self.template.format(namespace=namespace, app=app, model=model, version=version)

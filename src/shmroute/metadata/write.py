@@ -1,6 +1,6 @@
 """`shmroute apply --metadata`: values for the models of an AppModel, written before the AppModel itself.
 
-In that order no reader can meet the new version with the old value. Called by the command line.
+In this order no reader can see the new version with the old value. Called by the command line.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _decode_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class MetadataFiles:
-    """What `--metadata` names: a JSON file `{model: value}`, or a folder with a file for each key or model.
+    """The argument of `--metadata`: a JSON file `{model: value}`, or a folder with a file for each key or model.
 
-    In a folder a model's value is in the file named by its key, `<key>.json`, `<model>` or `<model>.json`: the first of
-    these that is there. Values are taken as they are, byte for byte.
+    In a folder, the value of a model is the first file that exists of `<key>`, `<key>.json`, `<model>` and
+    `<model>.json`. Values are taken byte for byte.
 
     Raises:
         ConfigError: there is no such path, or the file is not a JSON object.
@@ -44,7 +44,7 @@ class MetadataFiles:
             raise ConfigError(f"metadata {self._path}: write a JSON object {{model: value}}: {error}") from error
 
     def values(self, appmodel: AppModel, template: KeyTemplate) -> dict[str, bytes]:
-        """The values given for models of `appmodel`, by model. A model may have none: its key is left as it is.
+        """The values for models of `appmodel`, by model. The key of a model without a value is not written.
 
         Raises:
             ConfigError: a file cannot be read.
@@ -60,7 +60,7 @@ class MetadataFiles:
         return found
 
     def unused(self, models: set[str]) -> list[str]:
-        """Models that the file has values for, and that are not among `models`: most likely misspelt."""
+        """Models that the file has values for and that are not in `models`: most likely misspelt."""
         return sorted(set(self._values or ()) - models)
 
     def _file(self, *names: str) -> bytes | None:
