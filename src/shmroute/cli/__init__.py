@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "doctor": "Check what a watcher and its workers need here.",
     "explain": "Explain why a model is answered as it is.",
     "get": "List what the area holds: models, apps, endpoints, metadata, conflicts, invalid objects.",
+    "rbac": "Print the rights that a watcher needs.",
     "resolve": "Look models up in the area, as a worker does.",
     "run": "Run a server's command with a watcher beside it.",
     "status": "Show the watcher's state and the age of the routes.",

@@ -1,0 +1,52 @@
+"""`shmroute rbac`: the rights that a watcher with these tables needs, and no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import yaml
+
+from shmroute.resources.registry import BUILT_IN, WatchedKind
+from shmroute.resources.table import watch_tables
+from shmroute.watcher.tables_file import read_tables
+
+_VERBS = ["get", "list", "watch"]
+
+
+@click.command()
+@click.option("--tables", envvar="SHMROUTE_TABLES", metavar="FILE", help="File that declares tables.")
+@click.option("--table", multiple=True, envvar="SHMROUTE_TABLE", metavar="NAME=RESOURCE", help="A simple table.")
+@click.option(
+    "-n", "--namespace", envvar="SHMROUTE_NAMESPACE", default="default", show_default=True, help="Of the watcher."
+)
+@click.option("-A", "--all-namespaces", is_flag=True, envvar="SHMROUTE_ALL_NAMESPACES", help="All namespaces.")
+@click.option("--name", default="shmroute-watcher", show_default=True, help="Name of the roles.")
+def command(tables: str | None, table: tuple[str, ...], namespace: str, all_namespaces: bool, name: str) -> None:
+    """Print the Roles and the ClusterRole that a watcher needs, as YAML.
+
+    A cluster-scoped resource goes into the ClusterRole if its table says `scope: Cluster`: nothing is asked of a
+    cluster. Bind the roles to the watcher's service account.
+    """
+    declared = watch_tables(read_tables(tables, table), several_namespaces=all_namespaces)
+    rules: dict[str, list[dict[str, Any]]] = {}
+    for kind in (*BUILT_IN, *declared):
+        place = _place(kind, namespace, all_namespaces)
+        rule = {"apiGroups": [kind.group], "resources": [kind.plural], "verbs": _VERBS}
+        if rule not in rules.setdefault(place, []):
+            rules[place].append(rule)
+    roles = [_role(name, place, found) for place, found in sorted(rules.items())]
+    click.echo(yaml.safe_dump_all(roles, sort_keys=False), nl=False)
+
+
+def _place(kind: WatchedKind, namespace: str, all_namespaces: bool) -> str:
+    """The namespace whose Role has the right; "" for the ClusterRole."""
+    everywhere = kind.namespace == "*" or (all_namespaces and not kind.namespace)
+    return "" if everywhere or not kind.namespaced else kind.namespace or namespace
+
+
+def _role(name: str, namespace: str, rules: list[dict[str, Any]]) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace} if namespace else {"name": name}
+    kind = "Role" if namespace else "ClusterRole"
+    copies = [{**rule, "verbs": list(rule["verbs"])} for rule in rules]  # YAML would write an alias for a shared list
+    return {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata, "rules": copies}
