@@ -1,22 +1,40 @@
-"""Look-ups in a worker: warm, spread, first touch, absent options; metadata and endpoints of a warm route."""
+"""Look-ups in a worker, by both twins: warm, spread, first touch, refresh; metadata and endpoints of a warm route."""
 
 from __future__ import annotations
 
 import importlib
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+
+import msgspec
+from tests.twins import reader_type
 
 from benchmarks.measured import Measured
 from benchmarks.peers import Peer, Table
 from benchmarks.peers.shmroute_ import ShmroutePeer
 from benchmarks.table import models
 from benchmarks.timing import Figure, affordable, figure, interleaved, loop_over, ratio
+from shmroute.rows import Kind
+from shmroute.shm.layout import FIRST_TABLE_KIND
 from shmroute.testing import Answer, routes
+from shmroute.worker.lookup import NATIVE, TableLookup
 from shmroute.worker.routes import Route
 
-PEERS = ("dict_", "informer_dict", "lmdb_", "redis_", "manager_dict", "ultradict", "shared_memory_dict_", "sqlite_")
+PEERS = (
+    "shmroute_plain_",
+    "dict_",
+    "informer_dict",
+    "lmdb_",
+    "redis_",
+    "manager_dict",
+    "ultradict",
+    "shared_memory_dict_",
+    "sqlite_",
+)
+PLAIN = "shmroute, plain"
 SLOW_SECONDS = 0.02
 """A competitor slower than this for a round's keys gets fewer of them."""
 
@@ -54,11 +72,12 @@ def warm(count: int, rounds: int) -> list[Measured]:
     with opened(table, PEERS) as (ours, peers, missing):
         for name in names:
             ours.look_up(name)
+            peers[PLAIN].look_up(name)
         everyone: dict[str, Peer] = {ours.name: ours, **peers}
         loops = {name: loop_over(peer.look_up) for name, peer in everyone.items()}
-        for what, keys, repeat, target in (
-            ("warm look-up, 500 hot keys", hot, 40, 1.6),
-            ("warm look-up, spread keys", spread, 1, 1.3),
+        for what, keys, repeat, target, plain_target in (
+            ("warm look-up, 500 hot keys", hot, 40, 0.65, 2.7),
+            ("warm look-up, spread keys", spread, 1, 1.0, 1.8),
         ):
             chosen = keys * repeat
             limits = {name: affordable(peer.look_up, chosen, SLOW_SECONDS) for name, peer in peers.items()}
@@ -66,6 +85,7 @@ def warm(count: int, rounds: int) -> list[Measured]:
             figures: dict[str, Figure | None] = {name: figure(values) for name, values in taken.items()}
             own = figures.pop(ours.name)
             assert own is not None
+            one_line = "x a one-line function around dict.get"
             measured.append(
                 Measured(
                     what=what,
@@ -73,12 +93,22 @@ def warm(count: int, rounds: int) -> list[Measured]:
                     unit="s",
                     ours=own,
                     peers={**figures, **missing},
-                    compared="x a one-line function around dict.get",
+                    compared=one_line,
                     value=ratio(taken[ours.name], taken["dict"]),
-                    target=target,
+                    target=target if NATIVE else plain_target,
                 )
             )
+            plain = ratio(taken[PLAIN], taken["dict"])
+            measured.append(_plain(what, count, figure(taken[PLAIN]), one_line, plain, plain_target))
     return measured
+
+
+def _plain(what: str, count: int, taken: Figure, compared: str, value: float, target: float) -> Measured:
+    """The row of the plain twin."""
+    at = f"{count:,} models"
+    return Measured(
+        what=f"{what}, plain twin", at=at, unit="s", ours=taken, compared=compared, value=value, target=target
+    )
 
 
 def first_touch(count: int, rounds: int) -> list[Measured]:
@@ -87,30 +117,122 @@ def first_touch(count: int, rounds: int) -> list[Measured]:
     names = list(table)
     dice = random.Random(3)
     sample = min(5_000, count // 2)
-    with opened(table, ("lmdb_", "redis_", "sqlite_")) as (ours, peers, missing):
+    with opened(table, ("shmroute_plain_", "lmdb_", "redis_", "sqlite_")) as (ours, peers, missing):
         everyone: dict[str, Peer] = {ours.name: ours, **peers}
         loops = {name: loop_over(peer.look_up) for name, peer in everyone.items()}
 
         def forget(name: str) -> None:
-            if name == ours.name:
-                ours.forget()
+            if isinstance(peer := everyone[name], ShmroutePeer):
+                peer.forget()
 
         limits = {name: affordable(peer.look_up, names[:sample], SLOW_SECONDS) for name, peer in peers.items()}
-        limits["LMDB"] = sample
+        limits["LMDB"] = limits[PLAIN] = sample
         taken = interleaved(loops, lambda: dice.sample(names, sample), rounds, before=forget, limits=limits)
     figures: dict[str, Figure | None] = {name: figure(values) for name, values in taken.items()}
     own = figures.pop(ours.name)
     assert own is not None
+    what, compared = "first touch in a generation", "x LMDB (transaction, get, the same decoding)"
     return [
         Measured(
-            what="first touch in a generation",
+            what=what,
             at=f"{count:,} models",
             unit="s",
             ours=own,
             peers={**figures, **missing},
-            compared="x LMDB (transaction, get, the same decoding)",
+            compared=compared,
             value=ratio(taken[ours.name], taken["LMDB"]),
+            target=0.7 if NATIVE else 2.0,
+        ),
+        _plain(what, count, figure(taken[PLAIN]), compared, ratio(taken[PLAIN], taken["LMDB"]), 2.0),
+    ]
+
+
+class Tenant(msgspec.Struct):
+    """A row of a user's own table."""
+
+    code: str
+    quota: int
+    region: str
+    plans: tuple[str, ...] = ()
+
+
+class _TenantTable(TableLookup):
+    def _look_up(self, key: str) -> Tenant:
+        raise AssertionError(f"{key} is there")
+
+
+def typed_first_touch(count: int, rounds: int) -> list[Measured]:
+    """First touch of a row that msgspec decodes into a type of the user's, by the native twin, beside LMDB."""
+    if not NATIVE:
+        return []
+    names = [f"tenant-{number:07}" for number in range(count)]
+    table = {
+        name: msgspec.msgpack.encode(Tenant(name, number, f"region-{number % 7}", ("basic", "gold")))
+        for number, name in enumerate(names)
+    }
+    decode = msgspec.msgpack.Decoder(Tenant).decode
+    lmdb = importlib.import_module("benchmarks.peers.lmdb_").open_peer(table, decode)
+    ours = ShmroutePeer({})
+    ours.publisher.replace({(FIRST_TABLE_KIND, name): value for name, value in table.items()})
+    tenants = _TenantTable(FIRST_TABLE_KIND, decode, msgspec.DecodeError, count)
+    rows = ours.reader._position.newest()
+    tenants._enable(rows.control.buffer, rows.segment.buffer, rows.segment.header, rows.end, float(rows.generation))
+    dice = random.Random(5)
+    try:
+        taken = interleaved(
+            {"shmroute": loop_over(tenants.__getitem__), "LMDB": loop_over(lmdb.look_up)},
+            lambda: dice.sample(names, min(5_000, count // 2)),
+            rounds,
+            before=lambda _: tenants._drop_all(),
+        )
+    finally:
+        lmdb.close()
+        ours.close()
+    return [
+        Measured(
+            what="first touch of a row decoded into a user's type",
+            at=f"{count:,} rows",
+            unit="s",
+            ours=figure(taken["shmroute"]),
+            peers={"LMDB": figure(taken["LMDB"])},
+            compared="x LMDB (transaction, get, the same decoding)",
+            value=ratio(taken["shmroute"], taken["LMDB"]),
             target=0.8,
+        )
+    ]
+
+
+def refresh(count: int, rounds: int) -> list[Measured]:
+    """What a worker with 50,000 warm rows does after one app of 10 models has changed, by both twins."""
+    table = models(count)
+    warm_rows = list(table)[:50_000]
+    taken: dict[str, list[float]] = {}
+    with opened(table, ()) as (ours, _, _):
+        readers = {"shmroute": ours.reader, PLAIN: reader_type("plain")(ours.area)}
+        for reader in readers.values():
+            for name in warm_rows:
+                reader.resolve(name)
+        for number in range(rounds):
+            rows: dict[tuple[int, str], bytes | None] = {}
+            for name in warm_rows[number * 10 : number * 10 + 10]:
+                fields = msgspec.msgpack.decode(table[name])
+                fields[1] = f"v{number}"
+                rows[Kind.MODEL, name] = msgspec.msgpack.encode(fields)
+            ours.publisher.publish(rows)
+            for who, reader in readers.items():
+                started = time.perf_counter()
+                reader._position.newest()
+                taken.setdefault(who, []).append(time.perf_counter() - started)
+        readers[PLAIN].close()
+    return [
+        Measured(
+            what="refresh of a worker with 50,000 warm rows",
+            at=f"{count:,} models, one app of 10 changed",
+            unit="s",
+            ours=figure(taken["shmroute"]),
+            peers={PLAIN: figure(taken[PLAIN])},
+            compared="x the plain twin",
+            value=ratio(taken["shmroute"], taken[PLAIN]),
         )
     ]
 

@@ -17,6 +17,8 @@ def steps(quick: bool) -> dict[str, Callable[[], list[Measured]]]:
         "warm look-ups": lambda: lookups.warm(middle, 7 if quick else 21),
         "first touch": lambda: lookups.first_touch(middle, 9 if quick else 31),
         "first touch, large table": lambda: lookups.first_touch(large, 5 if quick else 21),
+        "first touch, user's type": lambda: lookups.typed_first_touch(middle, 9 if quick else 31),
+        "refresh": lambda: lookups.refresh(middle, 100 if quick else 400),
         "picks and metadata": lambda: lookups.parts_of_a_route(9 if quick else 41),
         "calls": lambda: calls.overhead(3 if quick else 7),
         "publishing": lambda: publishing.publishing(10_000, large, 100 if quick else 500),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 import lmdb
 
 from benchmarks.peers import Table, decode
-from shmroute.worker.routes import Route
 
 BYTES_A_ROW = 1024
 
@@ -16,7 +17,7 @@ class LmdbPeer:
     name = "LMDB"
     shared = True
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, decode: Callable[[bytes | memoryview], Any] = decode) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="shmroute-bench-lmdb-", dir="/dev/shm")
         size = max(64 * 2**20, len(table) * BYTES_A_ROW)
         self._environment = environment = lmdb.open(self._folder.name, map_size=size, sync=False)
@@ -24,7 +25,7 @@ class LmdbPeer:
             for model, value in sorted(table.items()):
                 transaction.put(model.encode(), value)
 
-        def look_up(model: str) -> Route:
+        def look_up(model: str) -> Any:
             with environment.begin(buffers=True) as transaction:
                 return decode(transaction.get(model.encode()) or b"")
 
@@ -35,5 +36,5 @@ class LmdbPeer:
         self._folder.cleanup()
 
 
-def open_peer(table: Table) -> LmdbPeer:
-    return LmdbPeer(table)
+def open_peer(table: Table, decode: Callable[[bytes | memoryview], Any] = decode) -> LmdbPeer:
+    return LmdbPeer(table, decode)
