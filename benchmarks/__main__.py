@@ -37,7 +37,7 @@ def main() -> int:
     if not options.only:
         folder = options.output / "quick" if options.quick and options.output == report.FOLDER else options.output
         full = options.output == report.FOLDER and not options.quick
-        report.write(results, folder, report.ROOT / "README.md" if full else None)
+        report.write(results, folder, report.ROOT if full else None)
     return 0
 
 

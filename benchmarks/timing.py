@@ -99,3 +99,9 @@ def affordable(look_up: Callable[[str], object], keys: Sequence[str], seconds: f
         if time.perf_counter() - started > seconds:
             break
     return count
+
+
+def at_quantile(values: list[float], share: float) -> Figure:
+    """A quantile of the values as a figure without a spread."""
+    value = quantile(values, share)
+    return Figure(value, value, value, len(values))

@@ -27,19 +27,22 @@ def rows() -> list[Measured]:
 
 
 def test_a_tiny_run_measures_every_side_and_writes_whole_files(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    readme, table = tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"
+    table.parent.mkdir()
+    for page in (readme, table):
+        page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     results = Results(report.machine(), report.versions(), True, rows())
-    report.write(results, tmp_path, readme)
+    report.write(results, tmp_path, tmp_path)
     again = msgspec.json.decode((tmp_path / "latest.json").read_bytes(), type=Results)
     assert [row.what for row in again.rows] == [row.what for row in results.rows]
     assert all(row.ours.median >= 0 for row in again.rows)
     ET.parse(tmp_path / "lookups.svg")
-    page = readme.read_text()
-    assert page.startswith("before\n")
-    assert page.endswith("\nafter\n")
-    assert "old" not in page
-    assert all(row.what in page for row in results.rows)
+    for page in (readme, table):
+        text = page.read_text()
+        assert text.startswith("before\n")
+        assert text.endswith("\nafter\n")
+        assert "old" not in text
+    assert all(row.what in table.read_text() for row in results.rows)
 
 
 def test_ratios_are_taken_pair_by_pair() -> None:
