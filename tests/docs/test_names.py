@@ -17,8 +17,8 @@ from tests.docs.pages import ROOT
 GONE = "renamed.md"
 """The page that names what is there no more."""
 PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != GONE)]
-OF_OTHERS = {"--preload", "--workers", "--worker-class", "--lifespan"}
-"""Options of servers, which pages name beside ours."""
+OF_OTHERS = {"--metrics", "--preload", "--workers", "--worker-class", "--lifespan"}
+"""Options of servers and benchmarks, which pages name beside ours."""
 
 pytestmark = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
