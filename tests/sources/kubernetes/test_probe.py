@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from shmroute.kube.connection import Connection
-from shmroute.sources.base import Replaced, Resync
+from shmroute.sources.base import Replaced, Resync, SourceState
 from shmroute.sources.kubernetes.source import KubernetesSource
 from tests.apiserver import ApiServer, app_model
 from tests.sources.kubernetes.following import CALM, LIVELY, PATIENT, Following
@@ -196,12 +196,13 @@ def test_a_storage_that_is_away_says_so_while_the_watch_goes_on(api: ApiServer, 
         follow.wait(lambda: follow.reason.startswith("the storage is not confirmed: cannot list appmodels.iidp.com"))
         assert follow.state is not None
         confirmed, contact = follow.state.confirmed_ns, follow.contact_ns
+        before = len(follow.of(SourceState))
         api.faults.end_streams()
         follow.wait(lambda: follow.source.stats.watches == 2)
         follow.wait_contact(contact)
         follow.wait_contact(time.monotonic_ns())
 
-        assert "etcdserver: request timed out" in follow.reason
+        assert all("etcdserver: request timed out" in state.reason for state in follow.of(SourceState)[before:])
         assert follow.state.confirmed_ns == confirmed
         api.apply(app_model("one"))
         follow.wait_for(api)
