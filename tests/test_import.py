@@ -37,6 +37,7 @@ WATCHER_SIDE = {
     f"shmroute.{name}"
     for name in (
         "cli",
+        "calls",
         "contrib",
         "index",
         "kube",
