@@ -25,6 +25,7 @@ SHOWN_OR_KEPT = {
     "cli/get.py": "how long metadata has been in its state, shown",
     "kube/connection.py": "a date in the header Retry-After",
     "metadata/loader.py": "since when metadata is in its state, shown",
+    "sources/folder/reader.py": "when an AppModel was first seen, which orders claims and is kept",
     "testing.py": "since when metadata is in its state, shown",
     "watcher/checkpoint.py": "a file outlives the monotonic clock",
     "watcher/loop.py": "when the watcher started, wrote its status, was audited: shown; and the checkpoint's age",
