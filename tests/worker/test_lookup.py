@@ -7,6 +7,7 @@ import inspect
 import itertools
 import pickle
 import pydoc
+import struct
 import threading
 import weakref
 from collections.abc import Iterator
@@ -18,10 +19,11 @@ import shmroute
 from shmroute import AreaUnreadable, ModelNotFound, Reader, Route
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, encode
 from shmroute.shm import posix
-from shmroute.shm.layout import RECORD_BYTES, hash_of
+from shmroute.shm.layout import GENERATION_AT, RECORD_BYTES, hash_of
+from shmroute.shm.reader import RowReader
 from shmroute.shm.segment import Segment
 from shmroute.shm.writing.publisher import Publisher
-from tests.twins import decode_by
+from tests.twins import NATIVE, decode_by, needs_native
 
 WAIT_SECONDS = 20.0
 
@@ -195,6 +197,27 @@ def test_keys_of_one_place_of_the_recent_ones_are_told_apart(publisher: Publishe
     for _ in range(3):
         for name in crowded * 2:
             assert reader.resolve(name).app == f"app of {name}"
+
+
+@needs_native
+def test_first_touch_finds_the_row_as_it_was_in_its_generation(publisher: Publisher) -> None:
+    """Newer records of a row lie behind the end of the log, and lead back to the one before."""
+    assert NATIVE is not None
+    table_kind = 16
+
+    class Table(NATIVE.TableLookup):  # type: ignore[misc,name-defined]
+        def _look_up(self, key: str) -> None: ...
+
+    publisher.publish({(table_kind, "a"): b"first", (table_kind, "b"): b"b"})
+    publisher.publish({(table_kind, "a"): b"second"})
+    view = RowReader(publisher.area)
+    publisher.publish({(table_kind, "a"): b"third", (table_kind, "late"): b"x"})
+    publisher.publish({(table_kind, "a"): b"fourth", (table_kind, "b"): None})
+    control = bytearray(view.control.buffer)
+    struct.pack_into("<d", control, GENERATION_AT, float(view.generation))
+    table = Table(table_kind, bytes, ValueError, 10)
+    table._enable(control, view.segment.buffer, view.segment.header, view.end, float(view.generation))
+    assert (table["a"], table["b"], table["late"]) == (b"second", b"b", None)
 
 
 def test_a_handler_that_goes_on_in_the_middle_of_a_look_up_leaves_no_old_row(
