@@ -113,17 +113,17 @@ class RowReader:
             AreaUnreadable: the row is damaged.
             SnapshotExpired: this generation has been overwritten.
         """
-        segment, generation, end = self._place
+        segment, _, end = place = self._place
         try:
             value = segment.find(kind, key.encode(), end >> 3)
         except UnicodeEncodeError:  # a lone surrogate, as os.fsdecode makes them: no row's key has one
             return None
         except AreaUnreadable:
-            self._check(self._place)
+            self._check(place)
             raise
         fence_loads()
-        if self.control.oldest > segment.start:
-            raise SnapshotExpired(self.area, generation)
+        if self.control.oldest > segment.start:  # void, or a damaged word
+            self._check(place)
         return value
 
     def rows(self, kind: int | None = None) -> Iterator[tuple[int, str, bytes]]:
