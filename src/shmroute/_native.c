@@ -338,6 +338,7 @@ done:
 static PyObject *first_touch(Lookup *self, PyObject *key)
 {
 #ifdef Py_GIL_DISABLED
+    (void)self, (void)key;
     return NULL;
 #else
     if (!self->base || !PyUnicode_CheckExact(key) || PyDict_Size(self->cache) >= self->limit)
