@@ -26,7 +26,7 @@ def test_the_memory_of_an_area_that_nobody_writes_is_removed(area: str) -> None:
 def test_the_memory_of_an_area_that_somebody_writes_is_left(area: str) -> None:
     with publish(area) as publisher:
         remove_area(area)
-        assert len(memory_of(area)) == 3
+        assert len(memory_of(area)) == 4
         assert publisher.get(Kind.MODEL, "model") == b"row"
 
 
@@ -34,7 +34,7 @@ def test_the_memory_of_an_area_that_a_watcher_stands_by_for_is_left(area: str) -
     publish(area).close()
     stand_by(area, time.monotonic_ns())
     remove_area(area)
-    assert len(memory_of(area)) == 3
+    assert len(memory_of(area)) == 4
 
 
 def test_a_watcher_that_stood_by_long_ago_does_not_count(area: str) -> None:
