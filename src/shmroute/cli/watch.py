@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+import threading
+import time
+from typing import Any, Final
 
 import click
 
 from shmroute.cli.logs import log_options
 from shmroute.cli.watching import watch_options
+
+EXIT_SECONDS: Final = 2.0
+"""Longest time from the end of the lifeline to the end of the parent: the kernel closes the files of a killed process
+first and gives its children another parent later."""
+
+STEP_SECONDS: Final = 0.01
 
 
 @click.command()
@@ -45,10 +53,26 @@ def command(
         from shmroute.watcher.http import serve
 
         serve(watcher, listen, status_page, show_values=show_values)
+    ended = threading.Event()
+
+    def end() -> None:
+        ended.set()
+        watcher.stop()
+
     if lifeline is not None:
-        call_at_end(lifeline, watcher.stop)
+        call_at_end(lifeline, end)
     watcher.run()
-    if keeper is not None and os.getppid() != keeper:
+    if keeper is not None and _is_gone(keeper, EXIT_SECONDS if ended.is_set() else 0.0):
         remove_area(watcher.area)  # it was killed, and nobody else is left to do it
     if watcher.failed:
         raise SystemExit(1)
+
+
+def _is_gone(parent: int, seconds: float) -> bool:
+    """Whether this process has lost its parent, or loses it within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while os.getppid() == parent:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(STEP_SECONDS)
+    return True
