@@ -160,7 +160,9 @@ def rows(
         service = str(appmodel.service)
         yield (
             (int(Kind.APP), app),
-            encode(((app, version, key.namespace, key.name, service, listed, appmodel.created, appmodel.port, ""),)),
+            encode(
+                ((app, version, key.namespace, key.name, service, listed, appmodel.created, appmodel.port, "", ""),)
+            ),
         )
         if endpoints:
             addresses = sorted((endpoint.address, endpoint) for endpoint in next(of_app).endpoints)

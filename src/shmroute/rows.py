@@ -106,6 +106,8 @@ class AppRow(msgspec.Struct, frozen=True, array_like=True):
     """Name or number of the port the AppModel asks for; "" where it leaves the choice."""
     first_seen: str = ""
     """When a watcher first saw an AppModel without `created`, RFC 3339 in UTC; else ""."""
+    deleting: str = ""
+    """The AppModel's `deletionTimestamp`, RFC 3339 in UTC; "" unless it is being deleted."""
 
 
 class TableRow(msgspec.Struct, frozen=True, array_like=True):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from shmroute.rows import AppRow, Kind, RouteRow, encode
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.testing import Answer, Routes
 from shmroute.watcher.status import encode_status
@@ -199,6 +200,15 @@ def test_explain_suggests_similar_names_and_says_where_it_looked(cli: Cli, area:
         assert (
             "not served in namespace 'west', but in: east" in cli("explain", "model1", "-n", "west", "--area", area).err
         )
+
+
+def test_explain_says_that_the_appmodel_is_being_deleted(cli: Cli, area: str) -> None:
+    app = AppRow("sdkApp", "v1", "east", "sdkapp", "east/sdkapp", (("model1", "v-1"),), deleting="2026-01-04T00:00:00Z")
+    route = RouteRow("model1", "v-1", "sdkApp", "v1", "east", "sdkapp")
+    with Publisher(area) as publisher:
+        publisher.publish({(int(Kind.MODEL), "model1"): encode(route), (int(Kind.APP), "sdkApp"): encode((app,))})
+        publisher.control.beat(time.monotonic_ns(), time.monotonic_ns(), synced=True)
+    assert "is being deleted since 2026-01-04T00:00:00Z" in cli("explain", "model1", "--area", area).out
 
 
 def test_control_characters_of_names_do_not_reach_the_terminal(cli: Cli, area: str) -> None:

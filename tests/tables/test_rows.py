@@ -33,11 +33,12 @@ CHANGES: dict[str, Any] = {
     "service": ObjectKey("default", "b"),
     "port": "grpc",
     "first_seen": "2026-01-03T00:00:00Z",
+    "deleting": "2026-01-04T00:00:00Z",
 }
 """Another value of each field; the resourceVersion alone is in no row."""
 
 IN_ROUTE = {"key", "app", "version"}
-IN_APP = {"key", "created", "app", "version", "models", "service", "port", "first_seen"}
+IN_APP = {"key", "created", "app", "version", "models", "service", "port", "first_seen", "deleting"}
 
 
 def test_every_field_of_an_appmodel_is_considered() -> None:

@@ -57,6 +57,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"  and is the oldest that does; these would follow, in this order: {waiting}"
     if facts["other_namespaces"]:
         yield f"  other namespaces: {'; '.join(facts['other_namespaces'])}"
+    if facts["deleting"]:
+        yield f"  that AppModel is being deleted since {facts['deleting']}, and is served until it is gone"
     if len(facts["app_named_by"]) > 1:
         yield f"  app {facts['app']} is named by several AppModels: {', '.join(facts['app_named_by'])}"
     metadata = facts["metadata"]

@@ -68,6 +68,8 @@ class AppModel(msgspec.Struct, frozen=True, gc=False):
     """The annotation `iidp.com/port`: a port's name or number; "" leaves the choice to the rules."""
     first_seen: str = ""
     """When a watcher first saw an AppModel that has no `created` (in a folder), RFC 3339 in UTC; else ""."""
+    deleting: str = ""
+    """`metadata.deletionTimestamp`, RFC 3339 in UTC; "" unless it is being deleted. It is served until it is gone."""
 
 
 class InvalidAppModel(msgspec.Struct, frozen=True, gc=False):
@@ -88,6 +90,7 @@ class _Metadata(msgspec.Struct, gc=False, rename="camel"):
     name: str
     namespace: str | None = None
     creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
     resource_version: str | None = None
     annotations: _Annotations | None = None
 
@@ -153,6 +156,7 @@ def parse_appmodel(body: Body, *, default_namespace: str = DEFAULT_NAMESPACE) ->
         models,
         service,
         port,
+        deleting=metadata.deletion_timestamp or "",
     )
 
 

@@ -142,6 +142,7 @@ def app_row(appmodel: AppModel) -> AppRow:
         created=appmodel.created,
         port=appmodel.port,
         first_seen=appmodel.first_seen,
+        deleting=appmodel.deleting,
     )
 
 

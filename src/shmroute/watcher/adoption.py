@@ -34,4 +34,5 @@ def _appmodel(app: AppRow) -> AppModel:
         service=ObjectKey(namespace, service),
         port=app.port,
         first_seen=app.first_seen,
+        deleting=app.deleting,
     )

@@ -41,6 +41,7 @@ def explain(rows: RowReader, route: Route, about: dict[str, Any]) -> dict[str, A
         "appmodel": f"{route.namespace}/{route.appmodel}",
         "waiting_appmodels": _waiting(conflict) if conflict else [],
         "other_namespaces": [f"{other.namespace}: {other.app} {other.version}" for other in route.others],
+        "deleting": next((app.deleting for app in apps if _is_of(app, route)), "") or None,
         "app_named_by": [f"{app.namespace}/{app.appmodel}" for app in apps],
         "metadata": _metadata_facts(metadata),
         "endpoints": _endpoint_facts(endpoints),
@@ -49,6 +50,10 @@ def explain(rows: RowReader, route: Route, about: dict[str, Any]) -> dict[str, A
         "source": about["source"],
         "state": health(about)[1],
     }
+
+
+def _is_of(app: App, route: Route) -> bool:
+    return (app.namespace, app.appmodel) == (route.namespace, route.appmodel)
 
 
 def _waiting(conflict: ConflictRow) -> list[str]:

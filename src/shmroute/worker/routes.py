@@ -57,6 +57,8 @@ class App(msgspec.Struct, frozen=True, array_like=True):
     """Name or number of the port the AppModel asks for; "" where it leaves the choice."""
     first_seen: str = ""
     """When a watcher first saw an AppModel without `created`, RFC 3339 in UTC; else ""."""
+    deleting: str = ""
+    """The AppModel's `deletionTimestamp`; "" unless it is being deleted. It is served until it is gone."""
 
 
 class Route(msgspec.Struct, frozen=True, array_like=True):
