@@ -3,6 +3,7 @@
 shmroute run --manifests manifests -- uvicorn --app-dir examples/gateway app:app
 """
 
+import os
 from contextlib import asynccontextmanager
 
 import httpx
@@ -14,11 +15,14 @@ from shmroute.contrib import asgi
 from shmroute.contrib.httpx import AsyncTransport, url_for
 from shmroute.errors import CallFailed, CallModelNotFound, CallNoEndpoints, CallTimedOut
 
+DEADLINE_SECONDS = float(os.environ.get("DEADLINE_SECONDS", "3"))
+
 
 @asynccontextmanager
 async def lifespan(app):
     await asgi.ready()
-    async with httpx.AsyncClient(mounts={"model://": AsyncTransport(deadline=3.0)}) as client:
+    mounts = {"model://": AsyncTransport(deadline=DEADLINE_SECONDS)}
+    async with httpx.AsyncClient(mounts=mounts, timeout=None) as client:  # the deadline is the limit
         yield {"client": client}
 
 

@@ -117,10 +117,7 @@ class _Pool:
 class _Call:
     """One request of the caller."""
 
-    __slots__ = ("attempts", "default_host", "extensions", "headers", "model", "request", "route")
-
-    default_host: bytes
-    """The `Host` that httpx sets unless the caller does."""
+    __slots__ = ("attempts", "extensions", "headers", "host_index", "model", "request", "route")
 
     def __init__(self, transport: _Transport, request: httpx.Request) -> None:
         extensions = request.extensions
@@ -129,16 +126,22 @@ class _Call:
         if named is None:
             if url.port is not None:
                 raise httpx.UnsupportedProtocol(f"{url}: a model has no port; its pods have theirs", request=request)
-            self.default_host = url.raw_host
+            default_host = url.raw_host
             self.model = model_of(url.host)
         elif isinstance(named, str):
-            self.default_host = url.netloc
+            default_host = url.netloc
             self.model = named
         else:
             raise TypeError(f"the extension 'model' is a str, not {type(named).__name__}")
         self.request = request
         self.extensions = extensions
         self.headers: Headers = request.headers.raw
+        self.host_index: int | None = None
+        """Where the `Host` is that httpx has set; None if the caller has set another one."""
+        for index, (name, value) in enumerate(self.headers):
+            if value == default_host and name.lower() == b"host":
+                self.host_index = index
+                break
         self.route: Route | None = None
         idempotent = request.method in IDEMPOTENT_METHODS
         resolve = transport.resolve
@@ -310,12 +313,8 @@ class _Transport:
         """What is sent to the pod."""
         request = call.request
         endpoint = attempt.endpoint
-        headers = list(call.headers)
-        for index, (name, value) in enumerate(headers):
-            if name.lower() == b"host":
-                if value == call.default_host:
-                    headers[index] = (name, attempt.address.encode("ascii"))
-                break
+        if call.host_index is not None:
+            call.headers[call.host_index] = (b"Host", attempt.address.encode("ascii"))
         return httpcore.Request(
             request.method,
             httpcore.URL(
@@ -324,7 +323,7 @@ class _Transport:
                 port=endpoint.port,
                 target=request.url.raw_path,
             ),
-            headers=headers,
+            headers=call.headers,
             content=request.stream,
             extensions=self._extensions(call, attempt),
         )
@@ -366,8 +365,9 @@ class _Transport:
 
     def response_headers(self, call: _Call, attempt: Attempt, core: httpcore.Response) -> Headers:
         """The headers for the caller: a redirect that names the pod leads back to the model."""
-        headers: Headers = list(core.headers)
+        headers: Headers = core.headers
         if 300 <= core.status < 400:
+            headers = list(headers)
             for index, (name, value) in enumerate(headers):
                 if name.lower() == b"location":
                     headers[index] = (name, self._led_back(call, attempt, value))
@@ -424,7 +424,7 @@ class _Stream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         sending = _sending.get()
-        if sending is not None:
+        if sending is not None and sending.ends is not None:
             timeout = sending.left(timeout, httpcore.ReadTimeout)
         return self._stream.read(max_bytes, timeout)
 
