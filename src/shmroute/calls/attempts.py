@@ -31,7 +31,7 @@ K = TypeVar("K", bound=CallFailed)
 
 
 class EndpointLike(Protocol):
-    """What is needed of `shmroute.Endpoint`."""
+    """The part of `shmroute.Endpoint` that a call uses."""
 
     @property
     def host(self) -> str: ...
@@ -40,7 +40,7 @@ class EndpointLike(Protocol):
 
 
 class LeaseLike(Protocol):
-    """What is needed of `shmroute.worker.endpoints.Lease`."""
+    """The part of `shmroute.worker.endpoints.Lease` that a call uses."""
 
     @property
     def endpoint(self) -> EndpointLike: ...
@@ -50,7 +50,7 @@ class LeaseLike(Protocol):
 
 
 class PoolLike(Protocol):
-    """What is needed of `shmroute.worker.endpoints.Pool`."""
+    """The part of `shmroute.worker.endpoints.Pool` that a call uses."""
 
     @property
     def by_address(self) -> Mapping[str, EndpointLike]: ...
@@ -65,7 +65,7 @@ class PoolLike(Protocol):
 
 
 class RouteLike(Protocol):
-    """What is needed of `shmroute.Route`."""
+    """The part of `shmroute.Route` that a call uses."""
 
     @property
     def model(self) -> str: ...

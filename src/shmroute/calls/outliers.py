@@ -53,7 +53,7 @@ EVERYTHING: Final = View(frozenset(), None)
 
 
 class _Health:
-    """What is known of an endpoint that has failed lately. Times are in seconds."""
+    """Record of an endpoint that has failed lately. Times are in seconds."""
 
     __slots__ = ("after_sent", "calls", "ejections", "failures", "out", "probing", "returned", "since", "tried")
 

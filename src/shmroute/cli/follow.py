@@ -17,7 +17,7 @@ __all__ = ["follow"]
 Item = dict[str, Any]
 
 _WIDTH: Final = 12
-"""Of a column at least, so that most of what comes later stays in line with what was there."""
+"""Minimum column width in characters, so that most later lines align with the earlier ones."""
 
 
 def follow(
@@ -68,7 +68,7 @@ def follow(
 def _events(
     change: Change | Reset, items_of: Callable[[Route], list[Item]], known: dict[str, dict[str, Item]]
 ) -> Iterator[tuple[str, Item]]:
-    """What became of each model in each namespace; `known` is what has been told so far, by model and namespace."""
+    """The change of each model in each namespace; `known` is what was printed so far, by model and namespace."""
     now: Mapping[str, Route | None] = change.routes if isinstance(change, Reset) else {change.model: change.new}
     models = known.keys() | now.keys() if isinstance(change, Reset) else now.keys()
     for model in sorted(models):

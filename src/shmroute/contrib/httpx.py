@@ -310,7 +310,7 @@ class _Transport:
     # --- one attempt ---------------------------------------------------------------------------------------
 
     def core_request(self, call: _Call, attempt: Attempt) -> httpcore.Request:
-        """What is sent to the pod."""
+        """The request that is sent to the pod."""
         request = call.request
         endpoint = attempt.endpoint
         if call.host_index is not None:

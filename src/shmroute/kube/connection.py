@@ -53,7 +53,7 @@ READ_BYTES: Final = 1 << 16
 """One read of a stream: large enough that a page takes few calls, small enough to stay in the processor's cache."""
 
 ERROR_BODY_MAX_BYTES: Final = 1 << 16
-"""What is read of a refusal; a Status is far smaller."""
+"""Largest body of a refusal that is read, in bytes; a Status is far smaller."""
 
 REPORTED_CHARACTERS: Final = 500
 """Longest text of a peer that is kept in an error where it is not a Status."""

@@ -37,10 +37,10 @@ INTERACTIVE_RUN_SECONDS: Final = 300.0
 """For one run that may ask a person: time to log in with a browser and a second factor."""
 
 OUTPUT_MAX_BYTES: Final = 1 << 20
-"""Of a plugin's output. A token and a certificate chain have some 10 kB."""
+"""Largest output of a plugin in bytes. A token and a certificate chain have some 10 kB."""
 
 REPORTED_CHARACTERS: Final = 500
-"""Of a plugin's error output, from its end, in an error."""
+"""Longest part of a plugin's error output, from its end, that an error shows."""
 
 _PR_SET_PDEATHSIG: Final = 1
 

@@ -168,7 +168,7 @@ class MetadataLoader:
             )
 
     def pending(self) -> list[PendingKey]:
-        """What is not loaded, and why. Any thread."""
+        """Keys that are not loaded, with the reasons. Any thread."""
         with self._changed:
             return list(self._scheduler.pending())
 

@@ -316,7 +316,7 @@ class ReadScheduler:
         return len(self._pending)
 
     def pending(self) -> Iterator[PendingKey]:
-        """What is not loaded, and why."""
+        """Keys that are not loaded, with the reasons."""
         for entry in self._pending.values():
             yield PendingKey(entry.namespace, entry.model, self._key(entry), entry.state, entry.reason, entry.since)
 

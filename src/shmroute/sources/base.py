@@ -86,7 +86,7 @@ class SourceState(msgspec.Struct, frozen=True):
     phase: Phase
     contact_ns: int
     reason: str = ""
-    """Why it is not watching, in plain words; "" while all is well."""
+    """Why it is not watching, in plain words; "" while it is."""
     restarts: int = 0
     lists: int = 0
     backoff_seconds: float = 0.0
@@ -118,7 +118,7 @@ class FileProblem(msgspec.Struct, frozen=True):
     path: str
     reason: str | None
     last_good: bool = False
-    """Whether objects that the file held before it broke are still in force."""
+    """Whether objects that the file held before it broke are still served."""
 
 
 Event: TypeAlias = Replaced | Changed | Deleted | Resync | SourceState | AuditResult | FileProblem

@@ -1,4 +1,4 @@
-"""Rows about addresses: ENDPOINTS, one for each AppModel in force, and INVALID ones of kind "Port".
+"""Rows about addresses: ENDPOINTS, one for each valid AppModel, and INVALID ones of kind "Port".
 
 Used by `shmroute.tables.tables` only. Knows which Service each AppModel names, never its models: what an endpoint costs
 does not depend on how many models its app has.
@@ -62,7 +62,7 @@ class Endpoints:
     # --- AppModels -----------------------------------------------------------------------------------------
 
     def replace(self, old: AppModel | None, new: AppModel | None) -> None:
-        """`old` is no longer in force, `new` is; the caller's mapping says so already. `settle` ends an event."""
+        """`new` replaces `old`; the caller's mapping holds `new` already. `settle` ends an event."""
         if old is not None and new is not None and (old.service, old.port) == (new.service, new.port):
             return
         if old is not None:
@@ -94,7 +94,7 @@ class Endpoints:
         self._let_go_of.clear()
 
     def _naming(self, service: ObjectKey) -> Iterator[ObjectKey]:
-        """The AppModels in force that name the Service."""
+        """The valid AppModels that name the Service."""
         namesake = self._appmodels.get(service)
         if namesake is not None and namesake.service == service:
             yield service

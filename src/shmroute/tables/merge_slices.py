@@ -47,7 +47,7 @@ class EndpointRules(msgspec.Struct, frozen=True):
 
 
 class _Packed(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What is kept of a slice."""
+    """The kept part of a slice."""
 
     resource_version: int
     ports: tuple[SlicePort, ...]

@@ -38,10 +38,10 @@ __all__ = ["WatcherLoop"]
 _log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS: Final = 1.0
-"""How often the owner says that it lives; a supervisor takes five missed ones for frozen."""
+"""Seconds between two heartbeats; after five missed ones a supervisor counts the watcher as frozen."""
 
 STANDBY_RETRY_SECONDS: Final = 0.5
-"""How often a watcher that stands by tries the lock: it must take over within 2 s."""
+"""Seconds between two attempts of a standby watcher to take the lock: it must take over within 2 s."""
 
 EVENTS_A_TURN: Final = 20_000
 """Events applied before they are published: bounds how long the first of a storm waits for the last."""
@@ -50,7 +50,7 @@ TURN_SECONDS: Final = 0.5
 """Seconds after which events are published although more wait: the heart must beat between expensive ones, too."""
 
 _JOIN_SECONDS: Final = 0.8
-"""How long the end waits for threads in all: `watch` ends within a second."""
+"""Seconds that the end waits for all threads: `watch` ends within a second."""
 
 _WAKE: Final = None
 _AUDIT: Final = "audit"
@@ -138,7 +138,7 @@ class WatcherLoop:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """Where its objects come from."""
+        """The sources of its objects."""
         return self._sources
 
     def audit(self) -> None:

@@ -50,7 +50,7 @@ class MetadataFeed:
         self._loader = loader
         self._wanted: dict[_Name, _Wanted] = {}
         self._namespaces: dict[str, tuple[str, ...]] = {}
-        """Of each model, the namespaces that serve it."""
+        """The namespaces that serve each model."""
         self._ticket = 0
         self._skipped = 0
         self._room = threading.Semaphore(WAITING_BATCHES)

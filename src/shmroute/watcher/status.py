@@ -40,7 +40,7 @@ class ThreadStatus(msgspec.Struct, frozen=True):
     alive: bool
     restarts: int
     problem: str
-    """Why it ended last; "" if it never did, or has run well since."""
+    """Why it ended last; "" if it never did, or has run without failure since."""
 
 
 class AuditStatus(msgspec.Struct, frozen=True):

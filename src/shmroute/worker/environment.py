@@ -1,4 +1,4 @@
-"""What a worker takes from its environment where it is told nothing else.
+"""Environment variables of a worker, used where it is given nothing else.
 
 Read anew each time: servers and tests set the variables late.
 """

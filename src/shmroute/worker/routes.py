@@ -71,7 +71,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
     app_version: str
     namespace: str
     appmodel: str
-    """`metadata.name` of the AppModel in force."""
+    """`metadata.name` of the AppModel that serves the model."""
     others: tuple[Route, ...] = ()
     """The same model's routes in other namespaces, the oldest AppModel first."""
     _pool: Any = None

@@ -446,7 +446,7 @@ class Publisher:
             return None
 
     def _abandon(self, target: SegmentWriter) -> None:
-        """Give up a base that nobody was told about. A segment that was never current gives its memory back."""
+        """Give up a base that was never published. A segment that was never current gives its memory back."""
         fresh = target.fresh
         target.close()
         if fresh:

@@ -23,7 +23,7 @@ from shmroute.sources.folder.content import Content, ObjectId
 __all__ = ["FolderObjects"]
 
 MAX_REPORTED_PROBLEMS: Final = 3
-"""Of one file: enough to act on, and a line that can be read."""
+"""Maximum number of problems reported for one file: enough to act on, in a line that can be read."""
 
 _NOTHING: Final = Content({}, ())
 

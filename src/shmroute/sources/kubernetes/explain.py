@@ -1,4 +1,4 @@
-"""What a refusal of the API server means for a source, and how it is told to people. Pure."""
+"""What a refusal of the API server means for a source, and its text for people. Pure."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ class Liveness:
             self._schedule.bookmarked()
 
     def broken(self) -> None:
-        """The watch goes on after its connection broke: a comparison is due before we are in step."""
+        """The watch has resumed after a broken connection: a comparison is due before it is in step."""
         now = self._clock()
         with self._lock:
             self._schedule.broken(now)

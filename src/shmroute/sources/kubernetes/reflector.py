@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 class Outlet(Protocol):
-    """Where a reflector's events go, and who is told how it stands."""
+    """Receives a reflector's events and its state."""
 
     def put(self, event: Event) -> None: ...
 
@@ -61,7 +61,7 @@ class Outlet(Protocol):
         """The watch has brought an event or a bookmark."""
 
     def broken(self) -> None:
-        """The watch goes on after its connection broke."""
+        """The watch has resumed after a broken connection."""
 
 
 class _WentBackError(Exception):

@@ -132,7 +132,7 @@ class Schedule:
             self._behind, self._look_at = revision, now + self._patience
 
     def looked(self) -> None:
-        """A peek has told whether something is missing."""
+        """Take the result of a peek: whether something is missing."""
         self._behind, self._look_at = 0, float("inf")
 
     def looked_in_vain(self, now: float) -> None:
@@ -141,7 +141,7 @@ class Schedule:
         self._look_at = now + self._patience
 
     def broken(self, now: float) -> None:
-        """The connection broke and the watch goes on where it was: a comparison is due."""
+        """The connection broke and the watch has resumed: a comparison is due."""
         if not self.comparing:
             earliest = max(now, self._compared_at + self._timing.compare_spacing_seconds)
             self._compare_at = earliest + self._timing.compare_spread_seconds * self._dice()

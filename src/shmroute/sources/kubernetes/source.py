@@ -51,7 +51,7 @@ THREAD = " thread"
 
 
 class KubernetesSource:
-    """Lists and watches the objects of `kind` until it is told to stop.
+    """Lists and watches the objects of `kind` until it is stopped.
 
     `namespace` None means all; `selector` is a label selector, "" for everything; `resync_seconds` 0 means
     never. `stats` counts what happened. `run` is for one thread, once.
@@ -145,7 +145,7 @@ class KubernetesSource:
             self._liveness.heard(bookmark=bookmark)
 
     def broken(self) -> None:
-        """The watch goes on after its connection broke: not in step until it has been compared."""
+        """The watch has resumed after a broken connection: not in step until it has been compared."""
         if self._liveness is not None:
             self._liveness.broken()
 

@@ -172,6 +172,6 @@ class LedgerView:
         """A whole new list was handed out: there is nothing left to compare with."""
 
     def unexplained(self, candidates: set[ObjectKey]) -> set[ObjectKey]:
-        """Of keys that differed, those that no event since the comparison's beginning accounts for."""
+        """The differing keys that no event since the beginning of the comparison explains."""
         with self._ledger._moved:  # which guards `touched`
             return candidates - self.touched
