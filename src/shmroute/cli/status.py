@@ -69,7 +69,7 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
         reason = f": {printable(source['reason'])}" if source["reason"] else ""
         phase = source["phase"] if watcher["alive"] else f"was {source['phase']}"
         yield (
-            f"{source['resource']}: {phase}, in step {_age(source['age'])} ago,"
+            f"{source['resource']}: {phase}, {_in_step(source['age'])},"
             f" {source['restarts']} restarts, {source['lists']} lists{reason}"
         )
     for thread in watcher["threads"]:
@@ -93,6 +93,10 @@ def _workers(workers: dict[str, Any]) -> str:
         return "none have the area open"
     behind = f", {workers['behind']} behind: `shmroute get workers`" if workers["behind"] else ""
     return f"{workers['count']} have the area open, oldest generation {workers['oldest']}{behind}"
+
+
+def _in_step(age: float | None) -> str:
+    return "never in step" if age is None else f"in step {age_text(age)} ago"
 
 
 def _age(seconds: float | None) -> str:

@@ -310,3 +310,11 @@ def test_a_file_given_for_a_folder_is_refused(tmp_path: Path) -> None:
 def test_a_selector_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="label selector"):
         FolderSource(tmp_path, selector="a=b=c")
+
+
+def test_folder_that_never_existed_is_not_said_to_have_been_read(
+    tmp_path: Path, running: Callable[..., Running], caplog: pytest.LogCaptureFixture
+) -> None:
+    running(tmp_path / "absent").owner.wait_for_phase("backing-off")
+    assert "nothing has been read yet" in caplog.text
+    assert "read last" not in caplog.text

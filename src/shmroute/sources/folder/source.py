@@ -109,7 +109,8 @@ class FolderSource:
     def _lose(self, sink: Sink, reason: str) -> None:
         """The folder cannot be listed."""
         if self._phase != "backing-off":
-            _log.warning("%s; the objects that were read last stay in use", reason)
+            rest = "the objects that were read last stay in use" if self._lists else "nothing has been read yet"
+            _log.warning("%s; %s", reason, rest)
             self._restarts += self._lists > 0
         self._report(sink, "backing-off", reason)
 
