@@ -7,8 +7,9 @@ import os
 from contextlib import asynccontextmanager
 
 import httpx
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from shmroute.contrib import asgi
 from shmroute.contrib.httpx import AsyncTransport, url_for
@@ -25,13 +26,9 @@ async def lifespan(app):
         yield {"client": client}
 
 
-app = FastAPI(lifespan=lifespan)
-
-
-@app.post("/call/{model:path}")
-async def call(model: str, request: Request):
+async def call(request):
     answer = await request.state.client.post(
-        url_for(model),
+        url_for(request.path_params["model"]),
         content=await request.body(),
         headers={"Content-Type": request.headers.get("Content-Type", "application/json")},
         # Whoever gives a request a key promises that it may be processed twice.
@@ -45,10 +42,18 @@ async def call(model: str, request: Request):
     return Response(answer.content, answer.status_code, said)
 
 
+async def failed(request, error):
+    status = next(
+        (status for kind, status in STATUSES.items() if isinstance(error, kind)),
+        502,
+    )
+    return JSONResponse({"error": str(error), "attempts": [str(each) for each in error.attempts]}, status)
+
+
 STATUSES = {CallModelNotFound: 404, CallNoEndpoints: 503, CallTimedOut: 504}
 
-
-@app.exception_handler(CallFailed)
-async def failed(request: Request, error: CallFailed):
-    status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 502)
-    return JSONResponse({"error": str(error), "attempts": [str(each) for each in error.attempts]}, status)
+app = Starlette(
+    routes=[Route("/call/{model:path}", call, methods=["POST"])],
+    exception_handlers={CallFailed: failed},
+    lifespan=lifespan,
+)
