@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.timeout(400)
 @pytest.mark.fault(49)
+@pytest.mark.long
 def test_the_gateway_keeps_its_promises_through_all_acts() -> None:
     """At a rate and with a deadline that a busy machine can hold: what is under test does not depend on them."""
     command = [sys.executable, "examples/gateway/play.py", "--rate", "20", "--seconds", "2", "--deadline", "12"]
