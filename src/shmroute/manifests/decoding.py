@@ -232,7 +232,7 @@ def _error(where: Any, problem: str) -> yaml.YAMLError:
 
 
 def _one_line(error: Exception) -> str:
-    """What is wrong and where. PyYAML writes several lines, with its own name for the text."""
+    """The problem and its place in one line. PyYAML writes several lines, with its own name for the text."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

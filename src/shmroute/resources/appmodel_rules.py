@@ -70,7 +70,7 @@ def key_problems(metadata: Mapping[Any, Any]) -> Iterator[str]:
 
 
 def service_problem(annotation: str) -> str:
-    """What is wrong with the annotation `iidp.com/service`; "" if nothing."""
+    """The problem of the annotation `iidp.com/service` in words; "" if it is valid."""
     parts = annotation.split("/")
     if len(parts) <= 2 and all(_DNS_LABEL.fullmatch(part) for part in parts):
         return ""
@@ -78,7 +78,7 @@ def service_problem(annotation: str) -> str:
 
 
 def port_problem(annotation: str) -> str:
-    """What is wrong with the annotation `iidp.com/port`; "" if nothing."""
+    """The problem of the annotation `iidp.com/port` in words; "" if it is valid."""
     if annotation.isascii() and annotation.isdigit():
         good = len(annotation) <= len(str(MAX_PORT)) and 1 <= int(annotation) <= MAX_PORT
     else:
@@ -91,7 +91,7 @@ def port_problem(annotation: str) -> str:
 
 
 def models_problems(names: list[str]) -> Iterator[str]:
-    """What is wrong with the models' names taken together."""
+    """The problems of all models' names together, in words."""
     if len(names) > MAX_MODELS:
         yield f"spec.models has {len(names)} items, at most {MAX_MODELS} are taken"
     size = sum(len(name.encode(errors="replace")) for name in names)

@@ -384,7 +384,7 @@ class RowReader:
 
 
 def _is_void(control: ControlReader, place: _Place) -> bool:
-    """Whether what was read of that place before this call may have been overwritten.
+    """Whether bytes of that place that were read before this call may have been overwritten.
 
     A value that is not a generation is damage, and not believed: the writer stores a right one before it overwrites
     anything.

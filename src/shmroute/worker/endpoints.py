@@ -30,12 +30,6 @@ _MIX: Final = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 _WORD: Final = 0xFFFFFFFFFFFFFFFF
 
-_REASONS: Final = {
-    EndpointsState.UNKNOWN: "not known",
-    EndpointsState.KNOWN: "known empty",
-    EndpointsState.AMBIGUOUS_PORT: "ambiguous port",
-}
-
 
 class Endpoint(msgspec.Struct, frozen=True):
     """One pod address of an app. `str(endpoint)` is `host:port`, an IPv6 host in brackets."""
@@ -197,7 +191,7 @@ class Pool:
         return members
 
     def _fail(self) -> NoReturn:
-        raise NoEndpoints(self._app, self._row.service, _REASONS[self._row.state], self._row.detail)
+        raise NoEndpoints(self._app, self._row.service, self._row.state.word, self._row.detail)
 
     def _members(self, rows: tuple[EndpointRow, ...]) -> tuple[Member, ...]:
         addresses = [str(_endpoint(row)) for row in rows]

@@ -33,7 +33,7 @@ AUDIT_JITTER = 0.2
 
 
 class Due(enum.Enum):
-    """What is to be done next."""
+    """The next step of the schedule."""
 
     PROBE = "probe"
     """Ask the server's cache how far it is."""
