@@ -210,8 +210,10 @@ def _outside_own_areas(new: set[Path]) -> list[str]:
     return [] if not found or _others_at_work() else [str(path) for path in sorted(found)]
 
 
-def _others_at_work() -> bool:
-    """Whether another shmroute or test process runs: shared memory does not tell who made it."""
+def _others_at_work(among: set[int] | None = None) -> bool:
+    """Whether another shmroute or test process runs `among` these ids, by default among all: shared memory does not
+    tell who made it.
+    """
     ours = {os.getpid(), *ancestors(os.getpid())}
-    lines = (command_line(pid) for pid in running() - ours)
+    lines = (command_line(pid) for pid in (running() if among is None else among) - ours)
     return any(word in line for line in lines for word in ("shmroute", "pytest", "benchmarks", "tests."))

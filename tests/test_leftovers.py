@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.leftovers import MARK, SHARED_MEMORY, new_area, nothing_left, remove_area
-from tests.processes import adopt_orphans, adopts_orphans, ancestors, bound, children, command_line, is_running, running
+from tests.processes import adopt_orphans, adopts_orphans, bound, children, command_line, is_running
 from tests.supervise.running import until
 
 pytest_plugins = ["pytester"]
@@ -125,14 +126,24 @@ def test_shared_memory_is_nobodys_fault_while_others_are_at_work(
             other.kill()
 
 
-def test_neither_this_run_nor_what_started_it_counts_as_others() -> None:
-    code = "import tests.leftovers as leftovers; print(leftovers._others_at_work())"
-    started = ["shmroute", "-c", f"{sys.executable} -c '{code}'; exit"]
-    lines = {command_line(pid) for pid in running() - {os.getpid(), *ancestors(os.getpid())}}
-    if any(word in line for line in lines for word in ("shmroute", "pytest")):
-        pytest.skip("others are at work here")
-    # pytest itself is the shell's parent; the shell is called shmroute.
-    assert subprocess.check_output(started, executable="/bin/sh", text=True, timeout=240) == "False\n"
+@pytest.mark.parametrize("beside", [[], [*SLEEP, "shmroute watch"]], ids=["alone", "beside another"])
+def test_neither_this_run_nor_what_started_it_counts_as_others(beside: list[str]) -> None:
+    code = (
+        "import os, sys, tests.leftovers as leftovers, tests.processes as processes;"
+        "family = {os.getpid(), *processes.ancestors(os.getpid())};"
+        "print(leftovers._others_at_work(family | {*map(int, sys.argv[1:])}))"
+    )
+    with contextlib.ExitStack() as stack:
+        others = []
+        if beside:
+            process = stack.enter_context(subprocess.Popen(beside))
+            stack.callback(process.kill)
+            until(lambda: "shmroute watch" in command_line(process.pid), "the other's command line")
+            others.append(str(process.pid))
+        # pytest itself is the shell's parent; the shell is called shmroute.
+        started = ["shmroute", "-c", f"{sys.executable} -c '{code}' {' '.join(others)}; exit"]
+        answer = subprocess.check_output(started, executable="/bin/sh", text=True, timeout=240)
+    assert answer == f"{bool(beside)}\n"
 
 
 def test_the_shared_memory_of_an_area_goes_with_the_test(make_area: Callable[[], str]) -> None:
