@@ -10,7 +10,7 @@ import click
 import pytest
 
 from shmroute.cli import COMMANDS, group
-from shmroute.cli.watching import watch_arguments
+from shmroute.cli.watch_arguments import watch_arguments
 from tests.cli.running import Cli, published
 from tests.kube.peers import write_kubeconfig
 

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from shmroute.cli.logs import log_options
-from shmroute.cli.watching import watch_arguments, watch_options
+from shmroute.cli.watch_arguments import watch_arguments
+from shmroute.cli.watching import watch_options
 
 
 @click.command(hidden=True)

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from shmroute.cli.logs import log_options
-from shmroute.cli.watching import watch_arguments, watch_options
+from shmroute.cli.watch_arguments import watch_arguments
+from shmroute.cli.watching import watch_options
 
 
 @click.command(context_settings={"allow_interspersed_args": False})

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from shmroute.cli import options
 from shmroute.errors import ConfigError
@@ -20,7 +19,7 @@ from shmroute.watcher.options import (
     check_probe_seconds,
 )
 
-__all__ = ["watch_arguments", "watch_options"]
+__all__ = ["watch_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,30 +43,6 @@ def watch_options(function: F) -> F:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
-
-
-def watch_arguments(context: click.Context) -> list[str]:
-    """The options of `shmroute watch` that stood on this command's line, as its arguments; area and lifeline left out.
-
-    Those from environment variables are not among them: they are in the watcher's environment too, and a Redis URL
-    may hold a password, which does not belong in a list of processes.
-    """
-    from shmroute.cli.watch import command as watch
-
-    names = {parameter.name for parameter in watch.params} - {"area", "lifeline", "keeper"}
-    arguments: list[str] = []
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name not in names or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
-            continue
-        value = context.params[name]
-        if isinstance(value, tuple):
-            arguments += [text for each in value for text in (parameter.opts[-1], str(each))]
-        elif isinstance(value, bool):
-            arguments += (parameter.opts if value else parameter.secondary_opts)[-1:]
-        else:
-            arguments += [parameter.opts[-1], str(value)]
-    return arguments
 
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (

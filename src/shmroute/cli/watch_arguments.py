@@ -1,0 +1,32 @@
+"""The options of a command line that the watcher it starts gets too: for `shmroute run` and `shmroute keep`."""
+
+from __future__ import annotations
+
+import click
+from click.core import ParameterSource
+
+from shmroute.cli import watch
+
+__all__ = ["watch_arguments"]
+
+
+def watch_arguments(context: click.Context) -> list[str]:
+    """The options of `shmroute watch` that stood on this command's line, as its arguments; area and lifeline left out.
+
+    Those from environment variables are not among them: they are in the watcher's environment too, and a Redis URL
+    may hold a password, which does not belong in a list of processes.
+    """
+    names = {parameter.name for parameter in watch.command.params} - {"area", "lifeline", "keeper"}
+    arguments: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in names or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[name]
+        if isinstance(value, tuple):
+            arguments += [text for each in value for text in (parameter.opts[-1], str(each))]
+        elif isinstance(value, bool):
+            arguments += (parameter.opts if value else parameter.secondary_opts)[-1:]
+        else:
+            arguments += [parameter.opts[-1], str(value)]
+    return arguments
