@@ -7,9 +7,8 @@ import os
 from contextlib import asynccontextmanager
 
 import httpx
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
 
 from shmroute.contrib import asgi
 from shmroute.contrib.httpx import AsyncTransport, url_for
@@ -26,9 +25,13 @@ async def lifespan(app):
         yield {"client": client}
 
 
-async def call(request):
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/call/{model:path}")
+async def call(model: str, request: Request):
     answer = await request.state.client.post(
-        url_for(request.path_params["model"]),
+        url_for(model),
         content=await request.body(),
         headers={"Content-Type": request.headers.get("Content-Type", "application/json")},
         # Whoever gives a request a key promises that it may be processed twice.
@@ -42,18 +45,10 @@ async def call(request):
     return Response(answer.content, answer.status_code, said)
 
 
-async def failed(request, error):
-    status = next(
-        (status for kind, status in STATUSES.items() if isinstance(error, kind)),
-        502,
-    )
-    return JSONResponse({"error": str(error), "attempts": [str(each) for each in error.attempts]}, status)
-
-
 STATUSES = {CallModelNotFound: 404, CallNoEndpoints: 503, CallTimedOut: 504}
 
-app = Starlette(
-    routes=[Route("/call/{model:path}", call, methods=["POST"])],
-    exception_handlers={CallFailed: failed},
-    lifespan=lifespan,
-)
+
+@app.exception_handler(CallFailed)
+async def failed(request: Request, error: CallFailed):
+    status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 502)
+    return JSONResponse({"error": str(error), "attempts": [str(each) for each in error.attempts]}, status)
