@@ -184,8 +184,8 @@ def test_it_ends_at_once_though_the_store_hangs(redis_server: RedisServer) -> No
         time.sleep(0.05)  # so that the question is on its way, most likely
         it.stop()
         assert it.failure is None
-        redis_server.thaw()
         wait_for(lambda: "metadata reader" not in {thread.name for thread in threading.enumerate()})
+        redis_server.thaw()
         assert it.reads.empty()
 
 

@@ -36,6 +36,9 @@ IDLE_SECONDS: Final = 1.0
 JOIN_SECONDS: Final = 0.2
 """How long the end waits for a running read, before and after its connection is closed."""
 
+CLOSE_TIMES: Final = 5
+"""Closes of the connection within `JOIN_SECONDS`: a reader may open a new one just after a close."""
+
 WATCH_SECONDS: Final = 0.5
 """Seconds between two checks of the reading thread."""
 
@@ -202,8 +205,11 @@ class MetadataLoader:
                 self._stopped = True
                 self._changed.notify()
             reader.join(JOIN_SECONDS)
-            self._store.close()
-            reader.join(JOIN_SECONDS)
+            for _ in range(CLOSE_TIMES):
+                self._store.close()
+                reader.join(JOIN_SECONDS / CLOSE_TIMES)
+                if not reader.is_alive():
+                    break
         if not stop.is_set():
             raise RuntimeError("the metadata reader has ended") from self._failure
 
