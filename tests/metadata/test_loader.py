@@ -184,7 +184,9 @@ def test_it_ends_at_once_though_the_store_hangs(redis_server: RedisServer) -> No
         time.sleep(0.05)  # so that the question is on its way, most likely
         it.stop()
         assert it.failure is None
-        wait_for(lambda: "metadata reader" not in {thread.name for thread in threading.enumerate()})
+        assert it.loader._reader is not None
+        it.loader._reader.join(WAIT_SECONDS)
+        assert not it.loader._reader.is_alive()
         redis_server.thaw()
         assert it.reads.empty()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -160,13 +161,20 @@ def test_source_that_gets_no_thread_for_long_ends_the_watcher(monkeypatch: pytes
 
 
 def kill(name: str, others: set[threading.Thread]) -> None:
-    """Raise SystemExit in the thread of that name that is none of `others`, wherever it is, once it runs."""
+    """Raise SystemExit in the thread of that name that is none of `others`, when its wait ends.
+
+    Only there: between any two other instructions it could leave a lock locked, which no defect of the thread's own
+    code does.
+    """
 
     def hit() -> bool:
+        frames = sys._current_frames()
         new = set(threading.enumerate()) - others
-        idents = [each.ident for each in new if each.name == name and each.ident is not None]
+        idents = [each.ident for each in new if each.name == name and each.ident in frames]
+        if not idents or frames[idents[-1]].f_code is not threading.Condition.wait.__code__:
+            return False
         exception = ctypes.py_object(SystemExit)
-        return bool(idents) and ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(idents[-1]), exception) == 1
+        return bool(ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(idents[-1]), exception) == 1)
 
     wait_for(hit)
 
