@@ -15,6 +15,7 @@ from shmroute import native as loaded
 from shmroute.rows import Kind
 from shmroute.worker import lookup
 from shmroute.worker import reader as reader_module
+from shmroute.worker import tables as tables_module
 from shmroute.worker.reader import Reader
 from shmroute.worker.routes import Route
 
@@ -41,17 +42,23 @@ BOTH = ["plain", pytest.param("native", marks=needs_native)]
 """For `pytest.mark.parametrize` and fixtures."""
 
 
-def _reader_on(route_lookup: Any) -> type[Reader]:
-    """The class `Reader` on another base: its module, run once more with that base in place."""
-    name = "shmroute.worker.reader"
+def _module_again(name: str) -> ModuleType:
+    """That module, run once more as it is now."""
     spec = importlib.util.find_spec(name)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _reader_on(route_lookup: Any, table_lookup: Any) -> type[Reader]:
+    """The class `Reader` and its tables on other bases: their modules, run once more with those bases in place."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(lookup, "RouteLookup", route_lookup)
-        spec.loader.exec_module(module)
-    made: type[Reader] = module.Reader
+        patched.setattr(lookup, "TableLookup", table_lookup)
+        patched.setattr(tables_module, "Table", _module_again("shmroute.worker.tables").Table)
+        made: type[Reader] = _module_again("shmroute.worker.reader").Reader
     return made
 
 
@@ -67,9 +74,9 @@ def decode_by(reader: Reader, decode: Callable[[bytes], Route]) -> None:
     route_lookup.__init__(reader, Kind.MODEL, decode, msgspec.DecodeError, reader._position.cached_rows)
 
 
-_READERS = {"plain": _reader_on(lookup.PlainRouteLookup)}
+_READERS = {"plain": _reader_on(lookup.PlainRouteLookup, lookup.PlainTableLookup)}
 if NATIVE is not None:
-    _READERS["native"] = _reader_on(NATIVE.RouteLookup)
+    _READERS["native"] = _reader_on(NATIVE.RouteLookup, NATIVE.TableLookup)
 _READERS["native" if lookup.NATIVE else "plain"] = reader_module.Reader
 
 assert sys.modules["shmroute.worker.reader"] is reader_module

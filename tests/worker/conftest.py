@@ -6,7 +6,7 @@ import pytest
 
 from tests.twins import BOTH, reader_type
 
-OVER_BOTH = ("test_changes", "test_endpoints", "test_lookup", "test_reader")
+OVER_BOTH = ("test_changes", "test_endpoints", "test_lookup", "test_reader", "test_tables")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

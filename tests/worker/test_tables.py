@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import os
 import pickle
+import threading
+import tracemalloc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +17,12 @@ import msgspec
 import pytest
 
 import shmroute
-from shmroute import NotReady, Reader, TableNotFound, TableNotReady, TableValueError
+from shmroute import AreaUnreadable, NotReady, Reader, TableNotFound, TableNotReady, TableValueError
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.table import TableDefinition, TableKind, TableObject, watch_tables
-from shmroute.rows import encode, index_value
+from shmroute.rows import Kind, encode, index_value
+from shmroute.shm import posix
+from shmroute.shm.layout import RECORD_BYTES
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import Changed, Deleted, Replaced
 from shmroute.tables import Index
@@ -79,6 +85,7 @@ def reader(area: str) -> Iterator[Reader]:
 
 
 ACME, UMBRELLA = {"quota": 3, "region": "eu"}, {"quota": 1, "region": "us"}
+WAIT_SECONDS = 60.0
 
 
 def test_a_table_is_a_mapping_of_typed_values(given: Given, reader: Reader) -> None:
@@ -185,6 +192,153 @@ def test_a_redefined_table_is_switched_in_one_generation(given: Given, reader: R
     given.replace(acme={"quota": 9})
     assert tenants["acme"].quota == 9
     assert len(tenants) == 1
+
+
+def test_rows_of_other_tables_stay_decoded_when_one_changes(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME, umbrella=UMBRELLA)
+    tenants, plain = reader.table("tenants", Tenant), reader.table("tenants")
+    kept = tenants["umbrella"], plain["umbrella"]
+    for number in range(3):
+        given.publisher.publish({(Kind.MODEL, f"m{number}"): b"x"})
+        given.put("acme", {"quota": number})
+        given.put(f"new-{number}", ACME)  # the table's own row changes with their number
+        assert (tenants["acme"].quota, plain["acme"]) == (number, {"quota": number})
+        assert (tenants["umbrella"], plain["umbrella"]) == kept
+        assert tenants["umbrella"] is kept[0]
+        assert plain["umbrella"] is kept[1]
+
+
+def test_all_values_are_new_after_everything_was_published_again(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME)
+    tenants = reader.table("tenants", Tenant)
+    assert tenants["acme"].quota == 3
+    assert "late" not in tenants
+    with pytest.raises(KeyError):
+        tenants["late"]
+    rows = dict(given.index.rows())
+    rows[given.kind.feeds, "acme"] = encode({"quota": 8})
+    rows[given.kind.feeds, "late"] = encode({"quota": 9})
+    for _ in range(4):  # each is a table of its own, so that memory is used again
+        given.publisher.replace(rows)
+    assert (tenants["acme"].quota, tenants["late"].quota) == (8, 9)
+
+
+def test_a_table_outlives_its_reader_and_is_collected_with_its_values(given: Given, area: str) -> None:
+    given.replace(acme=ACME)
+    tenants = Reader(area).table("tenants", Tenant)
+    gc.collect()
+    for quota in range(3):
+        given.put("acme", {"quota": quota})
+        assert tenants["acme"].quota == quota
+    position, gone = tenants._position, weakref.ref(tenants)
+    del tenants
+    gc.collect()
+    assert gone() is None
+    position.newest()
+    given.put("acme", ACME)
+    position.newest()
+    assert not position._served
+
+
+def test_the_same_table_is_given_for_the_same_arguments(given: Given, reader: Reader) -> None:
+    assert reader.table("tenants", Tenant) is reader.table("tenants", Tenant)
+    assert reader.table("tenants") is not reader.table("tenants", Tenant)
+    for number in range(1000):
+        reader.table(f"made-up-{number}")
+    assert len(reader._tables) <= 256
+
+
+def test_no_byte_of_a_tables_record_can_be_damaged_unnoticed(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME, other=UMBRELLA)
+    tenants = reader.table("tenants")
+    assert tenants["acme"] == ACME
+    assert reader._position._rows is not None
+    shared = posix.attach(reader._position._rows.segment.name, write=True)
+    value = encode(ACME)
+    at = shared.find(value) - RECORD_BYTES
+    refused = 0
+    for offset in range(at, at + RECORD_BYTES + len(value)):
+        shared[offset] ^= 1
+        tenants._drop("acme")
+        try:
+            assert tenants["acme"] == ACME
+        except AreaUnreadable:
+            refused += 1
+        shared[offset] ^= 1
+    tenants._drop("acme")
+    assert tenants["acme"] == ACME
+    assert refused == RECORD_BYTES + len(value)
+    shared.close()
+
+
+def test_a_type_that_looks_up_while_it_is_decoded_leaves_no_old_value(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME)
+
+    class Restless(msgspec.Struct):
+        quota: int
+        region: str = ""
+
+        def __post_init__(self) -> None:
+            if interrupt:
+                interrupt.pop()
+                given.put("acme", {"quota": 9})
+                assert reader.generation == given.publisher.generation  # as a signal handler may
+
+    interrupt = [True]
+    tenants = reader.table("tenants", Restless)
+    reader.attach()
+    assert tenants["acme"].quota in (3, 9)
+    assert tenants["acme"].quota == 9
+
+
+def test_threads_look_up_while_a_table_changes_and_none_goes_back(given: Given, reader: Reader) -> None:
+    keys = [f"t{number}" for number in range(20)]
+    given.replace(**{key: {"quota": 0} for key in keys})
+    tenants = reader.table("tenants", Tenant)
+    stamps: dict[int, int] = {}
+    failures: list[str] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            for key in keys:
+                at_least = stamps.get(reader.generation, 0)
+                if (quota := tenants[key].quota) < at_least:
+                    failures.append(f"{key}: {quota} after {at_least}")
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for stamp in range(1, 150):
+        rows = {(given.kind.feeds, key): encode({"quota": stamp}) for key in keys}
+        stamps[given.publisher.publish(rows)] = stamp
+    done.set()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    assert failures == []
+    assert {tenants[key].quota for key in keys} == {149}
+
+
+def test_large_values_are_not_copied_before_they_are_asked_for(given: Given, reader: Reader) -> None:
+    large = 1_500_000
+    rows = {f"big-{number}": {"quota": number, "region": "eu", "data": "x" * large} for number in range(4)}
+    given.replace(small=ACME, **rows)
+    tenants = reader.table("tenants", Tenant)
+    assert tenants["small"].quota == 3
+    tracemalloc.start()
+    try:
+        assert len(tenants) == 5
+        assert set(tenants) == {"small", *rows}
+        assert "big-1" in tenants
+        assert "nobody" not in tenants
+        assert tenants.get("nobody") is None
+        assert tenants.get("small") == Tenant(3, "eu")
+        assert tenants.keys_by("region", "eu") == ("big-0", "big-1", "big-2", "big-3", "small")
+        assert tracemalloc.get_traced_memory()[1] < large / 10
+        assert tenants["big-2"].quota == 2
+        assert tracemalloc.get_traced_memory()[1] < large * 1.2, "copied once"
+    finally:
+        tracemalloc.stop()
 
 
 def test_changes_begin_with_all_rows_and_go_on(given: Given, reader: Reader) -> None:

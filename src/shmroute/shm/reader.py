@@ -126,6 +126,30 @@ class RowReader:
             self._check(place)
         return value
 
+    def has(self, kind: int, key: str) -> bool:
+        """Whether the row exists at this reader's generation. Its value is neither copied nor checked.
+
+        Raises:
+            AreaUnreadable, SnapshotExpired: as `get`.
+        """
+        segment, _, end = place = self._place
+        try:
+            found = segment.has(kind, key.encode(), end >> 3)
+        except UnicodeEncodeError:
+            return False
+        except AreaUnreadable:
+            self._check(place)
+            raise
+        fence_loads()
+        self._check(place)
+        return found
+
+    def keys(self, kind: int) -> Iterator[str]:
+        """The keys of all rows of a kind, as `rows` gives them. Values are neither copied nor checked."""
+        for record in self._records(self._place, kind, values=False):
+            if record.value is not None:
+                yield record.key.decode()
+
     def rows(self, kind: int | None = None) -> Iterator[tuple[int, str, bytes]]:
         """`(kind, key, value)` of all rows, or those of one kind, at this reader's generation, in no order.
 
@@ -137,8 +161,8 @@ class RowReader:
             if record.value is not None:
                 yield record.kind, record.key.decode(), record.value
 
-    def _records(self, place: _Place, kind: int | None = None) -> Iterator[Record]:
-        records = place.segment.rows(place.end // WORD_BYTES, kind)
+    def _records(self, place: _Place, kind: int | None = None, *, values: bool = True) -> Iterator[Record]:
+        records = place.segment.rows(place.end // WORD_BYTES, kind, values=values)
         while True:
             try:
                 some = list(islice(records, _ROWS_A_CHECK))

@@ -46,6 +46,10 @@ _BODY: Final = RECORD_BYTES - CHECKSUM_BYTES
 
 _unpack_record: Final = RECORD.unpack_from
 
+_QUICK_BYTES: Final = 1 << 16
+"""Values up to this size are copied with their record and then checked, which is quicker; larger ones are checked where
+they lie, and copied once."""
+
 _SLOTS_A_TURN: Final = 65536
 """Slots copied at a time while listing: enough to be quick, few enough to cost little memory."""
 
@@ -56,13 +60,13 @@ class Record(NamedTuple):
     kind: int
     key: bytes
     value: bytes | None
-    """None for a deletion."""
+    """None for a deletion; b"" where only the key was asked for."""
     previous_word: int
     """The record that this one supersedes; 0 for none."""
+    at: int
+    """Offset in bytes."""
     size: int
     """Bytes, padding included."""
-    raw: bytes
-    """The record as it is packed."""
 
 
 class Segment:
@@ -173,7 +177,7 @@ class Segment:
         at = word * WORD_BYTES
         if word < end_word and self._records_at <= at <= self._last_record_at:
             checksum, key_length, found_kind, sized, _ = _unpack_record(self._map, at)
-            length = sized & VALUE_LENGTH_MASK
+            length = min(sized & VALUE_LENGTH_MASK, _QUICK_BYTES)  # a longer one fails the checksum below
             key_at = sized >> KEY_PLACE_SHIFT & MAX_KEY_PLACE
             size = length + 7 & ~7 if key_at else length + key_length + 7 & ~7
             raw = self._map[at + CHECKSUM_BYTES : at + RECORD_BYTES + size]
@@ -185,8 +189,19 @@ class Segment:
             self.check_way(kind, key, slot)
         return value
 
-    def probe(self, kind: int, key: bytes, end_word: int) -> tuple[int, int, int, bytes | None]:
-        """Search a row. The only place that knows how slots are searched.
+    def has(self, kind: int, key: bytes, end_word: int) -> bool:
+        """Whether the row exists before that end of the log. Its value is neither copied nor checked.
+
+        Raises:
+            AreaUnreadable: a record or slot on the way is damaged.
+        """
+        _, slot, word, value = self.probe(kind, key, end_word, values=False)
+        if not word:
+            self.check_way(kind, key, slot)
+        return value is not None
+
+    def probe(self, kind: int, key: bytes, end_word: int, *, values: bool = True) -> tuple[int, int, int, bytes | None]:
+        """Search a row. The only place that knows how slots are searched. `values` is that of `record_at`.
 
         Returns:
             `(hash, slot, word, value)`: the row's slot, its newest record before that end of the log, and its value
@@ -203,7 +218,7 @@ class Segment:
         while entry := slots[slot]:
             word = entry & WORD_MASK
             if entry >> 32 ^ word == hashed:
-                record = self.record_at(word)
+                record = self.record_at(word, values=values)
                 if record.key == key and record.kind == kind:
                     if word >= end_word:  # written after the generation that is read
                         word = self._earlier(word, end_word)
@@ -232,11 +247,16 @@ class Segment:
         slot = hash_of(self.header.hash_key, kind, key) * slots >> 32
         while slot != free:
             if entry := self._slots[slot]:
-                self._row_of(entry, NO_END)
+                self._row_of(entry, NO_END, values=False)
             slot = slot + 1 if slot + 1 < slots else 0
 
-    def record_at(self, word: int) -> Record:
+    def record_at(self, word: int, *, values: bool = True) -> Record:
         """The record at that offset.
+
+        Args:
+            word: the offset.
+            values: False: only kind and key are read, and b"" stands for the value. The checksum of a record with a
+                value is not computed then: the caller compares kind and key with the hash in the slot.
 
         Raises:
             AreaUnreadable: there is none, or it is damaged.
@@ -249,12 +269,14 @@ class Segment:
         length = sized & VALUE_LENGTH_MASK
         key_at = sized >> KEY_PLACE_SHIFT & MAX_KEY_PLACE or length
         size = RECORD_BYTES + max(length, key_at + key_length) + 7 & ~7
-        raw = self._map[at : at + size]
-        if crc32(raw[CHECKSUM_BYTES:]) != checksum:
-            raise AreaUnreadable(self.name, f"the record at {at} is damaged (checksum)")
-        key_at += RECORD_BYTES
-        value = None if sized & DELETED else raw[RECORD_BYTES : RECORD_BYTES + length]
-        return Record(kind, raw[key_at : key_at + key_length], value, previous, size, raw)
+        value: bytes | None = b""
+        if values or not length or sized & DELETED:  # nothing but the checksum says that a row was deleted
+            if crc32(self.buffer[at + CHECKSUM_BYTES : at + size]) != checksum:
+                raise AreaUnreadable(self.name, f"the record at {at} is damaged (checksum)")
+            begin = at + RECORD_BYTES
+            value = None if sized & DELETED else self._map[begin : begin + length]
+        key_at += at + RECORD_BYTES
+        return Record(kind, self._map[key_at : key_at + key_length], value, previous, at, size)
 
     def raw_row(self, entry: int, end_word: int) -> tuple[int, bytes]:
         """The hash and the packed record, before that end of the log, of the row a slot stands for; empty if none.
@@ -263,12 +285,13 @@ class Segment:
             AreaUnreadable: it is damaged, or the slot leads to another row.
         """
         record = self._row_of(entry, end_word)
-        return entry >> 32 ^ entry & WORD_MASK, record.raw if record is not None and record.value is not None else b""
+        raw = self._map[record.at : record.at + record.size] if record and record.value is not None else b""
+        return entry >> 32 ^ entry & WORD_MASK, raw
 
-    def _row_of(self, entry: int, end_word: int) -> Record | None:
+    def _row_of(self, entry: int, end_word: int, *, values: bool = True) -> Record | None:
         """The record before that end of the log of the row a slot stands for, None if it has none there."""
         word = entry & WORD_MASK
-        record = self.record_at(word)
+        record = self.record_at(word, values=values)
         if slot_entry(hash_of(self.header.hash_key, record.kind, record.key), word) != entry:
             raise AreaUnreadable(self.name, "a slot leads to a record of another row")
         if word < end_word:
@@ -276,15 +299,19 @@ class Segment:
         word = self._earlier(word, end_word)  # the newest was written after the generation that is read
         return self.record_at(word) if word else None
 
-    def rows(self, end_word: int, kind: int | None = None, *, leave_out_damaged: bool = False) -> Iterator[Record]:
+    def rows(
+        self, end_word: int, kind: int | None = None, *, leave_out_damaged: bool = False, values: bool = True
+    ) -> Iterator[Record]:
         """The rows that exist before that end of the log, of one kind or of all, in no order.
+
+        `values` is that of `record_at`.
 
         Raises:
             AreaUnreadable: one of them is damaged, and those are not to be left out.
         """
         for entry in self.entries():
             try:
-                record = self._row_of(entry, end_word)
+                record = self._row_of(entry, end_word, values=values)
             except AreaUnreadable:
                 if not leave_out_damaged:
                     raise

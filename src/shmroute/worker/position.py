@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
@@ -48,7 +48,7 @@ V = TypeVar("V")
 
 
 class CachingLookup(Protocol):
-    """What `Position` needs of a `RouteLookup`."""
+    """What `Position` needs of a `RouteLookup` or `TableLookup`."""
 
     def _advance(self, absent: dict[str, None], /) -> tuple[int, int, list[tuple[int, str]]] | None: ...
     def _disable(self) -> None: ...
@@ -57,6 +57,19 @@ class CachingLookup(Protocol):
     def _enable(
         self, control: memoryview[int], segment: memoryview[int], header: SegmentHeader, end: int, seen: float, /
     ) -> None: ...
+
+
+class _Served:
+    """A look-up that is told of every move. It is held weakly, because it holds the position."""
+
+    __slots__ = ("kind", "lookup", "suspended", "table")
+
+    def __init__(self, lookup: CachingLookup, kind: int, table: str) -> None:
+        self.lookup: Callable[[], CachingLookup | None] = weakref.ref(lookup)
+        self.kind = kind
+        self.table = table
+        self.suspended = False
+        """Whether the table's own row has changed since it was read: its number may be another one now."""
 
 
 class Position:
@@ -91,7 +104,10 @@ class Position:
         self._unsettled = False
         self._former: RowReader | None = None
         """The generation before the move that is not finished yet."""
-        self._lookup: Callable[[], CachingLookup | None] = lambda: None
+        self._served: dict[int, _Served] = {}
+        """By identity of the look-up."""
+        self._followed = False
+        """Whether look-ups may answer by themselves: this is the newest generation, and it could be read."""
         self.parts = RowCache(cached_rows)
         self.absent: dict[str, None] = {}
         """Names that no model has, in this generation."""
@@ -99,9 +115,22 @@ class Position:
         """What the endpoints' part does in a forked child."""
         register(self)
 
-    def serve(self, lookup: CachingLookup) -> None:
-        """Tell this look-up of every move from now on. It is held weakly: it holds this position."""
-        self._lookup = weakref.ref(lookup)
+    def serve(self, lookup: CachingLookup, kind: int, table: str = "") -> None:
+        """Tell this look-up of every move from now on, and let it answer by itself until the next one.
+
+        Args:
+            lookup: has no row of an earlier generation, unless it is served already. It is held weakly.
+            kind: which rows it has.
+            table: the name of the declared table. When that table's own row changes, the look-up is disabled until
+                this method is called again.
+        """
+        with self.lock:
+            served = self._served.get(id(lookup))
+            if served is None or served.lookup() is not lookup or served.kind != kind:
+                served = self._served[id(lookup)] = _Served(lookup, kind, table)
+            served.suspended = False
+            if self._followed and self._rows is not None:
+                self._enable(lookup, self._rows)
 
     @property
     def area(self) -> str:
@@ -136,13 +165,17 @@ class Position:
         # call then finds the move unsettled, and drops everything.
         all_changed, self._unsettled = self._unsettled, True
         self.moves += 1
-        lookup = self._lookup()
-        if lookup is not None:
+        self._followed = False
+        routes, tables = self._lookups()
+        for _, lookup in tables:
+            lookup._disable()
+        for _, lookup in routes:
             moved = None if all_changed else lookup._advance(self.absent)
             if moved is not None:
-                self._settle_along_log(rows, *moved)
+                self._settle_along_log(rows, tables, *moved)
                 return rows
             lookup._disable()
+        lookups = routes + tables
         if self._former is None:  # else it is that of a move that was interrupted
             self._former = rows.snapshot()
         seen = float(rows.control.head[()])
@@ -153,17 +186,15 @@ class Position:
         except (AreaUnreadable, NoAccess) as error:
             fault = error
         if changed is None or all_changed:
-            self._drop_all(lookup)
+            self._drop_all(lookups)
         else:
-            self._drop(lookup, changed)
+            self._drop(lookups, ((kind, key.decode()) for kind, key in changed))
         self.word = rows.control.head
         if fault is None and not rows.control.retired:
             self.seen = float(rows.generation)
             self._retry_ns = self._fault_ns = 0
             self._contact_ns = rows.control.contact_ns
-            if lookup is not None:
-                segment = rows.segment
-                lookup._enable(rows.control.buffer, segment.buffer, segment.header, rows.end, self.seen)
+            self._enable_all(lookups, rows)
         else:
             now_ns = time.monotonic_ns()
             self.seen = seen
@@ -187,14 +218,21 @@ class Position:
             )
         return rows
 
-    def _settle_along_log(self, rows: RowReader, generation: int, end: int, changed: list[tuple[int, str]]) -> None:
-        """Finish a move that the native look-up has made; `changed` are rows of other tables than its own."""
+    def _settle_along_log(
+        self,
+        rows: RowReader,
+        tables: list[tuple[_Served, CachingLookup]],
+        generation: int,
+        end: int,
+        changed: list[tuple[int, str]],
+    ) -> None:
+        """Finish a move that the native look-up of routes has made; `changed` are the rows of all other kinds."""
         if any(kind == Kind.METADATA for kind, _ in changed):
             self._former = rows.snapshot()
-        for key in changed:
-            self.parts.drop(key, self._last_metadata)
+        self._drop(tables, changed)
         rows.moved(generation, end)
         self.seen = float(generation)
+        self._enable_all(tables, rows)
         self._contact_ns = rows.control.contact_ns
         self._unsettled = False
         self._former = None
@@ -206,12 +244,13 @@ class Position:
         with self.lock:
             self.closings += 1
             self.moves += 1
-            lookup = self._lookup()
-            if lookup is not None:
+            self._followed = False
+            routes, tables = self._lookups()
+            for _, lookup in routes + tables:
                 lookup._disable()
             if self._former is None and self._rows is not None:
                 self._former = self._rows.snapshot()
-            self._drop_all(lookup)
+            self._drop_all(routes + tables)
             self._rows = self._former = None
             if self._register is not None:
                 self._register.leave()
@@ -229,21 +268,50 @@ class Position:
         self.parts.drop_all(None, [Kind.ENDPOINTS])
         self.in_child()
 
-    def _drop(self, lookup: CachingLookup | None, changed: list[tuple[int, bytes]]) -> None:
-        for kind, encoded in changed:
-            key = encoded.decode()
+    def _lookups(self) -> tuple[list[tuple[_Served, CachingLookup]], list[tuple[_Served, CachingLookup]]]:
+        """The look-ups that are still there: those of routes, those of tables."""
+        routes: list[tuple[_Served, CachingLookup]] = []
+        tables: list[tuple[_Served, CachingLookup]] = []
+        for identity, served in list(self._served.items()):
+            lookup = served.lookup()
+            if lookup is None:
+                del self._served[identity]
+            else:
+                (routes if served.kind == Kind.MODEL else tables).append((served, lookup))
+        return routes, tables
+
+    def _enable_all(self, lookups: list[tuple[_Served, CachingLookup]], rows: RowReader) -> None:
+        self._followed = True
+        for served, lookup in lookups:
+            if not served.suspended:
+                self._enable(lookup, rows)
+
+    def _enable(self, lookup: CachingLookup, rows: RowReader) -> None:
+        segment = rows.segment
+        lookup._enable(rows.control.buffer, segment.buffer, segment.header, rows.end, self.seen)
+
+    def _drop(self, lookups: list[tuple[_Served, CachingLookup]], changed: Iterable[tuple[int, str]]) -> None:
+        by_kind: dict[int, list[CachingLookup]] = {}
+        for served, lookup in lookups:
+            by_kind.setdefault(served.kind, []).append(lookup)
+        for kind, key in changed:
+            for lookup in by_kind.get(kind, ()):
+                lookup._drop(key)
             if kind == Kind.MODEL:
                 self.absent.pop(key, None)
-                if lookup is not None:
-                    lookup._drop(key)
-            else:
-                if kind == Kind.METADATA and lookup is not None:
+                continue
+            if kind == Kind.METADATA:
+                for lookup in by_kind.get(Kind.MODEL, ()):
                     lookup._drop(key.partition("/")[2])  # a route keeps the metadata that it has given out
-                self.parts.drop((kind, key), self._last_metadata)
+            elif kind == Kind.TABLES:
+                for served, _ in lookups:
+                    served.suspended = served.suspended or served.table == key
+            self.parts.drop((kind, key), self._last_metadata)
 
-    def _drop_all(self, lookup: CachingLookup | None) -> None:
-        if lookup is not None:
+    def _drop_all(self, lookups: list[tuple[_Served, CachingLookup]]) -> None:
+        for served, lookup in lookups:
             lookup._drop_all()
+            served.suspended = bool(served.table)
         self.absent.clear()
         self.parts.drop_all(self._last_metadata)
 
@@ -257,6 +325,11 @@ class Position:
             return None
 
     # --- reading -------------------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> RowReader:
+        """The row reader where it is, without a look at whether there is a newer generation. With the lock held."""
+        return self._rows if self._rows is not None else self.refresh()
 
     @property
     def contact_ns(self) -> int:

@@ -35,6 +35,9 @@ _NANOSECONDS: Final = 1_000_000_000
 _MODEL: Final = int(Kind.MODEL)
 """As a plain int: an enum member is slower as a key of a dict."""
 
+_TABLES: Final = 256
+"""Tables that a reader remembers having made. A program names a few; names that come from requests must not add up."""
+
 _STRINGS_OF_A_ROUTE: Final = Route.__struct_fields__.index("others")
 """The fields in front of `others` are strings; the native look-up makes a route of them without a decoder."""
 
@@ -70,7 +73,8 @@ class Reader(RouteLookup):
             _STRINGS_OF_A_ROUTE,
             Kind.METADATA,
         )
-        self._position.serve(self)
+        self._position.serve(self, Kind.MODEL)
+        self._tables: dict[tuple[str, Any], Table[Any]] = {}
 
     # --- look-ups ------------------------------------------------------------------------------------------
 
@@ -156,9 +160,14 @@ class Reader(RouteLookup):
         """The declared table of that name, whose values are decoded into `type`.
 
         Nothing is read yet: the table may be declared later. `type` is anything that msgspec decodes: a Struct, a
-        dataclass, a TypedDict; by default plain dicts, lists and numbers.
+        dataclass, a TypedDict; by default plain dicts, lists and numbers. The same arguments give the same table, so
+        that calling this for each request keeps what was decoded.
         """
-        return Table(self._position, name, type)
+        table = self._tables.get((name, type))
+        if table is None:
+            make_room(self._tables, _TABLES)
+            table = self._tables[name, type] = Table(self._position, name, type)
+        return table
 
     def changes(self, since: int | None = None, *, timeout: float | None = None, metadata: bool = False) -> Changes:
         """The changes of the routes since generation `since`, and each further one as it is published.

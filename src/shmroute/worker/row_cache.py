@@ -6,7 +6,7 @@ Routes hold some of them too (endpoints, metadata), so each of these learns that
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container
 from itertools import islice
 from typing import Any, Final
 
@@ -76,8 +76,10 @@ class RowCache:
             self._held.pop(key, None)
         self._kept.pop(key, None)
 
-    def drop_all(self, last_metadata: Callable[[str], bytes | None] | None, kinds: Iterable[int] = tuple(Kind)) -> None:
-        """`drop` every row of those kinds."""
+    def drop_all(
+        self, last_metadata: Callable[[str], bytes | None] | None, kinds: Container[int] | None = None
+    ) -> None:
+        """`drop` every row, or those of some kinds."""
         for key in {*self._kept, *self._held}:
-            if key[0] in kinds:
+            if kinds is None or key[0] in kinds:
                 self.drop(key, last_metadata)

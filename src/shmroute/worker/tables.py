@@ -17,14 +17,16 @@ when they are first asked for, and kept until they change.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
-from shmroute.errors import NotReady, SnapshotExpired, TableNotFound, TableNotReady, TableValueError
-from shmroute.rows import Kind, TableRow, bucket_key, index_value
+from shmroute.errors import NotReady, SnapshotExpired, TableNotFound, TableNotReady
+from shmroute.rows import Kind, TableRow
+from shmroute.worker.lookup import TableLookup
 from shmroute.worker.row_cache import make_room
+from shmroute.worker.table_view import TableView
 
 if TYPE_CHECKING:
     from shmroute.shm.reader import RowReader
@@ -34,18 +36,16 @@ if TYPE_CHECKING:
 __all__ = ["Table"]
 
 T = TypeVar("T")
-D = TypeVar("D")
+R = TypeVar("R")
 
 _WAIT_STEP_SECONDS: Final = 0.005
 _ATTEMPTS: Final = 5
-"""How often a read of several rows is begun again. A table is replaced twice during one only at full rate."""
+"""How often a read is begun again. A table is replaced twice during one only by a writer at full rate."""
 
 _decode_table = msgspec.msgpack.Decoder(TableRow).decode
-_decode_first = msgspec.msgpack.Decoder(tuple[int, list[str]]).decode
-_decode_bucket = msgspec.msgpack.Decoder(list[str]).decode
 
 
-class Table(Mapping[str, T], Generic[T]):
+class Table(TableLookup, TableView[T], Generic[T]):
     """One declared table. Made by `shmroute.table` and `Reader.table`; for any thread, before and after a fork.
 
     Iteration, `items`, `values` and `by` show one generation each.
@@ -58,69 +58,82 @@ class Table(Mapping[str, T], Generic[T]):
     """
 
     def __init__(self, position: Position, name: str, type: Any = Any) -> None:  # noqa: A002 - as msgspec calls it
-        self.name = name
+        TableView.__init__(self, name, type)
         self._position = position
-        self._decode = msgspec.msgpack.Decoder(type).decode
-        self._cache: dict[str, T] = {}
-        """What look-ups have given since the last move."""
+        self._number = 0
         self._moves = -1
+        """The position's `moves` when it was last asked to serve this look-up."""
+        self._set_number(0)
 
-    # --- look-ups ------------------------------------------------------------------------------------------
+    # --- reading -------------------------------------------------------------------------------------------
 
-    def __getitem__(self, key: str) -> T:
-        position = self._position
-        if position.word[()] == position.seen and position.moves == self._moves:
-            try:
-                return self._cache[key]
-            except KeyError:
-                pass
-        return self._load(key)
+    if TYPE_CHECKING:  # else that of `TableView` would do: `TableLookup` comes first for speed
 
-    @overload
-    def get(self, key: str) -> T | None: ...
-    @overload
-    def get(self, key: str, default: D) -> T | D: ...
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of `key`, or `default` where there is none."""
-        try:
-            return self[key]
-        except KeyError:
-            return default
+        def __getitem__(self, key: str) -> T: ...
 
-    def __contains__(self, key: object) -> bool:
+    def _set_number(self, number: int) -> None:
+        """Look up in the rows of that number, and forget those of another one."""
+        TableLookup.__init__(self, number, self._decode, msgspec.DecodeError, self._position.cached_rows)
+        self._drop_all()
+        self._number = number
+
+    def _look_up(self, key: str) -> T:
+        """What `TableLookup` does not answer by itself: a row that was not decoded yet, a new generation, errors."""
         if not isinstance(key, str):
-            return False
-        with self._position.lock:
-            return self._position.row(self._table().number, key) is not None
+            hash(key)  # raises what a dict would
+            raise KeyError(key)
+        position = self._position
+        with position.lock:
+            for _ in range(_ATTEMPTS):
+                number = self._table().number
+                moves = position.moves
+                if moves != self._moves:
+                    if number != self._number:
+                        self._set_number(number)
+                    position.serve(self, number, self.name)
+                    self._moves = moves
+                if key in self._cache:
+                    found: T = self._cache[key]
+                    return found
+                try:
+                    row = position.rows.get(number, key)
+                except SnapshotExpired:
+                    self._refuse_if_stuck()
+                    continue
+                if row is None:
+                    raise KeyError(key)
+                found = self._value(key, row)
+                if position.moves == moves:  # not if decoding has looked up itself, and moved
+                    make_room(self._cache, position.cached_rows)
+                    self._cache[key] = found
+                return found
+        raise NotReady(position.area)
 
-    def __len__(self) -> int:
-        return self._table().rows
+    def _read(self, read: Callable[[RowReader, TableRow], R]) -> R:
+        for _ in range(_ATTEMPTS):
+            with self._position.lock:
+                table = self._table()
+                rows = self._position.rows.snapshot()
+            try:
+                return read(rows, table)
+            except SnapshotExpired as error:
+                self._refuse_if_stuck()
+                expired = error
+        raise expired
 
-    def __iter__(self) -> Iterator[str]:
-        return iter([key for key, _ in self._listing()])
+    def _refuse_if_stuck(self) -> None:
+        """Raise why newer generations cannot be read, where the one that is answered from has been overwritten."""
+        if (fault := self._position.fault) is not None:
+            raise fault.with_traceback(None) from None
 
-    def items(self) -> Any:
-        """(key, value) of all rows of one generation."""
-        return {key: self._value(key, row) for key, row in self._listing()}.items()
-
-    def values(self) -> Any:
-        """The values of all rows of one generation."""
-        return {key: self._value(key, row) for key, row in self._listing()}.values()
-
-    # --- indexes -------------------------------------------------------------------------------------------
-
-    def keys_by(self, index: str, value: str | float | bool) -> tuple[str, ...]:
-        """The keys of the rows whose `index` has this value, sorted.
-
-        Raises:
-            KeyError: the table has no such index.
-            TypeError: a value that cannot be indexed.
-        """
-        return tuple(key for key, _ in self._found(index, value))
-
-    def by(self, index: str, value: str | float | bool) -> tuple[T, ...]:
-        """The values of the rows whose `index` has this value, in the order of their keys. Raises as `keys_by`."""
-        return tuple(self._value(key, row) for key, row in self._found(index, value))
+    def _table(self) -> TableRow:
+        """The table's own row in the newest generation."""
+        row = self._position.part(Kind.TABLES, self.name, lambda value: _decode_table(value) if value else _NO_TABLE)
+        if row is _NO_TABLE:
+            raise TableNotFound(self.name, self._position.area)
+        if not row.ready:
+            raise TableNotReady(self.name, self._position.area)
+        return row
 
     # --- state ---------------------------------------------------------------------------------------------
 
@@ -188,96 +201,7 @@ class Table(Mapping[str, T], Generic[T]):
     def __repr__(self) -> str:
         return f"<shmroute.Table {self.name!r} of area {self._position.area!r}>"
 
-    # --- inside --------------------------------------------------------------------------------------------
 
-    def _table(self) -> TableRow:
-        """The table's own row in the newest generation."""
-        row = self._position.part(Kind.TABLES, self.name, lambda value: _decode_table(value) if value else _NO_TABLE)
-        if row is _NO_TABLE:
-            raise TableNotFound(self.name, self._position.area)
-        if not row.ready:
-            raise TableNotReady(self.name, self._position.area)
-        return row
-
-    def _load(self, key: str) -> T:
-        if not isinstance(key, str):
-            raise KeyError(key)
-        position = self._position
-        with position.lock:
-            table = self._table()
-            moves = position.moves
-            if moves != self._moves:
-                self._cache.clear()
-                self._moves = moves
-            row = position.part(table.number, key, _Row)  # kept over moves until the row itself changes
-            if row.value is None:
-                raise KeyError(key)
-            if (value := row.decoded.get(self._decode, _MISSING)) is _MISSING:
-                value = row.decoded[self._decode] = self._value(key, row.value)
-            if position.moves == moves:
-                make_room(self._cache, position.cached_rows)
-                self._cache[key] = value
-            found: T = value
-            return found
-
-    def _value(self, key: str, row: bytes) -> T:
-        try:
-            value: T = self._decode(row)
-        except msgspec.DecodeError as error:
-            raise TableValueError(self.name, key, str(error)) from error
-        return value
-
-    def _listing(self) -> list[tuple[str, bytes]]:
-        return self._consistent(lambda rows, table: [(key, value) for _, key, value in rows.rows(table.number)])
-
-    def _found(self, index: str, value: object) -> list[tuple[str, bytes]]:
-        entry = index_value(index, value)
-        if entry is None:
-            raise TypeError(f"an index has strings, numbers, True and False, not {type(value).__name__}")
-
-        def read(rows: RowReader, table: TableRow) -> list[tuple[str, bytes]]:
-            if index not in table.indexes:
-                known = ", ".join(table.indexes) or "none"
-                raise KeyError(f"table {self.name!r} has no index {index!r}; it has {known}")
-            first = rows.get(table.number + 1, bucket_key(entry, 0))
-            if first is None:
-                return []
-            count, keys = _decode_first(first)
-            for bucket in range(1, count):
-                more = rows.get(table.number + 1, bucket_key(entry, bucket))
-                keys += _decode_bucket(more) if more is not None else []
-            found = ((key, rows.get(table.number, key)) for key in sorted(keys))
-            return [(key, row) for key, row in found if row is not None]
-
-        return self._consistent(read)
-
-    def _consistent(self, read: Callable[[RowReader, TableRow], list[tuple[str, bytes]]]) -> list[tuple[str, bytes]]:
-        """What `read` makes of one generation."""
-        for attempt in range(_ATTEMPTS):
-            rows = self._position.snapshot()
-            try:
-                directory = rows.get(Kind.TABLES, self.name)
-                if directory is None or not (table := _decode_table(directory)).ready:
-                    self._table()  # raises why, unless it has just become ready
-                    continue
-                return read(rows, table)
-            except SnapshotExpired:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-        raise TableNotReady(self.name, self._position.area)
-
-
-class _Row:
-    """One row as the position remembers it, with what the tables of this process have decoded it into."""
-
-    __slots__ = ("decoded", "value")
-
-    def __init__(self, value: bytes | None) -> None:
-        self.value = value
-        self.decoded: dict[Any, Any] = {}
-
-
-_MISSING: Final = object()
 _NO_TABLE: Final = TableRow(0, "", ready=False, rows=0)
 
 

@@ -1,0 +1,122 @@
+"""`TableView`: what a table of one generation and a table of the newest one have in common, a read-only mapping.
+
+`shmroute.worker.tables` has the newest generation, `shmroute.worker.snapshot` one that stays.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+import msgspec
+
+from shmroute.errors import TableValueError
+from shmroute.rows import TableRow, bucket_key, index_value
+
+if TYPE_CHECKING:
+    from shmroute.shm.reader import RowReader
+
+__all__ = ["TableView"]
+
+T = TypeVar("T")
+D = TypeVar("D")
+R = TypeVar("R")
+
+_decode_first = msgspec.msgpack.Decoder(tuple[int, list[str]]).decode
+_decode_bucket = msgspec.msgpack.Decoder(list[str]).decode
+
+
+class TableView(Mapping[str, T], Generic[T]):
+    """A declared table as a mapping of decoded values, with its indexes. Each method reads one generation.
+
+    `in`, `len`, iteration and `keys_by` copy no value: a table may hold objects of 1.5 MB.
+
+    Args:
+        name: the table's name.
+        type: what values are decoded into: anything that msgspec decodes.
+    """
+
+    def __init__(self, name: str, type: Any) -> None:  # noqa: A002 - as msgspec calls it
+        self.name = name
+        self._decode = msgspec.msgpack.Decoder(type).decode
+
+    @abstractmethod
+    def _read(self, read: Callable[[RowReader, TableRow], R]) -> R:
+        """What `read` makes of the rows of one generation and of the table's own row in it."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: str) -> T: ...
+
+    @overload
+    def get(self, key: str) -> T | None: ...
+    @overload
+    def get(self, key: str, default: D) -> T | D: ...
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of `key`, or `default` where there is none."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._read(lambda rows, table: rows.has(table.number, key))
+
+    def __len__(self) -> int:
+        return self._read(lambda _, table: table.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read(lambda rows, table: list(rows.keys(table.number))))
+
+    def items(self) -> ItemsView[str, T]:
+        """(key, value) of all rows."""
+        return self._all().items()
+
+    def values(self) -> ValuesView[T]:
+        """The values of all rows."""
+        return self._all().values()
+
+    def keys_by(self, index: str, value: str | float | bool) -> tuple[str, ...]:
+        """The keys of the rows whose `index` has this value, sorted.
+
+        Raises:
+            KeyError: the table has no such index.
+            TypeError: a value that cannot be indexed.
+        """
+        return tuple(self._read(lambda rows, table: self._keys(rows, table, index, value)))
+
+    def by(self, index: str, value: str | float | bool) -> tuple[T, ...]:
+        """The values of the rows whose `index` has this value, in the order of their keys. Raises as `keys_by`."""
+
+        def read(rows: RowReader, table: TableRow) -> list[tuple[str, bytes | None]]:
+            return [(key, rows.get(table.number, key)) for key in self._keys(rows, table, index, value)]
+
+        return tuple(self._value(key, row) for key, row in self._read(read) if row is not None)
+
+    def _all(self) -> dict[str, T]:
+        found = self._read(lambda rows, table: [(key, row) for _, key, row in rows.rows(table.number)])
+        return {key: self._value(key, row) for key, row in found}
+
+    def _keys(self, rows: RowReader, table: TableRow, index: str, value: object) -> list[str]:
+        entry = index_value(index, value)
+        if entry is None:
+            raise TypeError(f"an index has strings, numbers, True and False, not {type(value).__name__}")
+        if index not in table.indexes:
+            known = ", ".join(table.indexes) or "none"
+            raise KeyError(f"table {self.name!r} has no index {index!r}; it has {known}")
+        first = rows.get(table.number + 1, bucket_key(entry, 0))
+        if first is None:
+            return []
+        count, keys = _decode_first(first)
+        for bucket in range(1, count):
+            more = rows.get(table.number + 1, bucket_key(entry, bucket))
+            keys += _decode_bucket(more) if more is not None else []
+        return sorted(keys)
+
+    def _value(self, key: str, row: bytes) -> T:
+        try:
+            value: T = self._decode(row)
+        except msgspec.DecodeError as error:
+            raise TableValueError(self.name, key, str(error)) from error
+        return value
