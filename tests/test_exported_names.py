@@ -25,6 +25,7 @@ PUBLIC = {
         "Reader",
         "Route",
         "ShmrouteError",
+        "Snapshot",
         "SnapshotExpired",
         "StaleRoutes",
         "Table",
@@ -33,6 +34,7 @@ PUBLIC = {
         "TableValueError",
         "get",
         "resolve",
+        "snapshot",
         "table",
     ],
     "shmroute.errors": [

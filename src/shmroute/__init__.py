@@ -24,10 +24,11 @@ from shmroute.errors import (
     TableValueError,
 )
 from shmroute.native import native as _native_module
-from shmroute.worker.default import get, resolve, table
+from shmroute.worker.default import get, resolve, snapshot, table
 from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.reader import Reader
 from shmroute.worker.routes import App, Route
+from shmroute.worker.snapshot import Snapshot
 from shmroute.worker.tables import Table
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Reader",
     "Route",
     "ShmrouteError",
+    "Snapshot",
     "SnapshotExpired",
     "StaleRoutes",
     "Table",
@@ -52,6 +54,7 @@ __all__ = [
     "TableValueError",
     "get",
     "resolve",
+    "snapshot",
     "table",
 ]
 

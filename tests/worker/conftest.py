@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.shm.conftest import small_segments as small_segments
 from tests.twins import BOTH, reader_type
 
 OVER_BOTH = ("test_changes", "test_endpoints", "test_lookup", "test_reader", "test_tables")

@@ -301,5 +301,5 @@ def test_reader_offers_no_internals_for_completion() -> None:
     public = {name for name in dir(Reader()) if not name.startswith("_")}
     assert public == {
         "achanges", "age", "app", "apps", "area", "attach", "changes", "close", "fault", "generation", "get", "models",
-        "resolve", "stale", "synced", "table", "wait_ready",
+        "resolve", "snapshot", "stale", "synced", "table", "wait_ready",
     }  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Final
 
 from shmroute.worker.reader import Reader
 
-__all__ = ["attach", "get", "resolve", "table", "use_area"]
+__all__ = ["attach", "get", "resolve", "snapshot", "table", "use_area"]
 
 
 class _DefaultReader(Reader):
@@ -19,6 +19,7 @@ _default: Final = _DefaultReader()
 resolve: Final = _default.resolve
 get: Final = _default.get
 table: Final = _default.table
+snapshot: Final = _default.snapshot
 
 
 def use_area(area: str | None) -> None:

@@ -20,8 +20,9 @@ from shmroute.rows import Kind, SettingsRow
 from shmroute.worker.binding import ReaderBinding
 from shmroute.worker.lookup import RouteLookup
 from shmroute.worker.position import Position
-from shmroute.worker.routes import App, Route
+from shmroute.worker.routes import App, Route, route_in
 from shmroute.worker.row_cache import CACHED_ROWS, make_room
+from shmroute.worker.snapshot import Snapshot
 from shmroute.worker.tables import Table
 
 if TYPE_CHECKING:
@@ -107,12 +108,7 @@ class Reader(RouteLookup):
                     if len(self._cache) >= position.cached_rows:
                         make_room(self._cache, position.cached_rows)
                     self._cache[route.model] = route
-        if namespace is None or route.namespace == namespace:
-            return route
-        for other in route.others:
-            if other.namespace == namespace:
-                return other
-        raise ModelNotFound(model, namespace)
+        return route_in(route, namespace)
 
     def _steady_seconds(self) -> float:
         """The largest age while all is well; 0 if the watcher does not say. With the position's lock held."""
@@ -168,6 +164,14 @@ class Reader(RouteLookup):
             make_room(self._tables, _TABLES)
             table = self._tables[name, type] = Table(self._position, name, type)
         return table
+
+    def snapshot(self) -> Snapshot:
+        """Routes and tables of the newest generation, which stay as they are: see `Snapshot`.
+
+        Raises:
+            NotReady, AreaUnreadable, NoAccess: as `resolve`.
+        """
+        return Snapshot(self._position, self._route_of)
 
     def changes(self, since: int | None = None, *, timeout: float | None = None, metadata: bool = False) -> Changes:
         """The changes of the routes since generation `since`, and each further one as it is published.

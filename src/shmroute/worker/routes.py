@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
 
-from shmroute.errors import ShmrouteError
+from shmroute.errors import ModelNotFound, ShmrouteError
 
 if TYPE_CHECKING:
     from shmroute.calls import Attempts, Policy
     from shmroute.worker.endpoints import Endpoint, Lease, Pool
     from shmroute.worker.metadata import MetadataValue
 
-__all__ = ["App", "Route", "RouteSource"]
+__all__ = ["App", "Route", "RouteSource", "route_in"]
 
 
 class RouteSource(Protocol):
@@ -273,3 +273,17 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
 
     def __reduce__(self) -> tuple[type[Route], tuple[Any, ...]]:
         return Route, self._public()
+
+
+def route_in(route: Route, namespace: str | None) -> Route:
+    """The route of the same model in that namespace; the route itself for None.
+
+    Raises:
+        ModelNotFound: no AppModel of that namespace has the model.
+    """
+    if namespace is None or route.namespace == namespace:
+        return route
+    for other in route.others:
+        if other.namespace == namespace:
+            return other
+    raise ModelNotFound(route.model, namespace)

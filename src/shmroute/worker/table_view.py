@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import msgspec
 
-from shmroute.errors import TableValueError
+from shmroute.errors import TableNotFound, TableNotReady, TableValueError
 from shmroute.rows import TableRow, bucket_key, index_value
 
 if TYPE_CHECKING:
     from shmroute.shm.reader import RowReader
 
-__all__ = ["TableView"]
+__all__ = ["TableView", "ready_row"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -25,6 +25,20 @@ R = TypeVar("R")
 
 _decode_first = msgspec.msgpack.Decoder(tuple[int, list[str]]).decode
 _decode_bucket = msgspec.msgpack.Decoder(list[str]).decode
+
+
+def ready_row(name: str, area: str, row: TableRow | None) -> TableRow:
+    """A table's own row, if the table can be read.
+
+    Raises:
+        TableNotFound: there is none.
+        TableNotReady: the table has not had its first complete list.
+    """
+    if row is None:
+        raise TableNotFound(name, area)
+    if not row.ready:
+        raise TableNotReady(name, area)
+    return row
 
 
 class TableView(Mapping[str, T], Generic[T]):

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
-from shmroute.errors import NotReady, SnapshotExpired, TableNotFound, TableNotReady
+from shmroute.errors import NotReady, SnapshotExpired, TableNotFound
 from shmroute.rows import Kind, TableRow
 from shmroute.worker.lookup import TableLookup
 from shmroute.worker.row_cache import make_room
-from shmroute.worker.table_view import TableView
+from shmroute.worker.table_view import TableView, ready_row
 
 if TYPE_CHECKING:
     from shmroute.shm.reader import RowReader
@@ -129,11 +129,7 @@ class Table(TableLookup, TableView[T], Generic[T]):
     def _table(self) -> TableRow:
         """The table's own row in the newest generation."""
         row = self._position.part(Kind.TABLES, self.name, lambda value: _decode_table(value) if value else _NO_TABLE)
-        if row is _NO_TABLE:
-            raise TableNotFound(self.name, self._position.area)
-        if not row.ready:
-            raise TableNotReady(self.name, self._position.area)
-        return row
+        return ready_row(self.name, self._position.area, None if row is _NO_TABLE else row)
 
     # --- state ---------------------------------------------------------------------------------------------
 

@@ -1,0 +1,158 @@
+"""`Snapshot`: routes and tables of one generation, so that what is read through it belongs together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+
+import msgspec
+
+from shmroute.errors import ModelNotFound, SnapshotExpired
+from shmroute.rows import Kind, TableRow
+from shmroute.worker.metadata import MetadataValue, decode_row
+from shmroute.worker.routes import route_in
+from shmroute.worker.table_view import TableView, ready_row
+
+if TYPE_CHECKING:
+    from shmroute.shm.reader import RowReader
+    from shmroute.worker.position import Position
+    from shmroute.worker.routes import Route
+
+__all__ = ["Snapshot"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_decode_table = msgspec.msgpack.Decoder(TableRow).decode
+
+
+class Snapshot:
+    """Routes and tables as they were in one generation. Made by `shmroute.snapshot` and `Reader.snapshot`.
+
+        with shmroute.snapshot() as now:
+            route = now.resolve("iiot_dataservice")
+            flag = now.table("flags")["checkout"]
+
+    Nothing is copied when it is made, and each row is decoded once. A route's metadata is that of the snapshot too; its
+    endpoints are those of the moment in which they are asked for, because a withdrawn address answers nobody.
+
+    Keep it for a request, not for longer: the watcher writes over a generation once it has rebuilt the table twice.
+
+    Raises (every read):
+        SnapshotExpired: the generation has been overwritten, or the `with` block has ended.
+        AreaUnreadable: a row is damaged.
+    """
+
+    def __init__(self, position: Position, route_of: Callable[[bytes], Route]) -> None:
+        with position.lock:
+            self._contact_ns = position.contact_ns
+            self._rows: RowReader | None = position.rows.snapshot()
+        self._position = position
+        self._route_of = route_of
+        self._routes: dict[str, Route] = {}
+        self.generation = self._rows.generation
+        """The generation that it shows."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since its rows were last known to be in step with their source; infinite if they never were."""
+        now_ns = time.monotonic_ns()
+        return max(0.0, (now_ns - self._contact_ns) / 1e9) if self._contact_ns else float("inf")
+
+    def resolve(self, model: str, *, namespace: str | None = None) -> Route:
+        """Which app served `model`, as `shmroute.resolve` says it.
+
+        Raises:
+            ModelNotFound: no app served it.
+            TypeError: `model` is not a str.
+        """
+        if not isinstance(model, str):
+            raise TypeError(f"a model's name is a str, not {type(model).__name__}")
+        route = self._routes.get(model)
+        if route is None:
+            value = self._reader.get(Kind.MODEL, model)
+            if value is None:
+                raise ModelNotFound(model, namespace)
+            route = self._routes[model] = self._with_metadata(self._route_of(value))
+        return route_in(route, namespace)
+
+    def get(self, model: str, default: T | None = None, *, namespace: str | None = None) -> Route | T | None:
+        """`resolve`, which gives `default` instead of raising `ModelNotFound`."""
+        try:
+            return self.resolve(model, namespace=namespace)
+        except ModelNotFound:
+            return default
+
+    def models(self) -> dict[str, Route]:
+        """All routes by model name."""
+        found = [(key, value) for _, key, value in self._reader.rows(Kind.MODEL)]
+        return {key: self._with_metadata(self._route_of(value)) for key, value in found}
+
+    @overload
+    def table(self, name: str) -> TableView[Any]: ...
+    @overload
+    def table(self, name: str, type: type[T]) -> TableView[T]: ...
+    def table(self, name: str, type: Any = Any) -> TableView[Any]:  # noqa: A002 - as msgspec calls it
+        """The declared table of that name, a read-only mapping. `type` is as for `shmroute.table`.
+
+        Raises:
+            TableNotReady, TableNotFound: it was not ready, or not there, in this generation.
+        """
+        area, row = self._position.area, self._reader.get(Kind.TABLES, name)
+        table = ready_row(name, area, self._position.decoded(_decode_table, row) if row is not None else None)
+        return _Table(self, table, name, type)
+
+    def close(self) -> None:
+        """Let go of the rows. The end of a `with` block does so too."""
+        self._rows = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<shmroute.Snapshot of area {self._position.area!r} at generation {self.generation}>"
+
+    @property
+    def _reader(self) -> RowReader:
+        if self._rows is None:
+            raise SnapshotExpired(self._position.area, self.generation)
+        return self._rows
+
+    def _with_metadata(self, route: Route) -> Route:
+        for each in (route, *route.others):
+            msgspec.structs.force_setattr(each, "_metadata", self._metadata_of(each))
+        return route
+
+    def _metadata_of(self, route: Route) -> MetadataValue:
+        value = self._reader.get(Kind.METADATA, f"{route.namespace}/{route.model}")
+        row = self._position.decoded(decode_row, value) if value is not None else None
+        return MetadataValue(route.model, row, lambda: row.value if row is not None else None)
+
+
+class _Table(TableView[T], Generic[T]):
+    """A table of a snapshot."""
+
+    def __init__(self, snapshot: Snapshot, table: TableRow, name: str, type: Any) -> None:  # noqa: A002
+        super().__init__(name, type)
+        self._snapshot = snapshot
+        self._table = table
+        self._values: dict[str, T] = {}
+
+    def __getitem__(self, key: str) -> T:
+        if key in self._values:
+            return self._values[key]
+        row = self._read(lambda rows, table: rows.get(table.number, key)) if isinstance(key, str) else None
+        if row is None:
+            raise KeyError(key)
+        value = self._values[key] = self._value(key, row)
+        return value
+
+    def _read(self, read: Callable[[RowReader, TableRow], R]) -> R:
+        return read(self._snapshot._reader, self._table)
+
+    def __repr__(self) -> str:
+        return f"<table {self.name!r} of {self._snapshot!r}>"
