@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 
@@ -96,6 +97,19 @@ def test_status_tells_a_dead_or_frozen_watcher_from_one_that_lives(cli: Cli, are
     state = json.loads(cli("status", "-o", "json", "--area", area).out)
     assert state["watcher"]["alive"] is False
     assert state["age"] >= 60
+
+
+def test_a_dead_watcher_is_named_and_its_sources_grow_older(cli: Cli, area: str) -> None:
+    publish(area)
+    status = msgspec.structs.replace(waiting_status(area, "appmodels", "watching", ""), synced=True, source_ages=(0.3,))
+    with Publisher(area) as publisher:
+        publisher.control.store_status(encode_status(status))
+    age(area, 60.0)
+    facts = json.loads(cli("status", "-o", "json", "--area", area).out)
+    assert facts["sources"][0]["age"] >= 60.0
+    out = cli("status", "--area", area).out
+    assert "the watcher is dead or frozen: no heartbeat for 6" in out
+    assert "appmodels: was watching, in step 6" in out
 
 
 def test_audit_without_a_watcher_or_a_server_says_so(cli: Cli, area: str, tmp_path: Path) -> None:

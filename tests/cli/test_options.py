@@ -11,6 +11,7 @@ import pytest
 
 from shmroute.cli import COMMANDS, group
 from shmroute.cli.watch_arguments import watch_arguments
+from shmroute.cli.watching import misspelt_variables
 from tests.cli.running import Cli, published
 from tests.kube.peers import write_kubeconfig
 
@@ -177,6 +178,43 @@ def test_a_probe_period_out_of_bounds_is_a_usage_error(given: str) -> None:
 
     with pytest.raises(click.BadParameter, match="or off"):
         command.make_context("watch", [f"--probe-seconds={given}"])
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "soon"])
+@pytest.mark.parametrize(
+    "command",
+    ["watch --resync", "run --wait", "wait --timeout", "status --max-age", "resolve m --max-age", "audit --timeout"],
+)
+def test_seconds_that_never_come_are_a_usage_error(cli: Cli, command: str, seconds: str) -> None:
+    done = cli(*command.split(), seconds, *(["--", "true"] if command.startswith("run") else []))
+    assert done.code == 2
+    assert "Invalid value" in done.err
+
+
+def test_an_empty_option_of_the_watcher_is_a_usage_error(cli: Cli) -> None:
+    done = cli("watch", "--manifests", "")
+    assert done.code == 2
+    assert "--manifests is empty" in done.err
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("SHMROUTE_NAMESPCE", "SHMROUTE_NAMESPACE"),
+        ("SHMROUTE_KUBECONFG", "SHMROUTE_KUBECONFIG"),
+        ("SHMROUTE_SELECTORS", "SHMROUTE_SELECTOR"),
+        ("SHMROUTE_NAMESPACE", None),
+        ("SHMROUTE_DIR", None),
+        ("SHMROUTE_OUTPUT", None),
+        ("SHMROUTE_PORT", None),
+        ("SHMROUTE_GROUPS_SERVICE_PORT", None),
+        ("OTHER_NAMESPCE", None),
+    ],
+)
+def test_a_variable_that_looks_misspelt_is_named(variable: str, meant: str | None) -> None:
+    command = group.get_command(group.make_context("shmroute", [], resilient_parsing=True), "watch")
+    assert command is not None
+    assert list(misspelt_variables(command, [variable])) == ([(variable, meant)] if meant else [])
 
 
 @pytest.mark.parametrize("namespace", ["a,b", " a", "a\n", "Meta-Test", "*", ""])

@@ -120,7 +120,8 @@ def test_a_worker_loads_nothing_that_could_start_a_watcher() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60) == "[]\n"
 
 
-def test_a_wait_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHMROUTE_WAIT", "soon")
-    with pytest.raises(ConfigError, match="SHMROUTE_WAIT=soon"):
+@pytest.mark.parametrize("wait", ["soon", "nan", "inf", "-1"])
+def test_a_wait_that_is_not_a_number_of_seconds_is_named(monkeypatch: pytest.MonkeyPatch, wait: str) -> None:
+    monkeypatch.setenv("SHMROUTE_WAIT", wait)
+    with pytest.raises(ConfigError, match=f"SHMROUTE_WAIT={wait}"):
         asyncio.run(ready())

@@ -22,10 +22,12 @@ from shmroute.metadata.loader import MetadataLoader
 from shmroute.resources.appmodel import AppModel
 from shmroute.sources.backoff import FIRST_SECONDS
 from shmroute.sources.base import AuditResult, Changed, Deleted, Replaced, SourceState
+from shmroute.sources.kubernetes.reflector import GARBLED_ATTEMPTS
 from shmroute.sources.kubernetes.timing import Timing
 from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.worker.changes import Change
 from tests.apiserver import ApiServer, Settings, app_model, make_certificates
+from tests.apiserver.watches import Watch
 from tests.faults.serving import serve
 from tests.faults.wires import Forwarder, black_hole
 from tests.processes import bound, cpu_seconds
@@ -824,6 +826,29 @@ def test_15_nonsense_again_and_again_is_no_spin(api: ApiServer, connection: Conn
 
         check_backs_off(follow, timing)
         assert watches <= len(waits(follow)) + 2
+
+
+@pytest.mark.fault(15)
+def test_15_an_event_that_stays_unreadable_is_passed_by_a_list(api: ApiServer, connection: Connection) -> None:
+    api.apply(app_model("one"))
+    with Following(connection) as follow:
+        follow.wait_watched(api)
+        poisoned = api.revision
+
+        def begin(watch: Watch) -> bool:
+            """Each stream from here on begins with an event of a type that nobody knows."""
+            if watch.asked_revision <= poisoned:
+                watch.injected.append(b'{"type":"PATCHED","object":{}}\n')
+            return True
+
+        api.watches.opens = begin
+        api.faults.end_streams()
+        follow.wait(lambda: follow.source.stats.restarts.get("garbled", 0) > 0)
+        api.apply(app_model("two"))
+        follow.wait_for(api)
+
+        assert follow.source.stats.restarts.get("garbled", 0) >= GARBLED_ATTEMPTS
+        assert follow.source.stats.lists > 1
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])

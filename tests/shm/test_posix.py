@@ -148,6 +148,12 @@ def test_a_group_that_does_not_exist_is_named() -> None:
         posix.Ownership("no-such-group")
 
 
+@pytest.mark.parametrize("number", [-1, 2**32 - 1, 99_999_999_999])
+def test_a_number_that_no_group_can_have_is_refused(number: int) -> None:
+    with pytest.raises(ConfigError, match=f"cannot have the number {number}"):
+        posix.Ownership(number)
+
+
 # --- room ------------------------------------------------------------------------------------------------------
 
 

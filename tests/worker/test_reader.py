@@ -234,6 +234,9 @@ def test_an_age_can_be_asked_for_with_the_look_up(given: RoutesArea, reader: Rea
         reader.resolve("m", max_age=5.0)
     assert caught.value.max_age == 5.0
     assert caught.value.age >= 100.0
+    with pytest.raises(StaleRoutes):
+        reader.resolve("m", max_age=float("nan"))
+    assert reader.stale(float("nan"))
     assert reader.resolve("m").model == "m", "and is not asked for without"
     given.in_step(0.0)
     assert reader.resolve("m", max_age=50.0).model == "m"

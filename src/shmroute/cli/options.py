@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -9,9 +10,23 @@ import click
 
 from shmroute.worker.environment import DEFAULT_AREA
 
-__all__ = ["all_namespaces", "area", "cluster", "filename", "namespace", "namespaces", "output"]
+__all__ = ["Seconds", "all_namespaces", "area", "cluster", "filename", "namespace", "namespaces", "output"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Seconds(click.FloatRange):
+    """A finite number of seconds, not below `min`: a limit of "nan" is never reached, and "inf" is none."""
+
+    def __init__(self, min: float = 0.0) -> None:  # noqa: A002 - click's name for it
+        super().__init__(min=min)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number. Raises `click.BadParameter`."""
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
 
 
 def area(function: F) -> F:

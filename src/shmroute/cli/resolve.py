@@ -16,8 +16,16 @@ from shmroute.worker.routes import Route
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @options.namespace("The route in that namespace.")
 @options.area
-@click.option("--wait", type=float, default=0.0, envvar="SHMROUTE_WAIT", help="Seconds to wait for the first snapshot.")
-@click.option("--max-age", type=float, envvar="SHMROUTE_MAX_AGE", help="Refuse routes older than so many seconds.")
+@click.option(
+    "--wait",
+    type=options.Seconds(),
+    default=0.0,
+    envvar="SHMROUTE_WAIT",
+    help="Seconds to wait for the first snapshot.",
+)
+@click.option(
+    "--max-age", type=options.Seconds(), envvar="SHMROUTE_MAX_AGE", help="Refuse routes older than so many seconds."
+)
 @options.output("table", "wide", "json", "yaml", "name")
 def command(
     models: tuple[str, ...],

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from shmroute.cli import options
 from shmroute.cli.logs import log_options
 from shmroute.cli.watch_arguments import watch_arguments
 from shmroute.cli.watching import watch_options
@@ -18,7 +19,7 @@ from shmroute.cli.watching import watch_options
 @click.option(
     "--wait",
     "wait_seconds",
-    type=click.FloatRange(min=0.0),
+    type=options.Seconds(),
     default=30.0,
     show_default=True,
     envvar="SHMROUTE_WAIT",

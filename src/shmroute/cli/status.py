@@ -21,7 +21,9 @@ _REFRESH_SECONDS: Final = 0.5
 @click.command()
 @options.area
 @click.option("--watch", "-w", is_flag=True, help="Show it again at each change until Ctrl-C; live on a terminal.")
-@click.option("--max-age", type=float, envvar="SHMROUTE_MAX_AGE", help="End with 6 if the routes are older (seconds).")
+@click.option(
+    "--max-age", type=options.Seconds(), envvar="SHMROUTE_MAX_AGE", help="End with 6 if the routes are older (seconds)."
+)
 @options.output("table", "json", "yaml")
 def command(area: str, watch: bool, max_age: float | None, output: str) -> None:
     """Show the watcher's state and the age of the routes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -11,7 +12,9 @@ from typing import Any, Final
 import click
 
 from shmroute.cli.logs import log_options
-from shmroute.cli.watching import watch_options
+from shmroute.cli.watching import misspelt_variables, watch_options
+
+_log = logging.getLogger(__name__)
 
 EXIT_SECONDS: Final = 2.0
 """Longest time from the end of the lifeline to the end of the parent: the kernel closes the files of a killed process
@@ -45,11 +48,13 @@ def command(
     from shmroute.watcher.build import build
     from shmroute.watcher.options import WatchOptions
 
+    for name, meant in misspelt_variables(click.get_current_context().command, os.environ):
+        _log.warning("the environment variable %s is not read by anything: is %s meant?", name, meant)
     watcher = build(WatchOptions(**chosen))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watcher.stop())
     signal.signal(signal.SIGUSR1, lambda *_: watcher.audit())
-    if listen:
+    if listen is not None:
         from shmroute.watcher.http import serve
 
         serve(watcher, listen, status_page, show_values=show_values)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+import re
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -19,9 +21,27 @@ from shmroute.watcher.options import (
     check_probe_seconds,
 )
 
-__all__ = ["watch_options"]
+__all__ = ["misspelt_variables", "watch_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+_OF_A_SERVICE: Final = re.compile(r"SHMROUTE.*_(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_.*)")
+"""What Kubernetes sets in every pod for a Service whose name begins with shmroute."""
+
+_SIMILARITY: Final = 0.8
+"""Least ratio of difflib, of the names behind SHMROUTE_: one letter too many, missing or changed in five."""
+
+
+def misspelt_variables(command: click.Command, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Variables that no option of the command reads and that look like one that an option reads, and that one."""
+    known = {str(option.envvar).removeprefix("SHMROUTE_") for option in command.params if option.envvar}
+    for name in sorted(names):
+        rest = name.removeprefix("SHMROUTE_")
+        if rest == name or rest in known or _OF_A_SERVICE.fullmatch(name):
+            continue
+        for near in get_close_matches(rest, sorted(known), 1, _SIMILARITY):
+            yield name, f"SHMROUTE_{near}"
 
 
 def probe_seconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
@@ -73,7 +93,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--resync",
         "resync_seconds",
-        type=click.FloatRange(min=1.0),
+        type=options.Seconds(min=1.0),
         envvar="SHMROUTE_RESYNC",
         default=300.0,
         show_default=True,

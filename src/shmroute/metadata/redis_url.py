@@ -51,10 +51,16 @@ def _requirement(text: str) -> str:
     return text
 
 
+def _database_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError
+    return int(text)
+
+
 OPTIONS: Final[dict[str, Callable[[str], Any]]] = {
     "username": str,
     "password": str,
-    "db": int,
+    "db": _database_number,
     "client_name": str,
     "socket_timeout": _seconds,
     "socket_connect_timeout": _seconds,
@@ -88,15 +94,19 @@ def servers_at(url: str, *, connect_timeout_seconds: float, read_timeout_seconds
         ConfigError: it cannot be used; neither the message nor its cause holds the URL.
     """
     shape = _SHAPE.fullmatch(url)
-    if shape is None:
+    if shape is None or not url.isprintable() or " " in url:  # a secret's file may end with a line end
         raise ConfigError(f"the Redis URL cannot be read: write {FORMS}; percent-encode what is special in a password")
     scheme, _, kind = shape["scheme"].partition("+")
+    login = _login(shape["user"])
+    query = _query(shape["query"], tls=scheme == "rediss", sentinel=kind == "sentinel")
+    if twice := sorted(login.keys() & query.keys()):
+        raise ConfigError(f"the Redis URL gives {' and '.join(twice)} before the host and again as an option")
     options = {
         "socket_connect_timeout": connect_timeout_seconds,
         "socket_timeout": read_timeout_seconds,
         **({"ssl_check_hostname": True} if scheme == "rediss" else {}),  # not the default before version 6 of `redis`
-        **_login(shape["user"]),
-        **_query(shape["query"], tls=scheme == "rediss", sentinel=kind == "sentinel"),
+        **login,
+        **query,
         "protocol": 2,  # nothing of version 3 is needed, and older servers do not know it
         "retry": Retry(NoBackoff(), 0),  # the loader decides when a read is tried again
     }
@@ -178,9 +188,12 @@ def _hosts(text: str, default_port: int) -> list[Address]:
     for host in text.split(","):
         try:
             parts = urlsplit(f"//{host}")
-            hosts.append((parts.hostname or "localhost", parts.port or default_port))
+            name, port = parts.hostname, parts.port
         except ValueError:
             raise ConfigError(f"the Redis URL has a host that cannot be read: write {FORMS}") from None
+        if port == 0 or (text and not name):
+            raise ConfigError(f"the Redis URL has a host without a name, or the port 0: write {FORMS}")
+        hosts.append((name or "localhost", port or default_port))
     return hosts
 
 
@@ -191,8 +204,6 @@ def _database(text: str, options: dict[str, Any]) -> str:
             raise ConfigError("the Redis URL's path is not the number of a database, or there are two")
         options["db"] = int(text)
     database = options.get("db", 0)
-    if database < 0:
-        raise ConfigError("the Redis URL's database is negative")
     return f"/{database}" if database else ""
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "PORT_ANNOTATION",
     "SERVICE_ANNOTATION",
     "is_key_part",
+    "is_port",
     "key_problems",
     "manifest_problems",
     "models_problems",
@@ -77,13 +78,16 @@ def service_problem(annotation: str) -> str:
     return f"annotation {SERVICE_ANNOTATION} is {_shown(annotation)}: write a Service's name, or namespace/name"
 
 
+def is_port(text: str) -> bool:
+    """Whether `text` can be the name or the number of a Service's port."""
+    if text.isascii() and text.isdigit():
+        return len(text) <= len(str(MAX_PORT)) and 1 <= int(text) <= MAX_PORT
+    return _DNS_LABEL.fullmatch(text) is not None
+
+
 def port_problem(annotation: str) -> str:
     """The problem of the annotation `iidp.com/port` in words; "" if it is valid."""
-    if annotation.isascii() and annotation.isdigit():
-        good = len(annotation) <= len(str(MAX_PORT)) and 1 <= int(annotation) <= MAX_PORT
-    else:
-        good = _DNS_LABEL.fullmatch(annotation) is not None
-    if good:
+    if is_port(annotation):
         return ""
     return (
         f"annotation {PORT_ANNOTATION} is {_shown(annotation)}: write a port's name, or a number from 1 to {MAX_PORT}"

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from shmroute.errors import AreaUnreadable, ConfigError, NoAccess, OutOfSharedMemory
-from shmroute.shm.trust import TRUST_VARIABLE, check_opened
+from shmroute.shm.trust import MAX_ID, TRUST_VARIABLE, check_opened
 
 DIRECTORY: Final = os.environ.get("SHMROUTE_DIR") or "/dev/shm"  # noqa: S108 - this is the point
 """Folder of all areas. Read once: all processes of an area name the same one."""
@@ -252,7 +252,7 @@ class Ownership:
     """Who may read an area: its user alone (0600), or also a group (0640).
 
     Raises:
-        ConfigError: there is no such group.
+        ConfigError: there is no such group, or a number that no group can have.
     """
 
     def __init__(self, group: str | int | None = None) -> None:
@@ -260,6 +260,8 @@ class Ownership:
             self.group_id = grp.getgrnam(group).gr_gid if isinstance(group, str) else group
         except KeyError as error:
             raise ConfigError(f"there is no group {group!r} here; give its number instead") from error
+        if self.group_id is not None and not 0 <= self.group_id <= MAX_ID:
+            raise ConfigError(f"a group cannot have the number {self.group_id}: it is from 0 to {MAX_ID}")
 
     def apply(self, descriptor: int, *, group_writes: bool = False) -> None:
         """Set group and mode of a file that this process owns; `group_writes`: for the workers' register.

@@ -12,12 +12,13 @@ from typing import Final
 
 from shmroute.errors import AreaUnreadable, ConfigError, NoAccess
 
-__all__ = ["TRUST_VARIABLE", "check_opened", "trusted_users"]
+__all__ = ["MAX_ID", "TRUST_VARIABLE", "check_opened", "trusted_users"]
 
 TRUST_VARIABLE: Final = "SHMROUTE_TRUST"
 """Environment variable: user ids, separated by commas, whose areas this process believes beside its own and root's."""
 
-_MAX_USER_ID: Final = (1 << 32) - 2
+MAX_ID: Final = (1 << 32) - 2
+"""Largest number of a user or a group: the one above it means "leave it as it is" to chown(2)."""
 
 
 def trusted_users() -> frozenset[int]:
@@ -31,7 +32,7 @@ def trusted_users() -> frozenset[int]:
         word = text.strip()
         if not word:
             continue
-        if not (word.isascii() and word.isdigit() and int(word) <= _MAX_USER_ID):
+        if not (word.isascii() and word.isdigit() and int(word) <= MAX_ID):
             raise ConfigError(f"{TRUST_VARIABLE} has {word!r}: write user ids as numbers, separated by commas")
         users.add(int(word))
     return frozenset(users)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from shmroute.errors import ConfigError
 from shmroute.metadata.loader import MetadataLimits, MetadataLoader
 from shmroute.metadata.store import Store
 from shmroute.metadata.template import KeyTemplate
+from shmroute.resources.appmodel_rules import MAX_PORT, is_port
 from shmroute.resources.registry import APPMODELS, BUILT_IN, ENDPOINTSLICES, WatchedKind
 from shmroute.resources.table import TableKind, watch_tables
 from shmroute.rows import SettingsRow
@@ -22,6 +24,9 @@ from shmroute.watcher.tables_file import read_tables
 
 __all__ = ["build"]
 
+_NOT_EMPTY: Final = ("manifests", "kubeconfig", "context", "tables", "redis", "metadata", "checkpoint", "group")
+"""Options whose empty text would mean another cluster, or none: most often a shell variable that is not set."""
+
 
 def build(options: WatchOptions, handlers: Iterable[Handler] = ()) -> WatcherLoop:
     """The watcher that `options` describe, not started yet; `handlers` are called beside those of the options.
@@ -30,6 +35,11 @@ def build(options: WatchOptions, handlers: Iterable[Handler] = ()) -> WatcherLoo
         ConfigError: options that contradict each other, a cluster configuration that cannot be used, or an object
             that is not a handler.
     """
+    for name in _NOT_EMPTY:
+        if getattr(options, name) == "":
+            raise ConfigError(f"--{name} is empty: give it a value, or leave it out")
+    if options.port and not is_port(options.port):
+        raise ConfigError(f"--port {options.port!r}: write a port's name, or a number from 1 to {MAX_PORT}")
     if options.namespaces and options.all_namespaces:
         raise ConfigError("-n and -A exclude each other")
     check_namespaces(options.namespaces)

@@ -29,12 +29,15 @@ def wait_seconds(default: float) -> float:
     """`SHMROUTE_WAIT`: how long to wait for the first snapshot, in seconds.
 
     Raises:
-        ConfigError: it is no number.
+        ConfigError: it is not a number of seconds.
     """
     setting = os.environ.get("SHMROUTE_WAIT")
     if not setting:
         return default
     try:
-        return float(setting)
-    except ValueError as error:
-        raise ConfigError(f"SHMROUTE_WAIT={setting}: write a number of seconds") from error
+        seconds = float(setting)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds < float("inf"):
+        raise ConfigError(f"SHMROUTE_WAIT={setting}: write a number of seconds")
+    return seconds

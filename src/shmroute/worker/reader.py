@@ -85,7 +85,7 @@ class Reader(RouteLookup):
         position = self._position
         with position.lock:
             rows = position.refresh()
-            if max_age is not None and (age := self.age) > max_age:
+            if max_age is not None and not (age := self.age) <= max_age:  # true for NaN too
                 raise StaleRoutes(age, max_age, self._steady_seconds())
             route = self._cache.get(model)
             if route is None:
@@ -245,7 +245,7 @@ class Reader(RouteLookup):
 
     def stale(self, max_age: float) -> bool:
         """Whether the routes are older than `max_age` seconds."""
-        return self.age > max_age
+        return not self.age <= max_age
 
     @property
     def synced(self) -> bool:
@@ -285,7 +285,7 @@ class Reader(RouteLookup):
                 self._position.newest()
             except (NotReady, AreaUnreadable, NoAccess) as error:
                 waited = time.monotonic() - started
-                if waited >= timeout:
+                if not waited < timeout:
                     if isinstance(error, NotReady):
                         raise NotReady(self.area, waited) from None
                     raise

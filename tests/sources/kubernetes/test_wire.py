@@ -16,6 +16,7 @@ from shmroute.resources.endpointslice import EndpointSlice
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES, WatchedKind
 from shmroute.sources.kubernetes import wire
+from shmroute.sources.kubernetes.explain import is_out_of_range
 from shmroute.sources.kubernetes.sync_state import identity_of
 from shmroute.sources.kubernetes.wire import (
     Bookmark,
@@ -248,6 +249,21 @@ def test_what_is_no_list_is_not_taken_for_an_empty_one(name: str) -> None:
             read(recording(name).body, "x")
 
 
+@pytest.mark.parametrize("metadata", [b'"metadata":{}', b'"metadata":{"resourceVersion":""}'])
+def test_a_list_without_a_resource_version_is_refused(metadata: bytes) -> None:
+    for read in (partial(decode_page, APPMODELS), partial(decode_identities, APPMODELS)):
+        with pytest.raises(Garbled):
+            read(APPMODEL_LIST % (metadata + b',"items":[]'), "x")
+
+
+@pytest.mark.parametrize("reason", [b"Expired", b"Gone"])
+def test_an_error_event_without_a_code_is_read_by_its_reason(reason: bytes) -> None:
+    with pytest.raises(ApiError) as caught:
+        decode_event(APPMODELS, b'{"type":"ERROR","object":{"reason":"%s"}}' % reason, "x")
+
+    assert is_out_of_range(caught.value)
+
+
 @pytest.mark.parametrize("cut", [1, 100, 1000, -2])
 def test_a_list_cut_short_is_no_list(cut: int) -> None:
     with pytest.raises(Garbled):
@@ -267,6 +283,7 @@ GARBAGE = {
     "no object": b'{"type":"ADDED"}',
     "an error without a code": b'{"type":"ERROR","object":{"kind":"Status","message":"?"}}',
     "a bookmark without a resourceVersion": b'{"type":"BOOKMARK","object":{"metadata":{}}}',
+    "a bookmark with an empty resourceVersion": b'{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":""}}}',
     "no JSON object": b"[]",
     "a number": b"17",
 }

@@ -21,7 +21,7 @@ anything is at its beginning."""
 
 def is_out_of_range(error: ApiError) -> bool:
     """Whether the resourceVersion asked for is too old, or one that the server has not reached."""
-    if error.status == HTTPStatus.GONE:
+    if error.status == HTTPStatus.GONE or error.reason in ("Expired", "Gone"):
         return True
     if error.status != HTTPStatus.GATEWAY_TIMEOUT:
         return False

@@ -8,7 +8,8 @@ Run by `shmroute.sources.kubernetes.source` in the source's own thread; the prob
 * A list counts when all of it has come; until then nothing is handed out.
 * A watch that was cut resumes where it was, without a list. The resourceVersion moves only after the
   event has been put.
-* Whatever no API server would send ends the stream without moving the resourceVersion.
+* Whatever no API server would send ends the stream without moving the resourceVersion. Where that happens
+  `GARBLED_ATTEMPTS` times at one resourceVersion, a list in pages leads past it.
 * A 410 is not a failure: every restart of a server makes one. Lists that lead to a 410 again and again are.
 * Every failure waits, as long as its kind asks for (see `recovery`).
 """
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 __all__ = ["Outlet", "Reflector"]
 
 log = logging.getLogger(__name__)
+
+GARBLED_ATTEMPTS = 3
+"""Unreadable streams in a row from one resourceVersion after which everything is listed: an event that cannot be read
+would be sent again for ever."""
 
 
 class Outlet(Protocol):
@@ -84,6 +89,8 @@ class Reflector:
         """Whether a warning has been logged that is not over yet."""
         self._broken = False
         """Whether the connection broke since the last complete list or comparison was asked for."""
+        self._garbled = ("", 0)
+        """The resourceVersion from which the last stream was unreadable, and how often in a row."""
         self._lock = threading.Lock()
         """Guards the five below."""
         self._abort = Abort()
@@ -278,6 +285,8 @@ class Reflector:
         if not isinstance(error, ApiError):
             self._broken = True
             self._stats.restarted("garbled" if isinstance(error, Garbled) else "defect")
+            if self.watching and isinstance(error, Garbled):
+                self._count_garbled()
             self._wait(str(error), self._recovery.failed(error), stop)
             return
         if self.watching and is_out_of_range(error):
@@ -292,6 +301,16 @@ class Reflector:
             served = self._api.served(timeout_seconds=self._timing.answer_seconds, abort=self._abort)
         reason = explain(error, "watch" if self.watching else self._lister.verb, self._api, served)
         self._wait(reason, self._recovery.failed(error), stop)
+
+    def _count_garbled(self) -> None:
+        """List everything after several unreadable streams from one position."""
+        at = self._ledger.resource_version
+        count = self._garbled[1] + 1 if self._garbled[0] == at else 1
+        self._garbled = (at, count)
+        if count >= GARBLED_ATTEMPTS:
+            self._garbled = ("", 0)
+            with self._lock:
+                self._list_at, self._pages_only = at, True
 
     def _useless(self, list_at: str, counted_as: str, reason: str, stop: threading.Event) -> None:
         """What we hold is no base to go on from: list at once, but back off where that does not help."""

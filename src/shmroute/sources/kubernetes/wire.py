@@ -168,7 +168,7 @@ class _BookmarkObject(msgspec.Struct):
 
 
 class _Status(msgspec.Struct):
-    code: int
+    code: int = 0
     reason: str = ""
     message: str = ""
     details: dict[str, Any] | None = None
@@ -217,9 +217,13 @@ def decode_event(kind: WatchedKind, line: bytes, what: str) -> WatchEvent:
             case "BOOKMARK":
                 bookmark = _decode_bookmark(envelope.object)
                 _check_kind(kind, bookmark.apiVersion, bookmark.kind, what)
+                _check_version(bookmark.metadata.resourceVersion, what)
                 return _bookmark(bookmark.metadata)
             case "ERROR":
-                raise _failure(_decode_status(envelope.object), what)
+                status = _decode_status(envelope.object)
+                if not status.code and not status.reason:
+                    raise Garbled(f"{what}: an ERROR event without code and reason")
+                raise _failure(status, what)
             case other:
                 raise Garbled(f"{what}: an event of the unknown type {other[:40]!r}")
     except _UNREADABLE as error:
@@ -233,6 +237,7 @@ def decode_page(kind: WatchedKind, body: bytes, what: str) -> Page:
     except _UNREADABLE as error:
         raise Garbled(f"{what}: {len(body)} bytes that are not a list: {error}") from error
     _check_list(kind, page.apiVersion, page.kind, what)
+    _check_version(page.metadata.resourceVersion, what)
     return Page(page.metadata.resourceVersion, page.metadata.next_page, page.items or [])
 
 
@@ -263,6 +268,7 @@ def decode_identities(kind: WatchedKind, body: bytes, what: str) -> tuple[str, s
         raise Garbled(f"{what}: {len(body)} bytes that are not a list: {error}") from error
     if (page.apiVersion, page.kind) != _METADATA_LIST:
         _check_list(kind, page.apiVersion, page.kind, what)
+    _check_version(page.metadata.resourceVersion, what)
     found = (each.metadata for each in page.items or ())
     identities = {_key(kind, each): identity_of(each.uid, each.resourceVersion) for each in found}
     return page.metadata.resourceVersion, page.metadata.next_page, identities
@@ -304,6 +310,12 @@ def _check_list(kind: WatchedKind, api_version: str, name: str, what: str) -> No
     if (api_version, name) != (kind.api_version, f"{kind.kind}List"):
         said = f"kind {name[:80]!r} in {api_version[:80]!r}"
         raise Garbled(f"{what}: the answer is of {said} instead of {kind.kind}List in {kind.api_version!r}")
+
+
+def _check_version(resource_version: str, what: str) -> None:
+    """Raise `Garbled` where a list or a bookmark says no resourceVersion: a watch would go on from anywhere."""
+    if not resource_version:
+        raise Garbled(f"{what}: the answer has no resourceVersion")
 
 
 def _key(kind: WatchedKind, metadata: _Metadata) -> ObjectKey:
