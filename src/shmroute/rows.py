@@ -255,6 +255,12 @@ class SettingsRow(msgspec.Struct, frozen=True, array_like=True):
     steady_seconds: float = 0.0
     """Largest age of the routes while all is well; 0 if that is not known."""
 
+    def __str__(self) -> str:
+        """`https://host:6443 (namespace x, selector iidp=iidp)`."""
+        namespace = f"namespace {self.namespace}" if self.namespace else "all namespaces"
+        selector = f"selector {self.selector}" if self.selector else "no selector"
+        return f"{self.source} ({namespace}, {selector})"
+
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -18,8 +18,9 @@ from shmroute.errors import ConfigError
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import AuditResult, Replaced, SourceState
 from shmroute.watcher import http as http_module
-from shmroute.watcher.http import FROZEN_SECONDS, serve
+from shmroute.watcher.http import serve
 from shmroute.watcher.loop import WatcherLoop
+from shmroute.watcher.status import FROZEN_SECONDS
 from tests.watcher.running import SETTINGS, Clock, Told, appmodel, reading, running, wait_for
 
 

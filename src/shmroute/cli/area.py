@@ -57,7 +57,7 @@ def _item(name: str) -> dict[str, Any]:
     from shmroute.errors import AreaUnreadable, NoAccess
     from shmroute.shm.control import ControlReader
     from shmroute.shm.posix import control_name, fixed_names, path_of, segment_names
-    from shmroute.watcher.report import FROZEN_SECONDS
+    from shmroute.watcher.status import FROZEN_SECONDS
 
     files = [path_of(each) for each in (*fixed_names(name), *segment_names(name)) if os.path.exists(path_of(each))]  # noqa: PTH110
     size = sum(os.stat(path).st_blocks * 512 for path in files)  # noqa: PTH116

@@ -47,9 +47,7 @@ class ChangeLog:
 
     def started(self, area: str, settings: SettingsRow) -> None:
         """The watcher holds the area and follows its sources from now on."""
-        namespace = f"namespace {settings.namespace}" if settings.namespace else "all namespaces"
-        selector = f"selector {settings.selector}" if settings.selector else "no selector"
-        _log.info("watching %s (%s, %s) for area %s", settings.source, namespace, selector, area)
+        _log.info("watching %s for area %s", settings, area)
 
     def first_snapshot(self, models: int, apps: int, rows: int, seconds: float) -> None:
         """The first complete snapshot is published, `seconds` after the watcher took the area."""

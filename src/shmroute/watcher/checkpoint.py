@@ -78,10 +78,7 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     """Source, namespaces and selector."""
 
     def __str__(self) -> str:
-        settings = self.settings
-        namespace = f"namespace {settings.namespace}" if settings.namespace else "all namespaces"
-        selector = f", selector {settings.selector}" if settings.selector else ""
-        return f"area {self.area!r} from {settings.source} ({namespace}{selector})"
+        return f"area {self.area!r} from {self.settings}"
 
 
 class _Body(msgspec.Struct, array_like=True):

@@ -35,17 +35,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from shmroute.errors import AreaUnavailable, ConfigError, NotReady, ShmrouteError
 from shmroute.shm.control import ControlReader
 from shmroute.watcher import status_page
-from shmroute.watcher.loop import HEARTBEAT_SECONDS, WatcherLoop
+from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metrics import WatcherCollector, silent_seconds
-from shmroute.watcher.status import Status
+from shmroute.watcher.status import FROZEN_SECONDS, Status
 from shmroute.watcher.views import History, Views
 
 __all__ = ["HttpServer", "serve"]
 
 _log = logging.getLogger(__name__)
-
-FROZEN_SECONDS: Final = 5 * HEARTBEAT_SECONDS
-"""Seconds without a turn of the owner's loop (five heartbeats) before `/healthz` answers 503."""
 
 STANDBY_FROZEN_SECONDS: Final = 30.0
 """Seconds without a heartbeat of the writer before a watcher that stands by answers 503.

@@ -30,15 +30,12 @@ from shmroute.watcher.dispatch import Dispatcher
 from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
 from shmroute.watcher.pending_rows import PendingRows
 from shmroute.watcher.standby import check_source
-from shmroute.watcher.status import ENDED, AuditStatus, Status, encode_status
+from shmroute.watcher.status import ENDED, HEARTBEAT_SECONDS, AuditStatus, Status, encode_status
 from shmroute.watcher.threads import SupervisedThreads
 
 __all__ = ["WatcherLoop"]
 
 _log = logging.getLogger(__name__)
-
-HEARTBEAT_SECONDS: Final = 1.0
-"""Seconds between two heartbeats; after five missed ones a supervisor counts the watcher as frozen."""
 
 STANDBY_RETRY_SECONDS: Final = 0.5
 """Seconds between two attempts of a standby watcher to take the lock: it must take over within 2 s."""

@@ -7,7 +7,7 @@ itself in the control block as soon as it holds the area.
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -15,14 +15,11 @@ from shmroute.errors import NotReady
 from shmroute.rows import Kind, SettingsRow
 from shmroute.shm.control import ControlReader
 from shmroute.shm.reader import RowReader
-from shmroute.watcher.status import ENDED, Status, decode_status
+from shmroute.watcher.status import ENDED, FROZEN_SECONDS, Status, decode_status
 from shmroute.watcher.workers import workers
 from shmroute.worker.reader import Reader
 
 __all__ = ["Health", "health", "report", "settings_text", "status_of", "waiting_for"]
-
-FROZEN_SECONDS: Final = 5.0
-"""Seconds without a heartbeat (five beats) before the watcher counts as dead or frozen."""
 
 Health = tuple[str, str]
 """A state as a word ("ok", "old" or "bad") and a sentence for people."""
@@ -89,12 +86,10 @@ def _settings(area: str, status: Status | None) -> dict[str, str] | None:
 
 
 def settings_text(settings: dict[str, str] | None) -> str:
-    """`https://host:6443, namespace x, selector iidp=iidp`."""
+    """`https://host:6443 (namespace x, selector iidp=iidp)`."""
     if settings is None:
         return "unknown"
-    namespace = f"namespace {settings['namespace']}" if settings["namespace"] else "all namespaces"
-    selector = f"selector {settings['selector']}" if settings["selector"] else "no selector"
-    return f"{settings['source']}, {namespace}, {selector}"
+    return str(SettingsRow(settings["namespace"], settings["selector"], settings["source"]))
 
 
 def _watcher(status: Status) -> dict[str, Any]:

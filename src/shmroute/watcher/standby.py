@@ -27,12 +27,6 @@ def check_source(area: str, own: SettingsRow) -> None:
     theirs = msgspec.structs.replace(theirs, steady_seconds=own.steady_seconds)  # how often each probes is its own
     if theirs != own:
         raise ConfigError(
-            f"area {area!r} is written by another watcher, from {_in_words(theirs)}, and this one would write it from"
-            f" {_in_words(own)}: choose another name with --area or SHMROUTE_AREA"
+            f"area {area!r} is written by another watcher, from {theirs}, and this one would write it from"
+            f" {own}: choose another name with --area or SHMROUTE_AREA"
         )
-
-
-def _in_words(settings: SettingsRow) -> str:
-    namespace = f"namespace {settings.namespace}" if settings.namespace else "all namespaces"
-    selector = f", selector {settings.selector}" if settings.selector else ""
-    return f"{settings.source} ({namespace}{selector})"

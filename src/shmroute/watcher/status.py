@@ -5,15 +5,32 @@ The owner thread writes it into the control block about once a second. Readers n
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from shmroute.rows import SettingsRow
 from shmroute.sources.base import SourceState
 
-__all__ = ["ENDED", "AuditStatus", "MetadataStatus", "Status", "ThreadStatus", "decode_status", "encode_status"]
+__all__ = [
+    "ENDED",
+    "FROZEN_SECONDS",
+    "HEARTBEAT_SECONDS",
+    "AuditStatus",
+    "MetadataStatus",
+    "Status",
+    "ThreadStatus",
+    "decode_status",
+    "encode_status",
+]
 
+HEARTBEAT_SECONDS: Final = 1.0
+"""Seconds between two heartbeats of a watcher, which are also the turns of its owner's loop."""
 
-ENDED = "ended"
+FROZEN_SECONDS: Final = 5 * HEARTBEAT_SECONDS
+"""Seconds without a heartbeat before a watcher counts as dead or frozen."""
+
+ENDED: Final = "ended"
 """The role that a watcher writes when it ends in order."""
 
 
