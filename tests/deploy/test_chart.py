@@ -78,7 +78,7 @@ def test_what_the_chart_renders_fits_the_published_schema(values: dict[str, Any]
 
 def test_every_value_reaches_the_manifests() -> None:
     manifests = by_identity(templated(values=EVERYTHING))
-    pod = manifests["DaemonSet", "shmroute"]["spec"]["template"]["spec"]
+    pod = manifests["DaemonSet", "shmroute-shmroute"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     (init,) = pod["initContainers"]
     assert {each["image"] for each in (container, init)} == {"registry.example.com/shmroute:1.2.3"}
@@ -106,7 +106,7 @@ def test_every_value_reaches_the_manifests() -> None:
     assert subject == {"kind": "ServiceAccount", "name": "watcher", "namespace": NAMESPACE}
     claims = [each for (kind, _), each in manifests.items() if kind == "PersistentVolumeClaim"]
     assert claims
-    [rule] = manifests["NetworkPolicy", "shmroute"]["spec"]["ingress"]
+    [rule] = manifests["NetworkPolicy", "shmroute-shmroute"]["spec"]["ingress"]
     assert rule == {"from": EVERYTHING["networkPolicy"]["from"], "ports": [{"port": 9000}]}
 
 
@@ -132,6 +132,7 @@ def test_a_namespace_that_reads_gets_a_volume_to_the_watchers_folder() -> None:
         (("one", "team-a"), ("two", "team-a")),
         (("b.x", "a"), ("x", "a")),
         (("x", "a"), ("b.x", "a")),
+        (("x", "a"), ("x-shmroute", "a")),
     ],
     ids=lambda releases: " and ".join("/".join(reversed(each)) for each in releases),
 )
@@ -211,8 +212,8 @@ def test_an_image_by_digest_gets_no_tag(image: dict[str, str], expected: str) ->
 @pytest.mark.parametrize(
     ("account", "name", "made"),
     [
-        ({}, "shmroute", True),
-        ({"name": ""}, "shmroute", True),
+        ({}, "shmroute-shmroute", True),
+        ({"name": ""}, "shmroute-shmroute", True),
         ({"name": "own"}, "own", True),
         ({"create": False}, "default", False),
         ({"create": False, "name": "own"}, "own", False),
@@ -229,8 +230,8 @@ def test_the_service_account_always_has_a_name(account: dict[str, Any], name: st
 
 def test_a_network_policy_without_sources_lets_nobody_in() -> None:
     manifests = by_identity(templated(*NODE, values={"networkPolicy": {"from": []}}))
-    assert manifests["NetworkPolicy", "shmroute"]["spec"]["ingress"] == []
-    assert ("NetworkPolicy", "shmroute") not in by_identity(templated(*NODE, "networkPolicy.enabled=false"))
+    assert manifests["NetworkPolicy", "shmroute-shmroute"]["spec"]["ingress"] == []
+    assert ("NetworkPolicy", "shmroute-shmroute") not in by_identity(templated(*NODE, "networkPolicy.enabled=false"))
 
 
 # -- the sidecar in a user's own chart
@@ -250,6 +251,15 @@ def test_the_chart_on_the_page_gets_the_sidecar_of_the_kustomization(kustomize: 
         each["metadata"]["name"] for each in manifests if each["kind"] == "ServiceAccount"
     }
     assert not [breach for breach in breaches_of_restricted(pod) if breach.startswith("shmroute:")]
+
+
+@pytest.mark.parametrize("scope", ["namespaced", "cluster"])
+def test_below_an_apps_chart_nothing_is_called_as_its_release(tmp_path: Path, scope: str) -> None:
+    """`helm create` calls an app's own ServiceAccount so, and a name that comes twice fails the installation."""
+    manifests = templated(f"shmroute.scope={scope}", chart=dependent(tmp_path), release="app")
+    names = [(each["kind"], each["metadata"]["name"]) for each in manifests]
+    assert len(names) == len(set(names)) > 3
+    assert "app" not in {name for _, name in names}
 
 
 def test_the_values_on_the_page_reach_the_sidecar(tmp_path: Path) -> None:

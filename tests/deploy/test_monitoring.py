@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from math import inf
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +18,7 @@ from shmroute.rows import SettingsRow
 from shmroute.shm.register import Register
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import AuditResult, Replaced, SourceState
-from shmroute.sources.kubernetes.timing import SourceStats
+from shmroute.sources.kubernetes.timing import SourceStats, Timing
 from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metrics import WatcherCollector
 from shmroute.watcher.status import MetadataStatus
@@ -43,7 +45,7 @@ def names() -> set[str]:
     return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
 
 
-def _watcher(area: str = "unused") -> WatcherLoop:
+def _watcher(area: str = "unused", steady_seconds: float = 0.0) -> WatcherLoop:
     """A watcher that has never run, with a status in which every metric has a sample."""
     from msgspec.structs import replace
 
@@ -54,7 +56,7 @@ def _watcher(area: str = "unused") -> WatcherLoop:
 
         def run(self, *_: object) -> None: ...
 
-    watcher = WatcherLoop(area, [Source()], settings=SettingsRow("", "", ""))  # type: ignore[list-item]
+    watcher = WatcherLoop(area, [Source()], settings=SettingsRow("", "", "", steady_seconds))  # type: ignore[list-item]
     for event in (
         SourceState("appmodels", "watching", 1),
         AuditResult("appmodels", 1, 0),
@@ -65,6 +67,11 @@ def _watcher(area: str = "unused") -> WatcherLoop:
         watcher._status("writing"), area=area, metadata=MetadataStatus("redis://localhost", 1, 1, 1, 1, 1)
     )
     return watcher
+
+
+def rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def used(expressions: Iterator[str]) -> set[str]:
@@ -86,12 +93,24 @@ def test_no_label_names_a_model() -> None:
     assert labels <= {"resource", "reason", "version"}
 
 
+@pytest.mark.parametrize(("probe_seconds", "threshold"), [(5.0, 70.0), (30.0, 120.0), (300.0, 660.0), (0.0, inf)])
+def test_the_alert_on_old_routes_follows_the_probe_period(probe_seconds: float, threshold: float) -> None:
+    [rule] = [rule for rule in rules() if rule["alert"] == "ShmrouteRoutesStale"]
+    steady = Timing(probe_seconds=probe_seconds).frozen_within if probe_seconds else 0.0
+    registry = CollectorRegistry()
+    registry.register(WatcherCollector(_watcher(steady_seconds=steady)))
+    age, _, limit = rule["expr"].partition(" > ")
+    healthy, _, more = limit.partition(" + ")
+
+    assert age == "shmroute_snapshot_age_seconds"
+    assert (registry.get_sample_value(healthy) or 0.0) + float(more) == threshold
+
+
 @pytest.mark.parametrize("file", ["alerts.yaml", "dashboard.json"])
 def test_only_metrics_that_exist_are_named(file: str) -> None:
     text = (MONITORING / file).read_text()
     if file == "alerts.yaml":
-        rules = [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
-        expressions = used(rule["expr"] for rule in rules)
+        expressions = used(rule["expr"] for rule in rules())
     else:
         panels = json.loads(text)["panels"]
         expressions = used(target["expr"] for panel in panels for target in panel["targets"])

@@ -57,13 +57,16 @@ def test_watch_says_what_it_follows_and_what_it_found_as_json(area: str, tmp_pat
     (manifests.path / "bad.json").write_text(
         '{"apiVersion": "iidp.com/v1", "kind": "AppModel", "metadata": {"name": "b"}}'
     )
+    (tmp_path / "metadata").mkdir()
     command = [sys.executable, "-m", "shmroute", "watch", "--area", area, "--manifests", str(manifests.path)]
+    command += ["--metadata", str(tmp_path / "metadata")]
     errors = tmp_path / "errors"
     with errors.open("w") as stream:
         process = subprocess.Popen(bound([*command, "--log-format", "json"]), stderr=stream)
     try:
         until(lambda: "first snapshot" in errors.read_text(), "first snapshot")
         until(lambda: "is set aside" in errors.read_text(), "the invalid object")
+        until(lambda: "metadata of model" in errors.read_text(), "the missing metadata")
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

@@ -66,6 +66,12 @@ class WatcherCollector(Collector):
             yield SummaryMetricFamily(f"shmroute_{name}", text, count, total)
         age = status.age + silent_seconds(self._watcher)
         yield GaugeMetricFamily("shmroute_snapshot_age_seconds", "Since all sources were in step.", age)
+        steady = status.settings.steady_seconds if status.settings else 0.0
+        yield GaugeMetricFamily(
+            "shmroute_snapshot_age_healthy_seconds",
+            "Highest snapshot age while all is well, by --probe-seconds; +Inf where nothing bounds it.",
+            steady or float("inf"),
+        )
         yield from self._sources(status)
         yield from _workers(status.area)
         yield from _audits(status)

@@ -1,13 +1,18 @@
 {{/*
-Names. In its namespace everything is called as the release. In the whole cluster the namespace comes before it: no other
-release has that name, since a namespace has neither dot nor colon in it.
+Names. In its namespace everything is called RELEASE-shmroute: the chart of an app that depends on this one is likely to call
+its own ServiceAccount and Role as the release. In the whole cluster the namespace comes before the release: no other release
+has that name, since a namespace has neither dot nor colon in it.
 */}}
+{{- define "shmroute.name" -}}
+{{ .Release.Name }}-shmroute
+{{- end }}
+
 {{- define "shmroute.clusterName" -}}
 shmroute-watcher:{{ .Release.Namespace }}:{{ .Release.Name }}
 {{- end }}
 
 {{- define "shmroute.serviceAccountName" -}}
-{{ .Values.serviceAccount.name | default (ternary .Release.Name "default" .Values.serviceAccount.create) }}
+{{ .Values.serviceAccount.name | default (ternary (include "shmroute.name" .) "default" .Values.serviceAccount.create) }}
 {{- end }}
 
 {{- define "shmroute.image" -}}
