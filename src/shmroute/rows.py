@@ -236,7 +236,7 @@ class InvalidRow(msgspec.Struct, frozen=True, array_like=True):
     """An object or a file that was set aside."""
 
     kind: str
-    """"AppModel", "EndpointSlice", "File" or "Port"."""
+    """"AppModel", "EndpointSlice", "Endpoints", "Port", "App", "Namespace", "File", or a declared table's name."""
     namespace: str
     name: str
     reason: str

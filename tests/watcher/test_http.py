@@ -17,6 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from shmroute.errors import ConfigError
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import AuditResult, Replaced, SourceState
+from shmroute.tables import Room
+from shmroute.tables.shares import Share
 from shmroute.watcher import http as http_module
 from shmroute.watcher.http import serve
 from shmroute.watcher.loop import WatcherLoop
@@ -225,3 +227,13 @@ def test_all_addresses_of_both_families_are_bound_where_none_is_named(area: str)
         assert ask(port, "/healthz")[0] == 200
         if socket.has_dualstack_ipv6():
             assert ask(port, "/healthz", "::1")[0] == 200
+
+
+def test_readyz_and_metrics_say_which_namespace_has_no_room(area: str) -> None:
+    room = Room(routes=Share(1, 10, 10_000))
+    with running(area, room=room) as it, serving(it.watcher) as port:
+        it.source.put(Replaced("appmodels", (appmodel("one"), appmodel("two"), appmodel("three"))))
+        it.source.in_step()
+        wait_for(lambda: it.watcher.status.no_room_objects == 2)
+        assert ask(port, "/readyz") == (200, "ok\nno room for 2 of namespace 'test' (routes): its --share is taken\n")
+        assert "shmroute_no_room_objects 2.0" in ask(port, "/metrics")[1]

@@ -64,6 +64,8 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     memory, log = bytes_text(watcher["segment_bytes"]), bytes_text(watcher["log_bytes"])
     yield f"memory      {memory} of shared memory, log {log}{rebuilding}"
     yield f"set aside   {watcher['conflicts']} conflicts, {watcher['invalid']} invalid"
+    for words in watcher["no_room"]:
+        yield f"no room     {printable(words)}"
     newest = f", newest in {watcher['propagation_seconds'] * 1e3:.1f} ms" if watcher["propagations"] else ""
     yield f"published   {watcher['publishes']} generations from {watcher['events']} events{newest}"
     yield f"workers     {_workers(facts['workers'])}"

@@ -18,6 +18,7 @@ from shmroute.watcher.options import (
     PROBE_SECONDS,
     PROBE_SECONDS_MAX,
     PROBE_SECONDS_MIN,
+    SHARE_PERCENT,
     check_probe_seconds,
 )
 
@@ -184,6 +185,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         default=MetadataLimits().value_bytes,
         show_default=True,
         help="Bytes; larger values are listed and not kept.",
+    ),
+    click.option(
+        "--share",
+        type=click.FloatRange(min=0.1, max=100.0),
+        envvar="SHMROUTE_SHARE",
+        default=SHARE_PERCENT,
+        show_default=True,
+        help="Percentage of what the area may hold for the objects of one namespace, where several of a cluster are "
+        "watched; the youngest beyond it are set aside. 100 sets no limit.",
     ),
     click.option(
         "--checkpoint",

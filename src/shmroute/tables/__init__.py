@@ -6,6 +6,7 @@ events come from or where rows go. Its one user is the watcher's owner thread.
 
 from shmroute.tables.handler import Announcement, Handler
 from shmroute.tables.merge_slices import EndpointRules
+from shmroute.tables.shares import Crowded, Room
 from shmroute.tables.tables import Index
 
-__all__ = ["Announcement", "EndpointRules", "Handler", "Index"]
+__all__ = ["Announcement", "Crowded", "EndpointRules", "Handler", "Index", "Room"]

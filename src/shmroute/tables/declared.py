@@ -16,6 +16,7 @@ from shmroute.resources.registry import Item
 from shmroute.resources.table import InvalidTableObject, TableKind, TableObject
 from shmroute.rows import ConflictRow, InvalidRow, RowKey, TableRow, bucket_key, bucket_of, encode
 from shmroute.tables.handler import Announcement
+from shmroute.tables.problems import Problems
 from shmroute.tables.table import RowChanges
 
 __all__ = ["DeclaredTable"]
@@ -35,12 +36,12 @@ class DeclaredTable:
 
     Args:
         kind: what is watched, and the table's number.
-        invalid: gets a row for each object that cannot be a row.
+        problems: gets a row for each object that cannot be a row.
         conflicts: gets a row for each key that several objects claim.
         directory: gets the table's own row.
     """
 
-    def __init__(self, kind: TableKind, invalid: RowChanges, conflicts: RowChanges, directory: RowChanges) -> None:
+    def __init__(self, kind: TableKind, problems: Problems, conflicts: RowChanges, directory: RowChanges) -> None:
         self._kind = kind
         self._objects: dict[ObjectKey, TableObject] = {}
         self._claims: dict[str, list[_Claim]] = {}
@@ -48,7 +49,7 @@ class DeclaredTable:
         self._rows = RowChanges(kind.feeds)
         self._entries: dict[str, _Entry] = {}
         self._touched_buckets: dict[tuple[str, int], None] = {}
-        self._invalid = invalid
+        self._problems = problems
         self._conflicts = conflicts
         self._directory = directory
         self._conflict_count = 0
@@ -91,7 +92,7 @@ class DeclaredTable:
             name = f"{self._kind.name} ({self._kind.full_name})"
             row = InvalidRow(name, key.namespace, key.name, item.reason, last_good=old is not None)
             self._set_aside[key] = None
-            self._invalid.set(self._invalid_key(key), encode(row))
+            self._problems.set(key.namespace, self._invalid_key(key), encode(row))
             return
         assert isinstance(item, TableObject)  # noqa: S101 - the kind's parser returns nothing else
         self._mend(key)
@@ -163,7 +164,7 @@ class DeclaredTable:
     def _mend(self, key: ObjectKey) -> None:
         if key in self._set_aside:
             del self._set_aside[key]
-            self._invalid.set(self._invalid_key(key), None)
+            self._problems.set(key.namespace, self._invalid_key(key), None)
 
     def _invalid_key(self, key: ObjectKey) -> str:
         return f"{self._kind.name}: {key}"

@@ -1,4 +1,4 @@
-"""Rows about addresses: ENDPOINTS, one for each valid AppModel, and INVALID ones of kind "Port".
+"""Rows about addresses: ENDPOINTS, one for each valid AppModel, and INVALID ones of the kinds "Port" and "Endpoints".
 
 Used by `shmroute.tables.tables` only. Knows which Service each AppModel names, never its models: what an endpoint costs
 does not depend on how many models its app has.
@@ -10,6 +10,8 @@ not wait for the next list. A slice is kept packed, at some 70 bytes an endpoint
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Final
 
 import msgspec
 
@@ -18,13 +20,22 @@ from shmroute.resources.endpointslice import EndpointSlice, address_problem
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import ENDPOINTSLICES, Item
 from shmroute.rows import EndpointsRow, EndpointsState, InvalidRow, Kind, RowKey, encode
+from shmroute.tables.conflicts import claim_of
 from shmroute.tables.handler import Announcement
 from shmroute.tables.merge_slices import EndpointRules, merge, pack
+from shmroute.tables.problems import Problems
+from shmroute.tables.shares import Share, Shares
 from shmroute.tables.table import RowChanges
 
 __all__ = ["Endpoints"]
 
-_ENDPOINTS, _INVALID = int(Kind.ENDPOINTS), int(Kind.INVALID)  # plain, as in `shmroute.tables.models`
+MAX_ROW_BYTES: Final = 16 * 1024 * 1024
+"""Largest row of one AppModel's addresses: some 200,000 of them. A row may have 64 MiB."""
+
+_TOO_MANY: Final = f"at most {MAX_ROW_BYTES} bytes are taken, so its endpoints are not known"
+
+_ROW_BYTES: Final = 64
+"""Bytes that a row takes beside key and value: the record's head and slots."""
 
 
 class Endpoints:
@@ -36,14 +47,22 @@ class Endpoints:
 
     Args:
         appmodels: the AppModels in force; kept by the caller, who says what has changed in it.
-        invalid: gets a row for each slice with addresses that are not taken.
+        problems: gets a row for each slice with addresses that are not taken, and for each port or room that lacks.
         rules: how endpoints are made.
+        share: what the addresses of one namespace's AppModels may take; None: no limit.
     """
 
-    def __init__(self, appmodels: Mapping[ObjectKey, AppModel], invalid: RowChanges, rules: EndpointRules) -> None:
+    def __init__(
+        self,
+        appmodels: Mapping[ObjectKey, AppModel],
+        problems: Problems,
+        rules: EndpointRules,
+        share: Share | None = None,
+    ) -> None:
         self._appmodels = appmodels
-        self._invalid = invalid
+        self._problems = problems
         self._rules = rules
+        self.shares = Shares(share)
         self._slices: dict[ObjectKey, dict[ObjectKey, bytes]] = {}
         self._service_of: dict[ObjectKey, ObjectKey] = {}
         self._emptied: dict[ObjectKey, None] = {}
@@ -51,19 +70,14 @@ class Endpoints:
         # Of a Service, the AppModels that name it by annotation; the one of its own name needs no entry.
         self._annotated: dict[ObjectKey, dict[ObjectKey, None]] = {}
         self._touched: dict[ObjectKey, None] = {}
-        self._rows: dict[ObjectKey, bytes] = {}
-        self._problems: dict[ObjectKey, bytes] = {}
-
-    @property
-    def problem_count(self) -> int:
-        """INVALID rows, as of the last `take_changes`."""
-        return len(self._problems)
+        self._rows = RowChanges(int(Kind.ENDPOINTS))
+        self._no_room: dict[ObjectKey, None] = {}
 
     # --- AppModels -----------------------------------------------------------------------------------------
 
     def replace(self, old: AppModel | None, new: AppModel | None) -> None:
         """`new` replaces `old`; the caller's mapping holds `new` already. `settle` ends an event."""
-        if old is not None and new is not None and (old.service, old.port) == (new.service, new.port):
+        if old is not None and new is not None and _asked(old) == _asked(new):
             return
         if old is not None:
             self._touched[old.key] = None
@@ -133,7 +147,7 @@ class Endpoints:
 
     def remove(self, key: ObjectKey) -> list[Announcement]:
         """A slice is gone."""
-        self._invalid.set(_slice_row_key(key), None)
+        self._problems.set(key.namespace, _slice_row_key(key), None)
         service = self._service_of.pop(key, None)
         if service is None:
             return []
@@ -154,13 +168,13 @@ class Endpoints:
         """The slice without addresses that no pod has; they are listed as a problem of the slice."""
         problems = {each.address: problem for each in item.endpoints if (problem := address_problem(each.address))}
         if not problems:
-            self._invalid.set(_slice_row_key(item.key), None)
+            self._problems.set(item.key.namespace, _slice_row_key(item.key), None)
             return item
         address, problem = next(iter(problems.items()))
         more = f" (and {len(problems) - 1} more addresses)" if len(problems) > 1 else ""
         reason = f"address {address!r} is {problem}{more}: left out; --special-addresses takes such addresses"
         row = InvalidRow(ENDPOINTSLICES.kind, item.key.namespace, item.key.name, reason, last_good=False)
-        self._invalid.set(_slice_row_key(item.key), encode(row))
+        self._problems.set(item.key.namespace, _slice_row_key(item.key), encode(row))
         left = tuple(each for each in item.endpoints if each.address not in problems)
         return msgspec.structs.replace(item, endpoints=left)
 
@@ -172,31 +186,46 @@ class Endpoints:
 
     def take_changes(self) -> Iterator[tuple[RowKey, bytes | None]]:
         """Rows that differ from what they were at the last call; None for a row that is gone."""
-        touched, self._touched = self._touched, {}
-        for key in touched:
-            row, problem = self._made(self._appmodels.get(key))
-            if _exchange(self._rows, key, row):
-                yield (_ENDPOINTS, str(key)), row
-            if _exchange(self._problems, key, problem):
-                yield _problem_key(key), problem
+        self.make_rows()
+        return self._rows.take_changes()
 
     def rows(self) -> Iterator[tuple[RowKey, bytes]]:
         """All rows as they are now."""
-        for key, appmodel in self._appmodels.items():
-            row: bytes | None
-            problem: bytes | None
-            if key in self._touched:
-                row, problem = self._made(appmodel)
-            else:
-                row, problem = self._rows[key], self._problems.get(key)
-            if row is not None:
-                yield (_ENDPOINTS, str(key)), row
-            if problem is not None:
-                yield _problem_key(key), problem
+        self.make_rows()
+        return self._rows.rows()
 
-    def _made(self, appmodel: AppModel | None) -> tuple[bytes | None, bytes | None]:
-        if appmodel is None:
-            return None, None
+    def make_rows(self) -> None:
+        """Make the rows that were touched, and their problems."""
+        touched, self._touched = self._touched, {}
+        made: dict[ObjectKey, tuple[bytes, str]] = {}
+        for key in touched:
+            appmodel = self._appmodels.get(key)
+            if appmodel is None:
+                self.shares.remove(key.namespace, key)
+                self._no_room.pop(key, None)
+                self._set(key, None, "")
+            else:
+                row, problem = made[key] = self._made(appmodel)
+                if self.shares.limit is not None:
+                    size = len(row) + _ROW_BYTES + 2 * len(str(key))
+                    self.shares.put(key.namespace, key, claim_of(appmodel).rank, Share(1, 0, size))
+        moved = dict(self.shares.settle())
+        for key in dict.fromkeys(chain(made, moved)):
+            row, problem = made.get(key) or self._made(self._appmodels[key])
+            if moved.get(key, key not in self._no_room):
+                self._no_room.pop(key, None)
+            else:
+                self._no_room[key] = None
+                problem = self.shares.reason(key.namespace, "addresses")
+                row = encode(EndpointsRow(str(self._appmodels[key].service), EndpointsState.UNKNOWN, (), "no room"))
+            self._set(key, row, problem)
+
+    def _set(self, key: ObjectKey, row: bytes | None, problem: str) -> None:
+        self._rows.set(str(key), row)
+        about = InvalidRow("Endpoints" if key in self._no_room else "Port", key.namespace, key.name, problem, False)
+        self._problems.set(key.namespace, f"Port {key}", encode(about) if problem else None)
+
+    def _made(self, appmodel: AppModel) -> tuple[bytes, str]:
         service = appmodel.service
         slices = self._slices.get(service)
         problem = ""
@@ -206,26 +235,17 @@ class Endpoints:
             row = EndpointsRow(str(service), EndpointsState.KNOWN)
         else:
             row = EndpointsRow(str(service), EndpointsState.UNKNOWN)
-        if not problem:
-            return encode(row), None
-        key = appmodel.key
-        return encode(row), encode(InvalidRow("Port", key.namespace, key.name, problem, last_good=False))
+        encoded = encode(row)
+        if len(encoded) > MAX_ROW_BYTES:
+            problem = f"Service {service} has {len(row.endpoints)} addresses in {len(encoded)} bytes: {_TOO_MANY}"
+            encoded = encode(EndpointsRow(str(service), EndpointsState.UNKNOWN, (), "too many addresses"))
+        return encoded, problem
+
+
+def _asked(appmodel: AppModel) -> tuple[object, ...]:
+    """What the row of an AppModel, and its place among those of its namespace, depends on."""
+    return appmodel.service, appmodel.port, appmodel.created, appmodel.first_seen
 
 
 def _slice_row_key(key: ObjectKey) -> str:
     return f"{ENDPOINTSLICES.kind} {key}"
-
-
-def _problem_key(key: ObjectKey) -> RowKey:
-    return (_INVALID, f"Port {key}")
-
-
-def _exchange(kept: dict[ObjectKey, bytes], key: ObjectKey, new: bytes | None) -> bool:
-    """Keep `new` under `key`; whether that changed anything."""
-    if kept.get(key) == new:
-        return False
-    if new is None:
-        del kept[key]
-    else:
-        kept[key] = new
-    return True

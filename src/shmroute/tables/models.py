@@ -9,17 +9,28 @@ from collections.abc import Iterator
 from typing import Final
 
 from shmroute.resources.appmodel import AppModel
-from shmroute.rows import AppRow, ConflictRow, Kind, RouteRow, RowKey, encode
+from shmroute.resources.appmodel_rules import MAX_MODELS
+from shmroute.rows import AppRow, ConflictRow, InvalidRow, Kind, RouteRow, RowKey, encode
 from shmroute.tables.conflicts import Claim, Claimants, Claims, Contest, claim_of
 
 __all__ = ["MAX_LISTED_LOSERS", "Routes", "app_row", "route_row"]
 
 # As plain numbers: the garbage collector has to follow an enum's member, and so every key that holds one, which takes
 # three times as long for a million keys.
-_MODEL, _APP, _CONFLICT = int(Kind.MODEL), int(Kind.APP), int(Kind.CONFLICT)
+_MODEL, _APP, _CONFLICT, _INVALID = int(Kind.MODEL), int(Kind.APP), int(Kind.CONFLICT), int(Kind.INVALID)
 
 MAX_LISTED_LOSERS: Final = 100
 """Most losers named in one CONFLICT row. With thousands of them, each change would write all names again."""
+
+MAX_FOREIGN_APPMODELS: Final = 100
+"""Most AppModels of one namespace in the APP row of an app that another namespace has named first: no tenant may make
+each change of another one's row costly."""
+
+MAX_FOREIGN_MODELS: Final = MAX_MODELS
+"""The same of their models: one AppModel always has its place."""
+
+MAX_APP_MODELS: Final = 250_000
+"""Most models in an APP row. With the longest usual names it has some 30 MiB then; a row may have 64 MiB."""
 
 _CACHED_APPMODELS: Final = 1024
 """Most AppModels whose models are kept as a dict during one pass over everything: bounds its memory."""
@@ -33,6 +44,13 @@ class Routes:
         self._apps = Claims()
         self._given_out: dict[str, dict[RowKey, int]] = {}
         """For each name with several claimants, the hashes of its MODEL and CONFLICT rows as last given out."""
+        self._shortened: dict[str, bytes] = {}
+        """The INVALID rows of apps whose APP row leaves AppModels out."""
+
+    @property
+    def shortened_count(self) -> int:
+        """APP rows that leave AppModels out, as of the last `take_changes`."""
+        return len(self._shortened)
 
     @property
     def model_count(self) -> int:
@@ -94,9 +112,15 @@ class Routes:
             after = self._apps.claimants(name)
             if after is before and not isinstance(after, Contest):
                 continue
-            row = _app_rows(after) if after is not None else None
-            if not isinstance(before, Claim) or row != _app_rows(before):
+            row, problem = _app_rows(name, after) if after is not None else (None, None)
+            if not isinstance(before, Claim) or row != _app_rows(name, before)[0]:
                 yield (_APP, name), row
+            if problem != self._shortened.get(name):
+                yield _shortened_key(name), problem
+                if problem is None:
+                    del self._shortened[name]
+                else:
+                    self._shortened[name] = problem
 
     def _contested_changes(
         self, name: str, before: Claimants, after: Claimants, versions: _Versions
@@ -121,7 +145,10 @@ class Routes:
         for name, claimants in self._models.items():
             yield from _rows_of(name, claimants, versions)
         for name, claimants in self._apps.items():
-            yield (_APP, name), _app_rows(claimants)
+            row, problem = _app_rows(name, claimants)
+            yield (_APP, name), row
+            if problem is not None:
+                yield _shortened_key(name), problem
 
 
 def route_row(model: str, version: str, appmodel: AppModel, others: tuple[RouteRow, ...] = ()) -> RouteRow:
@@ -183,6 +210,33 @@ def _rows_of(name: str, claimants: Claim | Contest, versions: _Versions) -> Iter
         yield (_CONFLICT, f"{winner.namespace}/{name}"), encode(row)
 
 
-def _app_rows(claimants: Claim | Contest) -> bytes:
-    claims = claimants.in_order() if isinstance(claimants, Contest) else [claimants]
-    return encode(tuple(app_row(claim.appmodel) for claim in claims))
+def _shortened_key(app: str) -> RowKey:
+    return _INVALID, f"App {app}"
+
+
+def _app_rows(app: str, claimants: Claim | Contest) -> tuple[bytes, bytes | None]:
+    """The APP row, and an INVALID row if AppModels had to be left out of it."""
+    if not isinstance(claimants, Contest):
+        return encode((app_row(claimants.appmodel),)), None
+    claims = claimants.in_order()
+    shown: list[AppRow] = []
+    models = 0
+    taken: dict[str, tuple[int, int]] = {}
+    for claim in claims:
+        count = len(claim.appmodel.models)
+        their_objects, their_models = taken.get(claim.namespace, (0, 0))
+        foreign = claim.namespace != claims[0].namespace
+        if foreign and (their_objects >= MAX_FOREIGN_APPMODELS or their_models + count > MAX_FOREIGN_MODELS):
+            continue
+        if models + count > MAX_APP_MODELS:
+            continue
+        taken[claim.namespace] = their_objects + 1, their_models + count
+        models += count
+        shown.append(app_row(claim.appmodel))
+    if len(shown) == len(claims):
+        return encode(shown), None
+    reason = (
+        f"{len(claims)} AppModels name this app, {len(claims) - len(shown)} of the younger ones are left out of its"
+        " row: their models are served all the same"
+    )
+    return encode(shown), encode(InvalidRow("App", "", app, reason, last_good=True))

@@ -30,6 +30,8 @@ from shmroute.tables.declared import DeclaredTable
 from shmroute.tables.endpoints import Endpoints
 from shmroute.tables.handler import Announcement
 from shmroute.tables.merge_slices import EndpointRules
+from shmroute.tables.problems import Problems
+from shmroute.tables.shares import Crowded, Room
 from shmroute.tables.table import RowChanges, Table
 
 __all__ = ["Index"]
@@ -41,19 +43,23 @@ class Index:
     Args:
         rules: how endpoints are made from slices.
         kinds: the watched kinds; each declared one feeds a table of its own.
+        room: what one namespace may take.
     """
 
-    def __init__(self, rules: EndpointRules | None = None, kinds: Iterable[WatchedKind] = BUILT_IN) -> None:
-        self._invalid = RowChanges(int(Kind.INVALID))
+    def __init__(
+        self, rules: EndpointRules | None = None, kinds: Iterable[WatchedKind] = BUILT_IN, room: Room | None = None
+    ) -> None:
+        room = room or Room()
+        self._problems = Problems()
         valid: dict[ObjectKey, AppModel] = {}
-        self._endpoints = Endpoints(valid, self._invalid, rules or EndpointRules())
-        self._appmodels = AppModels(valid, self._invalid, self._endpoints)
+        self._endpoints = Endpoints(valid, self._problems, rules or EndpointRules(), room.endpoints)
+        self._appmodels = AppModels(valid, self._problems, self._endpoints, room.routes)
         self._tables: dict[str, Table] = {APPMODELS.name: self._appmodels, ENDPOINTSLICES.name: self._endpoints}
         self._conflicts = RowChanges(int(Kind.CONFLICT))
         self._directory = RowChanges(int(Kind.TABLES))
         for kind in kinds:
             if isinstance(kind, TableKind):
-                self._tables[kind.name] = DeclaredTable(kind, self._invalid, self._conflicts, self._directory)
+                self._tables[kind.name] = DeclaredTable(kind, self._problems, self._conflicts, self._directory)
 
     # --- counts --------------------------------------------------------------------------------------------
 
@@ -74,8 +80,14 @@ class Index:
 
     @property
     def invalid_count(self) -> int:
-        """INVALID rows, as of the last `take_changes`."""
-        return len(self._invalid) + self._endpoints.problem_count
+        """What is set aside, as of the last `take_changes`; the INVALID rows list a bounded part of it."""
+        return len(self._problems) + self._appmodels.routes.shortened_count
+
+    @property
+    def crowded(self) -> list[Crowded]:
+        """The namespaces that have objects set aside for lack of room, as of the last `take_changes`."""
+        tables = (("routes", self._appmodels.shares), ("endpoints", self._endpoints.shares))
+        return [Crowded(namespace, what, n) for what, shares in tables for namespace, n in shares.crowded]
 
     # --- events in -----------------------------------------------------------------------------------------
 
@@ -100,7 +112,7 @@ class Index:
         path, row = _readable(event.path), None
         if event.reason is not None:
             row = encode(InvalidRow("File", "", path, _readable(event.reason), event.last_good))
-        self._invalid.set(path, row)
+        self._problems.set("", path, row)
 
     # --- rows out ------------------------------------------------------------------------------------------
 
@@ -110,14 +122,14 @@ class Index:
         Costs what has changed since then, not what exists.
         """
         tables = (table.take_changes() for table in self._tables.values())
-        shared = (rows.take_changes() for rows in (self._invalid, self._conflicts, self._directory))
+        shared = (rows.take_changes() for rows in (self._problems, self._conflicts, self._directory))
         return dict(chain(*tables, *shared))
 
     def rows(self) -> Iterator[tuple[RowKey, bytes]]:
         """The complete table as it is now, whether or not the changes have been taken. Apply nothing meanwhile."""
         for table in self._tables.values():
             yield from table.rows()
-        for rows in (self._invalid, self._conflicts, self._directory):
+        for rows in (self._problems, self._conflicts, self._directory):
             yield from rows.rows()
 
 

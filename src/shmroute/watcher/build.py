@@ -14,12 +14,13 @@ from shmroute.resources.registry import APPMODELS, BUILT_IN, ENDPOINTSLICES, Wat
 from shmroute.resources.table import TableKind, watch_tables
 from shmroute.rows import SettingsRow
 from shmroute.sources.base import Source
-from shmroute.tables import EndpointRules, Handler
+from shmroute.tables import EndpointRules, Handler, Room
 from shmroute.watcher.checkpoint import Checkpoint, Identity
 from shmroute.watcher.handlers import check_handler, load_handlers
 from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metadata_feed import MetadataFeed
-from shmroute.watcher.options import WatchOptions, check_namespaces, check_probe_seconds
+from shmroute.watcher.options import WatchOptions, check_namespaces, check_probe_seconds, check_share
+from shmroute.watcher.room import area_room
 from shmroute.watcher.tables_file import read_tables
 
 __all__ = ["build"]
@@ -50,12 +51,19 @@ def build(options: WatchOptions, handlers: Iterable[Handler] = ()) -> WatcherLoo
     called = [check_handler(handler, repr(handler)) for handler in handlers]
     called += load_handlers(options.handlers)
     sources, settings = _folder(options) if options.manifests else _cluster(options)
+    room = area_room(
+        check_share(options.share),
+        several_namespaces=not options.manifests and (options.all_namespaces or len(set(options.namespaces)) > 1),
+        metadata=bool(options.redis or options.metadata),
+        tables=len(_tables(options)),
+    )
     return WatcherLoop(
         options.area,
         sources,
         settings=settings,
+        room=room,
         rules=EndpointRules(options.port, options.ip_family, bool(options.manifests) or options.special_addresses),
-        metadata=_metadata(options),
+        metadata=_metadata(options, room),
         checkpoint=_checkpoint(options, settings),
         handlers=called,
         group=int(options.group) if options.group and options.group.isdigit() else options.group,
@@ -123,7 +131,7 @@ def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
     return [source], SettingsRow(namespace or "", options.selector or "", str(source.path))
 
 
-def _metadata(options: WatchOptions) -> MetadataFeed | None:
+def _metadata(options: WatchOptions, room: Room) -> MetadataFeed | None:
     if options.redis and options.metadata:
         raise ConfigError("--redis and --metadata exclude each other")
     store: Store
@@ -138,7 +146,7 @@ def _metadata(options: WatchOptions) -> MetadataFeed | None:
     else:
         return None
     limits = MetadataLimits(value_bytes=options.metadata_limit)
-    return MetadataFeed(MetadataLoader(store, template=KeyTemplate(options.metadata_key), limits=limits))
+    return MetadataFeed(MetadataLoader(store, template=KeyTemplate(options.metadata_key), limits=limits), room)
 
 
 def _checkpoint(options: WatchOptions, settings: SettingsRow) -> Checkpoint | None:

@@ -226,7 +226,7 @@ def _ready(status: Status) -> tuple[bool, str]:
     # It stays ready, since the last state is served; problems are named all the same.
     problems = [status.problem] if status.problem else []
     problems += [f"{state.resource}: {state.reason}" for state in status.sources if state.reason]
-    return True, "\n".join(["ok", *problems])
+    return True, "\n".join(["ok", *problems, *status.no_room])
 
 
 class _LimitedConnection(H11Protocol):

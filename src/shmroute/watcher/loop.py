@@ -21,7 +21,7 @@ from shmroute.rows import Kind, RowKey, SettingsRow
 from shmroute.shm.writing.control import stand_by
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import Audited, AuditResult, Changed, Deleted, Event, Replaced, Resync, Source, SourceState
-from shmroute.tables import Announcement, EndpointRules, Handler, Index
+from shmroute.tables import Announcement, Crowded, EndpointRules, Handler, Index, Room
 from shmroute.version import __version__
 from shmroute.watcher.adoption import adopted_appmodels
 from shmroute.watcher.change_log import ChangeLog
@@ -29,6 +29,7 @@ from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.dispatch import Dispatcher
 from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
 from shmroute.watcher.pending_rows import PendingRows
+from shmroute.watcher.room import words_of
 from shmroute.watcher.standby import check_source
 from shmroute.watcher.status import ENDED, HEARTBEAT_SECONDS, AuditStatus, Status, encode_status
 from shmroute.watcher.threads import SupervisedThreads
@@ -61,6 +62,7 @@ class WatcherLoop:
         sources: where objects come from; each runs in a thread of its own.
         settings: what is watched, shown to readers.
         rules: how endpoints are made from slices.
+        room: what one namespace may take.
         metadata: the metadata loader's feed, or None.
         checkpoint: where the rows are kept on disk too, or None.
         handlers: users' own handlers, each called in a thread of its own.
@@ -76,6 +78,7 @@ class WatcherLoop:
         *,
         settings: SettingsRow,
         rules: EndpointRules | None = None,
+        room: Room | None = None,
         metadata: MetadataFeed | None = None,
         checkpoint: Checkpoint | None = None,
         handlers: Sequence[Handler] = (),
@@ -91,7 +94,7 @@ class WatcherLoop:
         self._group = group
         self._refuse_other = refuse_other
         self._clock = clock
-        self._index = Index(rules, self._kinds())
+        self._index = Index(rules, self._kinds(), room)
         self._dispatchers = [Dispatcher(handler) for handler in handlers]
         self._change_log = ChangeLog(clock)
         self._events: queue.SimpleQueue[Event | MetadataReads | str | None] = queue.SimpleQueue()
@@ -409,6 +412,9 @@ class WatcherLoop:
         )
         return min(contacts, default=0)
 
+    def _crowded(self) -> list[Crowded]:
+        return self._index.crowded + (self._metadata.crowded if self._metadata else [])
+
     def _kinds(self) -> list[WatchedKind]:
         return [kind for source in self._sources for kind in source.kinds]
 
@@ -417,6 +423,7 @@ class WatcherLoop:
         publisher = self._publisher
         publication = self._publication
         sizes = publisher.sizes if publisher else None
+        crowded = self._crowded()
         states = tuple(self._states[kind.name] for kind in self._kinds() if kind.name in self._states)
         return Status(
             version=__version__,
@@ -457,6 +464,8 @@ class WatcherLoop:
             tables=tuple(kind.name for kind in self._kinds() if not kind.awaited),
             metadata=self._metadata.status() if self._metadata else None,
             threads=self._threads.status(),
+            no_room=tuple(words_of(crowded)),
+            no_room_objects=sum(each.objects for each in crowded),
             problem=self._problem or publication.problem,
         )
 

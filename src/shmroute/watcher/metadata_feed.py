@@ -19,6 +19,8 @@ from shmroute.metadata.loader import MetadataLoader, MetadataReads
 from shmroute.metadata.published import merge_with_published
 from shmroute.metadata.scheduler import NOT_READ, MetadataRead, ModelRequest
 from shmroute.rows import Kind, MetadataRow, MetadataState, RouteRow, RowKey
+from shmroute.tables import Crowded, Room
+from shmroute.watcher.metadata_room import MetadataRoom
 from shmroute.watcher.status import MetadataStatus
 
 __all__ = ["MetadataFeed", "MetadataReads"]
@@ -44,10 +46,17 @@ class _Wanted(NamedTuple):
 
 
 class MetadataFeed:
-    """Turns changed routes into requests, and what `loader` reads into rows. Owner thread, except `run`."""
+    """Turns changed routes into requests, and what `loader` reads into rows. Owner thread, except `run`.
 
-    def __init__(self, loader: MetadataLoader) -> None:
+    Args:
+        loader: reads the values.
+        room: bytes that the values of one namespace, and of all, may take. A value beyond that is set aside until there
+            is room; those that came before it stay. It is asked for again with each resync.
+    """
+
+    def __init__(self, loader: MetadataLoader, room: Room | None = None) -> None:
         self._loader = loader
+        self._values = MetadataRoom(room or Room())
         self._wanted: dict[_Name, _Wanted] = {}
         self._namespaces: dict[str, tuple[str, ...]] = {}
         """The namespaces that serve each model."""
@@ -83,6 +92,7 @@ class MetadataFeed:
             gone += self._no_longer_serving(model, tuple(each.namespace for each in serving))
         for name in gone:
             self._wanted.pop(name, None)
+            self._values.forget(name)
             rows[Kind.METADATA, "/".join(name)] = None
         self._loader.forget(gone)
         rows.update(self._request(routes, look_up))
@@ -111,12 +121,31 @@ class MetadataFeed:
             version = None if read.value is None else wanted.version
             row = MetadataRow(wanted.app, version, wanted.version, read.state, read.since, read.value, read.reason)
             key = (Kind.METADATA, f"{read.namespace}/{read.model}")
-            rows[key] = merge_with_published(row, look_up(key))
+            published = look_up(key)
+            merged = merge_with_published(row, published)
+            if refused := self._values.refused((read.namespace, read.model), len(merged)):
+                row = msgspec.structs.replace(
+                    row, version=None, state=MetadataState.TOO_LARGE, value=None, reason=refused
+                )
+                merged = merge_with_published(row, published)
+            rows[key] = merged
         return rows
 
     def retry_failed(self) -> None:
-        """Read again, now, everything that is pending."""
+        """Read again, now, everything that is pending, and what has room now."""
         self._loader.retry_failed()
+        requests = []
+        for name in self._values.fitting():
+            wanted = self._wanted[name]
+            self._ticket += 1
+            self._wanted[name] = wanted._replace(ticket=self._ticket)
+            requests.append(ModelRequest(*name, wanted.app, wanted.version, self._ticket))
+        self._loader.request(requests)
+
+    @property
+    def crowded(self) -> list[Crowded]:
+        """The namespaces that have values set aside for lack of room."""
+        return self._values.crowded
 
     def status(self) -> MetadataStatus:
         """Counters for the status page."""
@@ -154,6 +183,7 @@ class MetadataFeed:
             requests.append(ModelRequest(*name, route.app, route.version, self._ticket))
             row = MetadataRow(route.app, None, route.version, MetadataState.PENDING, since, None, NOT_READ)
             key = (Kind.METADATA, "/".join(name))
-            rows[key] = merge_with_published(row, look_up(key))
+            rows[key] = merged = merge_with_published(row, look_up(key))
+            self._values.taken(name, len(merged))
         self._loader.request(requests)
         return rows

@@ -26,6 +26,11 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[Status], float]], ...]] = (
     ("writing", "1 while this watcher holds the area, 0 while it stands by.", lambda status: status.role == "writing"),
     ("conflicts", "Models that several AppModels of a namespace claim.", lambda status: status.conflicts),
     ("invalid_objects", "Objects and files set aside.", lambda status: status.invalid),
+    (
+        "no_room_objects",
+        "AppModels, addresses and metadata values set aside: their namespace has taken its share.",
+        lambda status: status.no_room_objects,
+    ),
     ("blocked", "1 while the newest state cannot be published.", lambda status: status.problem != ""),
 )
 _COUNTERS: Final[tuple[tuple[str, str, Callable[[Status], float]], ...]] = (

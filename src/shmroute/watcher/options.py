@@ -14,6 +14,7 @@ from shmroute.metadata.template import DEFAULT_TEMPLATE
 from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES
 from shmroute.sources.kubernetes.timing import PROBE_SECONDS, PROBE_SECONDS_MAX, PROBE_SECONDS_MIN
 from shmroute.tables.merge_slices import IpFamily
+from shmroute.watcher.room import SHARE_PERCENT, check_share
 from shmroute.worker import environment
 
 __all__ = [
@@ -22,9 +23,11 @@ __all__ = [
     "PROBE_SECONDS",
     "PROBE_SECONDS_MAX",
     "PROBE_SECONDS_MIN",
+    "SHARE_PERCENT",
     "WatchOptions",
     "check_namespaces",
     "check_probe_seconds",
+    "check_share",
 ]
 
 NAMESPACES_MAX: Final = 50
@@ -71,6 +74,9 @@ class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Folder with the models' metadata instead."""
     metadata_key: str = DEFAULT_TEMPLATE
     metadata_limit: int = MetadataLimits().value_bytes
+    share: float = SHARE_PERCENT
+    """Percentage of what the area may hold that the objects of one namespace may take, where several are watched in a
+    cluster; 100 for no limit."""
     group: str | None = None
     checkpoint: str | None = None
     handlers: tuple[str, ...] = ()

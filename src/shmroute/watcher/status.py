@@ -122,6 +122,10 @@ class Status(msgspec.Struct, frozen=True):
     """What the watcher was asked to watch."""
     threads: tuple[ThreadStatus, ...] = ()
     """The helper threads of the watcher."""
+    no_room: tuple[str, ...] = ()
+    """The namespaces that have taken their share of the area, in words; a bounded number of them."""
+    no_room_objects: int = 0
+    """AppModels, addresses and values that are set aside for that reason, of all namespaces."""
 
     @property
     def age(self) -> float:

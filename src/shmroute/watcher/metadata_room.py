@@ -1,0 +1,79 @@
+"""The sum of the metadata values: which of them have room. Pure. Used by `shmroute.watcher.metadata_feed` only.
+
+Values are optional and routes are not: so that a few large values do not keep routes out of the area, all of them
+together, and those of each namespace, have a limit. Whoever came first stays: reading has no order to go by.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from shmroute.tables import Crowded, Room
+
+__all__ = ["MetadataRoom"]
+
+_Name = tuple[str, str]
+"""(namespace, model)"""
+
+
+class MetadataRoom:
+    """Bytes of METADATA rows by namespace, and the rows that had no room."""
+
+    def __init__(self, room: Room) -> None:
+        self._each = room.metadata
+        self._all = room.metadata_in_all
+        self._sizes: dict[_Name, int] = {}
+        self._sums: Counter[str] = Counter()
+        self._sum = 0
+        self._refused: dict[_Name, int] = {}
+        """Sizes of the rows that had no room."""
+
+    @property
+    def crowded(self) -> list[Crowded]:
+        """The namespaces with values that had no room."""
+        counts = Counter(namespace for namespace, _ in self._refused)
+        return [Crowded(namespace, "metadata", count) for namespace, count in counts.items()]
+
+    def taken(self, name: _Name, size: int) -> None:
+        """The row of `name` is published with so many bytes."""
+        change = size - self._sizes.get(name, 0)
+        self._sizes[name] = size
+        self._sums[name[0]] += change
+        self._sum += change
+        self._refused.pop(name, None)
+
+    def forget(self, name: _Name) -> None:
+        """There is no such row any more."""
+        self.taken(name, 0)
+        del self._sizes[name]
+        if not self._sums[name[0]]:
+            del self._sums[name[0]]
+
+    def refused(self, name: _Name, size: int) -> str:
+        """Take a row of so many bytes. Returns why it has no room, "" if it has."""
+        reason = self._reason(name, size)
+        if reason:
+            self._refused[name] = size
+        else:
+            self.taken(name, size)
+        return reason
+
+    def fitting(self) -> list[_Name]:
+        """Rows that had no room and would have it now, all of them together."""
+        names = []
+        size_of_all = 0
+        for name, size in self._refused.items():
+            if not self._reason(name, size + size_of_all):
+                names.append(name)
+                size_of_all += size
+        return names
+
+    def _reason(self, name: _Name, size: int) -> str:
+        more = size - self._sizes.get(name, 0)
+        if more <= 0:
+            return ""
+        if self._each is not None and self._sums[name[0]] + more > self._each:
+            return f"no room: the metadata of namespace {name[0]!r} may take {self._each:,} bytes (--share)"
+        if self._all is not None and self._sum + more > self._all:
+            return f"no room: metadata may take {self._all:,} bytes in all, so that routes have room too"
+        return ""

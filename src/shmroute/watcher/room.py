@@ -1,0 +1,72 @@
+"""How much of the area's memory each namespace may take, worked out from the size of its folder. Called by `build`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from shmroute.errors import ConfigError
+from shmroute.shm import posix
+from shmroute.tables.shares import Crowded, Room, Share
+
+__all__ = ["SHARE_PERCENT", "area_room", "check_share", "words_of"]
+
+SHARE_PERCENT: Final = 25.0
+"""Default of `--share`: four namespaces at their limit leave no room for a fifth."""
+
+_UNSHARED: Final = 100.0
+"""This percentage switches the shares off."""
+
+_COPIES: Final = 3
+"""Bytes of the area for each byte of rows: two segments, each with a log of half of its base (docs/tuning.md)."""
+
+_FIXED_BYTES: Final = 1024 * 1024
+"""The area's control block, register, event log and spare bytes."""
+
+MAX_NAMED_NAMESPACES: Final = 10
+"""Most namespaces named by a status for lack of room."""
+
+_ROUTES, _ENDPOINTS, _METADATA, _TABLES = 4, 1, 2, 1
+"""Parts of a namespace's share. Those of metadata and tables count only where there are any."""
+
+
+def check_share(percent: float) -> float:
+    """The percentage of `--share`. Raises `ConfigError` outside of 0.1 to 100."""
+    if not 0.1 <= percent <= _UNSHARED:
+        raise ConfigError(f"--share {percent:g}: give a percentage from 0.1 to 100 (100 sets no limit)")
+    return percent
+
+
+def area_room(percent: float, *, several_namespaces: bool, metadata: bool, tables: int) -> Room:
+    """What each namespace may take.
+
+    Args:
+        percent: of what the area may hold.
+        several_namespaces: whether several tenants write the objects; a single one may take everything.
+        metadata: whether metadata is read.
+        tables: number of declared tables.
+    """
+    folder = os.statvfs(posix.DIRECTORY)
+    rows = max(0, folder.f_blocks * folder.f_frsize - _FIXED_BYTES) // _COPIES
+    in_all = rows // 2
+    if not several_namespaces or percent >= _UNSHARED:
+        return Room(metadata_in_all=in_all)
+    parts = _ROUTES + _ENDPOINTS + metadata * _METADATA + bool(tables) * _TABLES
+    part = int(rows * percent / 100) // parts
+    return Room(
+        routes=Share.of_bytes(_ROUTES * part),
+        endpoints=Share.of_bytes(_ENDPOINTS * part),
+        metadata=_METADATA * part,
+        metadata_in_all=in_all,
+        table=Share.of_bytes(_TABLES * part // max(1, tables)),
+    )
+
+
+def words_of(crowded: Collection[Crowded]) -> Iterator[str]:
+    """Where objects are set aside for lack of room, the most first."""
+    ordered = sorted(crowded, key=lambda each: (-each.objects, each.namespace, each.what))
+    for each in ordered[:MAX_NAMED_NAMESPACES]:
+        yield f"no room for {each.objects} of namespace {each.namespace!r} ({each.what}): its --share is taken"
+    if len(ordered) > MAX_NAMED_NAMESPACES:
+        yield f"no room for {sum(each.objects for each in ordered[MAX_NAMED_NAMESPACES:])} of other namespaces"
