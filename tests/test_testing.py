@@ -11,10 +11,23 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from shmroute import ConfigError, ModelNotFound, NoEndpoints, NotReady, Reader, StaleRoutes, get, resolve
-from shmroute.testing import Answer, Answers, Pod, not_ready, routes, watched_folder
+from shmroute import (
+    ConfigError,
+    ModelNotFound,
+    NoEndpoints,
+    NotReady,
+    Reader,
+    StaleRoutes,
+    TableNotFound,
+    TableNotReady,
+    get,
+    resolve,
+    table,
+)
+from shmroute.testing import Answer, Answers, Pod, not_ready, routes, tables, watched_folder
 from tests.forks import Forks
 from tests.leftovers import SHARED_MEMORY
 from tests.processes import bound, is_running
@@ -191,16 +204,78 @@ def test_a_set_that_fails_says_what_to_write_and_changes_nothing(answers: Answer
         assert (resolve("model").app, resolve("other").app) == ("before", "later")
 
 
+class Tenant(msgspec.Struct):
+    quota: int
+    region: str = ""
+
+
+def test_tables_hold_the_objects_that_were_set_within_the_block() -> None:
+    tenants, flags = table("tenants", Tenant), table("flags")
+    with tables({"flags": {"checkout": {"enabled": "true"}, "none": None}}) as given:
+        assert dict(flags) == {"checkout": {"enabled": "true"}, "none": None}
+        with pytest.raises(TableNotFound):
+            tenants["acme"]
+        given.not_ready("tenants")
+        with pytest.raises(TableNotReady):
+            tenants["acme"]
+        given.set("tenants", {"acme": Tenant(3, "eu"), "a b/ü": {"quota": 2}}, index={"region": ".region"})
+        assert dict(tenants) == {"acme": Tenant(3, "eu"), "a b/ü": Tenant(2)}
+        assert tenants.by("region", "eu") == (Tenant(3, "eu"),)
+        given.set("tenants", {"umbrella": {"quota": 1, "region": "us"}})
+        assert tenants.keys_by("region", "us") == ("umbrella",)
+        assert list(tenants) == ["umbrella"]
+        assert tenants.age == 0.0
+        given.remove("tenants")
+        with pytest.raises(TableNotFound):
+            tenants["umbrella"]
+        assert flags["none"] is None
+    with pytest.raises(NotReady):
+        flags["checkout"]
+
+
+def test_tables_of_a_routes_block_are_beside_its_routes() -> None:
+    with routes({"model": "iiot"}) as given:
+        given.tables.set("flags", {"a": 1})
+        given.set({"other": "iiot2"})
+        assert (resolve("model").app, resolve("other").app, table("flags")["a"]) == ("iiot", "iiot2", 1)
+        given.set_age(7.0)
+        assert 7.0 <= table("flags").age < 60.0
+
+
+@pytest.mark.parametrize(
+    ("name", "objects", "index", "reason"),
+    [
+        ("Bad Name", {}, {}, "lower-case letters"),
+        ("models", {}, {}, "belongs to shmroute"),
+        ("new", {"": 1}, {}, "must give a string that is not empty"),
+        ("new", {"a": object()}, {}, "'a' cannot be written as JSON"),
+        ("new", {"a": {"region": {}}}, {"region": ".region"}, "gives a map"),
+        ("new", {"a": 1}, {"region": ".["}, "not a JSONPath"),
+    ],
+)
+def test_a_table_that_cannot_be_set_changes_nothing(
+    name: str, objects: dict[str, object], index: dict[str, str], reason: str
+) -> None:
+    with tables({"flags": {"a": 1}}) as given:
+        with pytest.raises(ConfigError, match=reason):
+            given.set(name, objects, index)
+        assert table("flags")["a"] == 1
+        given.set("later", {"b": 2})
+        assert (table("flags")["a"], table("later")["b"]) == (1, 2)
+
+
 def test_another_folder_serves_where_there_is_no_dev_shm(tmp_path: Path) -> None:
     code = (
         "import os, shmroute; from shmroute.testing import routes\n"
-        "with routes({'model': 'iiot'}):\n"
-        "    print(shmroute.resolve('model').app, len(os.listdir(os.environ['SHMROUTE_DIR'])))"
+        "with routes({'model': 'iiot'}) as given:\n"
+        "    given.tables.set('flags', {'a': 'on'})\n"
+        "    print(shmroute.resolve('model').app, shmroute.table('flags')['a'])\n"
+        "    print(len(os.listdir(os.environ['SHMROUTE_DIR'])))"
     )
     environment = {**os.environ, "SHMROUTE_DIR": str(tmp_path)}
     output = subprocess.check_output(bound([sys.executable, "-c", code]), env=environment, text=True, timeout=60)
-    app, files = output.split()
-    assert app == "iiot"
+    app, flag, files = output.split()
+    assert (app, flag) == ("iiot", "on")
     assert int(files) > 0
     assert list(tmp_path.iterdir()) == []
 
@@ -253,7 +328,7 @@ import gc
 import warnings
 
 import pytest
-from shmroute import NotReady, get, resolve
+from shmroute import NotReady, get, resolve, table
 
 APPMODEL = '''{appmodel}'''
 
@@ -263,6 +338,12 @@ def test_handler(shmroute_routes, app):
     assert get("model") is None
     shmroute_routes.set({{"model": app}})
     assert resolve("model").app == app
+
+
+def test_a_table(shmroute_tables, shmroute_routes):
+    shmroute_routes.set({{"model": "iiot"}})
+    shmroute_tables.set("flags", {{"checkout": {{"enabled": True}}}})
+    assert (resolve("model").app, table("flags")["checkout"]["enabled"]) == ("iiot", True)
 
 
 def test_with_a_real_watcher(shmroute_folder):
@@ -281,13 +362,14 @@ def test_the_fixtures_work_where_every_warning_is_an_error(pytester: pytest.Pyte
     pytester.makepyfile(USERS_TESTS.format(appmodel=appmodel("iiot", "model")))
     pytester.makepyprojecttoml('[tool.pytest.ini_options]\nfilterwarnings = ["error"]\naddopts = "--strict-config"\n')
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=240)
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=5)
     result.stdout.no_fnmatch_line("*warnings summary*")
 
 
 def test_the_fixtures_are_listed_with_what_they_do(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("--fixtures", timeout=240)
     result.stdout.fnmatch_lines(["shmroute_routes*", "*Answers for `shmroute.resolve`*"])
+    result.stdout.fnmatch_lines(["shmroute_tables*", "*Objects for `shmroute.table`*"])
     result.stdout.fnmatch_lines(["shmroute_folder*", "*An empty folder with a real watcher on it*"])
 
 

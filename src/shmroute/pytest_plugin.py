@@ -1,6 +1,7 @@
 """Fixtures for users' tests; loaded by pytest on its own where shmroute is installed.
 
 * `shmroute_routes`: a function that sets answers for `resolve`, as `shmroute.testing.Routes.set`.
+* `shmroute_tables`: sets the objects of declared tables for `table`, as `shmroute.testing.Tables.set`.
 * `shmroute_folder`: a `shmroute.testing.WatchedFolder` with a real watcher on it.
 """
 
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from shmroute.testing import Routes, WatchedFolder
+    from shmroute.testing import Routes, Tables, WatchedFolder
 
 
 @pytest.fixture
@@ -23,6 +24,12 @@ def shmroute_routes() -> Iterator[Routes]:
 
     with routes({}) as given:
         yield given
+
+
+@pytest.fixture
+def shmroute_tables(shmroute_routes: Routes) -> Tables:
+    """Objects for `shmroute.table`, none at first: `shmroute_tables.set("flags", {"checkout": {"enabled": True}})`."""
+    return shmroute_routes.tables
 
 
 @pytest.fixture

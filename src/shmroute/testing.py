@@ -1,10 +1,13 @@
-"""For users' tests: answers for `resolve` without a watcher, and a real watcher on a folder.
+"""For users' tests: answers for `resolve` and `table` without a watcher, and a real watcher on a folder.
 
     from shmroute import resolve
     from shmroute.testing import routes
 
     with routes({"iiot_dataservice": "iiot"}):
         assert resolve("iiot_dataservice").app == "iiot"
+
+    with tables({"flags": {"checkout": {"enabled": "true"}}}):
+        assert table("flags")["checkout"] == {"enabled": "true"}
 
 `pod_server` is a server that such a route can lead to, and that a test can have refuse, hang or answer 503.
 
@@ -31,6 +34,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from shmroute.errors import ConfigError, NotReady
+from shmroute.resources.table import InvalidTableObject, TableDefinition, watch_tables
 from shmroute.rows import (
     AppRow,
     EndpointRow,
@@ -44,8 +48,10 @@ from shmroute.rows import (
     encode,
 )
 from shmroute.shm.writing.publisher import Publisher
+from shmroute.sources.base import Replaced
 from shmroute.supervise.cleanup import remove_area
 from shmroute.supervise.lifeline import Lifeline
+from shmroute.tables import Index
 from shmroute.worker.default import use_area
 from shmroute.worker.reader import Reader
 
@@ -55,10 +61,12 @@ __all__ = [
     "Pod",
     "PodServer",
     "Routes",
+    "Tables",
     "WatchedFolder",
     "not_ready",
     "pod_server",
     "routes",
+    "tables",
     "watched_folder",
 ]
 
@@ -123,6 +131,51 @@ Answers: TypeAlias = Mapping[str, "str | Answer"]
 """Model name -> the app's name, or an `Answer`."""
 
 
+class _Declared(msgspec.Struct, frozen=True):
+    """A table that a test has set; None: it has not had its first complete list."""
+
+    objects: Mapping[str, Any] | None
+    index: Mapping[str, str] = {}
+
+
+class Tables:
+    """The declared tables within a `tables` or `routes` block."""
+
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
+        self._declared: dict[str, _Declared] = {}
+        self._rows: dict[RowKey, bytes] = {}
+
+    def set(self, name: str, objects: Mapping[str, Any], index: Mapping[str, str] | None = None) -> None:
+        """Have the table hold these objects and no others, in one generation.
+
+        Args:
+            name: the table's name.
+            objects: key -> value; anything that msgspec writes as JSON, such as an instance of the table's type.
+            index: names of indexes and their JSONPaths, which begin at the value (`.region`, `.hosts[*]`); by default
+                those of the table as it was set before.
+
+        Raises:
+            ConfigError: a name, a path or an object cannot be used; nothing has changed then.
+        """
+        if index is None:
+            index = self._declared[name].index if name in self._declared else {}
+        self._declare({**self._declared, name: _Declared(dict(objects), dict(index))})
+
+    def not_ready(self, name: str) -> None:
+        """Have the table raise `TableNotReady`, as before its first complete list."""
+        self._declare({**self._declared, name: _Declared(None)})
+
+    def remove(self, name: str) -> None:
+        """Have the table raise `TableNotFound`, as if no watcher had declared it."""
+        self._declare({each: declared for each, declared in self._declared.items() if each != name})
+
+    def _declare(self, declared: dict[str, _Declared]) -> None:
+        rows = _table_rows(declared)
+        self._declared, self._rows = declared, rows
+        self._routes.set({})
+
+
 class Routes:
     """The answers within a `routes` block."""
 
@@ -130,6 +183,8 @@ class Routes:
         self.area = area
         self._publisher = Publisher(area, now_ns=time.monotonic_ns())
         self._answers: dict[str, Answer] = {}
+        self.tables = Tables(self)
+        """The declared tables of the same block."""
 
     def set(self, answers: Answers) -> None:
         """Add or replace answers, in one generation. The routes are fresh after it.
@@ -144,18 +199,21 @@ class Routes:
         self._publish({model: answer for model, answer in self._answers.items() if model not in models})
 
     def _publish(self, answers: dict[str, Answer]) -> None:
-        self._publisher.replace(_rows(answers))
+        self._publisher.replace(_rows(answers) | self.tables._rows)
         self._answers = answers
         self.set_age(0.0)
 
     def set_age(self, seconds: float) -> None:
-        """Make the routes look as if they had matched their source `seconds` ago the last time.
+        """Make routes and tables look as if they had matched their source `seconds` ago the last time.
 
-        `Reader.age` and `max_age` see it. The age then stays as it is until `set`, `remove` or another `set_age`.
+        `Reader.age`, `Table.age` and `max_age` see it. The age then stays as it is until `set`, `remove` or another
+        `set_age`.
         """
         now_ns = time.monotonic_ns()
         contact_ns = now_ns - int(min(seconds * 1e9, _OLDEST_NS)) if seconds else now_ns + FOREVER_NS
         self._publisher.control.beat(now_ns, contact_ns, synced=True)
+        sources = [{"resource": name, "contact_ns": contact_ns} for name in self.tables._declared]
+        self._publisher.control.store_status(msgspec.msgpack.encode({"sources": sources}))
 
     def close(self) -> None:
         """Remove the area."""
@@ -176,6 +234,21 @@ def routes(answers: Answers) -> Iterator[Routes]:
             yield given
     finally:
         given.close()
+
+
+@contextmanager
+def tables(objects: Mapping[str, Mapping[str, Any]]) -> Iterator[Tables]:
+    """Have `shmroute.table` give these tables, until the block is left: table name -> key -> value.
+
+    Indexes are declared by `Tables.set`. A test that needs routes too takes `routes`, and its `tables`.
+
+    Raises:
+        ConfigError: a name or an object cannot be used.
+    """
+    with routes({}) as given:
+        for name, values in objects.items():
+            given.tables.set(name, values)
+        yield given.tables
 
 
 @contextmanager
@@ -292,6 +365,40 @@ def _answer(model: object, given: object) -> Answer:
     if isinstance(answer.endpoints, str | Pod):
         raise ConfigError(f"model {model!r}: endpoints={answer.endpoints!r}: write a tuple, even of one")
     return answer
+
+
+def _table_rows(declared: Mapping[str, _Declared]) -> dict[RowKey, bytes]:
+    """The rows of tables, made by the code that makes a watcher's."""
+    definitions = {
+        name: TableDefinition(
+            resource="objects.v1",
+            scope="Cluster",
+            key=".key",
+            value=".value",
+            index={index: f".value{path}" for index, path in each.index.items()},
+        )
+        for name, each in declared.items()
+    }
+    kinds = watch_tables(definitions, several_namespaces=False)
+    index = Index(kinds=kinds)
+    for kind in kinds:
+        objects = declared[kind.name].objects
+        if objects is None:
+            continue
+        made = []
+        for number, (key, value) in enumerate(objects.items()):
+            manifest = {"metadata": {"name": f"object-{number}"}, "key": key, "value": value}
+            try:
+                body = msgspec.json.encode(manifest)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ConfigError(f"table {kind.name!r}: {key!r} cannot be written as JSON: {error}") from error
+            parsed = kind.parse(body, default_namespace="")
+            if isinstance(parsed, InvalidTableObject):
+                raise ConfigError(f"table {kind.name!r}: {key!r} cannot be a row: {parsed.reason}")
+            if parsed is not None:
+                made.append(parsed)
+        index.apply(Replaced(kind.name, tuple(made)))
+    return dict(index.rows())
 
 
 def _rows(answers: Mapping[str, Answer]) -> dict[RowKey, bytes]:
