@@ -75,7 +75,7 @@ fuzz: $(TESTING) ## each fuzzer for SECONDS=60, from SEED=1 on
 	$(RUN) tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 .PHONY: sanitize
-sanitize: $(TESTING) ## the native look-up under ASan and UBSan: its tests, and LOOKUPS=10000000 in random segments
+sanitize: $(TESTING) ## the native twin under ASan and UBSan: its tests, and LOOKUPS=10000000 in random segments
 	$(RUN) tests.fuzz.sanitize --look-ups $(LOOKUPS) --seed $(SEED) $(ARGS)
 
 .PHONY: fuzz-guided

@@ -35,13 +35,14 @@
 
 /* --- the format: docs/format.md, checked against shmroute.shm.layout by tests ------------------------------------ */
 
-#define INTERFACE 2 /* counts up with each change of what Python sees: shmroute.native compares it */
+#define INTERFACE 3 /* counts up with each change of what Python sees: shmroute.native compares it */
 #define FORMAT_VERSION 3
 #define GENERATION_AT 64
 #define OLDEST_AT 72
 #define CONTROL_WORDS_END 80
 #define SLOTS_AT 128
 #define RECORD_BYTES 16
+#define MAX_KEY 0xffff
 #define BATCH_BYTES 40
 #define WORD_BYTES 8
 #define KEY_PLACE_SHIFT 26
@@ -840,6 +841,186 @@ static PyType_Spec lookup_spec = {"shmroute._native.Lookup", sizeof(Lookup), 0, 
 static PyType_Spec route_spec = {"shmroute._native.RouteLookup", 0, 0, FLAGS, route_slots};
 static PyType_Spec table_spec = {"shmroute._native.TableLookup", 0, 0, FLAGS, table_slots};
 
+/* --- what shmroute.shm.writing.packing calls, and has the same in plain Python ------------------------------------- */
+
+/* Where in a value its key is, so that it need not be stored twice; 0 if it is not there, or at the beginning. */
+static uint32_t key_place(const char *key, Py_ssize_t key_length, const char *value, Py_ssize_t value_length)
+{
+    if (!key_length)
+        return 0;
+    for (Py_ssize_t place = 0; place <= MAX_KEY_PLACE && place + key_length <= value_length; place++)
+        if (value[place] == *key && !memcmp(value + place, key, (size_t)key_length))
+            return (uint32_t)place;
+    return 0;
+}
+
+typedef struct {
+    uint16_t kind;
+    const char *key, *value;
+    Py_ssize_t key_length, value_length;
+} Row;
+
+/* A row `((kind, key), value)` of a list, borrowed from it. Returns whether it fits, or -1 with an exception. */
+static int row_at(PyObject *rows, Py_ssize_t number, Row *row)
+{
+    PyObject *item = PyList_GetItem(rows, number), *key = NULL, *value = NULL;
+    if (item && PyTuple_Check(item) && PyTuple_Size(item) == 2) {
+        key = PyTuple_GetItem(item, 0);
+        value = PyTuple_GetItem(item, 1);
+    }
+    if (!key || !PyTuple_Check(key) || PyTuple_Size(key) != 2 || !PyBytes_Check(value)) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "a row is a tuple ((kind, key), value) with a value of bytes");
+        return -1;
+    }
+    int overflow;
+    long kind = PyLong_AsLongAndOverflow(PyTuple_GetItem(key, 0), &overflow);
+    if (kind == -1 && !overflow && PyErr_Occurred())
+        return -1;
+    row->key = PyUnicode_AsUTF8AndSize(PyTuple_GetItem(key, 1), &row->key_length);
+    if (!row->key)
+        return -1;
+    row->kind = (uint16_t)kind;
+    row->value = PyBytes_AsString(value);
+    row->value_length = PyBytes_Size(value);
+    return !overflow && kind == row->kind && row->key_length <= MAX_KEY && row->value_length <= (Py_ssize_t)VALUE_MASK;
+}
+
+PyDoc_STRVAR(measure_rows_doc,
+"measure_rows(rows, /)\n"
+"--\n"
+"\n"
+"How many bytes keys and values have, or None where a row does not fit: see `shmroute.shm.writing.packing`.");
+
+static PyObject *measure_rows(PyObject *Py_UNUSED(module), PyObject *rows)
+{
+    unsigned long long keys = 0, values = 0;
+    if (!PyList_Check(rows))
+        return PyErr_Format(PyExc_TypeError, "measure_rows() takes a list");
+    for (Py_ssize_t number = 0; number < PyList_Size(rows); number++) {
+        Row row;
+        int fits = row_at(rows, number, &row);
+        if (fits < 0)
+            return NULL;
+        if (!fits)
+            Py_RETURN_NONE;
+        keys += (unsigned long long)row.key_length;
+        values += (unsigned long long)row.value_length;
+    }
+    return Py_BuildValue("(KK)", keys, values);
+}
+
+/* One record that supersedes nothing, written to `to`. Returns its length. */
+static size_t pack_record(const Row *row, unsigned char *to)
+{
+    uint32_t place = key_place(row->key, row->key_length, row->value, row->value_length), previous = 0;
+    uint32_t sized = (uint32_t)row->value_length | place << KEY_PLACE_SHIFT;
+    uint16_t key_length = (uint16_t)row->key_length;
+    memcpy(to + 4, &key_length, 2);
+    memcpy(to + 6, &row->kind, 2);
+    memcpy(to + 8, &sized, 4);
+    memcpy(to + 12, &previous, 4);
+    memcpy(to + RECORD_BYTES, row->value, (size_t)row->value_length);
+    size_t length = RECORD_BYTES + (size_t)row->value_length;
+    if (!place) {
+        memcpy(to + length, row->key, (size_t)row->key_length);
+        length += (size_t)row->key_length;
+    }
+    for (; length % WORD_BYTES; length++)
+        to[length] = 0;
+    uint32_t crc = crc32_of(to + 4, length - 4, 0);
+    memcpy(to, &crc, 4);
+    return length;
+}
+
+PyDoc_STRVAR(pack_rows_doc,
+"pack_rows(rows, hash_key, /)\n"
+"--\n"
+"\n"
+"The records of these rows: see `shmroute.shm.writing.packing`.");
+
+/* No Python code runs in here, and nobody else has the list: what is borrowed stays. */
+static PyObject *pack_rows(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *rows, *placed = NULL, *result = NULL;
+    unsigned long long hash_key;
+    if (!PyArg_ParseTuple(args, "O!K:pack_rows", &PyList_Type, &rows, &hash_key))
+        return NULL;
+    Py_ssize_t count = PyList_Size(rows);
+    size_t room = 0, used = 0;
+    Row row;
+    for (Py_ssize_t number = 0; number < count; number++) {
+        int fits = row_at(rows, number, &row);
+        if (fits <= 0)
+            return fits ? NULL : PyErr_Format(PyExc_ValueError, "a row's kind, key or value does not fit");
+        room += RECORD_BYTES + (size_t)row.value_length + (size_t)row.key_length + WORD_BYTES; /* padding included */
+    }
+    unsigned char *data = malloc(room + 1), *hashed = malloc(2 + MAX_KEY);
+    placed = PyList_New(count);
+    if (!data || !hashed || !placed) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    for (Py_ssize_t number = 0; number < count; number++) {
+        if (row_at(rows, number, &row) < 0)
+            goto done;
+        size_t length = pack_record(&row, data + used);
+        used += length;
+        memcpy(hashed, &row.kind, 2);
+        memcpy(hashed + 2, row.key, (size_t)row.key_length);
+        uint64_t hash = (uint32_t)siphash13(hash_key, hashed, 2 + (size_t)row.key_length);
+        PyObject *entry = PyLong_FromUnsignedLongLong(hash << 32 | length / WORD_BYTES);
+        if (!entry || PyList_SetItem(placed, number, entry) < 0)
+            goto done;
+    }
+    result = Py_BuildValue("(y#O)", (const char *)data, (Py_ssize_t)used, placed);
+done:
+    free(data);
+    free(hashed);
+    Py_XDECREF(placed);
+    return result;
+}
+
+PyDoc_STRVAR(point_slots_doc,
+"point_slots(slots, placed, word, /)\n"
+"--\n"
+"\n"
+"Lead a free slot to each of these records: see `shmroute.shm.writing.packing`.");
+
+static PyObject *point_slots(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *placed;
+    Py_buffer buffer;
+    unsigned long long word;
+    if (!PyArg_ParseTuple(args, "w*O!K:point_slots", &buffer, &PyList_Type, &placed, &word))
+        return NULL;
+    uint64_t *slots = buffer.buf, count = (uint64_t)buffer.len / WORD_BYTES;
+    if ((uintptr_t)buffer.buf % WORD_BYTES || count > UINT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "this buffer is no table of slots");
+        goto failed;
+    }
+    for (Py_ssize_t number = 0; number < PyList_Size(placed); number++) {
+        uint64_t each = PyLong_AsUnsignedLongLong(PyList_GetItem(placed, number));
+        if (each == (uint64_t)-1 && PyErr_Occurred())
+            goto failed;
+        uint64_t hash = each >> 32, slot = hash * count >> 32, looked_at = 0;
+        for (; looked_at < count && slots[slot]; looked_at++)
+            if (++slot == count)
+                slot = 0;
+        if (looked_at == count || word > UINT32_MAX) {
+            PyErr_SetString(PyExc_ValueError, "no slot is free, or a record lies beyond the largest segment");
+            goto failed;
+        }
+        slots[slot] = (hash ^ word) << 32 | word;
+        word += (uint32_t)each;
+    }
+    PyBuffer_Release(&buffer);
+    Py_RETURN_NONE;
+failed:
+    PyBuffer_Release(&buffer);
+    return NULL;
+}
+
 /* --- functions ----------------------------------------------------------------------------------------------------- */
 
 static PyObject *siphash(PyObject *Py_UNUSED(module), PyObject *args)
@@ -853,6 +1034,9 @@ static PyObject *siphash(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 static PyMethodDef functions[] = {
+    {"measure_rows", measure_rows, METH_O, measure_rows_doc},
+    {"pack_rows", pack_rows, METH_VARARGS, pack_rows_doc},
+    {"point_slots", point_slots, METH_VARARGS, point_slots_doc},
     {"siphash", siphash, METH_VARARGS, "siphash(key, data, /)\n--\n\nSipHash-1-3 with the key (key, 0), 64 bits."},
     {0},
 };

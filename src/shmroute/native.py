@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["missing", "native"]
 
-_INTERFACE: Final = 2
+_INTERFACE: Final = 3
 """`INTERFACE` of the C file that belongs to these sources. An editable install may still have an older module."""
 
 

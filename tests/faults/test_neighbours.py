@@ -34,7 +34,7 @@ from tests.shm.tables import current_segment, segments, table
 WAIT_SECONDS = 30.0
 
 
-def row(version: str, model: str = "model") -> dict[tuple[int, str], bytes | None]:
+def row(version: str, model: str = "model") -> dict[tuple[int, str], bytes]:
     return {(Kind.MODEL, model): encode(Route(model, version, "app", "v1", "ns", "app"))}
 
 
@@ -110,7 +110,7 @@ def test_names_that_a_stranger_takes_in_advance_stop_nobody(area: str) -> None:
         as_stranger(take)
         try:
             for number in range(2, 8):
-                publisher._publish_anew([(1, b"a", b"%d" % number)])
+                publisher._publish_anew({(1, "a"): b"%d" % number})
             assert RowReader(area).get(1, "a") == b"7"
             publisher.close()
             with Publisher(area) as following:
@@ -351,7 +351,7 @@ def test_a_daemoniser_that_closes_every_descriptor_costs_no_stranger_theirs(area
         child = forks.start(work)
         child.pipe.recv()
         for number in range(2, 100):
-            publisher._publish_anew([(kind, key.encode(), value) for (kind, key), value in row(f"v{number}").items()])
+            publisher._publish_anew(row(f"v{number}"))
         child.pipe.send("go on")
         child.finish()
 

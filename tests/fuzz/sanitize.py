@@ -1,7 +1,8 @@
-"""The native look-up under AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`.
+"""The native twin under AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`.
 
-Builds the module with both into a folder of its own, then runs the look-up tests and the fuzzer of segments
-(`tests.fuzz.native`) with it. The first finding ends the run. Needs a C compiler with the two libraries (gcc has them).
+Builds the module with both into a folder of its own, then runs the tests of look-ups and of packing, and the fuzzer of
+segments (`tests.fuzz.native`) with it. The first finding ends the run. Needs a C compiler with the two libraries (gcc
+has them).
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 FLAGS: Final = "-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
-TESTS: Final = ("tests/worker/test_lookup.py", "tests/worker/test_reader.py", "tests/worker/test_endpoints.py")
+TESTS: Final = (
+    "tests/worker/test_lookup.py",
+    "tests/worker/test_reader.py",
+    "tests/worker/test_endpoints.py",
+    "tests/shm/test_packing.py",
+)
 MODULE: Final = "SHMROUTE_TEST_NATIVE_MODULE"
 """Environment variable: the extension module that `load` puts in the place of the installed one."""
 
@@ -65,7 +71,7 @@ def main() -> int:
             "UBSAN_OPTIONS": "print_stacktrace=1",
         }
         fuzzer = ["-m", "tests.fuzz.native", "--look-ups", str(options.look_ups), "--seed", str(options.seed)]
-        for arguments in (["-m", "pytest", "-q", "-k", "native", "-p", "no:cacheprovider", *TESTS], fuzzer):
+        for arguments in (["-m", "pytest", "-q", "-k", "native or packing", "-p", "no:cacheprovider", *TESTS], fuzzer):
             done = subprocess.run([sys.executable, *arguments], env=checked, cwd=ROOT, check=False)
             if done.returncode:
                 return done.returncode

@@ -13,7 +13,6 @@ from shmroute.errors import AreaUnreadable, OutOfSharedMemory
 from shmroute.shm import layout, posix
 from shmroute.shm.control import ControlReader
 from shmroute.shm.reader import RowReader
-from shmroute.shm.writing import publisher as publishing
 from shmroute.shm.writing.publisher import Publisher
 from tests.shm.ground import objects, poke
 from tests.shm.tables import Table, current_segment, published, segments, table
@@ -100,10 +99,14 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(area: str, change: Tab
         assert table(RowReader(area)) == {(1, "a"): b"1"}
 
 
-def test_a_value_beyond_the_limit_is_refused(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "MAX_VALUE_BYTES", 10)
-    with Publisher(area) as publisher, pytest.raises(ValueError, match="has 11 bytes, the limit is 10"):
-        publisher.publish({(1, "a"): bytes(11)})
+def test_a_value_beyond_the_limit_is_refused(area: str) -> None:
+    beyond = bytes(layout.MAX_VALUE_BYTES + 1)
+    with Publisher(area) as publisher:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="of 'a' has 67108864 bytes, the limit is 67108863"):
+                publisher.publish({(1, "a"): beyond})
+            publisher.publish({(1, "b"): b"2"})
+        assert table(RowReader(area)) == {(1, "b"): b"2"}
 
 
 @pytest.mark.fault(28)
@@ -455,7 +458,7 @@ def test_new_table_not_named_yet_is_adopted_with_its_own_counts(area: str, monke
         name = posix.segment_name(area, publisher.control.segment)
         hint = Path(posix.path_of(name)).read_bytes()[layout.HINT_AT :][: layout.WORD_BYTES]
         with pytest.raises(SystemExit):
-            publisher._publish_anew([(1, b"only", b"1")])
+            publisher._publish_anew({(1, "only"): b"1"})
     poke(name, layout.HINT_AT, hint)  # killed right after the seal was valid
     with Publisher(area) as publisher:
         assert table(RowReader(area)) == {(1, "only"): b"1"}

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from time import perf_counter
-from typing import Final, NamedTuple, Self, TypeGuard, TypeVar
+from typing import Final, NamedTuple, Self, TypeVar
 
 from shmroute.errors import AreaUnavailable, AreaUnreadable, NoAccess, OutOfSharedMemory
 from shmroute.shm import posix
 from shmroute.shm.layout import (
     CONTROL_BYTES,
-    MAX_KEY_BYTES,
-    MAX_KIND,
-    MAX_VALUE_BYTES,
     RECORD_BYTES,
     RESET,
     SEALED,
@@ -27,6 +25,7 @@ from shmroute.shm.layout import (
 from shmroute.shm.register import create_register
 from shmroute.shm.segment import NO_END, Segment
 from shmroute.shm.writing.control import ControlWriter, new_identity
+from shmroute.shm.writing.packing import Rows, Value, encode_rows, measure_rows
 from shmroute.shm.writing.rebuild import Rebuild
 from shmroute.shm.writing.segment_writer import Change, NoRoom, Planned, SegmentWriter
 
@@ -110,7 +109,7 @@ class Publisher:
         self._retired_at = 0.0
         self._at_work = False
         self._closed = False
-        self._lost: list[tuple[int, bytes, bytes]] | None = None
+        self._lost: Rows | None = None
         """The rows of an area whose files were removed, until it is made anew."""
         self.generation = 0
         """The newest published generation."""
@@ -229,7 +228,7 @@ class Publisher:
         self._make_anew(self._lost)
         return f"files of area {self.area!r} had been removed: it was made anew, generation {self.generation}"
 
-    def _make_anew(self, rows: list[tuple[int, bytes, bytes]]) -> None:
+    def _make_anew(self, rows: Rows) -> None:
         former = self.control
         self.control = ControlWriter.acquire(self.area, self._ownership)
         posix.sweep(self.area)
@@ -245,20 +244,28 @@ class Publisher:
             self._publish_anew(rows)
         self._lost = None
 
-    def _table(self) -> list[tuple[int, bytes, bytes]]:
+    def _table(self) -> Rows:
         """All rows that can be read."""
-        if self._writer is None:
-            return []
-        return [
-            (record.kind, record.key, record.value)
-            for record in self._paced(self._writer.reading.rows(NO_END, leave_out_damaged=True))
-            if record.value is not None
-        ]
+        return (
+            {}
+            if self._writer is None
+            else {
+                (record.kind, record.key.decode(errors="replace")): record.value
+                for record in self._paced(self._writer.reading.rows(NO_END, leave_out_damaged=True))
+                if record.value is not None
+            }
+        )
 
     def _paced(self, items: Iterable[T]) -> Iterator[T]:
-        for count, item in enumerate(items, 1):
-            yield item
-            if count % _ROWS_BETWEEN_PAUSES == 0:
+        return chain.from_iterable(self._chunks(items))
+
+    def _chunks(self, items: Iterable[T]) -> Iterator[list[T]]:
+        """The items in lists, with a pause between two."""
+        remaining = iter(items)
+        chunk = list(islice(remaining, _ROWS_BETWEEN_PAUSES))
+        while chunk:
+            yield chunk
+            if chunk := list(islice(remaining, _ROWS_BETWEEN_PAUSES)):
                 self._pause()
 
     # --- publishing ----------------------------------------------------------------------------------------
@@ -282,7 +289,7 @@ class Publisher:
         """
         self._begin()
         try:
-            self._publish(self._encoded(changes))
+            self._publish(changes)
         except (OutOfSharedMemory, NoAccess, ValueError):
             self._at_work = False
             raise
@@ -298,12 +305,11 @@ class Publisher:
         """
         self._begin()
         try:
-            table = self._encoded(rows)
             try:
-                self._replace(table)
+                self._replace(rows)
             except AreaUnreadable as error:
                 _log.warning("area %s: %s; all rows are published anew", self.area, error)
-                self._publish_anew(table)
+                self._publish_anew(rows)
         except (OutOfSharedMemory, NoAccess, ValueError):
             self._at_work = False
             raise
@@ -311,12 +317,13 @@ class Publisher:
         self.maintain()
         return self.generation
 
-    def _publish(self, changes: Sequence[Change]) -> None:
-        writer = self._writer
-        if writer is None:
-            if any(value is not None for _, _, value in changes):
-                self._publish_anew(changes)
-            return
+    def _publish(self, changes: Mapping[tuple[int, str], bytes | None]) -> None:
+        if self._writer is not None:
+            self._append(self._writer, self._encoded(changes))
+        elif rows := {key: value for key, value in changes.items() if value is not None}:
+            self._publish_anew(rows)
+
+    def _append(self, writer: SegmentWriter, changes: Sequence[Change]) -> None:
         planned = writer.plan(changes, self._pause)
         if not planned:
             return
@@ -324,19 +331,20 @@ class Publisher:
             writer.append(self.generation + 1, planned)
             self._advance(self.generation + 1)
         else:
-            self._publish_anew(self._merged(planned))
+            self._publish_anew(self._merged(writer, planned))
 
-    def _replace(self, table: list[Change]) -> None:
+    def _replace(self, rows: Rows) -> None:
         if self._writer is None:
-            self._publish_anew(table)
+            self._publish_anew(rows)
             return
+        table = self._encoded(rows)
         wanted = {(kind, key) for kind, key, _ in table}
         removed: list[Change] = [
             (record.kind, record.key, None)
             for record in self._paced(self._writer.reading.rows(NO_END))
             if (record.kind, record.key) not in wanted
         ]
-        self._publish(table + removed)
+        self._append(self._writer, table + removed)
 
     def get(self, kind: int, key: str) -> bytes | None:
         """The row as it is published now, or None. A damaged row counts as none."""
@@ -355,26 +363,34 @@ class Publisher:
                 if record.value is not None:
                     yield record.key.decode(), record.value
 
-    def _merged(self, planned: Sequence[Planned]) -> Iterator[Change]:
+    def _merged(self, writer: SegmentWriter, planned: Sequence[Planned]) -> Rows:
         """The whole table with the planned changes applied."""
-        if self._writer is not None:
-            changed = {(each.kind, each.key) for each in planned}
-            for record in self._writer.reading.rows(NO_END):
-                if (record.kind, record.key) not in changed:
-                    yield record.kind, record.key, record.value
-        for each in planned:
-            yield each.kind, each.key, each.value
+        rows = {
+            (record.kind, record.key.decode(errors="replace")): record.value
+            for record in self._paced(writer.reading.rows(NO_END))
+            if record.value is not None
+        }
+        for kind, key, value, *_ in planned:
+            if value is None:
+                rows.pop((kind, key.decode()), None)
+            else:
+                rows[kind, key.decode()] = value
+        return rows
 
-    def _publish_anew(self, rows: Iterable[Change]) -> None:
+    def _publish_anew(self, rows: Rows) -> None:
         """Publish a whole table as a new base; readers drop their memos."""
         self._rebuild = None
         generation = self.generation + 1
-        table = [row for row in self._paced(rows) if _exists(row)]
-        base_bytes = sum(len(key) + len(value) for _, key, value in table) + len(table) * (RECORD_BYTES + WORD_BYTES)
-        target = self._target(generation, len(table), base_bytes, log_space(base_bytes))
+        key_bytes = value_bytes = 0
+        for chunk in self._chunks(rows.items()):
+            of_keys, of_values = measure_rows(chunk)
+            key_bytes += of_keys
+            value_bytes += of_values
+        base_bytes = key_bytes + value_bytes + len(rows) * (RECORD_BYTES + WORD_BYTES)
+        target = self._target(generation, len(rows), base_bytes, log_space(base_bytes))
         try:
-            target.reserve_base(sum(RECORD_BYTES + len(value) for _, _, value in table))
-            for work in (target.clear(), target.fill(table)):
+            target.reserve_base(value_bytes + len(rows) * RECORD_BYTES)
+            for work in (target.clear(), target.fill(rows.items())):
                 for _ in work:
                     self._pause()
             target.finish_base()
@@ -556,31 +572,8 @@ class Publisher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _encoded(self, changes: Mapping[tuple[int, str], bytes | None]) -> list[Change]:
-        """The changes as they lie in a segment.
-
-        Raises:
-            ValueError: one does not fit.
-        """
-        encoded: list[Change] = []
-        for (kind, name), value in self._paced(changes.items()):
-            key = name.encode()
-            if kind >> 16 or len(key) > MAX_KEY_BYTES or (value is not None and len(value) > MAX_VALUE_BYTES):
-                raise _does_not_fit(kind, name, key, value)
-            encoded.append((kind, key, value))
-        return encoded
-
-
-def _exists(row: Change) -> TypeGuard[tuple[int, bytes, bytes]]:
-    return row[2] is not None
-
-
-def _does_not_fit(kind: int, name: str, key: bytes, value: bytes | None) -> ValueError:
-    if not 0 <= kind <= MAX_KIND:
-        return ValueError(f"the kind {kind} of {name[:40]!r} is not within 0 to {MAX_KIND}")
-    if len(key) > MAX_KEY_BYTES:
-        return ValueError(f"the key {name[:40]!r}... has {len(key)} bytes, the limit is {MAX_KEY_BYTES}")
-    return ValueError(f"the value of {name[:40]!r} has {len(value or b'')} bytes, the limit is {MAX_VALUE_BYTES}")
+    def _encoded(self, changes: Mapping[tuple[int, str], Value]) -> list[tuple[int, bytes, Value]]:
+        return list(chain.from_iterable(map(encode_rows, self._chunks(changes.items()))))
 
 
 def log_limit(base_bytes: int) -> int:

@@ -42,18 +42,18 @@ class Rebuild:
         source, target = self._source, self.target
         end_word = self._replayed_to // WORD_BYTES
         yield from target.clear()
-        hashes: list[int] = []
+        placed: list[int] = []
         records: list[bytes] = []
         for entry in source.entries():
             hashed, record = source.raw_row(entry, end_word)
             if record:
-                hashes.append(hashed)
+                placed.append(hashed << 32 | len(record) // WORD_BYTES)
                 records.append(unlinked_record(record))
                 if len(records) == CHUNK_ROWS:
-                    target.add_records(hashes, records)
-                    hashes, records = [], []
+                    target.add_records(b"".join(records), placed)
+                    placed, records = [], []
                     yield
-        target.add_records(hashes, records)
+        target.add_records(b"".join(records), placed)
         target.finish_base()
 
     def step(self, published: int, seconds: float) -> SegmentWriter | None:

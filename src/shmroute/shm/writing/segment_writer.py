@@ -13,11 +13,9 @@ from typing import Final, NamedTuple
 from shmroute.errors import AreaUnreadable
 from shmroute.shm import layout, posix
 from shmroute.shm.fences import fence
-from shmroute.shm.hashing import hasher
 from shmroute.shm.layout import (
     BATCH_BYTES,
     HINT_AT,
-    KIND_BYTES,
     LOG_SPARE_BYTES,
     MAX_SEGMENT_BYTES,
     MAX_SLOTS,
@@ -35,6 +33,7 @@ from shmroute.shm.layout import (
     slot_entry,
 )
 from shmroute.shm.segment import NO_END, Segment
+from shmroute.shm.writing.packing import Row, pack_rows, point_slots
 
 __all__ = ["Change", "NoRoom", "Planned", "SegmentWriter"]
 
@@ -185,48 +184,34 @@ class SegmentWriter:
             self._buffer[start:stop] = _ZEROS[: stop - start]
             yield
 
-    def fill(self, rows: Iterable[tuple[int, bytes, bytes]]) -> Iterator[None]:
-        """Add rows to the base, with a pause after every few. Keys must be distinct.
+    def fill(self, rows: Iterable[Row]) -> Iterator[None]:
+        """Add rows that fit to the base, with a pause after every few. Keys must be distinct.
 
         Raises:
             OutOfSharedMemory: no room in shared memory.
             NoRoom: no room in the segment.
         """
-        hash_key, kinds, number = self.header.hash_key, KIND_BYTES, int.from_bytes
         remaining = iter(rows)
         while chunk := list(islice(remaining, CHUNK_ROWS)):
-            self.add_records(
-                [number(hasher(hash_key, kinds[kind] + key)[:4], "little") for kind, key, _ in chunk],
-                [pack_record(kind, key, value, 0) for kind, key, value in chunk],
-            )
+            self.add_records(*pack_rows(chunk, self.header.hash_key))
             yield
 
-    def add_records(self, hashes: list[int], records: list[bytes]) -> None:
-        """Add packed records that supersede nothing to the base, with the hashes of their rows.
+    def add_records(self, data: bytes, placed: list[int]) -> None:
+        """Add packed records that supersede nothing to the base, with their rows' hashes, as `pack_rows` gives them.
 
         Raises:
             OutOfSharedMemory: no room in shared memory.
             NoRoom: no room in the segment.
         """
-        header, slots = self.header, self._slots
-        slot_count = header.slots
-        data = b"".join(records)
+        header = self.header
         at = self.end
         end = at + len(data)
-        self.slots_used += len(records)
-        if self.slots_used * 8 > slot_count * 7 or end + LOG_SPARE_BYTES > header.capacity:
+        self.slots_used += len(placed)
+        if self.slots_used * 8 > header.slots * 7 or end + LOG_SPARE_BYTES > header.capacity:
             raise NoRoom
         self.memory.ensure(end + LOG_SPARE_BYTES)
         self._buffer[at:end] = data
-        word = at >> 3
-        for hashed, record in zip(hashes, records, strict=True):
-            slot = hashed * slot_count >> 32
-            while slots[slot]:
-                slot += 1
-                if slot == slot_count:
-                    slot = 0
-            slots[slot] = (hashed ^ word) << 32 | word  # `slot_entry`, without a call
-            word += len(record) >> 3
+        point_slots(self._slots, placed, at // WORD_BYTES)
         self.end = end
 
     def finish_base(self) -> None:
