@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "crd": "Print or install the CustomResourceDefinition.",
     "delete": "Delete AppModels from a cluster.",
     "doctor": "Check what a watcher and its workers need here.",
+    "events": "Show what changed when.",
     "explain": "Explain why a model is answered as it is.",
     "get": "List what the area holds: models, apps, endpoints, metadata, conflicts, invalid objects.",
     "rbac": "Print the rights that a watcher needs.",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -11,12 +15,16 @@ import msgspec
 
 from shmroute.cli import options
 from shmroute.cli.output import age_text, document, printable
-from shmroute.errors import ModelNotFound, NotReady
+from shmroute.errors import AreaUnavailable, InvalidObject, ModelNotFound, NotReady
+from shmroute.manifests import files
+from shmroute.resources.registry import APPMODELS
 from shmroute.rows import InvalidRow, Kind
 from shmroute.shm.reader import RowReader
+from shmroute.watcher.events import last_served
 from shmroute.watcher.explain import explain, find_route
 from shmroute.watcher.report import health, report, settings_text, waiting_for
 from shmroute.worker.reader import Reader
+from shmroute.worker.routes import Route
 
 _MAX_NEAR: Final = 3
 """Names of similar models that are suggested."""
@@ -46,12 +54,13 @@ def command(model: str, namespace: str | None, area: str, output: str) -> None:
             click.echo(printable(line), err=True)
         raise ModelNotFound(model, namespace)
     facts = explain(rows, route, about)
+    facts["file"] = _file_of(route, about["source"])
     click.echo("\n".join(map(printable, _lines(facts))) if output == "table" else document(facts, output))
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{facts['model']} {facts['version']} is served by app {facts['app']} {facts['app_version']}"
-    yield f"  because AppModel {facts['appmodel']} claims it"
+    yield f"  because AppModel {facts['appmodel']} claims it{' in ' + facts['file'] if facts['file'] else ''}"
     if facts["waiting_appmodels"]:
         waiting = ", ".join(facts["waiting_appmodels"])
         yield f"  and is the oldest that does; these would follow, in this order: {waiting}"
@@ -69,6 +78,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         value = f"{metadata['bytes']} bytes of version {metadata['version']}" if metadata["version"] else "no value"
         state = f"{metadata['state']} for {age_text(metadata['for_seconds'])}"
         yield f"metadata: {state}{reason}, wanted version {metadata['wanted']}, {value}"
+        if metadata["key"]:
+            yield f"  key {metadata['key']} of {metadata['store']}"
     endpoints = facts["endpoints"]
     yield f"endpoints: Service {endpoints['service'] or 'unknown'}, {endpoints['state']}"
     for name, label in (("ready", "ready"), ("not_ready", "not ready")):
@@ -76,6 +87,33 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
             yield f"  {label}: {', '.join(endpoints[name])}"
     yield f"from {settings_text(facts['source'])}"
     yield f"generation {facts['generation']}, {facts['state']}"
+
+
+def _file_of(route: Route, source: dict[str, str] | None) -> str | None:
+    """Which file of a watched folder holds the route's AppModel now; None for a cluster's, or where none does."""
+    if source is None or not Path(source["source"]).is_dir():
+        return None
+    try:
+        documents = files.read([source["source"]])
+    except InvalidObject:  # one that cannot be decoded; `shmroute check` says which
+        return None
+    for each in documents:
+        metadata = each.manifest.get("metadata")
+        if each.kind != APPMODELS.kind or not isinstance(metadata, dict):
+            continue
+        if (metadata.get("namespace", route.namespace), metadata.get("name")) == (route.namespace, route.appmodel):
+            return each.where
+    return None
+
+
+def _until(area: str, model: str) -> Iterator[str]:
+    """What served the model until when, if the event log still says so."""
+    with suppress(AreaUnavailable):
+        event = last_served(area, model)
+        if event is not None:
+            when = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            ago = age_text(max(0.0, time.time() - event["time"]))
+            yield f"It was served until {when} ({ago} ago): version {event['before']}."
 
 
 def _why_not(rows: RowReader, model: str, namespace: str | None, about: dict[str, Any]) -> Iterator[str]:
@@ -88,6 +126,7 @@ def _why_not(rows: RowReader, model: str, namespace: str | None, about: dict[str
     names = [key for _, key, _ in rows.rows(Kind.MODEL)]
     yield f"No AppModel claims {model!r}: area {about['area']!r} has {len(names)} models, {health(about)[1]}."
     yield f"They are read from {settings_text(about['source'])}."
+    yield from _until(about["area"], model)
     near = get_close_matches(model, names, _MAX_NEAR)
     if near:
         yield f"Did you mean {' or '.join(map(repr, near))}?"

@@ -110,7 +110,10 @@ class MetadataLoader:
         self._store = store
         self._limits = limits or MetadataLimits()
         self._clock = clock
-        self._scheduler = ReadScheduler(template or KeyTemplate())
+        template = template or KeyTemplate()
+        self.key_template = template.template
+        """How keys are made."""
+        self._scheduler = ReadScheduler(template)
         self._changed = threading.Condition()
         self._stopped = False
         self._failure: BaseException | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from shmroute.metadata.template import KeyTemplate
 from shmroute.rows import ConflictRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState
 from shmroute.shm.reader import RowReader
 from shmroute.watcher.report import health
@@ -43,7 +44,7 @@ def explain(rows: RowReader, route: Route, about: dict[str, Any]) -> dict[str, A
         "other_namespaces": [f"{other.namespace}: {other.app} {other.version}" for other in route.others],
         "deleting": next((app.deleting for app in apps if _is_of(app, route)), "") or None,
         "app_named_by": [f"{app.namespace}/{app.appmodel}" for app in apps],
-        "metadata": _metadata_facts(metadata),
+        "metadata": _metadata_facts(metadata, route, about["watcher"].get("metadata")),
         "endpoints": _endpoint_facts(endpoints),
         "generation": rows.generation,
         "age": about["age"],
@@ -62,10 +63,16 @@ def _waiting(conflict: ConflictRow) -> list[str]:
     return [*conflict.losers, *([f"and {more} more"] if more > 0 else [])]
 
 
-def _metadata_facts(row: MetadataRow | None) -> dict[str, Any] | None:
+def _metadata_facts(row: MetadataRow | None, route: Route, loader: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The state of the metadata; `loader` is what the watcher says of its store."""
     if row is None:
         return None
+    key = None
+    if loader and loader["key_template"]:
+        key = KeyTemplate(loader["key_template"]).key(route.namespace, route.app, route.model, route.version)
     return {
+        "store": loader["store"] if loader else None,
+        "key": key,
         "state": MetadataState(row.state).word,
         "version": row.version,
         "wanted": row.wanted,

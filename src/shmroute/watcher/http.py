@@ -5,9 +5,9 @@
 * `/readyz`: 200 once a first complete snapshot of all sources is published, and from then on. Each problem of a source
   has a line below the "ok".
 * `/metrics`: the Prometheus text format, made at the scrape from the watcher's status.
-* `/` is the status page, and `/api/status`, `/api/history`, `/api/models`, `/api/models/NAME`, `/api/conflicts` and
-  `/api/invalid` give the same as JSON. By default they answer only clients on the pod's loopback (`kubectl
-  port-forward` is one): they name models, apps and addresses.
+* `/` is the status page, and `/api/status`, `/api/history`, `/api/models`, `/api/models/NAME`, `/api/events`,
+  `/api/conflicts` and `/api/invalid` give the same as JSON. By default they answer only clients on the pod's loopback
+  (`kubectl port-forward` is one): they name models, apps and addresses.
 
 uvicorn serves it from a thread of its own. The handlers read what other threads have published and wait for nobody. A
 pod network brings slow and idle clients, so each connection has a total time limit, and the oldest connection is closed
@@ -176,6 +176,9 @@ class _Paths:
                 what = self._history.samples()
             case "models":
                 what = self._views.models(search, start, limit)
+            case "events":
+                since = float(query["since"]) if "since" in query else None
+                what = self._views.events(since, query.get("model"), limit)
             case "conflicts":
                 what = self._views.conflicts(start, limit)
             case "invalid":

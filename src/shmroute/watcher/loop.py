@@ -17,9 +17,13 @@ from typing import Final
 
 from shmroute.errors import AreaBusy, AreaUnavailable, ConfigError, ShmrouteError
 from shmroute.resources.registry import APPMODELS, WatchedKind
+from shmroute.resources.table import TableKind
 from shmroute.rows import Kind, RowKey, SettingsRow
+from shmroute.shm.events import EventWriter
+from shmroute.shm.posix import Ownership
 from shmroute.shm.writing.control import stand_by
 from shmroute.shm.writing.publisher import Publisher
+from shmroute.shm.writing.segment_writer import Planned
 from shmroute.sources.base import Audited, AuditResult, Changed, Deleted, Event, Replaced, Resync, Source, SourceState
 from shmroute.tables import Announcement, Crowded, EndpointRules, Handler, Index, Room
 from shmroute.version import __version__
@@ -27,6 +31,7 @@ from shmroute.watcher.adoption import adopted_appmodels
 from shmroute.watcher.change_log import ChangeLog
 from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.dispatch import Dispatcher
+from shmroute.watcher.events import EventNotes
 from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
 from shmroute.watcher.pending_rows import PendingRows
 from shmroute.watcher.room import words_of
@@ -107,6 +112,8 @@ class WatcherLoop:
         self._told_in_step = False
         """Whether the last beat said that all sources were in step."""
         self._publisher: Publisher | None = None
+        self._notes: EventNotes | None = None
+        """Of the event log, while this watcher has the area."""
         self._started = time.time()
         self.turned_ns = clock()
         """When the owner last turned, on the monotonic clock, writing or standing by."""
@@ -155,22 +162,42 @@ class WatcherLoop:
         if publisher is None:
             return
         self._publisher = publisher
+        self._notes = notes = self._event_notes(publisher)
+        notes.say("started", f"version {__version__}, {self._settings.source}")
         try:
             self._publish_checkpoint(publisher)
             self._adopt(publisher)
             self._start_threads()
-            self._loop(publisher)
+            self._loop(publisher, notes)
         finally:
             self._stop.set()
             self._join()
             with suppress(ShmrouteError):
                 publisher.control.store_status(encode_status(self._status(ENDED)))
+            notes.say("ended")
+            notes.write(publisher.generation)
             publisher.close()
+
+    def _event_notes(self, publisher: Publisher) -> EventNotes:
+        tables = {
+            kind.feeds: kind.name
+            for kind in self._kinds()
+            if isinstance(kind, TableKind) and kind.definition.secrets != "allowed"
+        }
+        writer = EventWriter(self.area, Ownership(self._group), lambda: publisher.control.area_id)
+        return EventNotes(writer, publisher.get, tables, self._clock)
+
+    def _note(self, planned: Sequence[Planned]) -> None:
+        """Rows that are about to be published."""
+        if self._notes is not None:
+            self._notes.note(planned)
 
     def _acquire(self) -> Publisher | None:
         while not self._stopping:
             try:
-                return Publisher(self.area, group=self._group, now_ns=self._clock(), pause=self._show_life)
+                return Publisher(
+                    self.area, group=self._group, now_ns=self._clock(), pause=self._show_life, note=self._note
+                )
             except AreaBusy as error:
                 self._stand_by(error)
             except AreaUnavailable as error:
@@ -251,7 +278,7 @@ class WatcherLoop:
 
     # --- the loop ------------------------------------------------------------------------------------------
 
-    def _loop(self, publisher: Publisher) -> None:
+    def _loop(self, publisher: Publisher, notes: EventNotes) -> None:
         beat_at_ns = 0
         started_ns = self._clock()
         while not self._stopping:
@@ -259,6 +286,7 @@ class WatcherLoop:
             if now_ns >= beat_at_ns:
                 self._check_threads()
                 self._beat(publisher, now_ns)
+                notes.write(publisher.generation)
                 beat_at_ns = now_ns + int(HEARTBEAT_SECONDS * 1e9)
             wait = 0.0 if publisher.rebuilding else max(0.0, (beat_at_ns - now_ns) / 1e9)
             if self._take_events(wait):
@@ -266,13 +294,15 @@ class WatcherLoop:
             elif publisher.rebuilding:
                 publisher.maintain()
             if self._publication.due:
-                complete = self._publication.complete
+                complete, generation = self._publication.complete, publisher.generation
                 self._publication.publish(publisher)
                 if self._publication.complete != complete:
+                    notes.say("published", f"the first complete list: {self._index.model_count} models")
                     beat_at_ns = 0
                     seconds = (self._clock() - started_ns) / 1e9
                     rows = publisher.sizes.rows
                     self._change_log.first_snapshot(self._index.model_count, self._index.app_count, rows, seconds)
+                notes.write(publisher.generation, published=publisher.generation != generation)
             if not self._told_in_step and self._contact_ns():
                 # A worker that waited for the first snapshot may ask for its age with its first look-up.
                 beat_at_ns = 0
@@ -306,6 +336,8 @@ class WatcherLoop:
                 return
             case SourceState():
                 self._states[event.resource] = event
+                if self._notes is not None:
+                    self._notes.source(event)
                 return
             case AuditResult():
                 self._audits[event.resource] = _audited(self._audits.get(event.resource), event)
@@ -386,6 +418,8 @@ class WatcherLoop:
         else:
             if done:
                 _log.error("%s", done)
+                if self._notes is not None:
+                    self._notes.say("made the area anew", done)
                 self._publication.problem = ""
 
     def _beat(self, publisher: Publisher, now_ns: int) -> None:

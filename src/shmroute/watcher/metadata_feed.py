@@ -158,6 +158,7 @@ class MetadataFeed:
             counters.failures,
             counters.pending,
             self._loader.problem,
+            self._loader.key_template,
         )
 
     def _no_longer_serving(self, model: str, namespaces: tuple[str, ...]) -> list[_Name]:

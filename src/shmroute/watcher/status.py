@@ -48,6 +48,8 @@ class MetadataStatus(msgspec.Struct, frozen=True):
     """Keys that will be read again."""
     problem: str = ""
     """Why the store cannot be read, "" while it can."""
+    key_template: str = ""
+    """How keys are made of namespace, app, model and version."""
 
 
 class ThreadStatus(msgspec.Struct, frozen=True):

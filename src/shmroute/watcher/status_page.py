@@ -11,11 +11,13 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from shmroute.watcher.events import in_words
 from shmroute.watcher.report import age_words, settings_text
 from shmroute.watcher.views import HISTORY_SECONDS, Views
 
@@ -42,7 +44,10 @@ HEADERS: Final = (
 """The page's headers. The hashes allow exactly the page's own script and style (Content Security Policy level 2)."""
 
 _SYMBOLS: Final = {"ok": "✓", "old": "!", "bad": "✕"}
-_API: Final = ("status", "history", "models", "conflicts", "invalid")
+_API: Final = ("status", "history", "models", "events", "conflicts", "invalid")
+EVENTS_SHOWN: Final = 20
+"""Newest events on the page."""
+
 MAX_WORKERS: Final = 50
 """Workers on the page, those behind first."""
 
@@ -72,6 +77,7 @@ def render(views: Views, samples: Sequence[dict[str, Any]], search: str, model: 
         f"<h2>The last ten minutes</h2><div id='plots' data-live>{_plots(samples)}</div>",
         f"<h2 id='find'>Find a model</h2>{_form(search or model)}",
         f"<div id='found' data-live>{_found(views, search, model, start)}</div>",
+        f"<h2>What changed</h2><div id='events' data-live>{_events(views, model or None)}</div>",
         f"<h2>Conflicts</h2><div id='conflicts' data-live>{_conflicts(views)}</div>",
         f"<h2>Set aside</h2><div id='invalid' data-live>{_invalid(views)}</div>",
         f"<p class='dim'>Read only. The same as JSON: {', '.join(map(_api_link, _API))}.</p>",
@@ -258,6 +264,21 @@ def _metadata_words(metadata: dict[str, Any] | None) -> str:
         return "none is read"
     value = f"{metadata['bytes']} bytes of version {metadata['version']}" if metadata["version"] else "no value"
     return ", ".join(part for part in (metadata["state"], value, metadata["reason"]) if part)
+
+
+def _events(views: Views, model: str | None) -> str:
+    """The newest events: all, or those of the model that is explained."""
+    page = views.events(model=model, limit=EVENTS_SHOWN)
+    if page["problem"]:
+        return f"<p>Unknown: {escape(page['problem'])}</p>"
+    if not page["items"]:
+        return "<p>Nothing is in the log.</p>"
+    rows = [(_time(event["time"]), in_words(event), event["generation"] or "none") for event in page["items"]]
+    return _table("What changed", ("Time (UTC)", "What", "Generation"), rows)
+
+
+def _time(unix_seconds: float) -> str:
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _conflicts(views: Views) -> str:

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import msgspec
 
-from shmroute.errors import NotReady
+from shmroute.errors import AreaUnavailable, NotReady
 from shmroute.rows import ConflictRow, InvalidRow, Kind, MetadataRow
 from shmroute.shm.reader import RowReader
+from shmroute.watcher import events
 from shmroute.watcher.explain import explain, find_route
 from shmroute.watcher.report import health, report
 from shmroute.watcher.status import Status
@@ -112,6 +113,15 @@ class Views:
             content = _metadata(value).value if value is not None else None
             facts["metadata_value"] = content.decode(errors="replace") if content is not None else None
         return facts
+
+    def events(self, since_seconds: float | None = None, model: str | None = None, limit: int = 50) -> dict[str, Any]:
+        """The newest events first, at most `limit`: those of the last so many seconds, and of one model if named."""
+        since = time.time() - since_seconds if since_seconds is not None else 0.0
+        try:
+            found = events.read(self.area, since, model)
+        except AreaUnavailable as error:
+            return {"items": [], "problem": str(error)}
+        return {"items": found[::-1][: max(1, min(limit, MAX_PAGE_ROWS))], "problem": None}
 
     def conflicts(self, start: int = 0, limit: int = 50) -> dict[str, Any]:
         """Models that several AppModels of one namespace claim, in pages."""

@@ -73,6 +73,10 @@ def _no_pause() -> None:
     """Nobody asked to be called."""
 
 
+def _not_noted(planned: Sequence[Planned]) -> None:
+    """Nobody asked for them."""
+
+
 class Publisher:
     """Takes the area's lock and publishes rows.
 
@@ -82,6 +86,8 @@ class Publisher:
         now_ns: the monotonic clock, shown to readers as the writer's start.
         pause: called every few milliseconds of work that cannot be sliced (a whole table, a large batch), for instance
             to show that the writer is alive. It must not use the publisher.
+        note: called with the rows of a publication that differ from those before it, while `get` still gives the
+            former ones. The publication may fail after it. Not called for the first table of an area.
 
     What a former writer published is adopted and stays served; generations continue from there.
 
@@ -98,9 +104,11 @@ class Publisher:
         group: str | int | None = None,
         now_ns: int = 0,
         pause: Callable[[], None] = _no_pause,
+        note: Callable[[Sequence[Planned]], None] = _not_noted,
     ) -> None:
         self.area = area
         self._pause = pause
+        self._note = note
         self._ownership = posix.Ownership(group)
         self.control = ControlWriter.acquire(area, self._ownership)
         self._writer: SegmentWriter | None = None
@@ -327,6 +335,7 @@ class Publisher:
         planned = writer.plan(changes, self._pause)
         if not planned:
             return
+        self._note(planned)
         if writer.has_room(planned):
             writer.append(self.generation + 1, planned)
             self._advance(self.generation + 1)

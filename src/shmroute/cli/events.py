@@ -1,0 +1,61 @@
+"""`shmroute events`: what changed when."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+
+from shmroute.cli import options
+from shmroute.cli.output import document, printable
+from shmroute.watcher.events import in_words, read
+from shmroute.watcher.report import status_of
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
+    if not found:
+        raise click.BadParameter(f"{value!r}: write a number and s, m, h or d, as in 10m")
+    return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option(
+    "--since",
+    callback=_seconds,
+    envvar="SHMROUTE_SINCE",
+    metavar="TIME",
+    help="Only the last TIME: 90s, 10m, 2h, 1d.",
+)
+@options.area
+@options.output("table", "json", "yaml")
+def command(model: str | None, since: float | None, area: str, output: str) -> None:
+    """Show what changed when, the newest last. Times are UTC.
+
+    With MODEL only its routes, metadata and conflicts, and the endpoints of the AppModels that have served it. The log
+    holds the newest 1,024 events; a large change is shown by its first rows and a count. It outlives the watcher.
+    """
+    status_of(area)  # raises where there is no area
+    found = read(area, time.time() - since if since is not None else 0.0, model)
+    if output != "table":
+        click.echo(document({"items": found}, output))
+        return
+    for event in found:
+        click.echo(line(event))
+    if not found:
+        click.echo("No events.", err=True)
+
+
+def line(event: dict[str, Any]) -> str:
+    """`05:52:49  model iiot changed: v-1 by app a -> v-2 by app a`; with the date where that is not today's."""
+    when = datetime.fromtimestamp(event["time"], UTC)
+    shown = when.strftime("%H:%M:%S" if when.date() == datetime.now(UTC).date() else "%Y-%m-%d %H:%M:%S")
+    return f"{shown}  {printable(in_words(event))}"
