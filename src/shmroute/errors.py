@@ -37,7 +37,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Self
 
 __all__ = [
     "ApiError",
@@ -69,10 +70,33 @@ __all__ = [
 ]
 
 
+class _Hinted:
+    """An error of a name that is not there. Its text is completed when first asked for, since that takes time."""
+
+    _hint: Callable[[], str] | None = None
+    _more = ""
+
+    def with_hint(self, hint: Callable[[], str]) -> Self:
+        """Have `hint` complete the text. It must raise nothing."""
+        self._hint = hint
+        return self
+
+    def more(self) -> str:
+        """What completes the text; "" if nothing does."""
+        hint, self._hint = self._hint, None
+        if hint is not None:
+            self._more = hint()
+        return self._more
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}{self.more()}"
+
+
 class ShmrouteError(Exception):
     """The base class of all errors of shmroute."""
 
     def __reduce__(self) -> tuple[Any, ...]:
+        str(self)  # has a text completed that is made when first asked for
         # Exception's own way calls the class with the text alone, which fails for a class that takes other arguments.
         return _rebuild, (type(self), self.args), self.__dict__
 
@@ -149,8 +173,8 @@ class TableValueError(ShmrouteError, ValueError):
         super().__init__(f"table {table!r}: the value of {key!r} does not fit its type: {reason}")
 
 
-class ModelNotFound(ShmrouteError, LookupError):
-    """No valid AppModel serves the model.
+class ModelNotFound(ShmrouteError, _Hinted, LookupError):
+    """No valid AppModel serves the model. The text names the area, its age and similar names.
 
     Attributes:
         model: the model's name.
@@ -164,8 +188,8 @@ class ModelNotFound(ShmrouteError, LookupError):
         super().__init__(f"no app serves model {model!r}{where}")
 
 
-class AppNotFound(ShmrouteError, LookupError):
-    """No valid AppModel names the app.
+class AppNotFound(ShmrouteError, _Hinted, LookupError):
+    """No valid AppModel names the app. The text names the area, its age and similar names.
 
     Attributes:
         app: the app's name.
@@ -197,7 +221,17 @@ class NoEndpoints(ShmrouteError, LookupError):
         self.reason = reason
         self.detail = detail
         more = f" ({detail})" if detail else ""
-        super().__init__(f"app {app!r} has no endpoint: Service {service!r}: {reason}{more}")
+        advice = _ADVICE.get(reason, "")
+        super().__init__(f"app {app!r} has no endpoint: Service {service!r}: {reason}{more}{advice}")
+
+
+_ADVICE = {
+    "not known": ". No EndpointSlice of that Service has been seen: is there a Service of that name and namespace, and"
+    " does the watcher follow EndpointSlices?",
+    "known empty": ". The Service has no pod: is its Deployment scaled to zero, and does its selector match?",
+    "ambiguous port": ". Name one by the annotation iidp.com/port of the AppModel, or by the watcher's --port",
+}
+"""What the reader of a `NoEndpoints` can do, by its reason."""
 
 
 class StaleRoutes(ShmrouteError):

@@ -421,7 +421,7 @@ class Attempts:
             route, self._pool = self._look_up()
         except ModelNotFound as error:
             self._count("CallModelNotFound")
-            raise self._class(CallModelNotFound, error)(self.model, self.hint) from error
+            raise self._class(CallModelNotFound, error)(self.model, self.hint).with_hint(error.more) from error
         except ShmrouteError as error:
             self._count("CallNotRouted")
             raise self._class(CallNotRouted, error)(self.model, error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 import msgspec
@@ -45,6 +46,12 @@ _STRINGS_OF_A_ROUTE: Final = Route.__struct_fields__.index("others")
 T = TypeVar("T")
 
 _decode_apps = msgspec.msgpack.Decoder(tuple[App, ...]).decode
+
+
+def _describe(position: Position, kind: Kind, name: str, namespace: str | None) -> str:
+    from shmroute.worker.near_misses import describe
+
+    return describe(position.area, kind, name, namespace)
 
 
 class Reader(RouteLookup):
@@ -90,7 +97,7 @@ class Reader(RouteLookup):
             route = self._cache.get(model)
             if route is None:
                 if model in position.absent:
-                    raise ModelNotFound(model, namespace)
+                    raise self._not_found(model, namespace)
                 moves = position.moves
                 try:
                     value = rows.get(_MODEL, model)
@@ -99,7 +106,7 @@ class Reader(RouteLookup):
                 if value is None:
                     if position.moves == moves:
                         position.remember_absent(model)
-                    raise ModelNotFound(model, namespace)
+                    raise self._not_found(model, namespace)
                 try:
                     route = self._decode_route(value)
                 except msgspec.DecodeError:
@@ -108,7 +115,15 @@ class Reader(RouteLookup):
                     if len(self._cache) >= position.cached_rows:
                         make_room(self._cache, position.cached_rows)
                     self._cache[route.model] = route
-        return route_in(route, namespace)
+        try:
+            return route_in(route, namespace)
+        except ModelNotFound:
+            raise self._not_found(model, namespace) from None
+
+    def _not_found(self, model: str, namespace: str | None) -> ModelNotFound:
+        return ModelNotFound(model, namespace).with_hint(
+            partial(_describe, self._position, Kind.MODEL, model, namespace)
+        )
 
     def _steady_seconds(self) -> float:
         """The largest age while all is well; 0 if the watcher does not say. With the position's lock held."""
@@ -137,7 +152,7 @@ class Reader(RouteLookup):
         for app in found:
             if namespace is None or app.namespace == namespace:
                 return app
-        raise AppNotFound(name, namespace)
+        raise AppNotFound(name, namespace).with_hint(partial(_describe, self._position, Kind.APP, name, namespace))
 
     def models(self) -> dict[str, Route]:
         """All routes by model name, of one generation, decoded now: a copy of the whole table, for listings."""

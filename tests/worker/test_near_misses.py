@@ -1,0 +1,82 @@
+"""What the text of `ModelNotFound` says beside the name, and that a look-up that misses does not pay for it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from shmroute import AppNotFound, ModelNotFound, Reader
+from shmroute.errors import CallModelNotFound
+from shmroute.testing import Answer, Routes
+from shmroute.worker import near_misses
+
+
+@pytest.fixture
+def reader(area: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    monkeypatch.setattr(near_misses, "_budget", near_misses._Budget())
+    routes = Routes(area)
+    routes.set({"model1": Answer(app="app1"), "other": "app1", "third": Answer(app="app2", namespace="east")})
+    with Reader(area) as reader:
+        yield reader
+    routes.close()
+
+
+def missing(reader: Reader, name: str, namespace: str | None = None) -> ModelNotFound:
+    with pytest.raises(ModelNotFound) as raised:
+        reader.resolve(name, namespace=namespace)
+    return raised.value
+
+
+def test_text_names_area_age_and_similar_names(reader: Reader) -> None:
+    text = str(missing(reader, "modle1"))
+    assert text.startswith(f"no app serves model 'modle1' in area {reader.area!r} (3 models, fresh ")
+    assert text.endswith(" s ago); did you mean 'model1'?")
+    assert "did you mean" not in str(missing(reader, "nothing like it"))
+    assert str(missing(reader, "third", "west")).endswith("; namespaces that have it: east")
+    with pytest.raises(AppNotFound, match=r"no AppModel names app 'ap1' in area .*did you mean 'app1'"):
+        reader.app("ap1")
+
+
+def test_text_is_made_once_and_goes_along_in_copies(reader: Reader) -> None:
+    error = missing(reader, "modle1")
+    sent = pickle.loads(pickle.dumps(error))
+    text = str(error)
+    assert "did you mean" in text
+    for twin in (sent, copy.copy(error), copy.deepcopy(error)):
+        assert str(twin) == text
+        assert vars(twin) == vars(error)
+
+
+def test_miss_looks_for_no_similar_names(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_misses, "describe", lambda *_: pytest.fail("a miss paid for its text"))
+    assert reader.get("modle1") is None
+    missing(reader, "modle1")
+    missing(reader, "modle1", "west")
+
+
+def test_search_takes_its_share_of_time_and_no_more(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_misses._budget, "left", -60.0)
+    text = str(missing(reader, "modle1"))
+    assert f"in area {reader.area!r} (fresh " in text
+    assert "did you mean" not in text
+
+
+def test_area_that_cannot_be_read_leaves_the_bare_text(reader: Reader) -> None:
+    error = missing(reader, "modle1")
+    reader._position.named_area = "there-is-no-such-area"
+    assert str(error) == "no app serves model 'modle1'"
+
+
+def test_failed_call_says_the_same(reader: Reader) -> None:
+    from shmroute.calls import Attempts, default_policy
+
+    def look_up() -> Any:
+        return reader.resolve("modle1"), None
+
+    with pytest.raises(CallModelNotFound, match="did you mean 'model1'"):
+        for _ in Attempts(default_policy(), look_up, model="modle1"):
+            pass
