@@ -154,6 +154,60 @@ def test_get_w_prints_each_change_until_it_is_interrupted(area: str) -> None:
             process.communicate()
 
 
+def test_get_table_w_prints_old_and_new_values_and_follows_an_index(area: str) -> None:
+    with published(area) as routes:
+        index = {"region": ".region"}
+        routes.tables.set("tenants", {"acme": {"region": "eu"}, "umbrella": {"region": "us"}}, index)
+        every = start("get", "tenants", "-w", "--area", area)
+        some = start("get", "tenants", "-w", "-o", "json", "--by", "region=us", "--area", area)
+        try:
+            assert every.stdout is not None
+            assert some.stdout is not None
+            lines = [every.stdout.readline().split() for _ in range(3)]
+            first = json.loads(some.stdout.readline())
+            assert lines[0] == ["TIME", "EVENT", "KEY", "OLD", "NEW"]
+            assert [line[1:] for line in lines[1:]] == [
+                ["added", "acme", '{"region":"eu"}'],
+                ["added", "umbrella", '{"region":"us"}'],
+            ]
+            routes.tables.set("tenants", {"acme": {"region": "us"}})
+            lines = [every.stdout.readline().split() for _ in range(2)]
+            assert sorted(line[1:] for line in lines) == [
+                ["changed", "acme", '{"region":"eu"}', '{"region":"us"}'],
+                ["removed", "umbrella", '{"region":"us"}'],
+            ]
+            found = [first, *(json.loads(some.stdout.readline()) for _ in range(2))]
+            assert sorted((each["event"], each["key"], each["new"]) for each in found if each["new"]) == [
+                ("added", "acme", {"region": "us"}),
+                ("added", "umbrella", {"region": "us"}),
+            ]
+            assert [each["key"] for each in found if each["event"] == "removed"] == ["umbrella"]
+            assert all(each["time"] and each["generation"] for each in found)
+        finally:
+            for process in (every, some):
+                process.kill()
+                process.communicate()
+
+
+def test_get_table_takes_every_form_and_refuses_what_does_not_fit(cli: Cli, area: str) -> None:
+    with published(area) as routes:
+        routes.tables.set("tenants", {"acme": {"region": "eu", "n": 1}}, {"n": ".n", "region": ".region"})
+        assert cli("get", "tenants", "-o", "name", "--area", area).out == "acme\n"
+        assert cli("get", "tenants", "-o", "wide", "--area", area).out.split()[:3] == ["KEY", "VALUE", "BYTES"]
+        for by in ("n=1", "region=eu"):
+            (item,) = json.loads(cli("get", "tenants", "--by", by, "-o", "json", "--area", area).out)["items"]
+            assert item["value"] == {"region": "eu", "n": 1}
+        for arguments, reason in (
+            (("tenants", "-n", "default"), "-n is not for tables"),
+            (("tenants", "-w", "--by", "region"), "write INDEX=VALUE"),
+            (("tenants", "-w", "--by", "zone=eu"), "it has n, region"),
+            (("nothing", "-w"), "neither a table of this area"),
+            (("apps", "-w"), "-w is for models and declared tables"),
+        ):
+            answered = cli("get", *arguments, "--area", area)
+            assert (answered.code, reason in answered.err) == (2, True), answered.err
+
+
 def test_status_watch_without_a_terminal_prints_a_line_per_change(area: str) -> None:
     with published(area) as routes:
         process = start("status", "--watch", "--area", area)

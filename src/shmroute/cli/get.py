@@ -12,6 +12,7 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from shmroute.cli import options, output
+from shmroute.cli.follow import follow, follow_table, short
 from shmroute.cli.output import age_text
 from shmroute.errors import ShmrouteError, TableNotReady
 from shmroute.resources.table import TABLE_NAME
@@ -170,9 +171,7 @@ def _table_items(key: str, value: bytes) -> list[Item]:
 
 def _row_items(key: str, value: bytes) -> list[Item]:
     content = msgspec.msgpack.decode(value)
-    text = msgspec.json.encode(content).decode()
-    short = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
-    return [{"key": key, "namespace": "", "value": content, "text": short}]
+    return [{"key": key, "namespace": "", "bytes": len(value), "value": content, "text": short(content, _MAX_SHOWN)}]
 
 
 def _invalid_items(_key: str, value: bytes) -> list[Item]:
@@ -280,19 +279,24 @@ def _view_of(what: str, rows: RowReader, by: str | None) -> tuple[_View, frozens
     table = _table(row)
     if not table.ready:
         raise TableNotReady(what, environment.area())
-    view = _View(table.number, _row_items, {"key": "key", "value": "text"}, {}, "key")
-    return view, frozenset(_keys_by(rows, what, table, by)) if by else None
+    view = _View(table.number, _row_items, {"key": "key", "value": "text"}, {"bytes": "bytes"}, "key")
+    return view, frozenset(_keys_by(rows, table, *_index_of(what, table, by))) if by else None
 
 
-def _keys_by(rows: RowReader, name: str, table: TableRow, by: str) -> list[str]:
+def _index_of(name: str, table: TableRow, by: str) -> tuple[str, list[Any]]:
+    """The index that `--by` names, and the values that it may mean: `1` is a number and a text."""
     index, equals, text = by.partition("=")
     if not equals:
         raise click.UsageError(f"--by {by!r}: write INDEX=VALUE")
     if index not in table.indexes:
         raise click.UsageError(f"table {name!r} has no index {index!r}; it has {', '.join(table.indexes) or 'none'}")
-    values: list[object] = [text]
-    with suppress(msgspec.DecodeError):  # a number is meant as a number and as text; so are true and false
+    values: list[Any] = [text]
+    with suppress(msgspec.DecodeError):
         values.append(msgspec.json.decode(text))
+    return index, [value for value in values if index_value(index, value) is not None]
+
+
+def _keys_by(rows: RowReader, table: TableRow, index: str, values: list[Any]) -> list[str]:
     entries = {entry for value in values if (entry := index_value(index, value)) is not None}
     found: list[str] = []
     for entry in entries:
@@ -311,7 +315,7 @@ def _keys_by(rows: RowReader, name: str, table: TableRow, by: str) -> list[str]:
 @click.argument("names", nargs=-1, metavar="[NAME...]")
 @options.namespaces
 @options.area
-@click.option("-w", "--watch", is_flag=True, help="Models only: then print each change, until Ctrl-C.")
+@click.option("-w", "--watch", is_flag=True, help="Models and declared tables: then print each change, until Ctrl-C.")
 @click.option("--by", metavar="INDEX=VALUE", help="Declared tables only: the rows whose index has this value.")
 @click.option("--pending", is_flag=True, help="Metadata only: those whose value of the current version is not loaded.")
 @options.output("table", "wide", "json", "yaml", "name")
@@ -332,11 +336,17 @@ def command(
     With NAMEs only those; ends with 5 if one does not exist. Lists all watched namespaces unless -n is given.
     """
     wanted_namespace = options.one_namespace(namespace, all_namespaces)
+    if wanted_namespace is not None and (what == "tables" or (what not in _VIEWS and what != "workers")):
+        raise click.UsageError("-n is not for tables: where several namespaces are watched, their keys begin with it")
     if watch:
+        if what not in _VIEWS and what != "workers":
+            rows = RowReader(area)
+            _view_of(what, rows, by)  # which refuses what is no table
+            index = _index_of(what, _table(rows.get(Kind.TABLES, what) or b""), by) if by else None
+            follow_table(area, what, names, index, output)
+            return
         if what != "models":
-            raise click.UsageError("-w is for models")
-        from shmroute.cli.follow import follow
-
+            raise click.UsageError("-w is for models and declared tables")
         follow(
             area, lambda item: _is_wanted(item, wanted_namespace, names), _model_items_of, _VIEWS[what].table, output
         )
