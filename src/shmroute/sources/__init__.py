@@ -1,4 +1,4 @@
-"""Where objects come from: a Kubernetes cluster or a folder of the same manifests.
+"""Sources of objects: a Kubernetes cluster, or a folder of the same manifests.
 
 A source knows how to list and watch, resume and back off. It never knows what a route is.
 """

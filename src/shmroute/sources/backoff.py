@@ -1,7 +1,7 @@
-"""How long to wait before the next attempt after one kind of failure. Pure: clock and dice are arguments.
+"""Exponential back-off with jitter for one kind of failure. Pure: clock and dice are arguments.
 
-Used by `shmroute.sources.kubernetes.recovery`, which has one `Backoff` for each kind of failure. It waits for nothing
-itself.
+Used by `shmroute.sources.kubernetes.recovery`, which keeps one `Backoff` for each kind of failure. It only computes
+delays; the caller waits.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["Backoff"]
 
 FIRST_SECONDS = 0.8
-"""client-go's number: long enough to spare a server that restarts, short enough not to be noticed."""
+"""First delay, in seconds; client-go's value. It spares a server that restarts, and nobody notices it."""
 
 CAP_SECONDS = 30.0
-"""client-go's number: with the jitter, a server that keeps failing is asked about once in 45 seconds."""
+"""Longest delay before jitter, in seconds; client-go's value. A server that keeps failing is asked about every 45 s."""
 
 RESET_AFTER_SECONDS = 120.0
-"""Seconds without such a failure after which the next one counts as the first; client-go's number."""
+"""Seconds without a failure after which the next one counts as the first; client-go's value."""
 
 
 class Backoff:
@@ -44,27 +44,27 @@ class Backoff:
         self._dice = dice
         self._delay = first
         self._until = float("-inf")
-        """When the wait for the last failure was over: health is counted from there."""
+        """End of the last wait, on the clock; the time without a failure is counted from there."""
 
     def failed(self) -> float:
-        """Count one failure; returns the seconds to wait."""
+        """Count one failure; return the seconds to wait."""
         delay = self._step()
         delay *= 1 + self._dice()
         self._until = self._clock() + delay
         return delay
 
     def refused(self, seconds: float) -> float:
-        """Count one refusal that says when to come back, after `seconds`; returns the seconds to wait.
+        """Count one refusal with a Retry-After of `seconds`; return the seconds to wait, at least `seconds`.
 
-        Never less than `seconds`. The jitter on top doubles with each refusal in a row, so that many clients that
-        were told the same come back ever further apart.
+        The jitter added to it doubles with each refusal in a row: this spreads many clients that got the same
+        Retry-After.
         """
         delay = seconds + self._step() * self._dice()
         self._until = self._clock() + delay
         return delay
 
     def reset(self) -> None:
-        """Make the next failure the first again."""
+        """Make the next failure count as the first."""
         self._delay = self._first
 
     def _step(self) -> float:

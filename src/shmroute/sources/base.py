@@ -1,15 +1,15 @@
-"""What a source says to its owner: events, in order, and the state of the source itself.
+"""The contract between a source and its owner: the events a source sends, in order, and the state of the source.
 
-A source runs in a thread of its own and hands events to a `Sink`, one at a time (though helpers of the
-source may do it from threads of theirs); it never waits for what the owner does with them. Contract:
+A source runs in its own thread and puts events into a `Sink`, one at a time (helper threads of the source may put
+some). It never waits for what the owner does with them. Contract:
 
-* `Replaced` carries a *complete* list. It is sent only when the last page (or the bookmark that ends a
-  streaming list) has come; what it does not hold has vanished.
+* `Replaced` carries a *complete* list. It is sent only after the last page (or the bookmark that ends a
+  streaming list) has arrived. Objects missing from it no longer exist.
 * `Changed` and `Deleted` are applied in the order in which they are sent.
 * `SourceState` may come at any time and says nothing about objects.
-* `Resync` asks the owner to hand every cached object to the handlers again. It is local and costs no request.
-* `FileProblem` says that a file of manifests was set aside, and later that it is no longer so.
-* `AuditResult` tells what a comparison with the server found; a repair, where one is due, follows as `Replaced`.
+* `Resync` asks the owner to pass every cached object to the handlers again. It is local and costs no request.
+* `FileProblem` says that a file of manifests cannot be used, and later that the problem is over.
+* `AuditResult` reports what a comparison with the server found; a repair, if needed, follows as `Replaced`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Replaced(msgspec.Struct, frozen=True):
     resource: Resource
     items: tuple[Item, ...]
     received_ns: int = 0
-    """Monotonic clock when the last byte arrived."""
+    """Monotonic time at which the last byte arrived, in nanoseconds."""
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -69,50 +69,50 @@ class Deleted(msgspec.Struct, frozen=True):
 
 
 class Resync(msgspec.Struct, frozen=True):
-    """Hand every cached object of the resource to the handlers again."""
+    """Asks the owner to pass every cached object of the resource to the handlers again."""
 
     resource: Resource
 
 
 class SourceState(msgspec.Struct, frozen=True):
-    """How the source stands.
+    """State of the source for one resource.
 
-    Two ages come of it, both on the monotonic clock. `contact_ns` is when the watch or the server's cache last
-    answered: while it is young, changes arrive. `confirmed_ns` is when the storage last answered a quorum read: while
-    it is young, the server has not gone back in time and sees the cluster's newest state.
+    It carries two times of the monotonic clock, in nanoseconds. `contact_ns`: the last answer of the watch or of the
+    server's cache; while it is recent, changes arrive. `confirmed_ns`: the last answer of the storage to a quorum read;
+    while it is recent, the server has not gone back in time and sees the cluster's newest state.
     """
 
     resource: Resource
     phase: Phase
     contact_ns: int
     reason: str = ""
-    """Why it is not watching, in plain words; "" while it is."""
+    """Reason why the source is not watching, for people; "" while it watches."""
     restarts: int = 0
     lists: int = 0
     backoff_seconds: float = 0.0
     confirmed_ns: int = 0
-    """0 before the first confirmation, and where probes are off."""
+    """See above; 0 before the first confirmation, and if probes are off."""
 
 
 class AuditResult(msgspec.Struct, frozen=True):
-    """What a fresh list of the server showed beside what the source had handed out."""
+    """Result of comparing a fresh list of the server with the objects that the source has sent."""
 
     resource: Resource
     checked: int
-    """Objects in the fresh list."""
+    """Number of objects in the fresh list."""
     differences: int
-    """Objects that were missing, too many or of another version, and stayed so: this must read 0."""
+    """Number of objects that stayed missing, surplus or of another version: this must be 0."""
     keys: tuple[ObjectKey, ...] = ()
-    """The first few of them."""
+    """Keys of the first few differing objects."""
     seconds: float = 0.0
     error: str = ""
-    """Why the audit could not be completed; `differences` then says nothing."""
+    """Reason why the audit could not be completed; `differences` then has no meaning."""
 
 
 class FileProblem(msgspec.Struct, frozen=True):
-    """A file of manifests, or a part of it, that was set aside: an `InvalidRow` of kind "File" under its path.
+    """A file of manifests that cannot be used, wholly or in part: an `InvalidRow` of kind "File" under its path.
 
-    Sent when it begins, when its words change, and with `reason` None once it is over.
+    Sent when the problem begins, when `reason` changes, and with `reason` None once the problem is over.
     """
 
     path: str
@@ -138,7 +138,7 @@ class Audited(Protocol):
 
 
 class Source(Protocol):
-    """One or more kinds of objects of one place. `run` returns soon (well under 1 s) after `stop` is set."""
+    """Follows one or more kinds of objects. `run` returns soon (well under 1 s) after `stop` is set."""
 
     kinds: tuple[WatchedKind, ...]
 

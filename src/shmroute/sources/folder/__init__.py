@@ -2,8 +2,8 @@
 
     content   the objects in one file
     objects   the objects in all files, and the events that follow from a change
-    reader    looks at the files, and reads those that have changed
-    source    the thread that looks again and again, and reports
+    reader    checks the files, and reads those that have changed
+    source    the thread that checks the folder periodically, and reports
     selector  label selectors
 
 `content`, `objects` and `selector` are pure; only `source` has a thread and a clock.

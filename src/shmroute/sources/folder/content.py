@@ -1,4 +1,4 @@
-"""One file's bytes to the objects it holds. Called by the folder source. Pure: no I/O, no clock.
+"""Decode one file's bytes into the objects it holds. Called by the folder source. Pure: no I/O, no clock.
 
 A file is taken whole or not at all: if one of its objects cannot be identified, the others might be half of a change.
 An object that is not used (a slice without a Service) is noted, and the rest is taken. Objects of kinds that are not
@@ -29,31 +29,31 @@ DIGEST_BYTES = 8
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """Which of the objects count."""
+    """Selects the objects that count."""
 
     kinds: tuple[WatchedKind, ...]
     namespace: str | None
-    """Only objects of this namespace count, and those that name none belong to it. None: all namespaces."""
+    """The only namespace whose objects count; objects that name none belong to it. None: all namespaces."""
     selectors: Mapping[str, Selector]
-    """By a kind's name: whether an object with these labels counts."""
+    """The selector of each kind, by the kind's name."""
 
     @classmethod
     def of(cls, kinds: tuple[WatchedKind, ...], namespace: str | None, selector: str) -> Scope:
-        """`selector` is the user's; kinds that it is not for have their own. Raises `ConfigError` for a bad one."""
+        """Apply the user's `selector` to `labelled` kinds; others have their own. Raises `ConfigError` if it is bad."""
         chosen = {kind.name: parse_selector(selector if kind.labelled else kind.selector) for kind in kinds}
         return cls(kinds, namespace, chosen)
 
 
 class Content(msgspec.Struct, frozen=True):
-    """What a file holds."""
+    """The objects of one file."""
 
     objects: dict[ObjectId, Item]
     notes: tuple[str, ...]
-    """Why some of its objects are not used, in words."""
+    """Reasons why some of its objects are not used, for people."""
 
 
 def read_content(data: bytes, where: str, scope: Scope) -> Content:
-    """The objects of a file. Raises `InvalidObject` where the file cannot be used as a whole."""
+    """Return the objects of a file. Raises `InvalidObject` if the file as a whole cannot be used."""
     objects: dict[ObjectId, Item] = {}
     notes: list[str] = []
     first: dict[ObjectId, str] = {}
@@ -79,7 +79,7 @@ def read_content(data: bytes, where: str, scope: Scope) -> Content:
 
 
 def _check_version(document: Document, scope: Scope) -> None:
-    """Refuse a version that is not read. Another group may have a kind of the same name as a declared one."""
+    """Refuse an unsupported version of a known kind. Another group may have a kind of the same name."""
     group = document.api_version.rpartition("/")[0]
     for kind in dict.fromkeys((*BUILT_IN, *scope.kinds)):
         if kind.kind != document.kind:
@@ -92,7 +92,7 @@ def _check_version(document: Document, scope: Scope) -> None:
 
 
 def _item(document: Document, kind: WatchedKind, scope: Scope) -> Item | None:
-    """The object as a value; None where it is not used. Raises `InvalidObject` where it cannot be identified."""
+    """Return the object as a value; None if it is not used. Raises `InvalidObject` if it cannot be identified."""
     body = encode(document)
     own = "" if kind.namespace == "*" else kind.namespace
     namespace = (own or scope.namespace or DEFAULT_NAMESPACE) if kind.namespaced else ""
@@ -102,7 +102,7 @@ def _item(document: Document, kind: WatchedKind, scope: Scope) -> Item | None:
         raise InvalidObject(document.where, f"{error.where}: {error.reason}") from error
     if item is None:
         return None
-    # A file has no resourceVersion, or that of the cluster it was exported from, which an edit leaves as it is.
+    # A file has no resourceVersion, or that of the cluster it was exported from, which an edit does not change.
     digest = hashlib.blake2b(body, digest_size=DIGEST_BYTES).hexdigest()
     return cast("Item", msgspec.structs.replace(cast("Any", item), resource_version=digest))
 
@@ -122,6 +122,6 @@ def _labels(manifest: dict[str, Any]) -> dict[str, str]:
 
 
 def _place(document: Document, where: str) -> str:
-    """Which of several documents of the file; the file itself is known."""
+    """Return the document's place in its file; "" if the file has only one."""
     place = document.where.removeprefix(where).removeprefix(", ")
     return f"{place}: " if place else ""

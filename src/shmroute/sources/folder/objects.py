@@ -1,11 +1,11 @@
-"""The objects in all files of a folder, and the events that follow from a change. Pure: no I/O, no clock.
+"""The objects in all files of a folder, and the events for their changes. Pure: no I/O, no clock.
 
 Owned by the folder source's thread. Its rules:
 
 * If two files hold one object, the first file in the order of names counts. The other is reported as a problem and
   takes over when the first no longer holds the object. Files do not say which one is older.
 * A file that cannot be used keeps the objects it held last, until it is mended or deleted.
-* One changed object of a kind is one event. Several at once are one `Replaced`, so that a model that moves from one
+* One changed object of a kind makes one event. Several make one `Replaced`, so that a model that moves from one
   file to another is never missing in between.
 """
 
@@ -29,7 +29,7 @@ _NOTHING: Final = Content({}, ())
 
 
 class FolderObjects:
-    """Takes the content of files by name, and gives events."""
+    """Takes the content of files by name, and returns events."""
 
     def __init__(self, folder: Path, kinds: tuple[WatchedKind, ...]) -> None:
         self._folder = folder
@@ -41,27 +41,27 @@ class FolderObjects:
         self._reported_problems: dict[str, FileProblem] = {}
 
     def holds_objects(self, name: str) -> bool:
-        """Whether the file held objects when it could be read last."""
+        """Return whether the file held objects when it was last readable."""
         return bool(self._files.get(name, _NOTHING).objects)
 
     def put(self, name: str, content: Content) -> None:
-        """The file holds this."""
+        """Note the content of a file."""
         self._broken.pop(name, None)
         self._files[name] = content
 
     def set_aside(self, name: str, reason: str) -> None:
-        """The file cannot be used as it is."""
+        """Note that the file cannot be used; its last objects stay."""
         self._broken[name] = reason
 
     def remove(self, name: str) -> None:
-        """The file is deleted."""
+        """Note that the file was deleted."""
         self._broken.pop(name, None)
         self._files.pop(name, None)
 
     def take_events(self, received_ns: int, seen: str = "") -> list[Event]:
-        """What has changed since the last call. The first call reports all objects, even if there are none.
+        """Return the changes since the last call. The first call reports all objects, even if there are none.
 
-        `seen` is the present time, RFC 3339 in UTC: the age of new objects without a creation time.
+        `seen` is the current time, RFC 3339 in UTC: new objects without a creation time count as created then.
         """
         holders: dict[ObjectId, str] = {}
         for name in sorted(self._files):
@@ -83,7 +83,7 @@ class FolderObjects:
         return events + self._problem_events(holders)
 
     def _with_age(self, identity: ObjectId, item: Item, seen: str) -> Item:
-        """`item` with the time at which it was first seen, if it has no creation time."""
+        """Return `item` with the time at which it was first seen, if it has no creation time."""
         if getattr(item, "created", None) != "":
             return item
         former = (self._reported or {}).get(identity)

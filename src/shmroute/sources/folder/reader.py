@@ -1,9 +1,9 @@
-"""Looks at the files of a folder, and reads those that have changed. Owned by the folder source's thread.
+"""Checks the files of a folder, and reads those that have changed. Owned by the folder source's thread.
 
-Files are compared by what `stat` says. A change is read once two looks in a row agree on every file. Nobody is writing
+Files are compared by `stat`. A changed file is read once two looks in a row agree on it. Nobody is writing
 then: nothing is read half written, a save of several files is one change, and so is the renamed link by which a kubelet
 swaps all files of a mounted ConfigMap. Two looks are further apart than the ticks of a local file system's clock (4 to
-10 ms), so no write hides between them by leaving the time stamp as it was.
+10 ms), so a write between them always changes the time stamp.
 
 Links are followed, since the files of a mounted ConfigMap are links. Subfolders are ignored, as by `kubectl apply -f`.
 """
@@ -27,11 +27,11 @@ from shmroute.sources.folder.objects import FolderObjects
 __all__ = ["FolderReader", "Look", "list_files"]
 
 UNREST_SECONDS: Final = 1.0
-"""If files keep changing for longer than this, all are read as they are. One that changes while it is read is set
+"""Seconds of continuous change after which all files are read as they are. A file that changes while it is read is set
 aside."""
 
 Seen: TypeAlias = tuple[int, ...] | None
-"""What `stat` says of a file: device, inode, size, and times of change. None for a link that leads to no file."""
+"""A file by `stat`: device, inode, size, and times of change. None for a link that leads to no file."""
 
 
 def _now() -> str:
@@ -39,7 +39,7 @@ def _now() -> str:
 
 
 class Look(NamedTuple):
-    """What a look has shown."""
+    """Result of one look at the folder."""
 
     events: list[Event]
     in_step: bool
@@ -50,7 +50,7 @@ _NOT_YET: Final = Look([], False)
 
 
 def list_files(folder: Path) -> dict[str, Seen]:
-    """The manifest files of a folder. Raises `OSError` if the folder cannot be listed."""
+    """Return the manifest files of a folder. Raises `OSError` if the folder cannot be listed."""
     files: dict[str, Seen] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -59,7 +59,7 @@ def list_files(folder: Path) -> dict[str, Seen]:
             try:
                 found = entry.stat()
             except OSError:
-                found = None  # a link to nothing, or in a circle; or a file that has been deleted just now
+                found = None  # a dangling or circular link, or a file that was deleted just now
             if found is not None and stat.S_ISREG(found.st_mode):
                 files[entry.name] = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             elif entry.is_symlink():
@@ -68,11 +68,11 @@ def list_files(folder: Path) -> dict[str, Seen]:
 
 
 class FolderReader:
-    """What the files of a folder hold, brought up to date by each `look`.
+    """The content of a folder's files, updated by each `look`.
 
     Args:
         folder: the folder.
-        scope: which objects count.
+        scope: selects the objects that count.
         stopped: called between files; when it returns True, reading ends without a result.
     """
 
@@ -83,7 +83,7 @@ class FolderReader:
         self._objects = FolderObjects(folder, scope.kinds)
         self._last: dict[str, Seen] = {}
         self._read: dict[str, Seen] = {}
-        """The files as they were when they were read."""
+        """`stat` of each file when it was read."""
         self._complete = False
         self._changing_since: float | None = None
 
@@ -123,7 +123,7 @@ class FolderReader:
         return Look(self._objects.take_events(time.monotonic_ns(), _now()), True)
 
     def _read_file(self, name: str, seen: Seen) -> Content | str:
-        """What the file holds, or why it cannot be used."""
+        """Return the file's content, or the reason why it cannot be used."""
         if seen is None:
             return "a link that leads to no file"
         try:
@@ -153,11 +153,11 @@ _GONE: Final = (0,)
 
 
 def _differences(files: dict[str, Seen], others: dict[str, Seen]) -> set[str]:
-    """The names of files that are not the same in both."""
+    """Return the names of the files that differ."""
     return {name for name in files.keys() | others.keys() if files.get(name, _GONE) != others.get(name, _GONE)}
 
 
 def _reason(error: InvalidObject, name: str) -> str:
-    """Without the file's name, which is shown beside it; with the place in the file."""
+    """Return the error's text with the place in the file, without the file's name, which is shown beside it."""
     place = error.where.removeprefix(name).removeprefix(", ")
     return f"{place}: {error.reason}" if place and not place.endswith(name) else error.reason

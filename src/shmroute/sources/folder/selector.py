@@ -1,4 +1,4 @@
-"""Label selectors, in the API's own syntax, for a source that has to select by itself. Pure."""
+"""Label selectors in Kubernetes' syntax, for a source without an API server that selects. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shmroute.errors import ConfigError
 __all__ = ["Selector", "parse_selector"]
 
 Selector: TypeAlias = Callable[[Mapping[str, str]], bool]
-"""Whether an object with these labels is selected."""
+"""Returns whether an object with these labels is selected."""
 
 _KEY = r"(?P<key>[A-Za-z0-9][-A-Za-z0-9_./]*)"
 _REQUIREMENTS = {
@@ -23,9 +23,9 @@ _COMMA = re.compile(r",(?![^()]*\))")  # not between the brackets of a set
 
 
 def parse_selector(text: str) -> Selector:
-    """The selector that `text` writes, such as `iidp=iidp,stage in (test, prod),!old`. "" selects everything.
+    """Parse a selector such as `iidp=iidp,stage in (test, prod),!old`. "" selects everything.
 
-    Raises `ConfigError` for text that is no selector.
+    Raises `ConfigError` if `text` is not a selector.
     """
     requirements = [_requirement(part.strip(), text) for part in _COMMA.split(text)] if text.strip() else []
     return lambda labels: all(requirement(labels) for requirement in requirements)

@@ -1,7 +1,7 @@
-"""`FolderSource`: the thread that looks at a folder again and again, and reports what has changed.
+"""`FolderSource`: the thread that checks a folder periodically, and reports its changes.
 
-Called by the watcher. It keeps the contract of `shmroute.sources.base` for all kinds it follows at once. A look is a
-`stat` of each file, which works on every file system; inotify would be sooner by 50 ms and blind on network ones.
+Called by the watcher. It keeps the contract of `shmroute.sources.base` for all its kinds at once. A look is a `stat`
+of each file, which works on every file system; inotify would be 50 ms sooner, and blind on network file systems.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ __all__ = ["FolderSource"]
 _log = logging.getLogger(__name__)
 
 RESYNC_SECONDS: Final = 300.0
-"""Between handing every object to the handlers again, as for a cluster."""
+"""Seconds between two resyncs, which pass every object to the handlers again, as for a cluster."""
 
 LOOK_SECONDS: Final = 0.05
-"""Between two looks. A change takes two: it is seen 50 to 100 ms after it. Ten files cost 0.2 % of a core."""
+"""Seconds between two looks. A change needs two: it is seen after 50 to 100 ms. Ten files cost 0.2 % of a core."""
 
 MOST_LOOK_SECONDS: Final = 1.0
-"""The same for a folder in which a look takes long."""
+"""Longest time between two looks, in seconds, for a folder in which a look takes long."""
 
 LOOK_SHARE: Final = 0.03
-"""Most of a core that looking takes while nothing changes, as long as the looks are less than MOST_LOOK_SECONDS apart:
-1,000 files, which take 8 ms, are looked at four times a second."""
+"""Largest share of a core for looks while nothing changes, as long as they are less than MOST_LOOK_SECONDS apart:
+1,000 files, which take 8 ms, are checked four times a second."""
 
 REPORT_SECONDS: Final = 0.5
-"""Between two reports that nothing has changed: the age of the routes stays below a second."""
+"""Seconds between two reports that nothing has changed: the age of the routes stays below a second."""
 
 
 class FolderSource:
@@ -47,15 +47,15 @@ class FolderSource:
 
     Args:
         path: the folder.
-        namespace: only objects of this namespace count, and those that name none belong to it. None: all
-            namespaces, and those that name none belong to "default".
-        selector: a label selector for the kinds that the user's selector is for (`WatchedKind.labelled`). Unlike in
-            a cluster there is none by default: whoever puts a manifest into the folder means it.
-        kinds: which kinds of objects to follow.
-        resync_seconds: between handing every object to the handlers again.
+        namespace: the only namespace whose objects count; objects that name none belong to it. None: all
+            namespaces, and objects that name none belong to "default".
+        selector: a label selector for `labelled` kinds (see `WatchedKind`). Unlike in a cluster, the default selects
+            everything: whoever puts a manifest into the folder means it.
+        kinds: the kinds of objects to follow.
+        resync_seconds: seconds between two resyncs, which pass every object to the handlers again.
 
     Raises:
-        ConfigError: `selector` is no label selector, or `path` is a file.
+        ConfigError: `selector` is not a label selector, or `path` is a file.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class FolderSource:
         self._report(sink, "stopped")
 
     def _lose(self, sink: Sink, reason: str) -> None:
-        """The folder cannot be listed."""
+        """Report that the folder cannot be listed."""
         if self._phase != "backing-off":
             rest = "the objects that were read last stay in use" if self._lists else "nothing has been read yet"
             _log.warning("%s; %s", reason, rest)

@@ -1,7 +1,7 @@
-"""The requests a source makes for its one resource: pages, watches, probes, discovery.
+"""The requests of a source for its one resource: pages, watches, probes, discovery.
 
-Called by the reflector, the probe, the comparison and the audit. It knows paths and parameters; it decides nothing,
-retries nothing and keeps no state.
+Called by the reflector, the probe, the comparison and the audit. It knows paths and parameters; it never retries,
+decides nothing and keeps no state.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 __all__ = ["ResourceApi"]
 
 PAGE_OBJECTS = 500
-"""client-go's page: a request of some 0.5 MB, which no proxy minds."""
+"""Objects per page; client-go's value. An answer has some 0.5 MB, which every proxy passes."""
 
 PAGE_MAX_BYTES = 1 << 28
-"""Largest page that is read. A server's cache may answer with a whole table: 250,000 AppModels of 1 KiB."""
+"""Largest page, in bytes: a server's cache may answer with all objects at once, such as 250,000 AppModels of 1 KiB."""
 
 PAGES_MAX = 10_000
-"""Most pages of one list: 5,000,000 objects, far beyond what an API server holds."""
+"""Maximum number of pages in one list: 5,000,000 objects, far beyond what an API server holds."""
 
 PROBE_NAME = "-probe-"
-"""A name no object can have (names begin with a letter or digit), so the answer is the bare resourceVersion."""
+"""A name that no object can have (names begin with a letter or digit): the answer is a bare resourceVersion."""
 
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
-"""Accept header for a list of metadata; whole objects where a server cannot."""
+"""Accept header for a list of metadata; a server that cannot do this sends whole objects."""
 
 
 class ResourceApi:
@@ -56,17 +56,17 @@ class ResourceApi:
         self.what = f"{kind.plural} of {connection.host}{self._path}"
 
     def page(self, resource_version: str, token: str, *, abort: Abort) -> bytes:
-        """The body of one page of a list; `token` is "" for the first.
+        """Return the body of one page of a list; `token` is "" for the first page.
 
-        `resource_version` is "" for a quorum read, "0" for whatever the server's cache holds, else the least
-        that it must show. Only a quorum read comes in pages: limits make a server leave its cache.
+        `resource_version` is "" for a quorum read, "0" for whatever the server's cache holds, else the oldest state
+        that the list may show. Only a quorum read comes in pages: limits make a server bypass its cache.
         """
         return self._list(resource_version, token, "application/json", abort)
 
     def identities(self, resource_version: str, *, abort: Abort) -> tuple[str, dict[ObjectKey, int]]:
-        """The resourceVersion of a complete list, and each object's key and identity; `resource_version` as above.
+        """Return a complete list: its resourceVersion, and each object's key and identity.
 
-        Asks for metadata alone, which is a tenth of the bytes. Raises `ApiError` and `Garbled`.
+        `resource_version` as for `page`. Requests metadata only, a tenth of the bytes. Raises `ApiError` and `Garbled`.
         """
         found: dict[ObjectKey, int] = {}
         tokens: set[str] = set()
@@ -89,7 +89,7 @@ class ResourceApi:
         abort: Abort,
         initial_events: bool = False,
     ) -> Stream:
-        """A watch from a resourceVersion; with `initial_events` a streaming list."""
+        """Open a watch from a resourceVersion; with `initial_events` a streaming list."""
         query = {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(max(1, round(seconds)))}
         if initial_events:
             query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
@@ -104,7 +104,7 @@ class ResourceApi:
         )
 
     def revision(self, *, quorum: bool, timeout_seconds: float, abort: Abort) -> int:
-        """How far the server is: its storage (a quorum read), or its cache of this resource."""
+        """Return the newest revision of the storage (`quorum`), or of the server's cache of this resource."""
         query = {"fieldSelector": f"metadata.name={PROBE_NAME}"}
         if not quorum:
             query["resourceVersion"] = "0"
@@ -112,7 +112,7 @@ class ResourceApi:
         return revision_of(wire.decode_identities(self.kind, answer.data, self.what)[0])
 
     def served(self, *, timeout_seconds: float, abort: Abort) -> Served | None:
-        """What the server serves of this resource, to explain a 404; None where it does not say."""
+        """Return what discovery says about this resource, to explain a 404; None if the server does not answer."""
         kind = self.kind
         return find_served(
             self._connection, kind.group, kind.version, kind.plural, timeout_seconds=timeout_seconds, abort=abort
@@ -138,7 +138,7 @@ class ResourceApi:
 
 
 def bounded(stream: Stream, what: str, deadline: float, max_bytes: int) -> list[bytes]:
-    """The pieces of a body. Raises `ApiError` where it is not complete by `deadline`, or longer than `max_bytes`."""
+    """Return a body in pieces. Raises `ApiError` if it is incomplete at `deadline`, or longer than `max_bytes`."""
     pieces: list[bytes] = []
     size = 0
     while piece := stream.read():
@@ -152,7 +152,7 @@ def bounded(stream: Stream, what: str, deadline: float, max_bytes: int) -> list[
 
 
 def check_token(token: str, seen: set[str], what: str) -> None:
-    """Note the token of a list's next page. Raises `Garbled` where the list goes round in circles or has no end."""
+    """Note the token of a list's next page. Raises `Garbled` if a page repeats or the list has too many pages."""
     if token in seen:
         raise wire.Garbled(f"{what}: the list's next page is one that has come already")
     seen.add(token)

@@ -1,11 +1,11 @@
-"""Compare what was handed out with a list of the server, and tell the difference.
+"""Compare the objects that a source has sent with a list of the server, and report the differences.
 
-Run by `shmroute.sources.kubernetes.source` in a thread of its own, now and then and on demand (the audit, by a quorum
-read), and by the probe's thread after a broken connection (from the server's cache). It repairs nothing itself and
-hands out no object: that is the reflector's task. The list is of metadata alone: uid and resourceVersion tell.
+Run by `shmroute.sources.kubernetes.source` in its own thread, periodically and on demand (the audit, by a quorum
+read), and by the probe's thread after a broken connection (from the server's cache). It repairs nothing and sends
+no object: that is the reflector's task. A list of metadata is enough: uid and resourceVersion are compared.
 
-A list shows one moment, and the watch goes on while it is made. So a key that differs is only a candidate; it counts
-when no event has touched it from before the list until a grace after it, while the watch was open: its event
+A list shows one moment, and the watch continues meanwhile. So a key that differs is only a candidate. It counts
+if no event touched it from before the list until a grace period after it, while the watch was open: its event
 is not late, it was lost.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["audit", "compare"]
 
 KEYS_TOLD = 10
-"""How many of the differing keys are named: enough to look into it."""
+"""Maximum number of differing keys that are reported: enough to investigate."""
 
 
 def audit(
@@ -42,7 +42,7 @@ def audit(
     stop: threading.Event,
     abort: Abort,
 ) -> AuditResult:
-    """One audit, a quorum list and the wait for late events included. Never raises for what the server does."""
+    """Run one audit: a quorum list and the wait for late events. Never raises for a failure of the server."""
     began = time.monotonic()
     checked = 0
     differing: set[ObjectKey] = set()
@@ -67,10 +67,10 @@ def compare(
     stop: threading.Event,
     abort: Abort,
 ) -> tuple[int, set[ObjectKey], str]:
-    """One comparison with the list at `resource_version` (see `ResourceApi.page`).
+    """Compare with the list at `resource_version` (see `ResourceApi.page`).
 
-    Returns how many objects were listed, the keys that differ, and why nothing can be said; "" if something can.
-    Raises `ApiError` and `Garbled` where the server does not answer with a list.
+    Returns the number of listed objects, the keys that differ, and the reason why the result is void, "" if it counts.
+    Raises `ApiError` and `Garbled` if the server does not answer with a list.
     """
     with ledger.viewed() as view:
         _, listed = api.identities(resource_version, abort=abort)

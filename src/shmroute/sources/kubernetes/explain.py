@@ -1,4 +1,4 @@
-"""What a refusal of the API server means for a source, and its text for people. Pure."""
+"""Classify an API server's refusal for a source, and explain it to people. Pure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["explain", "is_out_of_range"]
 
 SAID_CHARACTERS = 500
-"""Longest server text kept in an explanation, in characters: an error page may fill megabytes, and what explains
-anything is at its beginning."""
+"""Longest server text kept in an explanation, in characters: an error page may have megabytes, and the reason is at
+its beginning."""
 
 
 def is_out_of_range(error: ApiError) -> bool:
-    """Whether the resourceVersion asked for is too old, or one that the server has not reached."""
+    """Return whether the requested resourceVersion is too old, or newer than the server's state."""
     if error.status == HTTPStatus.GONE or error.reason in ("Expired", "Gone"):
         return True
     if error.status != HTTPStatus.GATEWAY_TIMEOUT:
@@ -33,7 +33,7 @@ def is_out_of_range(error: ApiError) -> bool:
 
 
 def explain(error: ApiError, verb: str, api: ResourceApi, served: Served | None = None) -> str:
-    """What went wrong and what can be done about it, in one line. `served` tells the kinds of 404 apart."""
+    """Return what went wrong and what to do about it, in one line. `served` tells the kinds of 404 apart."""
     name = api.kind.full_name
     reason, message = error.reason[:SAID_CHARACTERS], error.message[:SAID_CHARACTERS]
     said = (message or reason).strip()

@@ -1,10 +1,10 @@
-"""Complete lists of a resource: a streaming list where the server can, else pages.
+"""Complete lists of a resource: a streaming list if the server supports it, else pages.
 
-Called by the reflector, in its thread. A list is all or nothing: it counts when its last page, or the bookmark that
-closes a streaming list, has come. What a server cannot do is remembered. It hands nothing out.
+Called by the reflector, in its thread. A list is all or nothing: it counts once its last page, or the bookmark that
+closes a streaming list, has arrived. This module remembers what the server does not support. It sends no events.
 
-Each exchange has one deadline, one bound for its bytes and one for its pages: a server or proxy that sends one byte a
-second, or never ends, is a failure like any other.
+Each exchange has a deadline, a byte limit and a page limit: a server or proxy that sends one byte a second, or never
+ends, is a failure like any other.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ NOT_SUPPORTED = frozenset(
         HTTPStatus.NOT_IMPLEMENTED,
     }
 )
-"""How a server says that it has no streaming lists: 422 without the feature, 500 in the stream on an old etcd."""
+"""Statuses of a server without streaming lists: 422 without the feature, 500 in the stream on an old etcd."""
 
 STREAMING_ATTEMPTS = 2
-"""Streaming lists in a row without their closing bookmark after which only pages are asked for."""
+"""Streaming lists in a row without a closing bookmark after which only pages are requested."""
 
 OBJECTS_PER_LOOK = 4096
-"""Objects decoded between two looks at `stop`: a page out of a server's cache may hold a million."""
+"""Objects decoded between two checks of `stop`: a page from a server's cache may hold a million."""
 
 LIST_MAX_BYTES = 1 << 29
-"""Largest list that is read, all pages or the whole stream: 500,000 objects of 1 KiB."""
+"""Largest list, in bytes, over all pages or the whole stream: 500,000 objects of 1 KiB."""
 
 
 class CompleteList(msgspec.Struct, frozen=True):
-    """All objects at one resourceVersion; `received_ns` is the monotonic time at which the last byte was there."""
+    """All objects at one resourceVersion; `received_ns` is the monotonic time at which the last byte arrived."""
 
     resource_version: str
     objects: list[Listed | Skipped]
@@ -75,7 +75,7 @@ class CompleteList(msgspec.Struct, frozen=True):
 
 
 class Lister:
-    """Remembers between lists whether this server has streaming ones."""
+    """Makes complete lists; remembers whether this server supports streaming ones."""
 
     def __init__(self, api: ResourceApi, timing: Timing, stats: SourceStats) -> None:
         self._api = api
@@ -84,12 +84,12 @@ class Lister:
         self._streaming = True
         self._unfinished = 0
         self.verb = "list"
-        """The right that the newest request took: a streaming list is a watch."""
+        """The RBAC verb that the newest request needed: a streaming list is a watch."""
 
     def list(self, at: str, *, pages_only: bool, abort: Abort, stop: threading.Event) -> CompleteList | None:
-        """The list at resourceVersion `at` (see `ResourceApi.page`); None where `stop` came first.
+        """Return the list at resourceVersion `at` (see `ResourceApi.page`); None if `stop` was set first.
 
-        `pages_only` is for when streams are what is doubted. Raises `ApiError` and `Garbled`.
+        `pages_only` avoids a streaming list, after a stream has lost events. Raises `ApiError` and `Garbled`.
         """
         if self._streaming and not pages_only:
             try:
@@ -176,9 +176,9 @@ class Lister:
 def read_events(
     stream: Stream, api: ResourceApi, stats: SourceStats, what: str, deadline: float = float("inf")
 ) -> Iterator[tuple[WatchEvent, int]]:
-    """Each event of a stream with the monotonic time in ns at which its last byte was there.
+    """Yield each event of a stream and the monotonic time, in nanoseconds, at which its last byte arrived.
 
-    Raises `ApiError` where the stream has not ended by `deadline`, on the monotonic clock.
+    Raises `ApiError` if the stream has not ended by `deadline`, on the monotonic clock.
     """
     lines = Lines()
     while data := stream.read():

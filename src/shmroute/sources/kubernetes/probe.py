@@ -1,34 +1,34 @@
-"""Is the watch alive, and is the server where it was? Asked by small requests, now and then.
+"""Checks, by small periodic requests, that the watch is alive and that the server has not gone back in time.
 
-Run by `shmroute.sources.kubernetes.source` in a thread of its own, over connections of its own; it acts through
-`Watched` and never hands out an object. `schedule` says when what is due; this module makes the requests and draws
-the conclusions. Bookmarks are no heartbeat: a quiet resource gets not one byte in minutes from a healthy server, so
-silence alone says nothing.
+Run by `shmroute.sources.kubernetes.source` in its own thread, over its own connections; it acts through
+`Watched` and never sends an object. `schedule` says when each step is due; this module makes the requests and draws
+the conclusions. Bookmarks are no heartbeat: a healthy server may send nothing for minutes about a quiet resource, so
+silence alone proves nothing.
 
 Two requests, both for a name that no object can have:
 
-* With resourceVersion=0: how far the server's cache of this resource has come. At most where we are: nothing is
-  missing. No answer, twice in a row: the peer is gone or frozen, and the watch is opened anew.
-* Without resourceVersion: a quorum read, the storage's revision. Less than the server has shown before means that
-  it went back in time (a restored backup): everything is listed again. No answer: the storage is away, while the watch
-  may be alive.
+* With resourceVersion=0: the newest revision of the server's cache of this resource. If we have reached it, nothing is
+  missing. Two requests in a row without an answer: the peer is gone or frozen, and the watch is reopened.
+* Without resourceVersion: a quorum read, the storage's revision. If it is below one that the server has shown before,
+  the server went back in time (a restored backup): everything is listed again. No answer: the storage is unavailable,
+  while the watch may be alive.
 
 A cache ahead of us does *not* mean that something is missing. Revisions count the writes to *all* resources, and a
-cache follows them, while a watch learns of it once a minute, by a bookmark. Where it does not for a while, a *peek*
-decides: a second watch of 3 s, from where nothing is known to be missing, with the same selector. A server sends it
-whatever happened since, at once, and a closing bookmark 2 s before its end:
+cache follows them, while a watch learns of them once a minute, by a bookmark. If that bookmark does not come, a *peek*
+decides: a second watch of 3 s with the same selector, from the last revision up to which nothing is missing. A server
+sends it at once whatever happened since, and a closing bookmark 2 s before its end:
 
-* An event: something has happened. Our watch must bring it too within a grace, or it is dead: reconnect (from where
-  it was, without a list), and if it stays silent even so, list again.
-* Only the bookmark: nothing has happened up to there. That is remembered, so the next peek starts there.
-* Neither (a server without bookmarks, or a proxy that swallows them, too): we cannot know. One comparison with the
-  server's metadata settles it. While such looks find nothing, the next one comes twice as late.
+* An event: something has happened. Our watch must receive it too within a grace period, or it is dead: reconnect (at
+  the same resourceVersion, without a list), and if the watch is still silent, list again.
+* Only the bookmark: nothing has happened up to its revision. The next peek starts there.
+* Neither (a server without bookmarks, or a proxy that drops them): unknown. One comparison with the server's metadata
+  decides. While peeks show neither, the wait before the next one doubles.
 
-After a broken connection the watch goes on where it was, and its events are served at once. It may have missed
-something without a trace: a server that was restored from a backup and has passed the old revision since. So one
+After a broken connection the watch resumes where it was, and its events are served at once. It may have missed
+something without a trace, if a server was restored from a backup and has passed the old revision since. So one
 comparison is made before the source says that it is in step.
 
-What a probe cannot see: one event lost among others that came. The audit finds it.
+A probe cannot detect one event lost among others that arrived. The audit finds it.
 """
 
 from __future__ import annotations
@@ -65,17 +65,17 @@ ATTEMPTS = 2
 """Reconnect after two unanswered probes in a row: one may be lost by chance."""
 
 TURN_SECONDS = 1.0
-"""Longest sleep: what the reflector plans meanwhile (a comparison) is seen after that."""
+"""Longest sleep, in seconds: a comparison that the reflector plans meanwhile waits no longer than this."""
 
 IDLE_SECONDS = 0.01
-"""Shortest sleep: bounds the rate of turns whatever the schedule says."""
+"""Shortest sleep, in seconds: limits the rate of turns whatever the schedule says."""
 
 UNWATCHED_SECONDS = 0.2
-"""Shortest sleep while there is no watch: what is due must wait for it."""
+"""Shortest sleep while there is no watch, in seconds: every due step waits for the watch."""
 
 
 class Topic(enum.Enum):
-    """What a problem is about; each has a note of its own, taken back by its own success."""
+    """Subject of a problem. Each has its own note, which a success on the same subject clears."""
 
     CACHE = "cache"
     STORAGE = "storage"
@@ -84,24 +84,24 @@ class Topic(enum.Enum):
 
 
 class Watched(Protocol):
-    """The watch that is looked after."""
+    """The watch that the probe checks."""
 
     @property
     def watching(self) -> bool:
-        """Whether there is a watch at all, open or about to be."""
+        """Whether a watch is open or being opened."""
 
     def reconnect(self, reason: str, *, broken: bool = False) -> None: ...
 
     def relist(self, reason: str) -> None: ...
 
     def in_step(self, contact_ns: int) -> None:
-        """At that monotonic time the server's cache has answered."""
+        """Note that the server's cache answered at this monotonic time."""
 
     def confirmed(self, confirmed_ns: int) -> None:
-        """At that monotonic time the storage has answered, and had not gone back."""
+        """Note that the storage answered at this monotonic time and had not gone back."""
 
     def note(self, topic: Topic, problem: str) -> None:
-        """Something cannot be asked, or is not known yet; "" takes that back."""
+        """Report an unanswered or undecided question; "" clears the problem of that topic."""
 
 
 class _Peek(enum.Enum):
@@ -110,7 +110,7 @@ class _Peek(enum.Enum):
 
 
 class Liveness:
-    """The probe's loop and what it remembers. `run` is for one thread; the rest is for the reflector's."""
+    """The probe's loop and state. One thread calls `run`; the reflector's thread calls the rest."""
 
     def __init__(
         self,
@@ -137,19 +137,19 @@ class Liveness:
         """Guards the schedule."""
         self._schedule = Schedule(timing, clock(), dice)
         self._topic = Topic.CACHE
-        """What the newest request was about."""
+        """Topic of the newest request."""
         self._problems: dict[Topic, str] = {}
 
-    # -- what the reflector tells -----------------------------------------------------------------
+    # -- called by the reflector ------------------------------------------------------------------
 
     def heard(self, *, bookmark: bool = False) -> None:
-        """The watch has brought an event or a bookmark."""
+        """Note that the watch has received an event or a bookmark."""
         self._schedule.heard(self._clock())
         if bookmark:
             self._schedule.bookmarked()
 
     def broken(self) -> None:
-        """The watch has resumed after a broken connection: a comparison is due before it is in step."""
+        """Plan a comparison: the watch has resumed after a broken connection and may not be in step."""
         now = self._clock()
         with self._lock:
             self._schedule.broken(now)
@@ -160,20 +160,20 @@ class Liveness:
         )
 
     def listed(self) -> None:
-        """A complete list was handed out."""
+        """Cancel the comparison: a complete list was sent."""
         with self._lock:
             self._schedule.listed()
         self._note(Topic.COMPARISON, "")
 
     @property
     def comparing(self) -> bool:
-        """Whether a comparison is due before we are in step."""
+        """Whether a comparison must still show that we are in step."""
         return self._schedule.comparing
 
     # -- the loop ---------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Do what is due until `stop`; `abort` ends a request under way."""
+        """Take each step when it is due, until `stop` is set; `abort` ends a running request."""
         while True:
             with self._lock:
                 _, at = self._schedule.next()
@@ -188,7 +188,7 @@ class Liveness:
                 self._failed(error)
 
     def turn(self) -> None:
-        """Do what is due now, if anything is. Raises `ApiError` and `Garbled` where it was not answered."""
+        """Take the step that is due now, if any. Raises `ApiError` and `Garbled` if the server gives no good answer."""
         now = self._clock()
         with self._lock:
             self._schedule.reached(self._ledger.known)
@@ -211,7 +211,7 @@ class Liveness:
                 self._compare(self._ledger.resource_version, "compared")
 
     def probe(self, *, confirm: bool) -> None:
-        """Ask the cache, and the storage too."""
+        """Ask the cache; with `confirm` also the storage."""
         asked_ns = time.monotonic_ns()
         highest = self._ledger.highest
         self._topic = Topic.CACHE
@@ -240,7 +240,7 @@ class Liveness:
     # -- inside -----------------------------------------------------------------------------------
 
     def _ask(self, *, quorum: bool) -> int:
-        """One request of a probe; a second attempt, on a fresh connection, where there is no answer."""
+        """Make one request of a probe; without an answer, repeat it once on a new connection."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._api.revision(
@@ -252,7 +252,7 @@ class Liveness:
         raise AssertionError("unreachable")
 
     def _look(self) -> None:
-        """The watch has stayed behind the cache for too long: find out whether it misses something."""
+        """Find out whether the watch, which has stayed behind the cache for too long, misses something."""
         asked_ns = time.monotonic_ns()
         behind = self._schedule.behind
         self._topic = Topic.PEEK
@@ -276,7 +276,7 @@ class Liveness:
             self._revive(found)
 
     def _peek(self, after: int, until: int) -> int | _Peek:
-        """Whether anything happened in (after, until]: the revision of the first event, or what is known."""
+        """Return the revision of the first event in (after, until], or whether it is certain that there is none."""
         self._stats.peeks += 1
         seconds = self._timing.peek_seconds
         silence = seconds + self._timing.probe_timeout_seconds
@@ -298,7 +298,7 @@ class Liveness:
                             return _Peek.NOTHING
         except ApiError as error:
             if error.status == HTTPStatus.GONE:
-                return until  # so much has happened that the server has forgotten where we are
+                return until  # so much has happened that the server no longer keeps our revision
             if error.status:
                 raise
         except Garbled:
@@ -306,14 +306,14 @@ class Liveness:
         return _Peek.UNKNOWN
 
     def _revive(self, happened: int) -> None:
-        """The watch has not brought what a peek has."""
+        """Reconnect the watch, which has not received the event that a peek has; if that does not help, list again."""
         log.warning("%s: the watch is silent while the resource moves: reconnecting", self._api.what)
         self._watched.reconnect("silent")
         if not self._ledger.wait_past(happened, self._timing.grace_seconds, self._stop):
             self._watched.relist("silent")
 
     def _compare(self, resource_version: str, reason: str) -> None:
-        """Compare with the server's metadata, and list everything again where that differs."""
+        """Compare with the server's metadata; list everything again if something differs."""
         asked_ns = time.monotonic_ns()
         self._topic = Topic.COMPARISON
         try:
@@ -352,7 +352,7 @@ class Liveness:
         self._watched.in_step(asked_ns)
 
     def _failed(self, error: ApiError | Garbled) -> None:
-        """A request got no answer, or a refusal."""
+        """Handle a request that was refused or got no good answer."""
         topic = self._topic
         now = self._clock()
         with self._lock:
@@ -362,7 +362,7 @@ class Liveness:
                 self._schedule.compare_again(self._timing.compare_retry_seconds, now)
             if isinstance(error, ApiError) and error.retry_after_seconds:
                 self._schedule.wait_for(error.retry_after_seconds, now)
-        # Without a thread nothing was asked: that says nothing about the peer.
+        # Without a thread no request was sent: this proves nothing about the peer.
         unanswered = isinstance(error, ApiError) and error.status == 0 and error.reason != "NoThread"
         dead = topic is Topic.CACHE and unanswered
         problem = f"{_FAILS[topic]}: {self._explain(error, topic)}"
@@ -380,7 +380,7 @@ class Liveness:
         return explain(error, "watch" if topic is Topic.PEEK else "list", self._api)
 
     def _answered(self, topic: Topic) -> None:
-        """What was asked about that topic was granted."""
+        """Clear the problem of `topic`: its request was answered."""
         if self._problems.get(topic) and topic is not Topic.COMPARISON:
             log.info("%s: the %s is answered again", self._api.what, topic.value)
         self._note(topic, "")

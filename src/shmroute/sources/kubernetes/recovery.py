@@ -1,11 +1,11 @@
-"""How long the list and watch of one resource waits after each kind of failure. Pure: clock and dice are arguments.
+"""Waits of one resource's list and watch after each kind of failure. Pure: clock and dice are arguments.
 
-Called by the reflector and by the fleet simulator. Each kind of failure has a back-off of its own, so that a server
-that was away for a minute is not punished for its first refusals when it is back.
+Called by the reflector and by the fleet simulator. Each kind of failure has its own back-off: after an outage of a
+minute, the first refusals of a restarted server do not add to a long wait.
 
-What a starting kube-apiserver 1.36 answers, as recorded: it refuses connections, then answers 403 to everybody whose
-rights come from RBAC for 2 s (503 with Retry-After 5 to cluster administrators), then 429 with Retry-After 1 for
-0.1 s, then it serves; a watch from before is answered by 410 on a quiet resource, though nothing was lost.
+Recorded answers of a starting kube-apiserver 1.36: it refuses connections, then answers 403 for 2 s to everybody whose
+rights come from RBAC (503 with Retry-After 5 to cluster administrators), then 429 with Retry-After 1 for
+0.1 s, then it serves. On a quiet resource it answers 410 to a watch from before, though nothing was lost.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ SHORT_WATCH = "ShortWatch"
 """Reason of the `ApiError` for a watch that ended as soon as it was open."""
 
 RETRY_AFTER_MAX_SECONDS = 600.0
-"""A server that asks for more than this is asked again all the same: a typo there must not blind us for a day."""
+"""Longest Retry-After that we obey, in seconds: a typo in it must not blind us for a day."""
 
 THROTTLED_JITTER_CAP_SECONDS = 10.0
-"""Largest jitter on top of Retry-After: spreads 10,000 clients to 1,000 a second after five refusals in a row."""
+"""Largest jitter added to Retry-After, in seconds: after five refusals in a row it spreads 10,000 clients to 1,000 a
+second."""
 
 STARTING_SECONDS = 60.0
-"""For how long after a failed connection a 403 may come from a server that has not read its roles yet."""
+"""Seconds after a failed connection during which a 403 may come from a server that has not read its roles yet."""
 
 RECENTLY_SERVED_SECONDS = 600.0
-"""A resource that was served less than this ago and is now 404 is likely to come back: its definition is being made
-anew."""
+"""Seconds since a resource was last served during which a 404 is taken as temporary: its definition is probably being
+replaced."""
 
 
 class Recovery:
@@ -68,14 +69,14 @@ class Recovery:
         self._short = backoff(timing.backoff_cap_seconds)
         self._gone = backoff(timing.backoff_cap_seconds)
         self._refusals = 0
-        """403 answers in a row."""
+        """Number of 403 answers in a row."""
         self._unreachable_at = float("-inf")
         self._served_at = float("-inf")
         self._proved = True
         """Whether a watch has worked since the last list that a 410 caused."""
 
     def failed(self, error: Exception) -> float:
-        """Count a failure; returns the seconds to wait before the next attempt."""
+        """Count a failure; return the seconds to wait before the next attempt."""
         if not isinstance(error, ApiError):
             return self._failing.failed()
         now = self._clock()
@@ -90,7 +91,7 @@ class Recovery:
             case 0 if error.reason == SHORT_WATCH:
                 return self._short.failed()
             case 0 | HTTPStatus.BAD_GATEWAY | HTTPStatus.SERVICE_UNAVAILABLE | HTTPStatus.TOO_MANY_REQUESTS:
-                # A load balancer answers 502 and 503 for a server that is away.
+                # A load balancer answers 502 and 503 for an unavailable server.
                 self._unreachable_at = now
                 return self._unreachable.failed()
             case HTTPStatus.NOT_FOUND if now - self._served_at < RECENTLY_SERVED_SECONDS:
@@ -98,10 +99,10 @@ class Recovery:
         return self._failing.failed()
 
     def gone(self) -> float:
-        """A 410, or a server that went back in time; returns the seconds to wait before the list.
+        """Count a 410, or a server that went back in time; return the seconds to wait before the list.
 
-        0 where a watch has worked since the last such list: every restart of the server and every edit of the
-        resource's definition makes one, with nothing lost. Lists that lead to a 410 again and again back off.
+        0 if a watch has worked since the last such list: every restart of the server and every edit of the
+        resource's definition causes a 410, and nothing is lost. Repeated 410s without a working watch back off.
         """
         if self._proved:
             self._proved = False
@@ -109,20 +110,20 @@ class Recovery:
         return self._gone.failed()
 
     def opened(self) -> None:
-        """A watch was opened: what we may do is known, and the resource is served."""
+        """Note that a watch was opened: we have the right to watch, and the resource is served."""
         self._refusals = 0
         self._starting.reset()
         self._forbidden.reset()
         self._served_at = self._clock()
 
     def proved(self) -> None:
-        """A watch has lasted, or has brought something: what we hold is a base to go on from."""
+        """Note that a watch has lasted or received something: its resourceVersion is good to resume from."""
         self._proved = True
 
     def _after_forbidden(self, now: float) -> float:
         if now - self._unreachable_at < STARTING_SECONDS:
             return self._starting.failed()
         delay = self._forbidden.failed()
-        # The first refusal may come from a server that started behind a load balancer. After the second one somebody
-        # has to change a role first.
+        # The first refusal may come from a server that started behind a load balancer. After a second one, only a
+        # changed role helps.
         return delay if self._refusals == 1 else max(delay, self._timing.forbidden_seconds)

@@ -1,17 +1,17 @@
-"""List, then watch, and never lose the thread: what client-go's reflector does, over raw bytes.
+"""List, then watch, and resume after every failure: what client-go's reflector does, over raw bytes.
 
-Run by `shmroute.sources.kubernetes.source` in the source's own thread; the probe and the audit reach in through
-`reconnect` and `relist`. The rules (each has its row in docs/failures.md):
+Run by `shmroute.sources.kubernetes.source` in the source's own thread; the probe and the audit call `reconnect` and
+`relist`. The rules (each has its row in docs/failures.md):
 
-* The first list is at resourceVersion 0, later ones at the last one seen, and at "" (a quorum read) only after
-  410 or "too large", then at once and one time, and where the probe or the audit has found us out of step.
-* A list counts when all of it has come; until then nothing is handed out.
-* A watch that was cut resumes where it was, without a list. The resourceVersion moves only after the
-  event has been put.
-* Whatever no API server would send ends the stream without moving the resourceVersion. Where that happens
-  `GARBLED_ATTEMPTS` times at one resourceVersion, a list in pages leads past it.
-* A 410 is not a failure: every restart of a server makes one. Lists that lead to a 410 again and again are.
-* Every failure waits, as long as its kind asks for (see `recovery`).
+* The first list is at resourceVersion 0, later ones at the last one seen. A list at "" (a quorum read) is made once,
+  at once, after 410 or "too large", and when the probe or the audit has found us out of step.
+* A list counts once all of it has arrived; until then nothing is sent.
+* A watch that was cut resumes at its resourceVersion, without a list. The resourceVersion moves only after the
+  event has been sent.
+* Bytes that no API server sends end the stream without moving the resourceVersion. After `GARBLED_ATTEMPTS` such
+  streams at one resourceVersion, a list in pages skips it.
+* A 410 is not a failure: every restart of a server causes one. Repeated lists that each lead to a 410 are.
+* After every failure the reflector waits; the kind of failure decides how long (see `recovery`).
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ __all__ = ["Outlet", "Reflector"]
 log = logging.getLogger(__name__)
 
 GARBLED_ATTEMPTS = 3
-"""Unreadable streams in a row from one resourceVersion after which everything is listed: an event that cannot be read
-would be sent again for ever."""
+"""Unreadable streams in a row from one resourceVersion after which everything is listed: otherwise the server would
+send the unreadable event again for ever."""
 
 
 class Outlet(Protocol):
@@ -55,26 +55,26 @@ class Outlet(Protocol):
     def put(self, event: Event) -> None: ...
 
     def in_step(self, contact_ns: int) -> None:
-        """The monotonic time at which we were last known to be in step with the server."""
+        """Note the monotonic time, in nanoseconds, at which we were last in step with the server."""
 
     def report(self, phase: Phase, reason: str = "", backoff_seconds: float = 0.0) -> None: ...
 
     def listed(self) -> None:
-        """A complete list was handed out."""
+        """Note that a complete list was sent."""
 
     def heard(self, *, bookmark: bool) -> None:
-        """The watch has brought an event or a bookmark."""
+        """Note that the watch has received an event or a bookmark."""
 
     def broken(self) -> None:
-        """The watch has resumed after a broken connection."""
+        """Note that the watch has resumed after a broken connection."""
 
 
 class _WentBackError(Exception):
-    """The server sent an event from before what it had sent already."""
+    """The server sent an event that is older than one it had already sent."""
 
 
 class Reflector:
-    """`run` is one thread's; `interrupt`, `reconnect`, `relist` and `watching` may be used from any."""
+    """The list and watch of one resource. One thread calls `run`; any thread may use the other public names."""
 
     def __init__(self, api: ResourceApi, ledger: Ledger, outlet: Outlet, timing: Timing, stats: SourceStats) -> None:
         self._resource = api.kind.name
@@ -86,25 +86,25 @@ class Reflector:
         self._lister = Lister(api, timing, stats)
         self._recovery = Recovery(timing)
         self._troubled = False
-        """Whether a warning has been logged that is not over yet."""
+        """Whether a warning was logged for a problem that is not over yet."""
         self._broken = False
-        """Whether the connection broke since the last complete list or comparison was asked for."""
+        """Whether the connection broke after the last complete list or the last request for a comparison."""
         self._garbled = ("", 0)
-        """The resourceVersion from which the last stream was unreadable, and how often in a row."""
+        """The resourceVersion of the last unreadable stream, and the number of such streams in a row."""
         self._lock = threading.Lock()
-        """Guards the five below."""
+        """Guards the five fields below."""
         self._abort = Abort()
         self._wish = ""
-        """Why whatever is under way was ended on purpose: its end is no failure."""
+        """Reason why the running request was ended on purpose, which does not count as a failure; "" if it was not."""
         self._wish_broken = False
         self._list_at: str | None = "0"
-        """The resourceVersion that the next list must show; None while there is nothing to list."""
+        """The resourceVersion that the next list must show; None if no list is due."""
         self._pages_only = False
         self.watching = False
         """Whether a watch is open or being opened: only then can a probe find it dead."""
 
     def run(self, stop: threading.Event) -> None:
-        """Go on until `stop` is set and `interrupt` called."""
+        """List and watch until `stop` is set and `interrupt` is called."""
         while not stop.is_set():
             with self._lock:
                 self._wish, self._abort = "", Abort()
@@ -117,7 +117,7 @@ class Reflector:
             except _WentBackError as error:
                 self._useless("", "rewound", f"the server went back in time: {error}", stop)
             except Exception as error:
-                # A defect here must not end the watch for good: the last state is served, and we try again.
+                # A defect here must not end the watch for good: the last state stays served, and we retry.
                 log.exception("watching %s failed in a way nobody thought of", self._api.what)
                 self._failed(error, stop)
             finally:
@@ -129,14 +129,14 @@ class Reflector:
                     self._wish_broken = False
 
     def interrupt(self) -> None:
-        """End at once whatever `run` waits for."""
+        """End the request that `run` waits for, at once."""
         with self._lock:
             self._abort.set()
 
     def reconnect(self, reason: str, *, broken: bool = False) -> None:
-        """Open the watch again where it is, without a list. `reason` is one word, for the counters.
+        """Reopen the watch at its resourceVersion, without a list. `reason` is one word, for the counters.
 
-        `broken`: the connection has not answered, so a comparison is due afterwards.
+        `broken`: the connection has not answered, so a comparison must follow.
         """
         with self._lock:
             self._wish = reason
@@ -144,7 +144,7 @@ class Reflector:
             self._abort.set()
 
     def relist(self, reason: str) -> None:
-        """List everything again, by a quorum read in pages: a stream is what may be at fault."""
+        """List everything again, by a quorum read in pages: a stream may have been the cause."""
         with self._lock:
             self._list_at, self._pages_only = "", True
             self._wish = reason
@@ -157,7 +157,7 @@ class Reflector:
             self._watch()
 
     def _list(self, at: str, pages_only: bool, stop: threading.Event) -> bool:
-        """Hand out a complete list. False where it was stopped, or asked for anew while it was under way."""
+        """Send a complete list. False if it was stopped, or if a new one was requested meanwhile."""
         self._outlet.report("listing")
         try:
             found = self._lister.list(at, pages_only=pages_only, abort=self._abort, stop=stop)
@@ -178,7 +178,7 @@ class Reflector:
         try:
             self._outlet.put(Replaced(self._resource, items, found.received_ns))
         except BaseException:
-            with self._lock:  # it was not handed out: a watch would go on from nowhere
+            with self._lock:  # the list was not sent: no watch may resume from it
                 if self._list_at is None:
                     self._list_at, self._pages_only = at, pages_only
             raise
@@ -200,7 +200,7 @@ class Reflector:
         self._stats.watches += 1
         low, high = self._timing.watch_seconds
         seconds = random.uniform(low, high)  # noqa: S311 - spreads load, guards nothing
-        # A quiet watch has nothing to say until it ends; whether it lives is the probe's business.
+        # A quiet watch receives nothing until it ends; the probe finds out whether it is alive.
         silence = seconds + self._timing.list_silence_seconds
         what = f"GET watch of {self._api.what}"
         stream = self._api.watch(
@@ -243,7 +243,7 @@ class Reflector:
             self._outlet.broken()
 
     def _apply(self, event: WatchEvent, received: int) -> None:
-        """Hand one event out, then, and only then, move on."""
+        """Send one event; move the resourceVersion only after that."""
         ledger = self._ledger
         match event:
             case Listed(key, version, item, identity):
@@ -273,13 +273,13 @@ class Reflector:
         self._outlet.in_step(received)
 
     def _check_order(self, resource_version: str, key: ObjectKey) -> None:
-        """Events come in the order of their revisions, so an older one tells that time went back."""
+        """Raise `_WentBackError` for an event older than the last one: a server sends them in order of revision."""
         if resource_version and revision_of(resource_version) < self._ledger.position:
             was = self._ledger.resource_version
             raise _WentBackError(f"{key} came at resourceVersion {resource_version}, after {was}")
 
     def _failed(self, error: Exception, stop: threading.Event) -> None:
-        """Count a failure and wait, as long as its kind asks for."""
+        """Count a failure and wait; its kind decides how long."""
         if self._wish or stop.is_set():
             return
         if not isinstance(error, ApiError):
@@ -303,7 +303,7 @@ class Reflector:
         self._wait(reason, self._recovery.failed(error), stop)
 
     def _count_garbled(self) -> None:
-        """List everything after several unreadable streams from one position."""
+        """Count an unreadable stream; after several from one resourceVersion, plan a list of everything."""
         at = self._ledger.resource_version
         count = self._garbled[1] + 1 if self._garbled[0] == at else 1
         self._garbled = (at, count)
@@ -313,7 +313,7 @@ class Reflector:
                 self._list_at, self._pages_only = at, True
 
     def _useless(self, list_at: str, counted_as: str, reason: str, stop: threading.Event) -> None:
-        """What we hold is no base to go on from: list at once, but back off where that does not help."""
+        """Plan a new list: the watch cannot resume from our state. List at once, but back off if that does not help."""
         with self._lock:
             self._list_at = list_at
         self._stats.restarted(counted_as)
@@ -323,7 +323,7 @@ class Reflector:
             self._wait(reason, seconds, stop)
 
     def _wait(self, reason: str, seconds: float, stop: threading.Event) -> None:
-        # A probe would only find out what is known.
+        # A probe would only find the failure that is already known.
         self.watching = False
         self._stats.errors += 1
         self._troubled = True

@@ -1,16 +1,16 @@
-"""When to probe, when to look closer, when to compare. Pure: the time and the dice are arguments.
+"""The schedule of probes, peeks and comparisons. Pure: the time and the dice are arguments.
 
-Asked by `shmroute.sources.kubernetes.probe` and by the fleet simulator, which make the requests and say what came of
-them. All times are monotonic seconds.
+Called by `shmroute.sources.kubernetes.probe` and by the fleet simulator, which make the requests and report their
+results. All times are monotonic seconds.
 
-* A probe comes every P. It is excused where the watch has brought an event or a bookmark since the last one was due,
-  and never twice in a row.
-* The first probe after `confirm_seconds` also asks the storage; that one is never excused.
-* A cache ahead of the watch is no alarm: revisions count the writes to all resources, and a watch learns of them once
-  a minute, by a bookmark. Only where it has stayed behind for `bookmark_seconds` something may be missing.
-* Where neither events nor bookmarks tell (a server without bookmarks), a look finds nothing out. Such looks come twice
-  as late each time, up to the period of the audit.
-* After a broken connection one comparison is made, at a random moment of a window, and no two within five minutes.
+* A probe is due every P. It is skipped if the watch has received an event or a bookmark since the last one was due,
+  but never twice in a row.
+* The first probe after `confirm_seconds` also asks the storage; it is never skipped.
+* A cache ahead of the watch is normal: revisions count the writes to all resources, and a watch learns of them once
+  a minute, by a bookmark. Only after `bookmark_seconds` behind the cache may the watch have missed something.
+* Without bookmarks and events (a server that sends no bookmarks), a peek cannot decide. The wait before the next peek
+  then doubles each time, up to the period of the audit.
+* After a broken connection one comparison is made, at a random moment of a window, at most one in five minutes.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 __all__ = ["Due", "Schedule", "audit_wait"]
 
 PROBE_JITTER = 0.1
-"""Part of the probe period that is drawn: pods started together must not ask together for ever."""
+"""Random part of the probe period, as a fraction of it: pods started together must not probe together for ever."""
 
 AUDIT_JITTER = 0.2
-"""Part of the time between audits that is drawn, to both sides: pods started together must not list together."""
+"""Random part of the audit period, +-20 %: pods started together must not list together."""
 
 
 class Due(enum.Enum):
     """The next step of the schedule."""
 
     PROBE = "probe"
-    """Ask the server's cache how far it is."""
+    """Ask the server's cache for its newest revision."""
     CONFIRM = "confirm"
-    """Ask the cache, and the storage too."""
+    """Ask the cache and the storage for their newest revisions."""
     LOOK = "look"
-    """The watch has stayed behind the cache for too long: see whether anything was missed."""
+    """Peek: the watch has stayed behind the cache for too long and may have missed something."""
     COMPARE = "compare"
-    """Compare what we hold with a list of the server's metadata."""
+    """Compare the objects we hold with a list of the server's metadata."""
 
 
 class Schedule:
@@ -52,15 +52,15 @@ class Schedule:
         self._timing = timing
         self._dice = dice
         self._probes = timing.probe_seconds > 0
-        # A pod's first probe falls anywhere in the first period: pods start together.
+        # The first probe comes at a random time of the first period: pods start together.
         self._probe_at = now + timing.probe_seconds * dice()
         self._due_before = now
-        """When the last probe was made or excused."""
+        """Time at which the last probe was made or skipped."""
         self._heard_at = float("-inf")
         self._excused = False
         self._confirmed_at = float("-inf")
         self._behind = 0
-        """The cache's revision that the watch has not reached yet; 0 while it is in step."""
+        """The cache's revision that the watch has not reached yet; 0 while the watch is in step."""
         self._look_at = float("inf")
         self._patience = timing.bookmark_seconds
         self._compare_at = float("inf")
@@ -68,21 +68,21 @@ class Schedule:
 
     @property
     def behind(self) -> int:
-        """The cache's revision that the watch had not reached when last seen; 0 while it is in step."""
+        """The cache's revision that the watch had not reached at the last probe; 0 while the watch is in step."""
         return self._behind
 
     @property
     def comparing(self) -> bool:
-        """Whether a comparison is due that has not been made yet."""
+        """Whether a comparison is planned."""
         return self._compare_at < float("inf")
 
     @property
     def compare_at(self) -> float:
-        """When the comparison is due; infinite if none is."""
+        """Time of the planned comparison; infinite if none is planned."""
         return self._compare_at
 
     def next(self) -> tuple[Due, float]:
-        """What is due next, and when."""
+        """Return the next step and its time."""
         if self._compare_at <= min(self._look_at, self._probe_at if self._probes else float("inf")):
             return Due.COMPARE, self._compare_at
         if self._look_at < self._probe_at or not self._probes:
@@ -91,7 +91,7 @@ class Schedule:
         return (Due.CONFIRM if confirm else Due.PROBE), self._probe_at
 
     def excuse(self, now: float) -> bool:
-        """Whether the probe that is due now need not be made; if so, the next one is planned."""
+        """Return whether the probe due now can be skipped; if so, plan the next one."""
         if self._excused or self._heard_at <= self._due_before:
             return False
         self._excused = True
@@ -101,62 +101,62 @@ class Schedule:
     # -- what has happened ------------------------------------------------------------------------
 
     def heard(self, now: float) -> None:
-        """The watch has brought an event or a bookmark."""
+        """Note that the watch has received an event or a bookmark."""
         self._heard_at = now
 
     def bookmarked(self) -> None:
-        """A bookmark has come: this server sends them, so a missing one means something."""
+        """Note a bookmark: this server sends them, so a missing one is a sign of trouble."""
         self._patience = self._timing.bookmark_seconds
 
     def reached(self, known: int) -> None:
-        """The watch, or a peek, has come as far as `known`."""
+        """Note that the watch, or a peek, has reached the revision `known`."""
         if known >= self._behind:
             self.looked()
 
     def probed(self, now: float) -> None:
-        """A probe was made, or the watch was not open; the next one is planned."""
+        """Plan the next probe: one was made, or the watch was not open."""
         self._excused = False
         self._plan(now)
 
     def wait_for(self, seconds: float, now: float) -> None:
-        """The server wants to be left alone for so long."""
+        """Put the next probe off by `seconds`: the server's Retry-After."""
         self._probe_at = max(self._probe_at, now + seconds)
 
     def confirmed(self, now: float) -> None:
-        """The storage has answered."""
+        """Note that the storage has answered."""
         self._confirmed_at = now
 
     def ahead(self, revision: int, now: float) -> None:
-        """The cache is at `revision`, which the watch has not reached."""
+        """Note that the cache is at `revision`, which the watch has not reached."""
         if not self._behind:
             self._behind, self._look_at = revision, now + self._patience
 
     def looked(self) -> None:
-        """Take the result of a peek: whether something is missing."""
+        """Note that a peek, or the watch itself, has answered whether something is missing."""
         self._behind, self._look_at = 0, float("inf")
 
     def looked_in_vain(self, now: float) -> None:
-        """Neither events nor bookmarks tell whether anything is missing: look again twice as late."""
+        """Double the wait before the next peek: this one showed neither an event nor a bookmark."""
         self._patience = min(self._patience * 2, self._timing.audit_seconds)
         self._look_at = now + self._patience
 
     def broken(self, now: float) -> None:
-        """The connection broke and the watch has resumed: a comparison is due."""
+        """Plan a comparison: the connection broke and the watch has resumed."""
         if not self.comparing:
             earliest = max(now, self._compared_at + self._timing.compare_spacing_seconds)
             self._compare_at = earliest + self._timing.compare_spread_seconds * self._dice()
 
     def compared(self, now: float) -> None:
-        """The comparison was made."""
+        """Note that the comparison was made."""
         self._compared_at = now
         self._compare_at = float("inf")
 
     def listed(self) -> None:
-        """A complete list was handed out: a comparison would show nothing new."""
+        """Cancel the comparison: a complete list was sent, so it would show nothing new."""
         self._compare_at = float("inf")
 
     def compare_again(self, seconds: float, now: float) -> None:
-        """The comparison was not answered."""
+        """Plan the comparison again, `seconds` or more from now: the server did not answer it."""
         self._compare_at = now + seconds * (1 + self._dice())
 
     def _plan(self, now: float) -> None:
@@ -165,5 +165,5 @@ class Schedule:
 
 
 def audit_wait(timing: Timing, dice: Callable[[], float]) -> float:
-    """Seconds until the next audit."""
+    """Return the seconds until the next audit."""
     return timing.audit_seconds * (1 + AUDIT_JITTER * (2 * dice() - 1))

@@ -1,10 +1,10 @@
 """One kind of objects of several namespaces, as one `Source`: one list and watch for each namespace.
 
-Made by the watcher where `-n` names several. One watch of all namespaces with a filter would need the right to read
-every namespace, and would get every namespace's events; a watch costs an API server less than those.
+Created by the watcher if `-n` names several. One filtered watch of all namespaces would need the right to read
+every namespace, and would get every namespace's events; several watches cost an API server less.
 
-It merges what the namespaces' sources say: the first complete list is handed out when the last namespace has one, and
-the state is that of the worst.
+It merges the events of the namespaces' sources: it sends the first complete list once every namespace has one, and
+its state is that of the worst namespace.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["SeveralNamespaces"]
 WORST: tuple[Phase, ...] = ("backing-off", "starting", "listing", "watching", "stopped")
 
 LOOK_SECONDS = 0.5
-"""Time between two looks at whether a namespace's source still runs; each of these sources stops within that time."""
+"""Seconds between two checks that each namespace's source still runs; also the longest wait for one to stop."""
 
 
 class SeveralNamespaces:
@@ -39,12 +39,12 @@ class SeveralNamespaces:
         self.kinds: tuple[WatchedKind, ...] = first.kinds
         self._sources = dict(sources)
         self._lock = threading.Lock()
-        """Guards what follows, and the order in which events reach the sink."""
+        """Guards the fields below, and the order in which events reach the sink."""
         self._sink: Sink | None = None
         self._waiting = set(sources)
         """Namespaces that have no complete list yet."""
         self._early: dict[ObjectKey, Item] = {}
-        """Objects of the others, until none is waited for."""
+        """Objects of the other namespaces, kept until `_waiting` is empty."""
         self._keys: dict[str, set[ObjectKey]] = {namespace: set() for namespace in sources}
         self._states: dict[str, SourceState] = {}
         self._failed: BaseException | None = None
@@ -62,7 +62,7 @@ class SeveralNamespaces:
         return total
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
-        """List and watch until `stop` is set. Raises where a namespace's source ended before that."""
+        """List and watch until `stop` is set. Raises `RuntimeError` if a namespace's source ends before that."""
         self._sink = sink
         threads = [
             threading.Thread(
@@ -87,7 +87,7 @@ class SeveralNamespaces:
             source.audit_now()
 
     def take(self, namespace: str, event: Event) -> None:
-        """An event of that namespace's source."""
+        """Take an event of the source of `namespace`."""
         with self._lock:
             match event:
                 case Replaced(items=items, received_ns=received_ns):
@@ -123,7 +123,7 @@ class SeveralNamespaces:
             self._sink.put(event)
 
     def _replace(self, namespace: str, items: tuple[Item, ...], received_ns: int) -> None:
-        """One namespace's complete list: a part of the first one of all, or the difference to what it had."""
+        """Take one namespace's complete list: a part of the first list of all, or the changes since its last list."""
         name = self.kinds[0].name
         before, self._keys[namespace] = self._keys[namespace], {item.key for item in items}
         if self._waiting:
@@ -137,7 +137,7 @@ class SeveralNamespaces:
             return
         for key in before - self._keys[namespace]:
             self._put(Deleted(name, key, received_ns))
-        for item in items:  # an unchanged one is no change to the tables
+        for item in items:  # the tables ignore unchanged objects
             self._put(Changed(name, item, received_ns))
 
     def _state(self) -> SourceState:

@@ -1,12 +1,12 @@
 """One kind of objects of a cluster as a `Source`, kept in step with the API server.
 
-Made by the watcher, one for each kind and namespace. This module holds the threads together and says how the source
-stands; the work is in `reflector` (list and watch), `probe`, `audit`, over `api`, `wire` and `sync_state`. It knows no
-table and no route, and waits for nothing its owner does.
+Created by the watcher, one for each kind and namespace. This module owns the threads and reports the source's state;
+`reflector` (list and watch), `probe` and `audit` do the work, over `api`, `wire` and `sync_state`. It knows no
+table and no route, and never waits for its owner.
 
-Four threads: the caller's of `run` (list and watch), one for the probe, one that keeps the time (resync, audits,
-and ending everything when `stop` is set), and one for an audit while it lasts. A thread that ends by an error that
-nobody thought of is started again, and the state says so.
+Four threads: the caller's of `run` (list and watch), one for the probe, one for the time (resync, audits, and the
+end of everything when `stop` is set), and one for an audit while it runs. A thread that ends by an unexpected error
+is restarted, and the state says so.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ __all__ = ["RESYNC_SECONDS", "KubernetesSource"]
 log = logging.getLogger(__name__)
 
 RESYNC_SECONDS = 300.0
-"""Between resyncs, which cost the API server nothing; what a handler failed at is tried again that often."""
+"""Seconds between two resyncs, which cost the API server nothing; handlers retry failed objects that often."""
 
 RESTART_SECONDS = 1.0
-"""Wait before a thread that ended by a defect is started again: a limit of processes may last."""
+"""Seconds before a thread that ended by a defect is restarted: a process limit may last."""
 
 TOLD_SECONDS = 30.0
-"""How long the state says that a thread was started again: long enough to be seen by whoever scrapes it."""
+"""Seconds for which the state reports the restart of a thread: long enough for a scrape to see it."""
 
 THREAD = " thread"
 
@@ -54,7 +54,7 @@ class KubernetesSource:
     """Lists and watches the objects of `kind` until it is stopped.
 
     `namespace` None means all; `selector` is a label selector, "" for everything; `resync_seconds` 0 means
-    never. `stats` counts what happened. `run` is for one thread, once.
+    never. `stats` counts lists, events, failures and restarts. Call `run` once.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class KubernetesSource:
         self._abort = Abort()
         self._auditing = threading.Lock()
         self._lock = threading.Lock()
-        """Guards what follows, and the order in which the threads' events reach the sink."""
+        """Guards the fields below, and the order in which the threads' events reach the sink."""
         self._sink: Sink | None = None
         self._stop: threading.Event | None = None
         self._phase: Phase = "starting"
@@ -109,7 +109,7 @@ class KubernetesSource:
             self._sink = None
 
     def audit_now(self) -> None:
-        """Begin an audit, unless one is under way; an `AuditResult` follows. For any thread, while `run` runs."""
+        """Start an audit, unless one is running; an `AuditResult` follows. For any thread, while `run` runs."""
         if not self._auditing.acquire(blocking=False):
             return
         try:
@@ -118,39 +118,39 @@ class KubernetesSource:
             self._auditing.release()
             raise
 
-    # -- what the reflector and the probe tell (Outlet, Watched) --------------------------------
+    # -- called by the reflector and the probe (Outlet, Watched) --------------------------------
 
     def put(self, event: Event) -> None:
-        """Hand an event to the owner; nothing once the source has stopped."""
+        """Send an event to the owner; drop it once the source has stopped."""
         with self._lock:
             if self._sink is not None:
                 self._sink.put(event)
 
     def report(self, phase: Phase, reason: str = "", backoff_seconds: float = 0.0) -> None:
-        """The reflector's phase has changed."""
+        """Report a new phase of the reflector."""
         with self._lock:
             self._phase, self._reason, self._backoff_seconds = phase, reason, backoff_seconds
             if phase == "watching":
-                self._problems.pop(Topic.CACHE.value, None)  # of the connection before this one
+                self._problems.pop(Topic.CACHE.value, None)  # it was about the previous connection
             self._tell()
 
     def listed(self) -> None:
-        """A complete list was handed out."""
+        """Note that a complete list was sent."""
         if self._liveness is not None:
             self._liveness.listed()
 
     def heard(self, *, bookmark: bool) -> None:
-        """The watch has brought an event or a bookmark."""
+        """Note that the watch has received an event or a bookmark."""
         if self._liveness is not None:
             self._liveness.heard(bookmark=bookmark)
 
     def broken(self) -> None:
-        """The watch has resumed after a broken connection: not in step until it has been compared."""
+        """Note that the watch has resumed after a broken connection: a comparison must show that it is in step."""
         if self._liveness is not None:
             self._liveness.broken()
 
     def in_step(self, contact_ns: int) -> None:
-        """At that monotonic time the server was heard. Told at most every second; not while a comparison is due."""
+        """Note an answer of the server at `contact_ns`; ignored while a comparison is due. Reported once a second."""
         if self._liveness is not None and self._liveness.comparing:
             return
         with self._lock:
@@ -160,22 +160,22 @@ class KubernetesSource:
             self._tell_soon()
 
     def confirmed(self, confirmed_ns: int) -> None:
-        """At that monotonic time the storage answered, and had not gone back."""
+        """Note that the storage answered at `confirmed_ns` and had not gone back in time."""
         with self._lock:
             self._confirmed_ns = max(self._confirmed_ns, confirmed_ns)
             self._tell_soon()
 
     def note(self, topic: Topic, problem: str) -> None:
-        """What keeps us from knowing that we are in step; "" takes it back."""
+        """Report a problem that may hide changes from us; "" ends the problem of that topic."""
         self._note(topic.value, problem)
 
     @property
     def watching(self) -> bool:
-        """Whether a watch is open or about to be."""
+        """Whether a watch is open or being opened."""
         return self._reflector.watching
 
     def reconnect(self, reason: str, *, broken: bool = False) -> None:
-        """Open the watch again where it is."""
+        """Reopen the watch at its resourceVersion."""
         self._reflector.reconnect(reason, broken=broken)
 
     def relist(self, reason: str) -> None:
@@ -191,12 +191,12 @@ class KubernetesSource:
                 self._tell()
 
     def _tell_soon(self) -> None:
-        """Put the state unless it was put a moment ago; the lock is held."""
+        """Send the state unless it was sent a moment ago; the caller holds the lock."""
         if time.monotonic_ns() - self._told_ns >= self._timing.contact_report_seconds * 1e9:
             self._tell()
 
     def _tell(self) -> None:
-        """Put the state; the lock is held."""
+        """Send the state; the caller holds the lock."""
         if self._sink is None:
             return
         self._told_ns = time.monotonic_ns()
@@ -229,7 +229,7 @@ class KubernetesSource:
         return thread
 
     def _look_after(self, name: str, work: Callable[[], None], stop: threading.Event) -> None:
-        """Do `work`, and again where it ends before `stop` is set, whatever ended it."""
+        """Run `work` until `stop` is set; restart it whenever it returns or raises."""
         topic = f"{name}{THREAD}"
         while not stop.is_set():
             try:
@@ -243,7 +243,7 @@ class KubernetesSource:
                 stop.wait(RESTART_SECONDS)
 
     def _keep_time(self, stop: threading.Event) -> None:
-        """Resync and audit when they are due; end whatever waits once `stop` is set."""
+        """Resync and audit when they are due, until `stop` is set."""
         never = float("inf")
         now = time.monotonic()
         resync = now + self._resync_seconds if self._resync_seconds else never
@@ -259,7 +259,7 @@ class KubernetesSource:
                 self._audit_on_time()
 
     def _end(self) -> None:
-        """End whatever waits for the server."""
+        """Interrupt every wait for the server."""
         self._abort.set()
         self._reflector.interrupt()
         self._ledger.wake()
@@ -267,7 +267,7 @@ class KubernetesSource:
     def _audit_on_time(self) -> None:
         try:
             self.audit_now()
-        except RuntimeError as error:  # no thread to be had just now; the next audit comes in time
+        except RuntimeError as error:  # no thread could be started; the next audit tries again
             log.warning("%s: the audit was not begun: %s", self._api.what, error)
 
     def _audit(self) -> None:
@@ -292,7 +292,7 @@ class KubernetesSource:
                 keys = ", ".join(map(str, result.keys))
                 log.error("%s: the audit found %d lost: %s", self._api.what, result.differences, keys)
                 self.relist("audit")
-        except Exception:  # an audit is repeated; its thread ends here either way
+        except Exception:  # the next audit tries again; this thread ends here anyway
             log.exception("the audit of %s failed in a way nobody thought of", self._api.what)
         finally:
             self._auditing.release()

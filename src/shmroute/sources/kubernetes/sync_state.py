@@ -1,9 +1,9 @@
-"""What a source has handed out so far: every object's identity, and how far it has come.
+"""State of what a source has sent so far: every object's identity, and the resourceVersion it has reached.
 
-Written by the reflector, after the event has been put; read by the probe, the comparison and the audit, in threads of
-their own. It knows no wire and sends nothing.
+Written by the reflector, after it has sent the event; read by the probe, the comparison and the audit, in their own
+threads. It knows no wire format and sends nothing.
 
-resourceVersions are compared as numbers: Kubernetes promises that those of one resource are ordered so, and an
+resourceVersions are compared as numbers: Kubernetes promises this order within one resource, and an
 API server's list shows the storage's own revision.
 """
 
@@ -23,28 +23,28 @@ __all__ = ["Ledger", "LedgerView", "identity_of", "revision_of"]
 
 
 def revision_of(resource_version: str) -> int:
-    """The number of a resourceVersion; 0 where it is not a number, which is behind everything."""
+    """Return a resourceVersion as a number; 0, which is older than all others, if it is none."""
     if len(resource_version) > REVISION_MAX_DIGITS or not resource_version.isascii():
         return 0
     return int(resource_version) if resource_version.isdigit() else 0
 
 
 REVISION_MAX_DIGITS = 20
-"""etcd's revision is an int64, which has 19 digits."""
+"""Maximum digits of a revision: etcd's is an int64, which has 19."""
 
 
 def identity_of(uid: str, resource_version: str) -> int:
-    """One state of one object as a number, to be compared with others of this process.
+    """Return a number for one state of one object, comparable within this process.
 
-    The uid is part of it: in a server that was restored from a backup an object may have been made again and come to
-    the same resourceVersion. A hash, because a million of them are kept: two states are taken for the same by chance
+    It depends on the uid too: in a server restored from a backup, an object may have been created again and reach
+    the same resourceVersion. It is a hash, because a million of them are kept: two states collide by chance
     once in 2^61.
     """
     return hash((uid, resource_version))
 
 
 class Ledger:
-    """Thread-safe. `resource_version` is where a watch resumes: "" before the first list."""
+    """The state, thread-safe. A watch resumes at `resource_version`, "" before the first list."""
 
     def __init__(self) -> None:
         self._moved = threading.Condition()
@@ -54,11 +54,11 @@ class Ledger:
         self.position = 0
         """`resource_version` as a number."""
         self.proven = 0
-        """Up to here nothing has happened since `position` that concerns us, as a peek has shown."""
+        """Revision up to which a peek has shown that nothing happened to our objects since `position`."""
         self.highest = 0
-        """The highest revision the server has ever shown: one below it means that time went back."""
+        """Highest revision that the server has shown; a lower one means that it went back in time."""
         self.changes = 0
-        """How often something new was handed out."""
+        """Number of changes sent."""
 
     def __contains__(self, key: object) -> bool:
         return key in self._identities
@@ -68,51 +68,51 @@ class Ledger:
 
     @property
     def known(self) -> int:
-        """Up to here nothing is missing."""
+        """Revision up to which nothing is missing."""
         return max(self.position, self.proven)
 
     def replace(self, resource_version: str, identities: dict[ObjectKey, int]) -> None:
-        """A complete list was handed out."""
+        """Note that a complete list was sent."""
         with self._moved:
             self.changes += identities != self._identities
             self._identities = identities
             for view in self._views:
                 view.superseded = True
-            # A list may be older than what came last: the server has gone back in time, and we go with it.
+            # A list may be older than the last event: the server has gone back in time, and we follow it.
             self.resource_version = resource_version
             self.position = self.proven = self.highest = revision_of(resource_version)
             self._moved.notify_all()
 
     def put(self, key: ObjectKey, identity: int, resource_version: str) -> None:
-        """An object was handed out, added or changed."""
+        """Note that an added or changed object was sent."""
         with self._moved:
             self._identities[key] = identity
             self._touch(key, resource_version)
 
     def remove(self, key: ObjectKey, resource_version: str) -> None:
-        """An object's deletion was handed out."""
+        """Note that an object's deletion was sent."""
         with self._moved:
             self._identities.pop(key, None)
             self._touch(key, resource_version)
 
     def advance(self, resource_version: str) -> None:
-        """A bookmark: nothing more is to come up to there."""
+        """Note a bookmark: no more events come up to its resourceVersion."""
         with self._moved:
             self._move(resource_version)
 
     def prove(self, revision: int) -> None:
-        """A peek has shown that nothing concerns us up to there."""
+        """Note that a peek has shown no event of our objects up to `revision`."""
         with self._moved:
             self.proven = max(self.proven, revision)
             self.highest = max(self.highest, revision)
 
     def saw(self, revision: int) -> None:
-        """The server has shown that it is as far as that."""
+        """Note that the server has shown `revision`."""
         with self._moved:
             self.highest = max(self.highest, revision)
 
     def wait_past(self, revision: int, seconds: float, stop: threading.Event) -> bool:
-        """Wait until `position` has reached `revision`; whether it has. Ends early, false, on `stop`."""
+        """Wait until `position` has reached `revision`, and return True; False after `seconds` or on `stop`."""
         deadline = time.monotonic() + seconds
         with self._moved:
             while self.position < revision:
@@ -123,13 +123,13 @@ class Ledger:
         return True
 
     def wake(self) -> None:
-        """Let those who wait look at their `stop` again."""
+        """Wake all waiting threads, so that they check their `stop` again."""
         with self._moved:
             self._moved.notify_all()
 
     @contextmanager
     def viewed(self) -> Iterator[LedgerView]:
-        """Note, for as long as the block runs, what is handed out meanwhile."""
+        """Record which keys are sent while the block runs."""
         view = LedgerView(self)
         with self._moved:
             self._views.append(view)
@@ -140,7 +140,7 @@ class Ledger:
                 self._views.remove(view)
 
     def differences(self, listed: Mapping[ObjectKey, int]) -> set[ObjectKey]:
-        """The keys that a list shows otherwise than they were handed out."""
+        """Return the keys whose state in a list differs from the state that was sent."""
         with self._moved:
             identities = self._identities
             differing = {key for key, identity in listed.items() if identities.get(key) != identity}
@@ -163,15 +163,15 @@ class Ledger:
 
 
 class LedgerView:
-    """What happened to the ledger while a comparison ran."""
+    """Changes to the ledger while a comparison runs."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.touched: set[ObjectKey] = set()
         self.superseded = False
-        """A whole new list was handed out: there is nothing left to compare with."""
+        """Whether a complete new list was sent: the comparison then means nothing."""
 
     def unexplained(self, candidates: set[ObjectKey]) -> set[ObjectKey]:
-        """The differing keys that no event since the beginning of the comparison explains."""
-        with self._ledger._moved:  # which guards `touched`
+        """Return the differing keys that no event since the start of the comparison explains."""
+        with self._ledger._moved:  # it guards `touched`
             return candidates - self.touched

@@ -1,7 +1,7 @@
-"""A declared table's resource as a `Source`: finds out its scope and kind, then watches it as any other.
+"""A declared table's resource as a `Source`: asks the server for its scope and kind, then watches it like any other.
 
 The definition of a custom resource may be installed long after the watcher has started. Until the server serves the
-resource, only this source waits, and its state says for what.
+resource, only this source waits, and its state names what it waits for.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = ["TableSource"]
 log = logging.getLogger(__name__)
 
 DISCOVERY_SECONDS = 10.0
-"""Longest wait for one discovery document."""
+"""Longest wait for one discovery document, in seconds."""
 
 MISSING_SECONDS = 10.0
-"""Longest wait, apart from jitter, between two looks for a resource that is not served yet."""
+"""Longest wait between two requests for a resource that is not served yet, in seconds, before jitter."""
 
 
 class _Resource(msgspec.Struct):
@@ -51,11 +51,11 @@ _decode = msgspec.json.Decoder(_Resources).decode
 
 
 class TableSource:
-    """Lists and watches the objects of `kind` once the server serves them. `run` is for one thread, once.
+    """Lists and watches the objects of `kind` once the server serves them. Call `run` once.
 
     Args:
-        connection: to the API server.
-        kind: the declared table's kind; its scope and `kind` are asked of the server unless both are declared.
+        connection: the connection to the API server.
+        kind: the declared table's kind; the server is asked for its scope and `kind` unless both are declared.
         namespaces: the namespaces to watch if the resource is namespaced; None for all.
         resync_seconds: as for `KubernetesSource`.
         timing: durations; tests make them short.
@@ -107,12 +107,12 @@ class TableSource:
         )
 
     def audit_now(self) -> None:
-        """Begin an audit, unless one is under way."""
+        """Start an audit, unless one is running."""
         if self._source is not None:
             self._source.audit_now()
 
     def _find(self, sink: Sink, stop: threading.Event) -> WatchedKind | None:
-        """The kind with what discovery says about it; None where `stop` came first."""
+        """Return the kind, completed by discovery; None if `stop` was set first."""
         kind = self.kinds[0]
         backoff = Backoff(cap=MISSING_SECONDS)
         abort = Abort()

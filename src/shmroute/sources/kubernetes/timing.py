@@ -1,4 +1,4 @@
-"""The durations a Kubernetes source goes by, what they promise, and its counters. Values only."""
+"""Durations of a Kubernetes source, the detection times that follow from them, and its counters. Values only."""
 
 from __future__ import annotations
 
@@ -9,101 +9,102 @@ from shmroute.sources import backoff
 __all__ = ["PROBE_SECONDS", "PROBE_SECONDS_MAX", "PROBE_SECONDS_MIN", "SourceStats", "Timing"]
 
 PROBE_SECONDS = 30.0
-"""Default seconds between two probes. With the other requests this keeps each followed resource below 0.05 requests a
-second, which is 0.15 core of an API server for 1,000 watchers."""
+"""Default seconds between two probes. All requests together stay below 0.05 a second for each followed resource,
+which is 0.15 core of an API server for 1,000 watchers."""
 
 PROBE_SECONDS_MIN = 5.0
-"""Below this, 1,000 watchers take more than one core of an API server for their probes."""
+"""Minimum seconds between two probes: below it, the probes of 1,000 watchers cost an API server more than one core."""
 
 PROBE_SECONDS_MAX = 300.0
-"""Above this, the shortest watch (300 s) is over before a probe has looked at it."""
+"""Maximum seconds between two probes: above it, the shortest watch (300 s) would end before any probe."""
 
 _SLACK_SECONDS = 4.0
-"""Part of each promise that covers round trips, a connect, and threads of a busy machine."""
+"""Seconds in each detection time for round trips, a connect, and the threads of a busy machine."""
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """All in seconds. The defaults are for clusters; tests make them short."""
+    """Durations, in seconds. The defaults are for clusters; tests make them short."""
 
     watch_seconds: tuple[float, float] = (300.0, 600.0)
-    """A watch's own length is drawn from here, as client-go does, so that not all come back at once."""
+    """Range from which the length of a watch is drawn, as client-go does, so that not all reopen at once."""
     short_watch_seconds: float = 1.0
-    """A watch that ends sooner is a failure even if it ended properly: it may go on like that for ever."""
+    """A watch that ends sooner is a failure even if it ended properly: every further one may do the same."""
     answer_seconds: float = 10.0
-    """Limit for the head of a watch's answer: an API server sends it at once."""
+    """Longest wait for the head of a watch's answer: an API server sends it at once."""
     list_silence_seconds: float = 30.0
-    """Limit between two pieces of a list, the first included: a server works on 100,000 objects for seconds."""
+    """Longest wait for the first or next bytes of a list: a server works on 100,000 objects for seconds."""
     list_seconds: float = 300.0
-    """Limit for a whole streaming list; a page has `page_seconds`."""
+    """Longest time for a whole streaming list; `page_seconds` limits a page."""
     page_seconds: float = 60.0
-    """Limit for one page of a list: kube-apiserver's own `--request-timeout`."""
+    """Longest time for one page of a list: kube-apiserver's own `--request-timeout`."""
     backoff_first_seconds: float = backoff.FIRST_SECONDS
     backoff_cap_seconds: float = backoff.CAP_SECONDS
     backoff_reset_seconds: float = backoff.RESET_AFTER_SECONDS
     unreachable_cap_seconds: float = 4.0
-    """Cap of the back-off from a server that does not answer: with the jitter each attempt comes within 8 s, so that
-    changes are seen within 10 s after the server is back. An attempt costs a connect, and a dead server nothing."""
+    """Longest back-off, before jitter, from a server that does not answer. With jitter attempts are at most 8 s apart,
+    so changes are seen within 10 s after the server is back. An attempt is one connect, which costs a dead server
+    nothing."""
     starting_cap_seconds: float = 1.5
-    """Cap of the back-off from a server that has just started and refuses everybody until it has read its roles."""
+    """Longest back-off from a server that has just started and refuses everybody until it has read its roles."""
     answered_reset_seconds: float = 10.0
-    """A server that has answered for this long is back: its next failure is a first one."""
+    """Time for which a server must answer before its next failure counts as the first."""
     forbidden_seconds: float = 30.0
-    """Least wait after the second 403 in a row: someone has to change a role first."""
+    """Shortest wait after the second 403 in a row: somebody has to change a role first."""
     contact_report_seconds: float = 1.0
-    """Least time between two `SourceState` events that tell nothing but a newer contact."""
+    """Shortest time between two `SourceState` events that report only a newer contact."""
     stop_seconds: float = 0.5
-    """How long `run` waits for its helpers when it ends; one that hangs in a connect is left behind."""
+    """Longest wait of `run` for its helper threads at the end; one that hangs in a connect is abandoned."""
 
     probe_seconds: float = PROBE_SECONDS
-    """Longest time between two probes, P; each wait is drawn from its last tenth. An event or a bookmark excuses one
-    probe, so two come at most 2 P apart. 0: no probes."""
+    """Longest time between two probes, P; each wait is 0.9 P to P. An event or a bookmark replaces one probe, so two
+    probes are at most 2 P apart. 0: no probes."""
     confirm_seconds: float = 120.0
-    """The first probe after this long also asks the storage, by a quorum read."""
+    """Time after which the next probe also asks the storage, by a quorum read."""
     probe_timeout_seconds: float = 5.0
-    """Limit for one answer to a probe, which takes a healthy server 1 to 3 ms."""
+    """Longest wait for the answer to a probe; a healthy server takes 1 to 3 ms."""
     probe_retry_seconds: float = 1.0
     """Wait after one probe without an answer; the second one in a row ends the watch."""
     bookmark_seconds: float = 68.0
-    """How long a watch may stay behind the server's cache without a bookmark: an API server sends one about every
+    """Longest time for which a watch may stay behind the server's cache: an API server sends a bookmark about every
     minute. After that a peek shows whether anything was missed."""
     peek_seconds: int = 3
-    """Length of a peek, a second, short watch. A server sends its closing bookmark 2 s before the end, so 3 is the
-    shortest that has one; it came after 0.7 to 1.8 s."""
+    """Length of a peek, a second, short watch. A server sends the closing bookmark 2 s before the end, so 3 is the
+    shortest length that has one; the bookmark came after 0.7 to 1.8 s."""
     grace_seconds: float = 3.0
-    """How much later than a peek the watch may tell the same; a healthy one takes milliseconds."""
+    """Longest delay of the watch behind a peek for the same event; a healthy watch takes milliseconds."""
     compare_spread_seconds: float = 30.0
-    """The comparison after a broken connection is made at a random moment of this window."""
+    """Length of the window in which, at a random moment, the comparison after a broken connection is made."""
     compare_spacing_seconds: float = 300.0
-    """Least time between two comparisons of one resource."""
+    """Shortest time between two comparisons of one resource."""
     compare_retry_seconds: float = 30.0
-    """Wait after a comparison that the server did not answer."""
+    """Wait after a comparison that the server did not answer, before jitter."""
     audit_seconds: float = 1800.0
-    """Time between audits, jittered by a fifth."""
+    """Time between two audits, +-20 %."""
     audit_grace_seconds: float = 5.0
-    """How long an object may look different in a fresh list, while its event is still on the way."""
+    """Longest time for which an object may differ in a fresh list, because its event is still on its way."""
 
     @property
     def dead_within(self) -> float:
-        """A peer whose packets vanish is noticed within this, by the kernel's keep-alive, however rare probes are."""
+        """Time until a peer whose packets vanish is noticed, by the kernel's keep-alive, however rare probes are."""
         return 30.0
 
     @property
     def frozen_within(self) -> float:
-        """A server that is frozen behind a living proxy is noticed within this: 2 P + 15 s."""
+        """Time until a frozen server behind a working proxy is noticed: 2 P + 15 s."""
         return 2 * self.probe_seconds + 2 * self.probe_timeout_seconds + self.probe_retry_seconds + _SLACK_SECONDS
 
     @property
     def silent_within(self) -> float:
-        """A watch that swallows events and bookmarks is opened anew within this: 2 P + 75 s.
+        """Time until a watch that loses events and bookmarks is reopened: 2 P + 75 s.
 
-        A peek tells of an event at once and the grace follows, or it tells nothing to its end: never both in full.
+        A peek shows an event at once, and then the grace period runs; or it lasts to its end. So the longer one counts.
         """
         settle = max(self.peek_seconds, self.grace_seconds)
         return 2 * self.probe_seconds + self.bookmark_seconds + settle + _SLACK_SECONDS
 
     @property
     def rewound_within(self) -> float:
-        """A server that went back in time is listed again within this: 120 s + P."""
+        """Time until a server that went back in time is listed again: 120 s + P."""
         return self.confirm_seconds + self.probe_seconds
 
 
@@ -111,18 +112,18 @@ class SourceStats(msgspec.Struct):
     """Counters since the start; plain integers, read from any thread."""
 
     lists: int = 0
-    """Whole lists begun, streaming or paged."""
+    """Complete lists started, streaming or paged."""
     watches: int = 0
     """Watches opened, without streaming lists and peeks."""
     events: int = 0
-    """ADDED, MODIFIED and DELETED."""
+    """ADDED, MODIFIED and DELETED events received."""
     bookmarks: int = 0
     skipped: int = 0
     """Objects without a usable name."""
     bytes: int = 0
-    """Bytes of bodies, as they were read."""
+    """Bytes of bodies read."""
     errors: int = 0
-    """Failures that were followed by a wait."""
+    """Failures after which the source waited."""
     probes: int = 0
     """Probes that the server's cache answered."""
     confirmations: int = 0
@@ -133,9 +134,9 @@ class SourceStats(msgspec.Struct):
     audits: int = 0
     """Audits completed."""
     audit_differences: int = 0
-    """Objects found different by audits: this must read 0."""
+    """Objects that audits found to differ: this must be 0."""
     restarts: dict[str, int] = {}
-    """Why lists and watches were begun again: reason -> how often."""
+    """Number of restarts of lists and watches, by reason."""
 
     def restarted(self, reason: str) -> None:
         self.restarts[reason] = self.restarts.get(reason, 0) + 1

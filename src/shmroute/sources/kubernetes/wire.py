@@ -1,8 +1,8 @@
 """Kubernetes' wire format: bytes in, values out. Pure: no I/O, no clock.
 
-Called by the reflector, the probe, the comparison and the audit. It decides what is garbage (`Garbled`: the stream is
-not to be trusted from here on) and what is one bad object among good ones (`Skipped`: the stream goes on).
-Only the few fields that matter are decoded; each kind's own rules are in `shmroute.resources`.
+Called by the reflector, the probe, the comparison and the audit. It tells garbage (`Garbled`: the rest of the stream
+cannot be trusted) from one bad object among good ones (`Skipped`: the stream continues).
+It decodes only the few fields it needs; each kind's own rules are in `shmroute.resources`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 LINE_MAX_BYTES = 1 << 24
-"""An API server takes objects of up to 3 MiB; a "line" of more than 16 MiB is not an event."""
+"""Longest line of a watch, in bytes: an API server takes objects of up to 3 MiB, so 16 MiB are not an event."""
 
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
@@ -45,21 +45,21 @@ SAID_CHARACTERS = 1_000
 """Longest server text kept of an ERROR event, in characters; the event may fill a line."""
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What the decoder raises for bytes that are not JSON; the last for brackets nested without end."""
+"""Errors of the decoder for bytes that are not JSON; `RecursionError` for brackets nested too deeply."""
 
 _METADATA_LIST = ("meta.k8s.io/v1", "PartialObjectMetadataList")
-"""`apiVersion` and `kind` of a list that holds nothing but its objects' metadata."""
+"""`apiVersion` and `kind` of a list that holds only its objects' metadata."""
 
 
 class Garbled(ShmrouteError):
-    """Bytes that no API server sends: what follows them on the same stream is not to be trusted."""
+    """Bytes that no API server sends: the rest of the same stream cannot be trusted."""
 
 
 class Listed(msgspec.Struct, frozen=True, gc=False):
-    """An object that is there: of a list, or of an ADDED or MODIFIED event.
+    """An existing object: from a list, or from an ADDED or MODIFIED event.
 
-    `item` is None where the object is not used (an EndpointSlice without a Service). No cycle is
-    possible here, so a list of a million stays out of the garbage collector's books.
+    `item` is None if the object is not used (an EndpointSlice without a Service). No reference cycle is
+    possible, so the garbage collector need not track a list of a million (`gc=False`).
     """
 
     key: ObjectKey
@@ -77,14 +77,14 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Bookmark(msgspec.Struct, frozen=True):
-    """How far the stream has come. `initial_events_end`: everything that was there has now been sent."""
+    """The resourceVersion a stream has reached. `initial_events_end`: the streaming list is complete."""
 
     resource_version: str
     initial_events_end: bool
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """An object that cannot be used at all. `key` is None where it does not even have a usable name."""
+    """An object that cannot be used. `key` is None if even its name is unusable."""
 
     reason: str
     key: ObjectKey | None = None
@@ -96,9 +96,9 @@ WatchEvent: TypeAlias = Listed | Removed | Bookmark | Skipped
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One page of a list, its objects still as they came, for `decode_object`.
+    """One page of a list, its objects not yet decoded, for `decode_object`.
 
-    `next_page` is the token of the next one, "" on the last.
+    `next_page` is the token of the next page, "" on the last one.
     """
 
     resource_version: str
@@ -107,14 +107,14 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Lines:
-    """Cuts a stream of bytes into lines, wherever the bytes were cut on their way."""
+    """Splits a stream of bytes, which arrive in arbitrary pieces, into lines."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._held = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, without their line ends. Raises `Garbled` on an endless line."""
+        """Return the lines that `data` completes, without line ends. Raises `Garbled` for a line that is too long."""
         first, *rest = data.split(b"\n")
         if not rest:
             self._hold(first)
@@ -126,7 +126,7 @@ class Lines:
         return lines
 
     def end(self) -> None:
-        """The stream is over. Raises `Garbled` where it ended within a line."""
+        """End the stream. Raises `Garbled` if it ended within a line."""
         if self._held:
             raise Garbled(f"the stream ended within a line, after {self._held} bytes of it")
 
@@ -204,10 +204,10 @@ _Decoded = TypeVar("_Decoded")
 
 
 def decode_event(kind: WatchedKind, line: bytes, what: str) -> WatchEvent:
-    """One line of a watch. Raises `ApiError` for an ERROR event (`what` names the request), else `Garbled`."""
+    """Decode a line of a watch. Raises `ApiError` for an ERROR event (`what` names the request), else `Garbled`."""
     try:
         if not line.isascii():
-            line.decode()  # the decoder does not look at what it skips
+            line.decode()  # the decoder does not check the fields it skips
         envelope = _read(_decode_envelope, line)
         match envelope.type:
             case "ADDED" | "MODIFIED":
@@ -231,7 +231,7 @@ def decode_event(kind: WatchedKind, line: bytes, what: str) -> WatchEvent:
 
 
 def decode_page(kind: WatchedKind, body: bytes, what: str) -> Page:
-    """One page of a list of that kind. Raises `Garbled` for anything else: another list would delete all objects."""
+    """Decode a page of a list of `kind`. Raises `Garbled` for anything else: another list would delete all objects."""
     try:
         page = _read(_decode_list, body)
     except _UNREADABLE as error:
@@ -242,7 +242,7 @@ def decode_page(kind: WatchedKind, body: bytes, what: str) -> Page:
 
 
 def decode_object(kind: WatchedKind, raw: msgspec.Raw) -> Listed | Skipped:
-    """One object. Raises `Garbled` where its bytes are not JSON, or an object of another kind."""
+    """Decode one object. Raises `Garbled` if it is not JSON, or an object of another kind."""
     try:
         found = _decode_identity(raw)
         _check_kind(kind, found.apiVersion, found.kind, kind.full_name)
@@ -258,9 +258,9 @@ def decode_object(kind: WatchedKind, raw: msgspec.Raw) -> Listed | Skipped:
 
 
 def decode_identities(kind: WatchedKind, body: bytes, what: str) -> tuple[str, str, dict[ObjectKey, int]]:
-    """From one page of a list: its resourceVersion, the next page's token, each object's key and identity.
+    """Decode one page of a list: its resourceVersion, the next page's token, each object's key and identity.
 
-    The list may hold whole objects or their metadata alone. Raises `Garbled` for anything else.
+    The list may hold whole objects or only their metadata. Raises `Garbled` for anything else.
     """
     try:
         page = _read(_decode_identities, body)
@@ -275,10 +275,10 @@ def decode_identities(kind: WatchedKind, body: bytes, what: str) -> tuple[str, s
 
 
 def _read(decode: Callable[[bytes], _Decoded], body: bytes) -> _Decoded:
-    """Decode, and once more with lone surrogates replaced where the decoder stumbles over one.
+    """Decode; if a lone surrogate makes the decoder fail, replace it and decode again.
 
-    A single escape such as "\\ud800" in a string is valid by JSON's grammar. msgspec refuses it wherever it is, so one
-    object would stop the whole list. Go's decoder, through which all of Kubernetes reads, makes it U+FFFD.
+    A single escape such as "\\ud800" in a string is valid by JSON's grammar. msgspec refuses it anywhere, so one
+    object would stop the whole list. Go's decoder, which all of Kubernetes uses, reads it as U+FFFD.
     """
     try:
         return decode(body)
@@ -293,7 +293,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
-"""Every escape of a JSON text; the group is a surrogate without its partner."""
+"""Matches every escape of a JSON text; its group is a surrogate without its partner."""
 
 
 def _mend(escape: re.Match[bytes]) -> bytes:
@@ -301,7 +301,7 @@ def _mend(escape: re.Match[bytes]) -> bytes:
 
 
 def _check_kind(kind: WatchedKind, api_version: str, name: str, what: str) -> None:
-    """Raise `Garbled` for an object of another kind. Items of a list of a built-in kind name neither."""
+    """Raise `Garbled` for an object of another kind. Items in a list of a built-in kind carry neither field."""
     if (api_version or kind.api_version, name or kind.kind) != (kind.api_version, kind.kind):
         raise Garbled(f"{what}: an object of kind {name[:80]!r} in {api_version[:80]!r} instead of {kind.kind}")
 
@@ -313,7 +313,7 @@ def _check_list(kind: WatchedKind, api_version: str, name: str, what: str) -> No
 
 
 def _check_version(resource_version: str, what: str) -> None:
-    """Raise `Garbled` where a list or a bookmark says no resourceVersion: a watch would go on from anywhere."""
+    """Raise `Garbled` for a list or bookmark without resourceVersion: a watch would resume from anywhere."""
     if not resource_version:
         raise Garbled(f"{what}: the answer has no resourceVersion")
 
@@ -358,4 +358,4 @@ def _failure(status: _Status, what: str) -> ApiError:
 
 
 RETRY_AFTER_MAX_SECONDS = 86_400
-"""The API's field is an int32; a value beyond a day is taken for nonsense, as if it was not there."""
+"""Largest `retryAfterSeconds` that is used, one day; a larger value of this int32 is taken as an error and ignored."""
