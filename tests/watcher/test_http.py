@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import re
+import resource
 import select
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,6 +28,7 @@ from shmroute.watcher import http as http_module
 from shmroute.watcher.http import serve
 from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.status import FROZEN_SECONDS
+from tests.processes import bound
 from tests.watcher.running import SETTINGS, Clock, Told, appmodel, reading, running, wait_for
 
 
@@ -165,11 +171,30 @@ def test_a_port_in_use_is_a_usage_error_that_says_so(area: str) -> None:
         serve(watcher, f"127.0.0.1:{port}")
 
 
-def test_idle_connections_keep_no_probe_waiting(area: str) -> None:
-    with running(area) as it, serving(it.watcher) as port, ExitStack() as open_connections:
-        for _ in range(400):
-            open_connections.enter_context(socket.create_connection(("127.0.0.1", port)))
-        assert ask(port, "/healthz") == (200, "ok\n")
+def test_thousand_idle_connections_keep_no_probe_waiting(area: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "shmroute", "watch", "--manifests", tmp_path, "--area", area]
+    command += ["--listen", "127.0.0.1:0"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
+    with subprocess.Popen(bound(command), stderr=subprocess.PIPE, text=True) as process, ExitStack() as connections:
+        try:
+            assert process.stderr is not None
+            port = next(int(found[1]) for line in process.stderr if (found := re.search(r"page on port (\d+)", line)))
+            assert ask(port, "/healthz") == (200, "ok\n")
+            before = resident_mib(process.pid)
+            for _ in range(1_000):
+                connections.enter_context(socket.create_connection(("127.0.0.1", port)))
+            assert ask(port, "/healthz") == (200, "ok\n")
+            assert resident_mib(process.pid) - before < 20
+        finally:
+            process.terminate()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory of a process in MiB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 def test_oldest_connection_is_closed_when_there_are_too_many(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
