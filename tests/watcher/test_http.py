@@ -172,7 +172,7 @@ def test_a_port_in_use_is_a_usage_error_that_says_so(area: str) -> None:
 
 
 def test_thousand_idle_connections_keep_no_probe_waiting(area: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "shmroute", "watch", "--manifests", tmp_path, "--area", area]
+    command = [sys.executable, "-m", "shmroute", "watch", "--manifests", str(tmp_path), "--area", area]
     command += ["--listen", "127.0.0.1:0"]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from shmroute import Reader
 from shmroute.rows import InvalidRow, Kind, encode
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import Replaced
 from shmroute.testing import Answer, Routes
+from shmroute.watcher.build import build
 from shmroute.watcher.http import PageFor, serve
-from shmroute.watcher.views import Views
+from shmroute.watcher.options import WatchOptions
+from shmroute.watcher.status_page import Asked, render
+from shmroute.watcher.views import History, Views
+from shmroute.watcher.workers import workers
 from tests.watcher.running import appmodel, running, wait_for
 
 SCRIPT = "<script>alert(1)</script>"
@@ -104,6 +112,58 @@ def test_page_answers_on_loopback_only_unless_asked_otherwise(area: str) -> None
         assert ask(port, "/", host="10.0.0.1:9901")[0] == 200
 
 
+TENANTS = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: first, namespace: prod}
+data: {code: "<b>acme", quota: "secret 42"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: second, namespace: prod}
+data: {code: "<b>acme", quota: "9"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: third, namespace: prod}
+data: {code: "other/key", quota: "9"}
+"""
+DECLARED = "tables: {tenants: {resource: configmaps.v1, key: .data.code, value: .data}}"
+
+
+@pytest.mark.parametrize("show", [False, True])
+def test_declared_tables_can_be_searched_and_explained(area: str, tmp_path: Path, show: bool) -> None:
+    manifests, declared = tmp_path / "manifests", tmp_path / "tables.yaml"
+    manifests.mkdir()
+    (manifests / "tenants.yaml").write_text(TENANTS)
+    declared.write_text(DECLARED)
+    watcher = build(WatchOptions(area=area, manifests=str(manifests), tables=str(declared)))
+    thread = threading.Thread(target=watcher.run)
+    thread.start()
+    server = serve(watcher, "127.0.0.1:0", show_values=show)
+    port = server.port
+    try:
+        wait_for(lambda: [item["rows"] for item in api(port, "tables")["items"]] == [2])
+        (table,) = api(port, "tables")["items"]
+        assert (table["table"], table["resource"], table["ready"]) == ("tenants", "configmaps.v1", True)
+        assert [item["key"] for item in api(port, "tables/tenants?search=other")["items"]] == ["other/key"]
+        assert api(port, "tables/tenants/other/key")["waiting_objects"] == []
+        facts = api(port, f"tables/tenants/{quote('<b>acme')}")
+        assert len(facts["waiting_objects"]) == 1
+        assert ("secret 42" in json.dumps(facts)) is show
+        for missing in ("tables/absent", "tables/tenants/absent", "tables/absent/x"):
+            assert ask(port, f"/api/{missing}")[0] == 404
+        for path in ("/", "/?table=tenants&search=acme", f"/?table=tenants&key={quote('<b>acme')}", "/?table=%3Cb%3E"):
+            text = ask(port, path)[2]
+            assert "tenants" in text
+            assert "<b>" not in text
+            assert ("secret 42" in text) is (show and "key=" in path)
+    finally:
+        server.close()
+        watcher.stop()
+        thread.join()
+
+
 @pytest.mark.parametrize("show", [False, True])
 def test_metadata_values_are_hidden_unless_asked_for(area: str, show: bool) -> None:
     routes = Routes(area)
@@ -130,3 +190,20 @@ def test_set_aside_objects_are_listed_in_pages(area: str) -> None:
         seen |= {item["name"] for item in page["items"]}
         start = page["next"]
     assert seen == {str(n) for n in range(7)}
+
+
+def test_history_has_the_workers_and_the_page_what_changed(area: str) -> None:
+    history = History()
+    with running(area) as it, Reader(area) as reader:
+        it.source.put(Replaced("appmodels", (appmodel("one", SCRIPT),)))
+        it.source.in_step()
+        reader.wait_ready(60)
+        history.sample(it.watcher.status, workers(area))
+        history.sample(it.watcher.status)
+        it.source.put(Replaced("appmodels", ()))
+        wait_for(lambda: Views(area).events(model=SCRIPT)["items"])
+        page = render(Views(area), history.samples(), Asked())
+    assert [(each["workers"], each["behind"]) for each in history.samples()] == [(1, 0), (None, None)]
+    assert "Workers: 1.0 now" in page
+    assert f"model {escape(SCRIPT)} removed: 1 by app one v1" in page
+    assert SCRIPT not in page

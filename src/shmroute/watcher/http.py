@@ -5,9 +5,8 @@
 * `/readyz`: 200 once a first complete snapshot of all sources is published, and from then on. Each problem of a source
   has a line below the "ok".
 * `/metrics`: the Prometheus text format, made at the scrape from the watcher's status.
-* `/` is the status page, and `/api/status`, `/api/history`, `/api/models`, `/api/models/NAME`, `/api/events`,
-  `/api/conflicts` and `/api/invalid` give the same as JSON. By default they answer only clients on the pod's loopback
-  (`kubectl port-forward` is one): they name models, apps and addresses.
+* `/` is the status page, and the paths below `/api/` give the same as JSON (docs/status-page.md). By default they
+  answer only clients on the pod's loopback (`kubectl port-forward` is one): they name models, apps and addresses.
 
 uvicorn serves it from a thread of its own. The handlers read what other threads have published and wait for nobody. A
 pod network brings slow and idle clients, so each connection has a total time limit, and the oldest connection is closed
@@ -19,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import itertools
 import json
 import logging
 import socket
@@ -39,6 +39,7 @@ from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metrics import WatcherCollector, silent_seconds
 from shmroute.watcher.status import FROZEN_SECONDS, Status
 from shmroute.watcher.views import History, Views
+from shmroute.watcher.workers import workers
 
 __all__ = ["HttpServer", "serve"]
 
@@ -68,6 +69,9 @@ MAX_SCANS: Final = 2
 
 SHOW_SECONDS: Final = 10.0
 """Seconds within which a status page or an `/api` answer is made, waiting included."""
+
+WORKERS_SECONDS: Final = 5
+"""Seconds between two looks at the workers' register for the plots: one takes about a millisecond."""
 
 PageFor = Literal["loopback", "all", "off"]
 """Who may see the status page and `/api`: clients on the pod's loopback, all, or nobody."""
@@ -103,9 +107,10 @@ class _Paths:
         self._scans = asyncio.Semaphore(MAX_SCANS)
 
     async def sample(self) -> None:
-        """Record the watcher's status once per second, for the plots."""
-        while True:
-            self._history.sample(self._watcher.status)
+        """Record the watcher's status once per second, and the workers less often, for the plots."""
+        for second in itertools.count():
+            seen = second % WORKERS_SECONDS == 0
+            self._history.sample(self._watcher.status, workers(self._watcher.area) if seen else None)
             await asyncio.sleep(1.0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -166,7 +171,10 @@ class _Paths:
         limit = int(query.get("limit", "50"))
         if path == "/":
             samples = self._history.samples()
-            page = status_page.render(self._views, samples, search, query.get("model", ""), start)
+            asked = status_page.Asked(
+                search, query.get("model", ""), query.get("table", ""), query.get("key", ""), start
+            )
+            page = status_page.render(self._views, samples, asked)
             return status_page.HEADERS, page.encode(errors="replace")
         what: object
         match path.removeprefix("/api/"):
@@ -176,6 +184,8 @@ class _Paths:
                 what = self._history.samples()
             case "models":
                 what = self._views.models(search, start, limit)
+            case "tables":
+                what = self._views.tables()
             case "events":
                 since = float(query["since"]) if "since" in query else None
                 what = self._views.events(since, query.get("model"), limit)
@@ -183,6 +193,10 @@ class _Paths:
                 what = self._views.conflicts(start, limit)
             case "invalid":
                 what = self._views.invalid(start, limit)
+            case name if name.startswith("tables/"):
+                table, slash, key = name.removeprefix("tables/").partition("/")
+                views = self._views
+                what = views.table_row(table, key) if slash else views.table(table, search, start, limit)
             case name if name.startswith("models/"):
                 what = self._views.model(name.removeprefix("models/"), query.get("namespace"))
             case _:

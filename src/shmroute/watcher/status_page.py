@@ -14,14 +14,14 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from shmroute.watcher.events import in_words
 from shmroute.watcher.report import age_words, settings_text
 from shmroute.watcher.views import HISTORY_SECONDS, Views
 
-__all__ = ["HEADERS", "render"]
+__all__ = ["HEADERS", "Asked", "render"]
 
 _STYLE: Final = (files("shmroute.watcher") / "page" / "page.css").read_text("utf-8")
 _SCRIPT: Final = (files("shmroute.watcher") / "page" / "page.js").read_text("utf-8")
@@ -44,7 +44,7 @@ HEADERS: Final = (
 """The page's headers. The hashes allow exactly the page's own script and style (Content Security Policy level 2)."""
 
 _SYMBOLS: Final = {"ok": "✓", "old": "!", "bad": "✕"}
-_API: Final = ("status", "history", "models", "events", "conflicts", "invalid")
+_API: Final = ("status", "history", "models", "tables", "events", "conflicts", "invalid")
 EVENTS_SHOWN: Final = 20
 """Newest events on the page."""
 
@@ -55,15 +55,28 @@ _PLOT_WIDTH: Final = 300
 _PLOT_HEIGHT: Final = 60
 
 
-def render(views: Views, samples: Sequence[dict[str, Any]], search: str, model: str, start: int) -> str:
+class Asked(NamedTuple):
+    """What the address of the page asks for."""
+
+    search: str = ""
+    """Part of a model's name, or of a key of `table`; "" for nothing."""
+    model: str = ""
+    """The model to explain; "" for none."""
+    table: str = ""
+    """The declared table to search; "" for the models."""
+    key: str = ""
+    """The key of `table` to explain; "" for none."""
+    start: int = 0
+    """Number of the first row of the search's result."""
+
+
+def render(views: Views, samples: Sequence[dict[str, Any]], asked: Asked) -> str:
     """The page.
 
     Args:
         views: where the facts come from.
         samples: `History.samples()`.
-        search: what to look for in model names; "" for nothing.
-        model: the model to explain; "" for none.
-        start: number of the first row of the search's result.
+        asked: what to look for.
     """
     facts = views.status()
     word, text = facts["health"]["state"], facts["health"]["text"]
@@ -75,9 +88,10 @@ def render(views: Views, samples: Sequence[dict[str, Any]], search: str, model: 
         f"<h2>Sources</h2><div id='sources' data-live>{_sources(facts)}</div>",
         f"<h2>Workers</h2><div id='workers' data-live>{_workers(facts['workers'])}</div>",
         f"<h2>The last ten minutes</h2><div id='plots' data-live>{_plots(samples)}</div>",
-        f"<h2 id='find'>Find a model</h2>{_form(search or model)}",
-        f"<div id='found' data-live>{_found(views, search, model, start)}</div>",
-        f"<h2>What changed</h2><div id='events' data-live>{_events(views, model or None)}</div>",
+        f"<h2>Tables</h2><div id='tables' data-live>{_tables(views)}</div>",
+        f"<h2 id='find'>Find {'a key of ' + escape(asked.table) if asked.table else 'a model'}</h2>{_form(asked)}",
+        f"<div id='found' data-live>{_found_key(views, asked) if asked.table else _found(views, asked)}</div>",
+        f"<h2>What changed</h2><div id='events' data-live>{_events(views, asked.model or None)}</div>",
         f"<h2>Conflicts</h2><div id='conflicts' data-live>{_conflicts(views)}</div>",
         f"<h2>Set aside</h2><div id='invalid' data-live>{_invalid(views)}</div>",
         f"<p class='dim'>Read only. The same as JSON: {', '.join(map(_api_link, _API))}.</p>",
@@ -120,9 +134,11 @@ def _numbers(facts: dict[str, Any]) -> str:
         if metadata:
             problem = f", {metadata['problem']}" if metadata["problem"] else ""
             pairs.append(("Metadata", f"{metadata['store']}: {metadata['pending']} pending{problem}"))
-    return (
-        "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in pairs) + "</dl>"
-    )
+    return f"<dl>{_items(pairs)}</dl>"
+
+
+def _items(pairs: Iterable[tuple[str, object]]) -> str:
+    return "".join(f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in pairs)
 
 
 def _table(label: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -186,6 +202,8 @@ def _plots(samples: Sequence[dict[str, Any]]) -> str:
         ("Generations per second", "generations", ""),
         ("Propagation of changes", "propagation_ms", " ms"),
         ("Age of the oldest source", "age", " s"),
+        ("Workers", "workers", ""),
+        ("Workers behind", "behind", ""),
     )
     return "<div class='plots'>" + "".join(_plot(samples, *each) for each in plots) + "</div>"
 
@@ -210,10 +228,32 @@ def _plot(samples: Sequence[dict[str, Any]], title: str, field: str, unit: str) 
     )
 
 
-def _form(value: str) -> str:
+def _tables(views: Views) -> str:
+    page = views.tables()
+    if not page["items"]:
+        return "<p>None are declared (--tables).</p>"
+    rows = [
+        (
+            _link(item["table"], table=item["table"]),
+            item["resource"],
+            "ready" if item["ready"] else f"not ready: {item['reason'] or item['phase']}",
+            item["rows"],
+            "never" if item["age"] is None else f"{age_words(item['age'])} ago",
+            item["conflicts"],
+            item["invalid"],
+        )
+        for item in page["items"]
+    ]
+    return _table("Tables", ("Table", "Resource", "State", "Rows", "In step", "Conflicts", "Set aside"), rows)
+
+
+def _form(asked: Asked) -> str:
+    value = escape(asked.search or asked.model or asked.key, quote=True)
+    hidden = f"<input type='hidden' name='table' value='{escape(asked.table, quote=True)}'>" if asked.table else ""
+    label = "Part of a key" if asked.table else "Part of a model's name"
     return (
-        "<form action='/' method='get' role='search'><label>Part of a model's name"
-        f"<input type='search' name='search' value='{escape(value, quote=True)}'></label><button>Find</button></form>"
+        f"<form action='/' method='get' role='search'>{hidden}<label>{label}"
+        f"<input type='search' name='search' value='{value}'></label><button>Find</button></form>"
     )
 
 
@@ -221,26 +261,63 @@ def _link(text: str, **parameters: object) -> _Html:
     return _Html(f"<a href='/?{escape(urlencode(parameters), quote=True)}#find'>{escape(text)}</a>")
 
 
-def _found(views: Views, search: str, model: str, start: int) -> str:
+def _found_key(views: Views, asked: Asked) -> str:
+    """A key of a declared table, or those that contain what was asked for."""
+    if asked.key:
+        facts = views.table_row(asked.table, asked.key)
+        if facts is None:
+            return f"<p>No row of {escape(asked.table)} has the key <strong>{escape(asked.key)}</strong>.</p>"
+        pairs = [
+            ("Resource", facts["resource"]),
+            ("Table", "ready" if facts["ready"] else "not ready"),
+            ("Value", f"{facts['bytes']} bytes"),
+            ("Served object", facts["served_object"] or "the only one with this key"),
+            ("Others that claim it", ", ".join(facts["waiting_objects"]) or "none"),
+        ]
+        items = _items(pairs)
+        return (
+            f"<h3>{escape(asked.key)}</h3><dl>{items}{_value('Value', facts['value']) if 'value' in facts else ''}</dl>"
+        )
+    page = views.table(asked.table, asked.search, asked.start)
+    if page is None:
+        return f"<p>There is no table <strong>{escape(asked.table)}</strong>.</p>"
+    if not page["items"]:
+        return f"<p>No key contains <strong>{escape(asked.search)}</strong>.</p>"
+    rows = [
+        (_link(item["key"], table=asked.table, key=item["key"]), f"{item['bytes']} bytes") for item in page["items"]
+    ]
+    return _table("Keys found", ("Key", "Value"), rows) + _more(page, table=asked.table, search=asked.search)
+
+
+def _more(page: dict[str, Any], **parameters: object) -> str:
+    return f"<p>{_link('More', **parameters, start=page['next'])}</p>" if page["next"] is not None else ""
+
+
+def _value(name: str, value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return f"<div><dt>{name}</dt><dd><pre>{escape(text)}</pre></dd></div>"
+
+
+def _found(views: Views, asked: Asked) -> str:
+    search, model = asked.search, asked.model
     if model:
         facts = views.model(model)
         if facts is None:
             return f"<p>No app serves model <strong>{escape(model)}</strong>.</p>"
-        return f"<h3>{escape(model)}</h3><dl>{''.join(_explained(facts))}</dl>"
+        return f"<h3>{escape(model)}</h3><dl>{_explained(facts)}</dl>"
     if not search:
         return "<p class='dim'>Shows which AppModel serves it, its metadata's state and its endpoints.</p>"
-    page = views.models(search, start)
+    page = views.models(search, asked.start)
     if not page["items"]:
         return f"<p>No model's name contains <strong>{escape(search)}</strong>.</p>"
     rows = [
         (_link(item["model"], model=item["model"]), item["version"], item["app"], item["namespace"])
         for item in page["items"]
     ]
-    more = f"<p>{_link('More', search=search, start=page['next'])}</p>" if page["next"] is not None else ""
-    return _table("Models found", ("Model", "Version", "App", "Namespace"), rows) + more
+    return _table("Models found", ("Model", "Version", "App", "Namespace"), rows) + _more(page, search=search)
 
 
-def _explained(facts: dict[str, Any]) -> Iterable[str]:
+def _explained(facts: dict[str, Any]) -> str:
     metadata, endpoints = facts["metadata"], facts["endpoints"]
     pairs: list[tuple[str, Any]] = [
         ("Served by", f"app {facts['app']} {facts['app_version']}, model version {facts['version']}"),
@@ -248,15 +325,12 @@ def _explained(facts: dict[str, Any]) -> Iterable[str]:
         ("Others that claim it", ", ".join(facts["waiting_appmodels"]) or "none"),
         ("Other namespaces", "; ".join(facts["other_namespaces"]) or "none"),
         ("Metadata", _metadata_words(metadata)),
+        ("Metadata key", metadata["key"] or "unknown" if metadata else "none"),
         ("Service", f"{endpoints['service'] or 'unknown'}: {endpoints['state']}"),
         ("Ready endpoints", ", ".join(endpoints["ready"]) or "none"),
         ("Endpoints not ready", ", ".join(endpoints["not_ready"]) or "none"),
     ]
-    for name, value in pairs:
-        yield f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>"
-    if "metadata_value" in facts:
-        text = json.dumps(facts["metadata_value"], ensure_ascii=False)
-        yield f"<div><dt>Metadata value</dt><dd><pre>{escape(text)}</pre></dd></div>"
+    return _items(pairs) + (_value("Metadata value", facts["metadata_value"]) if "metadata_value" in facts else "")
 
 
 def _metadata_words(metadata: dict[str, Any] | None) -> str:

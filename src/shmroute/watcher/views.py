@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from shmroute.errors import AreaUnavailable, NotReady
-from shmroute.rows import ConflictRow, InvalidRow, Kind, MetadataRow
+from shmroute.rows import ConflictRow, InvalidRow, Kind, MetadataRow, TableRow
 from shmroute.shm.reader import RowReader
 from shmroute.watcher import events
 from shmroute.watcher.explain import explain, find_route
@@ -33,6 +33,7 @@ HISTORY_SECONDS: Final = 600
 
 _conflict = msgspec.msgpack.Decoder(ConflictRow).decode
 _invalid = msgspec.msgpack.Decoder(InvalidRow).decode
+_table = msgspec.msgpack.Decoder(TableRow).decode
 _metadata = msgspec.msgpack.Decoder(MetadataRow).decode
 _route = msgspec.msgpack.Decoder(Route).decode
 
@@ -46,8 +47,11 @@ class History:
         self._propagations = 0
         self._propagation_sum = 0.0
 
-    def sample(self, status: Status) -> None:
-        """Add a sample: generations since the last one, mean propagation of its changes, age of the oldest source."""
+    def sample(self, status: Status, workers: dict[str, Any] | None = None) -> None:
+        """Add a sample: generations since the last one, mean propagation of its changes, age of the oldest source.
+
+        `workers` is `shmroute.watcher.workers.workers`'s answer, where it was asked for.
+        """
         former = status.generation if self._generation is None else self._generation
         changes = status.propagations - self._propagations
         spent = status.propagation_seconds_sum - self._propagation_sum
@@ -58,6 +62,8 @@ class History:
                 "generations": max(0, status.generation - former),
                 "propagation_ms": spent / changes * 1e3 if changes > 0 else None,
                 "age": age if age != float("inf") else None,
+                "workers": workers["count"] if workers else None,
+                "behind": workers["behind"] if workers else None,
             }
         )
         self._generation = status.generation
@@ -114,6 +120,66 @@ class Views:
             facts["metadata_value"] = content.decode(errors="replace") if content is not None else None
         return facts
 
+    def tables(self) -> dict[str, Any]:
+        """The declared tables, each with its source's phase and age."""
+        with Reader(self.area) as reader:
+            facts = report(reader)
+        try:
+            rows = RowReader(self.area)
+        except NotReady:
+            return {"items": [], "generation": 0}
+        items = [
+            {
+                "table": source["resource"],
+                **{field: value for field, value in _fields(_table(row)).items() if field != "number"},
+                **{field: source[field] for field in ("phase", "age", "reason")},
+            }
+            for source in facts["sources"]
+            if (row := rows.get(Kind.TABLES, source["resource"])) is not None
+        ]
+        return {"items": items, "generation": rows.generation}
+
+    def table(self, name: str, search: str = "", start: int = 0, limit: int = 50) -> dict[str, Any] | None:
+        """Keys of a declared table that contain `search`, in pages; None where there is no such table."""
+        table = self._declared(name)
+        if table is None:
+            return None
+        return self._page(
+            table.number, lambda key, value: {"key": key, "bytes": len(value)}, lambda key: search in key, start, limit
+        )
+
+    def table_row(self, name: str, key: str) -> dict[str, Any] | None:
+        """What the area holds at a key of a declared table; None where there is no such table or key."""
+        table = self._declared(name)
+        if table is None:
+            return None
+        rows = RowReader(self.area)
+        value = rows.get(table.number, key)
+        if value is None:
+            return None
+        row = rows.get(Kind.CONFLICT, f"{name}:{key}")
+        conflict = _conflict(row) if row is not None else None
+        facts = {
+            "table": name,
+            "key": key,
+            "resource": table.resource,
+            "ready": table.ready,
+            "bytes": len(value),
+            "served_object": conflict.winner if conflict else None,
+            "waiting_objects": list(conflict.losers) if conflict else [],
+            "generation": rows.generation,
+        }
+        if self.show_values and not table.resource.startswith("secrets."):
+            facts["value"] = msgspec.msgpack.decode(value)
+        return facts
+
+    def _declared(self, name: str) -> TableRow | None:
+        try:
+            row = RowReader(self.area).get(Kind.TABLES, name)
+        except NotReady:
+            return None
+        return _table(row) if row is not None else None
+
     def events(self, since_seconds: float | None = None, model: str | None = None, limit: int = 50) -> dict[str, Any]:
         """The newest events first, at most `limit`: those of the last so many seconds, and of one model if named."""
         since = time.time() - since_seconds if since_seconds is not None else 0.0
@@ -133,7 +199,7 @@ class Views:
 
     def _page(
         self,
-        kind: Kind,
+        kind: int,
         item: Callable[[str, bytes], dict[str, Any]],
         matches: Callable[[str], bool] | None,
         start: int,
