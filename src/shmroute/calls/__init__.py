@@ -1,14 +1,14 @@
-"""Calling a model: which of its app's endpoints is tried, and what follows when one fails.
+"""The policy for calls of a model: it picks one of the app's endpoints, and decides on a retry when one fails.
 
-The policy alone, without I/O and without an HTTP library; the adapters in `shmroute.contrib` (httpx, aiohttp, requests)
-and `Route.attempts` apply it.
+Does no I/O and imports no HTTP library. The adapters in `shmroute.contrib` (httpx, aiohttp, requests) and
+`Route.attempts` apply the policy.
 
-* A connection that is refused or times out leads to the next endpoint, for a request of any kind. After the request may
+* A connection that is refused or times out leads to the next endpoint, for a request of any kind. Once the request may
   have reached the pod, it is sent again only if it is idempotent.
 * Attempts are bounded for each call (`Settings.attempts`), for the process (`Budget`), and by the call's deadline.
-* An endpoint that fails several times in a row is left out for a while (`Outliers`).
+* An endpoint that fails several times in a row is ejected, which means left out for a while (`Outliers`).
 
-What a process learns of an endpoint stays in that process.
+Each process learns about endpoints by itself; processes share none of it.
 """
 
 from shmroute.calls.attempts import Attempt, Attempts, Outcome

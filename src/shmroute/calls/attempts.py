@@ -1,4 +1,4 @@
-"""`Attempts`: the attempts of one call, one after another, until one succeeds or there is a reason to stop."""
+"""`Attempts`: makes the attempts of one call, one after another, until one succeeds or there is a reason to stop."""
 
 from __future__ import annotations
 
@@ -78,28 +78,28 @@ class RouteLike(Protocol):
 
 
 Callee: TypeAlias = tuple[RouteLike, PoolLike]
-"""Whom to call: the model's route and its app's endpoints."""
+"""The model's route, and the endpoints of its app."""
 
 Raises: TypeAlias = Callable[[type[CallFailed], BaseException | None], type[CallFailed]]
-"""Called with the class of an error and its cause: the class to raise, such as one made by `joined`."""
+"""Takes the class of an error and its cause; returns the class to raise, such as one made by `joined`."""
 
 _NOT_CONNECTED: Final = frozenset(
     {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 )
-"""Errors of a connection that did not come about."""
+"""Error numbers which mean that no connection was established, so the request was not sent."""
 
 
 class Outcome(enum.StrEnum):
-    """How an attempt failed."""
+    """The ways in which an attempt can fail."""
 
     REFUSED = "refused"
-    """No connection came about: refused, unreachable, or the TLS handshake failed."""
+    """No connection was established: refused, unreachable, or the TLS handshake failed."""
     CONNECT_TIMEOUT = "connect timeout"
-    """No connection came about in time."""
+    """No connection was established in time."""
     NO_CONNECTION_FREE = "no connection free"
     """The client's own connection pool is used up; the pod is not to blame."""
     BROKEN = "broken"
-    """The connection broke before the answer was complete, or the answer is no HTTP."""
+    """The connection broke before the answer was complete, or the answer is not HTTP."""
     TIMEOUT = "timeout"
     """No answer came in time."""
     STATUS = "status"
@@ -107,10 +107,10 @@ class Outcome(enum.StrEnum):
 
 
 class Attempt:
-    """One attempt of a call, at one endpoint, which counts as busy until the attempt is released.
+    """One attempt of a call at one endpoint. The endpoint counts as busy until the attempt is released.
 
     As a context manager: a block that ends without an error has succeeded, and an `OSError` is a failure; any other
-    exception is the caller's own and says nothing about the pod. The block may tell the outcome itself, by `failed`.
+    exception is the caller's own and says nothing about the pod. The block may report a failure itself, by `failed`.
     """
 
     __slots__ = (
@@ -131,34 +131,34 @@ class Attempt:
         self._lease = lease
         self.endpoint = lease.endpoint
         self.address = lease.address
-        """The endpoint's address, host and port."""
+        """Address of the endpoint: `host:port`."""
         self.number = number
-        """1 for the first attempt."""
+        """Number of the attempt within the call, from 1."""
         self.started = started
-        """On the policy's clock."""
+        """Start of the attempt on the policy's clock, in seconds."""
         self.seconds: float | None = None
-        """Time until the answer must begin; None: no limit but the HTTP client's own."""
+        """Longest time until the answer begins, in seconds; None: only the HTTP client's own limit."""
         self.connect_seconds: float | None = None
-        """Time for the connection; None: no limit but the HTTP client's own."""
+        """Longest time for connecting, in seconds; None: only the HTTP client's own limit."""
         self.ended = False
         """Whether the outcome is known."""
         self.ok = False
         """Whether the pod has answered."""
 
     def succeeded(self) -> None:
-        """The pod has answered. The endpoint counts as busy until `release`."""
+        """Note that the pod has answered. The endpoint counts as busy until `release`."""
         if not self.ended:
             self.ended = self.ok = True
             self._call.attempt_succeeded(self)
 
     def failed(self, outcome: Outcome, said: object = "", *, sent: bool, cause: BaseException | None = None) -> None:
-        """The attempt has failed.
+        """Note that the attempt has failed.
 
         Args:
-            outcome: how.
-            said: what the library, the system or the pod said.
-            sent: whether the request may have reached the pod, so that it may be processed twice if it is sent again.
-            cause: the exception that the call's error is chained from.
+            outcome: how it failed.
+            said: error text of the library, the system or the pod.
+            sent: whether the request may have reached the pod, so that sending it again may process it twice.
+            cause: the exception that becomes the `__cause__` of the call's error.
         """
         if not self.ended:
             self.ended = True
@@ -166,7 +166,7 @@ class Attempt:
             self._call.attempt_failed(self, outcome, str(said), sent, cause)
 
     def release(self) -> None:
-        """The endpoint is no longer busy with this attempt."""
+        """Stop counting the endpoint as busy with this attempt."""
         self._lease.end()
 
     def __enter__(self) -> EndpointLike:
@@ -198,8 +198,8 @@ class Attempts:
     """The attempts of one call. Iterate over it, or call `next` as the adapters do.
 
     Args:
-        policy: what the process knows.
-        look_up: whom to call, at this moment; asked before each attempt, so that a model that moves is found.
+        policy: the settings, and what the process knows about endpoints.
+        look_up: returns the model's current route and endpoints; called before each attempt, because a model may move.
         attempts, idempotent, deadline, key: see `Route.attempts`.
         model: the model's name, for errors of the look-up itself.
         raises: see `Raises`; by default the errors of `shmroute.errors`.
@@ -260,14 +260,14 @@ class Attempts:
         self.hint = ""
         """Added to the text of `CallModelNotFound`."""
         self.repeatable = idempotent
-        """Whether a request that may have been processed may be sent again. An adapter clears it when it cannot."""
+        """Whether the request may be sent again once a pod may have processed it. Adapters clear it if they cannot."""
         self.unrepeatable = "it is not idempotent"
-        """Why it may not, if it may not."""
+        """Reason why the request may not be sent again; used only while `repeatable` is false."""
         self.ends: float | None = None if deadline is None else policy.clock() + deadline
-        """The deadline on the policy's clock."""
+        """Deadline of the call on the policy's clock, in seconds; None: no deadline."""
         self.failures: list[FailedAttempt] = []
         self.why = ""
-        """Why there is no further attempt; "" while there may be one."""
+        """Reason why no further attempt follows; "" while one may follow."""
         self._number = 0
         self._tried: dict[str, Outcome] = {}
         self._current: Attempt | None = None
@@ -295,10 +295,10 @@ class Attempts:
         return not self.why
 
     def next(self) -> Attempt:
-        """The next attempt.
+        """Begin the next attempt.
 
         Raises:
-            CallFailed: there is no further one.
+            CallFailed: no further attempt is allowed or possible.
         """
         if self.why:
             self.fail()
@@ -335,10 +335,10 @@ class Attempts:
         self._count("CallAttemptsFailed")
         raise self._class(CallAttemptsFailed, cause)(self.model, self.app, self.failures, self.why) from cause
 
-    # --- told by the attempt -------------------------------------------------------------------------------
+    # --- called by the attempt -----------------------------------------------------------------------------
 
     def attempt_succeeded(self, attempt: Attempt) -> None:
-        """For `Attempt`."""
+        """Count the success and tell the listeners. Called by `Attempt` alone."""
         policy = self._policy
         now = policy.clock()
         policy.outliers.succeeded(self.app_key, attempt.address, now)
@@ -351,7 +351,7 @@ class Attempts:
     def attempt_failed(
         self, attempt: Attempt, outcome: Outcome, said: str, sent: bool, cause: BaseException | None
     ) -> None:
-        """For `Attempt`."""
+        """Count the failure and decide whether another attempt may follow. Called by `Attempt` alone."""
         policy = self._policy
         now = policy.clock()
         self._note(attempt, outcome, said, sent, cause, now)
@@ -359,11 +359,11 @@ class Attempts:
         self.why = self._reason_to_end(sent, now)
 
     def answered_by_failure(self) -> None:
-        """The answer of the failed attempt, such as a 503, is what the caller gets."""
+        """Note that the caller gets the answer of the failed attempt, such as a 503."""
         self._count("answered")
 
     def broke_off(self, attempt: Attempt, outcome: Outcome, said: str, cause: BaseException) -> NoReturn:
-        """The answer began and did not end. It is not asked for again: the caller has its beginning.
+        """Fail the call because its answer broke off. There is no retry: the caller already has part of the answer.
 
         Raises:
             CallTimedOut, CallAttemptsFailed
@@ -393,7 +393,7 @@ class Attempts:
             )
 
     def _reason_to_end(self, sent: bool, now: float) -> str:
-        """Why no further attempt follows; "" if one may."""
+        """Return why no further attempt may follow; "" if one may."""
         if sent and not self.repeatable:
             return f"the request may have been processed, and {self.unrepeatable}"
         if self._number >= self._attempts:
@@ -403,7 +403,7 @@ class Attempts:
         try:
             pool = self._find()
         except CallFailed:
-            return ""  # and `next` raises it again
+            return ""  # `next` looks up again, and raises the error
         if not self._untried(pool):
             return "every endpoint has been tried"
         if not self._policy.budget.take(now):
@@ -412,7 +412,7 @@ class Attempts:
         return ""
 
     def _find(self) -> PoolLike:
-        """Look up whom to call.
+        """Look up the model's route and endpoints.
 
         Raises:
             CallModelNotFound, CallNotRouted
@@ -448,13 +448,13 @@ class Attempts:
         try:
             return pool.lease(key, view.left_out | tried, policy.dice)
         except NoEndpoints:
-            # All others are left out. One of them may be back; and if not, the call has nothing to lose.
+            # Only ejected endpoints are left. One of them may be back; if none is, the call fails either way.
             return pool.lease(key, tried, policy.dice)
 
     def _untried(self, pool: PoolLike) -> set[str]:
-        """Addresses that this call may still try: those it has not; else those where a connection broke.
+        """Return the addresses not tried yet; if there are none, those at which a connection broke.
 
-        A connection that was kept open may break just because the pod has closed it; a new one may do.
+        A kept-alive connection may break only because the pod has closed it as idle; a new connection may work.
         """
         tried = self._tried
         return {address for address in pool.by_address if address not in tried} or {
@@ -462,7 +462,7 @@ class Attempts:
         }
 
     def _limit(self, attempt: Attempt, pool: PoolLike, now: float) -> None:
-        """Give the attempt its time. A call without a deadline has only the limits of the settings."""
+        """Set the attempt's time limits. Without a deadline, only the limits of the settings apply."""
         settings = self._policy.settings
         left = None if self.ends is None else self.ends - now
         attempt.seconds = attempt.connect_seconds = left

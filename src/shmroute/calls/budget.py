@@ -1,4 +1,4 @@
-"""How many attempts a process may repeat, so that an outage is not multiplied by its callers."""
+"""The retry budget of a process: it bounds repeated attempts, so that callers do not multiply the load of an outage."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Final
 __all__ = ["Budget"]
 
 STORED_SECONDS: Final = 10.0
-"""The budget stores what `per_second` gives in this time, as Finagle's RetryBudget does by default.
+"""Size of the bucket: the tokens that `per_second` adds in this many seconds, as by default in Finagle's RetryBudget.
 
-100 repeated attempts with the default settings: what the requests under way to a pod need when it is killed.
+With the default settings 100 repeated attempts: enough for the requests in flight to a pod that is killed.
 """
 
 
 class Budget:
     """A token bucket. Each call adds `percent / 100`, each second adds `per_second`, each repeated attempt takes one.
 
-    It begins with the tokens of one second. The clock comes in as an argument, in seconds; it may stand still.
+    The bucket starts with the tokens of one second. The clock comes in as an argument, in seconds, and may stand still.
 
-    Without a lock: two threads that take the last token at the same instant may both get it.
+    There is no lock: two threads that take the last token at the same instant may both get it.
     """
 
     __slots__ = ("_capacity", "_for_each_call", "_per_second", "_tokens", "_updated")
@@ -35,7 +35,7 @@ class Budget:
         self._tokens = min(self._capacity, self._tokens + self._for_each_call)
 
     def take(self, now: float) -> bool:
-        """Whether one more attempt may be repeated; counts it if so."""
+        """Take one token for a repeated attempt. Returns False if there is none: the attempt is not allowed."""
         passed = max(0.0, now - self._updated)
         self._updated = now
         self._tokens = min(self._capacity, self._tokens + passed * self._per_second)

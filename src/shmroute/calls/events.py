@@ -1,4 +1,4 @@
-"""What happens to calls: events for logs and traces, counters for metrics."""
+"""Events of calls, for logs and traces, and counters of calls, for metrics. Plain data."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class AttemptStarted(msgspec.Struct, frozen=True, tag=True):
     model: str
     app: str
     endpoint: str
-    """Its address, host and port."""
+    """Address of the endpoint: `host:port`."""
     number: int
-    """1 for the first attempt of the call."""
+    """Number of the attempt within the call, from 1."""
 
 
 class AttemptSucceeded(msgspec.Struct, frozen=True, tag=True):
@@ -50,7 +50,7 @@ class AttemptFailed(msgspec.Struct, frozen=True, tag=True):
     outcome: str
     """One of `shmroute.calls.Outcome`."""
     said: str
-    """What the HTTP library or the operating system said."""
+    """Error text of the HTTP library or the operating system."""
     sent: bool
     """Whether the request may have reached the pod."""
 
@@ -72,16 +72,16 @@ class EndpointReturned(msgspec.Struct, frozen=True, tag=True):
     """`namespace/name` of the AppModel."""
     endpoint: str
     seconds: float
-    """How long it had been left out."""
+    """Time for which the endpoint had been left out, in seconds."""
 
 
 Event: TypeAlias = AttemptStarted | AttemptSucceeded | AttemptFailed | EndpointEjected | EndpointReturned
 
 
 class Counters:
-    """Counts of this process since it started. They only grow.
+    """Counters of this process since it started. They only grow.
 
-    `shmroute.contrib.prometheus` makes metrics of them.
+    `shmroute.contrib.prometheus` exposes them as metrics.
     """
 
     __slots__ = ("attempts", "calls", "ejections", "out_of_budget", "returns")
@@ -97,4 +97,4 @@ class Counters:
         self.returns: Counter[str] = Counter()
         """Returns of ejected endpoints, by `namespace/name` of the AppModel."""
         self.out_of_budget = 0
-        """Calls that were not repeated since the retry budget was used up."""
+        """Calls that were not repeated because the retry budget was used up."""

@@ -1,4 +1,4 @@
-"""Errors that are a `CallFailed` and an error of an HTTP library at once: code that catches the latter works on."""
+"""Errors that are a `CallFailed` and an error of an HTTP library at once, so that code catching the latter works."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["joined"]
 
 
 _made: dict[tuple[type, type], Any] = {}
-"""Few: a class of ours with a class of a library."""
+"""Classes made so far. They are few: one for each pair of a class of ours and a class of a library."""
 
 
 def joined(ours: type[CallFailed], theirs: type[BaseException]) -> type[CallFailed]:
-    """A class that derives from both, with the name of ours. Its instances survive pickle and deepcopy.
+    """Return a class that derives from both and has the name of ours. Its instances survive pickle and deepcopy.
 
     Args:
         ours: `CallFailed` or a child.
@@ -45,7 +45,7 @@ def _restored(
     ours: type[CallFailed], theirs: type[BaseException], arguments: tuple[object, ...], fields: dict[str, object]
 ) -> CallFailed:
     kind = joined(ours, theirs)
-    # By name: of several parents that have a `__new__`, the first is found, and only OSError's fits its instances.
+    # `kind.__new__` would be that of the first parent that has one; instances of an OSError need OSError's own.
     error: CallFailed = (OSError if issubclass(kind, OSError) else Exception).__new__(kind)
     error.args = arguments
     error.__dict__.update(fields)

@@ -1,7 +1,7 @@
-"""Which endpoints are left out for a while because they keep failing: Envoy's outlier detection, per process.
+"""Outlier detection as in Envoy, per process: endpoints that keep failing are left out for a while.
 
-Pure: the clock comes in as an argument, in seconds. Without locks: a lost update of two threads costs one more failed
-attempt at most, and nothing that must hold depends on a count (what may be left out is computed at each pick).
+Pure: the clock comes in as an argument, in seconds. There are no locks: if two threads lose an update, at most one more
+attempt fails. No guarantee depends on a counter, since each pick computes anew what may be left out.
 """
 
 from __future__ import annotations
@@ -14,92 +14,92 @@ from shmroute.calls.settings import Settings
 __all__ = ["EVERYTHING", "Outliers", "View"]
 
 CALLS_FOR_EACH_PROBE: Final = 100
-"""Calls of an app between two that probe one and the same ejected endpoint: at most 1 in 100 finds it still dead.
+"""Calls of an app between two probes of the same ejected endpoint, so that at most 1 call in 100 finds it dead.
 
-Fewer calls than that in `max_ejection_time` do not delay a probe beyond that time.
+With fewer calls than this in `max_ejection_time`, a call probes once that time has passed.
 """
 
 CAUTION_SECONDS: Final = 3.0
-"""How much later a call that cannot be repeated probes an endpoint that failed after it had taken a request.
+"""Seconds by which a call that cannot be repeated delays its probe of an endpoint that failed after taking a request.
 
-Such an endpoint accepts connections and may swallow the request. So calls that can be repeated are given time to find
-that out; where there are none, the endpoint is in use again after 10 s + 3 s, within the 15 s that are promised.
+Such an endpoint accepts connections and may swallow the request. The delay lets calls that can be repeated probe first;
+without such calls the endpoint is in use again after 10 s + 3 s, within the promised 15 s.
 """
 
 CALLS_FOR_EACH_PROBE_IN_PANIC: Final = 10
-"""The same below the panic threshold, for all failing endpoints of an app together.
+"""Calls between two probes below the panic threshold, for all failing endpoints of an app together.
 
-Each costs a repeated attempt if the endpoint is still dead: 10 % of the calls, half of the default budget.
+A probe of a dead endpoint costs a repeated attempt: 10 % of the calls, half of the default budget.
 """
 
 Ejected = Callable[[Hashable, str, int, float], None]
-"""Called with app, address, failures in a row and the seconds for which the endpoint is left out."""
+"""Takes the app, the address, the failures in a row, and the seconds for which the endpoint is left out."""
 
 Returned = Callable[[Hashable, str, float], None]
-"""Called with app, address and the seconds for which the endpoint had been left out."""
+"""Takes the app, the address, and the seconds for which the endpoint had been left out."""
 
 
 class View(NamedTuple):
-    """What a pick must know of an app's endpoints."""
+    """The endpoints that the next attempt should avoid, and the one that it must probe."""
 
     left_out: frozenset[str]
     """Addresses to pick only if there is no other."""
     probe: str | None
-    """The address that this call must try, to see whether it is back."""
+    """The address that this attempt must use, to find out whether the endpoint answers again."""
 
 
 EVERYTHING: Final = View(frozenset(), None)
-"""No endpoint fails."""
+"""The view of an app without failing endpoints: all may be used."""
 
 
 class _Health:
-    """Record of an endpoint that has failed lately. Times are in seconds."""
+    """State of an endpoint that has failed lately. Times are in seconds."""
 
     __slots__ = ("after_sent", "calls", "ejections", "failures", "out", "probing", "returned", "since", "tried")
 
     def __init__(self) -> None:
         self.failures = 0
-        """In a row."""
+        """Number of failures in a row."""
         self.after_sent = False
         """Whether the last failure came after the endpoint had taken a request."""
         self.out = False
-        """Whether it is ejected: left out, unless too many others are."""
+        """Whether the endpoint is ejected: left out, unless too many others are."""
         self.ejections = 0
-        """In a row, failed probes included."""
+        """Number of ejections in a row, failed probes included."""
         self.since = 0.0
-        """When it was ejected."""
+        """Time of the ejection."""
         self.tried = 0.0
-        """When it was ejected, or probed last."""
+        """Time of the ejection or, if later, of the last probe."""
         self.calls = 0
-        """Calls of the app until then."""
+        """Value of the app's call counter at the time `tried`."""
         self.probing = False
-        """Whether the outcome of the last probe has still to come. It may never come."""
+        """Whether a probe is under way. Its outcome may never come."""
         self.returned = 0.0
-        """When it answered after the last ejection."""
+        """Time of the first answer after the last ejection."""
 
 
 class _App:
-    """The endpoints of an app, some of which have failed lately."""
+    """State of an app of which at least one endpoint has failed lately."""
 
     __slots__ = ("calls", "endpoints", "health", "probed")
 
     def __init__(self) -> None:
         self.calls = 0
-        """First attempts, counted while an endpoint fails."""
+        """Number of calls (first attempts only), counted while an endpoint fails."""
         self.probed = 0
-        """How many they were at the last probe."""
+        """Value of `calls` at the last probe."""
         self.endpoints: Sequence[object] | Mapping[str, object] = ()
-        """As of the last pick. When the row changes, this is another object."""
+        """The app's addresses at the last call of `view`. Compared by identity: a changed row gives another object."""
         self.health: dict[str, _Health] = {}
 
 
 class Outliers:
-    """The endpoints that fail, of all apps that this process calls.
+    """Failing endpoints of all apps that this process calls.
 
     Args:
-        settings: see there.
-        ejected: called when an endpoint is ejected, and again when a probe has failed.
-        returned: called when an endpoint that was ejected has answered.
+        settings: thresholds and times of the policy.
+        ejected: called when an endpoint is ejected, and again after each failed probe.
+        returned: called when an ejected endpoint has answered.
     """
 
     def __init__(self, settings: Settings, ejected: Ejected, returned: Returned) -> None:
@@ -107,10 +107,10 @@ class Outliers:
         self._ejected = ejected
         self._returned = returned
         self._apps: dict[Hashable, _App] = {}
-        """Only apps of which an endpoint has failed lately: the others cost one look into this dict."""
+        """Only apps with an endpoint that has failed lately: a call to any other app costs one look-up in this dict."""
 
     def knows(self, app: Hashable) -> bool:
-        """Whether an endpoint of the app has failed lately; else every view of it is `EVERYTHING`."""
+        """Return whether an endpoint of the app has failed lately; if none has, the app's view is `EVERYTHING`."""
         return app in self._apps
 
     def view(
@@ -123,18 +123,18 @@ class Outliers:
         repeatable: bool,
         only: str | None = None,
     ) -> View:
-        """Which endpoints the next attempt of a call may use.
+        """Return which endpoints the next attempt of a call should avoid, and which one it must probe.
 
         Below the panic threshold no endpoint is ejected: while others are healthy, the failing ones get 1 call in 10
         and attempts that find no other; if none is healthy, all are used alike.
 
         Args:
-            app: what identifies the app.
-            addresses: its addresses in the row of this moment. What is known of any other address is forgotten.
-            now: seconds.
-            first: whether it is the call's first attempt: only those probe.
-            repeatable: whether the call can be repeated after its request may have been processed.
-            only: the one address that this call may probe.
+            app: identifies the app.
+            addresses: the app's current addresses. Any other address is forgotten.
+            now: the time in seconds.
+            first: whether this is the call's first attempt. Only first attempts probe.
+            repeatable: whether the call may be repeated after its request may have been processed.
+            only: the one address that this call may probe; None: any.
         """
         known = self._apps.get(app)
         if known is None:
@@ -143,7 +143,7 @@ class Outliers:
         if known.endpoints is not addresses:
             known.health = {address: health for address, health in known.health.items() if address in addresses}
             known.endpoints = addresses
-        # The one that was tried longest ago first: the next probe is its.
+        # The endpoint tried longest ago comes first and is probed next.
         out = sorted((health.tried, address) for address, health in known.health.items() if health.out)
         failing = [address for _, address in out]
         if not failing:
@@ -161,7 +161,7 @@ class Outliers:
             if first and only in (None, each) and self._is_due(known, each, now, panic, repeatable)
         )
         probe = next(due, None)
-        if probe is not None:  # no other call is to probe it for a while, whatever becomes of this one
+        if probe is not None:  # no other call probes it for a while, however this call ends
             health = known.health[probe]
             health.probing, health.tried, health.calls = True, now, known.calls
             known.probed = known.calls
@@ -186,7 +186,7 @@ class Outliers:
         health.failures += 1
         health.after_sent = after_sent
         if health.out:
-            if health.probing and started >= health.tried:  # attempts from before the probe say nothing new
+            if health.probing and started >= health.tried:  # an attempt that began before the probe is no news
                 self._eject(app, known, address, health, now)
         elif health.failures >= self._settings.consecutive_failures:
             if now - health.returned > self._settings.max_ejection_time:
@@ -196,7 +196,7 @@ class Outliers:
             self._eject(app, known, address, health, now)
 
     def failing(self, app: Hashable) -> frozenset[str]:
-        """Addresses of the app that fail at present."""
+        """Return the app's addresses that are ejected now."""
         known = self._apps.get(app)
         return frozenset(address for address, health in known.health.items() if health.out) if known else frozenset()
 
@@ -208,12 +208,12 @@ class Outliers:
         self._ejected(app, address, health.failures, self._wait(health))
 
     def _wait(self, health: _Health) -> float:
-        """Seconds until an ejected endpoint may be probed."""
+        """Return the seconds that an ejected endpoint waits for its probe."""
         settings = self._settings
         return min(settings.max_ejection_time, settings.base_ejection_time * health.ejections)
 
     def _is_due(self, known: _App, address: str, now: float, panic: bool, repeatable: bool) -> bool:
-        """Whether a call shall probe the endpoint."""
+        """Return whether a call must probe the endpoint."""
         health = known.health[address]
         waited = now - health.tried - (CAUTION_SECONDS if health.after_sent and not repeatable else 0.0)
         if panic and waited >= 0 and known.calls - known.probed >= CALLS_FOR_EACH_PROBE_IN_PANIC:

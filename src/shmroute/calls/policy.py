@@ -1,4 +1,4 @@
-"""`Policy`: what a process knows and counts of its calls, and what each call asks it."""
+"""`Policy`: the settings, knowledge and counters that the calls of a process share."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Policy:
 
     Args:
         settings: by default `Settings()`.
-        clock: where the time in seconds comes from.
-        dice: where chance comes from: numbers from 0 to 1.
+        clock: returns the time in seconds.
+        dice: returns a random number from 0 to 1.
 
-    Threads and tasks may share it. After a fork the child goes on with what the parent knew.
+    Threads and tasks may share a policy. After a fork the child starts with a copy of what the parent knew.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class Policy:
         self.outliers = Outliers(self.settings, self._ejected, self._returned)
         self.counters = Counters()
         self.listeners: list[Callable[[Event], Any]] = []
-        """Called with each event, in the thread or task of the call. They must not block. An error in one is logged."""
+        """Functions called with each event, in the call's thread or task. They must not block. Errors are logged."""
 
     def tell(self, event: Event) -> None:
-        """Give an event to all listeners."""
+        """Call all listeners with an event."""
         for listener in self.listeners:
             try:
                 listener(event)
@@ -67,9 +67,9 @@ _default: list[Policy] = []
 
 
 def default_policy() -> Policy:
-    """The policy of this process, for all calls that are given no other: what one learns of a dead pod spares the rest.
+    """Return the policy shared by all calls that are given no other, so that one call's dead pod spares the others.
 
-    Made at the first call, with the default settings.
+    The policy is made at the first call, with the default settings.
     """
     if not _default:
         _default.append(Policy())

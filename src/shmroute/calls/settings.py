@@ -1,4 +1,4 @@
-"""The numbers of the policy, named as Envoy names them where Envoy has them."""
+"""The numbers of the policy. Where Envoy has the same setting, the name is Envoy's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Settings"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How calls are repeated and endpoints left out. Times are in seconds.
+    """Settings of retries and of outlier detection. Times are in seconds.
 
     Raises:
         ConfigError: a number is out of its range.
@@ -20,43 +20,43 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Maximum number of attempts of one call."""
 
     attempt_timeout: float | None = None
-    """Time for one attempt until its answer begins (Envoy: per_try_timeout), while another attempt may follow.
+    """Longest time until an attempt's answer begins (Envoy: per_try_timeout), while another attempt may follow.
 
-    None: half of what is left of the call's deadline, so that the next attempt has as much. No deadline: no limit.
+    None: half of the time left to the call's deadline, so that the next attempt has as much. No deadline: no limit.
     """
 
     connect_timeout: float = 1.0
-    """Time for one connection while another endpoint is left to try. 1 s is when Linux sends a lost SYN again."""
+    """Longest time for connecting while another endpoint is left to try. Linux sends a lost SYN again after 1 s."""
 
     consecutive_failures: int = 3
     """Failures in a row after which an endpoint is ejected, which means left out. Envoy's default is 5."""
 
     base_ejection_time: float = 1.0
-    """How long an endpoint is left out at first; multiplied by the number of ejections in a row, as Envoy does."""
+    """Time of the first ejection; multiplied by the number of ejections in a row, as in Envoy."""
 
     max_ejection_time: float = 10.0
     """Longest time for which an endpoint is left out."""
 
     max_ejection_percent: int = 50
-    """Share of an app's endpoints that may be left out at a time."""
+    """Largest share of an app's endpoints that may be left out at a time, in percent."""
 
     healthy_panic_threshold: int = 50
-    """With a smaller share of healthy endpoints than this (percent) none is ejected.
+    """Panic threshold: if fewer percent of the endpoints than this are healthy, none is ejected.
 
-    While any endpoint is healthy, the failing ones then get 1 call in 10; if none is, all are used alike.
+    While at least one endpoint is healthy, the failing ones then get 1 call in 10; if none is, all are used alike.
     """
 
     retriable_status_codes: frozenset[int] = frozenset({502, 503, 504})
-    """Answers that count as failures of the endpoint, and after which an idempotent request is sent again.
+    """Status codes that count as failures of the endpoint, and after which an idempotent request is sent again.
 
-    The three by which a proxy or a server says that it, not the request, is at fault (Envoy: gateway-error).
+    By these three a proxy or a server says that the fault is its own, not the request's (Envoy: gateway-error).
     """
 
     budget_percent: float = 20.0
-    """Repeated attempts of a process, as a share of its calls (Envoy: retry_budget.budget_percent)."""
+    """Largest share of repeated attempts, in percent of the process's calls (Envoy: retry_budget.budget_percent)."""
 
     min_retries_per_second: float = 10.0
-    """Repeated attempts a second that are allowed beside that share, so that a process with few calls has some."""
+    """Repeated attempts per second allowed in addition to that share, so that a process with few calls has some."""
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -1,4 +1,4 @@
-"""Model names in the host of a URL, and redirects of a pod that must lead back to its model. For the adapters."""
+"""URLs for the adapters: model names as hosts, and redirects of a pod, which must lead back to its model."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ IDEMPOTENT_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT",
 """Methods whose requests may be sent twice: RFC 9110, section 9.2.2."""
 
 READ_AHEAD_BYTES: Final = 65_536
-"""Answers up to this `Content-Length` to requests that can be repeated are read before they are handed over.
+"""Largest `Content-Length`, in bytes, of an answer that is read whole before the caller gets it.
 
-Then a pod that is killed in the middle of its answer fails no such request. Longer ones, and those of unknown length,
-are handed over as they come.
+Such a request can then be repeated even if the pod is killed in the middle of its answer. Applies only to requests that
+can be repeated. The caller gets longer answers, and those of unknown length, as they arrive.
 """
 
 _PLAIN: Final = re.compile(r"[a-z0-9_-]")
-"""Characters that stay as they are in a host. HTTP clients change the others, give them a meaning, or refuse them."""
+"""Characters not encoded in a host. HTTP clients change the others, give them a meaning, or refuse them."""
 
 _MISREAD: Final = re.compile(r"[0-9]+|xn--.*")
-"""Hosts of plain characters alone that clients take for an IPv4 address or for an internationalised name."""
+"""Hosts of plain characters only that clients mistake for an IPv4 address or an internationalised name."""
 
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
 def host_of(model: str) -> str:
-    """The model's name as the host of a URL: percent-encoded (RFC 3986, section 3.2.2) where it must be.
+    """Return the model's name as the host of a URL: percent-encoded (RFC 3986, section 3.2.2) where needed.
 
     Raises:
         ValueError: the name is empty.
@@ -43,28 +43,28 @@ def host_of(model: str) -> str:
 
 
 def model_of(host: str) -> str:
-    """The model's name in the host of a URL."""
+    """Return the model's name that a URL's host holds."""
     return unquote(host) if "%" in host else host
 
 
 def led_back(location: str, sent_to: str, own: Container[str], root: str) -> str:
-    """A `Location` as the caller must see it.
+    """Return the `Location` of a redirect as the caller must see it.
 
     Args:
-        location: as the pod sent it: relative, or absolute.
-        sent_to: the URL that the pod was asked for, with its address as the host.
-        own: hosts, with their ports where there is one, by which the pod may name itself.
-        root: what stands for the pod in the caller's URLs, such as `model://name`.
+        location: the pod's header value, relative or absolute.
+        sent_to: the URL of the request to the pod, with the pod's address as the host.
+        own: hosts by which the pod may name itself, with the port where it has one.
+        root: the caller's URL in place of the pod's scheme and host, such as `model://name`.
 
     Returns:
-        A URL below `root` where the location names the pod, else the location made absolute.
+        A URL below `root` if the location names the pod, else the location made absolute.
     """
     try:
         absolute = urljoin(sent_to, location)
         parts = urlsplit(absolute)
         host = parts.netloc.rpartition("@")[2]
         port = _DEFAULT_PORTS.get(parts.scheme)
-    except ValueError:  # not a URL: the client says so
+    except ValueError:  # not a URL: the HTTP client raises its own error
         return location
     if port is None or not (host in own or f"{host}:{port}" in own):
         return absolute if absolute != location and not urlsplit(location).scheme else location
