@@ -4,11 +4,11 @@
     granian    the same hooks for a Granian server that is started from Python
     asgi       a lifespan and a middleware that wait for the first snapshot; they never start a watcher
 
-    httpx      transports that call a model by its name, past pods that fail
-    aiohttp    a middleware for its client that does so
-    requests   an adapter that does so
+    httpx      transports that call a model by its name and retry at another pod when one fails
+    aiohttp    a middleware for its client that does the same
+    requests   an adapter that does the same
     prometheus metrics of these calls
 
-Every other server runs below `shmroute run -- CMD`. Nothing here changes how a server behaves: what it does with its
-connections when a worker ends is in docs/servers.md. `waiting` is shared by gunicorn and asgi.
+Every other server runs below `shmroute run -- CMD`. Nothing here changes how a server behaves; docs/servers.md says
+what each server does with its connections when a worker ends. gunicorn and asgi share `waiting`.
 """

@@ -4,13 +4,13 @@
         await session.post("http://iiot_dataservice.model/query", json=...)
 
 A host that ends with `.model` names a model; all other requests pass unchanged. yarl lower-cases hosts: `url_for` makes
-a URL of any name. What follows a failure is the policy of `shmroute.calls`. For one request with other options:
+a URL of any name. Failures are handled by the policy of `shmroute.calls`. For one request with other options:
 
     await session.post(url, middlewares=[failover.options(deadline=2.0, key="customer-17")])
 
 Connections belong to the session's connector: those to a pod that has gone are not used again, and the connector closes
-them after its `keepalive_timeout` (15 s). Set `aiohttp.ClientTimeout(sock_connect=1)`: by default, a connection to a
-node that is gone takes 30 s, and only the connector knows that nothing has been sent yet.
+them after its `keepalive_timeout` (15 s). Set `aiohttp.ClientTimeout(sock_connect=1)`: by default, connecting to a node
+that is gone takes 30 s, and this middleware cannot end it earlier as it cannot know that nothing has been sent yet.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from shmroute.worker.routes import Route
 __all__ = ["Failover", "url_for"]
 
 SUFFIX: Final = ".model"
-"""End of a host that names a model. There is no such domain of the highest level."""
+"""End of a host that names a model. There is no top-level domain of this name."""
 
 ServerHostname: TypeAlias = str | Callable[[Route], str]
 Handler: TypeAlias = Callable[[ClientRequest], Awaitable[ClientResponse]]
 
 _UNSENT: Final = "Cannot write to closing transport"
-"""What aiohttp says of a kept connection that closed before the request's first byte was written."""
+"""Text of aiohttp's error for a kept-alive connection that closed before the request's first byte was written."""
 
 _UNREPEATABLE: Final = "its body cannot be read twice"
 
 
 def url_for(model: str, path: str = "/") -> URL:
-    """The URL of a model, whatever characters its name has.
+    """Return the URL of a model, whatever characters its name has.
 
     Args:
         model: the model's name.
@@ -64,13 +64,13 @@ def url_for(model: str, path: str = "/") -> URL:
 
 
 def _raises(kind: type[CallFailed], _: BaseException | None) -> type[CallFailed]:
-    # Not the class of the cause: aiohttp itself sends a request again after a ClientOSError or ServerDisconnectedError.
+    # Not the class of the cause: after a ClientOSError or ServerDisconnectedError aiohttp itself would send again.
     theirs = aiohttp.ServerTimeoutError if issubclass(kind, CallTimedOut) else aiohttp.ClientConnectionError
     return joined(kind, theirs)
 
 
 def _how(error: BaseException) -> tuple[Outcome, bool]:
-    """How an attempt has failed, and whether its request may have reached the pod."""
+    """Return how an attempt has failed, and whether its request may have reached the pod."""
     match error:
         case aiohttp.ConnectionTimeoutError():
             return Outcome.CONNECT_TIMEOUT, False
@@ -83,17 +83,17 @@ def _how(error: BaseException) -> tuple[Outcome, bool]:
 
 
 async def _read_ahead(call: Attempts, response: ClientResponse) -> None:
-    """Wait for a short answer to a request that can be repeated; it stays unread for the caller.
+    """Wait until a short answer to a repeatable request is in the buffer, where the caller reads it.
 
     Raises:
-        aiohttp.ClientError: it broke off.
+        aiohttp.ClientError: the answer broke off.
     """
     length = response.headers.get(hdrs.CONTENT_LENGTH, "")
     if (
         call.repeatable
         and length.isdigit()
         and int(length) <= READ_AHEAD_BYTES
-        and hdrs.CONTENT_ENCODING not in response.headers  # what it unpacks to may exceed the buffer
+        and hdrs.CONTENT_ENCODING not in response.headers  # the unpacked body may exceed the buffer
     ):
         error = response.content.exception()
         if error is not None:
@@ -105,16 +105,16 @@ class Failover:
     """Calls models for `aiohttp.ClientSession(middlewares=[Failover()])`.
 
     Args:
-        scheme: how pods are called: "http" or "https".
+        scheme: the scheme of the pods' URLs: "http" or "https".
         server_hostname: for https, the name that the pods' certificates must have: a name, or a function of the
             `Route`. By default the pod's address.
-        deadline: seconds for the whole call; None: no limit but the session's time-outs.
-        attempts: how many pods are tried at most; by default the policy's (3).
-        repeat: whether a request may be sent again after it may have been processed; by default, whether its method is
+        deadline: seconds for the whole call; None: only the session's time-outs.
+        attempts: maximum number of attempts; by default the policy's (3).
+        repeat: whether a request may be sent again once a pod may have processed it; by default, whether its method is
             idempotent (RFC 9110).
-        key: the same pod for the same key.
-        policy: what is known of dead pods, and the settings; by default shared by the whole process.
-        reader: where names are looked up; by default the reader of `shmroute.resolve`.
+        key: requests with the same key go to the same pod.
+        policy: the settings and the knowledge about failing pods; by default shared by the whole process.
+        reader: the reader that looks names up; by default that of `shmroute.resolve`.
 
     Raises:
         ConfigError: an argument cannot be used as given.
@@ -153,7 +153,7 @@ class Failover:
         self._resolve = resolve if reader is None else reader.resolve
 
     def options(self, **changed: Any) -> Failover:
-        """The same with other arguments, for one request."""
+        """Return a `Failover` with some arguments changed, for one request."""
         return Failover(**{**self._options, **changed})
 
     async def __call__(self, request: ClientRequest, handler: Handler) -> ClientResponse:
@@ -212,7 +212,7 @@ class Failover:
     async def _try(
         self, call: Attempts, attempt: Attempt, request: ClientRequest, handler: Handler
     ) -> ClientResponse | None:
-        """One attempt: the response for the caller; None if the attempt has failed and another one follows."""
+        """Make one attempt. Returns the response for the caller; None if the attempt failed and another one follows."""
         try:
             async with asyncio.timeout(attempt.seconds):
                 response = await handler(request)
@@ -228,7 +228,7 @@ class Failover:
                 call.unrepeatable = _UNREPEATABLE
             attempt.failed(outcome, str(error) or type(error).__name__, sent=sent, cause=error)
             if call.may_go_on:
-                await request.close()  # until nothing writes the body any more
+                await request.close()  # returns when nothing writes the body any more
             return None
         if response.status in self._policy.settings.retriable_status_codes:
             if request.body and request.body.consumed:
@@ -245,7 +245,7 @@ class Failover:
         return response
 
     def _release_with(self, response: ClientResponse, attempt: Attempt, call: Attempts) -> None:
-        """Count the pod as busy, and let the deadline run, until the body has been read or given up."""
+        """Release the attempt when the body has been read or closed; close the body at the deadline."""
         connection = response.connection
         if connection is None:
             attempt.release()

@@ -1,4 +1,4 @@
-"""For ASGI applications: wait for the first snapshot in each worker, before it takes requests. Starts no watcher.
+"""ASGI applications: each worker waits for the first snapshot before it takes requests. Starts no watcher.
 
 Starlette and FastAPI take a lifespan:
 
@@ -11,12 +11,12 @@ An application with a lifespan of its own waits in it:
         await shmroute.contrib.asgi.ready()
         ...
 
-and one without, such as Django's, is wrapped:
+An application without a lifespan, such as Django's, is wrapped:
 
     application = shmroute.contrib.asgi.Ready(get_asgi_application())
 
-The watcher comes from `shmroute run`, from the hooks of gunicorn or Granian, or from a sidecar. Waiting goes on for up
-to `SHMROUTE_WAIT` seconds (10 unless set) and lets the event loop do other things meanwhile.
+The watcher comes from `shmroute run`, from the hooks of gunicorn or Granian, or from a sidecar. Waiting takes up to
+`SHMROUTE_WAIT` seconds (10 unless set) and does not block the event loop.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ Application: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 async def ready(seconds: float | None = None) -> None:
-    """Wait until there are routes, `seconds` at the most (`SHMROUTE_WAIT`, else 10); what is missing then is logged."""
+    """Wait until there are routes, at most `seconds` (`SHMROUTE_WAIT`, else 10). Without routes, log a warning."""
     for pause in pauses(seconds):
         await asyncio.sleep(pause)
 
 
 @asynccontextmanager
-async def lifespan(app: object) -> AsyncIterator[None]:  # noqa: ARG001 - what frameworks call it with
-    """A lifespan that waits until there are routes."""
+async def lifespan(app: object) -> AsyncIterator[None]:  # noqa: ARG001 - frameworks pass it
+    """Lifespan that waits until there are routes."""
     await ready()
     yield
 
 
 class Ready:
-    """An ASGI application that waits until there are routes when the server starts up, and is `app` otherwise."""
+    """Wraps an ASGI application: at the server's start-up it waits until there are routes; all else goes to `app`."""
 
     def __init__(self, app: Application) -> None:
         self._app = app

@@ -25,10 +25,10 @@ def beside(server: Server) -> Server:
     """Run a watcher for as long as `server` runs.
 
     Args:
-        server: a `granian.Granian`, or anything else with its `on_startup` and `on_shutdown`.
+        server: a `granian.Granian`, or another object with the same `on_startup` and `on_shutdown`.
 
     Returns:
-        The same server.
+        `server` itself.
     """
     server.on_startup(start)
     server.on_shutdown(stop)

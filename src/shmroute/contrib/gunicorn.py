@@ -1,4 +1,4 @@
-"""Hooks for gunicorn: a watcher that lives as long as the server's last worker.
+"""Hooks for gunicorn: they run a watcher beside the server, which ends after the last worker.
 
 In `gunicorn.conf.py`:
 
@@ -9,9 +9,9 @@ The watcher's options are environment variables (`SHMROUTE_MANIFESTS`, `SHMROUTE
 before the first worker, in a process group of its own. A worker waits up to `SHMROUTE_WAIT` seconds (10 unless set) for
 the first snapshot before it takes requests.
 
-State lives in `shmroute.supervise.hooks`, not in the configuration file, which SIGHUP runs anew. During a binary
-upgrade (USR2) the new master's watcher stands by and takes the area over. Where no hook runs (SIGKILL of the arbiter)
-the watcher ends with the last worker.
+The state is kept in `shmroute.supervise.hooks`, not in the configuration file, because SIGHUP runs that file again.
+During a binary upgrade (USR2) the new master's watcher stands by and then takes the area over. If no hook runs (SIGKILL
+of the arbiter), the watcher ends with the last worker.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def when_ready(server: Any) -> None:
-    """Start the watcher. Called by the arbiter once it listens.
+    """Start the watcher. The arbiter calls this once it listens.
 
-    Where the workers run as another user (`user =`, `group =`), their group may read the area.
+    If the workers run as another user (`user =`, `group =`), their group may read the area.
 
     Raises:
         ConfigError: this process may not give the area to the workers' group.
@@ -44,7 +44,7 @@ def when_ready(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's signature
-    """Wait for the first snapshot. Called in the worker, whose signal handlers are the arbiter's until later."""
+    """Wait for the first snapshot. Called in a new worker, which still has the arbiter's signal handlers."""
     former = {number: signal.signal(number, _leave) for number in _ENDING}
     try:
         for seconds in pauses():
@@ -55,12 +55,12 @@ def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's si
 
 
 def on_exit(server: Any) -> None:  # noqa: ARG001 - gunicorn's signature
-    """End the watcher. Called by the arbiter when its last worker has gone."""
+    """End the watcher. The arbiter calls this when its last worker has ended."""
     hooks.stop()
 
 
 def _workers_group(configuration: Any) -> str:
-    """The group of workers that run as another user; "" where they run as this one."""
+    """Return the group of workers that run as another user; "" if they run as this user."""
     if configuration.uid == os.geteuid():
         return ""
     group: int = configuration.gid

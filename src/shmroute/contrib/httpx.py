@@ -5,19 +5,19 @@
 
     client = httpx.AsyncClient(mounts={"model://": shmroute.contrib.httpx.AsyncTransport()})
 
-The host of the URL is the model's name. httpx lower-cases hosts and gives `:` a meaning: `url_for` makes a URL of any
-name, or `extensions={"model": name}` says it beside the URL. What follows a failure is the policy of `shmroute.calls`.
+The host of the URL is the model's name. httpx lower-cases hosts and gives `:` a meaning: use `url_for`, which makes a
+URL of any name, or `extensions={"model": name}`. Failures are handled by the policy of `shmroute.calls`.
 
 A request may carry these extensions:
 
     model      str           the model's exact name, in place of the URL's host
     key        str or bytes  the same pod for the same key
     deadline   float         seconds for the whole call, its answer's body included
-    attempts   int           how many pods are tried at most
-    repeat     bool          whether the request may be sent again after it may have been processed;
+    attempts   int           maximum number of attempts
+    repeat     bool          whether the request may be sent again once a pod may have processed it;
                              by default, whether its method is idempotent (RFC 9110)
 
-A response has the extensions `endpoint` (the address that answered) and `attempts` (their number).
+A response has the extensions `endpoint` (the address that answered) and `attempts` (the number of attempts made).
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ from shmroute.worker.routes import Route
 __all__ = ["AsyncTransport", "Transport", "url_for"]
 
 SWEEP_SECONDS: Final = 1.0
-"""How often pools are closed of apps that are not called any more, and whose addresses have gone."""
+"""Shortest time between two searches for pools to close because no called app has their address any more."""
 
 _DEFAULT_LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=20)
-"""Those of httpx itself, for each address."""
+"""The defaults of httpx, applied to each address."""
 
 ServerHostname: TypeAlias = str | Callable[[Route], str]
 T = TypeVar("T")
@@ -57,7 +57,7 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 
 def url_for(model: str, path: str = "/") -> httpx.URL:
-    """The URL of a model, whatever characters its name has.
+    """Return the URL of a model, whatever characters its name has.
 
     Args:
         model: the model's name.
@@ -71,23 +71,23 @@ def url_for(model: str, path: str = "/") -> httpx.URL:
     return httpx.URL(f"model://{host_of(model)}{path}")
 
 
-# --- what both transports share ---------------------------------------------------------------------------------------
+# --- shared by both transports ----------------------------------------------------------------------------------------
 
 
 class _Sending:
-    """What the network streams must know of the attempt that uses them, and tell of it."""
+    """Shared by an attempt and its network streams: the deadline, and whether anything has been sent."""
 
     __slots__ = ("clock", "ends", "sent")
 
     def __init__(self, clock: Callable[[], float], ends: float | None) -> None:
         self.clock = clock
         self.ends = ends
-        """When a read or write must end at the latest."""
+        """Deadline of each read and write on the policy's clock, in seconds; None: no deadline."""
         self.sent = False
         """Whether the head of the request has been handed to the system, so that the pod may process the request."""
 
     def left(self, timeout: float | None, error: type[Exception]) -> float | None:
-        """The time-out of one read or write."""
+        """Return the time-out of the next read or write, in seconds."""
         if self.ends is None:
             return timeout
         left = self.ends - self.clock()
@@ -97,7 +97,7 @@ class _Sending:
 
 
 _sending: ContextVar[_Sending | None] = ContextVar("_sending", default=None)
-"""The attempt for which this thread or task reads and writes."""
+"""State of the attempt for which this thread or task reads and writes."""
 
 
 class _Pool:
@@ -108,7 +108,7 @@ class _Pool:
     def __init__(self, core: Any) -> None:
         self.core = core
         self.users = 0
-        """Requests under way: a pool whose address has gone is closed after the last one."""
+        """Number of requests under way: a pool whose address has gone is closed after the last one."""
         self.gone = False
         self.apps: set[str] = set()
         """`namespace/name` of the AppModels that have the address."""
@@ -137,7 +137,7 @@ class _Call:
         self.extensions = extensions
         self.headers: Headers = request.headers.raw
         self.host_index: int | None = None
-        """Where the `Host` is that httpx has set; None if the caller has set another one."""
+        """Index of the `Host` header that httpx has set; None if the caller has set another one."""
         for index, (name, value) in enumerate(self.headers):
             if value == default_host and name.lower() == b"host":
                 self.host_index = index
@@ -163,7 +163,7 @@ class _Call:
         if named is None:
             attempts.hint = _HINT
         if attempts.repeatable and not isinstance(request.stream, httpx.ByteStream):
-            attempts.repeatable = False  # an iterator or a file: it may be at its end by then
+            attempts.repeatable = False  # an iterator or a file: the first attempt may have read it to its end
             attempts.unrepeatable = "its body cannot be read twice"
 
 
@@ -186,7 +186,7 @@ _ERRORS: Final = {
     httpcore.WriteError: (httpx.WriteError, Outcome.BROKEN),
     httpcore.RemoteProtocolError: (httpx.RemoteProtocolError, Outcome.BROKEN),
 }
-"""Failures of a pod, as httpx names them."""
+"""Errors of httpcore that are a pod's failure -> the error of httpx, and the outcome of the attempt."""
 
 _FAILURES: Final = tuple(_ERRORS)
 
@@ -194,7 +194,7 @@ _MISUSES: Final = {
     httpcore.LocalProtocolError: httpx.LocalProtocolError,
     httpcore.UnsupportedProtocol: httpx.UnsupportedProtocol,
 }
-"""Requests that cannot be sent to any pod."""
+"""Errors of httpcore for requests that no pod could be sent -> the error of httpx."""
 
 
 def _translated(error: Exception) -> tuple[httpx.TransportError, Outcome]:
@@ -205,17 +205,17 @@ def _translated(error: Exception) -> tuple[httpx.TransportError, Outcome]:
 
 
 class _Transport:
-    """What both transports do without waiting.
+    """Base of both transports: the parts that do no I/O.
 
     Args:
-        scheme: how pods are called: "http" or "https".
+        scheme: the scheme of the pods' URLs: "http" or "https".
         server_hostname: for https, the name that the pods' certificates must have: a name, or a function of the
             `Route`. By default the pod's address.
-        deadline: seconds for a whole call that has no extension `deadline`; None: no limit but the client's time-outs.
-        policy: what is known of dead pods, and the settings; by default shared by the whole process.
-        reader: where names are looked up; by default the reader of `shmroute.resolve`.
+        deadline: seconds for a whole call without the extension `deadline`; None: only the client's time-outs.
+        policy: the settings and the knowledge about failing pods; by default shared by the whole process.
+        reader: the reader that looks names up; by default that of `shmroute.resolve`.
         verify, cert, trust_env, http1, http2, limits, local_address, socket_options: as for `httpx.HTTPTransport`.
-            `limits` are those of each address. Proxies are not used.
+            `limits` apply to each address. Proxies are not used.
 
     Raises:
         ConfigError: an argument cannot be used as given.
@@ -249,11 +249,11 @@ class _Transport:
         self.deadline = deadline
         self.resolve = resolve if reader is None else reader.resolve
         self.pools: dict[str, _Pool] = {}
-        """By address."""
+        """Address -> its pool of connections."""
         self._scheme = scheme
         self._server_hostname = server_hostname
         self._routes: dict[str, Route] = {}
-        """A route of each app that has been called, by `namespace/name` of its AppModel."""
+        """`namespace/name` of an AppModel -> a route of its app. Holds each app that has been called."""
         self._swept = self.policy.clock()
         self._lock = threading.Lock()
         """Held while threads count the users of a pool."""
@@ -271,7 +271,7 @@ class _Transport:
     # --- pools ---------------------------------------------------------------------------------------------
 
     def pool_of(self, call: _Call, address: str) -> _Pool:
-        """The pool of an address that has just been picked."""
+        """Return the pool of an address that has just been picked."""
         route = call.route
         assert route is not None  # noqa: S101 - looked up before it was picked
         app = call.attempts.app_key
@@ -284,7 +284,7 @@ class _Transport:
         return pool
 
     def gone_pools(self) -> list[_Pool]:
-        """Pools whose address no app has any more; they are taken out. Cheap when called often."""
+        """Remove and return the pools whose address no app has any more. Cheap when called often."""
         now = self.policy.clock()
         if now - self._swept < SWEEP_SECONDS:
             return []
@@ -293,7 +293,7 @@ class _Transport:
         for app, route in list(self._routes.items()):
             try:
                 endpoints = route.endpoints
-            except ShmrouteError:  # the area cannot be read at the moment: keep what there is
+            except ShmrouteError:  # the area cannot be read at the moment: keep all pools
                 return []
             if endpoints:
                 addresses[app] = {str(endpoint) for endpoint in endpoints}
@@ -310,7 +310,7 @@ class _Transport:
     # --- one attempt ---------------------------------------------------------------------------------------
 
     def core_request(self, call: _Call, attempt: Attempt) -> httpcore.Request:
-        """The request that is sent to the pod."""
+        """Return the request to send to the pod."""
         request = call.request
         endpoint = attempt.endpoint
         if call.host_index is not None:
@@ -353,7 +353,7 @@ class _Transport:
         attempt.failed(outcome, said, sent=sending.sent, cause=said)
 
     def is_final(self, call: _Call, attempt: Attempt, status: int) -> bool:
-        """Note how an attempt was answered: whether the caller gets this answer."""
+        """Note the answer's status. Returns whether the caller gets this answer."""
         if status not in self.policy.settings.retriable_status_codes:
             attempt.succeeded()
             return True
@@ -364,14 +364,14 @@ class _Transport:
         return True
 
     def response_headers(self, call: _Call, attempt: Attempt, core: httpcore.Response) -> Headers:
-        """The headers for the caller: a redirect that names the pod leads back to the model."""
+        """Return the headers for the caller: a redirect that names the pod leads back to the model."""
         headers: Headers = core.headers
         if 300 <= core.status < 400:
             headers = list(headers)
             for index, (name, value) in enumerate(headers):
                 if name.lower() == b"location":
                     headers[index] = (name, self._led_back(call, attempt, value))
-                    call.extensions.pop("model", None)  # the new URL says which model, or that it is none
+                    call.extensions.pop("model", None)  # the new URL alone says whether, and which, model is called
         return headers
 
     def _led_back(self, call: _Call, attempt: Attempt, location: bytes) -> bytes:
@@ -384,21 +384,21 @@ class _Transport:
         return led_back(location.decode("latin-1"), sent_to, (attempt.address, host), root).encode("latin-1")
 
     def response_extensions(self, attempt: Attempt, core: httpcore.Response) -> dict[str, Any]:
-        """The response's extensions."""
+        """Return the extensions of the response."""
         return {**core.extensions, "endpoint": attempt.address, "attempts": attempt.number}
 
 
 def _reraise_misuse(error: Exception, request: httpx.Request) -> None:
-    """Raise httpx's error where httpcore says that the request itself is wrong."""
+    """Raise the error of httpx if `error` says that the request itself is wrong."""
     kind = _MISUSES.get(type(error))
     if kind is not None:
         raise kind(str(error), request=request) from error
 
 
 def _is_read_ahead(call: _Call, core: httpcore.Response) -> bool:
-    """Whether the body is read before the response is handed over, so that the request can be sent again if it breaks.
+    """Return whether the body is read before the caller gets the response, so that a broken answer can be retried.
 
-    Pools give the connection back once it has been read.
+    The connection returns to its pool once the body has been read.
     """
     if not call.attempts.repeatable:
         return False
@@ -407,7 +407,7 @@ def _is_read_ahead(call: _Call, core: httpcore.Response) -> bool:
 
 
 def _body_timeouts(call: _Call, core_request: httpcore.Request) -> None:
-    """Give the body the caller's own time-outs: those of the attempt were for the beginning of the answer."""
+    """Apply the caller's own time-outs to the body: those of the attempt end when the answer begins."""
     timeouts = call.extensions.get("timeout")
     if core_request.extensions.get("timeout") is not timeouts:
         core_request.extensions["timeout"] = timeouts or {}
@@ -417,7 +417,7 @@ def _body_timeouts(call: _Call, core_request: httpcore.Request) -> None:
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection that ends reads and writes with the deadline, and tells what has been sent."""
+    """A connection that ends reads and writes at the deadline, and notes that something has been sent."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
@@ -454,7 +454,7 @@ class _Backend(httpcore.SyncBackend):
 
 
 class _Body(httpx.SyncByteStream):
-    """The body of an answer; its pod is busy until it is closed."""
+    """The body of an answer. The pod counts as busy until the body is closed."""
 
     def __init__(
         self, transport: Transport, call: _Call, attempt: Attempt, pool: _Pool, stream: Any, sending: _Sending
@@ -513,7 +513,7 @@ class Transport(_Transport, httpx.BaseTransport):
                 return response
 
     def _try(self, call: _Call, attempt: Attempt) -> httpx.Response | None:
-        """One attempt: the response for the caller; None if the attempt has failed and another one follows."""
+        """Make one attempt. Returns the response for the caller; None if the attempt failed and another one follows."""
         pool = self._join(call, attempt)
         sending = _Sending(self.policy.clock, _end_of(call, attempt))
         token = _sending.set(sending)
@@ -558,7 +558,7 @@ class Transport(_Transport, httpx.BaseTransport):
             while True:
                 pool = self.pool_of(call, attempt.address)
                 with self._lock:
-                    if not pool.gone:  # else it has just been taken out
+                    if not pool.gone:  # else another thread has just removed it
                         pool.users += 1
                         return pool
         except BaseException:
@@ -566,7 +566,7 @@ class Transport(_Transport, httpx.BaseTransport):
             raise
 
     def leave(self, pool: _Pool, *, joined_before: bool = True) -> None:
-        """A request is done with the pool, or the pool's address has gone."""
+        """Note that a request has ended or that the pool's address has gone; close the pool if nobody uses it."""
         with self._lock:
             pool.users -= joined_before
             closing = pool.gone and not pool.users
@@ -581,7 +581,7 @@ class Transport(_Transport, httpx.BaseTransport):
 
 
 def _end_of(call: _Call, attempt: Attempt) -> float | None:
-    """When the answer to an attempt must begin at the latest, on the policy's clock."""
+    """Return the deadline for the beginning of the answer, on the policy's clock."""
     return call.attempts.ends if attempt.seconds is None else attempt.started + attempt.seconds
 
 
@@ -589,7 +589,7 @@ def _end_of(call: _Call, attempt: Attempt) -> float | None:
 
 
 class _AsyncStream(httpcore.AsyncNetworkStream):
-    """A connection that tells what has been sent. The deadline is the task's: it is cancelled then."""
+    """A connection that notes that something has been sent. At the deadline, the caller's cancel scope ends the I/O."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
@@ -622,7 +622,7 @@ class _AsyncBackend(httpcore.AnyIOBackend):
 
 
 class _AsyncBody(httpx.AsyncByteStream):
-    """The body of an answer; its pod is busy until it is closed."""
+    """The body of an answer. The pod counts as busy until the body is closed."""
 
     def __init__(
         self, transport: AsyncTransport, call: _Call, attempt: Attempt, pool: _Pool, stream: Any, sending: _Sending
@@ -683,7 +683,7 @@ class AsyncTransport(_Transport, httpx.AsyncBaseTransport):
                 return response
 
     async def _try(self, call: _Call, attempt: Attempt) -> httpx.Response | None:
-        """One attempt: the response for the caller; None if the attempt has failed and another one follows."""
+        """Make one attempt. Returns the response for the caller; None if the attempt failed and another one follows."""
         try:
             pool = self.pool_of(call, attempt.address)
         except BaseException:
@@ -729,10 +729,10 @@ class AsyncTransport(_Transport, httpx.AsyncBaseTransport):
                 await self.leave(pool)
 
     async def _in_time(self, work: Awaitable[T], sending: _Sending) -> T:
-        """What `work` gives.
+        """Return the result of `work`.
 
         Raises:
-            httpcore.ReadTimeout: not before the attempt's end.
+            httpcore.ReadTimeout: `work` has not ended before the attempt's deadline.
         """
         if sending.ends is None:
             return await work
@@ -741,7 +741,7 @@ class AsyncTransport(_Transport, httpx.AsyncBaseTransport):
         raise httpcore.ReadTimeout("no answer in time")
 
     async def leave(self, pool: _Pool) -> None:
-        """A request is done with the pool."""
+        """Note that a request has ended; close the pool if its address has gone and nobody uses it."""
         pool.users -= 1
         if pool.gone and not pool.users:
             await pool.core.aclose()

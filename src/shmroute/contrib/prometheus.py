@@ -3,8 +3,8 @@
     from prometheus_client import REGISTRY
     REGISTRY.register(shmroute.contrib.prometheus.CallsCollector())
 
-The numbers are those of one process. The multiprocess mode of prometheus_client leaves custom collectors out: let each
-worker expose its own metrics there, or push them.
+The numbers are those of one process. The multiprocess mode of prometheus_client ignores custom collectors: with it, let
+each worker expose or push these metrics itself.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ __all__ = ["CallsCollector"]
 
 
 class CallsCollector:
-    """Collects the counters of a policy whenever metrics are asked for.
+    """Collects the counters of a policy at each scrape.
 
     Args:
-        policy: by default the one that the whole process shares.
+        policy: by default that of the whole process.
 
     Metrics, by app (no label names a model):
         shmroute_calls_total: calls that ended, by `result`.
         shmroute_call_attempts_total: attempts that ended, by `outcome`; " after sending" is added where the request may
             have reached the pod.
-        shmroute_call_ejections_total, shmroute_call_returns_total: endpoints left out, and back.
-        shmroute_call_endpoints_ejected: endpoints that are failing now.
-        shmroute_calls_out_of_budget_total: calls that were not repeated since the retry budget was used up.
+        shmroute_call_ejections_total: times an endpoint was left out.
+        shmroute_call_returns_total: times an endpoint answered again after that.
+        shmroute_call_endpoints_ejected: endpoints that are ejected now.
+        shmroute_calls_out_of_budget_total: calls that were not repeated because the retry budget was used up.
     """
 
     def __init__(self, policy: Policy | None = None) -> None:
         self._policy = policy or default_policy()
 
     def describe(self) -> list[Metric]:
-        """The metrics without samples, so that registering them collects nothing."""
+        """Return the metrics without samples, so that registering them collects nothing."""
         return list(self._metrics())
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of this moment."""
+        """Yield the metrics with their current values."""
         calls, attempts, ejections, returns, ejected, budget = self._metrics()
         counters, outliers = self._policy.counters, self._policy.outliers
         for (app, result), count in list(counters.calls.items()):

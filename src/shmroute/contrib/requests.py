@@ -5,14 +5,14 @@
     session.post("http+model://iiot_dataservice/query", json=...)
 
 requests encodes parameters only in URLs whose scheme begins with `http`: hence `http+model`. Names with characters
-other than letters, digits, `-`, `_` and `.` need `url_for`. What follows a failure is the policy of `shmroute.calls`.
+other than letters, digits, `-`, `_` and `.` need `url_for`. Failures are handled by the policy of `shmroute.calls`.
 
-Options hold for all requests of an adapter. Mount further ones at longer prefixes:
+Options hold for all requests of an adapter. Mount adapters with other options at longer prefixes:
 
     session.mount("http+model://slow_model", Adapter(deadline=30))
 
-A deadline bounds each read from the network by what is left of it, since requests and urllib3 have no other limit: a
-pod that sends its answer byte by byte can exceed it. httpx and aiohttp have no such gap.
+The time left to the deadline limits each single read from the network, since requests and urllib3 have no other limit:
+a pod that sends its answer byte by byte can exceed the deadline. httpx and aiohttp have no such gap.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["Adapter", "url_for"]
 SCHEME: Final = "http+model"
 
 SWEEP_SECONDS: Final = 1.0
-"""How often connections are closed whose addresses have gone."""
+"""Shortest time between two searches for connections to close because their address has gone."""
 
 ServerHostname: TypeAlias = str | Callable[[Route], str]
 Key: TypeAlias = Callable[[requests.PreparedRequest], "str | bytes | None"]
@@ -50,7 +50,7 @@ _FAILURES: Final = (requests.ConnectionError, requests.Timeout, requests.excepti
 
 
 def url_for(model: str, path: str = "/") -> str:
-    """The URL of a model, whatever characters its name has.
+    """Return the URL of a model, whatever characters its name has.
 
     Args:
         model: the model's name.
@@ -71,7 +71,7 @@ def _raises(kind: type[CallFailed], cause: BaseException | None) -> type[CallFai
 
 
 def _how(error: requests.RequestException) -> tuple[Outcome, bool]:
-    """How an attempt has failed, and whether its request may have reached the pod."""
+    """Return how an attempt has failed, and whether its request may have reached the pod."""
     if isinstance(error, requests.ConnectTimeout):
         return Outcome.CONNECT_TIMEOUT, False
     if isinstance(error, requests.Timeout):
@@ -100,17 +100,17 @@ class Adapter(BaseAdapter):
     """Calls models for `requests.Session`.
 
     Args:
-        scheme: how pods are called: "http" or "https".
+        scheme: the scheme of the pods' URLs: "http" or "https".
         server_hostname: for https, the name that the pods' certificates must have: a name, or a function of the
             `Route`. By default the pod's address.
-        deadline: seconds for the attempts of a call; None: no limit but the request's time-outs.
-        attempts: how many pods are tried at most; by default the policy's (3).
-        repeat: whether a request may be sent again after it may have been processed; by default, whether its method is
+        deadline: seconds for all attempts of a call; None: only the request's own time-outs.
+        attempts: maximum number of attempts; by default the policy's (3).
+        repeat: whether a request may be sent again once a pod may have processed it; by default, whether its method is
             idempotent (RFC 9110).
         key: a function of the request: requests with the same key go to the same pod.
-        pool_maxsize: connections that are kept to each address, as for `requests.adapters.HTTPAdapter`.
-        policy: what is known of dead pods, and the settings; by default shared by the whole process.
-        reader: where names are looked up; by default the reader of `shmroute.resolve`.
+        pool_maxsize: connections kept open to each address, as for `requests.adapters.HTTPAdapter`.
+        policy: the settings and the knowledge about failing pods; by default shared by the whole process.
+        reader: the reader that looks names up; by default that of `shmroute.resolve`.
 
     Raises:
         ConfigError: an argument cannot be used as given.
@@ -139,7 +139,7 @@ class Adapter(BaseAdapter):
             raise ConfigError("server_hostname is the name in the pods' certificates: it needs scheme='https'")
         self.policy = policy or default_policy()
         self.pools: dict[str, tuple[_Below, Route]] = {}
-        """By address: its connections, and a route of the app that it belongs to."""
+        """Address -> its connections, and a route of the app that has the address."""
         self._scheme = scheme
         self._server_hostname = server_hostname
         self._deadline = deadline
@@ -211,7 +211,7 @@ class Adapter(BaseAdapter):
                 attempt.release()
 
     def _is_final(self, call: Attempts, attempt: Attempt, status: int) -> bool:
-        """Note how an attempt was answered: whether the caller gets this answer."""
+        """Note the answer's status. Returns whether the caller gets this answer."""
         if status not in self.policy.settings.retriable_status_codes:
             attempt.succeeded()
             return True
@@ -229,7 +229,7 @@ class Adapter(BaseAdapter):
         response: requests.Response,
         sent: str,
     ) -> None:
-        """Have the response be one of the model, and its redirect lead back to the model if it names the pod."""
+        """Make the response look like the model's; a redirect that names the pod leads back to the model."""
         response.request = request
         response.url = request.url or ""
         response.connection = self  # type: ignore[assignment]
@@ -261,7 +261,7 @@ class Adapter(BaseAdapter):
         for address, (below, route) in list(self.pools.items()):
             try:
                 gone = address not in route.current_pool().by_address
-            except ShmrouteError:  # the area cannot be read at the moment: keep what there is
+            except ShmrouteError:  # the area cannot be read at the moment: keep all connections
                 return
             if gone:
                 self.pools.pop(address, None)
@@ -274,7 +274,7 @@ class Adapter(BaseAdapter):
 
 
 def _shortened(timeout: Any, attempt: Attempt) -> Any:
-    """The caller's time-outs, cut to those of the attempt."""
+    """Return the caller's time-outs, shortened to those of the attempt."""
     if attempt.seconds is None and attempt.connect_seconds is None:
         return timeout
     if hasattr(timeout, "connect_timeout"):  # urllib3's Timeout

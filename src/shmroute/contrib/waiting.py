@@ -1,4 +1,4 @@
-"""Waiting for the first snapshot in a worker, before it takes requests. Used by the server modules beside it."""
+"""Wait for the first snapshot in a worker, before the worker takes requests. Used by gunicorn and asgi."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ __all__ = ["pauses"]
 _log = logging.getLogger(__name__)
 
 DEFAULT_WAIT_SECONDS: Final = 10.0
-"""Servers take a worker that does not come up for dead after 30 s or more (gunicorn's `timeout`)."""
+"""Default of `SHMROUTE_WAIT`. Servers kill a worker that does not come up after 30 s or more (gunicorn's `timeout`)."""
 
 STEP_SECONDS: Final = 0.02
+"""Time between two attempts to attach to the area."""
 
 
 def pauses(seconds: float | None = None) -> Iterator[float]:
-    """Seconds to sleep, again and again, until the area can be read; `seconds` at the most in all.
+    """Yield the seconds to sleep before each retry, until the area can be read or `seconds` have passed in all.
 
-    By default `SHMROUTE_WAIT`, else 10. The worker goes on in any case, and that it does without routes is logged as a
-    warning: its look-ups raise `NotReady` at once until there are some.
+    By default `SHMROUTE_WAIT`, else 10. The worker starts in any case. Without routes a warning is logged, and look-ups
+    raise `NotReady` at once until there are routes.
 
     Raises:
-        ConfigError: `SHMROUTE_WAIT` is no number of seconds.
+        ConfigError: `SHMROUTE_WAIT` is not a number of seconds.
     """
     if seconds is None:
         seconds = environment.wait_seconds(DEFAULT_WAIT_SECONDS)
