@@ -270,6 +270,17 @@ def test_explain_suggests_similar_names_and_says_where_it_looked(cli: Cli, area:
         )
 
 
+def test_explain_of_an_unknown_model_names_the_source_and_what_hinders_it(cli: Cli, area: str) -> None:
+    publish(area)
+    with Publisher(area) as publisher:
+        publisher.control.store_status(encode_status(waiting_status(area, "appmodels", "backing-off", "404 of a kind")))
+        publisher.control.beat(time.monotonic_ns(), time.monotonic_ns(), synced=True)
+    said = cli("explain", "unknown", "--area", area).err
+    assert "https://cluster" in said
+    assert "namespace east, selector iidp=iidp" in said
+    assert "The source appmodels is backing-off: 404 of a kind." in said
+
+
 def test_explain_says_that_the_appmodel_is_being_deleted(cli: Cli, area: str) -> None:
     app = AppRow("sdkApp", "v1", "east", "sdkapp", "east/sdkapp", (("model1", "v-1"),), deleting="2026-01-04T00:00:00Z")
     route = RouteRow("model1", "v-1", "sdkApp", "v1", "east", "sdkapp")
@@ -306,6 +317,7 @@ def test_status_after_an_orderly_end_does_not_call_the_watcher_alive(cli: Cli, a
     process = start("watch", "--manifests", str(tmp_path), "--area", area)
     try:
         assert cli("wait", "--area", area).code == 0
+        assert "no object matches; check namespace, label selector" in cli("status", "--area", area).out
     finally:
         process.terminate()
         process.communicate(timeout=WAIT_SECONDS)

@@ -67,6 +67,8 @@ def server(tmp_path: Path, certificates: Certificates) -> Iterator[Server]:
     (tmp_path / "plugin").chmod(0o755)
     (tmp_path / "token").write_text("of-the-file\n")
     (tmp_path / "empty").write_text("")
+    (tmp_path / "certificate").write_bytes(certificates.certificate.read_bytes())
+    (tmp_path / "key").write_bytes(certificates.key.read_bytes())
     with listening(recorder(heads), certificates.context()) as port:
         yield Server(port, tmp_path, certificates, heads)
 
@@ -85,6 +87,7 @@ def ask_by_kubectl(kubeconfig: str) -> subprocess.CompletedProcess[str]:
 
 
 BEARER = "Authorization: Bearer"
+PAIR = {"client-certificate": "certificate", "client-key": "key"}
 
 HONOURED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a token": ({}, [f"{BEARER} test-token"]),
@@ -94,6 +97,16 @@ HONOURED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "basic authentication": ({"user": {"username": "a", "password": "bö"}}, ["Authorization: Basic YTpiw7Y="]),
     "an exec plugin beside the file": ({"user": {"exec": EXEC}}, [f"{BEARER} of-the-plugin"]),
     "a token before an exec plugin": ({"user": {"token": "t", "exec": EXEC}}, [f"{BEARER} t"]),
+    "a client certificate before an exec plugin": ({"user": {**PAIR, "exec": EXEC}}, []),
+    "a token before an exec plugin, with a certificate": (
+        {"user": {**PAIR, "token": "t", "exec": EXEC}},
+        [f"{BEARER} t"],
+    ),
+    "a password before an exec plugin": (
+        {"user": {"username": "a", "password": "b", "exec": EXEC}},
+        ["Authorization: Basic YTpi"],
+    ),
+    "a token's file before an exec plugin": ({"user": {"tokenFile": "token", "exec": EXEC}}, [f"{BEARER} of-the-file"]),
     "impersonation": (
         {
             "user": {

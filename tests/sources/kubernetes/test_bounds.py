@@ -168,6 +168,19 @@ def test_a_definition_of_scope_cluster_is_named(api: ApiServer, connection: Conn
         follow.wait(lambda: "has the scope Cluster, and must have the scope Namespaced" in follow.reason)
 
 
+def test_objects_of_a_definition_of_scope_cluster_are_not_served(api: ApiServer, connection: Connection) -> None:
+    definition = app_model_definition()
+    definition["spec"]["scope"] = "Cluster"
+    api.delete("customresourcedefinitions", "appmodels.iidp.com")
+    api.install(definition)
+    manifest = app_model("one")
+    del manifest["metadata"]["namespace"]
+    api.apply(manifest)
+    with Following(connection) as follow:  # of all namespaces, which a cluster-scoped resource has the path of
+        follow.wait(lambda: "has the scope Cluster, and must have the scope Namespaced" in follow.reason)
+        assert follow.names == set()
+
+
 def test_discovery_that_is_refused_leaves_the_reason_open(api: ApiServer, connection: Connection) -> None:
     api.delete("customresourcedefinitions", "appmodels.iidp.com")
     api.faults.fail(403, verb="")

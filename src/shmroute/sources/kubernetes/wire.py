@@ -246,15 +246,14 @@ def decode_object(kind: WatchedKind, raw: msgspec.Raw) -> Listed | Skipped:
     try:
         found = _decode_identity(raw)
         _check_kind(kind, found.apiVersion, found.kind, kind.full_name)
+        key = _key(kind, found.metadata)
         item = kind.parse(raw, default_namespace=kind.default_namespace)
     except (InvalidObject, msgspec.ValidationError) as error:
         return _skipped(kind, raw, str(error))
     except _UNREADABLE as error:
         raise Garbled(f"an object of {kind.full_name}: {error}") from error
-    metadata = found.metadata
-    key = _key(kind, metadata) if item is None else item.key
-    version = metadata.resourceVersion
-    return Listed(key, version, item, identity_of(metadata.uid, version))
+    version = found.metadata.resourceVersion
+    return Listed(key, version, item, identity_of(found.metadata.uid, version))
 
 
 def decode_identities(kind: WatchedKind, body: bytes, what: str) -> tuple[str, str, dict[ObjectKey, int]]:
@@ -319,7 +318,13 @@ def _check_version(resource_version: str, what: str) -> None:
 
 
 def _key(kind: WatchedKind, metadata: _Metadata) -> ObjectKey:
-    return ObjectKey(metadata.namespace or kind.default_namespace, metadata.name)
+    """The object's key. Raises `Garbled` where an object of a namespaced kind is in no namespace."""
+    if kind.namespaced and not metadata.namespace:
+        raise Garbled(
+            f"object {metadata.name[:80]!r} of {kind.full_name} is in no namespace: its definition has the scope"
+            " Cluster, and must have the scope Namespaced"
+        )
+    return ObjectKey(metadata.namespace, metadata.name)
 
 
 def _skipped(kind: WatchedKind, raw: msgspec.Raw, reason: str) -> Skipped:
