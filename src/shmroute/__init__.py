@@ -1,4 +1,4 @@
-"""shmroute: which app serves a model, looked up lock-free by every worker process of a pod.
+"""shmroute tells each worker process of a pod which app serves a model, without taking a lock.
 
     from shmroute import resolve
 
@@ -59,4 +59,4 @@ __all__ = [
 ]
 
 __native__: bool = _native_module is not None
-"""Whether look-ups run in the native twin (C); else in plain Python. `shmroute.native.missing` says why not."""
+"""Whether look-ups run in the native twin (C). If False, plain Python does; `shmroute.native.missing` says why."""

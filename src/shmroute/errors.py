@@ -1,4 +1,4 @@
-"""Every error that shmroute raises, named for what the caller can do about it.
+"""All errors that shmroute raises. Each class is named for what the caller can do about it.
 
     ShmrouteError
     +-- NotReady                    wait, or start a watcher
@@ -18,11 +18,11 @@
     +-- AreaBusy                    another watcher writes the area
     +-- ConfigError                 an option, a file or a variable cannot be used
     +-- InvalidObject (ValueError)  a manifest or an object breaks a rule
-    +-- CallFailed                  a model was called and did not answer
+    +-- CallFailed                  a call of a model failed
     |   +-- CallModelNotFound       no app serves the model; also a ModelNotFound
     |   +-- CallNoEndpoints         the app has no address; also a NoEndpoints
     |   +-- CallNotRouted           the routes cannot be read
-    |   +-- CallAttemptsFailed      addresses were tried, and none answered
+    |   +-- CallAttemptsFailed      every attempt failed
     |   +-- CallTimedOut            the deadline passed; also a TimeoutError
     +-- ApiError                    the Kubernetes API refused a request
 
@@ -97,14 +97,14 @@ class ShmrouteError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         str(self)  # has a text completed that is made when first asked for
-        # Exception's own way calls the class with the text alone, which fails for a class that takes other arguments.
+        # Exception.__reduce__ would call the class with the text alone, which fails for other signatures.
         return _rebuild, (type(self), self.args), self.__dict__
 
 
 def _rebuild(kind: type[ShmrouteError], arguments: tuple[Any, ...]) -> ShmrouteError:
-    """An error with its text, without a call of its `__init__`; pickle and copy then restore its attributes."""
+    """Return an error with its text, without calling `__init__`; pickle and copy then restore its attributes."""
     error = kind.__new__(kind, *arguments)
-    error.args = arguments  # OSError's children leave this to their `__init__`
+    error.args = arguments  # subclasses of OSError set `args` only in `__init__`
     return error
 
 
@@ -240,7 +240,7 @@ class StaleRoutes(ShmrouteError):
     Attributes:
         age: seconds since the routes were last known to match their source.
         max_age: the most that the caller accepts, in seconds.
-        steady: the largest age while all is well, in seconds; 0 if that is not known.
+        steady: the largest age in normal operation, in seconds; 0 if unknown.
     """
 
     def __init__(self, age: float, max_age: float, steady: float = 0.0) -> None:
@@ -260,7 +260,7 @@ class StaleRoutes(ShmrouteError):
 
 
 class MetadataNotJson(ShmrouteError, ValueError):
-    """A model's metadata is not JSON. `Route.metadata_bytes` gives it as it is.
+    """A model's metadata is not JSON. `Route.metadata_bytes` gives the raw bytes.
 
     Attributes:
         model: the model's name.
@@ -274,7 +274,7 @@ class MetadataNotJson(ShmrouteError, ValueError):
 class AreaUnavailable(ShmrouteError):
     """Shared memory cannot serve the area; the subclasses say why.
 
-    A watcher shows it as its `problem` and tries again; it never ends because of it.
+    A watcher shows this error as its `problem` and tries again; it never ends because of it.
     """
 
 
@@ -297,7 +297,7 @@ class NoAccess(AreaUnavailable):
 
     Attributes:
         name: the file in the area's folder.
-        reason: the operating system's words (the `OSError` is the cause), or which check failed.
+        reason: the operating system's error text (the `OSError` is the cause), or the check that failed.
     """
 
     def __init__(self, name: str, reason: str, hint: str = "") -> None:
@@ -311,8 +311,8 @@ class OutOfSharedMemory(AreaUnavailable):
 
     Attributes:
         name: the file that could not grow.
-        needed_bytes: what the refused reservation asked for.
-        free_bytes: what the file system has left.
+        needed_bytes: size of the refused reservation.
+        free_bytes: free space of the file system.
     """
 
     def __init__(self, name: str, needed_bytes: int, free_bytes: int) -> None:
@@ -327,7 +327,7 @@ class OutOfSharedMemory(AreaUnavailable):
 
 
 class SnapshotExpired(ShmrouteError):
-    """A held view's rows have been overwritten: the watcher needed the memory for newer ones. Take a new view.
+    """The rows of a held view have been overwritten: the watcher reused their memory. Take a new view.
 
     Attributes:
         area: the area's name.
@@ -348,7 +348,7 @@ class AreaBusy(ShmrouteError):
 
     Attributes:
         area: the area's name.
-        pid: the other watcher's process id, in its own pid namespace.
+        pid: the other watcher's process id, as seen in its own pid namespace.
     """
 
     def __init__(self, area: str, pid: int) -> None:
@@ -379,10 +379,10 @@ class ApiError(ShmrouteError):
     """The Kubernetes API refused a request, or did not answer.
 
     Attributes:
-        what: the request.
+        what: the request, in words.
         status: the HTTP status; 0 if there was no answer.
         reason: the `reason` of the server's Status object, such as "Forbidden".
-        message: its `message`.
+        message: the `message` of the Status object.
         retry_after_seconds: the header Retry-After; None if it is missing.
         details: the `details` of the Status object; None if it has none.
     """
@@ -413,11 +413,11 @@ class FailedAttempt(NamedTuple):
     """One attempt of a call that failed."""
 
     endpoint: str
-    """Its address, host and port."""
+    """Address of the endpoint: `host:port`."""
     outcome: str
     """One of `shmroute.calls.Outcome`, such as "refused"."""
     said: str
-    """What the HTTP library or the operating system said."""
+    """Error text of the HTTP library or the operating system."""
     sent: bool
     """Whether the request may have reached the pod, which may then have processed it."""
 
@@ -426,13 +426,13 @@ class FailedAttempt(NamedTuple):
 
 
 class CallFailed(ShmrouteError):
-    """A model was called and did not answer. The base class of all errors of a call.
+    """A call of a model failed. Base class of all errors of a call.
 
-    An adapter raises each as an error of its HTTP library too, such as `httpx.ConnectError`.
+    Each error that an adapter raises is an error of its HTTP library too, such as `httpx.ConnectError`.
 
     Attributes:
         model: the model's name.
-        app: the app that serves it; "" if that is not known.
+        app: the app that serves the model; "" if unknown.
         attempts: a `FailedAttempt` for each address that was tried, in order.
     """
 
@@ -440,11 +440,11 @@ class CallFailed(ShmrouteError):
         self.model = model
         self.app = app
         self.attempts = tuple(attempts)
-        Exception.__init__(self, text)  # children derive from other errors too, whose arguments differ
+        Exception.__init__(self, text)  # subclasses derive from other errors too, whose arguments differ
 
 
 class CallModelNotFound(CallFailed, ModelNotFound):
-    """A model was called that no app serves."""
+    """The call failed: no app serves the model."""
 
     def __init__(self, model: str, hint: str = "") -> None:
         self.namespace = None
@@ -452,7 +452,7 @@ class CallModelNotFound(CallFailed, ModelNotFound):
 
 
 class CallNoEndpoints(CallFailed, NoEndpoints):
-    """A model was called whose app has no address; `reason` is that of `NoEndpoints`."""
+    """The call failed: the model's app has no address. `reason` is that of `NoEndpoints`."""
 
     def __init__(self, model: str, error: NoEndpoints, attempts: Sequence[FailedAttempt] = ()) -> None:
         self.service = error.service
@@ -464,14 +464,14 @@ class CallNoEndpoints(CallFailed, NoEndpoints):
 
 
 class CallNotRouted(CallFailed):
-    """A model was called while the routes cannot be read; the cause says why."""
+    """The call failed: the routes cannot be read. The cause says why."""
 
     def __init__(self, model: str, error: ShmrouteError) -> None:
         super().__init__(f"model {model!r} cannot be called: {error}", model)
 
 
 class CallAttemptsFailed(CallFailed):
-    """Every attempt of a call failed. `why` says why there was no further one."""
+    """Every attempt of the call failed. `why` says why no further attempt was made."""
 
     def __init__(self, model: str, app: str, attempts: Sequence[FailedAttempt], why: str) -> None:
         self.why = why
@@ -484,7 +484,7 @@ class CallAttemptsFailed(CallFailed):
 
 
 class CallTimedOut(CallFailed, TimeoutError):
-    """The deadline of a call passed. `deadline` is in seconds from its start."""
+    """The deadline of the call passed. `deadline` is in seconds from the start of the call."""
 
     def __init__(self, model: str, app: str, attempts: Sequence[FailedAttempt], deadline: float) -> None:
         self.deadline = deadline

@@ -1,7 +1,7 @@
-"""Loads the native twin (`shmroute._native`, written in C) where it was built and is not switched off.
+"""Loads the native twin (`shmroute._native`, written in C) if it was built and is not switched off.
 
-`SHMROUTE_PURE=1` in the environment switches it off for the process. Everything it does is done by plain Python too;
-`shmroute.worker.lookup` has the twin of each type.
+`SHMROUTE_PURE=1` in the environment switches the native twin off for the process. Plain Python can do everything that
+it does: `shmroute.worker.lookup` has the Python twin of each type.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["missing", "native"]
 
 _INTERFACE: Final = 3
-"""`INTERFACE` of the C file that belongs to these sources. An editable install may still have an older module."""
+"""Expected `INTERFACE` of the C module. An editable install may still have an older module."""
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -32,4 +32,4 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 native, missing = _load()
-"""The extension module, or None; and why it is None, in words."""
+"""The extension module or None, and the reason why it is None, in words."""

@@ -1,8 +1,8 @@
-"""Fixtures for users' tests; loaded by pytest on its own where shmroute is installed.
+"""Fixtures for users' tests. pytest loads them by itself if shmroute is installed.
 
-* `shmroute_routes`: a function that sets answers for `resolve`, as `shmroute.testing.Routes.set`.
-* `shmroute_tables`: sets the objects of declared tables for `table`, as `shmroute.testing.Tables.set`.
-* `shmroute_folder`: a `shmroute.testing.WatchedFolder` with a real watcher on it.
+* `shmroute_routes`: sets answers for `resolve`; a `shmroute.testing.Routes`.
+* `shmroute_tables`: sets the objects of declared tables for `table`; a `shmroute.testing.Tables`.
+* `shmroute_folder`: a folder with a real watcher; a `shmroute.testing.WatchedFolder`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def shmroute_routes() -> Iterator[Routes]:
-    """Answers for `shmroute.resolve`, none at first: `shmroute_routes.set({"model": "app"})`."""
+    """Answers for `shmroute.resolve`, at first none: `shmroute_routes.set({"model": "app"})`."""
     from shmroute.testing import routes
 
     with routes({}) as given:
@@ -28,13 +28,13 @@ def shmroute_routes() -> Iterator[Routes]:
 
 @pytest.fixture
 def shmroute_tables(shmroute_routes: Routes) -> Tables:
-    """Objects for `shmroute.table`, none at first: `shmroute_tables.set("flags", {"checkout": {"enabled": True}})`."""
+    """Objects for `shmroute.table`, at first none: `shmroute_tables.set("flags", {"checkout": {"enabled": True}})`."""
     return shmroute_routes.tables
 
 
 @pytest.fixture
 def shmroute_folder(tmp_path: Path) -> Iterator[WatchedFolder]:
-    """An empty folder with a real watcher on it: `shmroute_folder.write("app.yaml", text)`."""
+    """Empty folder of manifests, followed by a real watcher: `shmroute_folder.write("app.yaml", text)`."""
     from shmroute.testing import watched_folder
 
     folder = tmp_path / "manifests"

@@ -1,10 +1,10 @@
-"""The rows a watcher publishes and a worker reads: their kinds, keys and msgpack form.
+"""The rows that a watcher publishes and a worker reads: their kinds, keys and msgpack form.
 
-A row is `(kind, key) -> bytes`. The index and the metadata loader write them, `shmroute.worker.reader` reads them;
-shared memory carries them without knowing what they mean. Changing a struct here changes the format of the
-area: raise `shmroute.shm.layout.FORMAT_VERSION` with it.
+A row is `(kind, key) -> bytes`. The index and the metadata loader write rows, `shmroute.worker.reader` reads them;
+shared memory stores them without knowing what they mean. A changed struct here changes the format of the area: raise
+`shmroute.shm.layout.FORMAT_VERSION` with it.
 
-Pure, light (msgspec only): imported by every worker.
+Pure. Every worker imports this module, so it imports nothing but msgspec.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ __all__ = [
 
 
 class Kind(enum.IntEnum):
-    """What a row is about. The key of each kind stands behind it."""
+    """The kind of a row. The comment beside each kind gives the key and the value."""
 
-    MODEL = 1  # model name -> RouteRow of the winner, with those of other namespaces in `others`
+    MODEL = 1  # model name -> RouteRow of the winner; the rows of other namespaces are in `others`
     APP = 2  # app name -> tuple of AppRow, one for each AppModel of that app, the oldest first
     ENDPOINTS = 3  # "namespace/appmodel" -> EndpointsRow
     METADATA = 4  # "namespace/model" -> MetadataRow
@@ -53,28 +53,28 @@ class Kind(enum.IntEnum):
 
 FIRST_TABLE_NUMBER = 16
 LAST_TABLE_NUMBER = 0xFFFF
-"""Kinds of rows of declared tables: an even one for a table's rows, the next one for its indexes."""
+"""First and last kind for rows of declared tables. A table's rows have an even kind, its indexes the next one."""
 
 
 RowKey: TypeAlias = tuple[int, str]
-"""`(kind, key)`; keys hold no NUL character."""
+"""`(kind, key)`; a key contains no NUL character."""
 
 
 class EndpointsState(enum.IntEnum):
-    """Whether the endpoints of a Service are known. `word` names the state where there is no endpoint to pick."""
+    """Whether the endpoints of a Service are known. `word` explains why there is no endpoint to pick."""
 
     UNKNOWN = 0  # no slice of the Service has been seen
-    KNOWN = 1  # the slices have been merged; an empty tuple means: known to be empty
-    AMBIGUOUS_PORT = 2  # several ports, none of them chosen by a rule
+    KNOWN = 1  # the slices have been merged; an empty tuple means that there are no endpoints
+    AMBIGUOUS_PORT = 2  # there are several ports, and no rule chooses one
 
     @property
     def word(self) -> str:
-        """The state in words."""
+        """The state in words, for a Service without endpoints."""
         return ("not known", "known empty", "ambiguous port")[self]
 
 
 class RouteRow(msgspec.Struct, frozen=True, array_like=True):
-    """Which AppModel serves a model. `shmroute.worker.routes.Route` is the worker's view of the same fields."""
+    """The AppModel that serves a model. `shmroute.worker.routes.Route` is the worker's view of the same fields."""
 
     model: str
     version: str
@@ -85,11 +85,11 @@ class RouteRow(msgspec.Struct, frozen=True, array_like=True):
     appmodel: str
     """`metadata.name` of the AppModel."""
     others: tuple[RouteRow, ...] = ()
-    """The same model's rows in other namespaces, the oldest AppModel first."""
+    """Rows of the same model in other namespaces, the oldest AppModel first."""
 
 
 class AppRow(msgspec.Struct, frozen=True, array_like=True):
-    """What one AppModel says of its app. `shmroute.worker.routes.App` is the worker's view of the same fields."""
+    """One AppModel of an app. `shmroute.worker.routes.App` is the worker's view of the same fields."""
 
     app: str
     version: str
@@ -101,34 +101,34 @@ class AppRow(msgspec.Struct, frozen=True, array_like=True):
     models: tuple[tuple[str, str], ...]
     """(name, version) of each model, in the AppModel's order."""
     created: str = ""
-    """The AppModel's `creationTimestamp`, RFC 3339 in UTC; "" for one of a folder."""
+    """The AppModel's `creationTimestamp`, RFC 3339 in UTC; "" if the AppModel comes from a folder."""
     port: str = ""
-    """Name or number of the port the AppModel asks for; "" where it leaves the choice."""
+    """Name or number of the port that the AppModel asks for; "" if it names none."""
     first_seen: str = ""
-    """When a watcher first saw an AppModel without `created`, RFC 3339 in UTC; else ""."""
+    """Time at which a watcher first saw an AppModel without `created`, RFC 3339 in UTC; else ""."""
     deleting: str = ""
     """The AppModel's `deletionTimestamp`, RFC 3339 in UTC; "" unless it is being deleted."""
 
 
 class TableRow(msgspec.Struct, frozen=True, array_like=True):
-    """A declared table: where its rows are, and whether they are complete."""
+    """A declared table: the kind of its rows, and whether they are complete."""
 
     number: int
-    """Kind of its rows; its indexes have the next one."""
+    """Kind of the table's rows; its indexes have the next kind."""
     resource: str
-    """As declared: `plural.version.group`."""
+    """Resource as declared: `plural.version.group`."""
     ready: bool
-    """Whether its first complete list has been published."""
+    """Whether the table's first complete list has been published."""
     rows: int
     indexes: tuple[str, ...] = ()
     conflicts: int = 0
-    """Keys that several objects claim."""
+    """Number of keys that several objects claim."""
     invalid: int = 0
-    """Objects that cannot be rows."""
+    """Number of objects that cannot be rows."""
 
 
 def index_value(index: str, value: object) -> str | None:
-    """One entry of an index: its name and the value, tagged by type so that 1, True and "1" differ.
+    """Return the entry of an index for a value: name and value, tagged by type so that 1, True and "1" differ.
 
     Returns None for a value that cannot be indexed (null, a map, a list).
     """
@@ -145,9 +145,9 @@ def index_value(index: str, value: object) -> str | None:
 
 
 def bucket_of(key: str, buckets: int) -> int:
-    """In which of an index entry's buckets a row's key is (linear hashing). Watcher and worker agree on it.
+    """Return the number of the bucket of an index entry that holds a row's key (linear hashing).
 
-    Python's own hash of a string differs from process to process.
+    Watcher and worker must agree; Python's own hash of a string differs from process to process.
     """
     number = crc32(key.encode(errors="surrogatepass"))
     level = 1 << (buckets.bit_length() - 1)
@@ -156,7 +156,7 @@ def bucket_of(key: str, buckets: int) -> int:
 
 
 def bucket_key(entry: str, bucket: int) -> str:
-    """The row of a bucket; bucket 0 is the row that also says how many there are."""
+    """Return the key of a bucket's row. The row of bucket 0 also holds the number of buckets."""
     return f"{bucket}:{entry}"
 
 
@@ -172,7 +172,7 @@ class EndpointRow(msgspec.Struct, frozen=True, array_like=True):
     node: str = ""
     pod: str = ""
     hints: tuple[str, ...] = ()
-    """Zones this endpoint is meant for; empty: for all."""
+    """Zones that this endpoint is meant for; empty: all zones."""
 
 
 class EndpointsRow(msgspec.Struct, frozen=True, array_like=True):
@@ -182,18 +182,18 @@ class EndpointsRow(msgspec.Struct, frozen=True, array_like=True):
     state: EndpointsState
     endpoints: tuple[EndpointRow, ...] = ()
     detail: str = ""
-    """For AMBIGUOUS_PORT: the ports there are."""
+    """For AMBIGUOUS_PORT: the ports to choose from."""
 
 
 class MetadataState(enum.IntEnum):
-    """Why a metadata row holds the value it holds. `word` is `Route.metadata_state`."""
+    """State of a model's metadata, which explains the row's `value`. `word` is `Route.metadata_state`."""
 
-    LOADED = 0  # the value was read for the version asked for
-    PENDING = 1  # not read yet, or Redis is away: `value` is the last one, of `version`, or None
-    MISSING = 2  # the key is not there; asked for again with back-off
-    OUTDATED = 3  # the value says another version of itself than the one wanted; asked for again
-    TOO_LARGE = 4  # over the limit; the value is not kept
-    WRONG_TYPE = 5  # the key holds no string
+    LOADED = 0  # the value was read for the wanted version
+    PENDING = 1  # not read yet, or Redis is unavailable: `value` is the last one, of `version`, or None
+    MISSING = 2  # the key does not exist; read again with back-off
+    OUTDATED = 3  # the value names another version than the wanted one; read again
+    TOO_LARGE = 4  # over the limit; the value is dropped
+    WRONG_TYPE = 5  # the key does not hold a string
 
     @property
     def word(self) -> str:
@@ -202,17 +202,17 @@ class MetadataState(enum.IntEnum):
 
 
 class MetadataRow(msgspec.Struct, frozen=True, array_like=True):
-    """The metadata value of one model and how it stands."""
+    """The metadata value of one model, and its state."""
 
     app: str
-    """The app it was read for; a value of another app than the route's is not the route's."""
+    """App that `value` was read for. A route of another app must not use the value."""
     version: str | None
-    """The model version `value` was read for; None where there is no value."""
+    """Model version that `value` was read for; None if there is no value."""
     wanted: str
-    """The model version that is asked for."""
+    """Model version to read the value for."""
     state: MetadataState
     since: float
-    """Unix time in seconds at which `state` was entered."""
+    """Unix time at which `state` began, in seconds."""
     value: bytes | None = None
     reason: str = ""
 
@@ -225,11 +225,11 @@ class ConflictRow(msgspec.Struct, frozen=True, array_like=True):
     winner: str
     """`metadata.name` of the AppModel that is served."""
     losers: tuple[str, ...]
-    """Names of the others, in the order in which they would take over; at most the first 100 of them."""
+    """Names of the other AppModels, in the order in which they would take over; at most the first 100."""
     loser_count: int = 0
-    """All others."""
+    """Number of all other AppModels."""
     table: str = ""
-    """The declared table, whose objects claim one key; `model` is that key then. "" for models."""
+    """Name of the declared table whose objects claim one key, which is then in `model`; "" for models."""
 
 
 class InvalidRow(msgspec.Struct, frozen=True, array_like=True):
@@ -241,22 +241,22 @@ class InvalidRow(msgspec.Struct, frozen=True, array_like=True):
     name: str
     reason: str
     last_good: bool
-    """Whether its last valid state is still served."""
+    """Whether the last valid state of the object is still served."""
 
 
 class SettingsRow(msgspec.Struct, frozen=True, array_like=True):
-    """What the watcher was asked to watch."""
+    """The source, namespaces and selector that the watcher was started with."""
 
     namespace: str
-    """"" means all namespaces."""
+    """Namespace that is watched; "" means all namespaces."""
     selector: str
     source: str
-    """In words: the API server's address or the folder."""
+    """Address of the API server, or path of the folder."""
     steady_seconds: float = 0.0
-    """Largest age of the routes while all is well; 0 if that is not known."""
+    """Largest age of the routes in normal operation, in seconds; 0 if unknown."""
 
     def __str__(self) -> str:
-        """`https://host:6443 (namespace x, selector iidp=iidp)`."""
+        """Return, for example, `https://host:6443 (namespace x, selector iidp=iidp)`."""
         namespace = f"namespace {self.namespace}" if self.namespace else "all namespaces"
         selector = f"selector {self.selector}" if self.selector else "no selector"
         return f"{self.source} ({namespace}, {selector})"
@@ -265,4 +265,4 @@ class SettingsRow(msgspec.Struct, frozen=True, array_like=True):
 _encoder = msgspec.msgpack.Encoder()
 
 encode = _encoder.encode
-"""Any of the structs above, or a tuple of them, to msgpack bytes."""
+"""Encodes one of the structs above, or a tuple of them, as msgpack."""

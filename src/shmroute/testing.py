@@ -1,4 +1,4 @@
-"""For users' tests: answers for `resolve` and `table` without a watcher, and a real watcher on a folder.
+"""Helpers for users' tests: answers for `resolve` and `table` without a watcher, and a real watcher on a folder.
 
     from shmroute import resolve
     from shmroute.testing import routes
@@ -9,11 +9,11 @@
     with tables({"flags": {"checkout": {"enabled": "true"}}}):
         assert table("flags")["checkout"] == {"enabled": "true"}
 
-`pod_server` is a server that such a route can lead to, and that a test can have refuse, hang or answer 503.
+`pod_server` runs an HTTP server that such a route can lead to; a test can make it refuse, hang or answer 503.
 
-Both use real shared memory in an area of their own and remove it at the end. Meanwhile `SHMROUTE_AREA` names that area,
-so processes that are forked or started see the routes, too. Blocks can be nested: the innermost one answers. Without a
-`/dev/shm`, set `SHMROUTE_DIR` to any folder before the tests start. `shmroute.pytest_plugin` has fixtures.
+`routes` and `tables` write to real shared memory, in an area of their own, which they remove at the end. Meanwhile
+`SHMROUTE_AREA` names that area, so child processes see the routes too. Blocks can be nested: the innermost one answers.
+Without a `/dev/shm`, set `SHMROUTE_DIR` to any folder before the tests start. `shmroute.pytest_plugin` has fixtures.
 """
 
 from __future__ import annotations
@@ -73,19 +73,19 @@ __all__ = [
 DEFAULT_NAMESPACE: Final = "default"
 
 START_SECONDS: Final = 30.0
-"""Time limit of the first snapshot. A watcher takes less than a second to start; a busy machine may need more."""
+"""Longest wait for the first snapshot. A watcher takes less than a second to start; a busy machine may need more."""
 
 STOP_SECONDS: Final = 10.0
-"""Time limit of a watcher's end; then it is killed."""
+"""Longest wait for a watcher's end, in seconds; then it is killed."""
 
 FOREVER_NS: Final = 7 * 86_400 * 1_000_000_000
-"""How far ahead routes are in step, in nanoseconds: longer than any test takes."""
+"""Time by which the last contact lies in the future, in nanoseconds: longer than any test takes, so the age stays 0."""
 
 _OLDEST_NS: Final = 1 << 62
-"""The greatest age that a control block can hold, in nanoseconds."""
+"""Greatest age that a control block can hold, in nanoseconds."""
 
 QUIET_SECONDS: Final = 0.05
-"""No further generation for this long: what one file changes is published in one generation, or in two at once."""
+"""Time without a further generation after which a change counts as published: a file may take two generations."""
 
 _STEP_SECONDS: Final = 0.005
 
@@ -95,7 +95,7 @@ MetadataStateWord: TypeAlias = Literal["loaded", "pending", "missing", "outdated
 
 
 class Pod(msgspec.Struct, frozen=True):
-    """One pod of an app, where more than its address matters."""
+    """One pod of an app, for tests that need more than its address."""
 
     address: str
     """``host:port``, such as ``10.0.0.1:80`` or ``[fd00::1]:80``."""
@@ -104,11 +104,11 @@ class Pod(msgspec.Struct, frozen=True):
     terminating: bool = False
     zone: str = ""
     hints: tuple[str, ...] = ()
-    """The zones whose callers should prefer this pod; empty for all."""
+    """Zones whose callers should prefer this pod; empty: all zones."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What `resolve` answers for one model."""
+    """The answer of `resolve` for one model."""
 
     app: str
     version: str = "v1"
@@ -118,13 +118,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[str | Pod, ...] | None = None
     """Addresses as ``host:port``, or a `Pod` each. None: not known. An empty tuple: known to be empty."""
     ambiguous_ports: tuple[str, ...] = ()
-    """Names of several ports of which none is chosen, so that `pick` raises; takes the place of `endpoints`."""
+    """Names of several ports of which none is chosen, so that `pick` raises. Replaces `endpoints`."""
     metadata: Any = None
-    """The value: bytes as they are, anything else as JSON. None: there is no value."""
+    """Value of the metadata: bytes are used unchanged, anything else is encoded as JSON. None: there is no value."""
     metadata_state: MetadataStateWord | None = None
-    """What `Route.metadata_state` says. By default "loaded" with a value, and "off" (no metadata at all) without."""
+    """Value of `Route.metadata_state`. Default: "loaded" with a value, and "off" (no metadata at all) without."""
     metadata_version: str | None = None
-    """The model version that the value was read for, if it is not `version`: only `last_metadata` gives it then."""
+    """Model version that the value was read for, if it is not `version`: then only `last_metadata` gives the value."""
 
 
 Answers: TypeAlias = Mapping[str, "str | Answer"]
@@ -132,14 +132,14 @@ Answers: TypeAlias = Mapping[str, "str | Answer"]
 
 
 class _Declared(msgspec.Struct, frozen=True):
-    """A table that a test has set; None: it has not had its first complete list."""
+    """A table that a test has set. Without `objects` (None), its first complete list is still missing."""
 
     objects: Mapping[str, Any] | None
     index: Mapping[str, str] = {}
 
 
 class Tables:
-    """The declared tables within a `tables` or `routes` block."""
+    """The declared tables of a `tables` or `routes` block."""
 
     def __init__(self, routes: Routes) -> None:
         self._routes = routes
@@ -147,27 +147,27 @@ class Tables:
         self._rows: dict[RowKey, bytes] = {}
 
     def set(self, name: str, objects: Mapping[str, Any], index: Mapping[str, str] | None = None) -> None:
-        """Have the table hold these objects and no others, in one generation.
+        """Replace all objects of the table, in one generation.
 
         Args:
             name: the table's name.
             objects: key -> value; anything that msgspec writes as JSON, such as an instance of the table's type.
-            index: names of indexes and their JSONPaths, which begin at the value (`.region`, `.hosts[*]`); by default
-                those of the table as it was set before.
+            index: name of an index -> its JSONPath, which begins at the value (`.region`, `.hosts[*]`); by default the
+                indexes of the last call for this table.
 
         Raises:
-            ConfigError: a name, a path or an object cannot be used; nothing has changed then.
+            ConfigError: a name, a path or an object cannot be used. Nothing changes then.
         """
         if index is None:
             index = self._declared[name].index if name in self._declared else {}
         self._declare({**self._declared, name: _Declared(dict(objects), dict(index))})
 
     def not_ready(self, name: str) -> None:
-        """Have the table raise `TableNotReady`, as before its first complete list."""
+        """Make the table raise `TableNotReady`, as before its first complete list."""
         self._declare({**self._declared, name: _Declared(None)})
 
     def remove(self, name: str) -> None:
-        """Have the table raise `TableNotFound`, as if no watcher had declared it."""
+        """Make the table raise `TableNotFound`, as if no watcher had declared it."""
         self._declare({each: declared for each, declared in self._declared.items() if each != name})
 
     def _declare(self, declared: dict[str, _Declared]) -> None:
@@ -177,7 +177,7 @@ class Tables:
 
 
 class Routes:
-    """The answers within a `routes` block."""
+    """The answers of a `routes` block."""
 
     def __init__(self, area: str) -> None:
         self.area = area
@@ -187,15 +187,15 @@ class Routes:
         """The declared tables of the same block."""
 
     def set(self, answers: Answers) -> None:
-        """Add or replace answers, in one generation. The routes are fresh after it.
+        """Add or replace answers, in one generation. Sets the age of the routes to 0.
 
         Raises:
-            ConfigError: an answer cannot be used; nothing has changed then.
+            ConfigError: an answer cannot be used. Nothing changes then.
         """
         self._publish({**self._answers, **{model: _answer(model, answers[model]) for model in answers}})
 
     def remove(self, *models: str) -> None:
-        """Have these models not found any more, in one generation. The routes are fresh after it."""
+        """Remove these models, in one generation: `resolve` finds them no longer. Sets the age of the routes to 0."""
         self._publish({model: answer for model, answer in self._answers.items() if model not in models})
 
     def _publish(self, answers: dict[str, Answer]) -> None:
@@ -204,9 +204,9 @@ class Routes:
         self.set_age(0.0)
 
     def set_age(self, seconds: float) -> None:
-        """Make routes and tables look as if they had matched their source `seconds` ago the last time.
+        """Set the age of routes and tables: the seconds since they last matched their source.
 
-        `Reader.age`, `Table.age` and `max_age` see it. The age then stays as it is until `set`, `remove` or another
+        `Reader.age`, `Table.age` and `max_age` see this age, which stays constant until `set`, `remove` or another
         `set_age`.
         """
         now_ns = time.monotonic_ns()
@@ -222,7 +222,7 @@ class Routes:
 
 @contextmanager
 def routes(answers: Answers) -> Iterator[Routes]:
-    """Have `shmroute.resolve` and `shmroute.get` give these answers, until the block is left.
+    """Make `shmroute.resolve` and `shmroute.get` give these answers until the block ends.
 
     Raises:
         ConfigError: an answer cannot be used.
@@ -238,9 +238,9 @@ def routes(answers: Answers) -> Iterator[Routes]:
 
 @contextmanager
 def tables(objects: Mapping[str, Mapping[str, Any]]) -> Iterator[Tables]:
-    """Have `shmroute.table` give these tables, until the block is left: table name -> key -> value.
+    """Make `shmroute.table` give these tables until the block ends: table name -> key -> value.
 
-    Indexes are declared by `Tables.set`. A test that needs routes too takes `routes`, and its `tables`.
+    `Tables.set` declares indexes. A test that needs routes too uses `routes` and its `tables`.
 
     Raises:
         ConfigError: a name or an object cannot be used.
@@ -253,13 +253,13 @@ def tables(objects: Mapping[str, Mapping[str, Any]]) -> Iterator[Tables]:
 
 @contextmanager
 def not_ready() -> Iterator[None]:
-    """Have `shmroute.resolve` and `shmroute.get` raise `NotReady`, as before a watcher's first snapshot."""
+    """Make `shmroute.resolve` and `shmroute.get` raise `NotReady`, as before a watcher's first snapshot."""
     with _default_area(_area()):
         yield
 
 
 class WatchedFolder:
-    """A folder of manifests with a real watcher on it."""
+    """A folder of manifests, followed by a real watcher."""
 
     def __init__(self, path: Path, area: str) -> None:
         self.path = path
@@ -267,10 +267,10 @@ class WatchedFolder:
         self.reader = Reader(area)
 
     def write(self, name: str, text: str) -> int:
-        """Write a manifest file, and wait until what it changes, if anything, is published. Returns the generation.
+        """Write a manifest file, and wait until its changes, if any, are published. Returns the generation.
 
         Raises:
-            NotReady: the watcher has noticed nothing in 30 s.
+            NotReady: the watcher has not noticed the file within 30 s.
         """
         before = self.reader.generation
         temporary = self.path / f".{name}.new"
@@ -279,7 +279,7 @@ class WatchedFolder:
         return self._settled(before)
 
     def remove(self, name: str) -> int:
-        """Remove a manifest file, and wait as `write` does. Returns the generation."""
+        """Remove a manifest file, and wait like `write`. Returns the generation."""
         before = self.reader.generation
         (self.path / name).unlink()
         return self._settled(before)
@@ -288,7 +288,7 @@ class WatchedFolder:
         done = time.monotonic()
         while self.reader.generation == before:
             if time.monotonic() - self.reader.age > done:
-                return before  # read, and nothing has changed
+                return before  # the watcher has read the file, and nothing has changed
             if time.monotonic() > done + START_SECONDS:
                 raise NotReady(self.area, START_SECONDS)
             time.sleep(_STEP_SECONDS)
@@ -302,14 +302,14 @@ class WatchedFolder:
 
 @contextmanager
 def watched_folder(path: str | os.PathLike[str], options: Sequence[str] = ()) -> Iterator[WatchedFolder]:
-    """Run `shmroute watch --manifests PATH`, and have `resolve` and `get` answer from it, until the block is left.
+    """Run `shmroute watch --manifests PATH`, and make `resolve` and `get` answer from it until the block ends.
 
     Args:
         path: the folder.
         options: further options of `shmroute watch`, such as `["--metadata", "folder"]`.
 
     Raises:
-        NotReady: the watcher has published nothing in 30 s.
+        NotReady: the watcher has not published anything within 30 s.
     """
     area = _area()
     lifeline = Lifeline()
@@ -368,7 +368,7 @@ def _answer(model: object, given: object) -> Answer:
 
 
 def _table_rows(declared: Mapping[str, _Declared]) -> dict[RowKey, bytes]:
-    """The rows of tables, made by the code that makes a watcher's."""
+    """Return the rows of tables. The code of the watcher makes them."""
     definitions = {
         name: TableDefinition(
             resource="objects.v1",
@@ -402,7 +402,7 @@ def _table_rows(declared: Mapping[str, _Declared]) -> dict[RowKey, bytes]:
 
 
 def _rows(answers: Mapping[str, Answer]) -> dict[RowKey, bytes]:
-    """The rows of an area in which each model has an AppModel of its own."""
+    """Return the rows of an area in which each model has an AppModel of its own."""
     rows: dict[RowKey, bytes] = {}
     apps: dict[str, list[AppRow]] = {}
     for model, answer in answers.items():
@@ -456,11 +456,11 @@ def _endpoint(given: str | Pod) -> EndpointRow:
 
 
 class PodServer:
-    """An HTTP server on a loopback address that answers as the test says; see `pod_server`."""
+    """An HTTP server on a loopback address that behaves as the test tells it; see `pod_server`."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
-        """Method and target of each request that has come."""
+        """Method and target of each request so far."""
         self._status = 200
         self._body = b"{}"
         self._mode = "answer"
@@ -468,33 +468,33 @@ class PodServer:
         self._ended = threading.Event()
         self._server = self._listening(("127.0.0.1", 0))
         self.address = "{}:{}".format(*self._server.server_address[:2])
-        """Host and port, as an `Answer` takes them."""
+        """Address as `host:port`, for the endpoints of an `Answer`."""
 
     def answer(self, body: Any = None, status: int = 200) -> None:
-        """Answer each request from now on with this JSON and status; 503 makes a pod that is overloaded."""
+        """Answer each request from now on with this JSON and status, such as 503 for an overloaded pod."""
         self._body, self._status, self._mode = msgspec.json.encode({} if body is None else body), status, "answer"
         if self._server.socket.fileno() < 0:
             host, _, port = self.address.rpartition(":")
             self._server = self._listening((host, int(port)))
 
     def refuse(self) -> None:
-        """Refuse connections from now on, as the address of a pod that has been killed does."""
+        """Refuse connections from now on, as the address of a killed pod does."""
         self._server.shutdown()
         self._server.server_close()
         self._cut()
 
     def hang(self) -> None:
-        """Take requests from now on and never answer."""
+        """Accept requests from now on and never answer."""
         self.answer()
         self._mode = "hang"
 
     def break_off(self) -> None:
-        """Take requests from now on and close the connection instead of an answer."""
+        """Accept requests from now on and close the connection instead of answering."""
         self.answer()
         self._mode = "break off"
 
     def close(self) -> None:
-        """End the server, and every request that hangs."""
+        """End the server and all hanging requests."""
         self._ended.set()
         self.refuse()
 
@@ -555,13 +555,13 @@ class PodServer:
 
 @contextmanager
 def pod_server(body: Any = None) -> Iterator[PodServer]:
-    """A pod that answers with this JSON, until the block is left.
+    """Run a pod that answers with this JSON until the block ends.
 
         with pod_server() as one, routes({"m": Answer(app="a", endpoints=(one.address,))}):
             one.refuse()
-            ...  # what the code under test does with a model that cannot be called
+            ...  # test how the code under test handles a pod that refuses connections
 
-    It is a real server, so that any HTTP client can be tested against it.
+    The pod is a real server, so that any HTTP client can be tested against it.
     """
     made = PodServer()
     try:
