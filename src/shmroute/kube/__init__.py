@@ -1,7 +1,7 @@
 """The cluster: configuration, requests, the CRD, writing AppModels.
 
-Users import from here; each name is loaded when it is first asked for, so that a watcher that only reads does not
-load what writes. Nothing in here is ever imported by a worker.
+Users import from here. Each name is imported at its first use, so that a watcher that only reads does not load the
+code that writes. A worker never imports this package.
 
     from shmroute.kube import Connection, apply_appmodels, appmodel_manifest
 

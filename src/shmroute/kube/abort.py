@@ -1,7 +1,7 @@
-"""Ending a wait from another thread, and waiting no longer than a deadline.
+"""Waits that end at a deadline, or when another thread ends them.
 
-Called by `shmroute.kube.connection`, and by whoever owns requests that must end when a watcher stops. It knows
-threads only: no HTTP, no sockets.
+Called by `shmroute.kube.connection`, and by owners of requests that must end when a watcher stops. It knows only
+threads: no HTTP, no sockets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Abort:
-    """Ends, from another thread, whatever requests wait for. Once set it stays set."""
+    """Ends the waits of requests, from another thread. Once set it stays set."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,7 +34,7 @@ class Abort:
             callback()
 
     def attach(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` when (or if already) set; the returned function takes it off again."""
+        """Call `callback` when this is set, at once if it already is; return a function that removes `callback`."""
         token = object()
         with self._lock:
             self._callbacks[token] = callback
@@ -56,15 +56,15 @@ class AbortedError(Exception):
 def run_with_deadline(
     work: Callable[[], T], *, seconds: float, abort: Abort | None, discard: Callable[[T], object]
 ) -> T:
-    """Run `work` in a thread of its own and return what it returns, or raise what it raises.
+    """Run `work` in a new thread and return its result, or raise its exception.
 
-    Some waits cannot be interrupted (name look-up, connect), so the thread is left behind when the time is over.
+    Some waits cannot be interrupted (name look-up, connect), so the thread is abandoned at the deadline.
     It ends by itself within the limits of `work`; `discard` is then called with its late result.
 
     Raises:
         TimeoutError: `work` took longer than `seconds`.
         AbortedError: `abort` was set first. If it was set before the call, `work` is not started.
-        RuntimeError: the system has no thread to give.
+        RuntimeError: the system cannot start a thread.
     """
     task = _Task(work, discard)
     detach = abort.attach(task.woken.set) if abort else None
@@ -83,7 +83,7 @@ def run_with_deadline(
 
 
 class _Task(Generic[T]):
-    """Work in another thread, which its caller may leave behind."""
+    """Work in another thread, which its caller may abandon."""
 
     def __init__(self, work: Callable[[], T], discard: Callable[[T], object]) -> None:
         self.woken = threading.Event()
@@ -109,7 +109,7 @@ class _Task(Generic[T]):
         self.woken.set()
 
     def leave(self) -> bool:
-        """Stop waiting. False where the work is done already."""
+        """Abandon the work and return True; False if it is already done."""
         with self._lock:
             self._left = not self._values and not self._errors
             return self._left

@@ -1,10 +1,10 @@
-"""Where the cluster is, how to reach it, and how to prove who we are.
+"""Configuration of a cluster: its address, the connection pool to it, and our credentials.
 
 `ClusterConfiguration.load` finds a kubeconfig (a path, `KUBECONFIG`, `~/.kube/config`) or a pod's service account, and
-makes of it what `shmroute.kube.connection` needs: the server's URL, a pool of connections, and the headers of a
-request. It is one reading: where a file behind it has changed, the connection loads a new one.
+gives `shmroute.kube.connection` what it needs: the server's URL, a pool of connections, and the headers of a
+request. One object holds one reading: after a change of one of its files the connection loads a new one.
 
-Certificates and keys go from memory into the TLS context, so that nothing depends on temporary files.
+Certificates and keys go from memory into the TLS context: no temporary files are needed.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ log = logging.getLogger(__name__)
 KEEPALIVE_IDLE_SECONDS: Final = 10
 KEEPALIVE_INTERVAL_SECONDS: Final = 5
 KEEPALIVE_COUNT: Final = 3
-"""The kernel gives up an idle connection to a dead peer after 10 + 3 * 5 = 25 s. A dead peer must be noticed within
-30 s; client-go's 30 + 9 * 15 s would be far over it."""
+"""Keep-alive: the kernel closes an idle connection to a dead peer after 10 + 3 * 5 = 25 s. A dead peer must be noticed
+within 30 s; client-go's 30 + 9 * 15 s would be far too long."""
 
 USER_TIMEOUT_MILLISECONDS: Final = 20_000
-"""Bytes sent and never acknowledged end the connection after this; Linux alone would try for 15 minutes."""
+"""TCP_USER_TIMEOUT: sent bytes without acknowledgement end the connection after this; Linux's default is 15 minutes."""
 
 _EXEC_EXTENSION: Final = "client.authentication.k8s.io/exec"
-"""The cluster's extension that holds what a plugin wants to know (Kubernetes KEP-541)."""
+"""Name of the cluster's extension that is passed to a plugin (Kubernetes KEP-541)."""
 
 _HEADER_KEY_SAFE: Final = "!#$&'*+-.^_`|~"
-"""Legal in a header's name without escape, beside letters and digits: client-go's `legalHeaderKeyBytes` without %."""
+"""Characters besides letters and digits that a header's name may hold unescaped: client-go's `legalHeaderKeyBytes`
+without %."""
 
 
 class ClusterConfiguration:
@@ -62,8 +63,8 @@ class ClusterConfiguration:
     """
 
     def __init__(self, choice: Choice, files: list[str]) -> None:
-        """Raises `ConfigError` for whatever kubectl would refuse."""
-        state = [file_state(path) for path in files]  # before anything is read: a change meanwhile must show
+        """Raises `ConfigError` for everything that kubectl would refuse."""
+        state = [file_state(path) for path in files]  # before reading, so that a change meanwhile is noticed
         cluster, user = choice.cluster, choice.user
         self.host = _server_url(choice)
         self.namespace = choice.namespace or "default"
@@ -85,7 +86,7 @@ class ClusterConfiguration:
 
     @classmethod
     def load(cls, kubeconfig: str | None, context: str | None) -> ClusterConfiguration:
-        """Read the configuration anew. Raises `ConfigError` where there is none that can be used."""
+        """Read the configuration. Raises `ConfigError` if there is no usable one."""
         paths = find_kubeconfigs(kubeconfig)
         choice = choose(paths, context)
         if choice is None:
@@ -95,13 +96,13 @@ class ClusterConfiguration:
         return cls(choice, [*paths, *(path for path in named if path)])
 
     def changed(self) -> bool:
-        """Whether a file behind this reading is not what it was."""
+        """Return whether one of the files has changed since this reading."""
         return self._state != [file_state(path) for path, *_ in self._state]
 
     def authenticate(self) -> tuple[PoolManager, HTTPHeaderDict]:
-        """The pool for a request and the headers that say who we are. Runs the exec plugin where that is due.
+        """Return the pool for a request, and its authentication headers. Runs the exec plugin if needed.
 
-        Raises `ConfigError` where the plugin gives no credential.
+        Raises `ConfigError` if the plugin gives no credential.
         """
         authorization = self._authorization
         if self._plugin is not None:
@@ -116,11 +117,11 @@ class ClusterConfiguration:
         return self._pool, headers
 
     def drop_idle(self) -> None:
-        """Close the connections that no request uses. What is in flight goes on."""
+        """Close the idle connections. Running requests continue."""
         self._pool.clear()
 
     def _use_certificate(self, credential: ExecCredential) -> None:
-        """Make a new pool where the plugin has given another certificate than before."""
+        """Make a new pool if the plugin has given a different certificate than before."""
         pair = (credential.certificate, credential.key)
         with self._lock:
             if pair == self._certificate:
@@ -134,7 +135,7 @@ class ClusterConfiguration:
 
 
 def _service_account(kubeconfigs: str) -> Choice:
-    """The account of the pod that we run in, by the official client's paths."""
+    """Return the service account of our pod, found by the official client's paths."""
     from kubernetes.config import incluster_config
 
     token_file, authority = incluster_config.SERVICE_TOKEN_FILENAME, incluster_config.SERVICE_CERT_FILENAME
@@ -152,7 +153,7 @@ def _service_account(kubeconfigs: str) -> Choice:
     try:
         namespace = read_small_file(str(Path(token_file).with_name("namespace")), "namespace").decode().strip()
     except (ConfigError, UnicodeDecodeError):
-        namespace = ""  # a token may be mounted without it
+        namespace = ""  # a token may be mounted without the namespace
     if namespace:
         check_namespace(namespace, "the pod's namespace")
     server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
@@ -161,10 +162,10 @@ def _service_account(kubeconfigs: str) -> Choice:
 
 
 def _server_url(choice: Choice) -> str:
-    """The server's URL, checked. Raises `ConfigError` for one that would be used otherwise than it looks.
+    """Return the checked URL of the server. Raises `ConfigError` for one that kubectl would use in a surprising way.
 
-    kubectl takes `HOST:PORT` for http:// whatever else the cluster says, and leaves credentials out where it uses no
-    TLS; it asks the person at the terminal where a user has none.
+    kubectl reads `HOST:PORT` as http:// whatever else the cluster says, and sends no credentials without
+    TLS; it asks the person at the terminal if a user has no credentials.
     """
     server, user = choice.cluster.server, choice.user
     try:
@@ -196,13 +197,13 @@ def _is_local(host: str) -> bool:
 
 
 def _has_credentials(user: User) -> bool:
-    """Whether the user has credentials beside a plugin: kubectl does not run the plugin then."""
+    """Return whether the user has credentials besides a plugin: kubectl does not run the plugin then."""
     certificate = user.client_certificate or user.client_certificate_data
     return bool(user.token or user.token_file or user.username or certificate)
 
 
 def _authorization(user: User, where: str) -> str:
-    """The header's value. A token's file comes before the token itself, which counts while the file is unreadable."""
+    """Return the value of the Authorization header. A token file is preferred to a token, if it is readable."""
     if user.username:
         return f"Basic {base64.b64encode(f'{user.username}:{user.password}'.encode()).decode()}"
     token = user.token
@@ -224,7 +225,7 @@ def _token_of(path: str) -> str:
 
 
 def _impersonation(user: User, where: str) -> list[tuple[str, str]]:
-    """The headers of client-go's `impersonatingRoundTripper`."""
+    """Return the headers of client-go's `impersonatingRoundTripper`."""
     if not user.impersonate:
         return []
     headers = [("Impersonate-User", user.impersonate)]
@@ -237,14 +238,14 @@ def _impersonation(user: User, where: str) -> list[tuple[str, str]]:
 
 
 def _header(value: str, where: str, what: str) -> str:
-    """The value of a header as http.client takes it: bytes of UTF-8, one character each."""
+    """Return a header's value in http.client's form: one character for each byte of its UTF-8."""
     if any(character < " " or character == "\x7f" for character in value):
         raise ConfigError(f"{where}: {what} holds control characters")
     return value.encode().decode("latin-1")
 
 
 def _cluster_info(host: str, cluster: Cluster) -> dict[str, Any]:
-    """What a plugin with `provideClusterInfo` learns: `Cluster` of client.authentication.k8s.io/v1."""
+    """Return the input of a plugin with `provideClusterInfo`: `Cluster` of client.authentication.k8s.io/v1."""
     authority = _authority(cluster)
     extensions = cluster.extensions if isinstance(cluster.extensions, list) else []
     own = [each for each in extensions if isinstance(each, dict) and each.get("name") == _EXEC_EXTENSION]
@@ -264,7 +265,7 @@ def _cluster_info(host: str, cluster: Cluster) -> dict[str, Any]:
 
 
 def _pool_maker(host: str, cluster: Cluster, where: str) -> Callable[[tuple[bytes, bytes] | None], PoolManager]:
-    """Makes a pool, given a client certificate with its key."""
+    """Return a function that makes a pool for a client certificate with its key, or None."""
     proxy = find_proxy(host, cluster.proxy_url, os.environ)
     authority = _authority(cluster)
     if cluster.insecure_skip_tls_verify:
@@ -279,7 +280,7 @@ def _pool_maker(host: str, cluster: Cluster, where: str) -> Callable[[tuple[byte
         configuration.verify_ssl = not cluster.insecure_skip_tls_verify
         configuration.tls_server_name = cluster.tls_server_name
         configuration.socket_options = socket_options()
-        # Given, so that the client does not look into the environment by rules of its own.
+        # Set explicitly, so that the client does not read the environment by its own rules.
         configuration.proxy = proxy.url if proxy else None
         configuration.no_proxy = ""
         configuration.proxy_ssl_context = context
@@ -294,12 +295,12 @@ def _pool_maker(host: str, cluster: Cluster, where: str) -> Callable[[tuple[byte
 
 
 def socket_options() -> list[tuple[int, int, int]]:
-    """No Nagle, and a black hole noticed by the kernel within 25 s, busy or idle."""
+    """Return options that turn Nagle off and let the kernel notice a dead peer within 25 s, busy or idle."""
     options = [
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     ]
-    # Not every system has each of them (macOS has neither TCP_KEEPIDLE nor TCP_USER_TIMEOUT).
+    # Some systems lack some of these (macOS has neither TCP_KEEPIDLE nor TCP_USER_TIMEOUT).
     for name, value in (
         ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
         ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
@@ -314,11 +315,11 @@ def socket_options() -> list[tuple[int, int, int]]:
 def _ssl_context(
     cluster: Cluster, authority: bytes, certificate: tuple[bytes, bytes] | None, where: str
 ) -> ssl.SSLContext:
-    """A context that accepts the certificates that kubectl accepts."""
+    """Return a context that accepts the certificates that kubectl accepts."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Python 3.13 and newer verify strictly by RFC 5280. Many clusters' own authorities lack what that asks for.
+    # Python 3.13 and newer verify strictly by RFC 5280, which many clusters' own authorities do not satisfy.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    context.hostname_checks_common_name = False  # as Go, which reads names from subjectAltName only
+    context.hostname_checks_common_name = False  # like Go, which reads names only from subjectAltName
     if cluster.insecure_skip_tls_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -337,11 +338,11 @@ def _ssl_context(
 
 
 def _load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
-    """Load a certificate and its key, which Python takes from files only, from files in memory."""
+    """Load a certificate and its key from a file in memory: Python loads them only from files."""
     descriptor = os.memfd_create("shmroute-certificate", os.MFD_CLOEXEC)
     with os.fdopen(descriptor, "wb", buffering=0) as file:
         file.write(certificate.rstrip() + b"\n" + key)
-        # Without a password given, OpenSSL asks for one at the terminal.
+        # Without a password argument, OpenSSL asks for one at the terminal.
         context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=b"")
 
 
@@ -356,7 +357,7 @@ def _pair(user: User) -> tuple[bytes, bytes] | None:
 
 
 def _file_or_data(path: str, data: str, what: str) -> bytes:
-    """The PEM that a file holds, or that a kubeconfig holds as base64; b"" where it says nothing."""
+    """Return the PEM from a file, or from a kubeconfig's base64; b"" if neither is set."""
     if path:
         content = read_small_file(path, what)
         if not content.strip():

@@ -1,17 +1,18 @@
 """Raw requests to the API server, through the official client's connection pool.
 
 Called by `shmroute.sources.kubernetes` (streams) and by `shmroute.kube`'s writing side (requests). It
-knows HTTP, authentication and TLS; it never knows what an AppModel is, never retries what the
-server refused, and never logs a token. All of a request's failures become `ApiError` here, and only here.
+knows HTTP, authentication and TLS; it never knows what an AppModel is, never retries a request that the
+server refused, and never logs a token. All failures of a request become `ApiError` here, and only here.
 
-* Credentials are asked of the configuration for every request; a 401 makes it be read again, once.
-* A reading of the configuration has a TLS context of its own, and a changed file is read before the next request, so a
-  rotated CA counts at once; idle connections are dropped then, and a TLS failure reads the configuration again, once.
-* One deadline bounds all of a request: credentials, name look-up, connect, the proxy's answer, TLS handshake, the
-  answer's head, and its body where it is read whole or is a refusal. The error names the step that took too long.
+* Every request takes its credentials from the configuration; after a 401 the configuration is read again, once.
+* Each reading of the configuration has its own TLS context, and a changed file is read before the next request, so a
+  rotated CA counts at once. Idle connections are then dropped. After a TLS failure the configuration is read again,
+  once.
+* One deadline limits a whole request: credentials, name look-up, connect, the proxy's answer, TLS handshake, the
+  answer's head, and its body unless it is streamed. The error names the step that took too long.
   A streamed body has a limit for each silence instead.
-* Another thread can end every wait: `Abort` for whatever a request waits for, `Stream.interrupt` for one stream.
-* What a peer sends is bounded: 100 headers of 64 KiB (http.client's limits), bodies by `max_bytes`, Retry-After.
+* Another thread can end every wait: `Abort` ends a request, `Stream.interrupt` ends one stream.
+* All input from a peer is limited: 100 headers of 64 KiB (http.client's limits), bodies by `max_bytes`, Retry-After.
 """
 
 from __future__ import annotations
@@ -41,31 +42,33 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
-"""At most, for connect and for the TLS handshake; well under the 30 s in which a dead peer must be noticed."""
+"""Longest wait for connect, and for the TLS handshake, in seconds: well below the 30 s in which a dead peer must be
+noticed."""
 
 REQUEST_TIMEOUT_SECONDS: Final = 30.0
-"""For one answer as a whole. A server takes 3 s to say `504 too large`, the slowest sane answer there is."""
+"""Longest time for one request and its answer, in seconds. The slowest normal answer, `504 too large`, takes 3 s."""
 
 REQUEST_MAX_BYTES: Final = 1 << 24
-"""Largest answer that `Connection.request` reads unless told otherwise, 16 MiB. etcd holds objects of up to 1.5 MiB."""
+"""Default for the largest answer of `Connection.request`: 16 MiB. etcd holds objects of up to 1.5 MiB."""
 
 READ_BYTES: Final = 1 << 16
-"""One read of a stream: large enough that a page takes few calls, small enough to stay in the processor's cache."""
+"""Size of one read of a stream: a page takes few calls, and the bytes stay in the processor's cache."""
 
 ERROR_BODY_MAX_BYTES: Final = 1 << 16
-"""Largest body of a refusal that is read, in bytes; a Status is far smaller."""
+"""Largest body of a refusal, in bytes; the rest is not read. A Status is far smaller."""
 
 REPORTED_CHARACTERS: Final = 500
-"""Longest text of a peer that is kept in an error where it is not a Status."""
+"""Longest peer's text, other than a Status, kept in an error, in characters."""
 
 RETRY_AFTER_MAX_SECONDS: Final = 3600.0
-"""A longer Retry-After counts as one hour: whoever answers so is no API server, and may have been replaced by then."""
+"""Longest Retry-After, in seconds; longer ones count as one hour: no API server sends them, and whatever does may have
+been replaced by then."""
 
 USER_AGENT: Final = f"shmroute/{__version__}"
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A complete answer with a status below 400. `headers` looks names up whatever their case."""
+    """A complete answer with a status below 400. `headers` ignores the case of names."""
 
     status: int
     headers: Mapping[str, str]
@@ -81,16 +84,16 @@ class Stream:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self.interrupted = False
-        """Whether `interrupt` was called: an end or an error after it says nothing about the server."""
+        """Whether `interrupt` was called: a later end or error is then no fault of the server."""
         self._response = response
         self._what = what
         self._exchange = exchange
         self._detach = abort.attach(self.interrupt) if abort else None
 
     def read(self) -> bytes:
-        """The bytes that are there, at most 64 KiB; waits for the first; b"" at the proper end.
+        """Wait for bytes and return them, at most 64 KiB; b"" at the proper end.
 
-        Raises `ApiError` with status 0 when the body is cut short or nothing comes within the allowed silence.
+        Raises `ApiError` with status 0 if the body is cut short, or if no byte arrives within the allowed silence.
         """
         try:
             return self._response.read1(READ_BYTES)
@@ -98,8 +101,8 @@ class Stream:
             raise _no_answer(self._what, error) from error
 
     def allow_silence(self, seconds: float) -> None:
-        """Set how long each `read` may wait from now on."""
-        # Not through the response: after `Connection: close` it has given its connection away.
+        """Set the longest wait of each later `read`, in seconds."""
+        # Not through the response: after `Connection: close` it no longer has its connection.
         sock = self._exchange.sock
         if sock is not None:
             sock.settimeout(seconds)
@@ -110,14 +113,14 @@ class Stream:
         try:
             self._response.shutdown()
         except (OSError, ValueError, RuntimeError):
-            # Already closed, or read to its end and its connection back in the pool.
+            # It is already closed, or read to its end with its connection back in the pool.
             log.debug("%s had ended before it was interrupted", self._what)
 
     def close(self) -> None:
-        """Let go of the connection; called by the thread that reads."""
+        """Release the connection; called by the thread that reads."""
         if self._detach:
             self._detach()
-        # A body read to its end has put its connection back already; any other must not be used again.
+        # A body read to its end has already returned its connection; any other connection must not be used again.
         self._response.close()
 
     def __enter__(self) -> Self:
@@ -128,10 +131,10 @@ class Stream:
 
 
 class Connection:
-    """A cluster to talk to. Thread-safe; each request in flight has a TCP connection of its own.
+    """Sends requests to a cluster. Thread-safe; each running request has its own TCP connection.
 
-    `kubeconfig` is a path (or several, as in KUBECONFIG); None looks for one and falls back on the pod's
-    service account. Raises `ConfigError` where there is no usable configuration.
+    `kubeconfig` is a path (or several, as in KUBECONFIG); None searches for one and falls back to the pod's
+    service account. Raises `ConfigError` if there is no usable configuration.
     """
 
     def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
@@ -140,7 +143,7 @@ class Connection:
         self._lock = threading.Lock()
         self._cluster = ClusterConfiguration.load(kubeconfig, context)
         self._broken = ""
-        """Why the changed configuration could not be read last time: logged once for each reason."""
+        """Reason why the changed configuration could not be read; each new reason is logged once."""
 
     @property
     def host(self) -> str:
@@ -166,9 +169,9 @@ class Connection:
     ) -> Answer:
         """Send one request and read the whole answer.
 
-        `path` begins with a slash and is quoted already (`path_of`). Raises `ApiError`: the server's
-        status, reason and message for 400 and above, status 0 where no complete answer of at most `max_bytes`
-        came in time.
+        `path` begins with a slash and is already quoted (`path_of`). Raises `ApiError`: with the server's
+        status, reason and message for 400 and above; with status 0 if no complete answer of at most `max_bytes`
+        arrived in time.
         """
         what = f"{method} {path}"
 
@@ -197,9 +200,9 @@ class Connection:
         accept: str = "application/json",
         abort: Abort | None = None,
     ) -> Stream:
-        """GET a body to be read as it arrives. `read_timeout_seconds` bounds each silence within it.
+        """GET a body to be read as it arrives. `read_timeout_seconds` limits each silence within it.
 
-        `answer_timeout_seconds` bounds the wait for its head, where that must be shorter. `accept` is the Accept
+        `answer_timeout_seconds` limits the wait for its head; it defaults to the same. `accept` is the Accept
         header. Raises `ApiError` as `request` does. The caller closes the stream.
         """
         what = f"GET {path}"
@@ -214,7 +217,7 @@ class Connection:
         return stream
 
     def close(self) -> None:
-        """Drop idle connections. What is in flight goes on, and the connection stays usable."""
+        """Drop idle connections. Running requests continue, and this object stays usable."""
         self._cluster.drop_idle()
 
     def _exchange(
@@ -228,7 +231,7 @@ class Connection:
         timeout_seconds: float,
         accept: str = "application/json",
     ) -> urllib3.BaseHTTPResponse:
-        """Send, and send once more where reading the configuration again may help."""
+        """Send a request; send it once more if reading the configuration again may help."""
         cluster = self._current()
         renewed = False
         while True:
@@ -243,9 +246,9 @@ class Connection:
                 cluster, renewed = self._renew(cluster), True
                 continue
             except urllib3.exceptions.ClosedPoolError:
-                continue  # another thread has dropped the idle connections just now
+                continue  # another thread has just dropped the idle connections
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                # Idle connections to a peer that failed are most likely dead as well.
+                # Idle connections to a peer that failed are probably dead too.
                 cluster.drop_idle()
                 raise _no_answer(what, error) from error
             if response.status == HTTPStatus.UNAUTHORIZED and not renewed:
@@ -260,19 +263,19 @@ class Connection:
             return response
 
     def _current(self) -> ClusterConfiguration:
-        """The configuration, read again when one of its files has changed."""
+        """Return the configuration; read it again if one of its files has changed."""
         cluster = self._cluster
         return self._renew(cluster) if cluster.changed() else cluster
 
     def _renew(self, seen: ClusterConfiguration) -> ClusterConfiguration:
-        """Replace the configuration that `seen` failed with. One that cannot be read leaves `seen` in use."""
+        """Replace the configuration `seen` by a new reading. If that fails, `seen` stays in use."""
         with self._lock:
-            if self._cluster is not seen:  # another thread has been here
+            if self._cluster is not seen:  # another thread has replaced it
                 return self._cluster
             try:
                 fresh = ClusterConfiguration.load(self._kubeconfig, self._context)
             except ConfigError as error:
-                # Files are replaced one after the other: the next request looks again.
+                # Files are replaced one after the other: the next request tries again.
                 if str(error) != self._broken:
                     self._broken = str(error)
                     log.warning("the changed configuration cannot be read, the old one is used on: %s", error)
@@ -284,7 +287,7 @@ class Connection:
 
 
 def path_of(*segments: str) -> str:
-    """A path of segments, each quoted: `path_of("apis", "iidp.com", "v1")` is `/apis/iidp.com/v1`."""
+    """Return a path of quoted segments: `path_of("apis", "iidp.com", "v1")` is `/apis/iidp.com/v1`."""
     return "/" + "/".join(quote(segment, safe="") for segment in segments)
 
 
@@ -328,7 +331,7 @@ def _send(
     accept: str,
 ) -> urllib3.BaseHTTPResponse:
     pool, headers = cluster.authenticate()
-    # A moment more than the deadline, which knows the name of the step. What was left behind ends by this limit.
+    # Slightly more than the deadline, whose error names the step. An abandoned request ends by this limit.
     read_seconds = timeout_seconds + 1.0
     headers.update({"Accept": accept, "Accept-Encoding": "identity", "User-Agent": USER_AGENT})
     if body is not None:
@@ -348,14 +351,14 @@ def _send(
 
 
 def _no_answer(what: str, error: Exception) -> ApiError:
-    """A failure of the wire. urllib3's texts name hosts and causes, never headers."""
+    """Return the `ApiError` of a request without an answer. urllib3's texts name hosts and causes, never headers."""
     if isinstance(error, urllib3.exceptions.ProxyError):
         return ApiError(what, 0, "ProxyError", f"the proxy did not connect us: {error.original_error}")
     return ApiError(what, 0, type(error).__name__, str(error))
 
 
 class _Status(msgspec.Struct):
-    """What matters of a Kubernetes `Status`; every field may be missing."""
+    """The fields we use of a Kubernetes `Status`; each may be missing."""
 
     reason: str = ""
     message: str = ""
@@ -366,7 +369,7 @@ _decode_status = msgspec.json.Decoder(_Status).decode
 
 
 def _refusal(what: str, response: urllib3.BaseHTTPResponse) -> ApiError:
-    """The `ApiError` of an answer of 300 and above; its body is a Status, or some proxy's text."""
+    """Return the `ApiError` of an answer of 300 and above; its body is a Status, or a proxy's text."""
     try:
         body = response.read(ERROR_BODY_MAX_BYTES)
     except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -389,13 +392,13 @@ def _refusal(what: str, response: urllib3.BaseHTTPResponse) -> ApiError:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait, from either form of the header; None where there is none or it says nothing."""
+    """Return the seconds to wait, from either form of the header; None if it is missing or invalid."""
     if value is None:
         return None
     value = value.strip()
     try:
         if value.isdecimal():
-            # Python refuses to read thousands of digits, and a float cannot hold hundreds.
+            # Python refuses to parse thousands of digits, and a float cannot hold hundreds.
             seconds = float(value[:10]) if len(value) <= 10 else RETRY_AFTER_MAX_SECONDS
         else:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()

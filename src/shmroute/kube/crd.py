@@ -1,7 +1,7 @@
-"""The CustomResourceDefinition of AppModel: its text, and installing it in a cluster.
+"""The CustomResourceDefinition of AppModel: its text, and its installation in a cluster.
 
-Called by `shmroute crd` and by users. It never deletes a definition: that would delete every AppModel with it.
-The text itself, with the reasons for what is and is not in it, is `shmroute/crds/appmodels.yaml`.
+Called by `shmroute crd` and by users. It never deletes a definition: that would delete every AppModel too.
+The text itself, with the reasons for its content, is `shmroute/crds/appmodels.yaml`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ NAME = APPMODELS.full_name
 FIELD_MANAGER = "shmroute"
 
 INSTALL_TIMEOUT_SECONDS = 30.0
-"""Time for the server to serve AppModels. It takes well under a second; one that is just starting, or one of several
-replicas, takes some seconds."""
+"""Longest wait until the server serves AppModels, in seconds. It usually takes well under a second; a server that is
+starting, or one of several replicas, takes some seconds."""
 
 POLL_SECONDS = 0.1
 
@@ -70,21 +70,21 @@ class _Definition(msgspec.Struct):
 
 
 def crd_yaml() -> str:
-    """The definition as YAML, for `kubectl apply -f -`."""
+    """Return the definition as YAML, for `kubectl apply -f -`."""
     return importlib.resources.files("shmroute").joinpath("crds", "appmodels.yaml").read_text(encoding="utf-8")
 
 
 def install_crd(
     connection: Connection, *, timeout_seconds: float = INSTALL_TIMEOUT_SECONDS, abort: Abort | None = None
 ) -> Outcome:
-    """Install or bring up to date the definition, and wait until the server serves AppModels.
+    """Install or update the definition, and wait until the server serves AppModels.
 
-    Returns whether it was `CREATED`, `CONFIGURED` or `UNCHANGED`. Existing AppModels stay as they are and valid.
+    Returns whether it was `CREATED`, `CONFIGURED` or `UNCHANGED`. Existing AppModels stay unchanged and valid.
 
     Raises:
-        ApiError: the server refused (a missing right is named in the message), did not answer, or did not serve
+        ApiError: the server refused (the message names a missing right), did not answer, or did not serve
             AppModels within `timeout_seconds`.
-        InvalidObject: the cluster's definition has versions that this one lacks; it is left alone.
+        InvalidObject: the cluster's definition has versions that this one lacks; it was not changed.
     """
     deadline = time.monotonic() + timeout_seconds
     try:
@@ -105,7 +105,7 @@ def install_crd(
 
 
 def _check_versions(definition: _Definition) -> None:
-    """Refuse to replace the definition of a later release: its other versions would vanish from the cluster."""
+    """Refuse to replace the definition of a later release: this would remove its other versions from the cluster."""
     lost = sorted({each.name for each in definition.spec.versions} - {each.name for each in _own().spec.versions})
     if lost:
         raise InvalidObject(
@@ -116,7 +116,7 @@ def _check_versions(definition: _Definition) -> None:
 
 
 def _not_served(connection: Connection, abort: Abort | None) -> str | None:
-    """Why AppModels are not served yet; None once they are. Raises `ApiError` where waiting cannot help."""
+    """Return why AppModels are not served yet; None once they are. Raises `ApiError` if waiting cannot help."""
     found = find_object(connection, _PATH, abort=abort)
     if found is None:
         return "somebody has deleted the definition meanwhile"
@@ -161,6 +161,6 @@ def _decode(answer: Answer) -> _Definition:
 
 
 def _json(text: str) -> bytes:
-    import yaml  # `crd print` does without
+    import yaml  # imported late: `crd print` does not need it
 
     return msgspec.json.encode(yaml.safe_load(text))

@@ -1,8 +1,8 @@
-"""What an API server serves of a resource, to explain a 404.
+"""Ask an API server's discovery about a resource, to explain a 404.
 
-Called by `shmroute.kube.write` and by `shmroute.sources.kubernetes`. A server answers alike, 404 without a Status,
-where a definition is missing, where its version is not served and where its scope is another. Discovery, which is open
-to everybody who is authenticated, tells them apart.
+Called by `shmroute.kube.write` and by `shmroute.sources.kubernetes`. A server gives the same answer, 404 without a
+Status, for a missing definition, a version that is not served and a wrong scope. Discovery, which every authenticated
+user may read, tells them apart.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["Served", "find_served", "missing_because"]
 
 DISCOVERY_SECONDS: Final = 10.0
-"""For one document of discovery, which a server keeps ready."""
+"""Longest wait for one discovery document, in seconds; a server keeps them ready."""
 
 DISCOVERY_MAX_BYTES: Final = 1 << 22
-"""Largest document that is read; a group with 100 resources has 30 KiB."""
+"""Largest discovery document, in bytes; a group with 100 resources has 30 KiB."""
 
 
 class Served(msgspec.Struct, frozen=True):
-    """What discovery says about a resource."""
+    """Discovery's answer about a resource."""
 
     versions: tuple[str, ...] | None
-    """Versions of its group that are served; None where the group is unknown."""
+    """Served versions of its group; None if the group is unknown."""
     namespaced: bool | None
-    """Scope of the resource in its version; None where that version does not serve it."""
+    """Whether the resource is namespaced in its version; None if that version does not serve it."""
 
 
 class _Resource(msgspec.Struct):
@@ -62,7 +62,7 @@ def find_served(
     timeout_seconds: float = DISCOVERY_SECONDS,
     abort: Abort | None = None,
 ) -> Served | None:
-    """What the server serves of `plural` in `group` ("" for the core group); None where it does not say."""
+    """Return discovery's answer about `plural` in `group` ("" for the core group); None if there is no answer."""
 
     def discover(*segments: str) -> bytes | None:
         try:
@@ -94,7 +94,7 @@ def find_served(
 
 
 def missing_because(served: Served | None, group: str, version: str, plural: str, *, namespaced: bool) -> str:
-    """Why a resource answers 404, and what its reader can do."""
+    """Return why the server answers 404 for a resource, and what the reader can do."""
     name = f"{plural}.{group}" if group else plural
     api_version = f"{group}/{version}" if group else version
     if served is None:

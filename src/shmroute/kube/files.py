@@ -1,6 +1,6 @@
-"""Small files that a cluster configuration names: read whole, bounded, and compared by their state.
+"""Read the small files that a cluster configuration names, whole and up to a limit, and notice their changes.
 
-Called by `shmroute.kube.kubeconfig`, `credentials` and `configuration`.
+Called by `shmroute.kube.kubeconfig` and `configuration`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from shmroute.errors import ConfigError
 __all__ = ["FileState", "file_state", "read_small_file"]
 
 FILE_MAX_BYTES = 1 << 23
-"""Largest file that is read, 8 MiB. A kubeconfig with inline certificates of 1,000 clusters has about 6 MiB."""
+"""Largest file, 8 MiB: a kubeconfig with inline certificates of 1,000 clusters has about 6 MiB."""
 
 FileState: TypeAlias = tuple[str, int, int, int]
-"""Path, inode, size and modification time in nanoseconds; zeros where there is no such file."""
+"""Path, inode, size and modification time in nanoseconds; zeros if there is no such file."""
 
 
 def read_small_file(path: str, what: str) -> bytes:
-    """The bytes of a regular file. Raises `ConfigError` that begins with `what`.
+    """Return the bytes of a regular file. Raises a `ConfigError` whose text begins with `what`.
 
-    A pipe or a device is refused: opening one may wait for ever, and it cannot be read again when it changes.
+    Pipes and devices are refused: opening one may wait for ever, and it cannot be read again after a change.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -41,7 +41,7 @@ def read_small_file(path: str, what: str) -> bytes:
 
 
 def file_state(path: str) -> FileState:
-    """What changes when the file is written or replaced."""
+    """Return a value that changes when the file is written or replaced."""
     try:
         found = Path(path).stat()
     except (OSError, ValueError):

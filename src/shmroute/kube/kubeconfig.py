@@ -1,15 +1,15 @@
-"""Kubeconfig files: found, merged and checked as kubectl does it.
+"""Find, merge and check kubeconfig files as kubectl does.
 
-Called by `shmroute.kube.configuration`. Nothing in the chosen context, cluster or user is ignored: a field is
-understood as kubectl understands it, or the file is refused with a `ConfigError` that names file, entry and field.
+Called by `shmroute.kube.configuration`. Every field of the chosen context, cluster and user counts: it has the
+meaning that kubectl gives it, or the file is refused with a `ConfigError` that names file, entry and field.
 The rules are client-go's `tools/clientcmd` (loader.go, validation.go). This module opens no connection, runs no
 plugin and never puts the value of a secret into an error.
 
-Where it differs from kubectl on purpose:
+Deliberate differences from kubectl:
 
-* A field that kubectl does not know is refused, not ignored. It may be a typing error in one that matters.
-* A context whose user is not defined, or has no credentials for https://, is refused. kubectl asks the person at the
-  terminal then.
+* A field that kubectl does not know is refused, not ignored. It may be a misspelt field that matters.
+* A context whose user is not defined, or has no credentials for https://, is refused. kubectl would ask the person at
+  the terminal.
 * A key that is written twice in one map is refused. kubectl takes the last one.
 """
 
@@ -32,7 +32,7 @@ __all__ = ["Choice", "Cluster", "Exec", "User", "check_namespace", "choose", "fi
 DEFAULT_KUBECONFIG: Final = "~/.kube/config"
 
 EXEC_API_VERSIONS: Final = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
-"""What kubectl speaks to a plugin; v1alpha1 ended with Kubernetes 1.24."""
+"""Versions of kubectl's protocol with a plugin; v1alpha1 ended with Kubernetes 1.24."""
 
 INTERACTIVE_MODES: Final = ("Never", "IfAvailable", "Always")
 
@@ -47,7 +47,7 @@ class _Context(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
 
 
 class Cluster(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
-    """A cluster of a kubeconfig; "" and False where a field is not set. Paths are absolute."""
+    """A cluster of a kubeconfig; "" and False for fields that are not set. Paths are absolute."""
 
     server: str = ""
     tls_server_name: str = ""
@@ -56,10 +56,10 @@ class Cluster(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     certificate_authority_data: str = ""
     proxy_url: str = ""
     disable_compression: bool = False
-    """shmroute never asks for compressed answers, so there is nothing to turn off."""
+    """Has no effect: shmroute never asks for compressed answers."""
     extensions: Any = None
     api_version: str = ""
-    """Written by OpenShift 3; no client has read it since."""
+    """Has no effect: OpenShift 3 wrote it, and no client reads it any more."""
 
 
 class EnvironmentVariable(msgspec.Struct, forbid_unknown_fields=True):
@@ -82,7 +82,7 @@ class Exec(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 
 
 class User(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
-    """A user of a kubeconfig; "" where a field is not set. Paths are absolute."""
+    """A user of a kubeconfig; "" for fields that are not set. Paths are absolute."""
 
     client_certificate: str = ""
     client_certificate_data: str = ""
@@ -102,7 +102,7 @@ class User(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """What the chosen context says: which cluster, as which user, in which namespace ("" where it says none)."""
+    """The chosen context: its cluster, its user and its namespace, "" if it names none."""
 
     cluster: Cluster
     user: User
@@ -112,7 +112,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """A named map of a kubeconfig, not looked into yet."""
+    """A named map of a kubeconfig, not yet decoded."""
 
     what: str
     value: dict[str, Any]
@@ -125,12 +125,12 @@ class _Entry(msgspec.Struct, frozen=True):
             raise ConfigError(f"{self.what} of kubeconfig {self.path}: {error}") from error
 
     def resolved(self, path: str) -> str:
-        """A path as kubectl takes it: relative to the folder of the kubeconfig that names it."""
+        """Return a path made absolute as by kubectl: relative to the folder of the kubeconfig that names it."""
         return str(Path(self.path).absolute().parent / path) if path else ""
 
 
 class _Merged(msgspec.Struct):
-    """What all files say together, by name. The first file to set a value or a name wins, whole."""
+    """The entries of all files, by name. The first file that sets a name or a value wins; entries are not merged."""
 
     clusters: dict[str, _Entry] = msgspec.field(default_factory=dict)
     users: dict[str, _Entry] = msgspec.field(default_factory=dict)
@@ -142,12 +142,12 @@ class _Merged(msgspec.Struct):
 
 
 def find_kubeconfigs(named: str | None) -> list[str]:
-    """The paths to look at: those of `named` (as in KUBECONFIG), else of KUBECONFIG, else the default one.
+    """Return the paths to read: those of `named` (as in KUBECONFIG), else of KUBECONFIG, else the default one.
 
-    Those of a list that do not exist are among them, since they may appear later. Raises `ConfigError` where
+    Missing files of a list are included, since they may appear later. Raises `ConfigError` if
     files were named and none of them exists.
     """
-    # A path may hold the separator of a list: one that exists is taken as it is.
+    # A path may contain the list separator: if it exists as a whole, it is not split.
     asked = named or os.environ.get("KUBECONFIG") or ""
     paths = [asked] if asked and _exists(asked) else [_expanded(path) for path in asked.split(os.pathsep) if path]
     if asked and not any(_exists(path) for path in paths):
@@ -156,9 +156,9 @@ def find_kubeconfigs(named: str | None) -> list[str]:
 
 
 def choose(paths: list[str], context: str | None) -> Choice | None:
-    """What `context`, or the current one, says. None where the files, or their lack, say nothing at all.
+    """Return the entries of `context`, or of the current context. None if the files are missing or empty.
 
-    Raises `ConfigError` for a file that cannot be used, or a context that is not complete.
+    Raises `ConfigError` for an unusable file or an incomplete context.
     """
     merged = _merge([path for path in paths if _exists(path)])
     joined = os.pathsep.join(paths)
@@ -186,7 +186,7 @@ def choose(paths: list[str], context: str | None) -> Choice | None:
 def check_namespace(name: str, what: str) -> None:
     """Raise `ConfigError` for a name that no namespace can have (RFC 1123).
 
-    An API server answers a list of any namespace with 200 and no objects, so nothing else would notice.
+    An API server lists any other namespace as 200 and empty, so nobody would notice the mistake.
     """
     if not _DNS_LABEL.fullmatch(name):
         raise ConfigError(
@@ -217,7 +217,7 @@ def _merge(paths: list[str]) -> _Merged:
 
 
 def _read_file(path: str) -> dict[str, Any]:
-    """The one document of a file, without the keys that are null: to kubectl those are not set."""
+    """Return the only document of a file, without null keys: kubectl treats them as not set."""
     try:
         documents = decode_text(read_small_file(path, "kubeconfig"))
     except ValueError as error:
@@ -237,7 +237,7 @@ def _read_file(path: str) -> dict[str, Any]:
 
 
 def _named(entries: Any, field: str, what: str, path: str) -> dict[str, dict[str, Any]]:
-    """A list of named maps by name."""
+    """Return a list of named maps as a dict by name."""
     found: dict[str, dict[str, Any]] = {}
     for number, entry in enumerate(_list(entries, f"kubeconfig {path}: {field}"), 1):
         name = entry.get("name", "") if isinstance(entry, dict) else None
@@ -342,7 +342,7 @@ def _check_base64(entry: _Entry, field: str, text: str) -> None:
 
 
 def _exists(path: str) -> bool:
-    """Whether there is anything at the path; what cannot be looked at exists, and fails when it is read."""
+    """Return whether the path exists; True if `stat` is not permitted, so that reading it reports the error."""
     try:
         Path(path).stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -353,7 +353,7 @@ def _exists(path: str) -> bool:
 
 
 def _expanded(path: str) -> str:
-    """The path with its `~` resolved; as it is where the user has no home, as in a container without HOME."""
+    """Return the path with its `~` resolved; unchanged for a user without a home, as in a container without HOME."""
     try:
         return str(Path(path).expanduser())
     except RuntimeError:

@@ -1,8 +1,8 @@
 """Credentials from an exec plugin, such as `aws eks get-token`, by client-go's `plugin/pkg/client/auth/exec`.
 
-Called by `shmroute.kube.configuration` for each request. A plugin runs when its last credential has expired; when it
-fails, the request fails and the next one runs it again. Nothing is ever sent without the credential that was
-configured. Each run has a deadline, and its output a limit. No token is logged, or put into an error.
+Called by `shmroute.kube.configuration` for each request. A plugin runs when its last credential has expired. If it
+fails, the request fails and the next one runs it again: no request is ever sent without the configured credential.
+Each run has a deadline, and its output a limit. No token is logged, or put into an error.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ __all__ = ["ExecCredential", "ExecPlugin"]
 log = logging.getLogger(__name__)
 
 RUN_SECONDS: Final = 30.0
-"""For one run. A plugin asks a service on the network; the AWS and Azure ones give up by themselves after this."""
+"""Longest run of a plugin, in seconds. It calls a service on the network; the plugins of AWS and Azure give up by
+themselves after this time."""
 
 INTERACTIVE_RUN_SECONDS: Final = 300.0
-"""For one run that may ask a person: time to log in with a browser and a second factor."""
+"""Longest run that may ask a person, in seconds: time to log in with a browser and a second factor."""
 
 OUTPUT_MAX_BYTES: Final = 1 << 20
-"""Largest output of a plugin in bytes. A token and a certificate chain have some 10 kB."""
+"""Largest output of a plugin, in bytes. A token and a certificate chain have some 10 kB."""
 
 REPORTED_CHARACTERS: Final = 500
-"""Longest part of a plugin's error output, from its end, that an error shows."""
+"""Longest end of a plugin's error output that an error shows, in characters."""
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -48,7 +49,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class ExecCredential(msgspec.Struct, frozen=True):
-    """What a plugin gave: a token, a client certificate with its key (PEM), or both; "" for what is missing."""
+    """Credential from a plugin: a token, a client certificate with its key (PEM), or both; missing parts are ""."""
 
     token: str = ""
     certificate: str = ""
@@ -73,10 +74,10 @@ class _Answer(msgspec.Struct, rename="camel"):
 
 
 class ExecPlugin:
-    """One plugin of one user. Thread-safe; it runs once at a time, and those who wait share the outcome."""
+    """One plugin of one user. Thread-safe; one run at a time, and all waiting threads share its outcome."""
 
     def __init__(self, config: Exec, cluster: dict[str, Any], where: str) -> None:
-        """`cluster` is for the plugin, if it asked for it; `where` names the kubeconfig and context in errors."""
+        """`cluster` is passed to a plugin that asks for it; `where` names the kubeconfig and context in errors."""
         self.name = f"exec plugin {config.command!r}"
         self._config = config
         self._cluster = cluster
@@ -87,7 +88,7 @@ class ExecPlugin:
         self._failure: ConfigError | None = None
 
     def credential(self) -> ExecCredential:
-        """The current credential. Raises `ConfigError` where the plugin gave none."""
+        """Return the current credential. Raises `ConfigError` if the plugin fails."""
         runs = self._runs
         with self._lock:
             if self._credential is not None and not self._credential.has_expired():
@@ -134,7 +135,7 @@ class ExecPlugin:
         return self._read(output)
 
     def _is_interactive(self) -> bool:
-        """Whether the plugin may ask whoever sits at the terminal."""
+        """Return whether the plugin may ask the person at the terminal."""
         terminal = sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
         if self._config.interactive_mode == "Always" and not terminal:
             raise self._failed("its interactiveMode is Always, and standard input is not a terminal")
@@ -166,12 +167,12 @@ class ExecPlugin:
 
 
 class _Run:
-    """One process of a plugin. It ends with us, however we end."""
+    """One process of a plugin. It ends when we end, even if we are killed."""
 
     _running: Final[set[_Run]] = set()
 
     def __init__(self, command: list[str], environment: dict[str, str], *, interactive: bool) -> None:
-        self._own_session = not interactive  # who asks at a terminal must stay in its session
+        self._own_session = not interactive  # a plugin that asks at the terminal must stay in our session
         self._process = subprocess.Popen(
             command,
             stdin=None if interactive else subprocess.DEVNULL,
@@ -179,7 +180,7 @@ class _Run:
             stderr=None if interactive else subprocess.PIPE,
             env=environment,
             start_new_session=self._own_session,
-            preexec_fn=_end_with_parent,  # one system call: nothing in it can wait for a lock
+            preexec_fn=_end_with_parent,  # one system call, which waits for no lock
         )
         self._running.add(self)
 
@@ -189,7 +190,7 @@ class _Run:
         return self._process.returncode
 
     def output(self, deadline: float) -> tuple[bytes, str]:
-        """Its output, and the end of its error output. Raises `TimeoutError` and `OverflowError`."""
+        """Return its output, and the end of its error output. Raises `TimeoutError` and `OverflowError`."""
         pipes = [pipe for pipe in (self._process.stdout, self._process.stderr) if pipe is not None]
         written: dict[IO[bytes], bytearray] = {pipe: bytearray() for pipe in pipes}
         with selectors.DefaultSelector() as selector:
@@ -214,7 +215,7 @@ class _Run:
         return output, complaint[-REPORTED_CHARACTERS:]
 
     def end(self) -> None:
-        """End it where it still runs, with what it has started, and close its pipes."""
+        """Kill it and its children if it still runs, and close its pipes."""
         if self._process.returncode is None:
             with contextlib.suppress(OSError):
                 if self._own_session:
@@ -229,7 +230,7 @@ class _Run:
 
     @classmethod
     def end_all(cls) -> None:
-        """A plugin that runs in a thread left behind must not outlive the interpreter."""
+        """Kill all running plugins: one in an abandoned thread must not outlive the interpreter."""
         for run in list(cls._running):
             with contextlib.suppress(OSError):
                 os.killpg(run._process.pid, signal.SIGKILL) if run._own_session else run._process.kill()
@@ -239,5 +240,5 @@ atexit.register(_Run.end_all)
 
 
 def _end_with_parent() -> None:
-    """In the new process: have the kernel end it when we are killed."""
+    """Ask the kernel to kill this new process when its parent dies."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,8 +1,8 @@
-"""Which proxy leads to the API server, by kubectl's rules.
+"""Choose the proxy to the API server by kubectl's rules.
 
 Called by `shmroute.kube.configuration`. `proxy-url` of a kubeconfig is always used. Without one the environment
-decides as Go's `golang.org/x/net/http/httpproxy` reads it: HTTPS_PROXY or HTTP_PROXY by the server's scheme, except
-for what NO_PROXY lists, `localhost` and loopback addresses. Pure but for the environment it is given.
+decides, as in Go's `golang.org/x/net/http/httpproxy`: HTTPS_PROXY or HTTP_PROXY by the server's scheme, except
+for hosts in NO_PROXY, `localhost` and loopback addresses. Pure: the environment is an argument.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Proxy(msgspec.Struct, frozen=True):
 
 
 def find_proxy(server: str, proxy_url: str, environment: Mapping[str, str]) -> Proxy | None:
-    """The proxy for a server's URL, None for a direct connection.
+    """Return the proxy for a server's URL, None for a direct connection.
 
-    Raises `ConfigError` for a proxy that cannot be used as it is written.
+    Raises `ConfigError` for an unusable proxy URL.
     """
     if proxy_url:
         return _parse(proxy_url, "proxy-url")
@@ -48,7 +48,7 @@ def find_proxy(server: str, proxy_url: str, environment: Mapping[str, str]) -> P
 
 
 def _parse(url: str, where: str) -> Proxy:
-    """What a URL says. Errors name only where it comes from: it may hold a password."""
+    """Parse a proxy URL. Errors name only its source, never the URL: it may contain a password."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -80,7 +80,7 @@ def _is_proxied(target: SplitResult, no_proxy: str) -> bool:
 
 
 def _matches(entry: str, host: str, port: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> bool:
-    """Whether an entry of NO_PROXY covers the host."""
+    """Return whether an entry of NO_PROXY covers the host."""
     if entry in ("", "*"):
         return entry == "*"
     if "/" in entry:
@@ -89,7 +89,7 @@ def _matches(entry: str, host: str, port: str, address: ipaddress.IPv4Address | 
         except ValueError:
             return False
     own, separator, own_port = entry.rpartition(":")
-    if not separator or _address(entry) is not None:  # an IPv6 address holds colons of its own
+    if not separator or _address(entry) is not None:  # an IPv6 address contains colons itself
         own, own_port = entry, ""
     own = own.strip("[]")
     if own_port and own_port != port:

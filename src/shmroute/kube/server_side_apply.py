@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "apply_object", "find_object"]
 
 CONTENT_TYPE = "application/apply-patch+yaml"
-"""The one type that every server since 1.16 takes. JSON is YAML."""
+"""The content type that every server since 1.16 accepts. JSON is YAML."""
 
 
 class Outcome(enum.StrEnum):
-    """What became of an object, in the command line's words."""
+    """Result of writing or deleting an object, in the words of the command line."""
 
     CREATED = "created"
     CONFIGURED = "configured"
     UNCHANGED = "unchanged"
     DELETED = "deleted"
     DELETING = "deleting"
-    """Marked for deletion, and there until its finalizers are removed."""
+    """The object is marked for deletion, and exists until its finalizers are removed."""
     NOT_FOUND = "not found"
 
 
@@ -40,9 +40,9 @@ def apply_object(
     dry_run: bool = False,
     abort: Abort | None = None,
 ) -> Outcome:
-    """Apply `body` (JSON) at `path`, the object's own; takes over fields that other managers own.
+    """Apply `body` (JSON) to the object at `path`, and take over fields that other managers own.
 
-    Needs the verbs get and patch, and create where the object is new. Raises `ApiError`.
+    Needs the verbs get and patch, and create for a new object. Raises `ApiError`.
     """
     before = find_object(connection, path, abort=abort)
     query = {"fieldManager": field_manager, "force": "true"}
@@ -51,13 +51,13 @@ def apply_object(
     answer = connection.request("PATCH", path, query, body, CONTENT_TYPE, abort=abort)
     if answer.status == HTTPStatus.CREATED:
         return Outcome.CREATED
-    # A server that finds nothing to change writes nothing, and the resourceVersion stays.
+    # If nothing changes, the server writes nothing and the resourceVersion stays.
     same = before is not None and resource_version(before) == resource_version(answer)
     return Outcome.UNCHANGED if same else Outcome.CONFIGURED
 
 
 def find_object(connection: Connection, path: str, *, abort: Abort | None = None) -> Answer | None:
-    """The object at `path`; None where there is none. Raises `ApiError` for every other refusal."""
+    """Return the object at `path`; None if it does not exist. Raises `ApiError` for every other refusal."""
     try:
         return connection.request("GET", path, abort=abort)
     except ApiError as error:
@@ -75,7 +75,7 @@ class _Object(msgspec.Struct):
 
 
 def resource_version(answer: Answer) -> str:
-    """The resourceVersion of the object that a server answered with."""
+    """Return the resourceVersion of the object in an answer."""
     try:
         return msgspec.json.decode(answer.data, type=_Object).metadata.resource_version
     except msgspec.DecodeError as error:

@@ -1,7 +1,7 @@
-"""Connections that say what they are waiting for, and can be cut from another thread.
+"""Connections that record the step they wait for, and that another thread can cut.
 
 Called by `shmroute.kube.configuration`, which puts `POOLS` into the pool of the official client. The classes are
-urllib3's own, with a note at each step in which a peer can make us wait.
+urllib3's own, and record each step in which a peer can make us wait.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ __all__ = ["CURRENT", "POOLS", "Exchange"]
 
 
 class Exchange:
-    """One request under way: what it waits for, and the socket that it uses."""
+    """One running request: the step it waits for, and its socket."""
 
     def __init__(self) -> None:
         self.step = "waiting for the credentials"
         self.sock: Any = None
-        """A `socket.socket`, or the like of one within a tunnel."""
+        """A `socket.socket`, or urllib3's equivalent within a tunnel."""
         self._lock = threading.Lock()
         self._cut = False
 
     def use(self, sock: Any) -> None:
-        """From now on the exchange waits for this socket."""
+        """Set the socket that the exchange waits for."""
         with self._lock:
             self.sock = sock
             cut = self._cut
@@ -37,22 +37,22 @@ class Exchange:
             self.cut()
 
     def cut(self) -> None:
-        """End whatever the exchange waits for, and will wait for, on its socket. For any thread."""
+        """End the exchange's current wait and all its later waits on its socket. For any thread."""
         with self._lock:
             self._cut = True
             sock = self.sock
         if sock is not None:
-            # OSError: it is closed, or in its TLS handshake, which has a time limit of its own.
+            # OSError: the socket is closed, or in its TLS handshake, which has its own time limit.
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
 
 CURRENT: ContextVar[Exchange] = ContextVar("CURRENT")
-"""The exchange that the running thread works for."""
+"""The exchange of the current thread."""
 
 
 class _Steps(HTTPConnection):
-    """Tells the current exchange about each step of a connection."""
+    """Records each step of a connection in the current exchange."""
 
     def _target(self) -> str:
         if self._tunnel_host is not None:
@@ -99,13 +99,13 @@ class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
     def _validate_conn(self, conn: Any) -> None:
-        """Connect, as urllib3's own does, which also prints a warning each time where certificates are not verified.
+        """Connect like urllib3's method, but without its warning for each unverified certificate.
 
-        The configuration has logged that once.
+        The configuration has logged this warning once.
         """
         if conn.is_closed:
             conn.connect()
 
 
 POOLS: Final = {"http": _Pool, "https": _TlsPool}
-"""For `urllib3.PoolManager.pool_classes_by_scheme`."""
+"""Value of `urllib3.PoolManager.pool_classes_by_scheme`."""

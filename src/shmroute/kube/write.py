@@ -1,7 +1,7 @@
-"""Writing AppModels to a cluster: validated, then applied by server-side apply; and deleting them.
+"""Write AppModels to a cluster: validate them, then use server-side apply; and delete them.
 
 Called by `shmroute apply` and `shmroute delete`, and by users through `shmroute.kube`. Nothing is sent unless
-everything that was given is valid. It writes no metadata itself: `before_send` is where a caller does.
+all manifests are valid. It writes no metadata itself: a caller does so in `before_send`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["Written", "apply_appmodels", "appmodel_manifest", "delete_appmodels", "find_keys"]
 
 FIELD_MANAGER = "appmodels-manager"
-"""The platform's own field manager, so that the server takes what it and shmroute write as one owner's."""
+"""The platform's own field manager: fields written by the platform or by shmroute then have one owner."""
 
 LABEL = ("iidp", "iidp")
-"""Watchers select AppModels by this label unless they are given another selector."""
+"""Label by which watchers select AppModels unless they have another selector."""
 
 SERVER_SET = (
     "creationTimestamp",
@@ -44,21 +44,21 @@ SERVER_SET = (
     "selfLink",
     "uid",
 )
-"""Fields of `metadata` that a server sets. A manifest from `kubectl get -o yaml` has them. A server would refuse them
+"""Fields of `metadata` that a server sets, found in a manifest from `kubectl get -o yaml`. A server would refuse them
 (managedFields), or tie the object to one state of one cluster (resourceVersion, uid)."""
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What became of one AppModel."""
+    """Result of writing or deleting one AppModel."""
 
     key: ObjectKey
     outcome: Outcome
     finalizers: tuple[str, ...] = ()
-    """What holds an AppModel that is `DELETING`."""
+    """Finalizers that hold an AppModel that is `DELETING`."""
 
 
 Report = Callable[[Written], object]
-"""Called with each AppModel as soon as it is written, since many take a while."""
+"""Called with each AppModel as soon as it is written, since writing many takes a while."""
 
 
 def appmodel_manifest(
@@ -71,16 +71,16 @@ def appmodel_manifest(
     service: str | None = None,
     port: str | int | None = None,
 ) -> dict[str, Any]:
-    """An AppModel's manifest from its parts, not validated yet.
+    """Return an AppModel's manifest from its parts, without validating it.
 
     Args:
         app: the app's name.
         version: the app's version.
         models: model name to model version; or pairs of them.
-        name: `metadata.name`; the app's name in lower case by default, as Kubernetes takes no capitals.
-        namespace: the AppModel's namespace; left open by default.
-        service: the app's Service where it is not called as the AppModel is: `name` or `namespace/name`.
-        port: name or number of the Service's port where it has several.
+        name: `metadata.name`; by default the app's name in lower case, since Kubernetes allows no capitals.
+        namespace: the AppModel's namespace; not set by default.
+        service: the app's Service, `name` or `namespace/name`, if its name differs from the AppModel's.
+        port: name or number of the Service's port, if it has several.
     """
     metadata: dict[str, Any] = {"name": app.lower() if name is None else name}
     if namespace is not None:
@@ -105,25 +105,25 @@ def apply_appmodels(
 ) -> list[Written]:
     """Create or update AppModels by server-side apply, forced, in the order given.
 
-    The label `iidp=iidp`, by which watchers find them, is added.
+    Adds the label `iidp=iidp`, by which watchers find them.
 
     Args:
-        connection: the cluster.
-        manifests: what `shmroute.manifests.read` returns, or plain manifests.
-        namespace: for manifests that name none; by default that of the connection's context.
+        connection: the connection to the cluster.
+        manifests: the result of `shmroute.manifests.read`, or plain manifests.
+        namespace: the namespace of manifests that name none; by default that of the connection's context.
         before_send: called once with all AppModels, after the server has accepted every one in a dry run and
-            before the first is written. It writes what must be there before anybody sees the new versions, such as
+            before the first is written. It writes data that must exist before anybody sees the new versions, such as
             metadata. If it raises, nothing is sent.
-        report: called with each result as it comes.
+        report: called with each result as soon as it is known.
         abort: ends the call from another thread.
 
     Returns:
-        For each AppModel whether it was `CREATED`, `CONFIGURED` or `UNCHANGED`.
+        The outcome for each AppModel: `CREATED`, `CONFIGURED` or `UNCHANGED`.
 
     Raises:
-        InvalidObject: something is wrong with the manifests; it names all problems, nothing was sent.
+        InvalidObject: some manifests are wrong; the error names all problems, and nothing was sent.
         ConfigError: `namespace` is not the name of a namespace.
-        ApiError: the server refused one, or did not answer. Those before it are written; applying all again
+        ApiError: the server refused an AppModel, or did not answer. Those before it are written; applying all again
             is safe.
     """
     if namespace is not None:
@@ -143,9 +143,9 @@ def apply_appmodels(
 
 
 def find_keys(manifests: Iterable[Document | Mapping[str, Any]], *, namespace: str) -> list[ObjectKey]:
-    """The AppModels that manifests name, for `delete_appmodels`: their specs need not be valid.
+    """Return the keys of the AppModels in manifests, for `delete_appmodels`: their specs need not be valid.
 
-    `namespace` is for manifests that name none. Raises `InvalidObject` for another kind or a missing name.
+    Manifests that name no namespace get `namespace`. Raises `InvalidObject` for another kind or a missing name.
     """
     documents = _documents(manifests)
     problems: list[str] = []
@@ -175,8 +175,8 @@ def delete_appmodels(
 ) -> list[Written]:
     """Delete AppModels by namespace and name, in the order given.
 
-    Returns for each whether it was `DELETED`, is `DELETING` (a finalizer holds it, and watchers serve it until it is
-    gone) or was `NOT_FOUND`. Raises `ApiError` where the server refused one or did not answer; those before it are
+    Returns the outcome for each: `DELETED`, `DELETING` (a finalizer holds it, and watchers serve it until it is
+    gone) or `NOT_FOUND`. Raises `ApiError` if the server refused one or did not answer; those before it are
     deleted.
     """
     results = []
@@ -200,7 +200,7 @@ class _Metadata(msgspec.Struct):
 
 
 class _Deleted(msgspec.Struct):
-    """A server answers a deletion with a Status, or with the object where something still holds it."""
+    """Answer to a deletion: a Status, or the object if a finalizer still holds it."""
 
     metadata: _Metadata = msgspec.field(default_factory=_Metadata)
 
@@ -213,7 +213,7 @@ def _finalizers(answer: Answer) -> tuple[str, ...]:
 
 
 def _prepare(manifests: Iterable[Document | Mapping[str, Any]], namespace: str) -> list[tuple[AppModel, bytes]]:
-    """Each AppModel with the body to send. Raises `InvalidObject` with all problems of all manifests."""
+    """Return each AppModel with the body to send. Raises `InvalidObject` with all problems of all manifests."""
     problems: list[str] = []
     prepared: list[tuple[AppModel, bytes]] = []
     first: dict[ObjectKey, str] = {}
@@ -247,7 +247,7 @@ def _documents(manifests: Iterable[Document | Mapping[str, Any]]) -> list[Docume
 
 
 def _completed(manifest: dict[str, Any], namespace: str) -> dict[str, Any]:
-    """The manifest as it will be sent. One whose metadata is not a map is returned as it is, and refused later."""
+    """Return the manifest to send. If its metadata is not a map, return it unchanged; it is refused later."""
     metadata = manifest.get("metadata")
     if not isinstance(metadata, Mapping):
         return manifest
@@ -272,7 +272,7 @@ def _label_problems(manifest: dict[str, Any]) -> Iterator[str]:
 
 
 def _name_of(document: Document) -> str:
-    """Where a problem is: the file, and the object's name where it has one."""
+    """Return the place of a problem: the file, and the object's name if it has one."""
     metadata = document.manifest.get("metadata")
     name = metadata.get("name") if isinstance(metadata, Mapping) else None
     return f"{document.where} ({document.kind} {name})" if isinstance(name, str) and name else document.where
@@ -298,7 +298,7 @@ def _path(key: ObjectKey) -> str:
 
 
 def _named(error: ApiError, what: str, connection: Connection) -> ApiError:
-    """The error under the object's name, with the reason and the remedy where they can be found."""
+    """Return the error under the object's name, with the reason of a 404 and its remedy if discovery gives them."""
     message = error.message
     if error.status == HTTPStatus.NOT_FOUND and error.reason != "NotFound":
         served = find_served(connection, APPMODELS.group, APPMODELS.version, APPMODELS.plural)
