@@ -84,11 +84,11 @@ def age(area: str, seconds: float) -> None:
         publisher.control.beat(then, then, synced=True)
 
 
-def start(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
-    """The command as a process of its own."""
+def start(*arguments: str | Path, stdout: Any = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
+    """The command as a process of its own; `stdout`: its standard output, by default a pipe."""
     return subprocess.Popen(
         bound([sys.executable, "-m", "shmroute", *arguments]),
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **variables},

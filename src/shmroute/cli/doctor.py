@@ -13,12 +13,13 @@ from typing import Final
 import click
 
 from shmroute.cli import options
-from shmroute.cli.output import bytes_text, paint, printable
+from shmroute.cli.output import bytes_text, fitted, paint, printable
 
 Finding = tuple[str, str]
 """A state ("ok", "old" for a warning, "bad") and a sentence."""
 
 _WORDS: Final = {"ok": "ok     ", "old": "warning", "bad": "problem"}
+_INDENT: Final = len("warning ")
 
 SMALL_BYTES: Final = 64 * 1024 * 1024
 """Free shared memory below this is a warning: the default /dev/shm of a container runtime."""
@@ -57,7 +58,8 @@ def command(
     for check in checks:
         for state, sentence in check():
             bad = bad or state == "bad"
-            click.echo(f"{paint(_WORDS[state], state)} {printable(sentence)}")
+            line = fitted(f"{_WORDS[state]} {printable(sentence)}", _INDENT)
+            click.echo(paint(_WORDS[state], state) + line.removeprefix(_WORDS[state]))
     if bad:
         raise SystemExit(1)
 

@@ -10,11 +10,14 @@ from typing import Any, Final
 import click
 
 from shmroute.cli import options
-from shmroute.cli.output import document, printable
+from shmroute.cli.output import document, fitted, printable
 from shmroute.watcher.events import in_words, read
 from shmroute.watcher.report import status_of
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+_INDENT: Final = len("00:00:00  ")
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
@@ -49,7 +52,7 @@ def command(model: str | None, since: float | None, area: str, output: str) -> N
         click.echo(document({"items": found}, output))
         return
     for event in found:
-        click.echo(line(event))
+        click.echo(fitted(line(event), _INDENT))
     if not found:
         click.echo("No events.", err=True)
 

@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from shmroute.cli import options
-from shmroute.cli.output import age_text, document, printable
+from shmroute.cli.output import age_text, document, fitted, printable
 from shmroute.errors import AreaUnavailable, InvalidObject, ModelNotFound, NotReady
 from shmroute.manifests import files
 from shmroute.resources.registry import APPMODELS
@@ -25,6 +25,8 @@ from shmroute.watcher.explain import explain, find_route
 from shmroute.watcher.report import health, report, settings_text, waiting_for
 from shmroute.worker.reader import Reader
 from shmroute.worker.routes import Route
+
+_INDENT: Final = 4
 
 _MAX_NEAR: Final = 3
 """Names of similar models that are suggested."""
@@ -51,11 +53,15 @@ def command(model: str, namespace: str | None, area: str, output: str) -> None:
     route = find_route(rows, model, namespace)
     if route is None:
         for line in _why_not(rows, model, namespace, about):
-            click.echo(printable(line), err=True)
+            click.echo(fitted(printable(line), _INDENT), err=True)
         raise ModelNotFound(model, namespace)
     facts = explain(rows, route, about)
     facts["file"] = _file_of(route, about["source"])
-    click.echo("\n".join(map(printable, _lines(facts))) if output == "table" else document(facts, output))
+    if output == "table":
+        for line in _lines(facts):
+            click.echo(fitted(printable(line), _INDENT))
+    else:
+        click.echo(document(facts, output))
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from shmroute.cli.output import document, printable
+from shmroute.cli.output import document, paint, printable
 from shmroute.worker.changes import Change, Reset
 from shmroute.worker.reader import Reader
 from shmroute.worker.routes import Route
@@ -25,6 +25,9 @@ Item = dict[str, Any]
 
 _WIDTH: Final = 12
 """Minimum column width in characters, so that most later lines align with the earlier ones."""
+
+_STATES: Final = {"added": "ok", "changed": "old", "removed": "bad"}
+"""The colour of an event, as that of a state."""
 
 _MAX_SHOWN: Final = 40
 """Longest value before or after a change that is shown in a column, in characters."""
@@ -49,7 +52,7 @@ class _Lines:
         self._form = form
         self._name = name
         self._columns = columns
-        self._widths = [max(_WIDTH, len(header)) for header in ("time", "event", *columns)]
+        self._widths = [8, 7, *(max(_WIDTH, len(header)) for header in columns)]
         if form in ("table", "wide"):
             self._line([header.upper() for header in ("time", "event", *columns)])
 
@@ -70,38 +73,48 @@ class _Lines:
     def _line(self, cells: list[str]) -> None:
         cells = [printable(cell) for cell in cells]
         self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, cells, strict=True)]
-        padded = (cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True))
-        click.echo("   ".join(padded).rstrip())
+        padded = [cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)]
+        if cells[1] in _STATES:
+            padded[1] = paint(padded[1], _STATES[cells[1]])
+        click.echo("  ".join(padded).rstrip())
 
 
 def follow(
     area: str,
     is_wanted: Callable[[Item], bool],
     items_of: Callable[[Route], list[Item]],
-    table: Mapping[str, str],
     form: str,
 ) -> None:
-    """Print the models and their changes until Ctrl-C.
-
-    `items_of` gives a route and those of other namespaces as items; `table` maps a column's header to an item's field.
+    """Print the models and their changes until Ctrl-C. `items_of` gives a route and those of other namespaces as items.
 
     Raises:
         NotReady: nothing has been published yet.
     """
     with Reader(area) as reader:
         reader.attach()
-        lines = _Lines(form, table, "model")
+        wide = {"namespace": "namespace", "appmodel": "appmodel"} if form == "wide" else {}
+        lines = _Lines(form, {"model": "model", **wide, "old": "old", "new": "new"}, "model")
         known: dict[str, dict[str, Item]] = {}
         for change in reader.changes():
-            for event, item in _events(change, items_of, known):
+            for event, old, new in _events(change, items_of, known):
+                item = new or old or {}
                 if is_wanted(item):
-                    lines.show(event, change.generation, item)
+                    cells = {**item, "old": _served(old), "new": _served(new)}
+                    lines.show(event, change.generation, {**item, "old": old}, cells)
+
+
+def _served(item: Item | None) -> str:
+    """What a model's row says, in a column."""
+    return f"{item['version']} {item['app']} {item['app_version']}" if item else "-"
 
 
 def _events(
     change: Change | Reset, items_of: Callable[[Route], list[Item]], known: dict[str, dict[str, Item]]
-) -> Iterator[tuple[str, Item]]:
-    """The change of each model in each namespace; `known` is what was printed so far, by model and namespace."""
+) -> Iterator[tuple[str, Item | None, Item | None]]:
+    """The change of each model in each namespace: what happened, the item before and after.
+
+    `known` is what was printed so far, by model and namespace.
+    """
     now: Mapping[str, Route | None] = change.routes if isinstance(change, Reset) else {change.model: change.new}
     models = known.keys() | now.keys() if isinstance(change, Reset) else now.keys()
     for model in sorted(models):
@@ -111,10 +124,10 @@ def _events(
         if items:
             known[model] = items
         for namespace in sorted(before.keys() - items.keys()):
-            yield "removed", before[namespace]
+            yield "removed", before[namespace], None
         for namespace, item in items.items():
             if before.get(namespace) != item:
-                yield ("changed" if namespace in before else "added"), item
+                yield ("changed" if namespace in before else "added"), before.get(namespace), item
 
 
 def follow_table(area: str, name: str, keys: tuple[str, ...], by: tuple[str, list[Any]] | None, form: str) -> None:

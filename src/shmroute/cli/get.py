@@ -347,9 +347,7 @@ def command(
             return
         if what != "models":
             raise click.UsageError("-w is for models and declared tables")
-        follow(
-            area, lambda item: _is_wanted(item, wanted_namespace, names), _model_items_of, _VIEWS[what].table, output
-        )
+        follow(area, lambda item: _is_wanted(item, wanted_namespace, names), _model_items_of, output)
         return
     if what == "workers":
         _show_workers(area, output)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import click
 
-__all__ = ["age_text", "bytes_text", "columns", "document", "paint", "printable", "show"]
+__all__ = ["age_text", "bytes_text", "columns", "document", "fitted", "paint", "printable", "show"]
 
 _GAP: Final = "   "
+
+_MIN_WIDTH: Final = 40
+"""Columns of the narrowest terminal that lines are fitted to."""
 
 _UNPRINTABLE: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but the newline, line separators, and characters that reverse the direction of text."""
@@ -33,6 +39,14 @@ def paint(text: str, state: str) -> str:
     return text if os.environ.get("NO_COLOR") else click.style(text, fg=_COLOURS[state], bold=True)
 
 
+def fitted(text: str, indent: int) -> str:
+    """`text` in lines that fit the terminal, all but the first indented; unchanged where standard output is none."""
+    if not sys.stdout.isatty():
+        return text
+    width = max(_MIN_WIDTH, shutil.get_terminal_size().columns)
+    return textwrap.fill(text, width, subsequent_indent=" " * indent, break_on_hyphens=False)
+
+
 def bytes_text(size: int) -> str:
     """`512 B`, `1.5 KiB`, `20 MiB`."""
     value, unit = float(size), "B"
@@ -44,12 +58,17 @@ def bytes_text(size: int) -> str:
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table without lines, for people and for `awk`. Control characters are escaped."""
+    """A table without lines, for people and for `awk`. Control characters are escaped.
+
+    On a terminal that is too narrow, the last column continues in further lines.
+    """
     cells = [[printable(str(cell)) if cell not in ("", None) else "<none>" for cell in row] for row in rows]
     widths = [max(len(name), *(len(row[index]) for row in cells), 0) for index, name in enumerate(header)]
     lines = [[name.upper() for name in header], *cells]
+    indent = sum(widths[:-1]) + len(_GAP) * (len(widths) - 1)
     return "\n".join(
-        _GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        fitted(_GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), indent)
+        for line in lines
     )
 
 

@@ -10,12 +10,15 @@ from typing import Any, Final
 import click
 
 from shmroute.cli import options
-from shmroute.cli.output import age_text, bytes_text, document, paint, printable
+from shmroute.cli.output import age_text, bytes_text, document, fitted, paint, printable
 from shmroute.errors import NotReady, StaleRoutes
 from shmroute.watcher.report import health, report, settings_text
 from shmroute.worker.reader import Reader
 
 _REFRESH_SECONDS: Final = 0.5
+
+_INDENT: Final = 12
+"""Columns of the names in front of the facts."""
 
 
 @click.command()
@@ -35,7 +38,12 @@ def command(area: str, watch: bool, max_age: float | None, output: str) -> None:
             _watch(reader, output)
             return
         facts = report(reader)
-        click.echo("\n".join(lines(facts)) if output == "table" else document(facts, output))
+        if output == "table":
+            word = health(facts)[0]
+            text = "\n".join(fitted(line, _INDENT) for line in lines(facts))
+            click.echo(text.replace(f" {word}: ", f" {paint(word, word)}: ", 1))
+        else:
+            click.echo(document(facts, output))
         if not facts["generation"]:
             raise NotReady(area)
         if max_age is not None and reader.stale(max_age):
@@ -47,7 +55,7 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     watcher = facts["watcher"]
     word, sentence = health(facts)
     yield f"area        {facts['area']}"
-    yield f"state       {paint(word, word)}: {printable(sentence)}"
+    yield f"state       {word}: {printable(sentence)}"
     yield f"source      {printable(settings_text(facts['source']))}"
     yield f"generation  {facts['generation']}"
     yield f"age         {_age(facts['age'])}{'' if facts['synced'] else '   (this watcher has not synced yet)'}"
