@@ -5,11 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shmroute.errors import AreaUnreadable
+from shmroute.native import native
 from shmroute.shm import layout, posix
 from shmroute.shm.register import Register, WorkerNote, read_workers
 from shmroute.shm.writing.publisher import Publisher
@@ -27,7 +30,8 @@ def test_a_process_is_seen_with_its_generation_until_it_leaves(area: str) -> Non
         times = iter(range(100, 200))
         register = Register(area, lambda: next(times))
         register.note(7)
-        assert read_workers(area) == [WorkerNote(os.getpid(), 7, 100, 100, 0, "")]
+        twin = "plain" if native is None else "native"
+        assert read_workers(area) == [WorkerNote(os.getpid(), 7, 100, 100, 0, "", twin)]
         register.note(7, 9, "denied: " + "ä" * 100)
         (note,) = read_workers(area)
         assert (note.generation, note.stuck_at, note.noted_ns) == (7, 9, 101)
@@ -35,6 +39,30 @@ def test_a_process_is_seen_with_its_generation_until_it_leaves(area: str) -> Non
         assert len(note.reason.encode()) in (layout.MAX_REASON_BYTES - 1, layout.MAX_REASON_BYTES)
         register.leave()
         assert read_workers(area) == []
+
+
+def test_moves_are_noted_every_10_ms_and_getting_stuck_or_free_at_once(area: str) -> None:
+    now = 1
+
+    def noted(generation: int, *stuck: Any) -> tuple[int, int]:
+        register.note(generation, *stuck)
+        (note,) = read_workers(area)
+        return note.generation, note.stuck_at
+
+    with Publisher(area):
+        register = Register(area, lambda: now)
+        assert noted(1) == (1, 0)
+        now += 9_999_999
+        assert noted(2) == (1, 0), "too early"
+        assert noted(2, 3, "denied") == (2, 3)
+        assert noted(2, 4, "denied") == (2, 4)
+        assert noted(5) == (5, 0)
+        assert noted(6) == (5, 0), "too early"
+        now += 10_000_000
+        assert noted(7) == (7, 0)
+        register.leave()
+        assert noted(8) == (8, 0), "a place that was just taken"
+        register.leave()
 
 
 def test_a_killed_process_is_gone_at_once(area: str) -> None:
@@ -89,8 +117,9 @@ def test_idle_forked_child_does_not_keep_its_parents_place(area: str) -> None:
 
 def test_a_closed_descriptor_that_somebody_else_owns_is_not_written(area: str, tmp_path: Path) -> None:
     """As after a daemoniser that closes every descriptor."""
+    times = count(0, 1_000_000_000)
     with Publisher(area):
-        register = Register(area)
+        register = Register(area, lambda: next(times))
         register.note(1)
         number = register._descriptor
         os.close(number)

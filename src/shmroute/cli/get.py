@@ -383,7 +383,7 @@ def _show_workers(area: str, form: str) -> None:
         raise ShmrouteError(f"the workers of area {area!r} are not known: {found['reason']}")
     items = [{**item, "noted_age": age_text(item["noted_seconds"])} for item in found["items"]]
     table = {"pid": "pid", "state": "state", "generation": "generation", "last-move": "noted_age", "reason": "reason"}
-    output.show(items, form, table, {"stuck-at": "stuck_at"}, "pid")
+    output.show(items, form, table, {"stuck-at": "stuck_at", "look-up": "look_up"}, "pid")
     if not items and form in ("table", "wide"):
         click.echo("No workers found.", err=True)
 

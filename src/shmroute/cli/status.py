@@ -61,6 +61,7 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"age         {_age(facts['age'])}{'' if facts['synced'] else '   (this watcher has not synced yet)'}"
     alive = "alive" if watcher["alive"] else "ended" if watcher["ended"] else "dead or frozen"
     yield f"watcher     pid {watcher['pid']}, {alive}, last heartbeat {_age(watcher['heartbeat_age'])} ago"
+    yield f"look-ups    {facts['look_up']}, in this process"
     if facts["fault"]:
         yield f"fault       {printable(facts['fault'])}"
     if "rows" not in watcher:

@@ -108,9 +108,10 @@ REGISTER_MAGIC: Final = b"shmrwrk\n"
 REGISTER_HEADER: Final = struct.Struct("<8sIIQ")  # magic, format version, 0, `AREA_ID_AT` of the control block
 REGISTER_HEADER_BYTES: Final = 4096
 REGISTER_PLACES: Final = 1024
-WORKER: Final = struct.Struct("<IIQQQQI")
+WORKER: Final = struct.Struct("<IIQQQQHBB")
 """crc32 of the rest, process id, generation, taken and written (monotonic nanoseconds), generation it is stuck before,
-length of the reason, which follows."""
+length of the reason, which follows, which look-up runs there (an index into `LOOK_UPS`), 0."""
+LOOK_UPS: Final = ("", "native", "plain")
 WORKER_BYTES: Final = 128
 MAX_REASON_BYTES: Final = WORKER_BYTES - WORKER.size
 REGISTER_BYTES: Final = REGISTER_HEADER_BYTES + REGISTER_PLACES * WORKER_BYTES

@@ -190,7 +190,7 @@ class RowReader:
 
     def moved(self, generation: int, end: int) -> None:
         """Take over a place to which the native look-up has followed the log of this segment."""
-        self._place = self._place._replace(generation=generation, end=end)
+        self._place = _Place(self._place.segment, generation, end)
 
     def refresh(self) -> list[tuple[int, bytes]] | None:
         """Go to the newest generation; from an area that was removed to the next one of its name, if there is one.

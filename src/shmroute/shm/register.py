@@ -1,10 +1,10 @@
 """The workers' register: which processes read the area, at which generation, and why one is stuck.
 
 A file of its own beside the control block, so that the data stays read-only for readers. Each process takes a place by
-an OFD lock, which dies with it and works across pid namespaces, and writes there whenever it has moved to another
-generation. `Register` is a worker's side, `read_workers` the side of those who show it. Everything is best effort and
-for display: a register that cannot be used costs a worker nothing, nobody believes what it says, and nobody waits for
-it.
+an OFD lock, which dies with it and works across pid namespaces, and writes there when it has moved to another
+generation, at most every 10 ms while all is well. `Register` is a worker's side, `read_workers` the side of those who
+show it. Everything is best effort and for display: a register that cannot be used costs a worker nothing, nobody
+believes what it says, and nobody waits for it.
 
 Written by `pwrite`, never through a mapping: a register that somebody cuts short must not kill a worker (SIGBUS). A
 daemoniser may close the descriptor and somebody else may get its number, so `fstat` is asked before each use.
@@ -22,9 +22,11 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from shmroute.errors import AreaUnreadable, ShmrouteError
+from shmroute.native import native
 from shmroute.shm import posix
 from shmroute.shm.layout import (
     FORMAT_VERSION,
+    LOOK_UPS,
     MAX_REASON_BYTES,
     REGISTER_BYTES,
     REGISTER_HEADER,
@@ -43,9 +45,14 @@ _FLOCK: Final = struct.Struct("hhqqi4x")
 _RETRY_NS: Final = 10_000_000_000
 """A register that could not be used is tried again after this time."""
 
+_NOTE_NS: Final = 10_000_000
+"""Least time between two notes of moves that succeed. A note takes 5 to 10 us, as long as the rest of a move."""
 
 _NAME_CHECK_NS: Final = 1_000_000_000
 """How often a process looks whether the register has been replaced: a system call of its own, about 1 us."""
+
+
+_LOOK_UP: Final = LOOK_UPS.index("plain" if native is None else "native")
 
 
 class WorkerNote(NamedTuple):
@@ -54,7 +61,7 @@ class WorkerNote(NamedTuple):
     pid: int
     """In its own pid namespace."""
     generation: int
-    """What its look-ups answer from."""
+    """What its look-ups answer from, or did up to 10 ms before they last moved."""
     started_ns: int
     """When it took its place, on the monotonic clock."""
     noted_ns: int
@@ -63,6 +70,8 @@ class WorkerNote(NamedTuple):
     """The generation it could not go to; 0 if it is at the newest it has seen."""
     reason: str
     """Why not."""
+    look_up: str
+    """Which look-up runs there: "native" or "plain"; "" if that is not known."""
 
 
 class Register:
@@ -82,22 +91,28 @@ class Register:
         self._pid = 0
         self._started_ns = 0
         self._named_ns = 0
+        self._noted_ns = 0
+        self._stuck_at = 0
         self._retry_ns = 0
         self.problem = ""
         """Why this process is not in the register; empty while it is."""
 
     def note(self, generation: int, stuck_at: int = 0, reason: str = "") -> None:
-        """Write down where this process is. Call it after each move, never at a look-up."""
+        """Write down where this process is, unless it did so just now. Call it after each move, never at a look-up."""
         now_ns = self._clock()
-        if self._place < 0 and now_ns < self._retry_ns:
+        if self._place < 0:
+            if now_ns < self._retry_ns:
+                return
+        elif now_ns - self._noted_ns < _NOTE_NS and stuck_at == self._stuck_at:
             return
         try:
             if self._place < 0 or self._pid != os.getpid() or not self._owns_descriptor(now_ns):
                 self._take_place(now_ns)
             text = _cut(reason)
-            data = WORKER.pack(0, self._pid, generation, self._started_ns, now_ns, stuck_at, len(text)) + text
-            data = crc32(data[4:]).to_bytes(4, "little") + data[4:]
-            os.pwrite(self._descriptor, data, _place_at(self._place))
+            fields = self._pid, generation, self._started_ns, now_ns, stuck_at, len(text), _LOOK_UP, 0
+            data = WORKER.pack(0, *fields)[4:] + text
+            os.pwrite(self._descriptor, crc32(data).to_bytes(4, "little") + data, _place_at(self._place))
+            self._noted_ns, self._stuck_at = now_ns, stuck_at
             self.problem = ""
         except (OSError, ShmrouteError) as error:
             self._forget()
@@ -240,12 +255,13 @@ def _is_locked(descriptor: int, place: int) -> bool:
 
 
 def _parsed(data: bytes) -> WorkerNote | None:
-    checksum, pid, generation, started_ns, noted_ns, stuck_at, length = WORKER.unpack_from(data)
+    checksum, pid, generation, started_ns, noted_ns, stuck_at, length, look_up, _ = WORKER.unpack_from(data)
     end = WORKER.size + length
     if length > MAX_REASON_BYTES or not pid or crc32(data[4:end]) != checksum:
         return None
     reason = data[WORKER.size : end].decode(errors="replace")
-    return WorkerNote(pid, generation, started_ns, noted_ns, stuck_at, reason)
+    twin = LOOK_UPS[look_up] if look_up < len(LOOK_UPS) else ""
+    return WorkerNote(pid, generation, started_ns, noted_ns, stuck_at, reason, twin)
 
 
 def _cut(reason: str) -> bytes:

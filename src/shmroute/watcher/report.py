@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from shmroute.errors import NotReady
+from shmroute.native import missing
 from shmroute.rows import Kind, SettingsRow
 from shmroute.shm.control import ControlReader
 from shmroute.shm.reader import RowReader
@@ -67,6 +68,7 @@ def report(reader: Reader) -> dict[str, Any]:
         },
         "sources": _sources(status, heartbeat) if status else [],
         "workers": workers(reader.area),
+        "look_up": f"plain ({missing})" if missing else "native",
         "fault": str(reader.fault) if reader.fault else None,
     }
 

@@ -49,6 +49,7 @@ def _item(note: WorkerNote) -> dict[str, Any]:
         "generation": note.generation,
         "stuck_at": note.stuck_at or None,
         "reason": note.reason,
+        "look_up": note.look_up or "unknown",
         "started_seconds": max(0.0, (now_ns - note.started_ns) / 1e9),
         "noted_seconds": max(0.0, (now_ns - note.noted_ns) / 1e9),
     }
