@@ -71,18 +71,18 @@ __all__ = [
 
 
 class _Hinted:
-    """An error of a name that is not there. Its text is completed when first asked for, since that takes time."""
+    """Base of the errors for an unknown name. The text gets a hint when it is first read, since that takes time."""
 
     _hint: Callable[[], str] | None = None
     _more = ""
 
     def with_hint(self, hint: Callable[[], str]) -> Self:
-        """Have `hint` complete the text. It must raise nothing."""
+        """Let `hint` make the second part of the text. `hint` must not raise."""
         self._hint = hint
         return self
 
     def more(self) -> str:
-        """What completes the text; "" if nothing does."""
+        """Return the second part of the text; "" without a hint."""
         hint, self._hint = self._hint, None
         if hint is not None:
             self._more = hint()
@@ -96,7 +96,7 @@ class ShmrouteError(Exception):
     """The base class of all errors of shmroute."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        str(self)  # has a text completed that is made when first asked for
+        str(self)  # makes the text's hint, which cannot be pickled as a function
         # Exception.__reduce__ would call the class with the text alone, which fails for other signatures.
         return _rebuild, (type(self), self.args), self.__dict__
 
@@ -231,7 +231,7 @@ _ADVICE = {
     "known empty": ". The Service has no pod: is its Deployment scaled to zero, and does its selector match?",
     "ambiguous port": ". Name one by the annotation iidp.com/port of the AppModel, or by the watcher's --port",
 }
-"""What the reader of a `NoEndpoints` can do, by its reason."""
+"""Reason of a `NoEndpoints` -> advice to the reader."""
 
 
 class StaleRoutes(ShmrouteError):

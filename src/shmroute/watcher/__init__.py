@@ -1,6 +1,6 @@
-"""The watcher: it follows the sources and publishes what they say, one for each pod.
+"""The watcher follows the sources and publishes their objects. There is one watcher in each pod.
 
-Usually a process of its own, `shmroute watch`. A program of one's own can run it in a thread:
+Usually it is a process of its own, `shmroute watch`. A program can also run it in a thread:
 
     from shmroute.watcher import Watcher, WatchOptions
 
@@ -8,8 +8,8 @@ Usually a process of its own, `shmroute watch`. A program of one's own can run i
         watcher.wait_synced(30)
         ...
 
-Users import from here; each name is loaded when it is first asked for. One owner thread applies events in order and
-publishes; it never waits for a source, for Redis, for a handler or for a reader.
+Users import from here; each name is loaded at its first use. One owner thread applies events in order and publishes; it
+never waits for a source, for Redis, for a handler or for a reader.
 """
 
 from __future__ import annotations

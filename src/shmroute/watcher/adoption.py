@@ -1,4 +1,4 @@
-"""From rows a former watcher has published back to the AppModels they were made of."""
+"""Rebuilds AppModels from the rows that a former watcher published."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _decode = msgspec.msgpack.Decoder(tuple[AppRow, ...]).decode
 
 
 def adopted_appmodels(row: bytes) -> tuple[AppModel, ...]:
-    """The AppModels behind an APP row; none if it cannot be read."""
+    """Return the AppModels of an APP row; none if the row cannot be decoded."""
     try:
         apps = _decode(row)
     except msgspec.MsgspecError:

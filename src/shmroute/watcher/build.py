@@ -1,4 +1,4 @@
-"""From options to a watcher: which sources, which store, which area. Called by the command line and by tests."""
+"""Builds a watcher from its options: sources, metadata store, area. Called by the command line and by tests."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from shmroute.watcher.tables_file import read_tables
 __all__ = ["build"]
 
 _NOT_EMPTY: Final = ("manifests", "kubeconfig", "context", "tables", "redis", "metadata", "checkpoint", "group")
-"""Options whose empty text would mean another cluster, or none: most often a shell variable that is not set."""
+"""Options that must not be "": most often an unset shell variable, which would silently mean the default."""
 
 
 def build(options: WatchOptions, handlers: Iterable[Handler] = ()) -> WatcherLoop:
-    """The watcher that `options` describe, not started yet; `handlers` are called beside those of the options.
+    """Return the watcher that `options` describe, not started yet. `handlers` are added to those of the options.
 
     Raises:
-        ConfigError: options that contradict each other, a cluster configuration that cannot be used, or an object
-            that is not a handler.
+        ConfigError: options contradict each other, the cluster configuration cannot be used, or an object is not a
+            handler.
     """
     for name in _NOT_EMPTY:
         if getattr(options, name) == "":
@@ -119,7 +119,7 @@ def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
 def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
     from shmroute.sources.folder import FolderSource
 
-    assert options.manifests is not None  # noqa: S101 - the caller's condition
+    assert options.manifests is not None  # noqa: S101 - the caller has checked it
     namespace = options.namespaces[0] if options.namespaces else None
     source = FolderSource(
         options.manifests,
@@ -169,13 +169,13 @@ def _tables(options: WatchOptions) -> tuple[TableKind, ...]:
 
 
 def _namespaces_of(table: TableKind, watched: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """The namespaces of a table's objects, given those of the watcher; None for all."""
+    """Return the namespaces of a table's objects, given those of the watcher; None for all."""
     if not table.namespace:
         return watched
     return None if table.namespace == "*" else (table.namespace,)
 
 
 def _selector(kind: WatchedKind, options: WatchOptions) -> str:
-    """The label selector for a kind in a cluster."""
+    """Return the label selector for a kind in a cluster."""
     chosen = {APPMODELS.name: options.selector, ENDPOINTSLICES.name: options.slice_selector}.get(kind.name)
     return kind.selector if chosen is None else chosen

@@ -1,7 +1,7 @@
-"""Log lines for operators: what the watcher starts with, its first snapshot, and every object that is set aside.
+"""Log lines for operators: the watcher's settings, its first snapshot, and every object that is set aside.
 
-Called by the owner thread with the rows that change. Lines are limited in number, since one tenant's objects may bring
-thousands of conflicts at once; `shmroute get conflicts` and `shmroute get invalid` list all of them.
+The owner thread calls this with the rows that change. The number of lines is limited, since one tenant's objects may
+cause thousands of conflicts at once; `shmroute get conflicts` and `shmroute get invalid` list all of them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ["ChangeLog"]
 _log = logging.getLogger(__name__)
 
 MAX_LINES: Final = 20
-"""Lines about single objects in `PERIOD_NS`; then one line counts the rest."""
+"""Largest number of lines about single objects in `PERIOD_NS`; then one line counts the rest."""
 
 PERIOD_NS: Final = 10_000_000_000
-"""Ten seconds, in nanoseconds."""
+"""Period of the limit: 10 s, in nanoseconds."""
 
 _conflict = msgspec.msgpack.Decoder(ConflictRow).decode
 _invalid = msgspec.msgpack.Decoder(InvalidRow).decode
@@ -37,7 +37,7 @@ _UNUSABLE: Final = {
 
 
 class ChangeLog:
-    """Writes the lines. `clock` gives monotonic nanoseconds."""
+    """Writes the lines. `clock` returns monotonic nanoseconds."""
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self._clock = clock
@@ -46,11 +46,11 @@ class ChangeLog:
         self._left_out = 0
 
     def started(self, area: str, settings: SettingsRow) -> None:
-        """The watcher holds the area and follows its sources from now on."""
+        """Log that the watcher holds the area and begins to follow its sources."""
         _log.info("watching %s for area %s", settings, area)
 
     def first_snapshot(self, models: int, apps: int, rows: int, seconds: float) -> None:
-        """The first complete snapshot is published, `seconds` after the watcher took the area."""
+        """Log that the first complete snapshot is published, `seconds` after the watcher took the area."""
         _log.info("first snapshot after %.2f s: %d models, %d apps, %d rows", seconds, models, apps, rows)
         if not models:
             _log.warning("the snapshot is empty: check namespace, label selector and the objects themselves")

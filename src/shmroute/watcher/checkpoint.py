@@ -1,9 +1,9 @@
 """The last published rows on disk, for a pod that starts while its source is unavailable.
 
-A thread of the watcher writes them from its own read-only view of the area, so that publishing never waits for a disk.
-They are read once, before the first list, if the area itself holds nothing. The file is written beside, fsynced and
-renamed, with a checksum over all of it, so it is complete or absent. A file that is damaged, that belongs to somebody
-else, or that holds the routes of another source is ignored with a warning.
+A thread of the watcher writes the rows from its own read-only view of the area, so that publishing never waits for a
+disk. The watcher reads them once, before the first list, if the area itself is empty. A new file is written under
+another name, fsynced and renamed, and has a checksum over its whole content: it is complete or absent. A file that is
+damaged, that belongs to another user, or that holds the routes of another source is ignored with a warning.
 """
 
 from __future__ import annotations
@@ -33,45 +33,44 @@ __all__ = ["Checkpoint", "Identity", "Saved"]
 _log = logging.getLogger(__name__)
 
 VERSION: Final = 1
-"""Raised with every change of the file's own layout. The rows in it are those of the area's format version."""
+"""Version of the file's layout; raise it with every change. The rows have the area's format version."""
 
 _MAGIC: Final = b"shmrckpt"
 _HEADER: Final = struct.Struct("<8sHHI")
-"""magic, version, format version of the area, crc32 of all that follows"""
+"""Magic, version, format version of the area, crc32 of all bytes after this header."""
 _FACTS: Final = struct.Struct("<dQ")
-"""time of the last contact (Unix seconds), length of what follows"""
+"""Time of the last contact (Unix seconds), number of bytes after this."""
 _BODY_AT: Final = _HEADER.size + _FACTS.size
 
 INTERVAL_SECONDS: Final = 10.0
-"""Shortest time between two writes: a change is on disk that much later."""
+"""Shortest time between two writes: a change may reach the disk this much later."""
 
 CONTACT_SECONDS: Final = 60.0
-"""Rows that do not change are written again after this time, so that the file says how long they were known to be
-right."""
+"""Time after which unchanged rows are written again, since the file also says when they last matched the source."""
 
 MAX_LOAD: Final = 0.05
-"""Longest share of the time spent writing: a table that takes a second to write is written every 20 s."""
+"""Largest share of the time spent writing: rows that take a second to write are written every 20 s."""
 
 MAX_BYTES: Final = 256 * 1024 * 1024
-"""Largest file: twice the 128 MiB that the documentation gives the area. Loading takes about twice that in memory."""
+"""Largest file: twice the 128 MiB that the documentation gives the area. Loading takes twice its size in memory."""
 
 LATEST_CONTACT_SECONDS: Final = 1e11
-"""In Unix time, 3,000 years from now: a time beyond it is damage, and would overflow."""
+"""Latest valid time of a contact, in Unix seconds: 3,000 years from now. A later one is damage and would overflow."""
 
 STEP_SECONDS: Final = 1.0
 """Longest single wait of the writing thread."""
 
 READ_ATTEMPTS: Final = 3
-"""Times the rows are read from the beginning, if the area is rewritten meanwhile."""
+"""Maximum number of attempts to read all rows; an attempt fails if the area is rewritten meanwhile."""
 
 _FLUSH_BYTES: Final = 1024 * 1024
 
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-"""O_NONBLOCK: opening a FIFO would wait for its writer. O_NOFOLLOW: a link may lead to anything."""
+"""O_NONBLOCK: else opening a FIFO would wait for its writer. O_NOFOLLOW: a link may lead to any file."""
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """What the rows of a checkpoint are about. A checkpoint with another identity is not loaded."""
+    """Area and settings that the rows belong to. A checkpoint with another identity is not loaded."""
 
     area: str
     settings: SettingsRow
@@ -91,28 +90,28 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     identity: Identity
     rows: dict[RowKey, bytes]
     contact: float
-    """Unix seconds at which the rows were last known to be in step with their source."""
+    """Unix time at which the rows were last known to be in step with their source, in seconds."""
 
 
 class Checkpoint:
-    """The file at `path`, for the rows that `identity` describes."""
+    """The checkpoint file at `path`. Loads only rows of the same `identity`."""
 
     def __init__(self, path: str | os.PathLike[str], identity: Identity, left_out: Collection[int] = ()) -> None:
         self._path = Path(path)
         self._identity = identity
         self._left_out = left_out
-        """Kinds of rows that are never written to disk."""
+        """Kinds of rows that must never be written to disk."""
         self._saved_generation = -1
         self._saved_contact = 0.0
         self._problem = ""
 
     def load(self) -> Saved | None:
-        """The rows in the file; None if there is none, or if it is ignored, which is logged with the reason."""
+        """Return the content of the file; None if there is no file, or if it is ignored. Logs why it is ignored."""
         try:
             data = _read(self._path)
             saved = parse(data) if data is not None else None
@@ -133,7 +132,7 @@ class Checkpoint:
         return saved
 
     def run(self, stop: threading.Event) -> None:
-        """Write the file whenever the area has changed, until `stop` is set; once more at the end."""
+        """Write the file whenever the area has changed, until `stop` is set, and once more at the end."""
         pause = INTERVAL_SECONDS
         stopped = False
         while not stopped:
@@ -143,7 +142,7 @@ class Checkpoint:
             pause = max(INTERVAL_SECONDS, (time.monotonic() - started) / MAX_LOAD)
 
     def _save_or_warn(self) -> None:
-        """Write the file; a failure is logged once, and again when its reason changes."""
+        """Write the file. Logs a failure once, and again when its reason changes."""
         try:
             self._save()
         except (OSError, ValueError, ShmrouteError) as error:
@@ -182,14 +181,14 @@ class Checkpoint:
                 os.fsync(file.fileno())
             temporary.replace(self._path)
         except BaseException:
-            temporary.unlink(missing_ok=True)  # part of a file is of no use to anyone, and a full disk needs the room
+            temporary.unlink(missing_ok=True)  # half a file is useless, and a full disk needs the room
             raise
         _sync_folder(self._path.parent)
         self._saved_generation, self._saved_contact = reader.generation, contact
 
 
 def _wait(stop: threading.Event, seconds: float) -> bool:
-    """Wait for `stop`, at most `seconds`, in short steps. Returns whether it is set."""
+    """Wait for `stop`, at most `seconds`, in short steps. Returns whether `stop` is set."""
     due = time.monotonic() + seconds
     while (left := due - time.monotonic()) > 0:
         if stop.wait(min(left, STEP_SECONDS)):
@@ -198,11 +197,11 @@ def _wait(stop: threading.Event, seconds: float) -> bool:
 
 
 def _read(path: Path) -> bytes | None:
-    """The bytes of the file; None if there is none.
+    """Return the bytes of the file; None if there is no file.
 
     Raises:
-        OSError: it cannot be opened or read.
-        ValueError: it is not a file of this user, or too large.
+        OSError: the file cannot be opened or read.
+        ValueError: the file does not belong to this user, or is too large.
     """
     try:
         descriptor = os.open(path, _OPEN_FLAGS)
@@ -219,10 +218,10 @@ def _read(path: Path) -> bytes | None:
 
 
 def _check_owner(status: os.stat_result) -> None:
-    """Believe, and replace, only what this user or root has written.
+    """Check that a file may be trusted, and replaced: only this user or root has written it.
 
     Raises:
-        ValueError: not a regular file, or not of this user.
+        ValueError: it is not a regular file, or belongs to another user.
     """
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is not a regular file")
@@ -231,19 +230,19 @@ def _check_owner(status: os.stat_result) -> None:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Refuse to put a file in the place of a device, a FIFO, a folder, a link or somebody else's file.
+    """Check that writing would not replace a device, a FIFO, a folder, a link or another user's file.
 
     Raises:
-        ValueError
+        ValueError: it would.
     """
     with suppress(FileNotFoundError):
         _check_owner(path.lstat())
 
 
 def _create_beside(path: Path) -> tuple[int, Path]:
-    """A new file beside `path`, readable by this user only, since the rows hold metadata.
+    """Create a file beside `path` that only this user can read, since the rows hold metadata.
 
-    Its name is fixed, so that killed writers leave one file at the most; a name that a stranger has taken is avoided.
+    The name is fixed, so that killed writers leave at most one file behind. If it is taken, a random name is used.
     """
     temporary = path.with_name(f"{path.name}.new")
     try:
@@ -257,7 +256,7 @@ def _create_beside(path: Path) -> tuple[int, Path]:
 def _write(
     descriptor: int, identity: Identity, reader: RowReader, contact: float, left_out: Collection[int] = ()
 ) -> None:
-    """Write identity and rows as one msgpack array; before them facts and header, once length and checksum are known.
+    """Write identity and rows as one msgpack array. The header before them comes last, when the checksum is known.
 
     Raises:
         ValueError: the file would be too large.
@@ -296,10 +295,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def parse(data: bytes) -> Saved:
-    """What the bytes of a checkpoint hold.
+    """Decode the bytes of a checkpoint.
 
     Raises:
-        ValueError: they are not a whole checkpoint of these versions.
+        ValueError: they are not a complete checkpoint of these versions.
     """
     if len(data) < _BODY_AT:
         raise ValueError(f"{len(data)} bytes are too few for a checkpoint")

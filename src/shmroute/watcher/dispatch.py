@@ -1,8 +1,8 @@
 """Calls one handler with the tables' announcements, in a thread of its own.
 
-A slow handler delays nobody else: announcements wait here, at most one for each object (the newest, with the state the
-handler knows as `old`), so that memory is bounded by what exists. A handler that raises is logged and counted; the
-object comes again with the next resync.
+A slow handler delays nobody else: announcements wait here, at most one for each object, so the number of objects bounds
+the memory. The one kept has the newest state, and as `old` the last state that the handler knows. If a handler raises,
+the error is logged and counted; the handler gets the object again with the next resync.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Dispatcher"]
 _log = logging.getLogger(__name__)
 
 IDLE_SECONDS: Final = 1.0
-"""Longest wait for an announcement; each one wakes the thread at once."""
+"""Longest single wait for an announcement. Each announcement wakes the thread at once."""
 
 
 class Dispatcher:
@@ -37,24 +37,24 @@ class Dispatcher:
         self.name = f"handler {type(handler).__name__}"
 
     def stop(self) -> None:
-        """Make no further call. Does not wait."""
+        """Stop calling the handler. Does not wait for a call under way."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
 
     def put(self, announcements: Iterable[Announcement]) -> None:
-        """Have the handler called with the announcements. Never waits."""
+        """Queue announcements for the handler. Never waits."""
         with self._changed:
             for announcement in announcements:
                 newest = announcement.new or announcement.old
-                assert newest is not None  # noqa: S101 - one of them is there
+                assert newest is not None  # noqa: S101 - one of both is set
                 known = self._waiting.pop(newest.key, (announcement.old, None))[0]
                 if known is not None or announcement.new is not None:
                     self._waiting[newest.key] = (known, announcement.new)
             self._changed.notify()
 
     def run(self) -> None:
-        """Call the handler until `stop`; a call that is under way then is not interrupted."""
+        """Call the handler until `stop`, which does not interrupt a call under way."""
         while True:
             with self._changed:
                 while not self._waiting and not self._stopped:
@@ -76,7 +76,7 @@ class Dispatcher:
 
     def _call(self, old: AppModel | None, new: AppModel | None) -> None:
         if new is None:
-            assert old is not None  # noqa: S101 - one of them is there
+            assert old is not None  # noqa: S101 - one of both is set
             self._handler.on_delete(old)
         elif old is None:
             self._handler.on_add(new)

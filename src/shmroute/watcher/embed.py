@@ -1,4 +1,4 @@
-"""`Watcher`: a watcher in a thread of a program of one's own."""
+"""`Watcher`: runs a watcher in a thread of the user's own program."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ["Watcher"]
 _log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 5.0
-"""Longest wait for the watcher's end, which takes at most 1 s unless the machine is overloaded."""
+"""Longest wait for the watcher's end. It takes at most 1 s unless the machine is overloaded."""
 
 
 class Watcher:
     """Follows a cluster or a folder and publishes into an area, as `shmroute watch` does, in a thread of this process.
 
-    Start and stop it as a context manager, or by `start` and `stop`. While another watcher holds the area this one
-    stands by and takes over when the other ends. Signals, logging and the HTTP port are left to the program.
+    Use it as a context manager, or call `start` and `stop`. While another watcher holds the area, this one stands by,
+    and takes over when the other ends. Signals, logging and the HTTP port are left to the program.
 
     Args:
-        options: what to watch; the command line's options by their names.
-        handlers: called for each AppModel that comes, changes or goes, each in a thread of its own.
+        options: the options of `shmroute watch`, by their names.
+        handlers: called for each AppModel that is added, changed or deleted, each in a thread of its own.
 
     Raises:
-        ConfigError: options that contradict each other, a cluster configuration that cannot be used, or a handler
-            without `on_add`, `on_update` and `on_delete`.
+        ConfigError: options contradict each other, the cluster configuration cannot be used, or a handler lacks
+            `on_add`, `on_update` or `on_delete`.
     """
 
     def __init__(self, options: WatchOptions | None = None, *, handlers: Iterable[Handler] = ()) -> None:
@@ -47,7 +47,7 @@ class Watcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop following; what is published stays in the area. Returns within about a second."""
+        """Stop the watcher; the published rows stay in the area. Returns within about a second."""
         self._loop.stop()
         if self._thread.is_alive():
             self._thread.join(_STOP_SECONDS)
@@ -56,10 +56,10 @@ class Watcher:
         """Wait until this watcher has published a complete list of its own.
 
         Args:
-            timeout: seconds.
+            timeout: longest wait in seconds.
 
         Raises:
-            NotReady: it has not within `timeout`. While another watcher holds the area it never does.
+            NotReady: it has not done so within `timeout`; it cannot while another watcher holds the area.
             ConfigError, AreaUnreadable: the area cannot be used.
             RuntimeError: the watcher has ended because of a defect, which is logged.
         """
@@ -75,17 +75,17 @@ class Watcher:
 
     @property
     def area(self) -> str:
-        """Name of the area it publishes into."""
+        """Name of the area that the watcher publishes into."""
         return self._loop.area
 
     @property
     def alive(self) -> bool:
-        """Whether its thread runs."""
+        """Whether the watcher's thread runs."""
         return self._thread.is_alive()
 
     @property
     def status(self) -> Status:
-        """Counters and states as of the last second."""
+        """Counters and states, at most about a second old."""
         return self._loop.status
 
     def audit(self) -> None:
@@ -102,7 +102,7 @@ class Watcher:
     def _run(self) -> None:
         try:
             self._loop.run()
-        except Exception as error:  # noqa: BLE001 - handed on to who waits
+        except Exception as error:  # noqa: BLE001 - `wait_synced` raises it
             _log.exception("area %s: the watcher ended", self.area)
             self._error = error
         finally:

@@ -1,8 +1,8 @@
-"""What changed when: notes for the event log of an area, and their way back for people.
+"""Writes and reads the event log of an area, which says what changed when.
 
-The owner thread hands over the rows of a publication (`EventNotes.note`) and writes their events once it has succeeded
-(`write`). The cost is bounded whatever the size of the publication: at most `NOTED_ROWS` rows are looked at, and the
-log takes one event a second in the long run. What is left out is counted in an event "and N more".
+The owner thread passes the rows of a publication to `EventNotes.note`, and writes their events with `write` once the
+publication has succeeded. The cost does not grow with the publication: at most `NOTED_ROWS` rows get an event, and the
+log takes one event per second in the long run. An event "and N more" counts the rest.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ __all__ = ["Event", "EventNotes", "in_words", "last_served", "read"]
 _log = logging.getLogger(__name__)
 
 NOTED_ROWS: Final = 16
-"""Changed rows of one publication that get an event of their own."""
+"""Largest number of changed rows of one publication that get an event of their own."""
 
 EVENTS_AT_ONCE: Final = 256
-"""Events that may be logged in a burst. With one a second beside it, the 1,024 places reach back ten minutes."""
+"""Largest burst of events. With one more event per second, the log's 1,024 places reach back ten minutes."""
 
 MORE_SECONDS: Final = 10.0
-"""Seconds between two events "and N more" while more is left out."""
+"""Shortest time between two events "and N more"."""
 
 _LOOKED_AT: Final = 256
-"""Rows of one publication among which the most telling ones are chosen."""
+"""Largest number of rows of one publication that are examined to choose the most important ones."""
 
 _CUT: Final = "…"
 
@@ -61,34 +61,34 @@ _invalid = msgspec.msgpack.Decoder(InvalidRow).decode
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename=lambda field: field[0]):
-    """One change. Texts that do not fit the log's place are cut, and end with "…" then."""
+    """One change. Texts that are too long for a place in the log are cut and end with "…"."""
 
     kind: str
     """"model", "endpoints", "metadata", "conflict", "invalid", "table", "source", "watcher" or "more"."""
     name: str
-    """Of a model; "namespace/appmodel", "namespace/model" or "table/key"; a source's resource."""
+    """A model's name, "namespace/appmodel", "namespace/model", "table/key", or a source's resource."""
     what: str
-    """"added", "changed", "removed"; for a source its phase; for "watcher" what it did."""
+    """"added", "changed" or "removed"; the phase of a source; the action of a watcher."""
     generation: int = 0
-    """The generation that brought it."""
+    """Generation that published the change."""
     before: str = ""
-    """What was there before, in words."""
+    """Former value, in words."""
     after: str = ""
-    """What is there since, in words."""
+    """New value, in words."""
 
 
 _decode = msgspec.msgpack.Decoder(Event).decode
 
 
 class EventNotes:
-    """Turns changed rows into events and writes them. Used by the owner thread; raises nothing.
+    """Turns changed rows into events and writes them. Used by the owner thread. Never raises.
 
     Args:
-        writer: where they go.
-        row: gives a row as it is published before the change.
-        tables: the declared tables' names by the number of their rows; those of other tables are not logged.
-        clock: monotonic nanoseconds.
-        wall_clock: Unix nanoseconds.
+        writer: writes the events to the log.
+        row: returns a row's value before the change.
+        tables: number of a table's rows -> the table's name. Other tables are not logged.
+        clock: returns monotonic nanoseconds.
+        wall_clock: returns Unix nanoseconds.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class EventNotes:
         self._problem = ""
 
     def note(self, changes: Sequence[Planned]) -> None:
-        """Take the rows that are about to be published; those of a failed attempt are forgotten."""
+        """Note the rows that are about to be published. Replaces the notes of a failed attempt."""
         found = sorted(
             filter(_is_telling, islice(changes, _LOOKED_AT)), key=lambda row: _ORDER.get(row.kind, len(_ORDER))
         )
@@ -124,18 +124,18 @@ class EventNotes:
         self._noted_left_out = len(found) - len(chosen) + max(0, len(changes) - _LOOKED_AT)
 
     def say(self, what: str, after: str = "") -> None:
-        """Log what the watcher itself did, with the next `write`."""
+        """Log an action of the watcher with the next `write`."""
         self._waiting.append(Event("watcher", "", what, after=after))
 
     def source(self, state: SourceState) -> None:
-        """Log that a source has another phase, or has got or lost a problem, with the next `write`."""
+        """Log with the next `write` that a source has changed its phase, or that its problem has begun or ended."""
         seen = (state.phase, bool(state.reason))
         if self._phases.get(state.resource) != seen:
             self._phases[state.resource] = seen
             self._waiting.append(Event("source", state.resource, state.phase, after=state.reason))
 
     def write(self, generation: int, *, published: bool = False) -> None:
-        """Log what waits and, if they were `published` as this generation, the rows that were noted last."""
+        """Log the waiting events and, if the rows noted last were `published` as this generation, their events."""
         events = self._waiting
         self._waiting = []
         if published:
@@ -157,7 +157,7 @@ class EventNotes:
             self._append([_packed(msgspec.structs.replace(event, generation=generation)) for event in events])
 
     def _allowed(self, now_ns: int) -> int:
-        """How many events may be logged now. One is kept for "and N more"."""
+        """Return how many events may be logged now. One place stays free for "and N more"."""
         self._allowance = min(float(EVENTS_AT_ONCE), self._allowance + (now_ns - self._counted_ns) / 1e9)
         self._counted_ns = now_ns
         return max(0, int(self._allowance) - 1)
@@ -173,10 +173,10 @@ class EventNotes:
             self._problem = ""
 
     def _event(self, kind: int, key: str, value: bytes | None) -> Event | None:
-        """The event of a changed row; None for one that another version wrote, or that must not be shown."""
+        """Return the event of a changed row; None if another version wrote the row, or if it must not be shown."""
         former = self._row(kind, key)
         what = "removed" if value is None else "changed" if former is not None else "added"
-        if kind >= FIRST_TABLE_NUMBER:  # its values are not for the log: they may be confidential
+        if kind >= FIRST_TABLE_NUMBER:  # its values are not logged: they may be confidential
             table = self._tables.get(kind)
             return Event("table", f"{table}/{key}", what) if table else None
         words, describe = _DESCRIPTIONS[Kind(kind)]
@@ -196,11 +196,11 @@ def _place_of(row: Planned) -> int:
 
 
 def _is_telling(row: Planned) -> bool:
-    return row.kind in _DESCRIPTIONS or (row.kind >= FIRST_TABLE_NUMBER and row.kind % 2 == 0)  # odd ones are indexes
+    return row.kind in _DESCRIPTIONS or (row.kind >= FIRST_TABLE_NUMBER and row.kind % 2 == 0)  # odd kinds are indexes
 
 
 def _packed(event: Event) -> bytes:
-    """The event as msgpack, its longest texts cut until it fits."""
+    """Return the event as msgpack. Cuts the longest texts until the event fits."""
     texts = {field: getattr(event, field) for field in ("name", "before", "after")}
     while True:
         data = msgspec.msgpack.encode(msgspec.structs.replace(event, **texts))
@@ -238,7 +238,7 @@ def _endpoints_words(value: bytes) -> str:
 
 
 def _moved(before: bytes, after: bytes) -> str:
-    """Which addresses have become ready (+) and which are not ready any more (-)."""
+    """Return the addresses that have become ready (+) and those that are no longer ready (-)."""
     old, new = (
         {str(Endpoint(each.host, each.port)) for each in _endpoints(row).endpoints if each.ready}
         for row in (before, after)
@@ -260,8 +260,8 @@ _DESCRIPTIONS: Final[dict[int, tuple[str, Callable[[bytes], str]]]] = {
     Kind.ENDPOINTS: ("endpoints", _endpoints_words),
     Kind.METADATA: ("metadata", _metadata_words),
 }
-"""How a row's kind is called and what its event says, the most telling kind first. An app's row follows from those of
-its models."""
+"""Kind of a row -> its name in events, and a function that describes a value; the most important kind first. APP rows
+need no events, since they follow from MODEL rows."""
 
 _ORDER: Final = {kind: place for place, kind in enumerate(_DESCRIPTIONS)}
 
@@ -270,13 +270,13 @@ _ORDER: Final = {kind: place for place, kind in enumerate(_DESCRIPTIONS)}
 
 
 def read(area: str, since: float = 0.0, model: str | None = None) -> list[dict[str, Any]]:
-    """The events of the area since that Unix time, the oldest first; empty where the area has no event log.
+    """Return the events of the area, the oldest first; empty if the area has no event log.
 
     Args:
         area: the area's name.
-        since: Unix seconds.
-        model: only what concerns this model: its routes, metadata and conflicts, and the endpoints of the AppModels
-            that have served it.
+        since: Unix time of the first event to return, in seconds.
+        model: return only the events of this model: its routes, metadata and conflicts, and the endpoints of the
+            AppModels that have served it.
 
     Raises:
         NoAccess, AreaUnreadable: the log cannot be read.
@@ -287,7 +287,7 @@ def read(area: str, since: float = 0.0, model: str | None = None) -> list[dict[s
         return []
     events = []
     for each in logged:
-        with suppress(msgspec.MsgspecError):  # another version's
+        with suppress(msgspec.MsgspecError):  # written by another version
             events.append((each.when_ns / 1e9, _decode(each.payload)))
     if model is not None:
         routes = [event for _, event in events if event.kind == "model" and _is_name(event.name, model)]
@@ -297,7 +297,7 @@ def read(area: str, since: float = 0.0, model: str | None = None) -> list[dict[s
 
 
 def in_words(event: dict[str, Any]) -> str:
-    """One of `read`'s events as a sentence, without its time. Names are as they are in the cluster: escape them."""
+    """Return an event of `read` as a sentence, without its time. Names come from the cluster unchanged: escape them."""
     if event["kind"] == "more":
         return f"and {event['after']}"
     subject = " ".join(part for part in (event["kind"], event["name"], event["what"]) if part)
@@ -306,7 +306,7 @@ def in_words(event: dict[str, Any]) -> str:
 
 
 def last_served(area: str, model: str) -> dict[str, Any] | None:
-    """The event by which the model was served last, if the log still has it and nothing served the model since."""
+    """Return the event that removed the model's last route; None if the log lacks it, or if an app serves the model."""
     events = [event for event in read(area, model=model) if event["kind"] == "model"]
     return events[-1] if events and events[-1]["what"] == "removed" else None
 

@@ -1,4 +1,4 @@
-"""The reasons for a look-up's answer, read from the rows. For `shmroute explain` and the status page."""
+"""Explains a look-up's answer from the rows. For `shmroute explain` and the status page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["explain", "find_route"]
 
 
 def find_route(rows: RowReader, model: str, namespace: str | None) -> Route | None:
-    """The model's route in that namespace, or the winner's; None if no app serves it."""
+    """Return the model's route in that namespace, by default the winner; None if no app serves the model."""
     value = rows.get(Kind.MODEL, model)
     if value is None:
         return None
@@ -28,7 +28,7 @@ def find_route(rows: RowReader, model: str, namespace: str | None) -> Route | No
 
 
 def explain(rows: RowReader, route: Route, about: dict[str, Any]) -> dict[str, Any]:
-    """The facts behind a route, of builtin types. `about` is `shmroute.watcher.report.report`'s answer."""
+    """Return the facts behind a route in builtin types. `about` is the result of `shmroute.watcher.report.report`."""
     key = f"{route.namespace}/{route.model}"
     conflict = _row(rows, Kind.CONFLICT, key, ConflictRow)
     metadata = _row(rows, Kind.METADATA, key, MetadataRow)
@@ -58,13 +58,13 @@ def _is_of(app: App, route: Route) -> bool:
 
 
 def _waiting(conflict: ConflictRow) -> list[str]:
-    """The other AppModels that claim the model; a row names the first of them only."""
+    """Return the other AppModels that claim the model. A row names only the first; a last entry counts the rest."""
     more = conflict.loser_count - len(conflict.losers)
     return [*conflict.losers, *([f"and {more} more"] if more > 0 else [])]
 
 
 def _metadata_facts(row: MetadataRow | None, route: Route, loader: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The state of the metadata; `loader` is what the watcher says of its store."""
+    """Return the state of the metadata. `loader` is the metadata part of the watcher's status."""
     if row is None:
         return None
     key = None

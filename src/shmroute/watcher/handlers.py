@@ -1,4 +1,4 @@
-"""Handlers by name (`package.module:name`), for `shmroute watch --handler`; and what a handler must be like."""
+"""Loads handlers by name (`package.module:name`), for `shmroute watch --handler`, and checks their methods."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from shmroute.tables.handler import Handler
 __all__ = ["check_handler", "load_handlers"]
 
 METHODS = {"on_add": 1, "on_update": 2, "on_delete": 1}
-"""What a handler is called with: a method's name and the number of its arguments."""
+"""Method of a handler -> the number of its arguments."""
 
 
 def load_handlers(names: Iterable[str]) -> tuple[Handler, ...]:
-    """The handlers of these names. A class or function is called without arguments and gives the handler.
+    """Return the handlers of these names. A class or function is called without arguments and returns the handler.
 
     The working directory is searched too, as by gunicorn and uvicorn.
 
     Raises:
-        ConfigError: a module that cannot be imported, a name it does not have, or an object that is not a handler.
+        ConfigError: a module cannot be imported, it lacks the name, or the object is not a handler.
     """
     folder = str(Path.cwd())
     added = folder not in sys.path and "" not in sys.path
@@ -38,7 +38,7 @@ def load_handlers(names: Iterable[str]) -> tuple[Handler, ...]:
 
 
 def check_handler(handler: object, name: str) -> Handler:
-    """`handler` itself if it can be called as `Handler` says. Raises `ConfigError`, which names it `name`."""
+    """Return `handler` if it has the methods of `Handler`. Else raises `ConfigError`, which calls it `name`."""
     missing = [method for method in METHODS if not callable(getattr(handler, method, None))]
     if missing:
         raise ConfigError(
@@ -52,7 +52,7 @@ def check_handler(handler: object, name: str) -> Handler:
         try:
             signature = inspect.signature(function)
         except (TypeError, ValueError):
-            continue  # a function of C without a signature: it cannot be checked
+            continue  # a C function without a signature cannot be checked
         try:
             signature.bind(*range(arguments))
         except TypeError as error:

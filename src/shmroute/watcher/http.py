@@ -1,16 +1,16 @@
 """The watcher's port (`--listen`): health, readiness, metrics and the status page over HTTP.
 
-* `/healthz`: 200 while the owner's loop turns. An API server or Redis that is away never makes it fail. A watcher that
-  stands by fails it when the watcher it stands by for shows no heartbeat any more.
+* `/healthz`: 200 while the owner's loop turns, even if the API server or Redis is unavailable. A standby watcher
+  answers 503 when the area's writer shows no heartbeat any more.
 * `/readyz`: 200 once a first complete snapshot of all sources is published, and from then on. Each problem of a source
   has a line below the "ok".
-* `/metrics`: the Prometheus text format, made at the scrape from the watcher's status.
+* `/metrics`: the Prometheus text format, made from the watcher's status at each scrape.
 * `/` is the status page, and the paths below `/api/` give the same as JSON (docs/status-page.md). By default they
   answer only clients on the pod's loopback (`kubectl port-forward` is one): they name models, apps and addresses.
 
-uvicorn serves it from a thread of its own. The handlers read what other threads have published and wait for nobody. A
-pod network brings slow and idle clients, so each connection has a total time limit, and the oldest connection is closed
-when there are too many: a probe is always accepted.
+uvicorn serves the port from a thread of its own. The handlers read what other threads have published, without waiting
+for them. A pod network has slow and idle clients, so each connection has a total time limit, and the oldest connection
+is closed when there are too many: a probe is always accepted.
 """
 
 from __future__ import annotations
@@ -46,35 +46,35 @@ __all__ = ["HttpServer", "serve"]
 _log = logging.getLogger(__name__)
 
 STANDBY_FROZEN_SECONDS: Final = 30.0
-"""Seconds without a heartbeat of the writer before a watcher that stands by answers 503.
+"""Seconds without a heartbeat of the writer before a standby watcher answers 503.
 
-Longer than `FROZEN_SECONDS`: the writer's own supervisor restarts it first.
+Longer than `FROZEN_SECONDS`, so that the writer's own supervisor restarts it first.
 """
 
 MAX_CONNECTIONS: Final = 128
-"""Connections open at once; one more closes the oldest. Kubelets and Prometheus need fewer than ten, and the watcher
-must keep most of its descriptors (often 1,024) for its main job."""
+"""Largest number of open connections; one more closes the oldest. Kubelets and Prometheus need fewer than ten, and the
+watcher needs most of its descriptors (often 1,024) for its main job."""
 
 CONNECTION_SECONDS: Final = 15.0
-"""Longest life of a connection in seconds, slow requests and slow reads of the answer included."""
+"""Longest life of a connection, including slow requests and slow reads of the answer."""
 
 MAX_HEADER_BYTES: Final = 16 * 1024
-"""Longest request head in bytes; a longer one is answered with 400."""
+"""Largest request head; a larger one gets status 400."""
 
 _NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""Errors of a kernel where IPv6 is compiled in and switched off."""
+"""Errors of a kernel that has IPv6 compiled in but switched off."""
 
 MAX_SCANS: Final = 2
-"""Status pages and `/api` answers made at once; more wait. Each may scan all rows."""
+"""Number of status pages and `/api` answers made at the same time; others wait. Each may scan all rows."""
 
 SHOW_SECONDS: Final = 10.0
-"""Seconds within which a status page or an `/api` answer is made, waiting included."""
+"""Longest time to make a status page or an `/api` answer, waiting included."""
 
 WORKERS_SECONDS: Final = 5
-"""Seconds between two looks at the workers' register for the plots: one takes about a millisecond."""
+"""Seconds between two reads of the workers' register for the plots. A read takes about a millisecond."""
 
 PageFor = Literal["loopback", "all", "off"]
-"""Who may see the status page and `/api`: clients on the pod's loopback, all, or nobody."""
+"""Clients that may see the status page and `/api`: those on the pod's loopback, all, or none."""
 
 _JSON: Final = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"))
 
@@ -92,8 +92,8 @@ class _Paths:
 
     Args:
         watcher: the watcher to describe.
-        page: who may see the status page and `/api`.
-        show_values: whether metadata values are shown there.
+        page: clients that may see the status page and `/api`.
+        show_values: whether the page and `/api` show metadata values.
     """
 
     def __init__(self, watcher: WatcherLoop, page: PageFor, *, show_values: bool) -> None:
@@ -107,7 +107,7 @@ class _Paths:
         self._scans = asyncio.Semaphore(MAX_SCANS)
 
     async def sample(self) -> None:
-        """Record the watcher's status once per second, and the workers less often, for the plots."""
+        """Record the watcher's status every second, and the workers every `WORKERS_SECONDS`, for the plots."""
         for second in itertools.count():
             seen = second % WORKERS_SECONDS == 0
             self._history.sample(self._watcher.status, workers(self._watcher.area) if seen else None)
@@ -143,14 +143,14 @@ class _Paths:
         except ValueError:
             return False
         mapped = getattr(address, "ipv4_mapped", None)
-        # The name must be one of the loopback's too, so that no web page reaches this one by a name of its own.
+        # The Host must name the loopback too: else a web page could reach this port by DNS rebinding.
         host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         local = name in ("localhost", "[::1]") or name.startswith("127.")
         return local and address is not None and (mapped or address).is_loopback
 
     async def _show(self, scope: Scope, send: Send) -> None:
-        """Make the page or the JSON in a thread; a scan of many rows must not hold up a probe."""
+        """Make the page or the JSON in a thread, so that a scan of many rows does not delay a probe."""
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=10, errors="replace"))
         try:
             async with asyncio.timeout(SHOW_SECONDS), self._scans:
@@ -226,7 +226,7 @@ def _healthy(watcher: WatcherLoop) -> tuple[bool, str]:
 
 
 def _writer_silent_seconds(area: str) -> float:
-    """Seconds since the area's writer last showed a heartbeat; 0 where the area cannot be read."""
+    """Return the seconds since the writer's last heartbeat; 0 if the area cannot be read."""
     try:
         heartbeat_ns = ControlReader(area).heartbeat_ns
     except (FileNotFoundError, ShmrouteError):
@@ -240,14 +240,14 @@ def _ready(status: Status) -> tuple[bool, str]:
     if not status.synced:
         waiting = ", ".join(f"{state.resource}: {state.phase} {state.reason}".strip() for state in status.sources)
         return False, status.problem or f"no complete snapshot yet ({waiting})"
-    # It stays ready, since the last state is served; problems are named all the same.
+    # The watcher stays ready, since the last state is served; the answer still lists the problems.
     problems = [status.problem] if status.problem else []
     problems += [f"{state.resource}: {state.reason}" for state in status.sources if state.reason]
     return True, "\n".join(["ok", *problems, *status.no_room])
 
 
 class _LimitedConnection(H11Protocol):
-    """One connection, with a total time limit; it takes the place of the oldest where there are too many."""
+    """One connection, with a total time limit. If there are too many, it closes the oldest one."""
 
     _limit: asyncio.TimerHandle | None = None
     _accepted = 0.0
@@ -271,7 +271,7 @@ class HttpServer:
     """Answers on `listener` from a thread of its own until `close`.
 
     Attributes:
-        port: the TCP port that it answers on.
+        port: the TCP port of the listener.
     """
 
     def __init__(self, answer: _Paths, listener: socket.socket) -> None:
@@ -300,7 +300,7 @@ class HttpServer:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except Exception:  # noqa: BLE001 - whatever it is, it must be logged
+        except Exception:  # noqa: BLE001 - any error must be logged
             _log.exception("the HTTP server on port %d has failed: liveness probes will fail too", self.port)
 
     async def _serve(self) -> None:
@@ -311,7 +311,7 @@ class HttpServer:
             sampling.cancel()
 
     def close(self) -> None:
-        """Stop answering; returns within a few seconds."""
+        """Stop answering. Returns within a few seconds."""
         self._server.should_exit = True
         self._thread.join(_CLOSE_SECONDS)
 
@@ -323,7 +323,7 @@ def serve(watcher: WatcherLoop, listen: str, page: PageFor = "loopback", *, show
         ConfigError: `listen` is not an address, or it cannot be bound.
     """
     for name in ("uvicorn", "uvicorn.error"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # a stranger's bad request is not worth a line
+        logging.getLogger(name).setLevel(logging.ERROR)  # do not log every client's bad request
     host, separator, port = listen.rpartition(":")
     if not separator or not (port.isascii() and port.isdecimal()) or int(port) > _MAX_PORT:
         raise ConfigError(f"--listen {listen!r}: write HOST:PORT or :PORT")
@@ -337,7 +337,7 @@ def serve(watcher: WatcherLoop, listen: str, page: PageFor = "loopback", *, show
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A bound socket; without a host one that takes IPv4 and IPv6, or IPv4 only where the kernel has no IPv6."""
+    """Return a bound socket. Without a host it takes IPv4 and IPv6, or only IPv4 if the kernel has no IPv6."""
     if host:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)

@@ -1,7 +1,7 @@
-"""The owner thread: applies events in order, publishes what they change, keeps the area's heart beating.
+"""The owner thread: applies events in order, publishes what they change, and writes the area's heartbeat.
 
-Started by the command line and by tests. Everything that can wait (sources, Redis, handlers, HTTP) runs in threads of
-its own and talks to the owner through one queue.
+Started by the command line and by tests. Everything that may block (sources, Redis, handlers, HTTP) runs in threads of
+its own and sends to the owner through one queue.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ STANDBY_RETRY_SECONDS: Final = 0.5
 """Seconds between two attempts of a standby watcher to take the lock: it must take over within 2 s."""
 
 EVENTS_A_TURN: Final = 20_000
-"""Events applied before they are published: bounds how long the first of a storm waits for the last."""
+"""Largest number of events applied before they are published: bounds the wait of the first event of a burst."""
 
 TURN_SECONDS: Final = 0.5
-"""Seconds after which events are published although more wait: the heart must beat between expensive ones, too."""
+"""Time after which events are published even if more wait, so that expensive events do not delay the heartbeat."""
 
 _JOIN_SECONDS: Final = 0.8
-"""Seconds that the end waits for all threads: `watch` ends within a second."""
+"""Longest wait for all threads at the end, so that `watch` ends within a second."""
 
 _WAKE: Final = None
 _AUDIT: Final = "audit"
@@ -64,16 +64,16 @@ class WatcherLoop:
 
     Args:
         area: the area's name.
-        sources: where objects come from; each runs in a thread of its own.
-        settings: what is watched, shown to readers.
-        rules: how endpoints are made from slices.
-        room: what one namespace may take.
-        metadata: the metadata loader's feed, or None.
-        checkpoint: where the rows are kept on disk too, or None.
+        sources: the sources of objects; each runs in a thread of its own.
+        settings: source, namespaces and selector, to show to readers.
+        rules: rules for making endpoints from slices.
+        room: the share of the area that one namespace may take.
+        metadata: the metadata loader's feed; None: no metadata.
+        checkpoint: the copy of the rows on disk; None: no copy.
         handlers: users' own handlers, each called in a thread of its own.
         group: a group that may read the area too.
-        refuse_other: rather fail than stand by for a watcher of another source.
-        clock: monotonic nanoseconds; tests inject one.
+        refuse_other: fail instead of standing by if the area's watcher follows another source.
+        clock: returns monotonic nanoseconds; tests inject one.
     """
 
     def __init__(
@@ -105,55 +105,55 @@ class WatcherLoop:
         self._events: queue.SimpleQueue[Event | MetadataReads | str | None] = queue.SimpleQueue()
         self._stopping = False
         self._stop = threading.Event()
-        """Tells the other threads, once the owner has left its loop."""
+        """Set when the owner has left its loop, to stop the other threads."""
         self._threads = SupervisedThreads()
         self._states: dict[str, SourceState] = {}
         self._publication = PendingRows(area, settings, self._kinds(), self._all_rows, clock)
         self._told_in_step = False
-        """Whether the last beat said that all sources were in step."""
+        """Whether the last heartbeat said that all sources were in step."""
         self._publisher: Publisher | None = None
         self._notes: EventNotes | None = None
-        """Of the event log, while this watcher has the area."""
+        """Writer of the event log; set while this watcher holds the area."""
         self._started = time.time()
         self.turned_ns = clock()
-        """When the owner last turned, on the monotonic clock, writing or standing by."""
+        """Monotonic time of the loop's last turn, writing or standing by, in nanoseconds."""
         self._event_count = 0
         self._received_ns = 0
-        """When the oldest event of this turn was received; 0 if that is not known."""
+        """Monotonic time at which the oldest event of this turn was received, in nanoseconds; 0 if unknown."""
         self._audits: dict[str, AuditStatus] = {}
         self._problem = ""
-        """Why the area cannot be taken."""
+        """Reason why this watcher does not hold the area; "" while it does."""
         self.synced = threading.Event()
         """Set once this watcher has published a complete list of its own."""
         self.status: Status = self._status("standing by")
-        """Rewritten every second; any thread may read it."""
+        """The status, replaced every second. Any thread may read it."""
 
-    # --- life ----------------------------------------------------------------------------------------------
+    # --- start and stop ------------------------------------------------------------------------------------
 
     def put(self, event: Event | MetadataReads) -> None:
         """Take an event from a source or the metadata loader. Any thread; never waits."""
         self._events.put(event)
 
     def stop(self) -> None:
-        """Have `run` return within a second. Any thread, or a signal handler.
+        """Make `run` return within a second. Called by any thread or by a signal handler.
 
-        So it takes no lock: setting an event would wait for ever for the thread that the signal has interrupted. A
-        `SimpleQueue` promises that its `put` may come at any moment.
+        Takes no lock: in a signal handler, setting an event could wait forever for the interrupted thread. `put` of a
+        `SimpleQueue` is reentrant.
         """
         self._stopping = True
         self._events.put(_WAKE)
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The sources of its objects."""
+        """The sources of objects."""
         return self._sources
 
     def audit(self) -> None:
-        """Have every source that can compare itself with its server now. Any thread, or a signal handler."""
+        """Make every source that supports audits run one now. Called by any thread or by a signal handler."""
         self._events.put(_AUDIT)
 
     def run(self) -> None:
-        """Take the area, standing by while another watcher has it, then follow the sources until `stop`.
+        """Take the area, standing by while another watcher holds it, then follow the sources until `stop`.
 
         Raises:
             ConfigError: the area's name or the group cannot be used.
@@ -188,7 +188,7 @@ class WatcherLoop:
         return EventNotes(writer, publisher.get, tables, self._clock)
 
     def _note(self, planned: Sequence[Planned]) -> None:
-        """Rows that are about to be published."""
+        """Pass the rows that are about to be published to the event log."""
         if self._notes is not None:
             self._notes.note(planned)
 
@@ -211,7 +211,7 @@ class WatcherLoop:
         return None
 
     def _stand_by(self, busy: AreaBusy) -> None:
-        """Wait for the area in its writer's sight; say so once, louder if that one's source is another."""
+        """Register as a standby of the area's writer. Logs this once, as an error if the writer's source differs."""
         problem: AreaBusy | ConfigError = busy
         try:
             check_source(self.area, self._settings)
@@ -225,7 +225,7 @@ class WatcherLoop:
         stand_by(self.area, self._clock())
 
     def _publish_checkpoint(self, publisher: Publisher) -> None:
-        """Serve what was last written to disk, if nothing is served: until the first list, marked as not synced."""
+        """Serve the checkpoint's rows, if none are served, until the first list; marked as not synced."""
         saved = self._checkpoint.load() if self._checkpoint and not publisher.generation else None
         if saved is None:
             return
@@ -242,7 +242,7 @@ class WatcherLoop:
         )
 
     def _adopt(self, publisher: Publisher) -> None:
-        """Begin with the AppModels that a former watcher served: the last valid state of those that are invalid now.
+        """Start with a former watcher's AppModels, so that AppModels that are invalid now keep their last valid state.
 
         The first complete list replaces them; nothing is published before that.
         """
@@ -268,7 +268,7 @@ class WatcherLoop:
 
     @property
     def failed(self) -> bool:
-        """Whether `run` ended because of a defect rather than `stop`."""
+        """Whether `run` ended because of a defect rather than by `stop`."""
         return self._failed
 
     def _join(self) -> None:
@@ -304,11 +304,11 @@ class WatcherLoop:
                     self._change_log.first_snapshot(self._index.model_count, self._index.app_count, rows, seconds)
                 notes.write(publisher.generation, published=publisher.generation != generation)
             if not self._told_in_step and self._contact_ns():
-                # A worker that waited for the first snapshot may ask for its age with its first look-up.
+                # Beat at once: a worker that waited for the first snapshot may ask for its age immediately.
                 beat_at_ns = 0
 
     def _take_events(self, wait_seconds: float) -> bool:
-        """Apply what has arrived, at least one event if one comes in time."""
+        """Apply the events that have arrived, waiting for the first one. Returns whether there were any."""
         try:
             event = self._events.get(timeout=wait_seconds) if wait_seconds else self._events.get_nowait()
         except queue.Empty:
@@ -365,7 +365,7 @@ class WatcherLoop:
 
     def _index_changes(self) -> None:
         changes = self._index.take_changes()
-        if changes:  # an event that changes no row has nothing to propagate
+        if changes:  # an event that changes no row does not count for the propagation time
             self._publication.received(self._received_ns)
         self._received_ns = 0
         self._change_log.note(changes)
@@ -374,12 +374,12 @@ class WatcherLoop:
         self._publication.add(changes)
 
     def _row(self, key: RowKey) -> bytes | None:
-        """The row as it is published, or about to be."""
+        """Return the newest value of a row, published or waiting to be."""
         return self._publication.row(self._publisher, key) if self._publisher else None
 
     def _all_rows(self, publisher: Publisher, unpublished: Mapping[RowKey, bytes | None]) -> dict[RowKey, bytes | None]:
-        """Every row again. The index has them all but for the metadata: of that, what cannot be read any more is asked
-        for again."""
+        """Return all rows again. The index holds all but the METADATA rows; metadata that cannot be read from the area
+        any more is requested again."""
         rows: dict[RowKey, bytes | None] = dict(self._index.rows())
         if self._metadata is not None:
             rows.update(((Kind.METADATA, key), value) for key, value in publisher.rows(Kind.METADATA))
@@ -387,7 +387,7 @@ class WatcherLoop:
             rows.update(self._metadata.want_lost(rows))
         return rows
 
-    # --- saying how it stands ------------------------------------------------------------------------------
+    # --- status --------------------------------------------------------------------------------------------
 
     def _check_threads(self) -> None:
         self._threads.check()
@@ -397,14 +397,14 @@ class WatcherLoop:
             self.stop()
 
     def _show_life(self) -> None:
-        """Beat the heart in the middle of long work. Called every few milliseconds of it."""
+        """Write a heartbeat during long work, which calls this every few milliseconds."""
         now_ns = self._clock()
         if self._publisher is not None and now_ns - self.turned_ns >= HEARTBEAT_SECONDS * 1e9:
             self._publisher.control.pulse(now_ns)
             self.turned_ns = now_ns
 
     def _check_files(self, publisher: Publisher) -> None:
-        """Notice that somebody has removed the area's files, and make the area anew."""
+        """Make the area anew if somebody has removed its files."""
         try:
             done = publisher.check_files()
         except AreaUnavailable as error:
@@ -436,7 +436,7 @@ class WatcherLoop:
         publisher.control.store_status(encode_status(self.status))
 
     def _contact_ns(self) -> int:
-        """When all sources were last in step, of what is published; 0 for never, or not now."""
+        """Return when all sources were last in step with the published rows; 0 if never, or if publishing fails now."""
         if not self._publication.complete or self._publication.problem:
             return 0
         contacts = (
@@ -505,7 +505,7 @@ class WatcherLoop:
 
 
 def _audited(before: AuditStatus | None, result: AuditResult) -> AuditStatus:
-    """The audits of one resource, one more counted."""
+    """Return the audit status of a resource with one more audit counted."""
     count, differences = (before.count, before.differences) if before else (0, 0)
     if not result.error:
         count, differences = count + 1, differences + result.differences

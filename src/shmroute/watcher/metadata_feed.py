@@ -1,9 +1,9 @@
-"""Between the routes and the metadata loader: which version of which model is wanted, and which row is published.
+"""Connects the routes with the metadata loader: requests the wanted version of each model, and makes METADATA rows.
 
-Here is the version gate: a model whose app and version have not changed costs no read. Each request has a ticket; what
-was read for an older ticket is dropped, so that no old value is ever published under a new version.
+A model whose app and version have not changed costs no read. Each request has a ticket; a value read for an older
+ticket is dropped, so that an old value is never published under a new version.
 
-The feed looks at MODEL rows rather than at AppModels, so that of several claims only the winning one costs a read.
+The feed reads MODEL rows rather than AppModels, so that of several claims only the winning one costs a read.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from shmroute.watcher.status import MetadataStatus
 __all__ = ["MetadataFeed", "MetadataReads"]
 
 WAITING_BATCHES: Final = 4
-"""Batches of values that may wait for the owner. With batches of 8 MiB this bounds their memory at 32 MiB."""
+"""Largest number of batches of values that wait for the owner. With batches of 8 MiB they take at most 32 MiB."""
 
 _STOP_CHECK_SECONDS: Final = 0.1
 
 _decode_route = msgspec.msgpack.Decoder(RouteRow).decode
 
 LookUpRow = Callable[[RowKey], "bytes | None"]
-"""Gives a row as it is published, or about to be."""
+"""Returns the newest value of a row, published or waiting to be; None if there is none."""
 
 _Name = tuple[str, str]
 """(namespace, model)"""
@@ -46,12 +46,12 @@ class _Wanted(NamedTuple):
 
 
 class MetadataFeed:
-    """Turns changed routes into requests, and what `loader` reads into rows. Owner thread, except `run`.
+    """Turns changed routes into requests, and the values that `loader` reads into rows. Owner thread, except `run`.
 
     Args:
         loader: reads the values.
-        room: bytes that the values of one namespace, and of all, may take. A value beyond that is set aside until there
-            is room; those that came before it stay. It is asked for again with each resync.
+        room: bytes that the values of one namespace, and of all, may take. A value without room is set aside and read
+            again with the next resync at which it fits; earlier values stay.
     """
 
     def __init__(self, loader: MetadataLoader, room: Room | None = None) -> None:
@@ -59,15 +59,15 @@ class MetadataFeed:
         self._values = MetadataRoom(room or Room())
         self._wanted: dict[_Name, _Wanted] = {}
         self._namespaces: dict[str, tuple[str, ...]] = {}
-        """The namespaces that serve each model."""
+        """Model -> the namespaces that serve it."""
         self._ticket = 0
         self._skipped = 0
         self._room = threading.Semaphore(WAITING_BATCHES)
 
     def run(self, put: Callable[[MetadataReads], None], stop: threading.Event) -> None:
-        """Read what is wanted until `stop` is set, in a thread that is not the owner's; `put` takes the results.
+        """Read the requested values until `stop` is set, and give the results to `put`. Runs in a thread of its own.
 
-        Reading pauses while `WAITING_BATCHES` results wait for `settle`.
+        Reading pauses while `WAITING_BATCHES` batches wait for `settle`.
         """
 
         def hand_over(reads: MetadataReads) -> None:
@@ -79,7 +79,7 @@ class MetadataFeed:
         self._loader.run(hand_over, stop)
 
     def follow(self, changes: Mapping[RowKey, bytes | None], look_up: LookUpRow) -> dict[RowKey, bytes | None]:
-        """Request what the changed MODEL rows need. Returns the METADATA rows to publish together with them."""
+        """Request the values that changed MODEL rows need. Returns the METADATA rows to publish together with them."""
         rows: dict[RowKey, bytes | None] = {}
         routes: list[RouteRow] = []
         gone: list[_Name] = []
@@ -99,7 +99,7 @@ class MetadataFeed:
         return rows
 
     def want_lost(self, rows: Mapping[RowKey, bytes | None]) -> dict[RowKey, bytes | None]:
-        """Read again what `rows`, the whole table, has no metadata of. Returns the METADATA rows to add to it."""
+        """Request the metadata missing in `rows`, which holds all rows. Returns the METADATA rows to add."""
         lost: list[RouteRow] = []
         for (kind, model), value in rows.items():
             if kind == Kind.MODEL and value is not None:
@@ -111,7 +111,7 @@ class MetadataFeed:
         return self._request(lost, lambda _: None)
 
     def settle(self, reads: Iterable[MetadataRead], look_up: LookUpRow) -> dict[RowKey, bytes | None]:
-        """The METADATA rows to publish for one batch of reads; a read for an older ticket is dropped."""
+        """Return the METADATA rows to publish for one batch of reads. Drops reads for an older ticket."""
         self._room.release()
         rows: dict[RowKey, bytes | None] = {}
         for read in reads:
@@ -132,7 +132,7 @@ class MetadataFeed:
         return rows
 
     def retry_failed(self) -> None:
-        """Read again, now, everything that is pending, and what has room now."""
+        """Read all pending values again now, and the values set aside for which there is room now."""
         self._loader.retry_failed()
         requests = []
         for name in self._values.fitting():
@@ -144,11 +144,11 @@ class MetadataFeed:
 
     @property
     def crowded(self) -> list[Crowded]:
-        """The namespaces that have values set aside for lack of room."""
+        """The namespaces with values set aside for lack of room."""
         return self._values.crowded
 
     def status(self) -> MetadataStatus:
-        """Counters for the status page."""
+        """Return the counters for the status page."""
         counters = self._loader.counters
         return MetadataStatus(
             self._loader.store_name,
@@ -162,14 +162,14 @@ class MetadataFeed:
         )
 
     def _no_longer_serving(self, model: str, namespaces: tuple[str, ...]) -> list[_Name]:
-        """Note which namespaces serve the model; returns those that did and do no longer."""
+        """Note the namespaces that serve the model; return those that no longer do."""
         before = self._namespaces.pop(model, ())
         if namespaces:
             self._namespaces[model] = namespaces
         return [(namespace, model) for namespace in before if namespace not in namespaces]
 
     def _request(self, routes: Iterable[RouteRow], look_up: LookUpRow) -> dict[RowKey, bytes | None]:
-        """Request the metadata of `routes` unless it is wanted already; returns the PENDING rows to publish."""
+        """Request the metadata of `routes` unless that has been done; return the PENDING rows to publish."""
         rows: dict[RowKey, bytes | None] = {}
         requests: list[ModelRequest] = []
         since = time.time()

@@ -1,7 +1,7 @@
-"""The sum of the metadata values: which of them have room. Pure. Used by `shmroute.watcher.metadata_feed` only.
+"""Limits the bytes of all metadata values, and of each namespace's. Pure. Used by `metadata_feed` only.
 
-Values are optional and routes are not: so that a few large values do not keep routes out of the area, all of them
-together, and those of each namespace, have a limit. Whoever came first stays: reading has no order to go by.
+Values are optional and routes are not: the limits prevent that a few large values keep routes out of the area. Values
+that came first stay, since nothing else orders them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Name = tuple[str, str]
 
 
 class MetadataRoom:
-    """Bytes of METADATA rows by namespace, and the rows that had no room."""
+    """Counts the bytes of METADATA rows by namespace, and remembers the rows without room."""
 
     def __init__(self, room: Room) -> None:
         self._each = room.metadata
@@ -26,16 +26,16 @@ class MetadataRoom:
         self._sums: Counter[str] = Counter()
         self._sum = 0
         self._refused: dict[_Name, int] = {}
-        """Sizes of the rows that had no room."""
+        """Row without room -> its size in bytes."""
 
     @property
     def crowded(self) -> list[Crowded]:
-        """The namespaces with values that had no room."""
+        """The namespaces that have values without room."""
         counts = Counter(namespace for namespace, _ in self._refused)
         return [Crowded(namespace, "metadata", count) for namespace, count in counts.items()]
 
     def taken(self, name: _Name, size: int) -> None:
-        """The row of `name` is published with so many bytes."""
+        """Count the row of `name` with `size` bytes."""
         change = size - self._sizes.get(name, 0)
         self._sizes[name] = size
         self._sums[name[0]] += change
@@ -43,14 +43,14 @@ class MetadataRoom:
         self._refused.pop(name, None)
 
     def forget(self, name: _Name) -> None:
-        """There is no such row any more."""
+        """Stop counting the row of `name`: it is removed."""
         self.taken(name, 0)
         del self._sizes[name]
         if not self._sums[name[0]]:
             del self._sums[name[0]]
 
     def refused(self, name: _Name, size: int) -> str:
-        """Take a row of so many bytes. Returns why it has no room, "" if it has."""
+        """Count a row of `size` bytes if there is room. Returns why there is none; "" if there is."""
         reason = self._reason(name, size)
         if reason:
             self._refused[name] = size
@@ -59,7 +59,7 @@ class MetadataRoom:
         return reason
 
     def fitting(self) -> list[_Name]:
-        """Rows that had no room and would have it now, all of them together."""
+        """Return rows without room that, taken together, would fit now."""
         names = []
         size_of_all = 0
         for name, size in self._refused.items():

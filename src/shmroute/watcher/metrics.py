@@ -1,4 +1,4 @@
-"""A watcher's status as Prometheus metrics. No label names a model."""
+"""Exposes a watcher's status as Prometheus metrics. No label names a model."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ _SUMMARIES: Final[tuple[tuple[str, str, Callable[[Status], tuple[int, float]]], 
 
 
 class WatcherCollector(Collector):
-    """A watcher's status as metrics."""
+    """Makes metrics from a watcher's status at each scrape."""
 
     def __init__(self, watcher: WatcherLoop) -> None:
         self._watcher = watcher
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics, as they are now."""
+        """Yield all metrics with their current values."""
         status = self._watcher.status
         yield InfoMetricFamily("shmroute_build", "The watcher's version.", {"version": status.version})
         for name, text, value in _GAUGES:
@@ -107,12 +107,12 @@ class WatcherCollector(Collector):
 
 
 def silent_seconds(watcher: WatcherLoop) -> float:
-    """Seconds since the owner's loop last turned and wrote its status."""
+    """Return the seconds since the owner's loop last turned and wrote its status."""
     return max(0.0, (time.monotonic_ns() - watcher.turned_ns) / 1e9)
 
 
 def _workers(area: str) -> Iterator[Metric]:
-    """Nothing where the register cannot be read: an absent metric is not taken for 0."""
+    """Yield the workers' metrics; none if the register cannot be read, since 0 would be wrong."""
     found = workers(area)
     if not found["known"]:
         return

@@ -1,4 +1,4 @@
-"""What a watcher can be asked for: the command line's options by their names, and their defaults."""
+"""The options of a watcher with the names and defaults of the command line, and their checks."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ __all__ = [
 ]
 
 NAMESPACES_MAX: Final = 50
-"""Most namespaces that are watched one by one: each takes two watches. Beyond that `-A` is cheaper for all."""
+"""Largest number of namespaces watched one by one, with two watches each. For more, `-A` is cheaper for all sides."""
 
 NAMESPACE_MAX_CHARACTERS: Final = 63
 
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-"""RFC 1123's label, which Kubernetes demands of a namespace's name."""
+"""A label of RFC 1123, as Kubernetes requires for a namespace's name."""
 
 DEFAULT_SELECTOR: Final = APPMODELS.selector
 DEFAULT_SLICE_SELECTOR: Final = ENDPOINTSLICES.selector
 
 
 class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What to watch and how; the command line's options by their names."""
+    """The options of `shmroute watch`, by their names."""
 
     area: str = msgspec.field(default_factory=environment.area)
-    """By default `SHMROUTE_AREA`, as in workers."""
+    """Name of the area; by default `SHMROUTE_AREA`, as in workers."""
     namespaces: tuple[str, ...] = ()
-    """None given: the namespace of the kubeconfig's context or of the pod."""
+    """Namespaces to watch; empty: the namespace of the kubeconfig's context or of the pod."""
     all_namespaces: bool = False
     selector: str | None = None
     kubeconfig: str | None = None
@@ -56,40 +56,41 @@ class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     manifests: str | None = None
     resync_seconds: float = 300.0
     probe_seconds: float = PROBE_SECONDS
-    """Longest time between two looks at whether the API server and the watch are alive; 0 for none."""
+    """Longest time between two probes of the API server and the watch, in seconds; 0: no probes."""
     endpoints: bool = True
     slice_selector: str = DEFAULT_SLICE_SELECTOR
     port: str = ""
     ip_family: IpFamily = "ipv4"
-    """The family by which a pod with addresses of both is reached; "both": each of its addresses counts."""
+    """Address family to use for a pod that has both; "both": use all its addresses."""
     special_addresses: bool = False
-    """Take loopback, link-local and multicast addresses, and host names, from the API server too."""
+    """Accept loopback, link-local and multicast addresses, and host names, from the API server too."""
     tables: str | None = None
-    """File that declares tables."""
+    """Path of the file that declares tables."""
     table: tuple[str, ...] = ()
-    """Simple tables, `NAME=RESOURCE` each."""
+    """Tables without further settings, each `NAME=RESOURCE`."""
     redis: str | None = None
     """URL of the Redis server with the models' metadata."""
     metadata: str | None = None
-    """Folder with the models' metadata instead."""
+    """Folder with the models' metadata, in place of Redis."""
     metadata_key: str = DEFAULT_TEMPLATE
     metadata_limit: int = MetadataLimits().value_bytes
     share: float = SHARE_PERCENT
-    """Percentage of what the area may hold that the objects of one namespace may take, where several are watched in a
-    cluster; 100 for no limit."""
+    """Largest share of the area for the objects of one namespace, in percent, if several namespaces of a cluster are
+    watched; 100: no limit."""
     group: str | None = None
     checkpoint: str | None = None
     handlers: tuple[str, ...] = ()
-    """Handlers by name, `package.module:name`."""
+    """Names of handlers, each `package.module:name`."""
     refuse_other: bool = False
-    """Rather fail than stand by for a watcher of another source."""
+    """Fail instead of standing by if the area's watcher follows another source."""
 
 
 def check_namespaces(names: Iterable[str]) -> tuple[str, ...]:
-    """The names, each once.
+    """Return the names without duplicates.
 
     Raises:
-        ConfigError: a name that no namespace can have, which an API server would answer by an empty list; or too many.
+        ConfigError: there are too many names, or no namespace can have such a name (an API server would return an empty
+            list for it).
     """
     checked = tuple(dict.fromkeys(names))
     for name in checked:
@@ -104,7 +105,7 @@ def check_namespaces(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_probe_seconds(seconds: float) -> float:
-    """The probe period. Raises `ConfigError` outside of its limits; 0 is for none."""
+    """Return the probe period. Raises `ConfigError` outside of its limits; 0 switches probes off."""
     if seconds and not PROBE_SECONDS_MIN <= seconds <= PROBE_SECONDS_MAX:
         limits = f"from {PROBE_SECONDS_MIN:g} to {PROBE_SECONDS_MAX:g}"
         raise ConfigError(f"--probe-seconds {seconds:g}: give a number {limits}, or off")

@@ -1,7 +1,7 @@
-"""What the owner still has to publish, when it may, and how it went. Owned by the owner thread; no I/O of its own but
-through the `Publisher` it is given.
+"""Collects the rows to publish, decides when they may be published, and counts the results.
 
-Knows which rows wait and whether the first snapshot is complete; never knows where events come from.
+Used by the owner thread alone; its only I/O is that of the given `Publisher`. Knows which rows wait and whether the
+first snapshot is complete; never knows where events come from.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ __all__ = ["LoadAllRows", "PendingRows"]
 _log = logging.getLogger(__name__)
 
 PUBLISH_RETRY_SECONDS: Final = 1.0
-"""Seconds between two attempts to publish what shared memory has refused."""
+"""Seconds between two attempts to publish rows that shared memory had no room for."""
 
 OPTIONAL_GRACE_SECONDS: Final = 5.0
-"""How long the first snapshot waits for the kinds that are not required once the required ones are complete."""
+"""Longest wait of the first snapshot for kinds that are not required, once the required ones are complete."""
 
 
 LoadAllRows: TypeAlias = Callable[[Publisher, Mapping[RowKey, bytes | None]], dict[RowKey, bytes | None]]
-"""Gives every row there is again, for an area that is damaged; the newest of those that wait are in the mapping."""
+"""Returns all rows, to publish a damaged area anew. The mapping holds the rows that wait to be published."""
 
 
 class PendingRows:
-    """Rows on their way into an area.
+    """Rows that wait to be published into an area.
 
     Args:
-        area: its name, for messages.
-        settings: what is watched, published with the first snapshot.
-        kinds: those whose complete list the first snapshot waits for.
+        area: the area's name, for messages.
+        settings: the watcher's settings, published with the first snapshot.
+        kinds: the watched kinds. The first snapshot waits for the complete lists of those that are `awaited`.
         all_rows: see `LoadAllRows`.
-        clock: monotonic nanoseconds.
+        clock: returns monotonic nanoseconds.
     """
 
     def __init__(
@@ -56,23 +56,23 @@ class PendingRows:
         self._settings = settings
         self._unsynced = {kind.name: kind for kind in kinds}
         self._former: dict[str, tuple[int, ...]] = {}
-        """Kinds of the rows that a former watcher has left, by the watched kind whose list has not come yet."""
+        """Watched kind whose complete list is missing -> kinds of the rows that a former watcher has left for it."""
         self._former_tables: set[str] = set()
-        """The declared tables among them that were complete."""
+        """Names of declared tables that a former watcher has left complete, and whose list is still missing."""
         self._outdated: set[int] = set()
-        """Kinds of rows that are complete now: the next publication removes what a former watcher left of them."""
+        """Kinds of rows that are complete now: the next publication removes a former watcher's rows of these kinds."""
         self._all_rows = all_rows
         self._clock = clock
         self._unpublished: dict[RowKey, bytes | None] = {}
         self._damaged = False
-        """Whether the whole table must be published again, as the area is damaged."""
+        """Whether all rows must be published again because the area is damaged."""
         self._required_synced_ns = 0
         self._retry_at_ns = 0
         self._oldest_received_ns = 0
         self.complete = False
         """Whether the first snapshot has been published."""
         self.problem = ""
-        """Why the newest rows are not published."""
+        """Reason why the newest rows are not published; "" while they are."""
         self.publishes = self.failures = self.propagations = 0
         self.seconds = self.propagation_seconds = self.propagation_seconds_sum = 0.0
 
@@ -82,25 +82,25 @@ class PendingRows:
         return bool(self._unpublished) or not self.complete
 
     def add(self, rows: Mapping[RowKey, bytes | None]) -> None:
-        """Take rows that have changed; None for one that is gone."""
+        """Queue changed rows; the value None removes a row."""
         self._unpublished.update(rows)
 
     def synced(self, resource: str) -> None:
-        """A resource's complete list has come."""
+        """Note that a resource's complete list has arrived."""
         self._unsynced.pop(resource, None)
         self._outdated.update(self._former.pop(resource, ()))
         self._former_tables.discard(resource)
 
     def received(self, at_ns: int) -> None:
-        """A change came at that time (0: not known): the time it takes is counted from the oldest that waits."""
+        """Note when a change arrived (0: unknown). Propagation time is measured from the oldest waiting change."""
         self._oldest_received_ns = self._oldest_received_ns or at_ns
 
     def row(self, publisher: Publisher, key: RowKey) -> bytes | None:
-        """The row as it is published, or about to be."""
+        """Return the newest value of a row, published or waiting to be."""
         return self._unpublished[key] if key in self._unpublished else publisher.get(*key)
 
     def publish(self, publisher: Publisher) -> None:
-        """Publish what waits, if it may be published now. What is refused (no room, no access) is tried again.
+        """Publish the waiting rows, if they may be published now. A refusal (no room, no access) leads to a retry.
 
         A damaged area is published anew.
         """
@@ -151,7 +151,7 @@ class PendingRows:
             self.propagations += 1
 
     def _may_publish(self, now_ns: int) -> bool:
-        """Whether the first snapshot is complete: before that, what a former watcher published stays."""
+        """Return whether the first snapshot is complete. Before that, a former watcher's rows stay."""
         if self.complete or not self._unsynced:
             return True
         awaited = [kind for kind in self._unsynced.values() if kind.awaited]
@@ -163,9 +163,9 @@ class PendingRows:
         return now_ns - self._required_synced_ns >= OPTIONAL_GRACE_SECONDS * 1e9
 
     def _held_back(self) -> set[RowKey]:
-        """Rows that wait for the complete list of the kind they are made from: what was known stays until then.
+        """Return the rows that must wait for the complete list of their kind. Until then the former rows stay.
 
-        Else endpoints would be said to be unknown before the slices have been listed.
+        Otherwise endpoints would become unknown before the slices have been listed.
         """
         if not self._unsynced:
             return set()
@@ -174,9 +174,9 @@ class PendingRows:
         return {key for key in self._unpublished if key[0] in unknown or key in tables}
 
     def _complete_table(self, publisher: Publisher) -> dict[RowKey, bytes]:
-        """All rows there are. Those that wait for a complete list are a former watcher's until it has come.
+        """Return all rows. A kind whose complete list is still missing has a former watcher's rows.
 
-        The index began empty, so everything that changed since then is everything it has.
+        The index began empty, so the rows that changed since then are all its rows.
         """
         table = {key: row for key, row in self._unpublished.items() if row is not None}
         table[Kind.SETTINGS, ""] = encode(self._settings)
@@ -198,7 +198,7 @@ class PendingRows:
 
 
 def _former_table(publisher: Publisher, kind: WatchedKind) -> int | None:
-    """The number under which a former watcher has published the declared table, complete; None if it has not."""
+    """Return the number under which a former watcher has published the complete table; None if it has not."""
     row = publisher.get(Kind.TABLES, kind.name)
     if row is None:
         return None

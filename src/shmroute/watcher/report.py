@@ -1,7 +1,7 @@
-"""What is known of an area and its watcher, collected for the commands and for the status page.
+"""Facts about an area and its watcher, for the commands and the status page.
 
-Reads the control block and the rows; asks no watcher. Works before the first snapshot too, since a watcher describes
-itself in the control block as soon as it holds the area.
+Reads the control block and the rows, and never asks the watcher. Works before the first snapshot too, since a watcher
+writes its status into the control block as soon as it holds the area.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from shmroute.worker.reader import Reader
 __all__ = ["Health", "health", "report", "settings_text", "status_of", "waiting_for"]
 
 Health = tuple[str, str]
-"""A state as a word ("ok", "old" or "bad") and a sentence for people."""
+"""The state as a word ("ok", "old" or "bad") and as a sentence."""
 
 _decode_settings = msgspec.msgpack.Decoder(SettingsRow).decode
 
 
 def status_of(area: str) -> tuple[ControlReader, Status | None]:
-    """The area's control block and what its watcher last wrote of itself, None where it has written nothing.
+    """Return the area's control block, and the last status that its watcher wrote; None if it has written none.
 
     Raises:
         NotReady: the area does not exist.
@@ -44,7 +44,7 @@ def status_of(area: str) -> tuple[ControlReader, Status | None]:
 
 
 def report(reader: Reader) -> dict[str, Any]:
-    """The facts about the reader's area, of builtin types; ages in seconds, None where something has never happened.
+    """Return the facts about the reader's area in builtin types; ages are in seconds, None means never.
 
     Raises:
         NotReady: the area does not exist.
@@ -74,7 +74,7 @@ def report(reader: Reader) -> dict[str, Any]:
 
 
 def _settings(area: str, status: Status | None) -> dict[str, str] | None:
-    """Where the routes come from: as the watcher says, else as published with the rows."""
+    """Return the source of the routes: from the watcher's status, else from the SETTINGS row."""
     settings = status.settings if status is not None else None
     if settings is None:
         try:
@@ -88,7 +88,7 @@ def _settings(area: str, status: Status | None) -> dict[str, str] | None:
 
 
 def settings_text(settings: dict[str, str] | None) -> str:
-    """`https://host:6443 (namespace x, selector iidp=iidp)`."""
+    """Return, for example, `https://host:6443 (namespace x, selector iidp=iidp)`."""
     if settings is None:
         return "unknown"
     return str(SettingsRow(settings["namespace"], settings["selector"], settings["source"]))
@@ -106,7 +106,7 @@ def _watcher(status: Status) -> dict[str, Any]:
 
 
 def _sources(status: Status, silent_seconds: float) -> list[dict[str, Any]]:
-    """The sources; their ages grow while the watcher writes nothing."""
+    """Return the facts about the sources. Their ages include the time since the watcher last wrote its status."""
     storage_ages = status.storage_ages or (float("inf"),) * len(status.sources)
     return [
         {
@@ -128,7 +128,7 @@ def _finite(seconds: float) -> float | None:
 
 
 def waiting_for(area: str) -> str:
-    """What the area's watcher waits for before its first snapshot, as a clause; "" where no watcher is at work."""
+    """Say in a clause what the area's watcher waits for before its first snapshot; "" if no watcher runs."""
     try:
         control, status = status_of(area)
     except NotReady:
@@ -142,7 +142,7 @@ def waiting_for(area: str) -> str:
 
 
 def health(facts: dict[str, Any]) -> Health:
-    """The state in one sentence: does the area serve, from how old rows, and why not from newer ones."""
+    """Return the state in one sentence: whether the area serves, how old its rows are, and why they are not newer."""
     watcher = facts["watcher"]
     silent = age_words(watcher["heartbeat_age"])
     if watcher["ended"]:
@@ -172,7 +172,7 @@ def health(facts: dict[str, Any]) -> Health:
 
 
 def age_words(seconds: float) -> str:
-    """`0.3 s`, `4 min`, `3 h`, `2 d`."""
+    """Return a time as `0.3 s`, `4 min`, `3 h` or `2 d`."""
     for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172800, "h", 3600)):
         if seconds < limit:
             return f"{seconds / size:.1f} {unit}" if size == 1 else f"{seconds / size:.0f} {unit}"

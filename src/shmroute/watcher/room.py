@@ -1,4 +1,4 @@
-"""How much of the area's memory each namespace may take, worked out from the size of its folder. Called by `build`."""
+"""Computes each namespace's share of the area's memory from the size of `/dev/shm`. Called by `build`."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from shmroute.tables.shares import Crowded, Room, Share
 __all__ = ["SHARE_PERCENT", "area_room", "check_share", "words_of"]
 
 SHARE_PERCENT: Final = 25.0
-"""Default of `--share`: four namespaces at their limit leave no room for a fifth."""
+"""Default of `--share`, in percent: four namespaces at their limit take all memory."""
 
 _UNSHARED: Final = 100.0
-"""This percentage switches the shares off."""
+"""Percentage that switches the shares off."""
 
 _COPIES: Final = 3
-"""Bytes of the area for each byte of rows: two segments, each with a log of half of its base (docs/tuning.md)."""
+"""Bytes of the area for each byte of rows: two segments, each with a log half as large as its base (docs/tuning.md)."""
 
 _FIXED_BYTES: Final = 1024 * 1024
-"""The area's control block, register, event log and spare bytes."""
+"""Bytes of the area that hold no rows: control block, register and event log, with a margin."""
 
 MAX_NAMED_NAMESPACES: Final = 10
-"""Most namespaces named by a status for lack of room."""
+"""Largest number of namespaces without room that a status names."""
 
 _ROUTES, _ENDPOINTS, _METADATA, _TABLES = 4, 1, 2, 1
-"""Parts of a namespace's share. Those of metadata and tables count only where there are any."""
+"""Parts of a namespace's share. The parts of metadata and tables count only if there are metadata and tables."""
 
 
 def check_share(percent: float) -> float:
-    """The percentage of `--share`. Raises `ConfigError` outside of 0.1 to 100."""
+    """Return the percentage of `--share`. Raises `ConfigError` outside of 0.1 to 100."""
     if not 0.1 <= percent <= _UNSHARED:
         raise ConfigError(f"--share {percent:g}: give a percentage from 0.1 to 100 (100 sets no limit)")
     return percent
 
 
 def area_room(percent: float, *, several_namespaces: bool, metadata: bool, tables: int) -> Room:
-    """What each namespace may take.
+    """Return the share of each namespace.
 
     Args:
-        percent: of what the area may hold.
+        percent: share of the rows that the area can hold, in percent.
         several_namespaces: whether several tenants write the objects; a single one may take everything.
         metadata: whether metadata is read.
         tables: number of declared tables.
@@ -64,7 +64,7 @@ def area_room(percent: float, *, several_namespaces: bool, metadata: bool, table
 
 
 def words_of(crowded: Collection[Crowded]) -> Iterator[str]:
-    """Where objects are set aside for lack of room, the most first."""
+    """Yield a text for each namespace with objects set aside for lack of room, the most objects first."""
     ordered = sorted(crowded, key=lambda each: (-each.objects, each.namespace, each.what))
     for each in ordered[:MAX_NAMED_NAMESPACES]:
         yield f"no room for {each.objects} of namespace {each.namespace!r} ({each.what}): its --share is taken"

@@ -1,4 +1,4 @@
-"""What a watcher looks at while another one holds its area. Called by the owner thread, about twice a second."""
+"""Check that a standby watcher does about the area's writer. The owner thread calls this about twice a second."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ _decode = msgspec.msgpack.Decoder(SettingsRow).decode
 
 
 def check_source(area: str, own: SettingsRow) -> None:
-    """Look whether the area's routes come from where ours would.
+    """Check that the area's routes come from the same source as ours would.
 
     Raises:
-        ConfigError: from elsewhere. Whoever stands by all the same lets its workers answer from another's routes.
+        ConfigError: they come from another source. A watcher that stands by nevertheless lets its workers answer from
+            that source's routes.
     """
     try:
         row = RowReader(area).get(Kind.SETTINGS, "")
     except (NotReady, AreaUnavailable, SnapshotExpired):
         return
     theirs = _decode(row) if row is not None else own
-    theirs = msgspec.structs.replace(theirs, steady_seconds=own.steady_seconds)  # how often each probes is its own
+    theirs = msgspec.structs.replace(theirs, steady_seconds=own.steady_seconds)  # the probe periods may differ
     if theirs != own:
         raise ConfigError(
             f"area {area!r} is written by another watcher, from {theirs}, and this one would write it from"

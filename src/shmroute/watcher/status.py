@@ -1,6 +1,6 @@
 """A watcher's status as one value: shown by `shmroute status`, `/healthz`, `/readyz` and `/metrics`.
 
-The owner thread writes it into the control block about once a second. Readers need no help of the watcher.
+The owner thread writes it into the control block about once a second, where readers find it without asking the watcher.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = [
 ]
 
 HEARTBEAT_SECONDS: Final = 1.0
-"""Seconds between two heartbeats of a watcher, which are also the turns of its owner's loop."""
+"""Seconds between two heartbeats of a watcher. The owner's loop turns at least this often."""
 
 FROZEN_SECONDS: Final = 5 * HEARTBEAT_SECONDS
 """Seconds without a heartbeat before a watcher counts as dead or frozen."""
 
 ENDED: Final = "ended"
-"""The role that a watcher writes when it ends in order."""
+"""Role that a watcher writes at an orderly end."""
 
 
 class MetadataStatus(msgspec.Struct, frozen=True):
@@ -47,9 +47,9 @@ class MetadataStatus(msgspec.Struct, frozen=True):
     pending: int
     """Keys that will be read again."""
     problem: str = ""
-    """Why the store cannot be read, "" while it can."""
+    """Reason why the store cannot be read; "" while it can."""
     key_template: str = ""
-    """How keys are made of namespace, app, model and version."""
+    """Template of a key, with placeholders for namespace, app, model and version."""
 
 
 class ThreadStatus(msgspec.Struct, frozen=True):
@@ -59,7 +59,7 @@ class ThreadStatus(msgspec.Struct, frozen=True):
     alive: bool
     restarts: int
     problem: str
-    """Why it ended last; "" if it never did, or has run without failure since."""
+    """Reason of the thread's last end; "" if it never ended, or has been healthy since."""
 
 
 class AuditStatus(msgspec.Struct, frozen=True):
@@ -73,7 +73,7 @@ class AuditStatus(msgspec.Struct, frozen=True):
     newest: float
     """Unix seconds of the newest audit, completed or not."""
     problem: str = ""
-    """Why the newest audit failed, "" if it did not."""
+    """Reason why the newest audit failed; "" if it succeeded."""
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -109,29 +109,29 @@ class Status(msgspec.Struct, frozen=True):
     handler_failures: int
     sources: tuple[SourceState, ...]
     source_ages: tuple[float, ...]
-    """Seconds since each source last heard its server, by the watch or the cache; infinite before it first did."""
+    """Seconds since each source last heard from its server, by the watch or the cache; infinite if it never did."""
     storage_ages: tuple[float, ...] = ()
-    """Seconds since each source's storage last confirmed that it had not gone back; infinite where it has not."""
+    """Seconds since each source's storage (etcd) last confirmed that it had not gone back; infinite if never."""
     audited: tuple[str, ...] = ()
     """Resources whose source supports audits."""
     audits: tuple[AuditStatus, ...] = ()
     metadata: MetadataStatus | None = None
     tables: tuple[str, ...] = ()
-    """Sources of declared tables that the snapshot does not wait for: each has an age of its own."""
+    """Names of the declared tables, whose sources the snapshot does not wait for: each has an age of its own."""
     problem: str = ""
-    """Why the newest state is not published, "" while it is."""
+    """Reason why the newest state is not published; "" while it is."""
     settings: SettingsRow | None = None
-    """What the watcher was asked to watch."""
+    """Source, namespaces and selector that the watcher was started with."""
     threads: tuple[ThreadStatus, ...] = ()
     """The helper threads of the watcher."""
     no_room: tuple[str, ...] = ()
-    """The namespaces that have taken their share of the area, in words; a bounded number of them."""
+    """One text for each namespace that has used up its share of the area; their number is bounded."""
     no_room_objects: int = 0
-    """AppModels, addresses and values that are set aside for that reason, of all namespaces."""
+    """Number of AppModels, addresses and values set aside for that reason, over all namespaces."""
 
     @property
     def age(self) -> float:
-        """Seconds since every source that the snapshot waits for was in step; infinite before that."""
+        """Seconds since all sources that the snapshot waits for were in step; infinite before the first time."""
         ages = zip(self.sources, self.source_ages, strict=True)
         return max((age for state, age in ages if state.resource not in self.tables), default=float("inf"))
 
@@ -143,7 +143,7 @@ encode_status = _encoder.encode
 
 
 def decode_status(payload: bytes) -> Status | None:
-    """The status in a control block's status page; None if another version wrote it otherwise."""
+    """Decode the status page of a control block; None if another version wrote it in another form."""
     try:
         return _decoder.decode(payload)
     except msgspec.MsgspecError:

@@ -1,8 +1,8 @@
-"""The status page: one HTML document for people, made anew for each request.
+"""The status page: one HTML document, made anew for each request.
 
-It needs no script: state, tables, search and explanations come with the document. The script only replaces the parts
-marked `data-live`. Every text that comes from the cluster is escaped; the Content-Security-Policy allows no script and
-no style but those in `page/`, and no other host.
+The page works without scripts: state, tables, search and explanations are in the document. The script only refreshes
+the parts marked `data-live`. All text from the cluster is escaped; the Content-Security-Policy allows only the script
+and the style in `page/`, and no other host.
 """
 
 from __future__ import annotations
@@ -46,37 +46,37 @@ HEADERS: Final = (
 _SYMBOLS: Final = {"ok": "✓", "old": "!", "bad": "✕"}
 _API: Final = ("status", "history", "models", "tables", "events", "conflicts", "invalid")
 EVENTS_SHOWN: Final = 20
-"""Newest events on the page."""
+"""Largest number of events on the page; the newest come first."""
 
 MAX_WORKERS: Final = 50
-"""Workers on the page, those behind first."""
+"""Largest number of workers on the page; those behind come first."""
 
 _PLOT_WIDTH: Final = 300
 _PLOT_HEIGHT: Final = 60
 
 
 class Asked(NamedTuple):
-    """What the address of the page asks for."""
+    """Parameters in the page's URL."""
 
     search: str = ""
-    """Part of a model's name, or of a key of `table`; "" for nothing."""
+    """Part of a model's name, or of a key of `table`; "" for no search."""
     model: str = ""
-    """The model to explain; "" for none."""
+    """Model to explain; "" for none."""
     table: str = ""
-    """The declared table to search; "" for the models."""
+    """Declared table to search; "" to search the models."""
     key: str = ""
-    """The key of `table` to explain; "" for none."""
+    """Key of `table` to explain; "" for none."""
     start: int = 0
-    """Number of the first row of the search's result."""
+    """Index of the first search result to show."""
 
 
 def render(views: Views, samples: Sequence[dict[str, Any]], asked: Asked) -> str:
-    """The page.
+    """Return the page as HTML.
 
     Args:
-        views: where the facts come from.
+        views: the area's data.
         samples: `History.samples()`.
-        asked: what to look for.
+        asked: the URL's parameters.
     """
     facts = views.status()
     word, text = facts["health"]["state"], facts["health"]["text"]
@@ -142,7 +142,7 @@ def _items(pairs: Iterable[tuple[str, object]]) -> str:
 
 
 def _table(label: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in a region that scrolls; cells are escaped unless they are `_Html`."""
+    """Return a table in a scrolling region. Cells are escaped unless they are `_Html`."""
     head = "".join(f"<th scope='col'>{name}</th>" for name in header)
     body = "".join(
         "<tr>" + "".join(f"<td>{cell if isinstance(cell, _Html) else escape(str(cell))}</td>" for cell in row) + "</tr>"
@@ -262,7 +262,7 @@ def _link(text: str, **parameters: object) -> _Html:
 
 
 def _found_key(views: Views, asked: Asked) -> str:
-    """A key of a declared table, or those that contain what was asked for."""
+    """Return one key of a declared table explained, or the list of keys that match the search."""
     if asked.key:
         facts = views.table_row(asked.table, asked.key)
         if facts is None:
@@ -341,7 +341,7 @@ def _metadata_words(metadata: dict[str, Any] | None) -> str:
 
 
 def _events(views: Views, model: str | None) -> str:
-    """The newest events: all, or those of the model that is explained."""
+    """Return the newest events: of all rows, or only of `model`."""
     page = views.events(model=model, limit=EVENTS_SHOWN)
     if page["problem"]:
         return f"<p>Unknown: {escape(page['problem'])}</p>"

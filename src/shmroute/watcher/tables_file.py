@@ -1,4 +1,4 @@
-"""The file that declares tables, and `--table NAME=RESOURCE`. Errors name the file, the line and what to write."""
+"""Reads the file that declares tables, and `--table NAME=RESOURCE`. Errors name file, line and remedy."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from shmroute.resources.table import TableDefinition
 __all__ = ["read_tables"]
 
 MAX_BYTES = 1024 * 1024
-"""Largest tables file, as large as a ConfigMap can be."""
+"""Largest size of a tables file: that of a ConfigMap."""
 
 FIELDS = TableDefinition.__struct_fields__
 
 
 def read_tables(path: str | None, simple: Iterable[str]) -> dict[str, TableDefinition]:
-    """The declared tables by name.
+    """Return the declared tables: name -> definition.
 
     Args:
-        path: a tables file; None for none.
-        simple: `NAME=RESOURCE` each.
+        path: path of a tables file; None if there is none.
+        simple: values of `--table`, each `NAME=RESOURCE`.
 
     Raises:
         ConfigError: the file cannot be read, a field is unknown or of the wrong type, or a name is used twice.
@@ -53,7 +53,7 @@ def _read_file(path: Path) -> dict[str, TableDefinition]:
         raise ConfigError(f"{path}: more than {MAX_BYTES} bytes")
     try:
         values = [value for value in decode_text(content) if value is not None]
-    except ValueError as error:  # duplicate keys, too: it names the line
+    except ValueError as error:  # also for duplicate keys; the error names the line
         raise ConfigError(f"{path}: {error}") from error
     if len(values) != 1 or not isinstance(values[0], dict):
         raise ConfigError(f"{path}: write one map with the key `tables`")
@@ -89,7 +89,7 @@ def _table(path: Path, name: str, value: Any, lines: dict[tuple[str, ...], int])
 
 
 def _lines(content: bytes) -> dict[tuple[str, ...], int]:
-    """The line of each key of the file's maps, counted from 1."""
+    """Return the line number, from 1, of each key of the file's maps."""
     node = yaml.compose(content.decode("utf-8-sig"), Loader=yaml.SafeLoader)
     return dict(_walk(node, ())) if node is not None else {}
 

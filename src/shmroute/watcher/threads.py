@@ -1,9 +1,9 @@
-"""Threads that somebody looks after: each of the watcher's helper threads is noticed when it ends, and started again.
+"""Supervises the watcher's helper threads: notices when one ends unexpectedly, and restarts it.
 
-The owner starts them and calls `check` with each heartbeat. A thread ends against the rules if it raises anything, or
-returns before the watcher stops. If it can be started again, that happens in a new thread, after a delay that grows; if
-it cannot (a source, whose state would be half of a list), `lost` says so and the watcher ends, to be started again by
-whoever supervises it.
+The owner starts the threads and calls `check` with each heartbeat. A thread has failed if it raises anything, or
+returns before the watcher stops. A restartable thread is restarted after a delay that grows. A source cannot be
+restarted, as it may have delivered half of a list: then `lost` gives the reason, and the watcher ends so that its own
+supervisor restarts it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ __all__ = ["SupervisedThreads"]
 _log = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS: Final = 1.0
-"""Before the first restart; doubled for each further one."""
+"""Delay before the first restart; doubled for each further restart."""
 
 LONGEST_DELAY_SECONDS: Final = 8.0
-"""A thread is back within 30 s of whatever ended it: this and one heartbeat, with room to spare."""
+"""Longest delay before a restart. A thread must be back within 30 s: this delay and one heartbeat leave a margin."""
 
 GIVE_UP_SECONDS: Final = 30.0
-"""How long the system may refuse a new thread (a limit of processes, no memory) before the watcher ends."""
+"""Time for which the system may refuse a new thread (process limit, no memory) before the watcher ends."""
 
 HEALTHY_SECONDS: Final = 60.0
-"""After this time a restarted thread counts as healthy: its delays begin anew."""
+"""Running time after which a restarted thread counts as healthy: its delays start again at `FIRST_DELAY_SECONDS`."""
 
 MAX_REPORTED: Final = 200
-"""Longest reason shown, in characters."""
+"""Longest error text kept in a status, in characters."""
 
 
 class _Supervised(msgspec.Struct):
@@ -44,9 +44,9 @@ class _Supervised(msgspec.Struct):
     restartable: bool
     thread: threading.Thread | None = None
     problem: str = ""
-    """Why it ended last; "" if it never did, or has been healthy since."""
+    """Reason of the thread's last end; "" if it never ended, or has been healthy since."""
     handled: bool = False
-    """Whether `check` has seen that it ended."""
+    """Whether `check` has noticed the thread's end."""
     restarts: int = 0
     started: float = 0.0
     due: float = 0.0
@@ -55,7 +55,7 @@ class _Supervised(msgspec.Struct):
 
 
 class SupervisedThreads:
-    """A set of named daemon threads. `start`, `check`, `lost` and `join` belong to the owner, `status` to any thread.
+    """A set of named daemon threads. Only the owner uses `start`, `check`, `lost` and `join`; any thread uses `status`.
 
     Args:
         clock: monotonic seconds; tests inject one.
@@ -65,17 +65,17 @@ class SupervisedThreads:
         self._clock = clock
         self._threads: list[_Supervised] = []
         self.lost = ""
-        """Why the watcher must end: a thread that cannot be started again has ended. "" while there is no reason."""
+        """Reason why the watcher must end: a thread that cannot be restarted has ended. "" while all is well."""
 
     def start(self, name: str, target: Callable[[], None], *, restartable: bool) -> None:
-        """Run `target` in a thread; it is to return only when the watcher stops. If no thread can be had now, `check`
-        tries again."""
+        """Run `target` in a thread. `target` must return only when the watcher stops. If the system refuses the thread,
+        `check` tries again."""
         it = _Supervised(name, target, restartable)
         self._threads.append(it)
         self._start(it)
 
     def check(self) -> None:
-        """Notice threads that have ended, and start again those that are due. Never waits. Called every second."""
+        """Notice threads that have ended, and restart those that are due. Never waits. Called every second."""
         now = self._clock()
         for it in self._threads:
             if it.thread is not None and it.thread.is_alive():
@@ -89,7 +89,7 @@ class SupervisedThreads:
                 self._start(it)
 
     def status(self) -> tuple[ThreadStatus, ...]:
-        """Each thread: whether it runs, how often it was restarted, and why it ended last."""
+        """Return for each thread whether it runs, how often it was restarted, and why it ended last."""
         return tuple(
             ThreadStatus(it.name, it.thread is not None and it.thread.is_alive(), it.restarts, it.problem)
             for it in list(self._threads)
@@ -119,7 +119,7 @@ class SupervisedThreads:
     def _run(self, it: _Supervised) -> None:
         try:
             it.target()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it must be seen
+        except BaseException as error:  # noqa: BLE001 - any error must be reported
             it.problem = f"{type(error).__name__}: {error}"[:MAX_REPORTED]
             _log.exception("thread %r has failed", it.name)
         else:

@@ -1,6 +1,6 @@
-"""What the status page and `/api` show: builtin values, read from the area. Read only.
+"""The data of the status page and `/api`: builtin values, read from the area. Never writes.
 
-Listings scan the rows in a thread of their own, never in the thread that owns the index, and give one page at a time.
+Listings scan the rows in a thread of their own, never in the owner thread, and return one page at a time.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from shmroute.worker.routes import Route
 __all__ = ["MAX_PAGE_ROWS", "History", "Views"]
 
 MAX_PAGE_ROWS: Final = 200
-"""Largest number of rows in one answer; the next page starts at `next`."""
+"""Largest number of rows in one answer. The next page starts at `next`."""
 
 HISTORY_SECONDS: Final = 600
-"""Seconds that the plots reach back, with one sample per second."""
+"""Length of the plots, with one sample per second."""
 
 _conflict = msgspec.msgpack.Decoder(ConflictRow).decode
 _invalid = msgspec.msgpack.Decoder(InvalidRow).decode
@@ -48,9 +48,9 @@ class History:
         self._propagation_sum = 0.0
 
     def sample(self, status: Status, workers: dict[str, Any] | None = None) -> None:
-        """Add a sample: generations since the last one, mean propagation of its changes, age of the oldest source.
+        """Add a sample: generations and mean propagation since the last sample, age of the oldest source.
 
-        `workers` is `shmroute.watcher.workers.workers`'s answer, where it was asked for.
+        `workers` is the result of `shmroute.watcher.workers.workers`; None if this sample has none.
         """
         former = status.generation if self._generation is None else self._generation
         changes = status.propagations - self._propagations
@@ -70,7 +70,7 @@ class History:
         self._propagations, self._propagation_sum = status.propagations, status.propagation_seconds_sum
 
     def samples(self) -> list[dict[str, float | None]]:
-        """All samples, the oldest first."""
+        """Return all samples, the oldest first."""
         return list(self._samples)
 
 
@@ -87,14 +87,14 @@ class Views:
         self.show_values = show_values
 
     def status(self) -> dict[str, Any]:
-        """The facts about watcher and area, with `health` (a word and a sentence)."""
+        """Return the facts about watcher and area, with `health` (a word and a sentence)."""
         with Reader(self.area) as reader:
             facts = report(reader)
         word, sentence = health(facts)
         return {**facts, "health": {"state": word, "text": sentence}}
 
     def models(self, search: str = "", start: int = 0, limit: int = 50) -> dict[str, Any]:
-        """Models whose name contains `search`, in pages."""
+        """Return a page of the models whose name contains `search`."""
 
         def item(key: str, value: bytes) -> dict[str, Any]:
             route = _route(value)
@@ -103,7 +103,7 @@ class Views:
         return self._page(Kind.MODEL, item, lambda key: search in key, start, limit)
 
     def model(self, name: str, namespace: str | None = None) -> dict[str, Any] | None:
-        """Why the model is answered as it is; None if no app serves it."""
+        """Return the facts that explain the answer for a model; None if no app serves it."""
         with Reader(self.area) as reader:
             about = report(reader)
         try:
@@ -121,7 +121,7 @@ class Views:
         return facts
 
     def tables(self) -> dict[str, Any]:
-        """The declared tables, each with its source's phase and age."""
+        """Return the declared tables, each with the phase and age of its source."""
         with Reader(self.area) as reader:
             facts = report(reader)
         try:
@@ -140,7 +140,7 @@ class Views:
         return {"items": items, "generation": rows.generation}
 
     def table(self, name: str, search: str = "", start: int = 0, limit: int = 50) -> dict[str, Any] | None:
-        """Keys of a declared table that contain `search`, in pages; None where there is no such table."""
+        """Return a page of a declared table's keys that contain `search`; None if there is no such table."""
         table = self._declared(name)
         if table is None:
             return None
@@ -149,7 +149,7 @@ class Views:
         )
 
     def table_row(self, name: str, key: str) -> dict[str, Any] | None:
-        """What the area holds at a key of a declared table; None where there is no such table or key."""
+        """Return the facts about one key of a declared table; None if there is no such table or key."""
         table = self._declared(name)
         if table is None:
             return None
@@ -181,7 +181,7 @@ class Views:
         return _table(row) if row is not None else None
 
     def events(self, since_seconds: float | None = None, model: str | None = None, limit: int = 50) -> dict[str, Any]:
-        """The newest events first, at most `limit`: those of the last so many seconds, and of one model if named."""
+        """Return at most `limit` events, the newest first: of the last `since_seconds`, and of `model` if given."""
         since = time.time() - since_seconds if since_seconds is not None else 0.0
         try:
             found = events.read(self.area, since, model)
@@ -190,11 +190,11 @@ class Views:
         return {"items": found[::-1][: max(1, min(limit, MAX_PAGE_ROWS))], "problem": None}
 
     def conflicts(self, start: int = 0, limit: int = 50) -> dict[str, Any]:
-        """Models that several AppModels of one namespace claim, in pages."""
+        """Return a page of the models that several AppModels of one namespace claim."""
         return self._page(Kind.CONFLICT, lambda _, value: _fields(_conflict(value)), None, start, limit)
 
     def invalid(self, start: int = 0, limit: int = 50) -> dict[str, Any]:
-        """Objects and files that were set aside, in pages."""
+        """Return a page of the objects and files that were set aside."""
         return self._page(Kind.INVALID, lambda _, value: _fields(_invalid(value)), None, start, limit)
 
     def _page(
@@ -220,7 +220,7 @@ class Views:
 
 
 def _yielding(rows: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-    """The rows, with a pause now and then: the owner's thread must get the interpreter in between."""
+    """Yield the rows, with a pause of 1 ms after each 1,000, in which the owner thread can take the GIL."""
     for number, row in enumerate(rows):
         if number % 1_000 == 999:
             time.sleep(0.001)

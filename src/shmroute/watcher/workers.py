@@ -1,4 +1,4 @@
-"""What the workers' register says, for the commands, the metrics and the status page. Display only, never believed."""
+"""Reads the workers' register for the commands, the metrics and the status page. Only for display, never trusted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["workers"]
 
 
 def workers(area: str) -> dict[str, Any]:
-    """The processes that have the area open.
+    """Return the processes that have the area open.
 
     Returns:
-        `known`: False where the register cannot be read (the numbers are None then, not 0), and `reason` why.
-        `count`: live processes. `behind`: those that could not go to a newer generation; a worker without requests is
-        at an older generation and not behind. `oldest`: the lowest generation that one answers from. `items`: one per
-        process, those behind first.
+        `known`: False if the register cannot be read (the numbers are then None, not 0); `reason` says why.
+        `count`: number of live processes. `behind`: number of processes that failed to read a newer generation; an idle
+        worker at an older generation is not behind. `oldest`: lowest generation that a process answers from. `items`:
+        one for each process, those behind first.
     """
     try:
         notes = read_workers(area)
