@@ -8,7 +8,6 @@ import re
 import select
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,8 +16,6 @@ import pytest
 from shmroute import Reader
 from shmroute.cli import main
 from shmroute.testing import Answer, Routes
-from shmroute.watcher.build import build
-from shmroute.watcher.options import WatchOptions
 from tests.cli.running import WAIT_SECONDS, Cli, published, start
 
 Terminal = Callable[..., str]
@@ -46,14 +43,12 @@ spec: {app: unfinishedApp, version: v1}
 def watched(area: str, tmp_path: Path) -> Iterator[Path]:
     """The folder of a real watcher whose area a worker has open."""
     (tmp_path / "appmodels.yaml").write_text(MANIFESTS)
-    watcher = build(WatchOptions(area=area, manifests=str(tmp_path)))
-    thread = threading.Thread(target=watcher.run)
-    thread.start()
+    process = start("watch", "--manifests", tmp_path, "--area", area)
     with Reader(area) as reader:
         reader.wait_ready(60)
         yield tmp_path
-    watcher.stop()
-    thread.join()
+    process.terminate()
+    process.communicate(timeout=WAIT_SECONDS)
 
 
 @pytest.fixture
@@ -105,7 +100,7 @@ def test_every_view_fits_eighty_columns(cli: Cli, terminal: Terminal, area: str,
 
 def test_state_has_a_colour_and_a_word(terminal: Terminal, area: str, watched: Path) -> None:
     assert "state       \x1b[32m\x1b[1mok\x1b[0m: serving" in terminal("status", "--area", area)
-    assert "\x1b[31m\x1b[1mproblem\x1b[0m " in terminal("doctor", "--manifests", str(watched / "absent"))
+    assert "\x1b[31m\x1b[1mproblem\x1b[0m" in terminal("doctor", "--manifests", str(watched / "absent"))
     for view in (("status", "--area", area), ("doctor", "--area", area, "--manifests", str(watched))):
         plain = terminal(*view, NO_COLOR="1")
         assert "\x1b" not in plain

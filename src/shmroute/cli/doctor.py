@@ -18,7 +18,7 @@ from shmroute.cli.output import bytes_text, fitted, paint, printable
 Finding = tuple[str, str]
 """A state ("ok", "old" for a warning, "bad") and a sentence."""
 
-_WORDS: Final = {"ok": "ok     ", "old": "warning", "bad": "problem"}
+_WORDS: Final = {"ok": "ok", "old": "warning", "bad": "problem"}
 _INDENT: Final = len("warning ")
 
 SMALL_BYTES: Final = 64 * 1024 * 1024
@@ -58,8 +58,9 @@ def command(
     for check in checks:
         for state, sentence in check():
             bad = bad or state == "bad"
-            line = fitted(f"{_WORDS[state]} {printable(sentence)}", _INDENT)
-            click.echo(paint(_WORDS[state], state) + line.removeprefix(_WORDS[state]))
+            word = _WORDS[state]
+            line = fitted(f"{word.ljust(_INDENT)}{printable(sentence)}", _INDENT)
+            click.echo(line.replace(word, paint(word, state), 1))
     if bad:
         raise SystemExit(1)
 
