@@ -2,12 +2,12 @@
 
 A value goes one way, and enters each part once:
 
-    store       reads values by key, within bounds of time and size
-    loader      runs the reading thread; asks the store for what the scheduler says is due
+    store       reads values by key, within limits of time and size
+    loader      runs the reading thread; asks the store for the keys that the scheduler says are due
     scheduler   decides when a key is read and what an answer means
     feed        (shmroute.watcher.metadata_feed, owner thread) decides which version of which model is wanted, drops
-                what is out of date by its ticket, and makes the row
+                answers to outdated requests by their ticket, and makes the row
     publication (shmroute.watcher.pending_rows) publishes the row
 
-This package knows nothing of Kubernetes and of shared memory. A worker never imports it.
+This package knows neither Kubernetes nor shared memory. A worker never imports it.
 """

@@ -20,7 +20,7 @@ __all__ = ["FolderStore", "file_name_problem"]
 SUFFIX: Final = ".json"
 
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-"""O_NONBLOCK: a file with the name of a key may be a FIFO, and opening one waits for its writer."""
+"""O_NONBLOCK, because a file named by a key may be a FIFO, and opening a FIFO waits for its writer."""
 
 
 class FolderStore:
@@ -55,7 +55,7 @@ class FolderStore:
         return Reading(found, len(found))
 
     def write(self, values: Mapping[str, bytes]) -> None:
-        """Write values by key, each of them atomically: see `Store.write`.
+        """Write values by key, each atomically: see `Store.write`.
 
         Raises:
             StoreUnavailable: a file could not be written; those before it were.
@@ -73,7 +73,7 @@ class FolderStore:
                 raise StoreUnavailable(f"{path}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Does nothing: no file is kept open."""
+        """Do nothing: no file is kept open."""
 
     def _value(self, key: str, limit_bytes: int) -> Found:
         if problem := file_name_problem(key):
@@ -85,7 +85,7 @@ class FolderStore:
 
 
 def file_name_problem(key: str) -> str:
-    """Why no file can have the key as its name; "" if one can."""
+    """Return why no file can be named by the key; "" if one can."""
     if key in ("", ".", "..") or "/" in key or "\0" in key:
         return f"no file can be named {key[:60]!r}"
     return ""

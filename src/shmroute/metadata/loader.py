@@ -1,7 +1,7 @@
-"""Reads what the scheduler says is due, in batches, in a thread of its own. Nobody ever waits for the store.
+"""Reads the keys that the scheduler says are due, in batches, in its own thread. No other thread waits for the store.
 
-The owner calls `request`, `forget` and `retry_failed`, none of which waits. `run` belongs to another thread and passes
-results on through a sink. Values are in memory only on their way from the store to the sink.
+The owner calls `request`, `forget` and `retry_failed`, none of which waits. Another thread calls `run`, which passes
+results to a sink. Values are in memory only on their way from the store to the sink.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ __all__ = ["MetadataCounters", "MetadataLimits", "MetadataLoader", "MetadataRead
 _log = logging.getLogger(__name__)
 
 FIRST_BATCH_KEYS: Final = 16
-"""Size of the first batch, and of the first one after a failure: the size of the values is not known yet."""
+"""Keys in the first batch, and in the first one after a failure: the size of the values is not known yet."""
 
 BATCH_GROWTH: Final = 4
-"""Growth from one full batch to the next: 16, 64, 256, 1,000, so that 10,000 keys take 13 commands."""
+"""Growth factor from one full batch to the next: 16, 64, 256, 1,000, so that 10,000 keys take 13 commands."""
 
 IDLE_SECONDS: Final = 1.0
-"""Longest wait for a new request; each request wakes the thread at once."""
+"""Longest sleep without a new request, in seconds; each request wakes the thread at once."""
 
 JOIN_SECONDS: Final = 0.2
-"""How long the end waits for a running read, before and after its connection is closed."""
+"""Longest wait at the end for a running read, in seconds; once before and once after its connection is closed."""
 
 CLOSE_TIMES: Final = 5
-"""Closes of the connection within `JOIN_SECONDS`: a reader may open a new one just after a close."""
+"""Number of times the connection is closed within `JOIN_SECONDS`: a reader may open a new one just after a close."""
 
 WATCH_SECONDS: Final = 0.5
 """Seconds between two checks of the reading thread."""
 
 STUCK_SECONDS: Final = 15.0
-"""A read that takes longer is reported as a failure of the store. Reads end within 10 s, but the name look-up before
-them knows no time limit."""
+"""Seconds after which a running read is reported as a failure of the store. Reads end within 10 s, but the name
+look-up before them has no time limit."""
 
 
 class MetadataLimits(msgspec.Struct, frozen=True):
-    """Limits of what is read."""
+    """Limits of reading."""
 
     value_bytes: int = 1024 * 1024
-    """Largest value; a larger one is not read."""
+    """Largest value, in bytes; a larger one is not read."""
     batch_keys: int = 1_000
-    """Most keys in a batch. Redis does nothing else while it answers: 1,000 keys of 4 KiB take it about 2 ms."""
+    """Maximum keys in a batch. Redis does nothing else while it answers: 1,000 keys of 4 KiB take it about 2 ms."""
     batch_bytes: int = 8 * 1024 * 1024
-    """Bytes of values in a batch, which bounds the memory of values on their way."""
+    """Approximate bytes of values in a batch, which limits the memory of values on their way."""
 
 
 class MetadataCounters(msgspec.Struct, frozen=True):
-    """Counts since the start, except for `pending` and `too_large`, which are of this moment."""
+    """Counts since the start, except for `pending` and `too_large`, which are current numbers."""
 
     reads: int
     """Keys read."""
@@ -71,21 +71,21 @@ class MetadataCounters(msgspec.Struct, frozen=True):
     pending: int
     """Models whose metadata is not loaded."""
     too_large: int
-    """Those of them whose value is over the limit."""
+    """Pending models whose value is over the limit."""
 
 
 class MetadataReads(msgspec.Struct, frozen=True):
-    """What one batch has brought, on its way to the owner."""
+    """Results of one batch, on their way to the owner."""
 
     reads: list[MetadataRead]
 
 
 ReadSink: TypeAlias = Callable[[MetadataReads], None]
-"""Takes what has been read. Called in the loader's threads; may block for a while, and so slows reading down."""
+"""Takes the results of a batch. Called in the loader's threads; while it blocks, nothing is read."""
 
 
 def system_clock() -> Now:
-    """The present time on the machine's clocks."""
+    """Return the current time on the machine's clocks."""
     return Now(time.monotonic(), time.time())
 
 
@@ -93,10 +93,10 @@ class MetadataLoader:
     """Loads metadata from `store`: each request once, and again while its value is missing.
 
     Args:
-        store: where values are.
+        store: holds the values.
         template: makes the keys.
-        limits: limits of what is read.
-        clock: tests inject one; waits use the real clock all the same.
+        limits: limits of reading.
+        clock: for tests; waits still use the real clock.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class MetadataLoader:
         self._clock = clock
         template = template or KeyTemplate()
         self.key_template = template.template
-        """How keys are made."""
+        """Template of the keys."""
         self._scheduler = ReadScheduler(template)
         self._changed = threading.Condition()
         self._stopped = False
@@ -122,7 +122,7 @@ class MetadataLoader:
         self._not_before = 0.0
         self._batch_keys = FIRST_BATCH_KEYS
         self._check_sizes = False
-        """Whether the last batch had a value over the limit: the next one asks for all sizes first."""
+        """Whether the last batch had a value over the limit: the next batch then asks for all sizes first."""
         self._reading_since = 0.0
         """Monotonic seconds at which the running read began; 0 if none is running."""
         self._reads = self._read_commands = self._bytes = self._failures = 0
@@ -130,7 +130,7 @@ class MetadataLoader:
     # --- the owner's side ----------------------------------------------------------------------------------
 
     def request(self, wanted: Iterable[ModelRequest]) -> None:
-        """Read these; a request replaces an earlier one for the same model. All at once, so that batches are full."""
+        """Read these; a request replaces an earlier one for the same model. One call for all makes full batches."""
         with self._changed:
             now = self._clock()
             for each in wanted:
@@ -144,25 +144,25 @@ class MetadataLoader:
                 self._scheduler.forget(namespace, model)
 
     def retry_failed(self) -> None:
-        """Read again, now, everything that is pending; nothing else is read."""
+        """Read all pending keys again now, and no others."""
         with self._changed:
             self._scheduler.retry(self._clock())
             self._changed.notify()
 
     @property
     def store_name(self) -> str:
-        """Where the store is, without credentials."""
+        """Address of the store, without credentials."""
         return self._store.name
 
     @property
     def problem(self) -> str:
-        """Why the store is unavailable; "" while it answers."""
+        """Reason why the store is unavailable; "" while it answers."""
         with self._changed:
             return self._scheduler.problem
 
     @property
     def counters(self) -> MetadataCounters:
-        """How much has been read, and how much is pending. Any thread."""
+        """Counts of reads and pending models. Any thread."""
         with self._changed:
             return MetadataCounters(
                 self._reads,
@@ -174,17 +174,17 @@ class MetadataLoader:
             )
 
     def pending(self) -> list[PendingKey]:
-        """Keys that are not loaded, with the reasons. Any thread."""
+        """Return the keys that are not loaded, with the reasons. Any thread."""
         with self._changed:
             return list(self._scheduler.pending())
 
     # --- the reading thread --------------------------------------------------------------------------------
 
     def run(self, sink: ReadSink, stop: threading.Event) -> None:
-        """Read until `stop` is set; returns well under a second later, whatever the store does.
+        """Read until `stop` is set; return well under a second later, whatever the store does.
 
-        Reading has a thread of its own, since nothing can interrupt a name look-up. May be called again after it has
-        failed: it then goes on with everything that is still due.
+        Reading has its own thread, since nothing can interrupt a name look-up. May be called again after a
+        failure: it then continues with everything that is still due.
 
         Raises:
             Exception: the reading thread has failed; the chained cause is its exception.
@@ -221,11 +221,11 @@ class MetadataLoader:
             while requests := self._next():
                 self._read(requests, sink)
         except BaseException as error:  # noqa: BLE001 - `run` raises it
-            if not self._stopped:  # a connection that is closed during a read at the end may fail in any way
+            if not self._stopped:  # closing the connection at the end may make a running read fail in any way
                 self._failure = error
 
     def _next(self) -> list[ReadRequest]:
-        """Wait for keys that are due; an empty list means: stop."""
+        """Wait for due keys and return them; an empty list means stop."""
         with self._changed:
             self._reading_since = 0.0
             while not self._stopped:
@@ -294,7 +294,7 @@ class MetadataLoader:
             sink(MetadataReads(reads))
 
     def _report_stuck(self, sink: ReadSink) -> None:
-        """Report a read that does not come back as a failure of the store, once; its answer still counts."""
+        """Report a read that does not return as a failure of the store, once; a late answer still counts."""
         with self._changed:
             since = self._reading_since
             stuck = bool(since) and self._clock().seconds - since > STUCK_SECONDS and not self._scheduler.problem
@@ -302,7 +302,7 @@ class MetadataLoader:
             self._unavailable([], f"no answer within {STUCK_SECONDS:.0f} s, not even to the name look-up", sink)
 
     def _next_batch(self, keys: int, size_bytes: int) -> int:
-        """Keys in the next batch, after one of `keys` with `size_bytes`: grows step by step towards `batch_bytes`."""
+        """Return the keys of the next batch after one of `keys` and `size_bytes`: it grows towards `batch_bytes`."""
         if size_bytes == 0:
             return min(max(keys * BATCH_GROWTH, FIRST_BATCH_KEYS), self._limits.batch_keys)
         grown = max(keys * BATCH_GROWTH, FIRST_BATCH_KEYS)

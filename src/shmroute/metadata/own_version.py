@@ -25,17 +25,17 @@ _TOKEN: Final = re.compile(
     rb")[ \t\r\n]*+",
     re.DOTALL,
 )
-"""One JSON token, with the NaN and Infinity that Python's and JavaScript's writers add. The quantifiers are possessive,
+"""Matches one JSON token, or the NaN and Infinity that Python's json writes. The quantifiers are possessive,
 so that no input makes the search slow."""
 
 _CLOSED_BY: Final = {b"[": b"]", b"{": b"}"}
 
 
 def own_version(value: bytes) -> str | None:
-    """`version` of a JSON object, if it is a string or a number; None for everything else.
+    """Return `version` of a JSON object, if it is a string or a number; None for everything else.
 
-    A number is taken as it is written: 1.10 is "1.10". NaN and Infinity elsewhere in the object, and nesting of any
-    depth, change nothing: neither is a reason to take an old value for a new one.
+    A number is returned as it is written: 1.10 is "1.10". NaN, Infinity and nesting of any depth elsewhere in the
+    object are accepted: otherwise the version would not be seen, and an old value would count as a new one.
     """
     if not value.lstrip(b" \t\r\n").startswith(b"{"):
         return None
@@ -52,10 +52,10 @@ def own_version(value: bytes) -> str | None:
 
 
 def _version_token(value: bytes) -> bytes:
-    """The token of the top-level field `version`; b"" if the value is not JSON. Without recursion.
+    """Return the token of the top-level field `version`; b"" if the value is not JSON. Not recursive.
 
-    Reads what msgspec refuses: NaN, Infinity, and nesting beyond the interpreter's recursion limit, which differs
-    between versions of Python.
+    It reads values that msgspec refuses: NaN, Infinity, and nesting beyond the interpreter's recursion limit, which
+    differs between versions of Python.
     """
     closings: list[bytes] = []
     at = 0

@@ -1,6 +1,6 @@
-"""Merges a new METADATA row with the published one, so that the last value is kept under the version it was read for.
+"""Merges a new METADATA row with the published one, so that the last value stays, with the version it was read for.
 
-Values are held only in shared memory, so a row without a value takes it from the row that is published. Pure.
+Values are kept only in shared memory, so a row without a value takes it from the published row. Pure.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _decode = msgspec.msgpack.Decoder(MetadataRow).decode
 
 
 def merge_with_published(row: MetadataRow, published: bytes | None) -> bytes:
-    """The row to publish, given the one that is published now.
+    """Return the row to publish, given the row that is published now.
 
     * A row without a value keeps the published value and its version, if that value belongs to the same app.
-    * A row that says nothing new leaves the published one unchanged. So what an earlier watcher loaded stays loaded
-      while it is read again, and nothing is published if the value is still the same.
+    * A row without news leaves the published one unchanged. So a value that an earlier watcher loaded stays loaded
+      while it is read again, and nothing is published if it is still the same.
     """
     old = _decoded(published)
     if published is None or old is None or old.app != row.app:

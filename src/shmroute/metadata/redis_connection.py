@@ -1,8 +1,8 @@
-"""One connection to one Redis server, on which every exchange has a deadline and a bound.
+"""One connection to one Redis server, on which every exchange has a deadline and a size limit.
 
-The `redis` package connects, authenticates and parses; between its parser and the socket stands a guard that counts:
-the time until the whole answer is there, the bytes of it, and its shape. So what arrives is refused before it is held
-in memory, whatever the server sends. Called by `redis_store` and `redis_servers`.
+The `redis` package connects, authenticates and parses. Between its parser and the socket, a guard checks the time
+until the whole answer has arrived, its bytes and its structure. So whatever a server sends, an answer over the limits
+is refused before it takes memory. Called by `redis_store` and `redis_servers`.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ __all__ = ["Command", "Exchange", "RedisServer", "ReplyTooLarge", "explain"]
 Command = tuple[Any, ...]
 
 MAX_LINE_BYTES: Final = 64 * 1024
-"""Longest status, error or length line. Redis' own inline limit is 64 KiB."""
+"""Longest status, error or length line, in bytes. Redis' own inline limit is 64 KiB."""
 
 MAX_DEPTH: Final = 9
-"""Deepest nesting of arrays; hiredis' limit. What is asked here nests at most 4 deep (CLUSTER SLOTS)."""
+"""Deepest nesting of arrays; hiredis' limit. Our commands' replies nest at most 4 deep (CLUSTER SLOTS)."""
 
 MAX_ELEMENTS: Final = 300_000
-"""Most elements of all arrays of one exchange. CLUSTER SLOTS of 16,384 single slots has about 250,000; 300,000 objects
-take Python at most 20 MB."""
+"""Maximum elements of all arrays of one exchange. CLUSTER SLOTS with 16,384 single slots has about 250,000; 300,000
+objects take at most 20 MB in Python."""
 
 CONTROL_BYTES: Final = 1024 * 1024
-"""Bytes allowed for everything but values: handshake, lengths, CLUSTER SLOTS."""
+"""Maximum bytes of everything except values: handshake, lengths, CLUSTER SLOTS."""
 
 MAX_REPORTED: Final = 200
 """Longest server text kept in an error message, in characters."""
@@ -52,11 +52,11 @@ _NUMBER: Final = re.compile(rb"-?[0-9]{1,18}")
 
 
 class ReplyTooLarge(Exception):
-    """A reply is over its bound; it was not read and the connection is closed.
+    """A reply is over its limit; it was not read and the connection is closed.
 
     Args:
-        reply, element: position of the value over the limit: which reply of the exchange, which element of its array.
-        size_bytes: the length of that value; 0 if it is all replies together that are too large.
+        reply, element: position of the value over the limit: number of the reply, number of the element in its array.
+        size_bytes: the length of that value; 0 if all replies together are too large.
     """
 
     def __init__(self, reply: int, element: int, size_bytes: int) -> None:
@@ -67,12 +67,12 @@ class ReplyTooLarge(Exception):
 
 
 class Exchange:
-    """The bounds of one or several questions to one server.
+    """Limits of one or several commands to one server.
 
     Args:
-        seconds: time until all answers must be there.
+        seconds: longest time until all replies have arrived.
         value_bytes: longest value.
-        total_bytes: bytes of all answers together, beside `CONTROL_BYTES`.
+        total_bytes: maximum bytes of all replies together, in addition to `CONTROL_BYTES`.
     """
 
     def __init__(self, seconds: float, value_bytes: int = 0, total_bytes: int = 0) -> None:
@@ -85,13 +85,13 @@ class Exchange:
         self.value_bytes = max(value_bytes, MAX_LINE_BYTES)
 
     def again(self) -> Exchange:
-        """The same bounds for one more question, within the same deadline."""
+        """Return the same limits for further commands, within the same deadline."""
         exchange = Exchange(self._seconds, self._value_bytes, self._total_bytes)
         exchange._deadline = self._deadline
         return exchange
 
     def wait(self, longest: float | None) -> float:
-        """How long the next step may take, in seconds.
+        """Return the longest time of the next step, in seconds.
 
         Raises:
             TimeoutError: the deadline has passed.
@@ -103,53 +103,53 @@ class Exchange:
 
     @property
     def expired(self) -> str:
-        """Why the exchange has ended, if its deadline has passed; else ""."""
+        """Reason why the exchange has ended, if its deadline has passed; else ""."""
         return f"no complete answer within {self._seconds:g} s" if time.monotonic() >= self._deadline else ""
 
     def count(self, *, received: int = 0, elements: int = 0) -> bool:
-        """Count bytes received and elements of arrays. Returns whether both are within their bounds."""
+        """Count received bytes and elements of arrays. Return whether both are within their limits."""
         self._left -= received
         self._elements += elements
         return self._left >= 0 and self._elements <= MAX_ELEMENTS
 
 
 class _GuardedSocket:
-    """A socket that reads within the bounds of an exchange and follows the RESP2 framing of what passes."""
+    """A socket that reads within the limits of an exchange and checks the RESP2 framing of the bytes."""
 
     def __init__(self, sock: socket.socket, connection: _Guarded) -> None:
         self._sock = sock
         self._connection = connection
         self.replies = 0
-        """Complete replies since it was last set to 0."""
+        """Number of complete replies since it was last set to 0."""
         self._open: list[int] = []
-        """Elements that are still to come, of each array that has begun."""
+        """Number of missing elements of each array that has begun."""
         self._lengths: list[int] = []
         self._line = bytearray()
         self._body = 0
-        """Bytes of a value that are still to come."""
+        """Number of missing bytes of a value."""
         self._after_body = False
 
     @property
     def at_rest(self) -> bool:
-        """Whether no reply has begun that is not complete."""
+        """Whether every reply that has begun is complete."""
         return not (self._open or self._line or self._body or self._after_body)
 
     @property
     def has_unread(self) -> bool:
-        """Whether the server has sent something unasked, or has closed the connection."""
+        """Whether the server has sent unrequested bytes, or has closed the connection."""
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(0))
 
     def recv(self, size: int) -> bytes:
-        """`socket.recv`, guarded."""
+        """`socket.recv` within the limits."""
         self._set_wait()
         data = self._sock.recv(size)
         self._follow(data)
         return data
 
     def recv_into(self, buffer: bytearray, *args: int) -> int:
-        """`socket.recv_into`, guarded. For hiredis' parser."""
+        """`socket.recv_into` within the limits, for hiredis' parser."""
         self._set_wait()
         count = self._sock.recv_into(buffer, *args)
         self._follow(bytes(memoryview(buffer)[:count]))
@@ -239,7 +239,7 @@ class _GuardedSocket:
 
 
 class _Parser(DefaultParser):  # type: ignore[valid-type,misc]
-    """The usual parser; it knows a Cluster's errors in all versions of the package, where the usual one may not."""
+    """The package's parser; it also knows a Cluster's errors, which the original lacks in some versions."""
 
     EXCEPTION_CLASSES = {  # noqa: RUF012 - as in the class it extends
         **DefaultParser.EXCEPTION_CLASSES,
@@ -253,7 +253,7 @@ class _Parser(DefaultParser):  # type: ignore[valid-type,misc]
 
 
 class _Guarded:
-    """Added to a connection of the `redis` package: its socket is guarded by `exchange`."""
+    """Mixin for a connection of the `redis` package: `exchange` limits its socket."""
 
     exchange: Exchange
     socket_timeout: float | None
@@ -265,7 +265,7 @@ class _Guarded:
 
 
 class _WithinDeadline(Connection):
-    """Connects to each address of a name in turn, within the exchange's deadline for all of them together."""
+    """Tries each address of a name in turn, all within the exchange's deadline."""
 
     exchange: Exchange
 
@@ -288,23 +288,23 @@ class _WithinDeadline(Connection):
 
 
 class TcpConnection(_Guarded, _WithinDeadline):
-    """Over TCP."""
+    """A connection over TCP."""
 
 
 class TlsConnection(_Guarded, SSLConnection, _WithinDeadline):
-    """Over TLS."""
+    """A connection over TLS."""
 
 
 class UnixConnection(_Guarded, UnixDomainSocketConnection):
-    """Over a Unix socket."""
+    """A connection over a Unix socket."""
 
 
 class RedisServer:
-    """One server, connected when it is asked. Called from one thread, except for `close`.
+    """One server; the first command connects. Called from one thread, except for `close`.
 
     Args:
         options: arguments of a connection of the `redis` package: host and port or path, user, timeouts and so on.
-        tls: whether to speak TLS.
+        tls: whether to use TLS.
     """
 
     def __init__(self, options: dict[str, Any], *, tls: bool = False) -> None:
@@ -313,11 +313,11 @@ class RedisServer:
         self.name = str(options.get("path") or f"{options.get('host')}:{options.get('port')}")
 
     def ask(self, commands: Sequence[Command], exchange: Exchange) -> list[Any]:
-        """Send `commands` and read their replies, in one exchange. A reply may be a `ResponseError`.
+        """Send `commands` and return their replies, in one exchange. A reply may be a `ResponseError`.
 
         Raises:
-            StoreUnavailable: no connection, no complete answer in time, or one that is not Redis' protocol.
-            ReplyTooLarge
+            StoreUnavailable: there is no connection, no complete answer in time, or the answer is not Redis' protocol.
+            ReplyTooLarge: a reply is over its limit.
         """
         try:
             return self._ask(commands, exchange)
@@ -328,8 +328,8 @@ class RedisServer:
             self.close()
             raise StoreUnavailable(exchange.expired or explain(error)) from error
         except Exception as error:
-            # The package's parser and handshake were not written for servers that send anything at all: a ValueError,
-            # an IndexError, a RecursionError and others have been seen.
+            # The package's parser and handshake do not expect arbitrary bytes: they have raised ValueError, IndexError,
+            # RecursionError and others.
             self.close()
             raise _out_of_shape(f"{type(error).__name__}: {explain(error)}") from error
 
@@ -356,14 +356,14 @@ class RedisServer:
         return replies
 
     def close(self) -> None:
-        """Close the connection, also under an exchange of another thread, which then fails."""
+        """Close the connection, also during another thread's exchange, which then fails."""
         connection: Any = self._connection
         connection.disconnect()
         connection.guard = None
 
 
 def explain(error: BaseException) -> str:
-    """The text of an error, in one line of bounded length."""
+    """Return the text of an error, in one line of limited length."""
     return " ".join(str(error).split())[:MAX_REPORTED] or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Which server has which key: one server, the master that Sentinel names, or the nodes of a Cluster.
+"""Find the server of each key: one server, the master that Sentinel names, or the nodes of a Cluster.
 
 Called by `redis_store`, from one thread, except for `close`.
 """
@@ -22,15 +22,15 @@ __all__ = ["Address", "Cluster", "Connect", "OneServer", "SentinelMaster", "Serv
 Address: TypeAlias = tuple[str, int]
 
 Connect: TypeAlias = Callable[[Address], RedisServer]
-"""Makes a server; it is connected when it is first asked."""
+"""Makes a server; its first command connects."""
 
 REFRESH_SECONDS: Final = 1.0
-"""Shortest time between two looks at a Cluster's slots while some of its nodes are unavailable: a fail-over takes
-several seconds, and each look costs one command."""
+"""Minimum seconds between two requests for a Cluster's slots while some of its nodes are unavailable: a fail-over
+takes several seconds, and each request is one command."""
 
 
 class Share(NamedTuple):
-    """Keys and the server that has them; or, without a server, why they cannot be read now."""
+    """Keys and their server; or, without a server, the reason why they cannot be read now."""
 
     server: RedisServer | None
     keys: list[str]
@@ -38,28 +38,28 @@ class Share(NamedTuple):
 
 
 class Servers(Protocol):
-    """Who has which key."""
+    """Finds the server of each key."""
 
     together: bool
-    """Whether any keys of one server can be read by one command; in a Cluster only those of one slot can."""
+    """Whether one command can read any keys of one server; in a Cluster only keys of one slot."""
     hint: str
-    """Added to errors of a server that is of another kind than the URL says."""
+    """Advice added to errors of a server of another kind than the URL says."""
 
     def shares(self, keys: Sequence[str], new_exchange: Callable[[], Exchange]) -> list[Share]:
-        """The keys by server.
+        """Return the keys by server.
 
         Raises:
             StoreUnavailable: no server is known.
         """
 
     def failed(self, server: RedisServer) -> None:
-        """A server could not be read."""
+        """Note that a server could not be read."""
 
     def answered(self, server: RedisServer) -> None:
-        """A server has been read."""
+        """Note that a server has been read."""
 
     def moved(self, error: AskError) -> RedisServer:
-        """The server that a MOVED or ASK error names."""
+        """Return the server that a MOVED or ASK error names."""
 
     def close(self) -> None:
         """Close all connections. Any thread."""
@@ -78,10 +78,10 @@ class OneServer:
         return [Share(self._server, list(keys))]
 
     def failed(self, server: RedisServer) -> None:
-        """The next read connects again."""
+        """Do nothing: the next read connects again."""
 
     def answered(self, server: RedisServer) -> None:
-        """Nothing to note."""
+        """Do nothing."""
 
     def moved(self, error: AskError) -> RedisServer:
         raise StoreUnavailable(f"{explain(error)}: {self.hint}") from error
@@ -91,7 +91,7 @@ class OneServer:
 
 
 class SentinelMaster:
-    """The master of `service`, which the Sentinels name; asked for again whenever it cannot be read."""
+    """The master of `service` by the Sentinels, which are asked again whenever it cannot be read."""
 
     together = True
     hint = OneServer.hint
@@ -112,7 +112,7 @@ class SentinelMaster:
         self._master = None
 
     def answered(self, server: RedisServer) -> None:
-        """Nothing to note."""
+        """Do nothing."""
 
     def moved(self, error: AskError) -> RedisServer:
         raise StoreUnavailable(f"{explain(error)}: {self.hint}") from error
@@ -123,7 +123,7 @@ class SentinelMaster:
                 server.close()
 
     def _find(self, new_exchange: Callable[[], Exchange]) -> RedisServer:
-        """Ask the Sentinels in turn, and check that the server they name is a master, as Redis' guide for clients says
+        """Ask the Sentinels in turn, and check that the server they name is a master, as in Redis' guide for clients
         (https://redis.io/docs/latest/develop/reference/sentinel-clients/)."""
         problem = "no Sentinel is configured"
         for sentinel in self._sentinels:
@@ -162,9 +162,9 @@ class _Node:
 
 
 class Cluster:
-    """The nodes of a Cluster. The configured addresses are asked for its slots whenever no other node answers.
+    """The nodes of a Cluster. The configured addresses are asked for its slots if no known node answers.
 
-    An unavailable node is left alone for a growing time, so that it does not delay reading from the others.
+    An unavailable node is not used for a growing time, so that it does not delay reads from the others.
     """
 
     together = False
@@ -235,10 +235,10 @@ class Cluster:
         return node
 
     def _refresh(self, new_exchange: Callable[[], Exchange]) -> None:
-        """Learn the slots from the first node that gives them: those known, then those configured.
+        """Learn the slots from the first node that answers: first the known nodes, then the configured ones.
 
         Raises:
-            StoreUnavailable: none does, and nothing has been learnt before.
+            StoreUnavailable: no node answers, and the slots are not known from before.
         """
         problem = ""
         now = time.monotonic()
@@ -258,7 +258,7 @@ class Cluster:
             raise StoreUnavailable(problem)
 
     def _learn(self, slots: Any, asked: Address) -> None:
-        """Take the reply to CLUSTER SLOTS. A node without a host is the one that was asked."""
+        """Take the reply to CLUSTER SLOTS. A node without a host is the node that was asked."""
         if isinstance(slots, ResponseError):
             hint = f": {self.hint}" if "cluster support disabled" in str(slots) else ""
             raise StoreUnavailable(f"{explain(slots)}{hint}") from slots
@@ -280,5 +280,5 @@ class Cluster:
 
 
 def explain_reply(reply: object) -> str:
-    """A reply that was not expected, in one line of bounded length."""
+    """Return an unexpected reply, in one line of limited length."""
     return explain(reply) if isinstance(reply, Exception) else repr(reply)[:80]

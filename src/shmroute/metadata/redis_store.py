@@ -1,7 +1,7 @@
 """Metadata in Redis: strings by key. Called by the loader, and by `apply --metadata` to write.
 
-One command reads a batch of values (in a Cluster one for each slot). Keys without a value cost two commands more at the
-most, however many they are. A value over the limit is refused by its announced length, before it is read.
+One command reads a batch of values (in a Cluster one for each slot). Keys without a value cost at most two more round
+trips, however many they are. A value over the limit is refused by its announced length, before it is read.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ __all__ = ["RedisStore"]
 _log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS: Final = 1.0
-"""Beside the pod or in the same data centre a handshake takes milliseconds; one lost packet costs 1 s."""
+"""Longest wait for one connection attempt, in seconds. In the same data centre a handshake takes milliseconds; one lost
+packet costs 1 s."""
 
 READ_TIMEOUT_SECONDS: Final = 2.0
-"""Longest silence. Redis answers in microseconds and pauses for tens of milliseconds while it forks: 2 s is a hang."""
+"""Longest silence, in seconds. Redis answers in microseconds and forks in tens of milliseconds: 2 s is a hang."""
 
 EXCHANGE_TIMEOUTS: Final = 5
-"""Read timeouts that all answers of one server to one `read` may take, 10 s: 8 MiB take 7 s at 10 Mbit/s."""
+"""Number of read timeouts that all answers of one server to one `read` may take, 10 s: 8 MiB take 7 s at 10 Mbit/s."""
 
 WRITE_BATCH_KEYS: Final = 500
-"""Values written in one exchange: bounds what the server must buffer."""
+"""Number of values written in one exchange: limits the server's buffer."""
 
 MISSING: Final = Absent(MetadataState.MISSING, "no such key")
 
@@ -43,8 +44,9 @@ class RedisStore:
 
     Args:
         url: see `shmroute.metadata.redis_url`.
-        connect_timeout_seconds, read_timeout_seconds: defaults of the URL's `socket_connect_timeout` (one connection
-            attempt) and `socket_timeout` (one silence); all answers of a server to one `read` take at most 5 silences.
+        connect_timeout_seconds, read_timeout_seconds: defaults of the URL's `socket_connect_timeout` (for one attempt
+            to connect) and `socket_timeout` (for one silence); all answers of a server to one `read` take at most 5
+            times the latter.
 
     Raises:
         ConfigError: the URL cannot be used.
@@ -124,11 +126,11 @@ class RedisStore:
                         raise StoreUnavailable(self._with_hint(reply)) from reply
 
     def close(self) -> None:
-        """Close all connections, also under a `read` of another thread."""
+        """Close all connections, also during a `read` of another thread."""
         self._servers.close()
 
     def _group(self, keys: list[str]) -> list[list[str]]:
-        """Keys that one command can read: in a Cluster, those of one slot."""
+        """Return groups of keys that one command can read: in a Cluster, the keys of one slot."""
         if self._servers.together:
             return [keys]
         groups: dict[int, list[str]] = {}
@@ -143,7 +145,7 @@ class RedisStore:
 
 
 class _ShareRead:
-    """Reads what one server has. What has been found is in `found` also when `read` fails halfway."""
+    """Reads the keys of one server. `found` holds the results, also if `read` fails halfway."""
 
     def __init__(
         self,
@@ -162,10 +164,10 @@ class _ShareRead:
         self.commands = 0
 
     def read(self, check_size_first: Collection[str]) -> None:
-        """Read the groups, or as much of them as fits into the bounds.
+        """Read the groups, or as many keys as fit into the limits.
 
         Raises:
-            StoreUnavailable
+            StoreUnavailable: see `RedisServer.ask`.
         """
         self._find_large([key for group in self._groups for key in group if key in check_size_first])
         groups = [left for group in self._groups if (left := [key for key in group if key not in self.found])]
@@ -175,7 +177,7 @@ class _ShareRead:
             except ReplyTooLarge as error:
                 if error.size_bytes:
                     self._note_large(groups, error)
-                    return  # the loader asks for the others again, all sizes first
+                    return  # the loader requests the others again, and asks for their sizes first
                 if sum(map(len, groups)) == 1:
                     raise StoreUnavailable("the server's reply to MGET of one key is over its bound") from error
                 groups = _first_half(groups)
@@ -196,15 +198,15 @@ class _ShareRead:
             elif isinstance(reply, ClusterCrossSlotError):
                 raise StoreUnavailable(explain(reply)) from reply
             elif isinstance(reply, ResponseError):
-                # An ACL that allows some of the keys only refuses all of a command, and so does a slot on its way to
-                # another node: key by key, the others get their values.
+                # An ACL that forbids some of the keys refuses the whole command, and so does a slot that is moving to
+                # another node. Read key by key, the other keys get their values.
                 values.update(self._one_by_one(group))
             else:
                 raise StoreUnavailable(f"the reply to MGET has not one element for each key: {explain_reply(reply)}")
         self._sort_out(values)
 
     def _one_by_one(self, keys: list[str]) -> dict[str, Any]:
-        """The reply to GET for each key, from the server that it is redirected to."""
+        """Return the reply to GET for each key, from the server that the key is redirected to."""
         values: dict[str, Any] = dict(zip(keys, self._ask(self._server, [("GET", key) for key in keys]), strict=True))
         redirected: dict[RedisServer, list[str]] = {}
         for key, value in values.items():
@@ -216,7 +218,7 @@ class _ShareRead:
         return values
 
     def _sort_out(self, values: dict[str, Any]) -> None:
-        """Note values, and errors for keys whose value was refused; ask why the others have none."""
+        """Note values, and errors for refused keys; ask why the other keys have no value."""
         without: list[str] = []
         for key, value in values.items():
             if isinstance(value, bytes):
@@ -236,9 +238,9 @@ class _ShareRead:
             self._explain_absent(without)
 
     def _explain_absent(self, keys: list[str]) -> None:
-        """Note why these keys have no string. EXISTS says so for all that are missing, as most are.
+        """Note why these keys have no string. One EXISTS finds the missing ones, usually all.
 
-        A user who may not use EXISTS or TYPE (an ACL that allows MGET only) gets "no such key" for other types too.
+        A user without the right to EXISTS or TYPE (an ACL with only MGET) gets "no such key" for other types too.
         """
         asked = set(keys)
         groups = [left for group in self._groups if (left := [key for key in group if key in asked])]
@@ -247,17 +249,17 @@ class _ShareRead:
         self.found.update(dict.fromkeys(keys, MISSING))
         for key, reply in zip(untyped, self._ask_small([("TYPE", key) for key in untyped]), strict=True):
             kind = reply.decode(errors="replace")[:40] if isinstance(reply, bytes) else ""
-            if kind not in ("none", "string", ""):  # a string was written just now: the next read finds it
+            if kind not in ("none", "string", ""):  # a string was just written: the next read finds it
                 self.found[key] = Absent(MetadataState.WRONG_TYPE, f"the key holds a {kind}, not a string")
 
     def _find_large(self, keys: list[str]) -> None:
-        """Note which of `keys` have values over the limit, without reading them. An ACL may forbid it."""
+        """Note the keys whose values are over the limit, without reading them. An ACL may forbid STRLEN."""
         for key, size in zip(keys, self._ask_small([("STRLEN", key) for key in keys]), strict=True):
             if isinstance(size, int) and size > self._limit_bytes:
                 self.found[key] = too_large(size, self._limit_bytes)
 
     def _note_large(self, groups: list[list[str]], error: ReplyTooLarge) -> None:
-        """Note the value that was refused, and which of the others are too large as well."""
+        """Note the refused value, and all others that are too large."""
         try:
             key = groups[error.reply][error.element]
         except IndexError:
@@ -266,7 +268,7 @@ class _ShareRead:
         self._find_large([each for group in groups for each in group if each != key])
 
     def _ask_small(self, commands: list[Command]) -> list[Any]:
-        """Ask for what is never large. Errors stand in place of their replies."""
+        """Return the replies to commands with small replies. A reply may be an error."""
         if not commands:
             return []
         try:
@@ -276,7 +278,7 @@ class _ShareRead:
 
 
 def _first_half(groups: list[list[str]]) -> list[list[str]]:
-    """Half of the keys, at least one: their values together were over the bound."""
+    """Return half of the keys, at least one: the values of all together were over the limit."""
     keep = max(1, sum(map(len, groups)) // 2)
     kept = []
     for group in groups:

@@ -1,6 +1,6 @@
-"""From a Redis URL to the servers it names: one server, the master behind Sentinels, or a Cluster.
+"""Parse a Redis URL into the servers it names: one server, the master behind Sentinels, or a Cluster.
 
-Every part of the URL is either used or refused. No error and no name shows a URL as it was given, since it may hold a
+Every part of the URL is either used or refused. No error and no name shows the given URL, since it may contain a
 password.
 """
 
@@ -74,27 +74,27 @@ OPTIONS: Final[dict[str, Callable[[str], Any]]] = {
     "ssl_cert_reqs": _requirement,
     "ssl_check_hostname": _yes_or_no,
 }
-"""Options that a URL may have, by the names that the `redis` package gives them, and how each is read. All others of
-that package change what is read (`decode_responses`), or when it is tried again, which the loader decides."""
+"""Options that a URL may have, by their names in the `redis` package, and the parser of each. The package's other
+options change the values read (`decode_responses`), or the retries, which the loader decides."""
 
 
 class Target(NamedTuple):
-    """What a URL names."""
+    """The servers that a URL names."""
 
     name: str
-    """Where it is, without credentials."""
+    """The URL without credentials and options."""
     servers: Servers
     read_timeout_seconds: float
 
 
 def servers_at(url: str, *, connect_timeout_seconds: float, read_timeout_seconds: float) -> Target:
-    """Read a URL; nothing is connected yet. Options follow as a query (`?ssl_ca_certs=...&socket_timeout=5`).
+    """Parse a URL, without connecting. Options follow as a query (`?ssl_ca_certs=...&socket_timeout=5`).
 
     Raises:
-        ConfigError: it cannot be used; neither the message nor its cause holds the URL.
+        ConfigError: the URL cannot be used; neither the message nor its cause contains it.
     """
     shape = _SHAPE.fullmatch(url)
-    if shape is None or not url.isprintable() or " " in url:  # a secret's file may end with a line end
+    if shape is None or not url.isprintable() or " " in url:  # a secret's file may end with a newline
         raise ConfigError(f"the Redis URL cannot be read: write {FORMS}; percent-encode what is special in a password")
     scheme, _, kind = shape["scheme"].partition("+")
     login = _login(shape["user"])
@@ -107,8 +107,8 @@ def servers_at(url: str, *, connect_timeout_seconds: float, read_timeout_seconds
         **({"ssl_check_hostname": True} if scheme == "rediss" else {}),  # not the default before version 6 of `redis`
         **login,
         **query,
-        "protocol": 2,  # nothing of version 3 is needed, and older servers do not know it
-        "retry": Retry(NoBackoff(), 0),  # the loader decides when a read is tried again
+        "protocol": 2,  # version 3 is not needed, and older servers do not know it
+        "retry": Retry(NoBackoff(), 0),  # the loader decides when a read is retried
     }
     for_sentinels = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     path = (shape["path"] or "").strip("/")
@@ -125,7 +125,7 @@ def servers_at(url: str, *, connect_timeout_seconds: float, read_timeout_seconds
         return Target(f"unix://{socket_path}{database}", OneServer(_server({**options, "path": socket_path})), timeout)
     hosts = _hosts(shape["hosts"], _DEFAULT_PORTS[kind])
     shown = f"{shape['scheme']}://{','.join(_shown(host) for host in hosts)}"
-    connect(hosts[0])  # makes a connection without connecting: only that looks at all options
+    connect(hosts[0])  # makes a connection object, which checks all options, without connecting
     if kind == "cluster":
         if path or options.pop("db", 0):
             raise ConfigError("the Redis URL names a database: a Cluster has only one")
@@ -198,7 +198,7 @@ def _hosts(text: str, default_port: int) -> list[Address]:
 
 
 def _database(text: str, options: dict[str, Any]) -> str:
-    """Set the database, given in the path or by `db`; returns how it is shown."""
+    """Set the database, given in the path or by `db`; return its part of the name."""
     if text:
         if not (text.isascii() and text.isdigit()) or "db" in options:
             raise ConfigError("the Redis URL's path is not the number of a database, or there are two")

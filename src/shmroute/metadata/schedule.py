@@ -1,6 +1,6 @@
-"""When to read again. Pure: clock and dice are arguments.
+"""Delays before a key is read again. Pure: clock and dice are arguments.
 
-Two independent schedules: one for a key whose value is not there yet (`key_delay`), one for a store that is unavailable
+Two independent schedules: one for a key whose value is missing (`key_delay`), one for a store that is unavailable
 (`StoreBackoff`).
 """
 
@@ -16,30 +16,31 @@ FIRST_SECONDS: Final = 0.25
 """First delay, in seconds: a value is often written within the same second as the AppModel."""
 
 EAGER_CAP_SECONDS: Final = 1.5
-"""Longest delay in the first two minutes, while a roll-out may be running: a value must be read within 2 s of being
-written, and this leaves half a second to spare."""
+"""Longest delay in the first two minutes, in seconds, while a roll-out may be running: a value must be read within 2 s
+after it is written, and this leaves half a second to spare."""
 
 AGE_FRACTION: Final = 80
-"""After two minutes (80 times the delay above) the delay is this fraction of the age: 45 s after an hour."""
+"""After two minutes (80 times the delay above) the delay is the age divided by this: 45 s after an hour."""
 
 CAP_SECONDS: Final = 60.0
-"""Longest delay: a key that never comes costs each pod one read a minute."""
+"""Longest delay, in seconds: a key that is never written costs each pod one read a minute."""
 
 KEYS_A_SECOND: Final = 20_000
 """Maximum re-reads of missing keys per second and pod: a hundred pods ask one Redis, which does about 1,000,000."""
 
 BYTES_A_SECOND: Final = 16 * 1024 * 1024
-"""Maximum bytes of outdated values read again per second and pod: 1/8 of a 1 Gbit/s link, if every model is late."""
+"""Maximum bytes of outdated values read again per second and pod: 1/8 of a 1 Gbit/s link, if every value is late."""
 
 STORE_FIRST_SECONDS: Final = 0.25
-"""First delay after a failure, in seconds: one lost connection, or a restart of the server, is soon over."""
+"""First delay after a failure, in seconds: a lost connection, or a restart of the server, is soon over."""
 
 STORE_CAP_SECONDS: Final = 2.0
-"""Longest delay. With the read timeout of 2 s, a store that is back is read within 4 s; the promise is 5 s."""
+"""Longest delay after a failure, in seconds. With the read timeout of 2 s, a store that is available again is read
+within 4 s; the documented limit is 5 s."""
 
 
 def key_delay(age: float, pending_keys: int, pending_bytes: int, dice: Callable[[], float] = random.random) -> float:
-    """Seconds until a key is read again.
+    """Return the seconds until a key is read again.
 
     Args:
         age: seconds since the store first answered for this version without the value.
@@ -59,11 +60,11 @@ class StoreBackoff:
         self._delay = STORE_FIRST_SECONDS
 
     def failed(self) -> float:
-        """Count a failure; returns the delay before the next read."""
+        """Count a failure; return the delay before the next read."""
         delay = self._delay * (1 - self._dice() / 4)
         self._delay = min(self._delay * 2, STORE_CAP_SECONDS)
         return delay
 
     def answered(self) -> None:
-        """Begin anew: the next failure has the first delay."""
+        """Reset: the next failure gets the first delay."""
         self._delay = STORE_FIRST_SECONDS

@@ -2,12 +2,12 @@
 
 The rules:
 
-* Each request is read once. It is the caller (`shmroute.watcher.metadata_feed`) that makes no request for a model whose
-  app and version have not changed.
+* Each request is read once. The caller (`shmroute.watcher.metadata_feed`) makes requests only for models whose
+  app or version has changed.
 * A request carries a ticket. A newer request for the same model replaces the older one, and an answer to the older one
   is dropped.
-* A value that is not there yet is asked for again (`schedule.key_delay`); one that is too large only on `retry`.
-* Memory is bounded by the number of models.
+* A missing value is read again (`schedule.key_delay`); a value that is too large only on `retry`.
+* The number of models limits the memory.
 
 Called by `shmroute.metadata.loader`, under its lock.
 """
@@ -33,17 +33,17 @@ __all__ = ["NOT_READ", "MetadataRead", "ModelRequest", "Now", "PendingKey", "Rea
 NOT_READ: Final = "not read yet"
 
 _STALE_TIMERS: Final = 1_000
-"""Timers without an entry that are tolerated before the heap is swept: bounds its size at little cost."""
+"""Number of timers without an entry at which the heap is cleaned: limits its size at little cost."""
 
 _NO_TIMER: Final = -1.0
 """`due` of an entry without a live timer."""
 
 
 class Now(NamedTuple):
-    """The present time on both clocks: delays use the monotonic one, rows show the other."""
+    """The current time on two clocks: delays use the monotonic clock, rows show Unix time."""
 
     seconds: float
-    """Monotonic."""
+    """Monotonic time."""
     unix: float
 
 
@@ -65,11 +65,11 @@ class ReadRequest(NamedTuple):
     key: str
     ticket: int
     check_size_first: bool
-    """The value was too large the last time."""
+    """Whether the value was too large at the last read."""
 
 
 class MetadataRead(NamedTuple):
-    """What became of the request with that ticket."""
+    """Result of the request with this ticket."""
 
     namespace: str
     model: str
@@ -83,7 +83,7 @@ class MetadataRead(NamedTuple):
 
 
 class PendingKey(msgspec.Struct, frozen=True):
-    """A model whose metadata has not been loaded in the version of its route."""
+    """A model whose metadata is not loaded for the version of its route."""
 
     namespace: str
     model: str
@@ -107,10 +107,10 @@ class _Entry(msgspec.Struct, gc=False):
     read: bool = False
     """Whether the store has answered for this version."""
     late_since: float = 0.0
-    """Monotonic seconds at which the store first answered without the value."""
+    """Monotonic time, in seconds, at which the store first answered without the value."""
     due: float = _NO_TIMER
     size: int = 0
-    """Bytes of an outdated value, which is read whole each time."""
+    """Bytes of an outdated value, which every further read transfers."""
 
     @property
     def name(self) -> tuple[str, str]:
@@ -118,7 +118,7 @@ class _Entry(msgspec.Struct, gc=False):
 
 
 class ReadScheduler:
-    """Holds the open requests and the times at which they are due.
+    """Keeps the open requests and the times at which they are due.
 
     Args:
         template: makes the key of a request.
@@ -130,11 +130,11 @@ class ReadScheduler:
         self._dice = dice
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._pending: dict[tuple[str, str], _Entry] = {}
-        """All that are not LOADED."""
+        """All entries that are not LOADED."""
         self._unread: dict[tuple[str, str], _Entry] = {}
-        """Those of `_pending` that wait for their first answer."""
+        """Pending entries that wait for their first answer."""
         self._timers: list[tuple[float, int, tuple[str, str]]] = []
-        """A heap of (due, ticket, name) of what is asked for again."""
+        """A heap of (due, ticket, name) of entries that will be read again."""
         self._problem = ""
         self._answers_since = 0.0
         self._again_bytes = 0
@@ -157,7 +157,7 @@ class ReadScheduler:
             self._unread.pop(entry.name, None)
 
     def retry(self, now: Now) -> None:
-        """Read again everything that is pending, now."""
+        """Make all pending entries due now."""
         for entry in self._pending.values():
             if entry.read:
                 self._schedule(entry, now.seconds)
@@ -165,7 +165,7 @@ class ReadScheduler:
     # --- what to read --------------------------------------------------------------------------------------
 
     def next_due(self) -> float | None:
-        """Monotonic seconds at which something is to be read; 0 means now, None means never."""
+        """Return the monotonic time, in seconds, at which the next key is due; 0 means now, None means never."""
         if self._unread:
             return 0.0
         while self._timers and self._entry_of(self._timers[0]) is None:
@@ -173,14 +173,14 @@ class ReadScheduler:
         return self._timers[0][0] if self._timers else None
 
     def take(self, count: int, now: Now) -> list[ReadRequest]:
-        """Up to `count` keys that are due. Each must come back through `answered`, `unanswered` or `put_back`."""
+        """Return up to `count` due keys. The caller gives each back by `answered`, `unanswered` or `put_back`."""
         taken = list(islice(self._unread.values(), count))
         for entry in taken:
             del self._unread[entry.name]
         while len(taken) < count and self._timers and self._timers[0][0] <= now.seconds:
             entry_due = self._entry_of(heapq.heappop(self._timers))
             if entry_due is not None:
-                entry_due.in_flight = True  # at once, so that a second timer of the same moment is ignored
+                entry_due.in_flight = True  # set here, so that a second timer with the same time is ignored
                 taken.append(entry_due)
         for entry in taken:
             entry.in_flight = True
@@ -194,7 +194,7 @@ class ReadScheduler:
     # --- what was read -------------------------------------------------------------------------------------
 
     def answered(self, answers: Iterable[tuple[ReadRequest, Found]], now: Now) -> list[MetadataRead]:
-        """Take what the store found; returns what has changed."""
+        """Take the store's answers; return those that change something."""
         if self._problem:
             self._problem = ""
             self._answers_since = now.seconds
@@ -214,23 +214,23 @@ class ReadScheduler:
         return reads
 
     def put_back(self, requests: Iterable[ReadRequest]) -> None:
-        """Take back requests that were not carried out: they are due again at once."""
+        """Take back requests that were not read: they are due again at once."""
         for request in requests:
             entry = self._current(request)
             if entry is not None:
                 self._put_back(entry)
 
     def put_all_back(self) -> None:
-        """`put_back` for everything that was taken: the thread that took it has failed."""
+        """Put back all taken requests: the thread that took them has failed."""
         for entry in self._pending.values():
             if entry.in_flight:
                 self._put_back(entry)
 
     def unanswered(self, requests: Iterable[ReadRequest], problem: str) -> list[MetadataRead]:
-        """Take back requests because the store is unavailable; returns what that changes.
+        """Take back requests because the store is unavailable; return the rows that this changes.
 
-        Each request that has not been answered yet gets the reason, once: it is not published again if the reason
-        varies while the store is unavailable.
+        Each request without an answer so far gets the reason, once: if the reason varies while the store is
+        unavailable, it is not published again.
         """
         self.put_back(requests)
         self._problem = problem
@@ -244,7 +244,7 @@ class ReadScheduler:
     # --- inside --------------------------------------------------------------------------------------------
 
     def _absent(self, entry: _Entry, why: Absent, size: int, now: Now) -> bool:
-        """Note that a value is not there. Returns whether state or reason have changed."""
+        """Note that a value is missing or unusable. Return whether state or reason have changed."""
         changed = (why.state, why.reason) != (entry.state, entry.reason)
         if why.state != entry.state:
             entry.since = now.unix
@@ -256,7 +256,7 @@ class ReadScheduler:
         self._again_bytes += size
         if why.state == MetadataState.TOO_LARGE:
             self.too_large += 1
-            entry.due = _NO_TIMER  # makes a second timer of the `retry` that led to this read void
+            entry.due = _NO_TIMER  # cancels a second timer from the `retry` that caused this read
         else:
             age = now.seconds - max(entry.late_since, self._answers_since)
             delay = key_delay(age, len(self._pending), self._again_bytes, self._dice)
@@ -285,7 +285,7 @@ class ReadScheduler:
             heapq.heapify(self._timers)
 
     def _entry_of(self, timer: tuple[float, int, tuple[str, str]]) -> _Entry | None:
-        """The entry of a timer; None if it has been read, scheduled anew or forgotten since."""
+        """Return the entry of a timer; None if it has been read, rescheduled or forgotten since."""
         due, ticket, name = timer
         entry = self._pending.get(name)
         if entry is None or entry.ticket != ticket or entry.due != due or entry.in_flight:
@@ -307,22 +307,22 @@ class ReadScheduler:
 
     @property
     def problem(self) -> str:
-        """Why the store is unavailable; "" while it answers."""
+        """Reason why the store is unavailable; "" while it answers."""
         return self._problem
 
     @property
     def pending_count(self) -> int:
-        """Number of models whose metadata is not loaded, those with a value over the limit included."""
+        """Number of models whose metadata is not loaded, including those with a value over the limit."""
         return len(self._pending)
 
     def pending(self) -> Iterator[PendingKey]:
-        """Keys that are not loaded, with the reasons."""
+        """Yield the keys that are not loaded, with the reasons."""
         for entry in self._pending.values():
             yield PendingKey(entry.namespace, entry.model, self._key(entry), entry.state, entry.reason, entry.since)
 
 
 def _judged(found: Found, wanted: str) -> tuple[Found, int]:
-    """What an answer means for a request of version `wanted`, and the bytes of a value that must be read again."""
+    """Return the answer to a request of version `wanted`, and the bytes of its value if it must be read again."""
     if isinstance(found, Absent):
         return found, 0
     own = own_version(found)

@@ -1,4 +1,4 @@
-"""The interface between the loader and a store of metadata (Redis, or a folder): what is asked and what is answered."""
+"""The interface of a store of metadata (Redis, or a folder), its answers and its error. Called by the loader."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Absent", "Found", "Reading", "Store", "StoreUnavailable", "too_large
 
 
 class StoreUnavailable(ShmrouteError):
-    """The store did not answer, or its answer says nothing about any key. The text says why; try again later."""
+    """The store did not answer, or its answer is not about any key. The text says why; try again later."""
 
 
 class Absent(msgspec.Struct, frozen=True):
@@ -29,9 +29,9 @@ Found: TypeAlias = bytes | Absent
 
 
 class Reading(NamedTuple):
-    """The result of one `read`: what was found by key, and how many commands it took.
+    """Result of one `read`: the answer for each key, and the number of commands.
 
-    A key that is not in `found` was not read, since the others filled the batch: ask for it again.
+    A key that is not in `found` was not read, since the others filled the batch: read it again.
     """
 
     found: dict[str, Found]
@@ -42,7 +42,7 @@ class Store(Protocol):
     """Values by key. One thread at a time calls it, except for `close`."""
 
     name: str
-    """Where the store is, without credentials."""
+    """Address of the store, without credentials."""
 
     def read(
         self, keys: Sequence[str], *, limit_bytes: int, batch_bytes: int, check_size_first: Collection[str] = ()
@@ -51,12 +51,12 @@ class Store(Protocol):
 
         Args:
             keys: the keys to read.
-            limit_bytes: largest value; a larger one is answered with TOO_LARGE and never held in memory.
-            batch_bytes: about how many bytes of values one call returns; the rest is left for the next call.
-            check_size_first: keys whose size is asked for before their value, since they were too large before.
+            limit_bytes: largest value; the answer for a larger one is TOO_LARGE, and it is never in memory.
+            batch_bytes: approximate maximum of bytes of values in one call; the rest is left for the next call.
+            check_size_first: keys whose size is read before their value, since they were too large before.
 
         Raises:
-            StoreUnavailable: within a time that the store bounds.
+            StoreUnavailable: no key could be read; raised within the store's own time limit.
         """
 
     def write(self, values: Mapping[str, bytes]) -> None:
@@ -71,5 +71,5 @@ class Store(Protocol):
 
 
 def too_large(size_bytes: int, limit_bytes: int) -> Absent:
-    """The answer for a value over the limit."""
+    """Return the answer for a value over the limit."""
     return Absent(MetadataState.TOO_LARGE, f"the value has {size_bytes} bytes, the limit is {limit_bytes}")

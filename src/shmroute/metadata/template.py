@@ -35,5 +35,5 @@ class KeyTemplate:
             raise ConfigError(f"key template {template!r} lacks {{model}}: all models would share one value")
 
     def key(self, namespace: str, app: str, model: str, version: str) -> str:
-        """The key of the metadata of one model."""
+        """Return the key of one model's metadata."""
         return self.template.format(namespace=namespace, app=app, model=model, version=version)

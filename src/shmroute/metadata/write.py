@@ -1,6 +1,6 @@
-"""`shmroute apply --metadata`: values for the models of an AppModel, written before the AppModel itself.
+"""`shmroute apply --metadata`: write the values for an AppModel's models before the AppModel itself.
 
-In this order no reader can see the new version with the old value. Called by the command line.
+Because of this order no reader sees the new version with the old value. Called by the command line.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _decode_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 class MetadataFiles:
     """The argument of `--metadata`: a JSON file `{model: value}`, or a folder with a file for each key or model.
 
-    In a folder, the value of a model is the first file that exists of `<key>`, `<key>.json`, `<model>` and
-    `<model>.json`. Values are taken byte for byte.
+    In a folder, the value of a model is the first existing file of `<key>`, `<key>.json`, `<model>` and
+    `<model>.json`. Values are written byte for byte.
 
     Raises:
         ConfigError: there is no such path, or the file is not a JSON object.
@@ -44,7 +44,7 @@ class MetadataFiles:
             raise ConfigError(f"metadata {self._path}: write a JSON object {{model: value}}: {error}") from error
 
     def values(self, appmodel: AppModel, template: KeyTemplate) -> dict[str, bytes]:
-        """The values for models of `appmodel`, by model. The key of a model without a value is not written.
+        """Return the values for models of `appmodel`, by model. A model may have none; its key is then not written.
 
         Raises:
             ConfigError: a file cannot be read.
@@ -60,7 +60,7 @@ class MetadataFiles:
         return found
 
     def unused(self, models: set[str]) -> list[str]:
-        """Models that the file has values for and that are not in `models`: most likely misspelt."""
+        """Return the models of the file that are not in `models`: probably misspelt."""
         return sorted(set(self._values or ()) - models)
 
     def _file(self, *names: str) -> bytes | None:
@@ -80,7 +80,7 @@ def check_metadata(appmodel: AppModel, values: Mapping[str, bytes]) -> None:
     """Refuse values that could never be loaded, before anything is written.
 
     Raises:
-        ConfigError: a value calls itself another version than its model has, or belongs to no model.
+        ConfigError: a value states another version than its model has, or belongs to no model.
     """
     versions = {model.name: model.version for model in appmodel.models}
     for model, value in values.items():
@@ -100,11 +100,11 @@ def write_metadata(
     """Write `values`, by model of `appmodel`. When this returns, the AppModel may be applied.
 
     Returns:
-        The keys written.
+        The written keys.
 
     Raises:
         ConfigError: as `check_metadata`; nothing has been written.
-        StoreUnavailable: some may have been written; do not apply the AppModel, try again.
+        StoreUnavailable: some values may have been written; do not apply the AppModel, try again.
     """
     check_metadata(appmodel, values)
     template = template or KeyTemplate()
