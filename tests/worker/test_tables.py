@@ -140,6 +140,24 @@ def test_values_are_found_by_an_index(given: Given, reader: Reader) -> None:
         tenants.by("region", None)  # type: ignore[arg-type]
 
 
+def test_values_found_by_an_index_stay_decoded_until_they_change(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME, euro=ACME, umbrella=UMBRELLA)
+    tenants = reader.table("tenants", Tenant)
+    first = tenants.by("region", "eu")
+    assert first == (Tenant(3, "eu"), Tenant(3, "eu"))
+    for number in range(3):
+        given.put("umbrella", {"quota": number, "region": "us"})
+        given.put("acme", {"quota": number, "region": "eu"})
+        assert [each.quota for each in tenants.by("region", "eu")] == [number, 3]
+        assert tenants.by("region", "eu")[1] is first[1] is tenants["euro"]
+    given.put("euro", UMBRELLA)
+    assert tenants.by("region", "eu") == (Tenant(2, "eu"),)
+    before = len(reader._position.parts._kept)
+    for number in range(1000):
+        assert tenants.by("region", f"made-up-{number}") == ()
+    assert len(reader._position.parts._kept) == before
+
+
 def test_a_table_is_not_ready_before_its_first_complete_list_and_never_empty(given: Given, reader: Reader) -> None:
     tenants = reader.table("tenants", Tenant)
     assert not tenants.ready

@@ -387,7 +387,7 @@ class Position:
         raise AssertionError("unreachable")
 
     def part(self, kind: int, key: str, decode: Callable[[bytes | None], T]) -> T:
-        """What `decode` makes of a row other than a model's, remembered until the row changes.
+        """What `decode` makes of a row other than a model's, remembered until the row changes; None is not remembered.
 
         Raises:
             NotReady, AreaUnreadable, NoAccess
@@ -398,7 +398,7 @@ class Position:
             if part is None:
                 moves = self.moves
                 part = self.decoded(decode, self.row(kind, key))
-                if self.moves == moves:
+                if self.moves == moves and part is not None:
                     self.parts.keep((kind, key), part)
             return part
 

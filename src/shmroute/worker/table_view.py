@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
 
 import msgspec
 
@@ -23,8 +24,18 @@ T = TypeVar("T")
 D = TypeVar("D")
 R = TypeVar("R")
 
+Bucket: TypeAlias = Callable[[str, Callable[[bytes], Any]], Any]
+
 _decode_first = msgspec.msgpack.Decoder(tuple[int, list[str]]).decode
 _decode_bucket = msgspec.msgpack.Decoder(list[str]).decode
+
+
+def _bucket_in(rows: RowReader, table: TableRow) -> Bucket:
+    def bucket(key: str, decode: Callable[[bytes], Any]) -> Any:
+        row = rows.get(table.number + 1, key)
+        return decode(row) if row is not None else None
+
+    return bucket
 
 
 def ready_row(name: str, area: str, row: TableRow | None) -> TableRow:
@@ -98,13 +109,14 @@ class TableView(Mapping[str, T], Generic[T]):
             KeyError: the table has no such index.
             TypeError: a value that cannot be indexed.
         """
-        return tuple(self._read(lambda rows, table: self._keys(rows, table, index, value)))
+        return tuple(self._read(lambda rows, table: self._keys(table, index, value, _bucket_in(rows, table))))
 
     def by(self, index: str, value: str | float | bool) -> tuple[T, ...]:
         """The values of the rows whose `index` has this value, in the order of their keys. Raises as `keys_by`."""
 
         def read(rows: RowReader, table: TableRow) -> list[tuple[str, bytes | None]]:
-            return [(key, rows.get(table.number, key)) for key in self._keys(rows, table, index, value)]
+            keys = self._keys(table, index, value, _bucket_in(rows, table))
+            return [(key, rows.get(table.number, key)) for key in keys]
 
         return tuple(self._value(key, row) for key, row in self._read(read) if row is not None)
 
@@ -112,21 +124,16 @@ class TableView(Mapping[str, T], Generic[T]):
         found = self._read(lambda rows, table: [(key, row) for _, key, row in rows.rows(table.number)])
         return {key: self._value(key, row) for key, row in found}
 
-    def _keys(self, rows: RowReader, table: TableRow, index: str, value: object) -> list[str]:
+    def _keys(self, table: TableRow, index: str, value: object, bucket: Bucket) -> list[str]:
+        """The keys under a value of an index; `bucket` gives a row of the index, decoded, or None."""
         entry = index_value(index, value)
         if entry is None:
             raise TypeError(f"an index has strings, numbers, True and False, not {type(value).__name__}")
         if index not in table.indexes:
             known = ", ".join(table.indexes) or "none"
             raise KeyError(f"table {self.name!r} has no index {index!r}; it has {known}")
-        first = rows.get(table.number + 1, bucket_key(entry, 0))
-        if first is None:
-            return []
-        count, keys = _decode_first(first)
-        for bucket in range(1, count):
-            more = rows.get(table.number + 1, bucket_key(entry, bucket))
-            keys += _decode_bucket(more) if more is not None else []
-        return sorted(keys)
+        count, keys = bucket(bucket_key(entry, 0), _decode_first) or (0, ())
+        return sorted(chain(keys, *(bucket(bucket_key(entry, n), _decode_bucket) or () for n in range(1, count))))
 
     def _value(self, key: str, row: bytes) -> T:
         try:

@@ -109,6 +109,29 @@ class Table(TableLookup, TableView[T], Generic[T]):
                 return found
         raise NotReady(position.area)
 
+    def by(self, index: str, value: str | float | bool) -> tuple[T, ...]:
+        """The values of the rows whose `index` has this value, in the order of their keys. Raises as `keys_by`.
+
+        Keys and values that were asked for before are not read again until they change.
+        """
+        position = self._position
+        with position.lock:
+            for _ in range(_ATTEMPTS):
+                table = self._table()
+                moves = position.moves
+
+                def bucket(key: str, decode: Callable[[bytes], Any], kind: int = table.number + 1) -> Any:
+                    return position.part(kind, key, lambda row: decode(row) if row else None)
+
+                try:
+                    found = tuple(self[key] for key in self._keys(table, index, value, bucket))
+                except KeyError:
+                    if position.moves == moves:
+                        raise
+                if position.moves == moves:  # else a newer generation has come meanwhile
+                    return found
+        return super().by(index, value)
+
     def _read(self, read: Callable[[RowReader, TableRow], R]) -> R:
         for _ in range(_ATTEMPTS):
             with self._position.lock:
