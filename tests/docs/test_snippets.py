@@ -17,8 +17,8 @@ from tests.redis_server import RedisServer
 
 PAGE_SECONDS = 100
 
-METRICS_ADDRESS = "127.0.0.1:9901"
-"""Of the pages; another one here, since it may be taken."""
+PORTS = ("9901", "8000")
+"""Ports of metrics and applications on the pages; others here, since they may be taken."""
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
@@ -42,8 +42,11 @@ def test_a_page_can_be_followed_from_top_to_bottom(
         folder.mkdir()
         (folder / "examples").symlink_to(ROOT / "examples")
         (folder / "deploy").symlink_to(ROOT / "deploy")
+        commands = script(page)
+        for port in PORTS:
+            commands = commands.replace(port, str(free_port()))
         finished = subprocess.run(
-            bound(["bash", "-c", script(page).replace(METRICS_ADDRESS, f"127.0.0.1:{free_port()}")]),
+            bound(["bash", "-c", commands]),
             cwd=folder,
             env=environment,
             capture_output=True,
