@@ -13,7 +13,7 @@ Each line of its input is a behaviour for the requests that come from then on:
     break           close the connection once the request has been read
     half            close the connection in the middle of the body
     slow 0.5        answer after so many seconds
-    redirect URL    answer 302 with that Location
+    redirect URL 303  answer the path /redirect with that Location and status; 302 where none is given
     cookie VALUE    answer with Set-Cookie: pod=VALUE; Path=/
     garbage         answer with what is no HTTP
 
@@ -80,7 +80,10 @@ class Pod:
                 await asyncio.sleep(0.05)
         if kind == "slow":
             await asyncio.sleep(float(rest[0]))
-        status = int(rest[0]) if kind == "status" else 302 if kind == "redirect" and target == "/redirect" else 200
+        status = int(rest[0]) if kind == "status" else 200
+        redirected = kind == "redirect" and target.startswith("/redirect")
+        if redirected:
+            status = int(rest[1]) if rest[1:] else 302
         said: dict[str, Any] = {
             "pod": self.name,
             "method": method,
@@ -91,7 +94,7 @@ class Pod:
         }
         answer = json.dumps(said).encode()
         extra = ""
-        if status == 302:
+        if redirected:
             extra = f"Location: {rest[0]}\r\n"
         if kind == "cookie":
             extra = f"Set-Cookie: pod={rest[0]}; Path=/\r\n"
