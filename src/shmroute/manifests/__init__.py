@@ -1,1 +1,1 @@
-"""Manifest files: reading YAML and JSON, and which objects a file holds."""
+"""Manifest files: read YAML and JSON, and split each file into its objects."""

@@ -1,9 +1,9 @@
 """Decodes the text of manifests, YAML documents or a stream of JSON, into values that JSON can hold.
 
-Called by `shmroute.manifests.files`. PyYAML's safe loader parses YAML and resolves types; what it finds becomes JSON's
-values here, which differs from PyYAML in three points: a key that appears twice in one map is refused, because one of
-its values would be lost unseen; a number keeps its digits and a date stays text; time, memory and stack are bounded,
-whatever the text is. Pure: no I/O.
+Called by `shmroute.manifests.files`. PyYAML's safe loader parses YAML and resolves types; this module makes JSON's
+values from its nodes. It differs from PyYAML in three points: a key that appears twice in one map is refused, because
+one of its values would be lost silently; a number keeps its digits and a date stays text; time, memory and stack are
+limited for every text. Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ import yaml
 __all__ = ["DEPTH_MAX", "VALUES_MAX", "YAML_MAX_BYTES", "decode_text"]
 
 YAML_MAX_BYTES: Final = 4 * 1024 * 1024
-"""Most bytes of a YAML text. A document of this size takes 5 s and 200 MiB to read; the largest object that a cluster
-stores has 1.5 MiB. JSON takes a tenth of that."""
+"""Maximum bytes of a YAML text. Reading a document of this size takes 5 s and 200 MiB, as JSON a tenth of that; the
+largest object that a cluster stores has 1.5 MiB."""
 
 VALUES_MAX: Final = 1_000_000
-"""Most values of one YAML document, with each alias counted as all that it stands for. The longest text of real
+"""Maximum values of one YAML document; each alias counts as all values it stands for. The longest text of real
 manifests holds half as many; ten lines of aliases to aliases can stand for billions."""
 
 DEPTH_MAX: Final = 100
-"""Most maps and lists inside each other. An AppModel has 4 levels, the deepest schemas of Kubernetes about 20."""
+"""Maximum nesting of maps and lists. An AppModel has 4 levels, the deepest schemas of Kubernetes about 20."""
 
 _SURELY_FLAT: Final = 500
-"""Fewer brackets than this, and shorter lines, cannot nest deeper than 1,500 levels: each bracket opens one level, each
-column of indentation at most two. PyYAML's C code takes 270 bytes of stack for a level and does not check it."""
+"""A text with fewer brackets, and shorter lines, cannot nest deeper than 1,500 levels: each bracket opens one level,
+each column of indentation at most two. PyYAML's C code takes 270 bytes of stack for a level and does not check it."""
 
 _SIGNED_BITS: Final = 63
-"""Bits of the integers that every JSON reader takes."""
+"""Bits of the integers that every JSON reader accepts."""
 
-# The C loader is ten times as fast. Every wheel of PyYAML has it; a build from source may lack it.
+# The C loader is ten times as fast. Every wheel of PyYAML has it; a build from source may not.
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -46,13 +46,13 @@ def decode_text(content: bytes, *, json_only: bool = False) -> list[Any]:
     Args:
         content: UTF-8. If it begins like JSON it is read as JSON, and as YAML if that fails: YAML's flow style looks
             like JSON.
-        json_only: do not read it as YAML.
+        json_only: never read it as YAML.
 
     Returns:
         The values in their order; None for an empty YAML document. Numbers with a fraction are `Decimal`.
 
     Raises:
-        ValueError: the text is neither, or too large; with line and reason.
+        ValueError: the text is neither JSON nor YAML, or too large; the error has line and reason.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -75,7 +75,7 @@ def decode_text(content: bytes, *, json_only: bool = False) -> list[Any]:
 
 
 def _json_values(text: str) -> Iterator[Any]:
-    """Every value of a stream of JSON."""
+    """Yield every value of a stream of JSON."""
     position, end = 0, len(text)
     while True:
         while position < end and text[position] in " \t\r\n":
@@ -106,7 +106,7 @@ _json_decoder = json.JSONDecoder(object_pairs_hook=_json_map, parse_float=Decima
 
 
 def _yaml_values(text: str) -> Iterator[Any]:
-    """Every document of a text."""
+    """Yield every document of a text."""
     if text.count("[") + text.count("{") >= _SURELY_FLAT or re.search(rf"[^\n]{{{_SURELY_FLAT}}}", text):
         _check_depth(text)
     aliases = "&" in text and "*" in text
@@ -117,7 +117,7 @@ def _yaml_values(text: str) -> Iterator[Any]:
 
 
 def _check_depth(text: str) -> None:
-    """Raise a `YAMLError` for text that is nested too deep. libyaml gives events without recursion."""
+    """Raise a `YAMLError` for a text that is nested too deeply. libyaml makes events without recursion."""
     depth = 0
     for event in yaml.parse(text, _SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -129,14 +129,14 @@ def _check_depth(text: str) -> None:
 
 
 def _count(node: Any, counted: dict[int, int | None]) -> int:
-    """The number of values in `node`, where each alias counts as all that it stands for.
+    """Return the number of values in `node`; each alias counts as all values it stands for.
 
     Args:
-        node: in place of an alias there is the node that it stands for.
-        counted: numbers that are known, by the node's id; None while its own content is counted.
+        node: the node; an alias is already replaced by the node it stands for.
+        counted: known numbers, by the node's id; None while the node's content is being counted.
 
     Raises:
-        YAMLError: there are too many, or the node contains itself.
+        YAMLError: there are too many values, or the node contains itself.
     """
     if id(node) in counted:
         known = counted[id(node)]
@@ -156,7 +156,7 @@ def _count(node: Any, counted: dict[int, int | None]) -> int:
 
 
 def _value(node: Any, depth: int) -> Any:
-    """The value of a node. PyYAML's own constructor takes twice as long."""
+    """Return the value of a node. PyYAML's own constructor takes twice as long."""
     tag = node.tag
     if isinstance(node, yaml.ScalarNode):
         read = _SCALARS.get(tag)
@@ -195,7 +195,7 @@ def _map(node: Any, depth: int) -> dict[str, Any]:
 
 
 def _integer(text: str) -> int | Decimal | str:
-    if ":" in text:  # a number to base 60, which YAML has given up since: a time, or a version
+    if ":" in text:  # a number to base 60, dropped by YAML 1.2: here a time, or a version
         return text
     digits = text.replace("_", "")
     plain = digits.lstrip("+-")
@@ -227,12 +227,12 @@ def _too_deep(where: Any) -> yaml.YAMLError:
 
 
 def _error(where: Any, problem: str) -> yaml.YAMLError:
-    """An error at a node or an event."""
+    """Return an error at a node or an event."""
     return yaml.constructor.ConstructorError(None, None, problem, where.start_mark)
 
 
 def _one_line(error: Exception) -> str:
-    """The problem and its place in one line. PyYAML writes several lines, with its own name for the text."""
+    """Return the problem and its place in one line. PyYAML writes several lines, with its own name for the text."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

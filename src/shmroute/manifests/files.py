@@ -1,6 +1,6 @@
-"""Manifests as text: files of YAML or JSON in, single objects out. What an object means is not decided here.
+"""Read files of YAML or JSON into single objects. This module does not know what an object means.
 
-Called by the folder source and by `shmroute apply`. It takes what `kubectl` takes: several documents in a file,
+Called by the folder source and by `shmroute apply`. It accepts what `kubectl` accepts: several documents in a file,
 JSON, lists of objects.
 """
 
@@ -29,14 +29,14 @@ __all__ = [
 ]
 
 SUFFIXES = (".yaml", ".yml", ".json")
-"""What a file of manifests is called, in a folder."""
+"""Suffixes of manifest files in a folder."""
 
 STDIN = "-"
 """The path that stands for standard input."""
 
 FILE_MAX_BYTES = 16 * 1024 * 1024
-"""Most bytes of a file. JSON of this size takes 2 s and 13 times its size in memory; YAML may have less (`decoding`).
-The largest object that a cluster stores has 1.5 MiB; many objects can be many files."""
+"""Maximum bytes of a file. JSON of this size takes 2 s and 13 times its size in memory; the limit of YAML is lower
+(`decoding`). The largest object that a cluster stores has 1.5 MiB; many objects can be in many files."""
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -47,24 +47,24 @@ class Document(msgspec.Struct, frozen=True):
 
     @property
     def kind(self) -> str:
-        """The object's `kind`, "" where it has none."""
+        """The object's `kind`; "" if it has none."""
         kind = self.manifest.get("kind")
         return kind if isinstance(kind, str) else ""
 
     @property
     def api_version(self) -> str:
-        """The object's `apiVersion`, "" where it has none."""
+        """The object's `apiVersion`; "" if it has none."""
         api_version = self.manifest.get("apiVersion")
         return api_version if isinstance(api_version, str) else ""
 
 
 def is_manifest_file(name: str) -> bool:
-    """Whether a folder's file of this name is taken for manifests: not hidden, and *.yaml, *.yml or *.json."""
+    """Return whether a folder's file of this name holds manifests: not hidden, and *.yaml, *.yml or *.json."""
     return not name.startswith(".") and name.endswith(SUFFIXES)
 
 
 def read(paths: Iterable[str | Path]) -> list[Document]:
-    """All objects of files, of folders' files (not of their subfolders), and of standard input for `-`.
+    """Return all objects of files, of folders' files (without subfolders), and of standard input for `-`.
 
     Raises `InvalidObject` for a file that cannot be read or decoded, and for a folder without manifests.
     """
@@ -72,7 +72,7 @@ def read(paths: Iterable[str | Path]) -> list[Document]:
 
 
 def read_file(path: str | Path) -> bytes:
-    """A file's content. Raises `InvalidObject` where it is too large, and `OSError`."""
+    """Return a file's content. Raises `InvalidObject` if it is too large, and `OSError`."""
     with Path(path).open("rb") as file:
         content = file.read(FILE_MAX_BYTES + 1)
     if len(content) > FILE_MAX_BYTES:
@@ -83,9 +83,9 @@ def read_file(path: str | Path) -> bytes:
 
 
 def decode(content: bytes, where: str) -> list[Document]:
-    """The objects of one file, in order; those of a `List` one by one. Raises `InvalidObject`.
+    """Return the objects of one file, in order, and the items of a `List` one by one. Raises `InvalidObject`.
 
-    An empty document, as between two `---`, is none. That an object has a kind is all that is asked of it.
+    Empty documents, as between two `---`, are skipped. An object must have a kind; nothing else is checked.
     """
     try:
         values = [value for value in decode_text(content, json_only=where.endswith(".json")) if value is not None]
@@ -98,7 +98,7 @@ def decode(content: bytes, where: str) -> list[Document]:
 
 
 def encode(document: Document) -> bytes:
-    """The object as JSON. Raises `InvalidObject` where it holds what JSON cannot."""
+    """Return the object as JSON. Raises `InvalidObject` if it holds a value that JSON cannot."""
     try:
         return _encode(document.manifest)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -129,7 +129,7 @@ def _read(path: str | Path) -> list[Document]:
 
 
 def _items(document: Document) -> Iterator[Document]:
-    """The document, or the items of the list that it is."""
+    """Yield the document, or, if it is a list, its items."""
     manifest: object = document.manifest
     if not isinstance(manifest, dict):
         raise InvalidObject(document.where, "not an object: write a map of apiVersion, kind, metadata and spec")
@@ -139,7 +139,7 @@ def _items(document: Document) -> Iterator[Document]:
     if not document.kind.endswith("List") or not isinstance(items, list):
         yield document
         return
-    # A typed list, as an API server sends it, names the kind of its items once.
+    # A typed list, as sent by an API server, names the kind of its items once.
     typed = {"apiVersion": manifest.get("apiVersion"), "kind": document.kind.removesuffix("List")}
     for number, item in enumerate(items, 1):
         where = f"{document.where}, item {number}"
