@@ -1,4 +1,4 @@
-"""Remove an area's shared memory when nobody needs it any more.
+"""Remove an area's shared memory once no process needs it.
 
 Called by the process that ends last: `run`, `keep`, or a watcher whose parent was killed.
 """
@@ -17,15 +17,15 @@ __all__ = ["remove_area", "remove_unused_area"]
 _log = logging.getLogger(__name__)
 
 AWAITED_SECONDS: Final = 2.0
-"""Seconds after which a standby watcher counts as gone; it renews its sign every 0.5 s."""
+"""Seconds without a sign after which a standby watcher counts as gone; it renews its sign every 0.5 s."""
 
 
 def remove_area(area: str) -> None:
-    """Remove the area's memory, unless another watcher writes it or stands by for it."""
+    """Remove the area's memory, unless another watcher writes it or is on standby for it."""
     try:
         remove_unused_area(area)
     except (AreaBusy, ConfigError):
-        return  # another watcher writes it, or no area can have this name, which has been logged
+        return  # another watcher writes it, or the area's name is invalid, which has been logged
     except ShmrouteError as error:
         _log.warning("area %s cannot be removed: %s", area, error)
 
@@ -34,11 +34,11 @@ def remove_unused_area(area: str) -> bool:
     """Remove the area's memory.
 
     Returns:
-        False if it was left, since a watcher stands by for it.
+        False if the memory was kept, because a watcher is on standby for it.
 
     Raises:
-        AreaBusy: a watcher writes it.
-        ConfigError, AreaUnreadable, NoAccess, OutOfSharedMemory: it cannot be taken.
+        AreaBusy: a watcher writes the area.
+        ConfigError, AreaUnreadable, NoAccess, OutOfSharedMemory: the area cannot be opened for writing.
     """
     publisher = Publisher(area)
     standing_by = time.monotonic_ns() - publisher.awaited_ns < AWAITED_SECONDS * 1e9

@@ -1,6 +1,6 @@
-"""Detect a frozen watcher from its heartbeat and its processor time. Used by the watcher's parent.
+"""Detect a frozen watcher by its heartbeat and its CPU time. Used by the watcher's parent.
 
-Checks are counted, not seconds: after the whole pod was paused, or a laptop slept, a watcher that merely had no time to
+It counts checks, not seconds: after the whole pod was paused, or a laptop slept, a watcher that merely had no time to
 run does not count as frozen.
 """
 
@@ -35,9 +35,9 @@ class HeartbeatCheck:
         self._silent = self._idle = self._stopped = 0
 
     def look(self) -> bool:
-        """Check once, every `CHECK_SECONDS`. Returns whether the watcher is frozen.
+        """Check once; call this every `CHECK_SECONDS`. Returns whether the watcher is frozen.
 
-        A watcher that stands by, or has not taken the area yet, is frozen only if it was stopped (SIGSTOP).
+        A watcher on standby, or one that does not write the area yet, is frozen only if it was stopped (SIGSTOP).
         """
         state = state_of(self._pid)
         self._stopped = self._stopped + 1 if state is not None and state.letter == "T" else 0
@@ -50,7 +50,7 @@ class HeartbeatCheck:
         return max(self._stopped, self._idle) >= FROZEN_CHECKS or self._silent >= BUSY_CHECKS
 
     def _own_heartbeat_ns(self) -> int:
-        """The area's heartbeat in monotonic ns if this watcher writes the area, else 0."""
+        """Return the area's heartbeat in monotonic nanoseconds if this watcher writes the area, else 0."""
         try:
             control = ControlReader(self._area)
         except (FileNotFoundError, ShmrouteError):
@@ -59,8 +59,8 @@ class HeartbeatCheck:
 
 
 def is_writer(control: ControlReader, pid: int | None, started_ns: int) -> bool:
-    """Whether the area's writer is the process `pid` that was started at `started_ns`.
+    """Return whether the area's writer is the process `pid` that was started at `started_ns`.
 
-    The start time must fit too, since containers that share an area have process ids of their own.
+    The start time is compared too, since containers that share an area may use the same process id.
     """
     return control.writer_pid == pid and control.writer_started_ns >= started_ns

@@ -16,18 +16,18 @@ STOP_SECONDS: Final = 5.0
 """Seconds between SIGTERM and SIGKILL for `shmroute keep`, which ends its watcher within 2 s."""
 
 _keepers: Final[dict[int, subprocess.Popen[bytes]]] = {}
-"""The `shmroute keep` that this process has started, by this process's id: a forked worker has none."""
+"""The `shmroute keep` that this process has started, by this process's id: a forked worker has started none."""
 
 
 def start(group: str = "") -> str:
     """Start `shmroute keep`, unless this process has started it already.
 
-    The watcher's options are environment variables. It ends when this process and all its forks have ended, or at
-    `stop`.
+    The watcher takes its options from environment variables. It ends when this process and all its forks have ended, or
+    at `stop`.
 
     Args:
-        group: name or number of the group that may read the area, unless `SHMROUTE_GROUP` names one: the group of
-            workers that run as another user.
+        group: name or number of the group that may read the area, for workers that run as another user.
+            `SHMROUTE_GROUP` overrides it.
 
     Returns:
         The area, which is `SHMROUTE_AREA` or "default".

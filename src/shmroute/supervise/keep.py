@@ -1,6 +1,6 @@
 """Keep a watcher running as a child of a server that has hooks, and end with the server.
 
-Called by `shmroute keep`, which `hooks` starts. It is a process of its own since the server neither reports the death
+Called by `shmroute keep`, which `hooks` starts. It is a separate process, since the server neither reports the death
 of such a child nor calls a hook when it is killed itself.
 """
 

@@ -1,6 +1,6 @@
-"""A pipe that ends with the last process that holds its other side, however that process died.
+"""A pipe that signals the death of the last process that holds its write end, however that process died.
 
-Nobody writes to the held side. The kernel closes it with its last holder, so no hook has to run: a watcher notices the
+Nobody writes to it. The kernel closes the write end with its last holder, so no hook has to run: a watcher notices the
 end of a SIGKILLed server's last worker.
 """
 
@@ -17,31 +17,31 @@ __all__ = ["Lifeline", "call_at_end", "has_ended"]
 class Lifeline:
     """Both ends of the pipe, in the process that starts server and watcher.
 
-    `watched` goes to the watcher (or its parent), `held` to every process that the watcher must outlive. Both are
-    closed at an exec unless they are passed on.
+    `watched`, the read end, goes to the watcher (or its parent); `held`, the write end, to every process that the
+    watcher must outlive. Both are closed at an exec unless they are passed on.
     """
 
     def __init__(self) -> None:
         self.watched, self.held = os.pipe()
 
     def close_watched(self) -> None:
-        """Close the watched side here; the child that inherited it watches."""
+        """Close the watched end in this process; the child that inherited it watches."""
         os.close(self.watched)
 
     def release(self) -> None:
-        """Close the held side in this process."""
+        """Close the held end in this process."""
         os.close(self.held)
 
 
 def has_ended(watched: int) -> bool:
-    """Whether the last holder has ended."""
+    """Return whether the last holder has ended."""
     poll = select.poll()
     poll.register(watched, select.POLLIN)
     return bool(poll.poll(0))
 
 
 def call_at_end(watched: int, action: Callable[[], None]) -> threading.Thread:
-    """Call `action` once, from a thread of its own, when the last holder has ended."""
+    """Call `action` once, in a new thread, when the last holder has ended."""
 
     def wait() -> None:
         poll = select.poll()

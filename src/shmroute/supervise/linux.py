@@ -1,6 +1,6 @@
 """prctl, waitid and /proc helpers that the standard library lacks.
 
-Used by `run` and `keep`, which have one thread each: only there is running Python between fork and exec safe.
+Used by `run` and `keep`, which have one thread each: otherwise it is not safe to run Python between fork and exec.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def spawn(
         command: program and arguments.
         mask: signals that stay blocked in it.
         environment: its environment variables.
-        inherited: descriptors of ours that it gets. Beside them it gets those that this process was started with
-            (sockets, for instance), unless it has a group of its own.
-        own_group: put it into a process group of its own, without standard input, out of the terminal's reach.
+        inherited: descriptors of this process that it inherits. Without `own_group` it also inherits those that this
+            process was started with, such as sockets.
+        own_group: put it into its own process group, without standard input; the terminal's signals do not reach it.
         with_parent: have the kernel send it SIGTERM when this process dies.
         stderr: a descriptor for its standard error; by default this process's.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: the command cannot be started.
     """
     parent = os.getpid()
 
@@ -62,7 +62,7 @@ def spawn(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if with_parent:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-            if os.getppid() != parent:  # it has died already
+            if os.getppid() != parent:  # the parent has already died
                 os.kill(os.getpid(), signal.SIGTERM)
         for descriptor in inherited:
             os.set_inheritable(descriptor, True)
@@ -83,8 +83,8 @@ def send(pid: int, number: int) -> bool:
     """Send signal `number` to the process `pid`.
 
     Returns:
-        False if this process may not signal it, which is logged: it runs as another user. True otherwise, also where
-        it has ended already.
+        False if this process may not signal it, because it runs as another user; this is logged. True otherwise, also
+        if it has already ended.
     """
     try:
         os.kill(pid, number)
@@ -97,7 +97,7 @@ def send(pid: int, number: int) -> bool:
 
 
 def finished() -> Iterator[int]:
-    """Process ids of children that have ended. Yields the same one until the caller has reaped it."""
+    """Yield process ids of children that have ended; the same one until the caller has reaped it."""
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -115,11 +115,11 @@ class ProcessState(NamedTuple):
     """R running, S sleeping, T stopped, Z ended and not reaped; others as in proc(5)."""
     parent: int
     cpu_ticks: int
-    """Processor time of all threads, in clock ticks."""
+    """CPU time of all threads, in clock ticks."""
 
 
 def state_of(pid: int) -> ProcessState | None:
-    """State of the process; None if there is no such process."""
+    """Return the state of the process; None if there is no such process."""
     try:
         fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -128,14 +128,14 @@ def state_of(pid: int) -> ProcessState | None:
 
 
 def children() -> set[int]:
-    """Process ids of this process's children, including those that have ended and are not reaped."""
+    """Return the process ids of this process's children, including those that have ended and are not reaped."""
     own = os.getpid()
     processes = (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal())
     return {pid for pid in processes if (state := state_of(pid)) is not None and state.parent == own}
 
 
 def environment_of(pid: int) -> set[bytes]:
-    """The environment of the process at its start, as `NAME=value`; empty if it cannot be read."""
+    """Return the environment of the process at its start, as `NAME=value`; empty if it cannot be read."""
     try:
         return set((_PROC / str(pid) / "environ").read_bytes().split(b"\0"))
     except OSError:

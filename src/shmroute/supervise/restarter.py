@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 BACKOFF_FIRST_SECONDS: Final = 0.5
 BACKOFF_LIMIT_SECONDS: Final = 30.0
 HEALTHY_SECONDS: Final = 60.0
-"""Seconds of life after which a watcher's next restart waits `BACKOFF_FIRST_SECONDS` again."""
+"""Seconds for which a watcher must run before its next restart waits only `BACKOFF_FIRST_SECONDS` again."""
 
 STOP_SECONDS: Final = 2.0
 """Seconds between SIGTERM and SIGKILL. A watcher ends within one second of SIGTERM."""
@@ -42,7 +42,7 @@ class Restarter:
         area: the area the watcher writes.
         arguments: the options of `shmroute watch`; it inherits the environment variables of this process.
         signals: the signals that this process blocks; they are not blocked in the watcher.
-        lifeline: the watched end of the pipe; the watcher watches it too, and ends even if this process was killed.
+        lifeline: the watched end of the pipe. The watcher watches it too, so it ends even if this process was killed.
     """
 
     def __init__(self, area: str, arguments: Sequence[str], signals: Signals, lifeline: int) -> None:
@@ -56,22 +56,22 @@ class Restarter:
         self._started = self._check_at = self._start_at = time.monotonic()
         self._backoff = BACKOFF_FIRST_SECONDS
         self.started_ns = 0
-        """Monotonic nanoseconds at which the present watcher was started."""
+        """Monotonic time at which the current watcher was started, in nanoseconds."""
         self.last_code: int | None = None
-        """Exit code of the watcher that ended last, negative for a signal; None while the first one runs."""
+        """Exit code of the last watcher that ended, negative for a signal; None while the first one runs."""
 
     @property
     def pid(self) -> int | None:
-        """Process id of the present watcher; None between two."""
+        """Process id of the current watcher; None between two watchers."""
         return self._process.pid if self._process else None
 
     @property
     def due_seconds(self) -> float:
-        """Seconds until `turn` must be called again at the latest."""
+        """Seconds within which `turn` must be called again."""
         return max(0.0, (self._check_at if self._process else self._start_at) - time.monotonic())
 
     def turn(self) -> None:
-        """Start the watcher if it is due; restart it if it has ended or frozen."""
+        """Start the watcher if its start is due; if it has ended or frozen, plan its restart."""
         now = time.monotonic()
         process = self._process
         if process is None:
@@ -88,7 +88,7 @@ class Restarter:
                 self._ended(process.wait(), "has frozen and was killed", now)
 
     def stop(self) -> None:
-        """End the watcher and wait for its end, a few seconds at most."""
+        """End the watcher and wait for its end, at most a few seconds."""
         process = self._process
         if process is None:
             return

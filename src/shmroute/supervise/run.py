@@ -1,7 +1,7 @@
 """Run a server's command beside a watcher: start both, restart the watcher, leave no process and no memory behind.
 
 Called by `shmroute run`. One thread runs one loop: it takes the next signal, reaps children that have ended, and checks
-the watcher. Orphans of the command become children of this process, whether it is process 1 of a container or not.
+the watcher. Orphans of the command become children of this process, even if it is not process 1 of a container.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FORWARDED: Final = (
     signal.SIGTTOU,
     signal.SIGALRM,
 )
-"""Signals that servers act on are forwarded to the command unchanged."""
+"""Signals that servers act on; they are forwarded to the command unchanged."""
 
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
@@ -49,23 +49,23 @@ _STEP_SECONDS: Final = 0.02
 """Seconds between two checks of the area before the command starts."""
 
 OLD_ROUTES_SECONDS: Final = 5.0
-"""Seconds to wait for a fresh list while an earlier watcher's routes are there; then the command starts on those."""
+"""Longest wait for a fresh list, in seconds, if an earlier watcher left routes; then the command starts with those."""
 
 ACCEPT_SECONDS: Final = 10.0
-"""Seconds to wait until a watcher that finds its area taken stands by or refuses. Its start takes 1 to 2 s on a busy
-machine."""
+"""Longest wait, in seconds, until a watcher whose area is taken goes on standby or refuses. Its start takes 1 to 2 s on
+a busy machine."""
 
 LIVE_HEARTBEAT_SECONDS: Final = 3.0
-"""Maximum age in seconds of a live watcher's heartbeat, which comes every second."""
+"""Maximum age of a live watcher's heartbeat, in seconds; it is written every second."""
 
 ENDING_SECONDS: Final = 0.5
-"""Seconds that children of the command get to end by themselves, as a resource tracker of `multiprocessing` does."""
+"""Seconds in which children of the command may end by themselves, as a resource tracker of `multiprocessing` does."""
 
 LEFTOVER_SECONDS: Final = 10.0
-"""Seconds between SIGTERM and SIGKILL for what the command left running. Kubernetes gives a pod 30 s in all."""
+"""Seconds between SIGTERM and SIGKILL for processes that the command left. Kubernetes gives a pod 30 s in all."""
 
 GIVE_UP_SECONDS: Final = 2.0
-"""Seconds to wait for the end of killed processes; one that is still there hangs in the kernel."""
+"""Longest wait for the end of killed processes, in seconds; one that still exists then hangs in the kernel."""
 
 
 def run(
@@ -78,8 +78,8 @@ def run(
 ) -> int:
     """Run `command` beside a watcher of `area`.
 
-    Waits up to `wait_seconds` for the first snapshot, then starts the command in any case: look-ups raise `NotReady`
-    until there is a snapshot.
+    Waits up to `wait_seconds` for the first snapshot, then starts the command even without one: look-ups raise
+    `NotReady` until there is a snapshot.
 
     Returns:
         The command's exit code, 128 + n if signal n ended it; 126 or 127 if it could not be started.
@@ -120,7 +120,7 @@ class _Run:
     # --- before the command --------------------------------------------------------------------------------
 
     def wait_ready(self, seconds: float) -> int | None:
-        """Wait for the first snapshot. Returns an exit code if the command must not start."""
+        """Wait for the first snapshot. Return an exit code if the command must not start, else None."""
         started = time.monotonic()
         with Reader(self._area) as reader:
             while True:
@@ -138,7 +138,7 @@ class _Run:
                     return None
 
     def _turn_before_command(self) -> int:
-        """Take one signal and check the watcher. Returns an exit code if `run` must end, else 0."""
+        """Take one signal and check the watcher. Return an exit code if `run` must end, else 0."""
         self._restarter.turn()
         taken = self._signals.take(_STEP_SECONDS)
         if taken is not None and taken.number in (*_ENDING, signal.SIGHUP):
@@ -156,16 +156,16 @@ class _Run:
         return True
 
     def _is_fresh(self) -> bool:
-        """Whether a live watcher has published a complete list of its own."""
+        """Return whether a live watcher has published its own complete list."""
         control = self._control()
         if control is None or not control.synced:
             return False
         return time.monotonic_ns() - control.heartbeat_ns < LIVE_HEARTBEAT_SECONDS * 1e9
 
     def _wait_accepted(self) -> int | None:
-        """Where another watcher writes the area, wait until ours has compared the sources and stands by.
+        """If another watcher writes the area, wait until ours has compared the sources and is on standby.
 
-        Ours ends with a configuration error instead if the area's routes come from another source than its own.
+        If the area's routes come from another source than its own, our watcher ends with a configuration error.
         """
         now_ns = time.monotonic_ns()
         deadline = time.monotonic() + ACCEPT_SECONDS
@@ -188,7 +188,7 @@ class _Run:
     # --- the command ---------------------------------------------------------------------------------------
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], held: int) -> int | None:
-        """Start the command, which holds the lifeline. Returns an exit code if it cannot be started."""
+        """Start the command, which holds the lifeline. Return an exit code if it cannot be started, else None."""
         try:
             process = spawn(
                 command,
@@ -208,7 +208,7 @@ class _Run:
         return None
 
     def wait_command(self) -> int:
-        """Forward signals until the command ends. Returns its exit code."""
+        """Forward signals until the command ends; return its exit code."""
         while True:
             taken = self._signals.take(self._restarter.due_seconds)
             if taken is not None and taken.number != signal.SIGCHLD:
@@ -225,13 +225,13 @@ class _Run:
             self._restarter.turn()
 
     def _forward(self, taken: Taken) -> None:
-        """Pass a signal on to the command, unless the terminal has sent it to the command too."""
+        """Forward a signal to the command, unless the terminal has sent it to the command too."""
         self._ending = self._ending or taken.number in _ENDING
         if not taken.from_terminal:
             send(self._main, taken.number)
 
     def _successor(self) -> int:
-        """Process id of the new master that gunicorn started on USR2 before the old one ended; 0 if there is none."""
+        """Return the process id of gunicorn's new master, started on USR2 before the old one ended; 0 if none."""
         if self._ending:
             return 0
         mark = f"GUNICORN_PID={self._main}".encode()
@@ -249,9 +249,9 @@ class _Run:
     # --- the end -------------------------------------------------------------------------------------------
 
     def end_leftovers(self) -> None:
-        """End what the command left running: SIGTERM first, SIGKILL after `LEFTOVER_SECONDS` or at another signal.
+        """End processes that the command left: SIGTERM first, SIGKILL after `LEFTOVER_SECONDS` or at another signal.
 
-        A process of another user, which the kernel does not let this one signal, is named in the log and left.
+        A process of another user, which the kernel does not let this one signal, is logged and left running.
         """
         tell_at = time.monotonic() + ENDING_SECONDS
         kill_at = tell_at + LEFTOVER_SECONDS

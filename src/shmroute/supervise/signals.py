@@ -1,7 +1,6 @@
-"""Signals taken one at a time by a loop, instead of by handlers that interrupt it.
+"""Receive signals one at a time in a loop, instead of in handlers that interrupt it.
 
-`sigtimedwait` also tells whether a signal came from a process or from the terminal; the terminal has sent it to the
-server as well.
+`sigtimedwait` also tells whether a signal came from a process or from the terminal, which sends it to the server too.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ class Taken(NamedTuple):
 
 
 class Signals:
-    """Blocks `numbers` and SIGCHLD in this process, and hands them out in `take`.
+    """Blocks `numbers` and SIGCHLD in this process, and returns them from `take`.
 
-    A signal that was ignored when the process began (`nohup`, a shell's background job) stays ignored. Children inherit
-    the blocked mask unless they are started with `former_mask` (see `linux.spawn`).
+    A signal that was ignored when the process started (`nohup`, a shell's background job) stays ignored. Children
+    inherit the blocked mask unless they are started with `former_mask` (see `linux.spawn`).
     """
 
     def __init__(self, numbers: Iterable[signal.Signals]) -> None:
@@ -38,6 +37,6 @@ class Signals:
         self.former_mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._taken)
 
     def take(self, seconds: float) -> Taken | None:
-        """The next signal; None if there is none within `seconds`."""
+        """Return the next signal; None if there is none within `seconds`."""
         info = signal.sigtimedwait(self._taken, max(0.0, seconds))
         return Taken(info.si_signo, info.si_code > _SI_USER) if info else None
