@@ -550,7 +550,7 @@ static int row_changed(Lookup *self, uint16_t kind, const char *key, Py_ssize_t 
     int failed = text ? 0 : -1;
     if (text && kind == self->kind) {
         failed = take_out(self, text, dropped);
-        int there = failed ? 0 : PyDict_Contains(absent, text);
+        int there = failed || !PyDict_Size(absent) ? 0 : PyDict_Contains(absent, text);
         failed = failed || there < 0 || (there && PyDict_DelItem(absent, text) < 0) ? -1 : 0;
     }
     else if (text) {

@@ -227,9 +227,10 @@ class Position:
         changed: list[tuple[int, str]],
     ) -> None:
         """Finish a move that the native look-up of routes has made; `changed` are the rows of all other kinds."""
-        if any(kind == Kind.METADATA for kind, _ in changed):
-            self._former = rows.snapshot()
-        self._drop(tables, changed)
+        if changed:
+            if any(kind == Kind.METADATA for kind, _ in changed):
+                self._former = rows.snapshot()
+            self._drop(tables, changed)
         rows.moved(generation, end)
         self.seen = float(generation)
         self._enable_all(tables, rows)
