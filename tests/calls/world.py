@@ -10,6 +10,7 @@ from shmroute.calls.attempts import Callee
 from shmroute.errors import CallFailed
 from shmroute.rows import EndpointsRow, EndpointsState
 from shmroute.worker.endpoints import Busy, Pool
+from shmroute.worker.position import Position
 from tests.routing import endpoint, route
 
 REFUSES = (Outcome.REFUSED, False)
@@ -37,7 +38,7 @@ class World:
 
     def _made(self) -> Pool:
         row = EndpointsRow("ns/app", EndpointsState.KNOWN, tuple(map(endpoint, self.pods)))
-        return Pool("app", row, "", self.busy)
+        return Pool("app", row, "", self.busy, Position("unused", 1))
 
     def changed(self) -> None:
         """The row has changed to what `pods` holds now."""

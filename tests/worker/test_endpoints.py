@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shmroute.errors import NoEndpoints
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState
 from shmroute.worker.endpoints import Busy, Endpoint, Pool
+from shmroute.worker.position import Position
 from shmroute.worker.reader import Reader
 from tests.forks import Forks, Pipe
 from tests.routing import RoutesArea, endpoint
@@ -24,7 +25,7 @@ PICKS = 100_000
 def pool(*rows: str | EndpointRow, zone: str = "", busy: Busy | None = None) -> Pool:
     endpoints = tuple(row if isinstance(row, EndpointRow) else endpoint(row) for row in rows)
     row = EndpointsRow("ns/app", EndpointsState.KNOWN, endpoints)
-    return Pool("app", row, zone, {} if busy is None else busy)
+    return Pool("app", row, zone, {} if busy is None else busy, Position("unused", 1))
 
 
 def addresses(count: int) -> list[str]:

@@ -50,14 +50,9 @@ class ReaderBinding:
 
     # --- what `shmroute.worker.routes.RouteSource` asks for -------------------------------------------------
 
-    @property
-    def is_newest(self) -> bool:
-        """Whether no generation has come since the position was brought up to date: one comparison."""
-        return self.position.word[()] == self.position.seen
-
     def is_current(self, part: Pool | MetadataValue) -> bool:
         """Whether what was decoded from a row is still right in the newest generation."""
-        if not self.is_newest:
+        if self.position.word[()] != self.position.seen:
             self.position.newest()
         return not part.stale
 
@@ -66,7 +61,7 @@ class ReaderBinding:
         zone = self._zone if self._zone is not None else environment.zone()
 
         def decode(value: bytes | None) -> Pool:
-            return Pool(route.app, _decode_endpoints(value) if value else None, zone, self.busy)
+            return Pool(route.app, _decode_endpoints(value) if value else None, zone, self.busy, self.position)
 
         return self.position.part(Kind.ENDPOINTS, f"{route.namespace}/{route.appmodel}", decode)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Container, Sequence
 from itertools import cycle
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, NoReturn, Protocol, TypeAlias
 from zlib import crc32
 
 import msgspec
@@ -86,6 +86,13 @@ class Lease:
         self.end()
 
 
+class Follower(Protocol):
+    """What a pool needs of a `shmroute.worker.position.Position`: `word[()] == seen` while no generation has come."""
+
+    word: memoryview[float]
+    seen: float
+
+
 class Pool:
     """The endpoints of one app, and the ways to pick one.
 
@@ -94,6 +101,7 @@ class Pool:
         row: the row, or None where there is none: not known.
         zone: this process's zone, "" if it is not known.
         busy: shared by all pools of a reader, so that counts outlive the row.
+        position: the reader's. Routes ask it by themselves whether this pool can be out of date.
     """
 
     __slots__ = (
@@ -107,11 +115,13 @@ class Pool:
         "by_address",
         "endpoints",
         "next",
+        "position",
         "stale",
     )
 
-    def __init__(self, app: str, row: EndpointsRow | None, zone: str, busy: Busy) -> None:
+    def __init__(self, app: str, row: EndpointsRow | None, zone: str, busy: Busy, position: Follower) -> None:
         self._app = app
+        self.position = position
         self._row = row or EndpointsRow("", EndpointsState.UNKNOWN)
         self._busy = busy
         self.stale = False

@@ -25,10 +25,6 @@ __all__ = ["App", "Route", "RouteSource", "route_in"]
 class RouteSource(Protocol):
     """Where a route looks up its endpoints and its metadata: `shmroute.worker.binding.ReaderBinding`."""
 
-    @property
-    def is_newest(self) -> bool:
-        """Whether no generation has come since the source was last asked for anything: one comparison."""
-
     def is_current(self, part: Pool | MetadataValue) -> bool:
         """Whether what was decoded from a row is still right in the newest generation."""
 
@@ -103,9 +99,8 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         Raises:
             NoEndpoints: there is none; its `reason` says why.
         """
-        pool: Pool | None = self._pool
-        source = self._source
-        if pool is None or pool.stale or source is None or not source.is_newest:  # `current_pool`, without a call
+        pool: Pool | None = self._pool  # the following is `current_pool`, without a call
+        if pool is None or pool.stale or (position := pool.position).word[()] != position.seen:
             pool = self.current_pool()
         return pool.next() if key is None and not leave_out else pool.pick(key, leave_out)
 
@@ -160,8 +155,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
     def current_pool(self) -> Pool:
         """The app's endpoints at this moment. For `shmroute.calls`."""
         pool: Pool | None = self._pool
-        source = self._source
-        if pool is None or pool.stale or source is None or not source.is_newest:
+        if pool is None or pool.stale or (position := pool.position).word[()] != position.seen:
             pool = self._bound_source().pool_of(self)
             msgspec.structs.force_setattr(self, "_pool", pool)
         return pool
