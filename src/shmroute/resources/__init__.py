@@ -1,1 +1,1 @@
-"""Watched kinds: their objects as values, and the rules that make an object valid."""
+"""Watched kinds: their objects as values, and the rules for a valid object."""

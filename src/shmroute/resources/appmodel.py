@@ -1,9 +1,9 @@
-"""AppModels as values: which fields matter, and how they are read from JSON. Pure: no I/O, no clock.
+"""AppModels as values, and their parser from JSON. Pure: no I/O, no clock.
 
 Made by the sources, read by the tables and by handlers. Never imported by a worker.
 
-`parse_appmodel` has one fast path: a typed decode that skips the fields nobody reads (managedFields are most of an
-object's bytes). Only where that fails is the object decoded again, slowly, to find the reason in words.
+`parse_appmodel` has one fast path: a typed decode that skips unused fields (managedFields are most of an
+object's bytes). Only if that fails is the object decoded again, slowly, to find the reason in words.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _REPORTED_PROBLEMS = 100
-"""Most problems named of a manifest to apply: a list of 10,000 plain strings is one mistake, not 10,000."""
+"""Maximum number of problems reported for one manifest: a list of 10,000 plain strings is one mistake, not 10,000."""
 
 _Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 
@@ -54,7 +54,7 @@ class ModelVersion(msgspec.Struct, frozen=True, gc=False):
 
 
 class AppModel(msgspec.Struct, frozen=True, gc=False):
-    """A valid AppModel. `created` is RFC 3339 in UTC (`metadata.creationTimestamp`), "" where unknown."""
+    """A valid AppModel. `created` is RFC 3339 in UTC (`metadata.creationTimestamp`), "" if unknown."""
 
     key: ObjectKey
     created: str
@@ -65,22 +65,22 @@ class AppModel(msgspec.Struct, frozen=True, gc=False):
     service: ObjectKey
     """The app's Service: `metadata.name`, or the annotation `iidp.com/service` (`name` or `namespace/name`)."""
     port: str = ""
-    """The annotation `iidp.com/port`: a port's name or number; "" leaves the choice to the rules."""
+    """The annotation `iidp.com/port`: a port's name or number; "" if the rules choose the port."""
     first_seen: str = ""
-    """When a watcher first saw an AppModel that has no `created` (in a folder), RFC 3339 in UTC; else ""."""
+    """Time at which a watcher first saw an AppModel without `created` (in a folder), RFC 3339 in UTC; else ""."""
     deleting: str = ""
     """`metadata.deletionTimestamp`, RFC 3339 in UTC; "" unless it is being deleted. It is served until it is gone."""
 
 
 class InvalidAppModel(msgspec.Struct, frozen=True, gc=False):
-    """An AppModel that breaks a rule: listed with its reason; its last valid state is still served."""
+    """An AppModel that breaks a rule. It is listed with the reason; its last valid state is still served."""
 
     key: ObjectKey
     resource_version: str
     reason: str
 
 
-# The part of the wire format that is read.
+# The fields of the wire format that are used.
 class _Annotations(msgspec.Struct, gc=False):
     service: str | None = msgspec.field(default=None, name=SERVICE_ANNOTATION)
     port: str | None = msgspec.field(default=None, name=PORT_ANNOTATION)
@@ -107,16 +107,16 @@ class _WireAppModel(msgspec.Struct, gc=False):
 
 
 _decoder = msgspec.json.Decoder(_WireAppModel)
-# Decimal keeps a number as it was written, for the message, and has no range to fall out of.
+# Decimal keeps a number as it was written, for the message, and accepts numbers of any size.
 _any_decoder = msgspec.json.Decoder(Any, float_hook=Decimal)
 
 
 def parse_appmodel(body: Body, *, default_namespace: str = DEFAULT_NAMESPACE) -> AppModel | InvalidAppModel:
-    """One AppModel from its JSON.
+    """Parse one AppModel from its JSON.
 
-    `default_namespace` is taken where `metadata.namespace` is missing, as in a folder's manifests.
-    Raises `InvalidObject` where there is no name to list it under, and `msgspec.DecodeError` where the bytes
-    are no JSON at all: that is a damaged stream, not a bad object.
+    `default_namespace` is used if `metadata.namespace` is missing, as in a folder's manifests.
+    Raises `InvalidObject` if it has no name under which it can be listed, and `msgspec.DecodeError` if the bytes
+    are not JSON: that is a damaged stream, not a bad object.
     """
     try:
         wire = decode(_decoder.decode, body)
@@ -143,7 +143,7 @@ def parse_appmodel(body: Body, *, default_namespace: str = DEFAULT_NAMESPACE) ->
         len(names) != len(models)
         or "\0" in joined
         or "\0" in spec.app
-        # The encoded size is looked at only where it can matter: UTF-8 takes 4 bytes a character at most.
+        # The encoded size is computed only if it can be too large: UTF-8 takes at most 4 bytes a character.
         or (len(joined) * 4 > MAX_MODEL_NAMES_BYTES and any(models_problems(list(names))))
     ):
         return _invalid_appmodel(body, default_namespace, "")
@@ -161,10 +161,10 @@ def parse_appmodel(body: Body, *, default_namespace: str = DEFAULT_NAMESPACE) ->
 
 
 def find_problems(manifest: Body | Mapping[str, Any]) -> list[str]:
-    """Everything that speaks against applying an AppModel's manifest, in words; [] if nothing does.
+    """Return all problems of an AppModel's manifest, in words; [] if it can be applied.
 
-    Stricter than `parse_appmodel`, as the API server is: undeclared fields count, and names that Kubernetes
-    does not allow. Never raises; at most 100 problems are told.
+    Stricter than `parse_appmodel`, like the API server: undeclared fields are problems, and names that Kubernetes
+    does not allow. Never raises; reports at most 100 problems.
     """
     decoded: object = manifest
     if not isinstance(manifest, Mapping):
@@ -176,7 +176,7 @@ def find_problems(manifest: Body | Mapping[str, Any]) -> list[str]:
 
 
 def _invalid_appmodel(body: Body, default_namespace: str, otherwise: str) -> InvalidAppModel:
-    """The slow, second look. `otherwise` is the reason where the rules find none."""
+    """Decode a second time, slowly, to find the reason. `otherwise` is the reason if the rules find none."""
     key = parse_key(body, default_namespace=default_namespace)
     manifest: Any = decode(_any_decoder.decode, body)
     resource_version = manifest["metadata"].get("resourceVersion")

@@ -1,7 +1,7 @@
-"""The rules a valid AppModel keeps, and the plain words for every way to break one.
+"""The rules of a valid AppModel, and the text for every way to break one.
 
-`shmroute.resources.appmodel` asks here once its fast, typed decode has failed; `shmroute apply` asks before it sends.
-Pure functions over decoded JSON or YAML; never raises for what it is given, however odd.
+Called by `shmroute.resources.appmodel` after its fast, typed decode has failed, and by `shmroute apply` before it
+sends. Pure functions over decoded JSON or YAML, which never raise, whatever the input.
 """
 
 from __future__ import annotations
@@ -36,42 +36,42 @@ SERVICE_ANNOTATION = "iidp.com/service"
 PORT_ANNOTATION = "iidp.com/port"
 
 MAX_NAME_CHARACTERS = 253
-"""For the name of an app, a model, a version or an object. Kubernetes allows its own names as many; what is
-longer (a SHA-512 has 128) is an accident, and each name is copied into a row of every area."""
+"""Longest name of an app, a model, a version or an object, in characters. Kubernetes allows its own names the same
+length. A longer one (a SHA-512 has 128) is an accident, and each name is copied into a row of every area."""
 
 MAX_MODELS = 12_000
-"""In one AppModel. The largest app we know of is to have 10,000; whoever changes one model of such an app sends and
-reads the whole list, so what needs more is better kept in several AppModels."""
+"""Maximum models of one AppModel. The largest known app will have 10,000. A change of one model of such an app sends
+and reads the whole list, so a larger app is better split into several AppModels."""
 
 MAX_MODEL_NAMES_BYTES = 512 * 1024
-"""All model names of one AppModel together, in UTF-8: 12,000 names of 43 bytes. Together with `MAX_MODELS` it sets a
-list of a megabyte aside, whether its names are few and long or many and short."""
+"""Maximum UTF-8 bytes of all model names of one AppModel: 12,000 names of 43 bytes. Together with `MAX_MODELS` it
+refuses a list of a megabyte, whether it has few long names or many short ones."""
 
 MAX_PORT = 65_535
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_SHOWN_CHARACTERS = 60  # of a value inside a message: enough to recognise it, whatever its length
+_SHOWN_CHARACTERS = 60  # longest part of a value shown in a message: enough to recognise it
 
 
 def is_key_part(name: str) -> bool:
-    """Whether `name` can stand in a key `namespace/name`. Looser than Kubernetes: folders may be, too."""
+    """Return whether `name` can be part of a key `namespace/name`. Less strict than Kubernetes, for folders."""
     return 0 < len(name) <= MAX_NAME_CHARACTERS and "/" not in name and "\0" not in name
 
 
 def key_problems(metadata: Mapping[Any, Any]) -> Iterator[str]:
-    """Why no key `namespace/name` can be made of an object's metadata."""
+    """Yield the reasons why an object's metadata gives no key `namespace/name`."""
     for field in ("name", "namespace"):
         value = metadata.get(field)
         if field == "namespace" and value in (None, ""):
-            continue  # stands for the default namespace
+            continue  # it means the default namespace
         yield from _string_problems(f"metadata.{field}", value)
         if isinstance(value, str) and "/" in value:
             yield f"metadata.{field} is {_shown(value)}: it may not hold a slash"
 
 
 def service_problem(annotation: str) -> str:
-    """The problem of the annotation `iidp.com/service` in words; "" if it is valid."""
+    """Return the problem of the annotation `iidp.com/service` in words; "" if it is valid."""
     parts = annotation.split("/")
     if len(parts) <= 2 and all(_DNS_LABEL.fullmatch(part) for part in parts):
         return ""
@@ -79,14 +79,14 @@ def service_problem(annotation: str) -> str:
 
 
 def is_port(text: str) -> bool:
-    """Whether `text` can be the name or the number of a Service's port."""
+    """Return whether `text` can be the name or the number of a Service's port."""
     if text.isascii() and text.isdigit():
         return len(text) <= len(str(MAX_PORT)) and 1 <= int(text) <= MAX_PORT
     return _DNS_LABEL.fullmatch(text) is not None
 
 
 def port_problem(annotation: str) -> str:
-    """The problem of the annotation `iidp.com/port` in words; "" if it is valid."""
+    """Return the problem of the annotation `iidp.com/port` in words; "" if it is valid."""
     if is_port(annotation):
         return ""
     return (
@@ -95,7 +95,7 @@ def port_problem(annotation: str) -> str:
 
 
 def models_problems(names: list[str]) -> Iterator[str]:
-    """The problems of all models' names together, in words."""
+    """Yield the problems of the list of model names: too many, too long together, or repeated."""
     if len(names) > MAX_MODELS:
         yield f"spec.models has {len(names)} items, at most {MAX_MODELS} are taken"
     size = sum(len(name.encode(errors="replace")) for name in names)
@@ -111,9 +111,9 @@ def models_problems(names: list[str]) -> Iterator[str]:
 
 
 def object_problems(manifest: object) -> Iterator[str]:
-    """Why an AppModel of the cluster or a folder is set aside; nothing if it is valid.
+    """Yield the reasons why an AppModel of the cluster or a folder is set aside; nothing if it is valid.
 
-    Fields that nobody here reads do not matter, as they may come with a newer schema.
+    Unused fields are ignored, since they may come from a newer schema.
     """
     if not isinstance(manifest, Mapping):
         yield f"the manifest is {_described(manifest)}: write a map"
@@ -131,7 +131,7 @@ def object_problems(manifest: object) -> Iterator[str]:
 
 
 def manifest_problems(manifest: object) -> Iterator[str]:
-    """What an API server or the index would refuse in a manifest that is about to be applied."""
+    """Yield the problems for which an API server or the index would refuse a manifest to apply."""
     if isinstance(manifest, Mapping):
         for field, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
             if manifest.get(field) != wanted:
@@ -173,7 +173,7 @@ def _metadata_problems(metadata: object) -> Iterator[str]:
 
 
 def _naming_problems(metadata: object) -> Iterator[str]:
-    """What only the API server is strict about in `metadata`."""
+    """Yield the problems of `metadata` that only the API server refuses."""
     if not isinstance(metadata, Mapping):
         return
     name, namespace = metadata.get("name"), metadata.get("namespace")

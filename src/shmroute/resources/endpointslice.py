@@ -1,4 +1,4 @@
-"""EndpointSlices as values: which fields matter, and how they are read from JSON. Pure: no I/O, no clock.
+"""EndpointSlices as values, and their parser from JSON. Pure: no I/O, no clock.
 
 Made by the sources, read by the tables. Never imported by a worker.
 """
@@ -29,7 +29,7 @@ __all__ = [
 KIND = "EndpointSlice"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 ADDRESS_TYPES = ("IPv4", "IPv6")
-"""The types that hold addresses; the API's third one, FQDN, holds host names."""
+"""Address types whose slices hold IP addresses; the API's third type, FQDN, holds host names."""
 
 
 class SlicePort(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -38,11 +38,11 @@ class SlicePort(msgspec.Struct, frozen=True, array_like=True, gc=False):
     name: str
     port: int
     protocol: str = "TCP"
-    """"TCP", "UDP" or "SCTP"; an absent one means TCP, per the API."""
+    """"TCP", "UDP" or "SCTP"; by the API, TCP if it is absent."""
 
 
 class SliceEndpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One address of an EndpointSlice with its conditions (an absent `ready` means ready, per the API)."""
+    """One address of an EndpointSlice with its conditions (by the API, an absent `ready` means ready)."""
 
     address: str
     ready: bool
@@ -67,7 +67,7 @@ class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
     endpoints: tuple[SliceEndpoint, ...]
 
 
-# The part of the wire format that is read.
+# The fields of the wire format that are used.
 class _Labels(msgspec.Struct, gc=False):
     service: str | None = msgspec.field(default=None, name=SERVICE_NAME_LABEL)
 
@@ -124,11 +124,11 @@ _decoder = msgspec.json.Decoder(_WireSlice)
 
 
 def parse_endpointslice(body: Body, *, default_namespace: str = DEFAULT_NAMESPACE) -> EndpointSlice | None:
-    """One EndpointSlice from its JSON; None if it is of no Service, or names hosts instead of addresses.
+    """Parse one EndpointSlice from its JSON; None if it has no Service, or names hosts instead of addresses.
 
-    None says "not one of ours (any more)": a source that had it before deletes it by `parse_key`.
-    Raises `InvalidObject` for one that does not keep the API's schema, which an API server never sends, and
-    `msgspec.DecodeError` where the bytes are no JSON at all.
+    None means that the slice is not used, or no longer: a source that had it before deletes it by `parse_key`.
+    Raises `InvalidObject` for a slice that breaks the API's schema, which an API server never sends, and
+    `msgspec.DecodeError` if the bytes are not JSON.
     """
     try:
         wire = decode(_decoder.decode, body)
@@ -147,12 +147,12 @@ def parse_endpointslice(body: Body, *, default_namespace: str = DEFAULT_NAMESPAC
         resource_version=metadata.resource_version or "",
         service=ObjectKey(key.namespace, service),
         address_type=wire.address_type,
-        # A port without a number stands for "whatever the consumer likes": there is nothing to dial.
+        # By the API, a port without a number leaves the number to the consumer: there is nothing to dial.
         ports=tuple(
             SlicePort(port.name or "", port.port, port.protocol or "TCP") for port in wire.ports or () if port.port
         ),
         endpoints=tuple(
-            # Only the first address has a meaning, says the API; kube-proxy looks at no other.
+            # By the API, only the first address has a meaning; kube-proxy ignores the others.
             _endpoint(endpoint.addresses[0], endpoint)
             for endpoint in wire.endpoints or ()
             if endpoint.addresses
@@ -161,10 +161,10 @@ def parse_endpointslice(body: Body, *, default_namespace: str = DEFAULT_NAMESPAC
 
 
 def address_problem(address: str) -> str:
-    """Why an address cannot be a pod's, in words; "" if it can.
+    """Return why an address cannot be a pod's, in words; "" if it can.
 
-    An API server refuses the same addresses (`ValidateNonSpecialIP`), but not everything that answers as one does.
-    Whoever may write EndpointSlices could else send calls to the node itself or to a cloud's metadata service.
+    An API server refuses the same addresses (`ValidateNonSpecialIP`), but not every compatible server does.
+    Without this check, a writer of EndpointSlices could send calls to the node itself or to a cloud's metadata service.
     """
     try:
         found = ipaddress.ip_address(address)
@@ -187,7 +187,7 @@ def address_problem(address: str) -> str:
 
 
 def unused_because(manifest: Mapping[str, Any]) -> str:
-    """Why `parse_endpointslice` returned None for a manifest, in words."""
+    """Return why `parse_endpointslice` returned None for a manifest, in words."""
     name = manifest["metadata"].get("name")
     address_type = manifest.get("addressType")
     if address_type not in ADDRESS_TYPES:

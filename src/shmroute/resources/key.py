@@ -1,4 +1,4 @@
-"""How an object is named within its resource, and how JSON is decoded safely. Pure: no I/O, no clock.
+"""The key of an object within its resource, and safe decoding of JSON. Pure: no I/O, no clock.
 
 Used by the parsers of each kind and by the sources. Never imported by a worker.
 """
@@ -23,13 +23,13 @@ Body: TypeAlias = bytes | bytearray | memoryview | msgspec.Raw
 """One object as JSON."""
 
 _REPORTED_PROBLEMS = 3
-"""Most problems named in the reason of one invalid object: enough to act on, in a line that can be read."""
+"""Maximum number of problems in the reason of one invalid object: enough to act on, in a readable line."""
 
 _Decoded = TypeVar("_Decoded")
 
 
-# A key holds nothing but strings, so it cannot be part of a cycle. Keeping a million keys out of the garbage
-# collector keeps its full collections short. The same holds for the objects' values in the modules beside this one.
+# gc=False: a key holds only strings, so it cannot be part of a reference cycle. Without a million keys to track, full
+# collections stay short. The same is true for the objects' values in the other modules of this package.
 class ObjectKey(msgspec.Struct, frozen=True, order=True, gc=False):
     """An object's identity within its resource. `namespace` is "" for an object of a cluster-scoped kind."""
 
@@ -53,9 +53,9 @@ _decoder = msgspec.json.Decoder(_Object)
 
 
 def parse_key(body: Body, *, default_namespace: str = DEFAULT_NAMESPACE) -> ObjectKey:
-    """The identity of any object.
+    """Return the key of any object.
 
-    `default_namespace` is taken where `metadata.namespace` is missing; it is "" for cluster-scoped kinds.
+    `default_namespace` is used if `metadata.namespace` is missing; it is "" for cluster-scoped kinds.
 
     Raises:
         InvalidObject: the object has no usable name.
@@ -70,7 +70,7 @@ def parse_key(body: Body, *, default_namespace: str = DEFAULT_NAMESPACE) -> Obje
 
 
 def make_key(kind: str, name: str, namespace: str) -> ObjectKey:
-    """The key of an object of `kind`. Raises `InvalidObject` where name or namespace cannot be part of a key."""
+    """Return the key of an object of `kind`. Raises `InvalidObject` if name or namespace cannot be part of a key."""
     if not is_key_part(name) or (namespace and not is_key_part(namespace)):
         problems = key_problems({"name": name, "namespace": namespace})
         raise InvalidObject(f"{kind} without a usable name", in_words(problems))
@@ -78,7 +78,7 @@ def make_key(kind: str, name: str, namespace: str) -> ObjectKey:
 
 
 def decode(decoder: Callable[[Body], _Decoded], body: Body) -> _Decoded:
-    """`decoder(body)`. Whatever shows that the bytes are not JSON is raised as `msgspec.DecodeError`."""
+    """Return `decoder(body)`; raise `msgspec.DecodeError` for every sign that the bytes are not JSON."""
     try:
         return decoder(body)
     except (UnicodeDecodeError, RecursionError) as error:
@@ -86,7 +86,7 @@ def decode(decoder: Callable[[Body], _Decoded], body: Body) -> _Decoded:
 
 
 def in_words(problems: Iterator[str]) -> str:
-    """The first few problems as one line."""
+    """Return the first few problems as one line."""
     named = list(islice(problems, _REPORTED_PROBLEMS))
     more = "; and more" if next(problems, None) is not None else ""
     return "; ".join(named) + more

@@ -1,7 +1,7 @@
-"""The one list of watched kinds: where each lives in the API, how it is read, what it feeds.
+"""The only list of watched kinds: the API path, the parser and the table of each.
 
-Sources, tables and the watcher take what they need to know of a kind from here, so that a further kind is one
-`WatchedKind`. Kinds that a user declares are made at run time in the same form. Pure: no I/O, no clock.
+Sources, tables and the watcher take all facts about a kind from here, so that a further kind needs only one
+`WatchedKind`. Kinds that a user declares get the same form at run time. Pure: no I/O, no clock.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Item(Protocol):
 
 
 class Parser(Protocol):
-    """Reads one object from its JSON.
+    """Parses one object from its JSON.
 
-    `default_namespace` is taken where `metadata.namespace` is missing. Returns None for an object that is not used;
-    a source that had handed out the object before reports it as deleted.
+    `default_namespace` is used if `metadata.namespace` is missing. Returns None for an object that is not used;
+    a source that has sent the object before then reports it as deleted.
 
     Raises:
         InvalidObject: the object has no usable name, or breaks the schema of its kind.
@@ -46,9 +46,9 @@ class WatchedKind(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """One kind of objects to watch. Compared by identity."""
 
     name: str
-    """What events, status and metrics call it; unique within one watcher."""
+    """Its name in events, status and metrics; unique within one watcher."""
     group: str
-    """API group; "" for the core group, which has the path /api instead of /apis."""
+    """API group; "" for the core group, whose path is /api instead of /apis."""
     version: str
     plural: str
     kind: str
@@ -56,25 +56,25 @@ class WatchedKind(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     parse: Parser
     namespaced: bool = True
     namespace: str = ""
-    """The only namespace whose objects count, `*` for all; "" leaves that to the watcher."""
+    """The only namespace whose objects count, `*` for all; "" for the watcher's own namespaces."""
     selector: str = ""
     """Label selector used in a cluster unless the user gives another one; "" selects all."""
     labelled: bool = False
-    """Whether the user's `--selector` is for this kind, in a cluster and in a folder."""
+    """Whether the user's `--selector` applies to this kind, in a cluster and in a folder."""
     feeds: int
-    """Kind of the rows that are made from its objects (`shmroute.rows.Kind`, or the number of a table). The table
-    that makes them is found by this number."""
+    """Kind of the rows that are made from its objects (`shmroute.rows.Kind`, or the number of a table). This number
+    also identifies the table that makes them."""
     required: bool = True
     """Whether the first snapshot waits for its complete list without a time limit."""
     awaited: bool = True
     """Whether the first snapshot waits for its complete list at all, and routes count as old while it is out of step.
-    A declared table has an age of its own."""
+    A declared table has its own age."""
     unused_because: Callable[[Mapping[str, Any]], str] = lambda manifest: "not used"  # noqa: ARG005
-    """Why `parse` returned None for a manifest, in words."""
+    """Returns why `parse` returned None for a manifest, in words."""
 
     @property
     def full_name(self) -> str:
-        """The resource as RBAC rules and the API server's own messages name it."""
+        """The resource's name in RBAC rules and in the API server's messages."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     @property
@@ -84,26 +84,26 @@ class WatchedKind(msgspec.Struct, frozen=True, eq=False, kw_only=True):
 
     @property
     def api_path(self) -> tuple[str, ...]:
-        """The segments of the path in front of the namespace and the plural."""
+        """The segments of the API path before the namespace and the plural."""
         return ("apis", self.group, self.version) if self.group else ("api", self.version)
 
     def is_kind(self, kind: str, api_version: str) -> bool:
-        """Whether a manifest of this `kind` and `apiVersion` is one of its objects."""
+        """Return whether a manifest with this `kind` and `apiVersion` is an object of this kind."""
         return api_version == self.api_version and (kind == self.kind if self.kind else _plural(kind) == self.plural)
 
     @property
     def row_kinds(self) -> tuple[int, ...]:
-        """Kinds of the rows that only its objects make: a declared table has those of its indexes, too."""
+        """Kinds of the rows made only from its objects; a declared table also has rows for its indexes."""
         return (self.feeds,) if self.feeds < FIRST_TABLE_NUMBER else (self.feeds, self.feeds + 1)
 
     @property
     def default_namespace(self) -> str:
-        """Namespace of an object that names none: "" for a cluster-scoped kind."""
+        """Namespace of an object that names none; "" for a cluster-scoped kind."""
         return DEFAULT_NAMESPACE if self.namespaced else ""
 
 
 def _plural(kind: str) -> str:
-    """The plural of a kind, as kubectl guesses it (`UnsafeGuessKindToResource`)."""
+    """Return the plural of a kind, as guessed by kubectl (`UnsafeGuessKindToResource`)."""
     name = kind.lower()
     if name.endswith("s"):
         return f"{name}es"
@@ -129,10 +129,10 @@ ENDPOINTSLICES = WatchedKind(
     plural="endpointslices",
     kind=endpointslice.KIND,
     parse=endpointslice.parse_endpointslice,
-    # Slices of any Service: whether a Service carries the AppModels' label is up to its owner.
+    # Slices of any Service: a Service need not carry the AppModels' label.
     selector=endpointslice.SERVICE_NAME_LABEL,
     feeds=int(Kind.ENDPOINTS),
-    # Routes are useful alone, for instance where the right to list EndpointSlices is missing.
+    # Routes are useful without endpoints, for instance if the right to list EndpointSlices is missing.
     required=False,
     unused_because=endpointslice.unused_because,
 )

@@ -1,7 +1,7 @@
-"""Tables that a user declares: their definition, and how an object of any kind becomes a row. Pure: no I/O, no clock.
+"""Tables that a user declares: their definition, and the parser from an object to a row. Pure: no I/O, no clock.
 
-`watch_table` makes a `WatchedKind` of a definition: sources and tables then treat it as every other kind. JSONPath is
-compiled once; a source's thread applies it to each object, so the owner's thread only moves bytes.
+`watch_tables` makes a `WatchedKind` from a definition: sources and tables then treat it like every other kind. JSONPath
+is compiled once; a source's thread applies it to each object, so the owner's thread only moves bytes.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 MAX_KEY_BYTES: Final = 65_535
-"""Longest key of a row in UTF-8: the area keeps its length in 16 bits."""
+"""Longest key of a row, in UTF-8 bytes: the area stores its length in 16 bits."""
 
 RESERVED_NAMES: Final = frozenset(
     {"models", "apps", "endpoints", "metadata", "conflicts", "invalid", "tables", "workers", "settings"}
     | {kind.name for kind in BUILT_IN}
 )
-"""Names of the built-in tables and views, which `shmroute get` shows."""
+"""Names of the built-in tables and views of `shmroute get`."""
 
 TABLE_NAME = re.compile(r"[a-z]([-a-z0-9_]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"v[1-9][0-9]*((alpha|beta)[1-9][0-9]*)?")
@@ -50,15 +50,15 @@ class TableDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     resource: str
     """The resource in kubectl's form with its version: `plural.version.group`; core: `configmaps.v1`."""
     kind: str = ""
-    """The objects' `kind`; by default guessed from the plural. Needed in folders, for irregular plurals."""
+    """The objects' `kind`; by default guessed from the plural. Needed only in folders, for irregular plurals."""
     scope: Literal["", "Namespaced", "Cluster"] = ""
-    """Scope of the resource; by default asked of the API server's discovery."""
+    """Scope of the resource; by default taken from the API server's discovery."""
     namespace: str = ""
-    """The one namespace to watch, `*` for all; by default that of the watcher."""
+    """The only namespace to watch, `*` for all; by default those of the watcher."""
     selector: str = ""
     """Label selector; "" for all objects."""
     key: str = ""
-    """JSONPath of the row's key; by default the name, or `namespace/name` where several namespaces are watched."""
+    """JSONPath of the row's key; by default the name, or `namespace/name` if several namespaces are watched."""
     value: str = ""
     """JSONPath of the row's value; by default the whole object without `metadata.managedFields`."""
     index: dict[str, str] = {}
@@ -66,7 +66,7 @@ class TableDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     required: bool = False
     """Whether the area's first snapshot waits for this table."""
     secrets: Literal["refused", "allowed"] = "refused"
-    """Secrets are read by every process that may read the area: only if the table says so."""
+    """Whether the table may hold Secrets: every process that may read the area can read them."""
 
 
 class TableKind(WatchedKind, frozen=True, eq=False, kw_only=True):
@@ -76,7 +76,7 @@ class TableKind(WatchedKind, frozen=True, eq=False, kw_only=True):
 
 
 class TableObject(msgspec.Struct, frozen=True, gc=False):
-    """A valid object of a table. `created` is `metadata.creationTimestamp`, "" where unknown."""
+    """A valid object of a table. `created` is `metadata.creationTimestamp`, "" if unknown."""
 
     key: ObjectKey
     created: str
@@ -85,13 +85,13 @@ class TableObject(msgspec.Struct, frozen=True, gc=False):
     value: bytes
     """The row's value in msgpack."""
     index: tuple[str, ...] = ()
-    """Entries of the indexes: `name` and tagged value, as `shmroute.rows.index_value` makes them."""
+    """Entries of the indexes: `name` and tagged value, made by `shmroute.rows.index_value`."""
     first_seen: str = ""
-    """When a watcher first saw an object that has no `created` (in a folder), RFC 3339 in UTC; else ""."""
+    """Time at which a watcher first saw an object without `created` (in a folder), RFC 3339 in UTC; else ""."""
 
 
 class InvalidTableObject(msgspec.Struct, frozen=True, gc=False):
-    """An object that cannot be a row: listed with its reason; its last valid state is still served."""
+    """An object that cannot be a row. It is listed with the reason; its last valid state is still served."""
 
     key: ObjectKey
     resource_version: str
@@ -99,7 +99,7 @@ class InvalidTableObject(msgspec.Struct, frozen=True, gc=False):
 
 
 def parse_resource(resource: str) -> tuple[str, str, str]:
-    """Group, version and plural of a resource in kubectl's full form. Raises `ConfigError`."""
+    """Return group, version and plural of a resource in kubectl's full form. Raises `ConfigError`."""
     plural, _, rest = resource.partition(".")
     version, _, group = rest.partition(".")
     complete = not resource.endswith(".")
@@ -112,17 +112,17 @@ def parse_resource(resource: str) -> tuple[str, str, str]:
 
 
 def watch_tables(definitions: dict[str, TableDefinition], *, several_namespaces: bool) -> tuple[TableKind, ...]:
-    """The kinds to watch for tables, by name.
+    """Return the kinds to watch for tables, sorted by name.
 
-    A table's number follows from its name and definition, so that a watcher that takes over finds its rows again and a
-    redefined table gets another one.
+    A table's number follows from its name and definition: the next watcher finds the table's rows again, and a
+    redefined table gets another number.
 
     Args:
-        definitions: the tables.
-        several_namespaces: whether the watcher's own namespaces are several; keys then hold the namespace.
+        definitions: the tables, by name.
+        several_namespaces: whether the watcher has several namespaces; default keys then hold the namespace.
 
     Raises:
-        ConfigError: a name, resource or path that cannot be used.
+        ConfigError: a name, resource or path cannot be used.
     """
     used: set[int] = set()
     kinds = []
@@ -167,7 +167,7 @@ def _watch_table(name: str, definition: TableDefinition, number: int, several: b
 
 
 def _number(name: str, definition: TableDefinition, used: set[int]) -> int:
-    """An even number for the table's rows; the next one is for its indexes."""
+    """Return the number for the table's rows, an even one; the next number is for its indexes."""
     slots = (LAST_TABLE_NUMBER - FIRST_TABLE_NUMBER) // 2
     slot = crc32(msgspec.json.encode([name, definition], order="sorted")) % slots
     while (number := FIRST_TABLE_NUMBER + 2 * slot) in used:
@@ -176,7 +176,7 @@ def _number(name: str, definition: TableDefinition, used: set[int]) -> int:
 
 
 class _Refused(Exception):
-    """Why an object cannot be a row."""
+    """An object cannot be a row; the text says why."""
 
 
 class _Metadata(msgspec.Struct, gc=False, rename="camel"):
@@ -191,7 +191,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class _TableParser:
-    """Reads one object for one table; a `shmroute.resources.registry.Parser`."""
+    """Parses one object for one table; a `shmroute.resources.registry.Parser`."""
 
     def __init__(self, name: str, definition: TableDefinition, several_namespaces: bool) -> None:
         self._several_namespaces = several_namespaces
@@ -273,10 +273,10 @@ def _missing(name: str, index: str) -> _Getter:
 
 
 def _path(table: str, field: str, text: str) -> _Getter | None:
-    """A JSONPath as kubectl writes it (`.spec.code`, `.metadata.labels.app\\.io/name`, `{.spec}`), compiled."""
+    """Compile a JSONPath in kubectl's form (`.spec.code`, `.metadata.labels.app\\.io/name`, `{.spec}`)."""
     if not text:
         return None
-    import jsonpath  # here: it takes 0.1 s, and a watcher without tables does without
+    import jsonpath  # imported late: it takes 0.1 s, and only tables need it
 
     plain = text.strip()
     if plain.startswith("{") and plain.endswith("}"):
