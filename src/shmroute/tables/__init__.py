@@ -1,7 +1,7 @@
-"""The index: AppModels and EndpointSlices in, changed rows and announcements out.
+"""The index: takes events about AppModels and EndpointSlices, returns changed rows and announcements.
 
 A pure object: no I/O, no clock, no threads, no logging; the same events give the same rows. It never knows where
-events come from or where rows go. Its one user is the watcher's owner thread.
+events come from or where rows go. Only the watcher's owner thread uses it.
 """
 
 from shmroute.tables.handler import Announcement, Handler

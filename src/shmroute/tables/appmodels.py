@@ -1,6 +1,6 @@
-"""The AppModels by key: which are served, which are set aside and why, and what handlers are called with.
+"""The AppModels by key: those that are served, those that are set aside with the reason, and the calls to handlers.
 
-Used by `shmroute.tables.tables` only. `models` and `endpoints` make rows of the AppModels that are kept here.
+Used only by `shmroute.tables.tables`. `models` and `endpoints` make rows of the AppModels kept here.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class AppModels:
     """A `Table` of AppModels.
 
     Args:
-        valid: filled with the AppModels that are served, by key.
+        valid: filled with the served AppModels, by key.
         problems: gets a row for each AppModel that breaks a rule or has no room.
-        endpoints: told of each AppModel that comes, changes or goes.
-        share: what one namespace's AppModels may take; None: no limit.
+        endpoints: called for each AppModel that is added, changed or removed.
+        share: the limit for one namespace's AppModels; None: no limit.
     """
 
     def __init__(
@@ -42,16 +42,16 @@ class AppModels:
         self.shares = Shares(share)
         self._valid = valid
         self._set_aside: dict[ObjectKey, str] = {}
-        """Why each invalid AppModel is invalid. Its last valid state may be in `valid` or `no_room`."""
+        """The reason of each invalid AppModel. Its last valid state may be in `valid` or `no_room`."""
         self._no_room: dict[ObjectKey, bytes] = {}
-        """Valid AppModels that do not fit into their namespace's share, packed: an eighth of the memory."""
+        """Valid AppModels that do not fit into their namespace's share, packed to an eighth of the memory."""
         self._arrived: dict[ObjectKey, AppModel] = {}
-        """Valid AppModels of the event that is being applied."""
+        """Valid AppModels of the current event."""
         self._problems = problems
         self._endpoints = endpoints
 
     def replace_all(self, items: Iterable[Item]) -> list[Announcement]:
-        """`items` is every AppModel there is."""
+        """Replace all AppModels by `items`."""
         latest = {item.key: item for item in items}
         for item in latest.values():
             self._put(item)
@@ -60,16 +60,16 @@ class AppModels:
         return self._settle(gone)
 
     def put(self, item: Item) -> list[Announcement]:
-        """An AppModel was added or changed."""
+        """Add or change an AppModel."""
         self._put(item)
         return self._settle()
 
     def remove(self, key: ObjectKey) -> list[Announcement]:
-        """An AppModel is gone."""
+        """Remove an AppModel."""
         return self._settle([self._remove(key)])
 
     def resync(self) -> list[Announcement]:
-        """Every valid AppModel as an update from itself to itself."""
+        """Return, for every valid AppModel, an update from itself to itself."""
         return [Announcement("update", appmodel, appmodel) for appmodel in self._valid.values()]
 
     def take_changes(self) -> Iterator[tuple[RowKey, bytes | None]]:
@@ -90,7 +90,7 @@ class AppModels:
         self._mend(key)
         old = self._known(key)
         if not item.created and old is not None and not old.created and old.first_seen:
-            # Another source object, the same AppModel: its age stays, also over a restart of the watcher.
+            # The source has seen the same AppModel anew: it keeps its age, also over a restart of the watcher.
             item = msgspec.structs.replace(item, first_seen=old.first_seen)
         if self.shares.limit is not None:
             self.shares.put(key.namespace, key, claim_of(item).rank, _weight(item))
@@ -103,17 +103,17 @@ class AppModels:
         return self._exchange(key, None)
 
     def _known(self, key: ObjectKey) -> AppModel | None:
-        """The last valid state of an AppModel, served or not."""
+        """Return the last valid state of an AppModel, served or not."""
         packed = self._no_room.get(key)
         return _unpack(packed) if packed is not None else self._valid.get(key)
 
     def _settle(self, more: Iterable[Announcement | None] = ()) -> list[Announcement]:
-        """End of an event: serve what fits, set aside what does not."""
+        """End an event: serve the AppModels that fit, set the others aside."""
         moved = dict(self.shares.settle())
         announcements = []
         for key in dict.fromkeys(chain(self._arrived, moved)):
             item = self._arrived.get(key) or self._known(key)
-            assert item is not None  # noqa: S101 - it is there, since it has a share
+            assert item is not None  # noqa: S101 - every key in `moved` belongs to a known AppModel
             if moved.get(key, key not in self._no_room):
                 self._found_room(key)
                 announcements.append(self._exchange(key, item))
@@ -130,7 +130,7 @@ class AppModels:
         return [announcement for announcement in chain(announcements, more) if announcement is not None]
 
     def _exchange(self, key: ObjectKey, new: AppModel | None) -> Announcement | None:
-        """`new` is served from now on; None: nothing."""
+        """Serve `new` from now on; None: serve nothing for `key`."""
         old = self._valid.get(key)
         if old is new or (old is not None and new is not None and _same(old, new)):
             return None
@@ -167,14 +167,14 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(AppModel).decode
 
 _MODEL_ROW_BYTES: Final = 72
-"""Bytes of a model's rows beside its names: the record's head, slots, and what frames the fields."""
+"""Bytes of a model's rows in addition to its names: the record's head, slots, and the fields' framing."""
 
 _OBJECT_ROWS_BYTES: Final = 512
-"""The same of an AppModel's own rows: its part of the APP row, its address row without addresses, its reasons."""
+"""Bytes of an AppModel's own rows: its part of the APP row, its address row without addresses, its reasons."""
 
 
 def _weight(item: AppModel) -> Share:
-    """What an AppModel takes: never less than the rows it makes."""
+    """Return the size of an AppModel for its share: never less than the rows it makes."""
     names = len("".join([model.name for model in item.models]).encode())
     versions = len("".join([model.version for model in item.models]).encode())
     # Each model's row names the app, its version, the namespace and the AppModel; a CONFLICT row names the AppModel
@@ -186,5 +186,5 @@ def _weight(item: AppModel) -> Share:
 
 
 def _same(old: AppModel, new: AppModel) -> bool:
-    """Whether two states of one AppModel differ in nothing but the resourceVersion: no handler is called then."""
+    """Return whether two states of one AppModel differ only in the resourceVersion: no handler is called then."""
     return msgspec.structs.replace(old, resource_version=new.resource_version) == new

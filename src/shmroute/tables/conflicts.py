@@ -1,7 +1,7 @@
-"""Who claims a name: the conflict rule, kept ready for every name.
+"""The claimants of every name, sorted by the conflict rule.
 
-Used by `shmroute.tables.models`, for models and for apps. A change costs what changes: adding a claimant to a name
-that 5,000 AppModels claim takes a binary search in the list of its namespace, not a copy.
+Used by `shmroute.tables.models`, for models and for apps. The cost depends only on the change: adding a claimant to a
+name that 5,000 AppModels claim takes a binary search in the list of its namespace, not a copy.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Claim(NamedTuple):
     """One AppModel as a claimant. Claims compare by the conflict rule: the older wins, then the smaller namespace,
     then the smaller name.
 
-    `created` compares as text, which is right for the UTC timestamps of the API. An object without one, from a folder,
-    counts as older than any that has one: a manifest kept in the folder does not lose its models to a copy of a
-    cluster's object. Among those without one the first seen wins.
+    `created` compares as text, which is right for the UTC timestamps of the API. An object without it, from a folder,
+    counts as older than any with it: a manifest in the folder does not lose its models to a copy of a
+    cluster's object. Among objects without it, the one that was seen first wins.
     """
 
     created: str
@@ -33,27 +33,27 @@ class Claim(NamedTuple):
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """What claims are ordered by. No two claimants of a name have the same one."""
+        """Sort key of claims. No two claimants of a name have the same."""
         return self[:4]
 
 
 def claim_of(appmodel: AppModel) -> Claim:
-    """The claim that all names of one AppModel share."""
+    """Return the claim of an AppModel, the same for all its names."""
     return Claim(appmodel.created, appmodel.first_seen, appmodel.key.namespace, appmodel.key.name, appmodel)
 
 
 class Contest:
-    """The claimants of a name that has several. Mutable; made and changed by `Claims` only."""
+    """The claimants of a name that has several. Mutable; only `Claims` makes and changes it."""
 
     def __init__(self, first: Claim) -> None:
         self.winners: list[Claim] = [first]
         """The first claimant of each namespace, in the order of the rule."""
         self._claims: dict[str, list[Claim]] = {first.namespace: [first]}
         self.count = 1
-        """All claimants."""
+        """Number of claimants."""
 
     def add(self, claim: Claim) -> int:
-        """`claim` joins. Returns by how much the number of namespaces with a conflict changes."""
+        """Add `claim`. Return the change in the number of namespaces with a conflict."""
         self.count += 1
         claims = self._claims.get(claim.namespace)
         if claims is None:
@@ -68,7 +68,7 @@ class Contest:
         return int(len(claims) == 2)
 
     def remove(self, claim: Claim) -> int:
-        """`claim` leaves. Returns by how much the number of namespaces with a conflict changes."""
+        """Remove `claim`. Return the change in the number of namespaces with a conflict."""
         self.count -= 1
         claims = self._claims[claim.namespace]
         was_first = claims[0].rank == claim.rank
@@ -82,45 +82,45 @@ class Contest:
         return -int(len(claims) == 1)
 
     def conflicts(self) -> Iterator[list[Claim]]:
-        """The claims of each namespace that has several, in the order of the rule. Do not change them."""
+        """Return the claims of each namespace that has several, in the order of the rule. Do not change them."""
         return (claims for claims in self._claims.values() if len(claims) > 1)
 
     def in_order(self) -> list[Claim]:
-        """All claims, of all namespaces, in the order of the rule."""
+        """Return all claims of all namespaces, in the order of the rule."""
         return list(merge(*self._claims.values()))
 
     @staticmethod
     def _take_away(claims: list[Claim], claim: Claim) -> None:
-        # A tuple without the AppModel sorts directly in front of the claim, and AppModels are never compared.
+        # A tuple without the AppModel sorts directly before the claim, so AppModels are never compared.
         del claims[bisect_left(claims, claim[:4])]
 
 
 Claimants: TypeAlias = Claim | Contest | None
-"""Who claims a name: nobody, one AppModel, or several. Most names have one."""
+"""The claimants of a name: none, one AppModel, or several. Most names have one."""
 
 
 class Claims:
-    """Names and their claimants, with the names that were touched since `take_touched`."""
+    """Names and their claimants, and the names that were touched since `take_touched`."""
 
     def __init__(self) -> None:
         self._held: dict[str, Claim | Contest] = {}
         self._touched: dict[str, Claimants] = {}
         self.conflicts = 0
-        """Pairs of namespace and name that have more than one claimant."""
+        """Number of pairs of namespace and name with more than one claimant."""
 
     def __len__(self) -> int:
         return len(self._held)
 
     def items(self) -> Iterator[tuple[str, Claim | Contest]]:
-        """Every claimed name."""
+        """Return every claimed name with its claimants."""
         return iter(self._held.items())
 
     def claimants(self, name: str) -> Claimants:
-        """Who claims `name` now."""
+        """Return the current claimants of `name`."""
         return self._held.get(name)
 
     def add(self, names: Iterable[str], new: Claim) -> None:
-        """`new` claims names that its AppModel did not claim before. The short way for a first list."""
+        """Add `new` to names that its AppModel did not claim before. Faster than `replace`, for a first list."""
         held, touched = self._held, self._touched
         for name in names:
             if name in held:
@@ -130,9 +130,9 @@ class Claims:
                 touched.setdefault(name, None)
 
     def replace(self, name: str, old: Claim | None, new: Claim | None, *, visible: bool = True) -> None:
-        """`old` lets go of the name, and `new` claims it.
+        """Remove the claim `old` on the name, and add the claim `new`.
 
-        `visible` False: no row made from this name's claimants can have changed. That is for speed.
+        `visible` False, for speed: no row made from this name's claimants can have changed.
         """
         before = self._held.get(name)
         if visible:

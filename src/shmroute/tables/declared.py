@@ -1,7 +1,7 @@
 """A declared table: rows of objects of any kind, by key, with indexes.
 
-Used by `shmroute.tables.tables` only. The rules are those of AppModels: of several objects that claim one key the
-oldest wins, an object that cannot be a row is listed with its reason, and its last valid state is still served.
+Used only by `shmroute.tables.tables`. The rules are those of AppModels: if several objects claim one key, the
+oldest wins; an object that cannot be a row is listed with its reason, and its last valid state is still served.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from shmroute.tables.table import RowChanges
 __all__ = ["DeclaredTable"]
 
 BUCKET_KEYS: Final = 16
-"""Keys in a bucket of an index on average. A change writes at most three buckets, whatever the size of the entry."""
+"""Average number of keys in a bucket of an index. A change writes at most four buckets, whatever the entry's size."""
 
 MAX_LISTED_LOSERS: Final = 100
-"""Most losers named in one CONFLICT row, as for models."""
+"""Maximum number of losers named in one CONFLICT row, as for models."""
 
 _Claim: TypeAlias = tuple[str, str, ObjectKey]
 """An object as a claimant of a key: creation time, time first seen, identity. Sorts by the conflict rule."""
@@ -35,7 +35,7 @@ class DeclaredTable:
     """A `Table` of `TableObject`s.
 
     Args:
-        kind: what is watched, and the table's number.
+        kind: the watched kind, with the table's number.
         problems: gets a row for each object that cannot be a row.
         conflicts: gets a row for each key that several objects claim.
         directory: gets the table's own row.
@@ -59,7 +59,7 @@ class DeclaredTable:
     # --- events in -----------------------------------------------------------------------------------------
 
     def replace_all(self, items: Iterable[Item]) -> list[Announcement]:
-        """`items` is every object there is."""
+        """Replace all objects by `items`."""
         latest = {item.key: item for item in items}
         for item in latest.values():
             self._put(item)
@@ -70,19 +70,19 @@ class DeclaredTable:
         return []
 
     def put(self, item: Item) -> list[Announcement]:
-        """An object was added or changed."""
+        """Add or change an object."""
         self._put(item)
         self._settle()
         return []
 
     def remove(self, key: ObjectKey) -> list[Announcement]:
-        """An object is gone."""
+        """Remove an object."""
         self._remove(key)
         self._settle()
         return []
 
     def resync(self) -> list[Announcement]:
-        """No handler is called for these objects."""
+        """Return nothing: no handler is called for these objects."""
         return []
 
     def _put(self, item: Item) -> None:
@@ -106,7 +106,7 @@ class DeclaredTable:
             self._exchange(old, None)
 
     def _exchange(self, old: TableObject | None, new: TableObject | None) -> None:
-        """`new` takes the place of `old`; both are states of one object where both are there."""
+        """Replace `old` by `new`, two states of one object; None before it exists or after it is removed."""
         if old is not None and (new is None or (old.row_key, _claim(old)) != (new.row_key, _claim(new))):
             self._let_go(old)
             old = None
@@ -146,7 +146,7 @@ class DeclaredTable:
         self._conflicts.set(f"{self._kind.name}:{row_key}", row)
 
     def _show(self, row_key: str, old: TableObject | None, new: TableObject | None) -> None:
-        """The row of `row_key` is that of `new` instead of `old`."""
+        """Make the row of `row_key` from `new` instead of `old`; None: no object has this row."""
         self._rows.set(row_key, new.value if new is not None else None)
         before = old.index if old is not None else ()
         after = new.index if new is not None else ()
@@ -170,7 +170,7 @@ class DeclaredTable:
         return f"{self._kind.name}: {key}"
 
     def _settle(self) -> None:
-        """End of an event: the table's own row is up to date."""
+        """End an event: update the table's own row."""
         definition = self._kind.definition
         row = TableRow(
             number=self._kind.feeds,
@@ -211,10 +211,10 @@ class DeclaredTable:
 
 
 class _Entry:
-    """The keys of the rows that have one value of one index, in buckets by linear hashing.
+    """The keys of the rows that share one value of one index, in buckets by linear hashing.
 
-    Adding a key splits at most one bucket and removing one merges at most two, so that a change under a value with
-    100,000 rows writes a few small rows.
+    Adding a key splits at most one bucket, and removing one merges at most two: a change at a value with
+    100,000 rows writes only a few small rows.
     """
 
     def __init__(self) -> None:
@@ -222,7 +222,7 @@ class _Entry:
         self.count = 0
 
     def add(self, key: str) -> set[int]:
-        """Add a key. Returns the buckets that have changed."""
+        """Add a key. Return the buckets that have changed."""
         bucket = bucket_of(key, len(self.buckets))
         self.buckets[bucket].add(key)
         self.count += 1
@@ -238,7 +238,7 @@ class _Entry:
         return {0, bucket, split, new}
 
     def remove(self, key: str) -> set[int]:
-        """Remove a key. Returns the buckets that have changed."""
+        """Remove a key. Return the buckets that have changed."""
         bucket = bucket_of(key, len(self.buckets))
         self.buckets[bucket].discard(key)
         self.count -= 1

@@ -1,10 +1,10 @@
 """Rows about addresses: ENDPOINTS, one for each valid AppModel, and INVALID ones of the kinds "Port" and "Endpoints".
 
-Used by `shmroute.tables.tables` only. Knows which Service each AppModel names, never its models: what an endpoint costs
-does not depend on how many models its app has.
+Used only by `shmroute.tables.tables`. It knows the Service of each AppModel, never its models: the cost of an endpoint
+does not depend on the number of its app's models.
 
-All slices of the watched scope are kept, also of Services that no AppModel names: an AppModel that names one later must
-not wait for the next list. A slice is kept packed, at some 70 bytes an endpoint.
+All slices of the watched scope are kept, even of Services that no AppModel names: an AppModel that names one later must
+not wait for the next list. Slices are kept packed, at some 70 bytes an endpoint.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from shmroute.tables.table import RowChanges
 __all__ = ["Endpoints"]
 
 MAX_ROW_BYTES: Final = 16 * 1024 * 1024
-"""Largest row of one AppModel's addresses: some 200,000 of them. A row may have 64 MiB."""
+"""Largest row of one AppModel's addresses, in bytes: some 200,000 addresses. A row may have 64 MiB."""
 
 _TOO_MANY: Final = f"at most {MAX_ROW_BYTES} bytes are taken, so its endpoints are not known"
 
 _ROW_BYTES: Final = 64
-"""Bytes that a row takes beside key and value: the record's head and slots."""
+"""Bytes of a row in addition to key and value: the record's head and slots."""
 
 
 class Endpoints:
-    """A `Table` of EndpointSlices: the slices of all Services, and the rows made of them as last given out.
+    """A `Table` of EndpointSlices: the slices of all Services, and the rows made of them.
 
-    A Service whose last slice is deleted stays *known empty*: it was there, and a slice that is replaced may be
-    deleted before the next one comes. It is forgotten (*not known*) with the next complete list that holds no slice
-    of it, or when no AppModel names it any more.
+    A Service whose last slice is deleted stays *known empty*, because a slice may be deleted before its replacement
+    is created. It becomes *not known* with the next complete list without a slice of it, or when no AppModel names it
+    any more.
 
     Args:
-        appmodels: the AppModels in force; kept by the caller, who says what has changed in it.
-        problems: gets a row for each slice with addresses that are not taken, and for each port or room that lacks.
-        rules: how endpoints are made.
-        share: what the addresses of one namespace's AppModels may take; None: no limit.
+        appmodels: the served AppModels; the caller updates this mapping and reports each change by `replace`.
+        problems: gets a row for each slice with refused addresses, and for each AppModel without a port or room.
+        rules: the rules by which endpoints are made.
+        share: the limit for the addresses of one namespace's AppModels; None: no limit.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Endpoints:
         self._service_of: dict[ObjectKey, ObjectKey] = {}
         self._emptied: dict[ObjectKey, None] = {}
         self._let_go_of: dict[ObjectKey, None] = {}
-        # Of a Service, the AppModels that name it by annotation; the one of its own name needs no entry.
+        # By Service, the AppModels that name it by annotation; an AppModel with the Service's name needs no entry.
         self._annotated: dict[ObjectKey, dict[ObjectKey, None]] = {}
         self._touched: dict[ObjectKey, None] = {}
         self._rows = RowChanges(int(Kind.ENDPOINTS))
@@ -76,7 +76,7 @@ class Endpoints:
     # --- AppModels -----------------------------------------------------------------------------------------
 
     def replace(self, old: AppModel | None, new: AppModel | None) -> None:
-        """`new` replaces `old`; the caller's mapping holds `new` already. `settle` ends an event."""
+        """Note that `new` has replaced `old` in the caller's mapping. `settle` ends an event."""
         if old is not None and new is not None and _asked(old) == _asked(new):
             return
         if old is not None:
@@ -98,9 +98,9 @@ class Endpoints:
             self._let_go_of[service] = None
 
     def settle(self) -> None:
-        """End of an event: forget Services that no AppModel refers to.
+        """End an event: forget Services that no AppModel refers to.
 
-        Not before, as one AppModel may let go of a Service and another one of the same list name it.
+        This waits for the end, because another AppModel of the same list may name a Service that one has dropped.
         """
         for service in self._let_go_of:
             if next(self._naming(service), None) is None:
@@ -108,7 +108,7 @@ class Endpoints:
         self._let_go_of.clear()
 
     def _naming(self, service: ObjectKey) -> Iterator[ObjectKey]:
-        """The valid AppModels that name the Service."""
+        """Yield the valid AppModels that name the Service."""
         namesake = self._appmodels.get(service)
         if namesake is not None and namesake.service == service:
             yield service
@@ -117,7 +117,7 @@ class Endpoints:
     # --- slices --------------------------------------------------------------------------------------------
 
     def replace_all(self, items: Iterable[Item]) -> list[Announcement]:
-        """`items` is every slice there is."""
+        """Replace all slices by `items`."""
         latest = {item.key: item for item in items}
         for item in latest.values():
             self.put(item)
@@ -129,7 +129,7 @@ class Endpoints:
         return []
 
     def put(self, item: Item) -> list[Announcement]:
-        """A slice was added or changed."""
+        """Add or change a slice."""
         assert isinstance(item, EndpointSlice)  # noqa: S101 - the kind's parser returns nothing else
         if not self._rules.special_addresses:
             item = self._without_special(item)
@@ -146,7 +146,7 @@ class Endpoints:
         return []
 
     def remove(self, key: ObjectKey) -> list[Announcement]:
-        """A slice is gone."""
+        """Remove a slice."""
         self._problems.set(key.namespace, _slice_row_key(key), None)
         service = self._service_of.pop(key, None)
         if service is None:
@@ -161,11 +161,11 @@ class Endpoints:
         return []
 
     def resync(self) -> list[Announcement]:
-        """No handler is called for slices."""
+        """Return nothing: no handler is called for slices."""
         return []
 
     def _without_special(self, item: EndpointSlice) -> EndpointSlice:
-        """The slice without addresses that no pod has; they are listed as a problem of the slice."""
+        """Return the slice without addresses that no pod can have; these are listed as a problem of the slice."""
         problems = {each.address: problem for each in item.endpoints if (problem := address_problem(each.address))}
         if not problems:
             self._problems.set(item.key.namespace, _slice_row_key(item.key), None)
@@ -185,17 +185,17 @@ class Endpoints:
     # --- rows ----------------------------------------------------------------------------------------------
 
     def take_changes(self) -> Iterator[tuple[RowKey, bytes | None]]:
-        """Rows that differ from what they were at the last call; None for a row that is gone."""
+        """Return the rows that have changed since the last call; None for a removed row."""
         self.make_rows()
         return self._rows.take_changes()
 
     def rows(self) -> Iterator[tuple[RowKey, bytes]]:
-        """All rows as they are now."""
+        """Return all current rows."""
         self.make_rows()
         return self._rows.rows()
 
     def make_rows(self) -> None:
-        """Make the rows that were touched, and their problems."""
+        """Make the rows of all touched AppModels, and their problems."""
         touched, self._touched = self._touched, {}
         made: dict[ObjectKey, tuple[bytes, str]] = {}
         for key in touched:
@@ -243,7 +243,7 @@ class Endpoints:
 
 
 def _asked(appmodel: AppModel) -> tuple[object, ...]:
-    """What the row of an AppModel, and its place among those of its namespace, depends on."""
+    """Return the fields that decide an AppModel's row, and its rank in its namespace."""
     return appmodel.service, appmodel.port, appmodel.created, appmodel.first_seen
 
 

@@ -1,18 +1,18 @@
-"""From the slices of one Service to the endpoints of one app: which port, which addresses, each once.
+"""Merge the slices of one Service into the endpoints of one app: choose the port, and list each address once.
 
-Pure functions; called by `shmroute.tables.endpoints`. Knows one Service at a time and remembers nothing.
+Pure functions without state; called by `shmroute.tables.endpoints` for one Service at a time.
 
-Port choice, over the slices that have endpoints (the empty slice of a Service scaled to zero has no ports either).
-Only TCP ports count: a call goes over TCP.
+The port is chosen from the slices that have endpoints (the empty slice of a Service scaled to zero has no ports
+either). Only TCP ports count: calls use TCP. The first rule that gives a port wins:
 
-1. The AppModel's annotation binds. If no slice has that port, there is no other: a wrong port is worse than none.
-   A number also stands for itself if no slice declares any port, as for a headless Service without ports.
-2. The watcher's default port, if the Service has it; else the next rules apply.
-3. The only port name of all slices, with each slice's own number; or the only number, under whatever names.
+1. The AppModel's annotation is binding. If no slice has that port, there is none: a wrong port is worse than none.
+   A number is also used if no slice declares any port, as for a headless Service without ports.
+2. The watcher's default port, if the Service has it.
+3. The only port name of all slices, with each slice's own number; or the only number, whatever its names.
 4. The port named `http`, in the slices that have it.
 5. None: the port is ambiguous.
 
-A slice has no part in a port that it does not declare.
+A slice that does not declare the chosen port adds no endpoints.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ IpFamily: TypeAlias = Literal["ipv4", "ipv6", "both"]
 
 _PROTOCOL = "TCP"
 _PORT_BY_CONVENTION = "http"
-_MAX_LISTED_PORTS = 10  # in a message
+_MAX_LISTED_PORTS = 10  # number of ports in a message
 
 
 class EndpointRules(msgspec.Struct, frozen=True):
-    """How endpoints are made from slices; the watcher's options."""
+    """The rules by which endpoints are made from slices; options of the watcher."""
 
     default_port: str = ""
     """Name or number of an app's port if its AppModel names none; "" for none."""
     ip_family: IpFamily = "ipv4"
-    """The family by which a pod with addresses of both is reached; "both": each of its addresses counts."""
+    """The IP family used for a pod with addresses of both; "both": each of its addresses counts."""
     special_addresses: bool = True
-    """Whether addresses are taken that are no IP addresses, or loopback, link-local or multicast ones."""
+    """Whether addresses are accepted that are not IP addresses, or are loopback, link-local or multicast addresses."""
 
 
 class _Packed(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The kept part of a slice."""
+    """The part of a slice that is kept."""
 
     resource_version: int
     ports: tuple[SlicePort, ...]
@@ -59,15 +59,15 @@ _decode = msgspec.msgpack.Decoder(_Packed).decode
 
 
 def pack(item: EndpointSlice) -> bytes:
-    """A slice as it is kept: msgpack takes about a quarter of the memory of the values."""
+    """Return a slice in its kept form: msgpack takes about a quarter of the memory of the values."""
     version = item.resource_version
-    # Kubernetes promises resourceVersions that compare as numbers; a folder has none.
+    # Kubernetes promises that resourceVersions compare as numbers; a folder has none.
     number = int(version) if version.isascii() and version.isdigit() and len(version) < 20 else 0
     return _encode(_Packed(number, item.ports, item.endpoints))
 
 
 def merge(service: str, packed: Iterable[bytes], port: str, rules: EndpointRules) -> tuple[EndpointsRow, str]:
-    """The endpoints of one app, and what is wrong with its port in words ("": nothing).
+    """Return the endpoints of one app, and the problem with its port in words, "" if there is none.
 
     `service` is `namespace/name`; `port` is the AppModel's annotation, "" for none.
     """
@@ -88,11 +88,11 @@ def merge(service: str, packed: Iterable[bytes], port: str, rules: EndpointRules
 
 
 def _union(slices: Sequence[_Packed], numbers: Sequence[int], ip_family: IpFamily) -> tuple[EndpointRow, ...]:
-    """Every address once, and of a pod with addresses of both families those of `ip_family`.
+    """Return every address once; for a pod with addresses of both families, only those of `ip_family`.
 
-    Of an address in two slices the ready one counts, then the serving one, as in kube-proxy's slice cache: the address
-    is on its way from one slice to the other, or a terminating pod's address has been given to a new pod. Of equals the
-    slice that was written last counts.
+    If an address is in two slices, the ready entry counts, then the serving one, as in kube-proxy's slice cache: the
+    address is moving from one slice to the other, or a new pod has the address of a terminating one. If both entries
+    are equal in this, the slice that was written last counts.
     """
     best: dict[tuple[str, int], tuple[int, SliceEndpoint]] = {}
     for item, number in zip(slices, numbers, strict=True):
@@ -123,9 +123,9 @@ def _union(slices: Sequence[_Packed], numbers: Sequence[int], ip_family: IpFamil
 
 
 def _leave_one_family(best: dict[tuple[str, int], tuple[int, SliceEndpoint]], ip_family: IpFamily) -> None:
-    """Take away a pod's addresses of the other family; a pod that has no address of `ip_family` keeps what it has.
+    """Remove a pod's addresses of the other family, unless the pod has no address of `ip_family`.
 
-    An endpoint that names no pod is left alone: nothing says that another address leads to the same pod.
+    An endpoint without a pod's name stays: no other address is known to lead to the same pod.
     """
     preferred = {
         endpoint.pod for (host, _), (_, endpoint) in best.items() if endpoint.pod and _family(host) == ip_family
@@ -149,7 +149,7 @@ def _rank(candidate: tuple[int, SliceEndpoint]) -> tuple[object, ...]:
         endpoint.serving,
         not endpoint.terminating,
         version,
-        # The rest only makes the outcome independent of the order.
+        # The remaining fields only make the result independent of the order.
         endpoint.zone,
         endpoint.node,
         endpoint.pod,
@@ -158,14 +158,14 @@ def _rank(candidate: tuple[int, SliceEndpoint]) -> tuple[object, ...]:
 
 
 def _choose(slices: Sequence[_Packed], port: str, default_port: str) -> Sequence[int]:
-    """For each slice the port's number, or 0 where the slice has no part in it."""
+    """Return the port's number for each slice, or 0 if the slice does not declare the port."""
     if port:
         return _matching(slices, port)
     if default_port and any(numbers := _matching(slices, default_port)):
         return numbers
     ports = [_tcp(item) for item in slices]
     names = {declared.name for each in ports for declared in each}
-    # Of several ports each has a name, so an unnamed one is the only one of its Service.
+    # Several ports must all have names, so an unnamed port is the only one of its Service.
     if (len(names - {""}) <= 1 and all(len(each) <= 1 for each in ports)) or len(
         {declared.port for each in ports for declared in each}
     ) == 1:
@@ -174,7 +174,7 @@ def _choose(slices: Sequence[_Packed], port: str, default_port: str) -> Sequence
 
 
 def _matching(slices: Sequence[_Packed], port: str) -> Sequence[int]:
-    """The port of this name or number in each slice."""
+    """Return the number of the port with this name or number in each slice; 0 if a slice lacks it."""
     number = int(port) if port.isascii() and port.isdigit() else 0
     if not number:
         return [next((declared.port for declared in _tcp(item) if declared.name == port), 0) for item in slices]

@@ -1,6 +1,6 @@
 """Rows about models and apps: MODEL, CONFLICT and APP.
 
-Used by `shmroute.tables.appmodels` only. Knows nothing of endpoints.
+Used only by `shmroute.tables.appmodels`. It knows nothing about endpoints.
 """
 
 from __future__ import annotations
@@ -15,60 +15,60 @@ from shmroute.tables.conflicts import Claim, Claimants, Claims, Contest, claim_o
 
 __all__ = ["MAX_LISTED_LOSERS", "Routes", "app_row", "route_row"]
 
-# As plain numbers: the garbage collector has to follow an enum's member, and so every key that holds one, which takes
-# three times as long for a million keys.
+# Plain numbers, because the garbage collector tracks an enum's member, and so every key that holds one: for a million
+# keys this takes three times as long.
 _MODEL, _APP, _CONFLICT, _INVALID = int(Kind.MODEL), int(Kind.APP), int(Kind.CONFLICT), int(Kind.INVALID)
 
 MAX_LISTED_LOSERS: Final = 100
-"""Most losers named in one CONFLICT row. With thousands of them, each change would write all names again."""
+"""Maximum losers named in one CONFLICT row. With thousands, each change would write all names again."""
 
 MAX_FOREIGN_APPMODELS: Final = 100
-"""Most AppModels of one namespace in the APP row of an app that another namespace has named first: no tenant may make
-each change of another one's row costly."""
+"""Maximum AppModels of one namespace in the APP row of an app that another namespace has named first: a tenant must not
+make each change of another tenant's row expensive."""
 
 MAX_FOREIGN_MODELS: Final = MAX_MODELS
-"""The same of their models: one AppModel always has its place."""
+"""Maximum models of these AppModels: one AppModel always fits."""
 
 MAX_APP_MODELS: Final = 250_000
-"""Most models in an APP row. With the longest usual names it has some 30 MiB then; a row may have 64 MiB."""
+"""Maximum models in an APP row. With the longest usual names it then has some 30 MiB; a row may have 64 MiB."""
 
 _CACHED_APPMODELS: Final = 1024
-"""Most AppModels whose models are kept as a dict during one pass over everything: bounds its memory."""
+"""Maximum AppModels whose models are cached as a dict during one pass over all rows: limits its memory."""
 
 
 class Routes:
-    """The valid AppModels, by the models and the app they name."""
+    """The valid AppModels, by the models and the app they name, and the rows made of them."""
 
     def __init__(self) -> None:
         self._models = Claims()
         self._apps = Claims()
         self._given_out: dict[str, dict[RowKey, int]] = {}
-        """For each name with several claimants, the hashes of its MODEL and CONFLICT rows as last given out."""
+        """Hashes of the MODEL and CONFLICT rows last returned, for each name with several claimants."""
         self._shortened: dict[str, bytes] = {}
         """The INVALID rows of apps whose APP row leaves AppModels out."""
 
     @property
     def shortened_count(self) -> int:
-        """APP rows that leave AppModels out, as of the last `take_changes`."""
+        """Number of APP rows that leave AppModels out, at the last `take_changes`."""
         return len(self._shortened)
 
     @property
     def model_count(self) -> int:
-        """Model names that some valid AppModel serves."""
+        """Number of model names in valid AppModels."""
         return len(self._models)
 
     @property
     def app_count(self) -> int:
-        """App names that some valid AppModel names."""
+        """Number of app names in valid AppModels."""
         return len(self._apps)
 
     @property
     def conflict_count(self) -> int:
-        """CONFLICT rows."""
+        """Number of CONFLICT rows."""
         return self._models.conflicts
 
     def replace(self, old: AppModel | None, new: AppModel | None) -> None:
-        """`new` takes the place of `old`. Both are states of the same object where both are there."""
+        """Replace `old` by `new`, two states of one object; None before it exists or after it is removed."""
         before = claim_of(old) if old is not None else None
         after = claim_of(new) if new is not None else None
         if before is None:
@@ -88,7 +88,7 @@ class Routes:
 
     def _replace_models(self, before: Claim, after: Claim) -> None:
         had = {model.name: model.version for model in before.appmodel.models}
-        # For speed: a model whose own version stays has the same row if all else that makes its row stays.
+        # For speed: if the version of a model and all other fields of its row are unchanged, so is the row.
         same = before.rank == after.rank and route_row("", "", before.appmodel) == route_row("", "", after.appmodel)
         for model in after.appmodel.models:
             version = had.pop(model.name, None)
@@ -98,7 +98,7 @@ class Routes:
             self._models.replace(name, before, None)
 
     def take_changes(self) -> Iterator[tuple[RowKey, bytes | None]]:
-        """Rows that differ from what they were at the last call; None for a row that is gone."""
+        """Yield the rows that have changed since the last call; None for a removed row."""
         versions = _Versions()
         for name, before in self._models.take_touched().items():
             after = self._models.claimants(name)
@@ -140,7 +140,7 @@ class Routes:
             self._given_out[name] = now
 
     def rows(self) -> Iterator[tuple[RowKey, bytes]]:
-        """All rows as they are now."""
+        """Yield all current rows."""
         versions = _Versions()
         for name, claimants in self._models.items():
             yield from _rows_of(name, claimants, versions)
@@ -152,13 +152,13 @@ class Routes:
 
 
 def route_row(model: str, version: str, appmodel: AppModel, others: tuple[RouteRow, ...] = ()) -> RouteRow:
-    """The row of a model that `appmodel` serves. Every MODEL row is made here."""
+    """Return the row of a model that `appmodel` serves. Every MODEL row is made here."""
     key = appmodel.key
     return RouteRow(model, version, appmodel.app, appmodel.version, key.namespace, key.name, others)
 
 
 def app_row(appmodel: AppModel) -> AppRow:
-    """What an APP row says of one AppModel. Every APP row is made here."""
+    """Return one AppModel's part of an APP row. Every APP row is made here."""
     return AppRow(
         app=appmodel.app,
         version=appmodel.version,
@@ -174,7 +174,7 @@ def app_row(appmodel: AppModel) -> AppRow:
 
 
 class _Versions:
-    """The models of AppModels as dicts, for a pass that asks the same AppModels again and again."""
+    """Cache of AppModels' models as dicts, for a pass that needs the same AppModels repeatedly."""
 
     def __init__(self) -> None:
         self._appmodel: AppModel | None = None
@@ -182,9 +182,9 @@ class _Versions:
         self._known: dict[int, tuple[AppModel, dict[str, str]]] = {}
 
     def row(self, model: str, appmodel: AppModel, others: tuple[RouteRow, ...] = ()) -> RouteRow:
-        """The row of a model that the AppModel names."""
+        """Return the row of a model that the AppModel names."""
         if appmodel is not self._appmodel:
-            # By identity, since hashing an AppModel hashes all its models; the entry keeps the identity taken.
+            # By `id`, since hashing an AppModel hashes all its models; the entry keeps the object, and so its id.
             known = self._known.get(id(appmodel))
             if known is None:
                 if len(self._known) >= _CACHED_APPMODELS:
@@ -196,7 +196,7 @@ class _Versions:
 
 
 def _rows_of(name: str, claimants: Claim | Contest, versions: _Versions) -> Iterator[tuple[RowKey, bytes]]:
-    """The MODEL row of a name and its CONFLICT rows."""
+    """Yield the MODEL row of a name and its CONFLICT rows."""
     if not isinstance(claimants, Contest):
         yield (_MODEL, name), encode(versions.row(name, claimants.appmodel))
         return
@@ -215,7 +215,7 @@ def _shortened_key(app: str) -> RowKey:
 
 
 def _app_rows(app: str, claimants: Claim | Contest) -> tuple[bytes, bytes | None]:
-    """The APP row, and an INVALID row if AppModels had to be left out of it."""
+    """Return the APP row, and an INVALID row if AppModels had to be left out of it."""
     if not isinstance(claimants, Contest):
         return encode((app_row(claimants.appmodel),)), None
     claims = claimants.in_order()

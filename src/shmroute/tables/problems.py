@@ -1,4 +1,4 @@
-"""The INVALID rows: what was set aside, and why. A bounded number for each namespace.
+"""The INVALID rows: the objects that are set aside, with the reason. A limited number for each namespace.
 
 Used by all tables. One tenant's 100,000 broken objects must not fill the area with their reasons.
 """
@@ -15,11 +15,11 @@ from shmroute.tables.table import RowChanges
 __all__ = ["MAX_LISTED", "Problems"]
 
 MAX_LISTED: Final = 1_000
-"""Most reasons listed for one namespace, the first by key; one more row counts the rest. About 0.5 MB."""
+"""Maximum number of reasons listed for one namespace, the first by key; one more row counts the rest. About 0.5 MB."""
 
 
 class Problems:
-    """INVALID rows by namespace and key, with those that changed since `take_changes`."""
+    """INVALID rows by namespace and key, and those that changed since `take_changes`."""
 
     def __init__(self) -> None:
         self._shown = RowChanges(int(Kind.INVALID))
@@ -28,11 +28,11 @@ class Problems:
         self._count = 0
 
     def __len__(self) -> int:
-        """Everything that is set aside, listed or not."""
+        """Return the number of all rows, listed or not."""
         return self._count
 
     def set(self, namespace: str, key: str, row: bytes | None) -> None:
-        """`row` is the row of `key` from now on; None: there is none. A key belongs to one namespace."""
+        """Set the row of `key`; None removes it. A key belongs to one namespace."""
         rows = self._all.get(namespace, {})
         known = key in rows
         if row is None and not known:
@@ -42,7 +42,7 @@ class Problems:
             del rows[key], order[bisect_left(order, key)]
             self._shown.set(key, None)
             self._count -= 1
-            if len(order) >= MAX_LISTED:  # one that was not listed takes the place, if it was free
+            if len(order) >= MAX_LISTED:  # an unlisted row takes the free place, if the removed one was listed
                 self._shown.set(order[MAX_LISTED - 1], rows[order[MAX_LISTED - 1]])
         else:
             self._all.setdefault(namespace, rows)[key] = row
@@ -65,9 +65,9 @@ class Problems:
         self._shown.set(f"Namespace {namespace}", row)
 
     def take_changes(self) -> Iterator[tuple[RowKey, bytes | None]]:
-        """Rows that differ from what they were at the last call; None for a row that is gone."""
+        """Return the rows that have changed since the last call; None for a removed row."""
         return self._shown.take_changes()
 
     def rows(self) -> Iterator[tuple[RowKey, bytes]]:
-        """All rows as they are now."""
+        """Return all current rows."""
         return self._shown.rows()

@@ -1,12 +1,11 @@
-"""How much of an area the objects of one namespace may take, and which of them are set aside where that is too little.
+"""The share of an area that one namespace's objects may take, and the choice of those that do not fit.
 
-Used by the tables of AppModels, of endpoints and by declared tables. Pure. Only where several namespaces of a cluster
-are watched: a namespace that is watched alone may fill the area.
+Used by the tables of AppModels, of endpoints and by declared tables. Pure. Shares have limits only if several
+namespaces of a cluster are watched: a namespace that is watched alone may fill the area.
 
-The rule: of one namespace's objects, in the order of the conflict rule (the oldest first), the longest run from the
-beginning is served whose sums stay within the share. The youngest are set aside, whatever the order of the events. What
-is set aside depends on the namespace's own objects only. A change costs a binary search and the objects that it moves
-in or out.
+The rule: a namespace's objects are sorted by the conflict rule (the oldest first), and served from the beginning as
+long as their sums stay within the share. The youngest are set aside, whatever the order of the events. Only the
+namespace's own objects matter. A change costs a binary search and the objects that it moves in or out.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from typing import Any, Final, NamedTuple, TypeAlias
 __all__ = ["BYTES_PER_MODEL", "BYTES_PER_OBJECT", "Crowded", "Room", "Share", "Shares"]
 
 BYTES_PER_OBJECT: Final = 1024
-"""A share of N bytes is one of N / 1,024 objects, too: each has rows of its own, a name and a reason."""
+"""Bytes of a share for each object that it allows: each object has its own rows, a name and a reason."""
 
 BYTES_PER_MODEL: Final = 100
-"""A share of N bytes is one of N / 100 models, too: a model's rows take 100 bytes and more."""
+"""Bytes of a share for each model that it allows: a model's rows take 100 bytes and more."""
 
 _Rank: TypeAlias = tuple[Any, ...]
-"""What a namespace's objects are ordered by; no two have the same one."""
+"""Sort key of a namespace's objects; no two have the same."""
 
 
 class Share(NamedTuple):
-    """Objects, models and bytes: a limit, or a sum."""
+    """Numbers of objects, models and bytes: a limit, or a sum."""
 
     objects: int = 0
     models: int = 0
@@ -36,15 +35,15 @@ class Share(NamedTuple):
 
     @classmethod
     def of_bytes(cls, size: int) -> Share:
-        """The limit that belongs to so many bytes."""
+        """Return the limit for a share of `size` bytes."""
         return cls(size // BYTES_PER_OBJECT, size // BYTES_PER_MODEL, size)
 
     def holds(self, taken: Share) -> bool:
-        """Whether `taken` is within this limit."""
+        """Return whether `taken` is within this limit."""
         return taken.objects <= self.objects and taken.models <= self.models and taken.bytes <= self.bytes
 
     def plus(self, other: Share, sign: int = 1) -> Share:
-        """The sum, or with `sign` -1 the difference."""
+        """Return the sum, or with `sign` -1 the difference."""
         return Share(*(mine + sign * its for mine, its in zip(self, other, strict=True)))
 
     def __str__(self) -> str:
@@ -58,7 +57,7 @@ class Crowded(NamedTuple):
     what: str
     """"routes" (AppModels), "endpoints" (addresses of AppModels), "metadata" (values) or a declared table."""
     objects: int
-    """How many are set aside."""
+    """Number of objects that are set aside."""
 
 
 class Room(NamedTuple):
@@ -69,9 +68,9 @@ class Room(NamedTuple):
     metadata: int | None = None
     """Bytes of metadata values."""
     metadata_in_all: int | None = None
-    """Bytes of metadata values of all namespaces. It is there also where one namespace is watched."""
+    """Bytes of metadata values of all namespaces. It applies even if only one namespace is watched."""
     table: Share | None = None
-    """For each declared table."""
+    """The share for each declared table."""
 
 
 class _Namespace:
@@ -81,36 +80,36 @@ class _Namespace:
         """The key at the same place as its rank."""
         self.weights: dict[Any, tuple[_Rank, Share]] = {}
         self.admitted = 0
-        """How many of `ranks`, from the beginning, are served."""
+        """Number of served objects, the first ones of `ranks`."""
         self.taken = Share()
-        """The sum of these."""
+        """The sum of the served objects."""
 
 
 class Shares:
-    """Which objects fit into the share of their namespace. Keys are hashable; a key belongs to one namespace.
+    """Decides which objects fit into the share of their namespace. Keys are hashable; a key belongs to one namespace.
 
     Args:
-        limit: of each namespace; None where there is none, and everything fits.
+        limit: the limit of each namespace; None: everything fits.
     """
 
     def __init__(self, limit: Share | None) -> None:
         self.limit = limit
         self._namespaces: dict[str, _Namespace] = {}
         self._served: dict[Any, bool] = {}
-        """What `settle` last said of each key."""
+        """Whether each key is served, as last returned by `settle`."""
         self._touched: dict[Any, str] = {}
         """Keys that may have moved in or out since then, with their namespaces."""
         self._unsettled: dict[str, None] = {}
 
     @property
     def crowded(self) -> Iterator[tuple[str, int]]:
-        """Each namespace that has objects set aside, and how many."""
+        """Each namespace that has objects set aside, and their number."""
         for name, space in self._namespaces.items():
             if space.admitted < len(space.ranks):
                 yield name, len(space.ranks) - space.admitted
 
     def put(self, namespace: str, key: Any, rank: _Rank, weight: Share) -> None:
-        """An object is there, or has changed. `settle` says what becomes of it."""
+        """Add or change an object. `settle` decides whether it is served."""
         space = self._namespaces.get(namespace)
         if space is None:
             space = self._namespaces[namespace] = _Namespace()
@@ -129,7 +128,7 @@ class Shares:
         self._unsettled[namespace] = None
 
     def remove(self, namespace: str, key: Any) -> None:
-        """An object is gone."""
+        """Remove an object."""
         space = self._namespaces.get(namespace)
         known = space.weights.pop(key, None) if space is not None else None
         if space is None or known is None:
@@ -140,10 +139,7 @@ class Shares:
         self._unsettled[namespace] = None
 
     def settle(self) -> list[tuple[Any, bool]]:
-        """End of an event: the keys that fit now and did not before (True), and the other way round (False).
-
-        A new key is among them in any case.
-        """
+        """End an event: return the keys that now fit (True) or no longer fit (False), and every new key."""
         for name in self._unsettled:
             self._fit(name, self._namespaces[name])
         moved = []
@@ -161,7 +157,7 @@ class Shares:
         return moved
 
     def reason(self, namespace: str, what: str) -> str:
-        """Why an object is set aside, and what can be done."""
+        """Return why an object is set aside, and what can be done."""
         return (
             f"no room: namespace {namespace!r} may take {self.limit} of {what}, and its older objects take them:"
             " remove some, or give the area more memory or the namespace a larger --share"

@@ -1,4 +1,4 @@
-"""What each table does: objects of one kind in, rows and calls for handlers out. Pure."""
+"""The interface of a table: it takes objects of one kind, and returns rows and calls for handlers. Pure."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ __all__ = ["RowChanges", "Table"]
 class Table(Protocol):
     """The objects of one kind and the rows made of them.
 
-    The rows are a function of the objects, never of the order of events (an exception says so where it is made).
+    The rows depend on the objects, never on the order of events (each exception is documented at its code).
     """
 
     def replace_all(self, items: Iterable[Item]) -> list[Announcement]:
-        """`items` is every object there is."""
+        """Replace all objects by `items`."""
 
     def put(self, item: Item) -> list[Announcement]:
-        """An object was added or changed."""
+        """Add or change an object."""
 
     def remove(self, key: ObjectKey) -> list[Announcement]:
-        """An object is gone."""
+        """Remove an object."""
 
     def resync(self) -> list[Announcement]:
-        """Announcements that hand every object to the handlers again."""
+        """Return announcements that pass every object to the handlers again."""
 
     def take_changes(self) -> Iterator[tuple[RowKey, bytes | None]]:
-        """Rows touched since the last call, None for one that is gone.
+        """Return the rows touched since the last call; None for a removed row.
 
-        Rows that did not change are left out as far as that is cheap: it saves work further on. What is published is
-        decided by `Publisher`, which compares each row with the one in the area.
+        Unchanged rows are left out as far as that is cheap, which saves later work. `Publisher` decides which rows to
+        publish: it compares each row with the one in the area.
         """
 
     def rows(self) -> Iterator[tuple[RowKey, bytes]]:
-        """All rows as they are now, whether or not the changes have been taken."""
+        """Return all current rows, whether or not their changes have been taken."""
 
 
 class RowChanges:
-    """Rows of one kind by key, with those that changed since `take_changes`."""
+    """Rows of one kind by key, and those that changed since `take_changes`."""
 
     def __init__(self, kind: int) -> None:
         self._kind = kind
@@ -54,11 +54,11 @@ class RowChanges:
         return len(self._rows)
 
     def get(self, key: str) -> bytes | None:
-        """The row as it is now."""
+        """Return the current row; None if there is none."""
         return self._rows.get(key)
 
     def set(self, key: str, row: bytes | None) -> None:
-        """`row` is the row of `key` from now on; None: there is none."""
+        """Set the row of `key`; None removes it."""
         before = self._rows.get(key)
         if before == row:
             return
@@ -69,7 +69,7 @@ class RowChanges:
             self._rows[key] = row
 
     def take_changes(self) -> Iterator[tuple[RowKey, bytes | None]]:
-        """Rows that differ from what they were at the last call; None for a row that is gone."""
+        """Yield the rows that have changed since the last call; None for a removed row."""
         touched, self._before = self._before, {}
         for key, before in touched.items():
             row = self._rows.get(key)
@@ -77,6 +77,6 @@ class RowChanges:
                 yield (self._kind, key), row
 
     def rows(self) -> Iterator[tuple[RowKey, bytes]]:
-        """All rows as they are now."""
+        """Yield all current rows."""
         for key, row in self._rows.items():
             yield (self._kind, key), row

@@ -1,17 +1,17 @@
-"""`Index`: events in, changed rows and announcements out.
+"""`Index`: takes events, returns changed rows and announcements.
 
-Owned by one thread. The rules it keeps:
+Owned by one thread. Its rules:
 
-* *Conflicts.* Among AppModels of one namespace that claim the same model the oldest wins (`conflicts.precedence`).
-  The losers are listed in the order in which they would take over, and the first of them does so as soon as the winner
-  lets go. The same rule, applied to the namespaces' winners, chooses the first route of the model's row.
+* *Conflicts.* If several AppModels of one namespace claim the same model, the oldest wins (`conflicts.Claim`).
+  The losers are listed in the order in which they would take over; the first one does so as soon as the winner
+  drops the model. The same rule, applied to the namespaces' winners, chooses the first route of the model's row.
 * *Invalid objects.* An invalid object is listed with its reason. Its last valid state, if there is one, is served until
-  the object is valid again or gone; a complete list that holds it invalid does not end that. Files that a folder source
-  has set aside are listed as the source says.
-* *No change.* Rows whose bytes stay as they were are not given out.
+  the object is valid again or deleted, even if a complete list contains the invalid object. Unusable files of a folder
+  source are listed with the source's reason.
+* *No change.* Rows whose bytes are unchanged are not returned.
 
-The rows are a function of the objects as they are now, of the last valid state of those that are invalid, and of which
-Services have been emptied (`endpoints.Endpoints`). The order of the events does not matter.
+The rows depend on the current objects, on the last valid state of the invalid ones, and on the Services that have lost
+their last slice (`endpoints.Endpoints`). The order of the events does not matter.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Index:
     """The tables of all watched kinds.
 
     Args:
-        rules: how endpoints are made from slices.
-        kinds: the watched kinds; each declared one feeds a table of its own.
-        room: what one namespace may take.
+        rules: the rules by which endpoints are made from slices.
+        kinds: the watched kinds; each declared kind feeds its own table.
+        room: the share of each namespace.
     """
 
     def __init__(
@@ -65,34 +65,34 @@ class Index:
 
     @property
     def model_count(self) -> int:
-        """MODEL rows."""
+        """Number of MODEL rows."""
         return self._appmodels.routes.model_count
 
     @property
     def app_count(self) -> int:
-        """APP rows."""
+        """Number of APP rows."""
         return self._appmodels.routes.app_count
 
     @property
     def conflict_count(self) -> int:
-        """CONFLICT rows."""
+        """Number of CONFLICT rows."""
         return self._appmodels.routes.conflict_count + len(self._conflicts)
 
     @property
     def invalid_count(self) -> int:
-        """What is set aside, as of the last `take_changes`; the INVALID rows list a bounded part of it."""
+        """Number of set-aside objects at the last `take_changes`; the INVALID rows list a limited number of them."""
         return len(self._problems) + self._appmodels.routes.shortened_count
 
     @property
     def crowded(self) -> list[Crowded]:
-        """The namespaces that have objects set aside for lack of room, as of the last `take_changes`."""
+        """The namespaces with objects set aside for lack of room, at the last `take_changes`."""
         tables = (("routes", self._appmodels.shares), ("endpoints", self._endpoints.shares))
         return [Crowded(namespace, what, n) for what, shares in tables for namespace, n in shares.crowded]
 
     # --- events in -----------------------------------------------------------------------------------------
 
     def apply(self, event: Event) -> list[Announcement]:
-        """Apply one event. Returns the calls to make to handlers, in an order that only depends on the events."""
+        """Apply one event. Return the calls to make to handlers, in an order that depends only on the events."""
         match event:
             case Replaced():
                 return self._tables[event.resource].replace_all(event.items)
@@ -117,16 +117,16 @@ class Index:
     # --- rows out ------------------------------------------------------------------------------------------
 
     def take_changes(self) -> dict[RowKey, bytes | None]:
-        """Every row that differs from what it was at the last call; None for a row that is gone.
+        """Return every row that has changed since the last call; None for a removed row.
 
-        Costs what has changed since then, not what exists.
+        The cost depends on the number of changes, not on the number of rows.
         """
         tables = (table.take_changes() for table in self._tables.values())
         shared = (rows.take_changes() for rows in (self._problems, self._conflicts, self._directory))
         return dict(chain(*tables, *shared))
 
     def rows(self) -> Iterator[tuple[RowKey, bytes]]:
-        """The complete table as it is now, whether or not the changes have been taken. Apply nothing meanwhile."""
+        """Yield all current rows, whether or not their changes have been taken. Apply no event meanwhile."""
         for table in self._tables.values():
             yield from table.rows()
         for rows in (self._problems, self._conflicts, self._directory):
@@ -134,5 +134,5 @@ class Index:
 
 
 def _readable(text: str) -> str:
-    """`text` as UTF-8 can hold it: a file's name may be any bytes, and a row must be text."""
+    """Return `text` in a form that UTF-8 can hold: a file's name may be any bytes, and a row must be text."""
     return text.encode(errors="backslashreplace").decode()
