@@ -58,10 +58,10 @@ ERROR_BODY_MAX_BYTES: Final = 1 << 16
 """Largest body of a refusal, in bytes; the rest is not read. A Status is far smaller."""
 
 REPORTED_CHARACTERS: Final = 500
-"""Longest peer's text, other than a Status, kept in an error, in characters."""
+"""Longest text kept in an error from a peer's answer that is not a Status, in characters."""
 
 RETRY_AFTER_MAX_SECONDS: Final = 3600.0
-"""Longest Retry-After, in seconds; longer ones count as one hour: no API server sends them, and whatever does may have
+"""Longest Retry-After, in seconds; longer ones count as one hour: no API server sends them, and their sender may have
 been replaced by then."""
 
 USER_AGENT: Final = f"shmroute/{__version__}"

@@ -41,7 +41,7 @@ OUTPUT_MAX_BYTES: Final = 1 << 20
 """Largest output of a plugin, in bytes. A token and a certificate chain have some 10 kB."""
 
 REPORTED_CHARACTERS: Final = 500
-"""Longest end of a plugin's error output that an error shows, in characters."""
+"""Characters of a plugin's error output, counted from its end, that an error shows."""
 
 _PR_SET_PDEATHSIG: Final = 1
 

@@ -91,7 +91,7 @@ class OneServer:
 
 
 class SentinelMaster:
-    """The master of `service` by the Sentinels, which are asked again whenever it cannot be read."""
+    """The master of `service`, which the Sentinels name; they are asked again whenever it cannot be read."""
 
     together = True
     hint = OneServer.hint

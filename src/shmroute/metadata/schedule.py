@@ -20,7 +20,7 @@ EAGER_CAP_SECONDS: Final = 1.5
 after it is written, and this leaves half a second to spare."""
 
 AGE_FRACTION: Final = 80
-"""After two minutes (80 times the delay above) the delay is the age divided by this: 45 s after an hour."""
+"""Divisor of the age that gives the delay after two minutes (80 times the delay above): 45 s after an hour."""
 
 CAP_SECONDS: Final = 60.0
 """Longest delay, in seconds: a key that is never written costs each pod one read a minute."""

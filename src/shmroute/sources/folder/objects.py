@@ -4,7 +4,7 @@ Owned by the folder source's thread. Its rules:
 
 * If two files hold one object, the first file in the order of names counts. The other is reported as a problem and
   takes over when the first no longer holds the object. Files do not say which one is older.
-* A file that cannot be used keeps the objects it held last, until it is mended or deleted.
+* An unusable file keeps its last usable objects, until it is repaired or deleted.
 * One changed object of a kind makes one event. Several make one `Replaced`, so that a model that moves from one
   file to another is never missing in between.
 """

@@ -68,7 +68,7 @@ TURN_SECONDS = 1.0
 """Longest sleep, in seconds: a comparison that the reflector plans meanwhile waits no longer than this."""
 
 IDLE_SECONDS = 0.01
-"""Shortest sleep, in seconds: limits the rate of turns whatever the schedule says."""
+"""Shortest sleep, in seconds: limits the rate of turns, even if a step is always due."""
 
 UNWATCHED_SECONDS = 0.2
 """Shortest sleep while there is no watch, in seconds: every due step waits for the watch."""
@@ -276,7 +276,7 @@ class Liveness:
             self._revive(found)
 
     def _peek(self, after: int, until: int) -> int | _Peek:
-        """Return the revision of the first event in (after, until], or whether it is certain that there is none."""
+        """Return the revision of the first event in (after, until], NOTHING if there is none, or UNKNOWN."""
         self._stats.peeks += 1
         seconds = self._timing.peek_seconds
         silence = seconds + self._timing.probe_timeout_seconds

@@ -191,7 +191,7 @@ class KubernetesSource:
                 self._tell()
 
     def _tell_soon(self) -> None:
-        """Send the state unless it was sent a moment ago; the caller holds the lock."""
+        """Send the state unless it was sent within `contact_report_seconds`; the caller holds the lock."""
         if time.monotonic_ns() - self._told_ns >= self._timing.contact_report_seconds * 1e9:
             self._tell()
 

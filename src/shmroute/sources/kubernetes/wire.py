@@ -318,7 +318,7 @@ def _check_version(resource_version: str, what: str) -> None:
 
 
 def _key(kind: WatchedKind, metadata: _Metadata) -> ObjectKey:
-    """The object's key. Raises `Garbled` where an object of a namespaced kind is in no namespace."""
+    """Return the object's key. Raises `Garbled` if an object of a namespaced kind has no namespace."""
     if kind.namespaced and not metadata.namespace:
         raise Garbled(
             f"object {metadata.name[:80]!r} of {kind.full_name} is in no namespace: its definition has the scope"
