@@ -834,11 +834,14 @@ def test_15_an_event_that_stays_unreadable_is_passed_by_a_list(api: ApiServer, c
     with Following(connection) as follow:
         follow.wait_watched(api)
         poisoned = api.revision
+        unknown = b'{"type":"PATCHED","object":{}}\n'
 
         def begin(watch: Watch) -> bool:
             """Each stream from here on begins with an event of a type that nobody knows."""
+            send = watch.send
             if watch.asked_revision <= poisoned:
-                watch.injected.append(b'{"type":"PATCHED","object":{}}\n')
+                watch.injected.append(unknown)
+                watch.send = lambda lines: send([unknown, *lines])
             return True
 
         api.watches.opens = begin

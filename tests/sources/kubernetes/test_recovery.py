@@ -141,6 +141,16 @@ def test_one_410_after_a_working_watch_costs_no_wait(clock: Clock) -> None:
         recovery.proved()
 
 
+def test_restarts_in_quick_succession_do_not_add_up(clock: Clock) -> None:
+    """Each cuts the watch as soon as it is open, refuses a connection, and answers 410."""
+    recovery = make(clock, dice=0.0)
+    for _ in range(10):
+        assert recovery.failed(ApiError("watch", 0, SHORT_WATCH, "it ended at once")) == 0.8
+        clock.now += recovery.failed(REFUSED)
+        assert recovery.gone() == 0.0
+        recovery.opened()
+
+
 def test_lists_that_lead_to_a_410_again_and_again_back_off(clock: Clock) -> None:
     recovery = make(clock, dice=0.0)
 

@@ -73,7 +73,7 @@ class Recovery:
         self._unreachable_at = float("-inf")
         self._served_at = float("-inf")
         self._proved = True
-        """Whether a watch has worked since the last list that a 410 caused."""
+        """Whether a watch has worked, or the server was away, since the last list that a 410 caused."""
 
     def failed(self, error: Exception) -> float:
         """Count a failure; return the seconds to wait before the next attempt."""
@@ -85,14 +85,15 @@ class Recovery:
             return self._after_forbidden(now)
         if error.retry_after_seconds is not None:
             if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
-                self._unreachable_at = now
+                self._was_away(now)
             return self._throttled.refused(min(error.retry_after_seconds, RETRY_AFTER_MAX_SECONDS))
         match error.status:
             case 0 if error.reason == SHORT_WATCH:
                 return self._short.failed()
             case 0 | HTTPStatus.BAD_GATEWAY | HTTPStatus.SERVICE_UNAVAILABLE | HTTPStatus.TOO_MANY_REQUESTS:
                 # A load balancer answers 502 and 503 for an unavailable server.
-                self._unreachable_at = now
+                if error.status != HTTPStatus.TOO_MANY_REQUESTS:
+                    self._was_away(now)
                 return self._unreachable.failed()
             case HTTPStatus.NOT_FOUND if now - self._served_at < RECENTLY_SERVED_SECONDS:
                 return self._missing.failed()
@@ -101,8 +102,8 @@ class Recovery:
     def gone(self) -> float:
         """Count a 410, or a server that went back in time; return the seconds to wait before the list.
 
-        0 if a watch has worked since the last such list: every restart of the server and every edit of the
-        resource's definition causes a 410, and nothing is lost. Repeated 410s without a working watch back off.
+        0 if a watch has worked since the last such list, or the server was away: every restart of the server and
+        every edit of the resource's definition causes a 410, and nothing is lost. Other repeated 410s back off.
         """
         if self._proved:
             self._proved = False
@@ -118,6 +119,12 @@ class Recovery:
 
     def proved(self) -> None:
         """Note that a watch has lasted or received something: its resourceVersion is good to resume from."""
+        self._proved = True
+
+    def _was_away(self, now: float) -> None:
+        """Note that the server was unavailable: that explains a watch that was cut at once, and the next 410."""
+        self._unreachable_at = now
+        self._short.reset()
         self._proved = True
 
     def _after_forbidden(self, now: float) -> float:
