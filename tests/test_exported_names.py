@@ -102,7 +102,7 @@ PUBLIC = {
         "install_crd",
     ],
     "shmroute.shm": ["Publisher", "RowChange", "RowReader"],
-    "shmroute.tables.handler": ["Announcement", "Handler"],
+    "shmroute.tables.handler": ["Announcement", "Handler", "TableHandler", "TableItem"],
     "shmroute.testing": [
         "Answer",
         "Answers",

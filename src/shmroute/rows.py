@@ -18,6 +18,7 @@ import msgspec
 __all__ = [
     "FIRST_TABLE_NUMBER",
     "LAST_TABLE_NUMBER",
+    "TABLE_KINDS",
     "AppRow",
     "ConflictRow",
     "EndpointRow",
@@ -35,6 +36,7 @@ __all__ = [
     "bucket_of",
     "encode",
     "index_value",
+    "table_kinds",
 ]
 
 
@@ -53,7 +55,9 @@ class Kind(enum.IntEnum):
 
 FIRST_TABLE_NUMBER = 16
 LAST_TABLE_NUMBER = 0xFFFF
-"""First and last kind for rows of declared tables. A table's rows have an even kind, its indexes the next one."""
+"""Kinds of rows of declared tables."""
+TABLE_KINDS = 4
+"""Kinds that one table has: its rows, its indexes, the metadata of its rows, and one that is not used yet."""
 
 
 RowKey: TypeAlias = tuple[int, str]
@@ -114,7 +118,7 @@ class TableRow(msgspec.Struct, frozen=True, array_like=True):
     """A declared table: the kind of its rows, and whether they are complete."""
 
     number: int
-    """Kind of the table's rows; its indexes have the next kind."""
+    """Kind of its rows; `table_kinds` has the others."""
     resource: str
     """Resource as declared: `plural.version.group`."""
     ready: bool
@@ -142,6 +146,11 @@ def index_value(index: str, value: object) -> str | None:
         case float():
             return f"{index}:n{int(value) if value.is_integer() else value!r}"
     return None
+
+
+def table_kinds(number: int) -> tuple[int, int, int]:
+    """The kinds of a declared table: its rows, its indexes (`bucket_key`), its rows' metadata (`MetadataRow`)."""
+    return number, number + 1, number + 2
 
 
 def bucket_of(key: str, buckets: int) -> int:

@@ -34,7 +34,9 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from shmroute.errors import ConfigError, NotReady
-from shmroute.resources.table import InvalidTableObject, TableDefinition, watch_tables
+from shmroute.resources.table import watch_tables
+from shmroute.resources.table_definition import TableDefinition
+from shmroute.resources.table_parser import InvalidTableObject
 from shmroute.rows import (
     AppRow,
     EndpointRow,

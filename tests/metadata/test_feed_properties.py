@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from shmroute.metadata.scheduler import MetadataRead, ModelRequest, Now, ReadRequest, ReadScheduler
+from shmroute.metadata.scheduler import MetadataRead, MetadataRequest, Now, ReadRequest, ReadScheduler
 from shmroute.metadata.store import Absent, Found, too_large
 from shmroute.metadata.template import KeyTemplate
 from shmroute.rows import Kind, MetadataRow, MetadataState, RouteRow, RowKey, encode
@@ -35,26 +35,33 @@ class SteppedLoader:
     def __init__(self, scheduler: ReadScheduler, now: Any) -> None:
         self.scheduler = scheduler
         self.now = now
-        self.requested: list[ModelRequest] = []
+        self.requested: list[MetadataRequest] = []
 
-    def request(self, wanted: Iterable[ModelRequest]) -> None:
+    def request(self, wanted: Iterable[MetadataRequest]) -> None:
         for each in wanted:
             self.requested.append(each)
             self.scheduler.request(each, self.now())
 
-    def forget(self, models: Iterable[tuple[str, str]]) -> None:
-        for namespace, model in models:
-            self.scheduler.forget(namespace, model)
+    def forget(self, rows: Iterable[RowKey]) -> None:
+        for row in rows:
+            self.scheduler.forget(row)
+
+
+def named(row: RowKey) -> tuple[str, str]:
+    """Namespace and model of a METADATA row."""
+    assert row[0] == Kind.METADATA
+    namespace, _, model = row[1].partition("/")
+    return namespace, model
 
 
 class FeedMachine(RuleBasedStateMachine):
     @initialize(template=st.sampled_from(["{app}_{model}", "{namespace}/{app}_{model}", "{model}@{version}"]))
     def begin(self, template: str) -> None:
         self.template = KeyTemplate(template)
-        self.scheduler = ReadScheduler(self.template, dice=lambda: 0.5)
+        self.scheduler = ReadScheduler(dice=lambda: 0.5)
         self.now = 0.0
         self.loader = SteppedLoader(self.scheduler, self.moment)
-        self.feed = MetadataFeed(cast("Any", self.loader))
+        self.feed = MetadataFeed(cast("Any", self.loader), self.template)
         self.serial = 0
         self.store: dict[str, bytes | Absent] = {}
         self.history: dict[str, list[bytes]] = {}
@@ -73,17 +80,14 @@ class FeedMachine(RuleBasedStateMachine):
         return self.store.get(key, Absent(MetadataState.MISSING, "no such key"))
 
     def look_up(self, key: RowKey) -> bytes | None:
-        namespace, _, model = key[1].partition("/")
-        return self.table.get((namespace, model))
+        return self.table.get(named(key))
 
     def publish(self, rows: dict[RowKey, bytes | None]) -> None:
-        for (kind, key), row in rows.items():
-            assert kind == Kind.METADATA
-            namespace, _, model = key.partition("/")
+        for key, row in rows.items():
             if row is None:
-                del self.table[namespace, model]
+                del self.table[named(key)]
             else:
-                self.table[namespace, model] = row
+                self.table[named(key)] = row
 
     def model_row(self, model: str) -> dict[RowKey, bytes | None]:
         """The MODEL row, with a route for each namespace that serves the model."""
@@ -95,12 +99,12 @@ class FeedMachine(RuleBasedStateMachine):
         row = encode(msgspec.structs.replace(routes[0], others=tuple(routes[1:]))) if routes else None
         return {(Kind.MODEL, model): row}
 
-    def follow(self, model: str) -> list[ModelRequest]:
+    def follow(self, model: str) -> list[MetadataRequest]:
         """The owner publishes the model's row; returns what the feed requests."""
         self.loader.requested.clear()
         self.publish(self.feed.follow(self.model_row(model), self.look_up))
         for each in self.loader.requested:
-            self.tickets[each.namespace, each.model] = each.ticket
+            self.tickets[named(each.row)] = each.ticket
         return list(self.loader.requested)
 
     # --- what happens ----------------------------------------------------------------------------------
@@ -109,8 +113,8 @@ class FeedMachine(RuleBasedStateMachine):
     def want(self, namespace: str, model: str, app: str, version: str) -> None:
         same = self.wanted.get((namespace, model)) == (app, version)
         self.wanted[namespace, model] = app, version
-        requested = [each[:4] for each in self.follow(model)]
-        assert requested == ([] if same else [(namespace, model, app, version)])
+        requested = [(*named(each.row), each.key, each.version) for each in self.follow(model)]
+        assert requested == ([] if same else [(namespace, model, self.key(namespace, model), version)])
 
     @rule(namespace=NAMESPACES, model=MODELS)
     def go(self, namespace: str, model: str) -> None:
@@ -151,8 +155,8 @@ class FeedMachine(RuleBasedStateMachine):
         """The store is asked now; its answer comes whenever `answer` says."""
         wants = self.scheduler.take(count, self.moment())
         for want in wants:
-            app, version = self.wanted[want.namespace, want.model]
-            assert want.key == self.template.key(want.namespace, app, want.model, version)
+            assert named(want.row) in self.wanted
+            assert want.key == self.key(*named(want.row))
             assert want.ticket not in self.settled
             assert all(want.ticket != other.ticket for answers in self.reading for other, _ in answers)
         if wants:
@@ -166,7 +170,7 @@ class FeedMachine(RuleBasedStateMachine):
     def take_answers(self, answers: list[tuple[ReadRequest, Found]]) -> None:
         self.queue += self.scheduler.answered(answers, self.moment())
         for want, found in answers:
-            version = self.wanted.get((want.namespace, want.model), ("", ""))[1]
+            version = self.wanted.get(named(want.row), ("", ""))[1]
             late = isinstance(found, bytes) and b'"version"' in found and f'"{version}"'.encode() not in found
             if isinstance(found, Absent):
                 late = found.state != MetadataState.TOO_LARGE
@@ -189,7 +193,7 @@ class FeedMachine(RuleBasedStateMachine):
         """The owner gets round to what was read."""
         for read in self.queue:
             rows = self.feed.settle([read], self.look_up)
-            assert bool(rows) == (self.tickets.get((read.namespace, read.model)) == read.ticket)
+            assert bool(rows) == (self.tickets.get(named(read.row)) == read.ticket)
             self.publish(rows)
         self.queue.clear()
 
@@ -249,7 +253,7 @@ class FeedMachine(RuleBasedStateMachine):
         self.owner()
         self.rows_are_those_of_the_models_wanted_and_say_what_is_wanted()
         self.no_value_stands_under_a_version_it_was_not_read_for()
-        pending = {(each.namespace, each.model): each for each in self.scheduler.pending()}
+        pending = {named(each.row): each for each in self.scheduler.pending()}
         for (namespace, model), (app, version) in self.wanted.items():
             row = decode(self.table[namespace, model])
             found = self.found(self.template.key(namespace, app, model, version))

@@ -108,7 +108,7 @@ def test_only_the_winner_of_a_conflict_costs_a_read(redis_server: RedisServer, a
         redis_server.freeze()
         it.change(appmodel("second", {"m": "v-2"}, created="2026-01-02T00:00:00Z"))
         it.settle()
-        assert {pending.model for pending in it.loader.pending()} == {"marker"}
+        assert {pending.key for pending in it.loader.pending()} == {"marker_marker"}
         redis_server.thaw()
         it.delete("first")
         wait_for(lambda: it.reader.resolve("m").app == "second")

@@ -13,9 +13,9 @@ import pytest
 from shmroute.metadata.folder_store import FolderStore
 from shmroute.metadata.loader import MetadataLimits, MetadataLoader, MetadataReads
 from shmroute.metadata.redis_store import RedisStore
-from shmroute.metadata.scheduler import MetadataRead, ModelRequest, Now
+from shmroute.metadata.scheduler import MetadataRead, MetadataRequest, Now
 from shmroute.metadata.store import Reading, StoreUnavailable
-from shmroute.rows import MetadataState
+from shmroute.rows import Kind, MetadataState
 from tests.metadata.redis_groups import wait_for
 from tests.redis_server import RedisServer
 
@@ -62,7 +62,10 @@ class Loading:
             self.failure = error
 
     def want(self, *models: str, version: str = "v-1") -> None:
-        self.loader.request(ModelRequest("ns", model, "app", version, next(self._tickets)) for model in models)
+        self.loader.request(
+            MetadataRequest((Kind.METADATA, f"ns/{model}"), f"app_{model}", version, next(self._tickets))
+            for model in models
+        )
 
     def next(self) -> MetadataRead:
         return self.reads.get(timeout=WAIT_SECONDS)
@@ -261,7 +264,7 @@ def test_a_read_that_hangs_is_reported_and_counts_when_it_comes_back(tmp_path: P
         it.want("other")
         seconds[0] += 20.0
         read = it.next()
-        assert (read.model, read.reason) == ("other", "no answer within 15 s, not even to the name look-up")
+        assert (read.row[1], read.reason) == ("ns/other", "no answer within 15 s, not even to the name look-up")
         assert it.loader.problem == read.reason
         store.released.set()
         assert it.next().value == b"1"
@@ -296,6 +299,6 @@ def test_what_the_owner_asks_never_waits_for_the_store(redis_server: RedisServer
         for number in range(1_000):
             it.want("m", version=f"v-{number}")
             it.loader.retry_failed()
-        it.loader.forget([("ns", "m")])
+        it.loader.forget([(Kind.METADATA, "ns/m")])
         assert it.loader.pending() == []
         assert it.loader.counters.reads == 0

@@ -4,10 +4,9 @@ from itertools import count
 
 import pytest
 
-from shmroute.metadata.scheduler import NOT_READ, MetadataRead, ModelRequest, Now, ReadRequest, ReadScheduler
+from shmroute.metadata.scheduler import NOT_READ, MetadataRead, MetadataRequest, Now, ReadRequest, ReadScheduler
 from shmroute.metadata.store import Absent, Found, too_large
-from shmroute.metadata.template import KeyTemplate
-from shmroute.rows import MetadataState
+from shmroute.rows import Kind, MetadataState, RowKey
 
 MISSING = Absent(MetadataState.MISSING, "no such key")
 EVERYTHING = 1_000_000
@@ -17,18 +16,20 @@ def at(seconds: float) -> Now:
     return Now(seconds, 1_000_000.0 + seconds)
 
 
-def scheduler(template: str = "{app}_{model}") -> ReadScheduler:
-    return ReadScheduler(KeyTemplate(template), dice=lambda: 0.0)
+def scheduler() -> ReadScheduler:
+    return ReadScheduler(dice=lambda: 0.0)
+
+
+def row(model: str) -> RowKey:
+    return Kind.METADATA, f"ns/{model}"
 
 
 _tickets = count(1)
 
 
-def request(
-    it: ReadScheduler, model: str, version: str, now: Now, *, namespace: str = "ns", app: str = "app"
-) -> ModelRequest:
+def request(it: ReadScheduler, model: str, version: str, now: Now, *, app: str = "app") -> MetadataRequest:
     """Ask for the metadata of a model, as the feed does."""
-    wanted = ModelRequest(namespace, model, app, version, next(_tickets))
+    wanted = MetadataRequest(row(model), f"{app}_{model}", version, next(_tickets))
     it.request(wanted, now)
     return wanted
 
@@ -65,10 +66,10 @@ def test_a_new_model_is_read_once() -> None:
     assert (pending.state, pending.since, pending.reason) == (MetadataState.PENDING, at(5).unix, NOT_READ)
     assert it.next_due() == 0.0
     [want] = take(it, 5)
-    assert (want.namespace, want.model, want.key, want.check_size_first) == ("ns", "model", "app_model", False)
+    assert (want.row, want.key, want.check_size_first) == (row("model"), "app_model", False)
     assert take(it, 5) == []
     [read] = it.answered([(want, b"value")], at(6))
-    assert read == MetadataRead("ns", "model", want.ticket, MetadataState.LOADED, at(6).unix, b"value", "")
+    assert read == MetadataRead(row("model"), want.ticket, MetadataState.LOADED, at(6).unix, b"value", "")
     assert it.next_due() is None
     assert list(it.pending()) == []
 
@@ -90,13 +91,6 @@ def test_a_model_that_moves_to_another_app_is_read_under_its_new_key() -> None:
     it = loaded("a")
     request(it, "a", "v-1", at(10), app="other")
     assert keys(take(it, 10)) == ["other_a"]
-
-
-def test_the_same_model_in_two_namespaces_is_two_wants() -> None:
-    it = scheduler("{namespace}/{model}@{version}")
-    request(it, "m", "v-1", at(0), namespace="east")
-    request(it, "m", "v-2", at(0), namespace="west")
-    assert keys(take(it)) == ["east/m@v-1", "west/m@v-2"]
 
 
 def test_a_retry_reads_just_what_failed() -> None:
@@ -247,8 +241,8 @@ def test_read_without_answer_is_repeated_and_its_reason_reported_once() -> None:
         request(it, model, "v-1", at(0))
     wants = take(it, count=1)
     told = it.unanswered(wants, "connection refused")
-    assert {(read.model, read.state, read.reason) for read in told} == {
-        (model, MetadataState.PENDING, "connection refused") for model in ("a", "b", "c")
+    assert {(read.row, read.state, read.reason) for read in told} == {
+        (row(model), MetadataState.PENDING, "connection refused") for model in ("a", "b", "c")
     }
     assert it.problem == "connection refused"
     assert it.unanswered(take(it, 1), "timed out") == []
@@ -285,17 +279,17 @@ def test_waiting_begins_anew_when_the_store_is_back() -> None:
 def test_a_model_that_is_gone_is_forgotten() -> None:
     it = scheduler()
     request(it, "a", "v-1", at(0))
-    it.forget("ns", "a")
+    it.forget(row("a"))
     assert take(it) == []
     request(it, "b", "v-1", at(0))
     [want] = take(it)
-    it.forget("ns", "b")
+    it.forget(row("b"))
     assert it.answered([(want, b"value")], at(0)) == []
     request(it, "c", "v-1", at(0))
     answer(it, MISSING)
-    it.forget("ns", "c")
+    it.forget(row("c"))
     assert (it.next_due(), it.pending_count) == (None, 0)
-    it.forget("ns", "never there")
+    it.forget(row("never there"))
 
 
 def test_memory_is_bounded_by_models_while_the_store_is_unavailable() -> None:

@@ -57,10 +57,10 @@ class Watching:
     def __init__(self, area: str, store: Store, limits: MetadataLimits | None, template: KeyTemplate | None) -> None:
         self.area = area
         self.reader = Reader(area)
-        self.loader = MetadataLoader(store, limits=limits, template=template)
+        self.loader = MetadataLoader(store, limits=limits)
         self._source = ToldSource()
         settings = SettingsRow(NAMESPACE, "", "the test")
-        self.feed = MetadataFeed(self.loader)
+        self.feed = MetadataFeed(self.loader, template)
         self.watcher = WatcherLoop(area, [self._source], settings=settings, metadata=self.feed)
         self._thread = threading.Thread(target=self.watcher.run, name="watcher", daemon=True)
 
@@ -110,7 +110,7 @@ class Watching:
         """Until a worker would see the state, and whoever lists what is pending the reason."""
 
         def stands() -> bool:
-            pending = {each.model: each.reason for each in self.loader.pending()}
+            pending = {each.row[1].rpartition("/")[2]: each.reason for each in self.loader.pending()}
             return self.state(model) == state and reason in pending.get(model, "")
 
         self.reader.wait_ready(JOIN_SECONDS)

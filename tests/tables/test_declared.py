@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmroute.resources.key import ObjectKey
-from shmroute.resources.table import InvalidTableObject, TableDefinition, TableObject, watch_tables
+from shmroute.resources.table import watch_tables
+from shmroute.resources.table_definition import TableDefinition
+from shmroute.resources.table_parser import InvalidTableObject, TableObject
 from shmroute.rows import ConflictRow, InvalidRow, Kind, RowKey, TableRow, bucket_key, encode
 from shmroute.sources.base import Changed, Deleted, Event, Replaced
 from shmroute.tables import Index

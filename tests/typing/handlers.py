@@ -40,10 +40,9 @@ not_a_handler: Handler = Forgetful()  # type: ignore[assignment]
 def owner(index: Index, event: Event) -> dict[RowKey, bytes | None]:
     announcements: list[Announcement] = index.apply(event)
     for announcement in announcements:
-        old: AppModel | None = announcement.old
-        new: AppModel | None = announcement.new
+        old, new = announcement.old, announcement.new
         for handler in handlers:
-            if old is not None and new is not None:
+            if isinstance(old, AppModel) and isinstance(new, AppModel):
                 handler.on_update(old, new)
     counts: list[int] = [index.model_count, index.app_count, index.conflict_count, index.invalid_count]
     assert counts

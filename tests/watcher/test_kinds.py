@@ -15,7 +15,8 @@ from kubernetes import client, config
 
 from shmroute.kube import Connection
 from shmroute.resources.registry import APPMODELS
-from shmroute.resources.table import TableDefinition, watch_tables
+from shmroute.resources.table import watch_tables
+from shmroute.resources.table_definition import TableDefinition
 from shmroute.rows import InvalidRow, Kind
 from shmroute.shm.reader import RowReader
 from shmroute.sources.base import Source

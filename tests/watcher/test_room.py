@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from shmroute.errors import ConfigError
-from shmroute.metadata.scheduler import MetadataRead, ModelRequest
+from shmroute.metadata.scheduler import MetadataRead, MetadataRequest
 from shmroute.rows import Kind, MetadataRow, MetadataState, RouteRow, RowKey, encode
 from shmroute.tables import Crowded, Room
 from shmroute.tables.shares import Share
@@ -69,11 +69,11 @@ class Fed:
     """A feed whose loader is the test."""
 
     def __init__(self, room: Room) -> None:
-        self.requests: list[ModelRequest] = []
-        self.feed = MetadataFeed(cast("Any", self), room)
+        self.requests: list[MetadataRequest] = []
+        self.feed = MetadataFeed(cast("Any", self), room=room)
         self.table: dict[RowKey, bytes | None] = {}
 
-    def request(self, wanted: list[ModelRequest]) -> None:
+    def request(self, wanted: list[MetadataRequest]) -> None:
         self.requests += wanted
 
     def forget(self, models: object) -> None: ...
@@ -87,8 +87,7 @@ class Fed:
     def read(self, size: int) -> None:
         """The store answers what was requested last."""
         request = self.requests.pop()
-        name = request.namespace, request.model
-        read = MetadataRead(*name, request.ticket, MetadataState.LOADED, 1.0, b"x" * size, "")
+        read = MetadataRead(request.row, request.ticket, MetadataState.LOADED, 1.0, b"x" * size, "")
         self.table.update(self.feed.settle([read], self.table.get))
 
     def row(self, namespace: str, model: str) -> MetadataRow:
@@ -118,7 +117,7 @@ def test_values_beyond_the_share_wait_until_there_is_room() -> None:
     assert fed.requests == [], "not read again while there is no room"
     fed.want("evil", "a", "")
     fed.feed.retry_failed()
-    assert [request.model for request in fed.requests] == ["c"]
+    assert [request.key for request in fed.requests] == ["app_c"]
     fed.read(800)
     assert fed.row("evil", "c").state == MetadataState.LOADED
     assert fed.feed.crowded == [Crowded("mine", "metadata", 1)]

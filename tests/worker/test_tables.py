@@ -19,7 +19,9 @@ import pytest
 import shmroute
 from shmroute import AreaUnreadable, NotReady, Reader, TableNotFound, TableNotReady, TableValueError
 from shmroute.resources.key import ObjectKey
-from shmroute.resources.table import TableDefinition, TableKind, TableObject, watch_tables
+from shmroute.resources.table import TableKind, watch_tables
+from shmroute.resources.table_definition import TableDefinition
+from shmroute.resources.table_parser import TableObject
 from shmroute.rows import Kind, encode, index_value
 from shmroute.shm import posix
 from shmroute.shm.layout import RECORD_BYTES

@@ -15,7 +15,7 @@ from shmroute.cli import options, output
 from shmroute.cli.follow import follow, follow_table, short
 from shmroute.cli.output import age_text
 from shmroute.errors import ShmrouteError, TableNotReady
-from shmroute.resources.table import TABLE_NAME
+from shmroute.resources.table_definition import TABLE_NAME
 from shmroute.rows import (
     ConflictRow,
     EndpointsRow,

@@ -8,7 +8,6 @@ import click
 import yaml
 
 from shmroute.resources.registry import BUILT_IN, WatchedKind
-from shmroute.resources.table import watch_tables
 from shmroute.watcher.tables_file import read_tables
 
 _VERBS = ["get", "list", "watch"]
@@ -28,21 +27,21 @@ def command(tables: str | None, table: tuple[str, ...], namespace: str, all_name
     A cluster-scoped resource goes into the ClusterRole if its table says `scope: Cluster`: nothing is asked of a
     cluster. Bind the roles to the watcher's service account.
     """
-    declared = watch_tables(read_tables(tables, table), several_namespaces=all_namespaces)
+    declared = read_tables(tables, table, several_namespaces=all_namespaces)
     rules: dict[str, list[dict[str, Any]]] = {}
     for kind in (*BUILT_IN, *declared):
-        place = _place(kind, namespace, all_namespaces)
         rule = {"apiGroups": [kind.group], "resources": [kind.plural], "verbs": _VERBS}
-        if rule not in rules.setdefault(place, []):
-            rules[place].append(rule)
+        for place in _places(kind, namespace, all_namespaces):
+            if rule not in rules.setdefault(place, []):
+                rules[place].append(rule)
     roles = [_role(name, place, found) for place, found in sorted(rules.items())]
     click.echo(yaml.safe_dump_all(roles, sort_keys=False), nl=False)
 
 
-def _place(kind: WatchedKind, namespace: str, all_namespaces: bool) -> str:
-    """The namespace whose Role has the right; "" for the ClusterRole."""
-    everywhere = kind.namespace == "*" or (all_namespaces and not kind.namespace)
-    return "" if everywhere or not kind.namespaced else kind.namespace or namespace
+def _places(kind: WatchedKind, namespace: str, all_namespaces: bool) -> tuple[str, ...]:
+    """The namespaces whose Roles have the right; "" for the ClusterRole."""
+    everywhere = kind.namespaces == ("*",) or (all_namespaces and not kind.namespaces)
+    return ("",) if everywhere or not kind.namespaced else kind.namespaces or (namespace,)
 
 
 def _role(name: str, namespace: str, rules: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,10 +15,9 @@ from typing import Final, TypeAlias
 import msgspec
 
 from shmroute.metadata.schedule import StoreBackoff
-from shmroute.metadata.scheduler import MetadataRead, ModelRequest, Now, PendingKey, ReadRequest, ReadScheduler
+from shmroute.metadata.scheduler import MetadataRead, MetadataRequest, Now, PendingKey, ReadRequest, ReadScheduler
 from shmroute.metadata.store import Absent, Reading, Store, StoreUnavailable
-from shmroute.metadata.template import KeyTemplate
-from shmroute.rows import MetadataState
+from shmroute.rows import MetadataState, RowKey
 
 __all__ = ["MetadataCounters", "MetadataLimits", "MetadataLoader", "MetadataReads", "ReadSink", "system_clock"]
 
@@ -69,7 +68,7 @@ class MetadataCounters(msgspec.Struct, frozen=True):
     failures: int
     """Reads for which the store was unavailable."""
     pending: int
-    """Models whose metadata is not loaded."""
+    """Rows whose metadata is not loaded."""
     too_large: int
     """Pending models whose value is over the limit."""
 
@@ -94,7 +93,6 @@ class MetadataLoader:
 
     Args:
         store: holds the values.
-        template: makes the keys.
         limits: limits of reading.
         clock: for tests; waits still use the real clock.
     """
@@ -103,17 +101,13 @@ class MetadataLoader:
         self,
         store: Store,
         *,
-        template: KeyTemplate | None = None,
         limits: MetadataLimits | None = None,
         clock: Callable[[], Now] = system_clock,
     ) -> None:
         self._store = store
         self._limits = limits or MetadataLimits()
         self._clock = clock
-        template = template or KeyTemplate()
-        self.key_template = template.template
-        """Template of the keys."""
-        self._scheduler = ReadScheduler(template)
+        self._scheduler = ReadScheduler()
         self._changed = threading.Condition()
         self._stopped = False
         self._failure: BaseException | None = None
@@ -129,19 +123,19 @@ class MetadataLoader:
 
     # --- the owner's side ----------------------------------------------------------------------------------
 
-    def request(self, wanted: Iterable[ModelRequest]) -> None:
-        """Read these; a request replaces an earlier one for the same model. One call for all makes full batches."""
+    def request(self, wanted: Iterable[MetadataRequest]) -> None:
+        """Read these; a request replaces an earlier one for the same row. One call for all makes full batches."""
         with self._changed:
             now = self._clock()
             for each in wanted:
                 self._scheduler.request(each, now)
             self._changed.notify()
 
-    def forget(self, models: Iterable[tuple[str, str]]) -> None:
-        """Drop the requests for these models, given as (namespace, model)."""
+    def forget(self, rows: Iterable[RowKey]) -> None:
+        """Drop the requests for these rows."""
         with self._changed:
-            for namespace, model in models:
-                self._scheduler.forget(namespace, model)
+            for row in rows:
+                self._scheduler.forget(row)
 
     def retry_failed(self) -> None:
         """Read all pending keys again now, and no others."""

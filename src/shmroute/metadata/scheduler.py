@@ -2,12 +2,12 @@
 
 The rules:
 
-* Each request is read once. The caller (`shmroute.watcher.metadata_feed`) makes requests only for models whose
-  app or version has changed.
-* A request carries a ticket. A newer request for the same model replaces the older one, and an answer to the older one
+* Each request is read once. The caller (`shmroute.watcher.metadata_feed`) makes requests only for rows whose key or
+  version has changed.
+* A request carries a ticket. A newer request for the same row replaces the older one, and an answer to the older one
   is dropped.
 * A missing value is read again (`schedule.key_delay`); a value that is too large only on `retry`.
-* The number of models limits the memory.
+* The number of rows limits the memory.
 
 Called by `shmroute.metadata.loader`, under its lock.
 """
@@ -25,10 +25,9 @@ import msgspec
 from shmroute.metadata.own_version import own_version
 from shmroute.metadata.schedule import key_delay
 from shmroute.metadata.store import Absent, Found
-from shmroute.metadata.template import KeyTemplate
-from shmroute.rows import MetadataState
+from shmroute.rows import MetadataState, RowKey
 
-__all__ = ["NOT_READ", "MetadataRead", "ModelRequest", "Now", "PendingKey", "ReadRequest", "ReadScheduler"]
+__all__ = ["NOT_READ", "MetadataRead", "MetadataRequest", "Now", "PendingKey", "ReadRequest", "ReadScheduler"]
 
 NOT_READ: Final = "not read yet"
 
@@ -47,12 +46,13 @@ class Now(NamedTuple):
     unix: float
 
 
-class ModelRequest(NamedTuple):
-    """The metadata that one model needs. `ticket` grows with each request."""
+class MetadataRequest(NamedTuple):
+    """The metadata that one row needs. `ticket` grows with each request."""
 
-    namespace: str
-    model: str
-    app: str
+    row: RowKey
+    """The row that the value is published in: a model's, or that of a declared table's row."""
+    key: str
+    """The key in the store."""
     version: str
     ticket: int
 
@@ -60,8 +60,7 @@ class ModelRequest(NamedTuple):
 class ReadRequest(NamedTuple):
     """One key to read now."""
 
-    namespace: str
-    model: str
+    row: RowKey
     key: str
     ticket: int
     check_size_first: bool
@@ -71,8 +70,7 @@ class ReadRequest(NamedTuple):
 class MetadataRead(NamedTuple):
     """Result of the request with this ticket."""
 
-    namespace: str
-    model: str
+    row: RowKey
     ticket: int
     state: MetadataState
     since: float
@@ -83,10 +81,9 @@ class MetadataRead(NamedTuple):
 
 
 class PendingKey(msgspec.Struct, frozen=True):
-    """A model whose metadata is not loaded for the version of its route."""
+    """A row whose metadata is not loaded for the version that is wanted."""
 
-    namespace: str
-    model: str
+    row: RowKey
     key: str
     state: MetadataState
     reason: str
@@ -95,9 +92,8 @@ class PendingKey(msgspec.Struct, frozen=True):
 
 
 class _Entry(msgspec.Struct, gc=False):
-    namespace: str
-    model: str
-    app: str
+    row: RowKey
+    key: str
     version: str
     ticket: int
     since: float
@@ -112,29 +108,22 @@ class _Entry(msgspec.Struct, gc=False):
     size: int = 0
     """Bytes of an outdated value, which every further read transfers."""
 
-    @property
-    def name(self) -> tuple[str, str]:
-        return self.namespace, self.model
-
 
 class ReadScheduler:
     """Keeps the open requests and the times at which they are due.
 
     Args:
-        template: makes the key of a request.
         dice: jitter, 0 to 1.
     """
 
-    def __init__(self, template: KeyTemplate, dice: Callable[[], float] = random.random) -> None:
-        self._template = template
+    def __init__(self, dice: Callable[[], float] = random.random) -> None:
         self._dice = dice
-        self._entries: dict[tuple[str, str], _Entry] = {}
-        self._pending: dict[tuple[str, str], _Entry] = {}
+        self._pending: dict[RowKey, _Entry] = {}
         """All entries that are not LOADED."""
-        self._unread: dict[tuple[str, str], _Entry] = {}
+        self._unread: dict[RowKey, _Entry] = {}
         """Pending entries that wait for their first answer."""
-        self._timers: list[tuple[float, int, tuple[str, str]]] = []
-        """A heap of (due, ticket, name) of entries that will be read again."""
+        self._timers: list[tuple[float, int, RowKey]] = []
+        """A heap of (due, ticket, row) of entries that will be read again."""
         self._problem = ""
         self._answers_since = 0.0
         self._again_bytes = 0
@@ -143,18 +132,18 @@ class ReadScheduler:
 
     # --- requests ------------------------------------------------------------------------------------------
 
-    def request(self, wanted: ModelRequest, now: Now) -> None:
-        """Read the metadata of a model. Replaces an earlier request for the same model."""
-        self.forget(wanted.namespace, wanted.model)
+    def request(self, wanted: MetadataRequest, now: Now) -> None:
+        """Read the metadata of a row. Replaces an earlier request for the same row."""
+        self.forget(wanted.row)
         entry = _Entry(*wanted, since=now.unix)
-        self._entries[entry.name] = self._pending[entry.name] = self._unread[entry.name] = entry
+        self._pending[entry.row] = self._unread[entry.row] = entry
 
-    def forget(self, namespace: str, model: str) -> None:
-        """Drop the request for a model, if there is one."""
-        entry = self._entries.pop((namespace, model), None)
+    def forget(self, row: RowKey) -> None:
+        """Drop the request for a row, if there is one."""
+        entry = self._pending.get(row)
         if entry is not None:
             self._leave_pending(entry)
-            self._unread.pop(entry.name, None)
+            self._unread.pop(row, None)
 
     def retry(self, now: Now) -> None:
         """Make all pending entries due now."""
@@ -176,7 +165,7 @@ class ReadScheduler:
         """Return up to `count` due keys. The caller gives each back by `answered`, `unanswered` or `put_back`."""
         taken = list(islice(self._unread.values(), count))
         for entry in taken:
-            del self._unread[entry.name]
+            del self._unread[entry.row]
         while len(taken) < count and self._timers and self._timers[0][0] <= now.seconds:
             entry_due = self._entry_of(heapq.heappop(self._timers))
             if entry_due is not None:
@@ -185,10 +174,7 @@ class ReadScheduler:
         for entry in taken:
             entry.in_flight = True
         return [
-            ReadRequest(
-                entry.namespace, entry.model, self._key(entry), entry.ticket, entry.state == MetadataState.TOO_LARGE
-            )
-            for entry in taken
+            ReadRequest(entry.row, entry.key, entry.ticket, entry.state == MetadataState.TOO_LARGE) for entry in taken
         ]
 
     # --- what was read -------------------------------------------------------------------------------------
@@ -268,33 +254,30 @@ class ReadScheduler:
         if entry.read:
             self._schedule(entry, entry.due)
         else:
-            self._unread[entry.name] = entry
-
-    def _key(self, entry: _Entry) -> str:
-        return self._template.key(entry.namespace, entry.app, entry.model, entry.version)
+            self._unread[entry.row] = entry
 
     def _current(self, request: ReadRequest) -> _Entry | None:
-        entry = self._entries.get((request.namespace, request.model))
+        entry = self._pending.get(request.row)
         return entry if entry is not None and entry.ticket == request.ticket else None
 
     def _schedule(self, entry: _Entry, due: float) -> None:
         entry.due = due
-        heapq.heappush(self._timers, (due, entry.ticket, entry.name))
+        heapq.heappush(self._timers, (due, entry.ticket, entry.row))
         if len(self._timers) > len(self._pending) + _STALE_TIMERS:
             self._timers = list({timer for timer in self._timers if self._entry_of(timer) is not None})
             heapq.heapify(self._timers)
 
-    def _entry_of(self, timer: tuple[float, int, tuple[str, str]]) -> _Entry | None:
+    def _entry_of(self, timer: tuple[float, int, RowKey]) -> _Entry | None:
         """Return the entry of a timer; None if it has been read, rescheduled or forgotten since."""
-        due, ticket, name = timer
-        entry = self._pending.get(name)
+        due, ticket, row = timer
+        entry = self._pending.get(row)
         if entry is None or entry.ticket != ticket or entry.due != due or entry.in_flight:
             return None
         return entry
 
     def _leave_pending(self, entry: _Entry) -> None:
         self._uncount(entry)
-        self._pending.pop(entry.name, None)
+        self._pending.pop(entry.row, None)
 
     def _uncount(self, entry: _Entry) -> None:
         self._again_bytes -= entry.size
@@ -312,13 +295,13 @@ class ReadScheduler:
 
     @property
     def pending_count(self) -> int:
-        """Number of models whose metadata is not loaded, including those with a value over the limit."""
+        """Number of rows whose metadata is not loaded, including those with a value over the limit."""
         return len(self._pending)
 
     def pending(self) -> Iterator[PendingKey]:
         """Yield the keys that are not loaded, with the reasons."""
         for entry in self._pending.values():
-            yield PendingKey(entry.namespace, entry.model, self._key(entry), entry.state, entry.reason, entry.since)
+            yield PendingKey(entry.row, entry.key, entry.state, entry.reason, entry.since)
 
 
 def _judged(found: Found, wanted: str) -> tuple[Found, int]:
@@ -332,4 +315,4 @@ def _judged(found: Found, wanted: str) -> tuple[Found, int]:
 
 
 def _read(entry: _Entry, value: bytes | None = None) -> MetadataRead:
-    return MetadataRead(entry.namespace, entry.model, entry.ticket, entry.state, entry.since, value, entry.reason)
+    return MetadataRead(entry.row, entry.ticket, entry.state, entry.since, value, entry.reason)

@@ -13,7 +13,7 @@ import msgspec
 
 from shmroute.resources import appmodel, appmodel_rules, endpointslice
 from shmroute.resources.key import DEFAULT_NAMESPACE, Body, ObjectKey
-from shmroute.rows import FIRST_TABLE_NUMBER, Kind
+from shmroute.rows import FIRST_TABLE_NUMBER, Kind, table_kinds
 
 __all__ = ["APPMODELS", "BUILT_IN", "ENDPOINTSLICES", "Item", "Parser", "WatchedKind"]
 
@@ -55,10 +55,12 @@ class WatchedKind(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """The `kind` of its objects, as in a manifest."""
     parse: Parser
     namespaced: bool = True
-    namespace: str = ""
-    """The only namespace whose objects count, `*` for all; "" for the watcher's own namespaces."""
+    namespaces: tuple[str, ...] = ()
+    """The namespaces whose objects count, ("*",) for all; none given leaves that to the watcher."""
     selector: str = ""
     """Label selector used in a cluster unless the user gives another one; "" selects all."""
+    field_selector: str = ""
+    """Field selector; "" selects all."""
     labelled: bool = False
     """Whether the user's `--selector` applies to this kind, in a cluster and in a folder."""
     feeds: int
@@ -93,8 +95,8 @@ class WatchedKind(msgspec.Struct, frozen=True, eq=False, kw_only=True):
 
     @property
     def row_kinds(self) -> tuple[int, ...]:
-        """Kinds of the rows made only from its objects; a declared table also has rows for its indexes."""
-        return (self.feeds,) if self.feeds < FIRST_TABLE_NUMBER else (self.feeds, self.feeds + 1)
+        """Kinds of the rows that only its objects make: a declared table has several."""
+        return (self.feeds,) if self.feeds < FIRST_TABLE_NUMBER else table_kinds(self.feeds)
 
     @property
     def default_namespace(self) -> str:

@@ -9,6 +9,7 @@ some). It never waits for what the owner does with them. Contract:
 * `SourceState` may come at any time and says nothing about objects.
 * `Resync` asks the owner to pass every cached object to the handlers again. It is local and costs no request.
 * `FileProblem` says that a file of manifests cannot be used, and later that the problem is over.
+* `Following` says that the source follows other kinds from now on.
 * `AuditResult` reports what a comparison with the server found; a repair, if needed, follows as `Replaced`.
 """
 
@@ -29,6 +30,8 @@ __all__ = [
     "Deleted",
     "Event",
     "FileProblem",
+    "Following",
+    "ManyKinds",
     "Phase",
     "Replaced",
     "Resource",
@@ -121,7 +124,13 @@ class FileProblem(msgspec.Struct, frozen=True):
     """Whether objects that the file held before it broke are still served."""
 
 
-Event: TypeAlias = Replaced | Changed | Deleted | Resync | SourceState | AuditResult | FileProblem
+class Following(msgspec.Struct, frozen=True):
+    """A `ManyKinds` source reports on these kinds from here on. A `Replaced` of each new one follows."""
+
+    kinds: tuple[WatchedKind, ...]
+
+
+Event: TypeAlias = Replaced | Changed | Deleted | Resync | SourceState | AuditResult | FileProblem | Following
 
 
 class Sink(Protocol):
@@ -143,3 +152,11 @@ class Source(Protocol):
     kinds: tuple[WatchedKind, ...]
 
     def run(self, sink: Sink, stop: threading.Event) -> None: ...
+
+
+@runtime_checkable
+class ManyKinds(Protocol):
+    """A source of all kinds of one place, which may be told of others while it runs."""
+
+    def follow(self, kinds: tuple[WatchedKind, ...]) -> None:
+        """Follow these kinds; `Following` says from where on. Any thread; never waits."""

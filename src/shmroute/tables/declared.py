@@ -1,7 +1,9 @@
 """A declared table: rows of objects of any kind, by key, with indexes.
 
-Used only by `shmroute.tables.tables`. The rules are those of AppModels: if several objects claim one key, the
-oldest wins; an object that cannot be a row is listed with its reason, and its last valid state is still served.
+Used by `shmroute.tables.tables` only. The rules are those of AppModels: of several objects that claim one key the
+oldest wins, an object that cannot be a row is listed with its reason, and its last valid state is still served. What is
+beyond the share of a namespace or the table's limits is listed too, and is served once there is room
+(`shmroute.tables.shares`).
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Final, TypeAlias
 
+import msgspec
+
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import Item
-from shmroute.resources.table import InvalidTableObject, TableKind, TableObject
-from shmroute.rows import ConflictRow, InvalidRow, RowKey, TableRow, bucket_key, bucket_of, encode
+from shmroute.resources.table import TableKind
+from shmroute.resources.table_parser import InvalidTableObject, TableObject
+from shmroute.rows import ConflictRow, InvalidRow, RowKey, TableRow, bucket_key, bucket_of, encode, table_kinds
 from shmroute.tables.handler import Announcement
 from shmroute.tables.problems import Problems
-from shmroute.tables.table import RowChanges
+from shmroute.tables.shares import Share, Shares
+from shmroute.tables.table import RowChanges, WantedMetadata
 
 __all__ = ["DeclaredTable"]
 
@@ -27,28 +33,57 @@ BUCKET_KEYS: Final = 16
 MAX_LISTED_LOSERS: Final = 100
 """Maximum number of losers named in one CONFLICT row, as for models."""
 
-_Claim: TypeAlias = tuple[str, str, ObjectKey]
-"""An object as a claimant of a key: creation time, time first seen, identity. Sorts by the conflict rule."""
+Claim: TypeAlias = tuple[str, str, ObjectKey]
+"""An object as a claimant of a key: creation time, time first seen, identity. Sorts the oldest first."""
+
+_UNLIMITED: Final = 1 << 62
 
 
 class DeclaredTable:
     """A `Table` of `TableObject`s.
 
     Args:
-        kind: the watched kind, with the table's number.
-        problems: gets a row for each object that cannot be a row.
+        kind: what is watched, and the table's number.
+        problems: gets a row for each object that cannot be a row, or has no room.
         conflicts: gets a row for each key that several objects claim.
         directory: gets the table's own row.
+        share: what the objects of one namespace may take; None for no limit.
+        announces: whether a handler wants to know of the objects.
     """
 
-    def __init__(self, kind: TableKind, problems: Problems, conflicts: RowChanges, directory: RowChanges) -> None:
-        self._kind = kind
+    def __init__(
+        self,
+        kind: TableKind,
+        problems: Problems,
+        conflicts: RowChanges,
+        directory: RowChanges,
+        *,
+        share: Share | None = None,
+        announces: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.shares = Shares(share)
+        limits = kind.definition.limits
+        self._limits = limits
+        self._whole = Shares(
+            Share(limits.objects or _UNLIMITED, _UNLIMITED, limits.bytes or _UNLIMITED) if limits else None
+        )
+        """The table's own limits: a share of all objects."""
+        self._announces = announces
+        self._announcements: list[Announcement] = []
         self._objects: dict[ObjectKey, TableObject] = {}
-        self._claims: dict[str, list[_Claim]] = {}
-        self._set_aside: dict[ObjectKey, None] = {}
+        """The last valid state of every object."""
+        self._claims: dict[str, list[Claim]] = {}
+        self._set_aside: dict[ObjectKey, str] = {}
+        """Reasons of the objects that cannot be rows as they are now."""
+        self._beyond: dict[ObjectKey, str] = {}
+        """Reasons of the valid objects that have no room."""
+        self._listed: set[ObjectKey] = set()
+        """Objects of either kind: each has an INVALID row."""
         self._rows = RowChanges(kind.feeds)
         self._entries: dict[str, _Entry] = {}
         self._touched_buckets: dict[tuple[str, int], None] = {}
+        self._touched_metadata: dict[str, None] = {}
         self._problems = problems
         self._conflicts = conflicts
         self._directory = directory
@@ -66,48 +101,124 @@ class DeclaredTable:
         for key in [key for key in dict.fromkeys(chain(self._objects, self._set_aside)) if key not in latest]:
             self._remove(key)
         self._ready = True
-        self._settle()
-        return []
+        return self._settle()
 
     def put(self, item: Item) -> list[Announcement]:
         """Add or change an object."""
         self._put(item)
-        self._settle()
-        return []
+        return self._settle()
 
     def remove(self, key: ObjectKey) -> list[Announcement]:
         """Remove an object."""
         self._remove(key)
-        self._settle()
-        return []
+        return self._settle()
 
     def resync(self) -> list[Announcement]:
-        """Return nothing: no handler is called for these objects."""
-        return []
+        """Announcements that hand every object to the handlers again."""
+        if not self._announces:
+            return []
+        served = (item for key, item in self._objects.items() if key not in self._beyond)
+        return [Announcement("update", item, item, self.kind.name) for item in served]
+
+    def close(self) -> list[Announcement]:
+        """The table is declared no more: its entries in the shared listings go, and its objects are announced as gone.
+
+        Its own rows are left to whoever publishes.
+        """
+        for key in self._listed:
+            self._problems.set(key.namespace, self._invalid_key(key), None)
+        for row_key, claims in self._claims.items():
+            if len(claims) > 1:
+                self._conflicts.set(f"{self.kind.name}:{row_key}", None)
+        self._directory.set(self.kind.name, None)
+        served = (item for key, item in self._objects.items() if key not in self._beyond)
+        return [Announcement("delete", item, None, self.kind.name) for item in served] if self._announces else []
 
     def _put(self, item: Item) -> None:
         key = item.key
-        old = self._objects.get(key)
         if isinstance(item, InvalidTableObject):
-            name = f"{self._kind.name} ({self._kind.full_name})"
-            row = InvalidRow(name, key.namespace, key.name, item.reason, last_good=old is not None)
-            self._set_aside[key] = None
-            self._problems.set(key.namespace, self._invalid_key(key), encode(row))
-            return
-        assert isinstance(item, TableObject)  # noqa: S101 - the kind's parser returns nothing else
-        self._mend(key)
-        self._exchange(old, item)
-        self._objects[key] = item
+            self._set_aside[key] = item.reason
+        else:
+            assert isinstance(item, TableObject)  # noqa: S101 - the kind's parser returns nothing else
+            self._set_aside.pop(key, None)
+            self._replace(key, self._objects.get(key), item)
+        self._note_invalid(key)
 
     def _remove(self, key: ObjectKey) -> None:
-        self._mend(key)
-        old = self._objects.pop(key, None)
-        if old is not None:
-            self._exchange(old, None)
+        self._set_aside.pop(key, None)
+        self._replace(key, self._objects.pop(key, None), None)
+        self._note_invalid(key)
+
+    def _replace(self, key: ObjectKey, old: TableObject | None, new: TableObject | None) -> None:
+        """`new` takes the place of `old`, two states of one object, as far as there is room."""
+        served = old if key not in self._beyond else None
+        moves = self._moves(key, new)
+        for other, reason in moves.items():
+            if other != key and reason and other not in self._beyond:
+                self._exchange(self._objects[other], None)
+                self._beyond[other] = reason
+                self._note_invalid(other)
+        reason = moves[key]
+        self._exchange(served, new if not reason else None)
+        if new is not None:
+            self._objects[key] = new
+        if reason and new is not None:
+            self._beyond[key] = reason
+        else:
+            self._beyond.pop(key, None)
+        for other, reason in moves.items():
+            if other != key and not reason and other in self._beyond:
+                del self._beyond[other]
+                self._exchange(None, self._objects[other])
+                self._note_invalid(other)
+
+    def _moves(self, key: ObjectKey, new: TableObject | None) -> dict[ObjectKey, str]:
+        """The objects that a change may move in or out, `key` among them: why each has no room, "" if it has."""
+        moves: dict[ObjectKey, str] = {key: ""}
+        if self.shares.limit is None and self._limits is None:
+            return moves
+        for shares, whole in ((self.shares, False), (self._whole, True)):
+            for each, reason in list(moves.items()):
+                item = new if each == key else self._objects[each]
+                space = "" if whole else each.namespace
+                if item is None or reason:
+                    shares.remove(space, each)
+                else:
+                    shares.put(space, each, claim_of(item), Share(1, 0, _size(item)))
+            moved = [each for each, _ in shares.settle()]
+            for each in dict.fromkeys((*moves, *moved)):
+                if moves.get(each):
+                    continue  # it had no room before this
+                if (each == key and new is None) or shares.fits(each):
+                    moves[each] = ""
+                elif whole:
+                    moves[each] = f"set aside: the table is full ({self._limit_words}), and older objects come first"
+                else:
+                    moves[each] = shares.reason(each.namespace, f"table {self.kind.name}")
+        return moves
+
+    @property
+    def _limit_words(self) -> str:
+        limits = self._limits
+        each = (("objects", limits.objects), ("bytes", limits.bytes)) if limits is not None else ()
+        return ", ".join(f"limits.{name}: {limit}" for name, limit in each if limit is not None)
+
+    def _note_invalid(self, key: ObjectKey) -> None:
+        """The INVALID row of an object is as its state demands."""
+        reason, row = self._set_aside.get(key) or self._beyond.get(key), None
+        if reason is None:
+            self._listed.discard(key)
+        else:
+            self._listed.add(key)
+            name = f"{self.kind.name} ({self.kind.full_name})"
+            last_good = key in self._objects and key not in self._beyond
+            row = encode(InvalidRow(name, key.namespace, key.name, reason, last_good))
+        self._problems.set(key.namespace, self._invalid_key(key), row)
 
     def _exchange(self, old: TableObject | None, new: TableObject | None) -> None:
-        """Replace `old` by `new`, two states of one object; None before it exists or after it is removed."""
-        if old is not None and (new is None or (old.row_key, _claim(old)) != (new.row_key, _claim(new))):
+        """`new` takes the place of `old` among the claimants; both are states of one object where both are there."""
+        self._announce(old, new)
+        if old is not None and (new is None or (old.row_key, claim_of(old)) != (new.row_key, claim_of(new))):
             self._let_go(old)
             old = None
         if new is None:
@@ -115,21 +226,30 @@ class DeclaredTable:
         if old is None:
             self._claim(new)
             return
-        if self._claims[new.row_key][0] == _claim(new):
+        if self._claims[new.row_key][0] == claim_of(new):
             self._show(new.row_key, old, new)
+
+    def _announce(self, old: TableObject | None, new: TableObject | None) -> None:
+        if not self._announces or (old is None and new is None):
+            return
+        if old is not None and new is not None:
+            if msgspec.structs.replace(old, resource_version=new.resource_version) != new:
+                self._announcements.append(Announcement("update", old, new, self.kind.name))
+            return
+        self._announcements.append(Announcement("add" if old is None else "delete", old, new, self.kind.name))
 
     def _claim(self, new: TableObject) -> None:
         claims = self._claims.setdefault(new.row_key, [])
         before = self._objects[claims[0][2]] if claims else None
-        insort(claims, _claim(new))
-        if claims[0] == _claim(new):
+        insort(claims, claim_of(new))
+        if claims[0] == claim_of(new):
             self._show(new.row_key, before, new)
         self._note_conflict(new.row_key, claims, len(claims) == 2)
 
     def _let_go(self, old: TableObject) -> None:
         claims = self._claims[old.row_key]
-        first = claims[0] == _claim(old)
-        del claims[bisect_left(claims, _claim(old))]
+        first = claims[0] == claim_of(old)
+        del claims[bisect_left(claims, claim_of(old))]
         if first:
             self._show(old.row_key, old, self._objects[claims[0][2]] if claims else None)
         self._conflict_count -= len(claims) == 1
@@ -137,17 +257,19 @@ class DeclaredTable:
         if not claims:
             del self._claims[old.row_key]
 
-    def _note_conflict(self, row_key: str, claims: list[_Claim], new: bool) -> None:
+    def _note_conflict(self, row_key: str, claims: list[Claim], new: bool) -> None:
         self._conflict_count += new
         row = None
         if len(claims) > 1:
             winner, *losers = (str(claim[2]) for claim in claims[: MAX_LISTED_LOSERS + 1])
-            row = encode(ConflictRow(row_key, "", winner, tuple(losers), len(claims) - 1, self._kind.name))
-        self._conflicts.set(f"{self._kind.name}:{row_key}", row)
+            row = encode(ConflictRow(row_key, "", winner, tuple(losers), len(claims) - 1, self.kind.name))
+        self._conflicts.set(f"{self.kind.name}:{row_key}", row)
 
     def _show(self, row_key: str, old: TableObject | None, new: TableObject | None) -> None:
         """Make the row of `row_key` from `new` instead of `old`; None: no object has this row."""
         self._rows.set(row_key, new.value if new is not None else None)
+        if (old.metadata if old is not None else None) != (new.metadata if new is not None else None):
+            self._touched_metadata[row_key] = None
         before = old.index if old is not None else ()
         after = new.index if new is not None else ()
         for entry in before:
@@ -161,27 +283,32 @@ class DeclaredTable:
                 for bucket in self._entries.setdefault(entry, _Entry()).add(row_key):
                     self._touched_buckets[entry, bucket] = None
 
-    def _mend(self, key: ObjectKey) -> None:
-        if key in self._set_aside:
-            del self._set_aside[key]
-            self._problems.set(key.namespace, self._invalid_key(key), None)
-
     def _invalid_key(self, key: ObjectKey) -> str:
-        return f"{self._kind.name}: {key}"
+        return f"{self.kind.name}: {key}"
 
-    def _settle(self) -> None:
-        """End an event: update the table's own row."""
-        definition = self._kind.definition
+    def _settle(self) -> list[Announcement]:
+        """End of an event: the table's own row is up to date. Returns what is to be announced."""
+        definition = self.kind.definition
         row = TableRow(
-            number=self._kind.feeds,
+            number=self.kind.feeds,
             resource=definition.resource,
             ready=self._ready,
             rows=len(self._rows),
             indexes=tuple(definition.index),
             conflicts=self._conflict_count,
-            invalid=len(self._set_aside),
+            invalid=len(self._listed),
         )
-        self._directory.set(self._kind.name, encode(row))
+        self._directory.set(self.kind.name, encode(row))
+        announcements, self._announcements = self._announcements, []
+        return announcements
+
+    @property
+    def full(self) -> str:
+        """How many objects are beyond the table's limits, as a sentence; "" for none."""
+        count = sum(count for _, count in self._whole.crowded)
+        if not count:
+            return ""
+        return f"table {self.kind.name} is full ({self._limit_words}): {count} of the youngest objects are set aside"
 
     # --- rows out ------------------------------------------------------------------------------------------
 
@@ -191,6 +318,24 @@ class DeclaredTable:
         touched, self._touched_buckets = self._touched_buckets, {}
         for entry, bucket in touched:
             yield self._bucket_row(entry, bucket)
+
+    def take_metadata(self) -> Iterator[tuple[RowKey, WantedMetadata | None]]:
+        """For each row whose metadata key or version has changed since the last call: both, None for a row that is
+        gone. The row's metadata is published under the given key."""
+        touched, self._touched_metadata = self._touched_metadata, {}
+        for row_key in touched:
+            claims = self._claims.get(row_key)
+            yield (table_kinds(self.kind.feeds)[2], row_key), self._wanted(claims) if claims else None
+
+    def metadata(self) -> Iterator[tuple[RowKey, WantedMetadata]]:
+        """Metadata key and version of every row that has them."""
+        for row_key, claims in self._claims.items():
+            if (wanted := self._wanted(claims)) is not None:
+                yield (table_kinds(self.kind.feeds)[2], row_key), wanted
+
+    def _wanted(self, claims: list[Claim]) -> WantedMetadata | None:
+        winner = self._objects[claims[0][2]]
+        return WantedMetadata(winner.key.namespace, *winner.metadata) if winner.metadata is not None else None
 
     def rows(self) -> Iterator[tuple[RowKey, bytes]]:
         """See `Table`."""
@@ -207,7 +352,7 @@ class DeclaredTable:
         if found is not None and bucket < len(found.buckets):
             keys = sorted(found.buckets[bucket])
             row = encode((len(found.buckets), keys)) if bucket == 0 else encode(keys)
-        return (self._kind.feeds + 1, bucket_key(entry, bucket)), row
+        return (table_kinds(self.kind.feeds)[1], bucket_key(entry, bucket)), row
 
 
 class _Entry:
@@ -251,5 +396,11 @@ class _Entry:
         return {0, bucket, into, last}
 
 
-def _claim(item: TableObject) -> _Claim:
+def claim_of(item: TableObject) -> Claim:
+    """An object as a claimant of a key. Sorts by the conflict rule: the oldest first."""
     return item.created, item.first_seen, item.key
+
+
+def _size(item: TableObject) -> int:
+    """What an object's row takes of the table's limit, in bytes."""
+    return len(item.row_key.encode(errors="surrogatepass")) + len(item.value)

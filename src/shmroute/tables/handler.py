@@ -1,4 +1,5 @@
-"""`Handler`: the calls the watcher makes when an AppModel is added, changed or deleted.
+"""`Handler`: what the watcher calls when an AppModel comes, changes or goes. `TableHandler`: the same for the objects
+of one declared table.
 
     class Mirror:
         def on_add(self, appmodel: AppModel) -> None: ...
@@ -19,6 +20,10 @@ When the calls are made:
 * At every resync (300 s by default), `on_update(x, x)` is called for every valid AppModel, with the same object twice.
   So `on_update` must be cheap, or harmless, for a state it has seen before.
 
+For objects of tables the same holds, with two differences. Every change of key, value, index or metadata version
+counts. And an object beyond the table's limits is not announced; a table that is declared anew, or no more, announces
+its objects as gone.
+
 If a handler raises, the exception is logged and counted; other handlers and objects are not affected. A failed `on_add`
 or `on_update` is repaired by the next resync's `on_update(x, x)`. A failed `on_delete` is not repeated, since the
 object no longer exists: a handler that must not miss one catches the error and retries.
@@ -26,13 +31,16 @@ object no longer exists: a handler that must not miss one catches the error and 
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from shmroute.resources.appmodel import AppModel
+from shmroute.resources.table_parser import TableObject
 
-__all__ = ["Announcement", "Handler"]
+__all__ = ["Announcement", "Handler", "TableHandler", "TableItem"]
+
+_decode = msgspec.msgpack.Decoder().decode
 
 
 class Handler(Protocol):
@@ -48,9 +56,44 @@ class Handler(Protocol):
         """An AppModel was deleted, or is no longer selected; `appmodel` is its last valid state."""
 
 
+class TableItem(msgspec.Struct, frozen=True):
+    """One object of a declared table, as a handler gets it."""
+
+    table: str
+    key: str
+    """Key of its row."""
+    value: Any
+    """Value of its row, of builtin types."""
+    namespace: str
+    """"" for a cluster-scoped object."""
+    name: str
+    created: str
+    """`metadata.creationTimestamp`, RFC 3339 in UTC; "" where unknown."""
+
+    @classmethod
+    def of(cls, table: str, item: TableObject) -> TableItem:
+        """The item of an object."""
+        return cls(table, item.row_key, _decode(item.value), item.key.namespace, item.key.name, item.created)
+
+
+class TableHandler(Protocol):
+    """Called by the watcher for every valid object of one declared table; the module says when and where."""
+
+    def on_add(self, item: TableItem) -> None:
+        """A valid object that was not there before."""
+
+    def on_update(self, old: TableItem, new: TableItem) -> None:
+        """An object changed, or, where `old` is `new`, is handed out again by a resync."""
+
+    def on_delete(self, item: TableItem) -> None:
+        """An object is gone, or no longer selected; `item` is its last valid state."""
+
+
 class Announcement(msgspec.Struct, frozen=True, gc=False):
     """One call to make to each handler. `old` is None for "add", `new` for "delete"."""
 
     kind: Literal["add", "update", "delete"]
-    old: AppModel | None
-    new: AppModel | None
+    old: AppModel | TableObject | None
+    new: AppModel | TableObject | None
+    table: str = ""
+    """The declared table that the object belongs to; "" for AppModels."""

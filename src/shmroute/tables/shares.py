@@ -138,6 +138,10 @@ class Shares:
         self._served.pop(key, None)
         self._unsettled[namespace] = None
 
+    def fits(self, key: Any) -> bool:
+        """Whether the object fits, as `settle` last said."""
+        return self._served.get(key, False)
+
     def settle(self) -> list[tuple[Any, bool]]:
         """End an event: return the keys that now fit (True) or no longer fit (False), and every new key."""
         for name in self._unsettled:

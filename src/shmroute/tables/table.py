@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import Item
 from shmroute.rows import RowKey
 from shmroute.tables.handler import Announcement
 
-__all__ = ["RowChanges", "Table"]
+__all__ = ["RowChanges", "Table", "WantedMetadata"]
+
+
+class WantedMetadata(NamedTuple):
+    """The metadata that a row of a declared table wants."""
+
+    namespace: str
+    """That of the object behind the row."""
+    key: str
+    """Key in the metadata store."""
+    version: str
 
 
 class Table(Protocol):

@@ -16,7 +16,7 @@ their last slice (`endpoints.Endpoints`). The order of the events does not matte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 
 from shmroute.resources.appmodel import AppModel
@@ -32,7 +32,7 @@ from shmroute.tables.handler import Announcement
 from shmroute.tables.merge_slices import EndpointRules
 from shmroute.tables.problems import Problems
 from shmroute.tables.shares import Crowded, Room
-from shmroute.tables.table import RowChanges, Table
+from shmroute.tables.table import RowChanges, Table, WantedMetadata
 
 __all__ = ["Index"]
 
@@ -41,15 +41,20 @@ class Index:
     """The tables of all watched kinds.
 
     Args:
-        rules: the rules by which endpoints are made from slices.
-        kinds: the watched kinds; each declared kind feeds its own table.
-        room: the share of each namespace.
+        rules: how endpoints are made from slices.
+        kinds: the watched kinds; each declared one feeds a table of its own.
+        room: what one namespace may take.
+        handled: names of the declared tables whose objects are announced.
     """
 
     def __init__(
-        self, rules: EndpointRules | None = None, kinds: Iterable[WatchedKind] = BUILT_IN, room: Room | None = None
+        self,
+        rules: EndpointRules | None = None,
+        kinds: Iterable[WatchedKind] = BUILT_IN,
+        room: Room | None = None,
+        handled: Collection[str] = (),
     ) -> None:
-        room = room or Room()
+        self._room = room = room or Room()
         self._problems = Problems()
         valid: dict[ObjectKey, AppModel] = {}
         self._endpoints = Endpoints(valid, self._problems, rules or EndpointRules(), room.endpoints)
@@ -57,9 +62,44 @@ class Index:
         self._tables: dict[str, Table] = {APPMODELS.name: self._appmodels, ENDPOINTSLICES.name: self._endpoints}
         self._conflicts = RowChanges(int(Kind.CONFLICT))
         self._directory = RowChanges(int(Kind.TABLES))
-        for kind in kinds:
-            if isinstance(kind, TableKind):
-                self._tables[kind.name] = DeclaredTable(kind, self._problems, self._conflicts, self._directory)
+        self._handled = frozenset(handled)
+        self._declared: dict[str, DeclaredTable] = {}
+        self.declare(kind for kind in kinds if isinstance(kind, TableKind))
+
+    def declare(self, kinds: Iterable[TableKind]) -> list[Announcement]:
+        """These are the declared tables from now on. One whose kind is the same object as before is left as it is.
+
+        Returns the announcements of objects whose tables are gone, or made anew.
+        """
+        announcements: list[Announcement] = []
+        wanted = {kind.name: kind for kind in kinds}
+        for name, table in list(self._declared.items()):
+            if wanted.get(name) is not table.kind:
+                announcements += table.close()
+                del self._declared[name], self._tables[name]
+        for name, kind in wanted.items():
+            if name not in self._declared:
+                self._declared[name] = self._tables[name] = DeclaredTable(
+                    kind,
+                    self._problems,
+                    self._conflicts,
+                    self._directory,
+                    share=self._room.table,
+                    announces=name in self._handled,
+                )
+        return announcements
+
+    # --- metadata of declared tables ----------------------------------------------------------------------
+
+    def take_metadata(self) -> Iterator[tuple[RowKey, WantedMetadata | None]]:
+        """What metadata the rows of declared tables want, as far as that has changed; see `DeclaredTable`."""
+        for table in self._declared.values():
+            yield from table.take_metadata()
+
+    def metadata(self) -> Iterator[tuple[RowKey, WantedMetadata]]:
+        """What metadata the rows of declared tables want."""
+        for table in self._declared.values():
+            yield from table.metadata()
 
     # --- counts --------------------------------------------------------------------------------------------
 
@@ -79,14 +119,20 @@ class Index:
         return self._appmodels.routes.conflict_count + len(self._conflicts)
 
     @property
+    def full_tables(self) -> tuple[str, ...]:
+        """Declared tables with objects beyond their limits: a sentence for each."""
+        return tuple(table.full for table in self._declared.values() if table.full)
+
+    @property
     def invalid_count(self) -> int:
         """Number of set-aside objects at the last `take_changes`; the INVALID rows list a limited number of them."""
         return len(self._problems) + self._appmodels.routes.shortened_count
 
     @property
     def crowded(self) -> list[Crowded]:
-        """The namespaces with objects set aside for lack of room, at the last `take_changes`."""
-        tables = (("routes", self._appmodels.shares), ("endpoints", self._endpoints.shares))
+        """The namespaces that have objects set aside for lack of room, as of the last `take_changes`."""
+        tables = [("routes", self._appmodels.shares), ("endpoints", self._endpoints.shares)]
+        tables += [(f"table {name}", table.shares) for name, table in self._declared.items()]
         return [Crowded(namespace, what, n) for what, shares in tables for namespace, n in shares.crowded]
 
     # --- events in -----------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from shmroute.errors import ConfigError
@@ -11,17 +11,18 @@ from shmroute.metadata.store import Store
 from shmroute.metadata.template import KeyTemplate
 from shmroute.resources.appmodel_rules import MAX_PORT, is_port
 from shmroute.resources.registry import APPMODELS, BUILT_IN, ENDPOINTSLICES, WatchedKind
-from shmroute.resources.table import TableKind, watch_tables
+from shmroute.resources.table import TableKind
 from shmroute.rows import SettingsRow
 from shmroute.sources.base import Source
-from shmroute.tables import EndpointRules, Handler, Room
+from shmroute.tables import EndpointRules, Handler, Room, TableHandler
 from shmroute.watcher.checkpoint import Checkpoint, Identity
 from shmroute.watcher.handlers import check_handler, load_handlers
-from shmroute.watcher.loop import WatcherLoop
+from shmroute.watcher.loop import WatcherLoop, secret_kinds
 from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.watcher.options import WatchOptions, check_namespaces, check_probe_seconds, check_share
 from shmroute.watcher.room import area_room
 from shmroute.watcher.tables_file import read_tables
+from shmroute.watcher.tables_follower import TablesFollower
 
 __all__ = ["build"]
 
@@ -29,8 +30,12 @@ _NOT_EMPTY: Final = ("manifests", "kubeconfig", "context", "tables", "redis", "m
 """Options that must not be "": most often an unset shell variable, which would silently mean the default."""
 
 
-def build(options: WatchOptions, handlers: Iterable[Handler] = ()) -> WatcherLoop:
-    """Return the watcher that `options` describe, not started yet. `handlers` are added to those of the options.
+def build(
+    options: WatchOptions,
+    handlers: Iterable[Handler] = (),
+    table_handlers: Mapping[str, TableHandler] | None = None,
+) -> WatcherLoop:
+    """Return the watcher that `options` describe, not started yet. The handlers are added to those of the options.
 
     Raises:
         ConfigError: options contradict each other, the cluster configuration cannot be used, or an object is not a
@@ -48,30 +53,43 @@ def build(options: WatchOptions, handlers: Iterable[Handler] = ()) -> WatcherLoo
         raise ConfigError("--manifests watches a folder: it goes without --kubeconfig and --context")
     if options.manifests and len(options.namespaces) > 1:
         raise ConfigError("--manifests takes one namespace, or all by -A: an object that names none belongs to it")
-    called = [check_handler(handler, repr(handler)) for handler in handlers]
+    tables = _read_tables(options, ())
+    called = [("", check_handler(handler, repr(handler))) for handler in handlers]
+    called += [(table, check_handler(each, repr(each))) for table, each in (table_handlers or {}).items()]
     called += load_handlers(options.handlers)
-    sources, settings = _folder(options) if options.manifests else _cluster(options)
+    for table, handler in called:
+        if table and table not in (kind.name for kind in tables):
+            raise ConfigError(f"handler {handler!r}: there is no table {table!r}: declare it by --tables or --table")
+    if options.manifests:
+        sources, settings, open_table = *_folder(options, tables), None
+    else:
+        sources, settings, open_table = _cluster(options)
     room = area_room(
         check_share(options.share),
         several_namespaces=not options.manifests and (options.all_namespaces or len(set(options.namespaces)) > 1),
         metadata=bool(options.redis or options.metadata),
-        tables=len(_tables(options)),
+        tables=len(tables),
     )
+    file = options.tables
     return WatcherLoop(
         options.area,
         sources,
+        tables=() if options.manifests else tables,
+        open_table=open_table,
+        tables_file=TablesFollower(file, lambda current: _read_tables(options, current)) if file else None,
         settings=settings,
         room=room,
         rules=EndpointRules(options.port, options.ip_family, bool(options.manifests) or options.special_addresses),
         metadata=_metadata(options, room),
-        checkpoint=_checkpoint(options, settings),
-        handlers=called,
+        checkpoint=_checkpoint(options, settings, tables),
+        handlers=[handler for table, handler in called if not table],
+        table_handlers=[(table, handler) for table, handler in called if table],
         group=int(options.group) if options.group and options.group.isdigit() else options.group,
         refuse_other=options.refuse_other,
     )
 
 
-def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
+def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow, Callable[[TableKind], Source]]:
     from shmroute.kube.connection import Connection
     from shmroute.sources.kubernetes.several import SeveralNamespaces
     from shmroute.sources.kubernetes.source import KubernetesSource
@@ -100,8 +118,9 @@ def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
             sources.append(source(kind, namespaces[0]))
         else:
             sources.append(SeveralNamespaces({name: source(kind, name) for name in namespaces}))
-    sources += [
-        TableSource(
+
+    def open_table(table: TableKind) -> Source:
+        return TableSource(
             connection,
             table,
             namespaces=_namespaces_of(table, None if options.all_namespaces else namespaces),
@@ -109,14 +128,13 @@ def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
             resync_seconds=options.resync_seconds,
             timing=timing,
         )
-        for table in _tables(options)
-    ]
+
     shown = "" if options.all_namespaces else ",".join(namespaces)
     steady = timing.frozen_within if options.probe_seconds else 0.0
-    return sources, SettingsRow(shown, _selector(APPMODELS, options), connection.host, steady)
+    return sources, SettingsRow(shown, _selector(APPMODELS, options), connection.host, steady), open_table
 
 
-def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
+def _folder(options: WatchOptions, tables: tuple[TableKind, ...]) -> tuple[list[Source], SettingsRow]:
     from shmroute.sources.folder import FolderSource
 
     assert options.manifests is not None  # noqa: S101 - the caller has checked it
@@ -125,7 +143,7 @@ def _folder(options: WatchOptions) -> tuple[list[Source], SettingsRow]:
         options.manifests,
         namespace=namespace,
         selector=options.selector or "",
-        kinds=(*_kinds(options), *_tables(options)),
+        kinds=(*_kinds(options), *tables),
         resync_seconds=options.resync_seconds,
     )
     return [source], SettingsRow(namespace or "", options.selector or "", str(source.path))
@@ -146,33 +164,31 @@ def _metadata(options: WatchOptions, room: Room) -> MetadataFeed | None:
     else:
         return None
     limits = MetadataLimits(value_bytes=options.metadata_limit)
-    return MetadataFeed(MetadataLoader(store, template=KeyTemplate(options.metadata_key), limits=limits), room)
+    return MetadataFeed(MetadataLoader(store, limits=limits), KeyTemplate(options.metadata_key), room)
 
 
-def _checkpoint(options: WatchOptions, settings: SettingsRow) -> Checkpoint | None:
+def _checkpoint(options: WatchOptions, settings: SettingsRow, tables: tuple[TableKind, ...]) -> Checkpoint | None:
     if not options.checkpoint:
         return None
-    secret = [kind.row_kinds for kind in _tables(options) if kind.definition.secrets == "allowed"]
-    left_out = {number for numbers in secret for number in numbers}
-    return Checkpoint(options.checkpoint, Identity(options.area, settings), left_out)
+    return Checkpoint(options.checkpoint, Identity(options.area, settings), secret_kinds(tables))
 
 
 def _kinds(options: WatchOptions) -> tuple[WatchedKind, ...]:
     return BUILT_IN if options.endpoints else tuple(kind for kind in BUILT_IN if kind is not ENDPOINTSLICES)
 
 
-def _tables(options: WatchOptions) -> tuple[TableKind, ...]:
+def _read_tables(options: WatchOptions, current: tuple[TableKind, ...]) -> tuple[TableKind, ...]:
     several = (
         options.all_namespaces or len(options.namespaces) > 1 or bool(options.manifests and not options.namespaces)
     )
-    return watch_tables(read_tables(options.tables, options.table), several_namespaces=several)
+    return read_tables(options.tables, options.table, several_namespaces=several, current=current)
 
 
 def _namespaces_of(table: TableKind, watched: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """Return the namespaces of a table's objects, given those of the watcher; None for all."""
-    if not table.namespace:
+    if not table.namespaces:
         return watched
-    return None if table.namespace == "*" else (table.namespace,)
+    return None if table.namespaces == ("*",) else table.namespaces
 
 
 def _selector(kind: WatchedKind, options: WatchOptions) -> str:

@@ -27,6 +27,7 @@ from shmroute.errors import NotReady, ShmrouteError, SnapshotExpired
 from shmroute.rows import RowKey, SettingsRow
 from shmroute.shm.layout import FORMAT_VERSION, MAX_KIND
 from shmroute.shm.reader import RowReader
+from shmroute.watcher.status import decode_status
 
 __all__ = ["Checkpoint", "Identity", "Saved"]
 
@@ -83,6 +84,7 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
 class _Body(msgspec.Struct, array_like=True):
     identity: Identity
     rows: list[tuple[int, str, bytes]]
+    contacts: dict[str, float] = {}
 
 
 _decode = msgspec.msgpack.Decoder(_Body).decode
@@ -96,6 +98,8 @@ class Saved(NamedTuple):
     rows: dict[RowKey, bytes]
     contact: float
     """Unix time at which the rows were last known to be in step with their source, in seconds."""
+    contacts: dict[str, float]
+    """The same for each source by name, since each declared table has an age of its own."""
 
 
 class Checkpoint:
@@ -104,8 +108,8 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str], identity: Identity, left_out: Collection[int] = ()) -> None:
         self._path = Path(path)
         self._identity = identity
-        self._left_out = left_out
-        """Kinds of rows that must never be written to disk."""
+        self.left_out = left_out
+        """Kinds of rows that must never be written to disk. May be replaced while `run` runs."""
         self._saved_generation = -1
         self._saved_contact = 0.0
         self._problem = ""
@@ -177,7 +181,7 @@ class Checkpoint:
         descriptor, temporary = _create_beside(self._path)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                _write(file.fileno(), self._identity, reader, contact, self._left_out)
+                _write(file.fileno(), self._identity, reader, contact, self.left_out)
                 os.fsync(file.fileno())
             temporary.replace(self._path)
         except BaseException:
@@ -262,7 +266,8 @@ def _write(
         ValueError: the file would be too large.
     """
     items = [_encode(row) for row in reader.rows() if row[0] not in left_out]
-    chunk = bytearray(b"\x92" + _encode(identity) + struct.pack(">BI", 0xDD, len(items)))  # msgpack: array 2, array 32
+    chunk = bytearray(b"\x93" + _encode(identity) + struct.pack(">BI", 0xDD, len(items)))  # msgpack: array 3, array 32
+    items.append(_encode(_contacts(reader)))
     size = len(chunk) + sum(map(len, items))
     if _BODY_AT + size > MAX_BYTES:
         raise ValueError(f"the rows take {size} bytes, the limit is {MAX_BYTES}")
@@ -273,6 +278,17 @@ def _write(
             position, checksum = _append(descriptor, chunk, position, checksum)
     _, checksum = _append(descriptor, chunk, position, checksum)
     os.pwrite(descriptor, _HEADER.pack(_MAGIC, VERSION, FORMAT_VERSION, checksum), 0)
+
+
+def _contacts(reader: RowReader) -> dict[str, float]:
+    """When each source was last in step, in Unix seconds."""
+    page = reader.control.status()
+    status = decode_status(page) if page else None
+    if status is None:
+        return {}
+    now, now_ns = time.time(), time.monotonic_ns()
+    ages = {state.resource: (now_ns - state.contact_ns) / 1e9 for state in status.sources if state.contact_ns}
+    return {resource: max(0.0, now - age) for resource, age in ages.items()}
 
 
 def _append(descriptor: int, chunk: bytearray, position: int, checksum: int) -> tuple[int, int]:
@@ -319,8 +335,9 @@ def parse(data: bytes) -> Saved:
         body = _decode(memoryview(data)[_BODY_AT:])
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"it is damaged: {error}") from error
-    if not 0.0 <= contact <= LATEST_CONTACT_SECONDS:
-        raise ValueError(f"it is damaged: last contact at {contact}")
+    for each in (contact, *body.contacts.values()):
+        if not 0.0 <= each <= LATEST_CONTACT_SECONDS:
+            raise ValueError(f"it is damaged: last contact at {each}")
     if not all(0 < kind <= MAX_KIND and "\0" not in key for kind, key, _ in body.rows):
         raise ValueError("it is damaged: a row of no kind")
-    return Saved(body.identity, {(kind, key): value for kind, key, value in body.rows}, contact)
+    return Saved(body.identity, {(kind, key): value for kind, key, value in body.rows}, contact, body.contacts)

@@ -10,14 +10,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from shmroute.resources.appmodel import AppModel
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import APPMODELS
-from shmroute.tables import Announcement, Handler
+from shmroute.resources.table_parser import TableObject
+from shmroute.tables import Announcement, Handler, TableHandler, TableItem
 
 __all__ = ["Dispatcher"]
+
+_Object: TypeAlias = AppModel | TableObject
 
 _log = logging.getLogger(__name__)
 
@@ -26,15 +29,21 @@ IDLE_SECONDS: Final = 1.0
 
 
 class Dispatcher:
-    """Calls `handler` for each announcement, in order. `run` belongs to a thread of its own, until `stop`."""
+    """Calls `handler` for each announcement, in order. `run` belongs to a thread of its own, until `stop`.
 
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-        self._waiting: dict[ObjectKey, tuple[AppModel | None, AppModel | None]] = {}
+    Args:
+        handler: a `Handler`, or a `TableHandler` if a table is named.
+        table: the declared table whose objects it is called for; "" for AppModels.
+    """
+
+    def __init__(self, handler: Handler | TableHandler, table: str = "") -> None:
+        self._handler: Any = handler
+        self._table = table
+        self._waiting: dict[ObjectKey, tuple[_Object | None, _Object | None]] = {}
         self._changed = threading.Condition()
         self._stopped = False
         self.failures = 0
-        self.name = f"handler {type(handler).__name__}"
+        self.name = f"handler {type(handler).__name__}{f' of {table}' if table else ''}"
 
     def stop(self) -> None:
         """Stop calling the handler. Does not wait for a call under way."""
@@ -43,9 +52,11 @@ class Dispatcher:
             self._changed.notify()
 
     def put(self, announcements: Iterable[Announcement]) -> None:
-        """Queue announcements for the handler. Never waits."""
+        """Queue those of the announcements that are for the handler. Never waits."""
         with self._changed:
             for announcement in announcements:
+                if announcement.table != self._table:
+                    continue
                 newest = announcement.new or announcement.old
                 assert newest is not None  # noqa: S101 - one of both is set
                 known = self._waiting.pop(newest.key, (announcement.old, None))[0]
@@ -70,15 +81,20 @@ class Dispatcher:
                 _log.exception(
                     "handler %r failed for %s %s; it comes again with the next resync",
                     self._handler,
-                    APPMODELS.kind,
+                    self._table or APPMODELS.kind,
                     key,
                 )
 
-    def _call(self, old: AppModel | None, new: AppModel | None) -> None:
+    def _call(self, old: _Object | None, new: _Object | None) -> None:
+        before = self._given(old)
+        after = before if new is old else self._given(new)
         if new is None:
-            assert old is not None  # noqa: S101 - one of both is set
-            self._handler.on_delete(old)
+            self._handler.on_delete(before)
         elif old is None:
-            self._handler.on_add(new)
+            self._handler.on_add(after)
         else:
-            self._handler.on_update(old, new)
+            self._handler.on_update(before, after)
+
+    def _given(self, item: _Object | None) -> AppModel | TableItem | None:
+        """What the handler is given of an object."""
+        return TableItem.of(self._table, item) if isinstance(item, TableObject) else item

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 from shmroute.errors import NotReady
-from shmroute.tables.handler import Handler
+from shmroute.tables.handler import Handler, TableHandler
 from shmroute.watcher.build import build
 from shmroute.watcher.options import WatchOptions
 from shmroute.watcher.status import Status
@@ -31,14 +31,21 @@ class Watcher:
     Args:
         options: the options of `shmroute watch`, by their names.
         handlers: called for each AppModel that is added, changed or deleted, each in a thread of its own.
+        table_handlers: table name -> handler, called for the table's objects likewise.
 
     Raises:
-        ConfigError: options contradict each other, the cluster configuration cannot be used, or a handler lacks
-            `on_add`, `on_update` or `on_delete`.
+        ConfigError: options contradict each other, the cluster configuration cannot be used, a handler lacks
+            `on_add`, `on_update` or `on_delete`, or its table is not declared.
     """
 
-    def __init__(self, options: WatchOptions | None = None, *, handlers: Iterable[Handler] = ()) -> None:
-        self._loop = build(options or WatchOptions(), handlers)
+    def __init__(
+        self,
+        options: WatchOptions | None = None,
+        *,
+        handlers: Iterable[Handler] = (),
+        table_handlers: Mapping[str, TableHandler] | None = None,
+    ) -> None:
+        self._loop = build(options or WatchOptions(), handlers, table_handlers or {})
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="shmroute-watcher", daemon=True)
 

@@ -20,6 +20,7 @@ import msgspec
 from shmroute.errors import AreaUnavailable, ConfigError
 from shmroute.rows import (
     FIRST_TABLE_NUMBER,
+    TABLE_KINDS,
     ConflictRow,
     EndpointsRow,
     EndpointsState,
@@ -196,7 +197,10 @@ def _place_of(row: Planned) -> int:
 
 
 def _is_telling(row: Planned) -> bool:
-    return row.kind in _DESCRIPTIONS or (row.kind >= FIRST_TABLE_NUMBER and row.kind % 2 == 0)  # odd kinds are indexes
+    # Of a declared table only its rows, not its indexes and metadata.
+    return row.kind in _DESCRIPTIONS or (
+        row.kind >= FIRST_TABLE_NUMBER and (row.kind - FIRST_TABLE_NUMBER) % TABLE_KINDS == 0
+    )
 
 
 def _packed(event: Event) -> bytes:

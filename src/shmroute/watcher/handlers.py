@@ -1,4 +1,7 @@
-"""Loads handlers by name (`package.module:name`), for `shmroute watch --handler`, and checks their methods."""
+"""Loads handlers by name, for `shmroute watch --handler`, and checks their methods.
+
+`package.module:name` is a handler of AppModels, `TABLE=package.module:name` one of a declared table's objects.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ import inspect
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from shmroute.errors import ConfigError
-from shmroute.tables.handler import Handler
 
 __all__ = ["check_handler", "load_handlers"]
 
@@ -18,8 +20,10 @@ METHODS = {"on_add": 1, "on_update": 2, "on_delete": 1}
 """Method of a handler -> the number of its arguments."""
 
 
-def load_handlers(names: Iterable[str]) -> tuple[Handler, ...]:
-    """Return the handlers of these names. A class or function is called without arguments and returns the handler.
+def load_handlers(names: Iterable[str]) -> tuple[tuple[str, Any], ...]:
+    """Return the handlers of these names, each with its table; "" for AppModels.
+
+    A class or function is called without arguments and returns the handler.
 
     The working directory is searched too, as by gunicorn and uvicorn.
 
@@ -37,13 +41,13 @@ def load_handlers(names: Iterable[str]) -> tuple[Handler, ...]:
             sys.path.remove(folder)
 
 
-def check_handler(handler: object, name: str) -> Handler:
+def check_handler(handler: Any, name: str) -> Any:
     """Return `handler` if it has the methods of `Handler`. Else raises `ConfigError`, which calls it `name`."""
     missing = [method for method in METHODS if not callable(getattr(handler, method, None))]
     if missing:
         raise ConfigError(
             f"handler {name}: {type(handler).__name__} has no method {', '.join(missing)}: "
-            "a handler has on_add(appmodel), on_update(old, new) and on_delete(appmodel)"
+            "a handler has on_add(object), on_update(old, new) and on_delete(object)"
         )
     for method, arguments in METHODS.items():
         function: Any = getattr(handler, method)
@@ -58,13 +62,17 @@ def check_handler(handler: object, name: str) -> Handler:
         except TypeError as error:
             count = "one argument" if arguments == 1 else f"{arguments} arguments"
             raise ConfigError(f"handler {name}: {method}{signature} cannot be called with {count}: {error}") from error
-    return cast("Handler", handler)
+    return handler
 
 
-def _load(name: str) -> Handler:
-    module_name, _, path = name.partition(":")
+def _load(name: str) -> tuple[str, Any]:
+    table, _, where = name.rpartition("=")
+    module_name, _, path = where.partition(":")
     if not module_name or not path:
-        raise ConfigError(f"handler {name!r}: write package.module:name, for example handlers.relation:Relation")
+        raise ConfigError(
+            f"handler {name!r}: write package.module:name, for example handlers.relation:Relation; in front of it"
+            " TABLE= for the objects of a table"
+        )
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
@@ -83,4 +91,4 @@ def _load(name: str) -> Handler:
             raise ConfigError(
                 f"handler {name}: calling it without arguments failed: {type(error).__name__}: {error}"
             ) from error
-    return check_handler(found, name)
+    return table, check_handler(found, name)

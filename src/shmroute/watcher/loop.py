@@ -10,22 +10,37 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
+
+import msgspec
 
 from shmroute.errors import AreaBusy, AreaUnavailable, ConfigError, ShmrouteError
 from shmroute.resources.registry import APPMODELS, WatchedKind
 from shmroute.resources.table import TableKind
-from shmroute.rows import Kind, RowKey, SettingsRow
+from shmroute.rows import Kind, RowKey, SettingsRow, table_kinds
+from shmroute.shm.control import ControlReader
 from shmroute.shm.events import EventWriter
 from shmroute.shm.posix import Ownership
 from shmroute.shm.writing.control import stand_by
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.shm.writing.segment_writer import Planned
-from shmroute.sources.base import Audited, AuditResult, Changed, Deleted, Event, Replaced, Resync, Source, SourceState
-from shmroute.tables import Announcement, Crowded, EndpointRules, Handler, Index, Room
+from shmroute.sources.base import (
+    Audited,
+    AuditResult,
+    Changed,
+    Deleted,
+    Event,
+    Following,
+    ManyKinds,
+    Replaced,
+    Resync,
+    Source,
+    SourceState,
+)
+from shmroute.tables import Announcement, Crowded, EndpointRules, Handler, Index, Room, TableHandler
 from shmroute.version import __version__
 from shmroute.watcher.adoption import adopted_appmodels
 from shmroute.watcher.change_log import ChangeLog
@@ -36,7 +51,8 @@ from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
 from shmroute.watcher.pending_rows import PendingRows
 from shmroute.watcher.room import words_of
 from shmroute.watcher.standby import check_source
-from shmroute.watcher.status import ENDED, HEARTBEAT_SECONDS, AuditStatus, Status, encode_status
+from shmroute.watcher.status import ENDED, HEARTBEAT_SECONDS, AuditStatus, Status, decode_status, encode_status
+from shmroute.watcher.tables_follower import TablesDeclared, TablesFollower
 from shmroute.watcher.threads import SupervisedThreads
 
 __all__ = ["WatcherLoop"]
@@ -70,6 +86,11 @@ class WatcherLoop:
         room: the share of the area that one namespace may take.
         metadata: the metadata loader's feed; None: no metadata.
         checkpoint: the copy of the rows on disk; None: no copy.
+        tables: the declared tables of a cluster, each with a source of its own. Those of a folder are among the kinds
+            of its one source.
+        open_table: makes the source of a declared table.
+        tables_file: reports other tables while the watcher runs; None: the tables stay as they are.
+        table_handlers: users' own handlers for objects of declared tables: pairs of a table's name and a handler.
         handlers: users' own handlers, each called in a thread of its own.
         group: a group that may read the area too.
         refuse_other: fail instead of standing by if the area's watcher follows another source.
@@ -86,7 +107,11 @@ class WatcherLoop:
         room: Room | None = None,
         metadata: MetadataFeed | None = None,
         checkpoint: Checkpoint | None = None,
+        tables: Sequence[TableKind] = (),
+        open_table: Callable[[TableKind], Source] | None = None,
+        tables_file: TablesFollower | None = None,
         handlers: Sequence[Handler] = (),
+        table_handlers: Sequence[tuple[str, TableHandler]] = (),
         group: str | int | None = None,
         refuse_other: bool = False,
         clock: Callable[[], int] = time.monotonic_ns,
@@ -99,10 +124,23 @@ class WatcherLoop:
         self._group = group
         self._refuse_other = refuse_other
         self._clock = clock
-        self._index = Index(rules, self._kinds(), room)
+        self._many = next((source for source in sources if isinstance(source, ManyKinds)), None)
+        followed = [kind for source in sources for kind in source.kinds]
+        self._built_in = tuple(kind for kind in followed if not isinstance(kind, TableKind))
+        declared = (*(kind for kind in followed if isinstance(kind, TableKind)), *tables)
+        self._tables = {kind.name: kind for kind in declared}
+        self._open_table = open_table
+        self._table_sources: dict[str, tuple[Source, threading.Event]] = {}
+        """Sources of single tables, each with what stops it."""
+        self._tables_file = tables_file
+        self._tables_problem = ""
+        self._former_contacts: dict[str, int] = {}
+        """When each table was last in step under the watcher before this one, in monotonic nanoseconds."""
         self._dispatchers = [Dispatcher(handler) for handler in handlers]
+        self._dispatchers += [Dispatcher(handler, table) for table, handler in table_handlers]
+        self._index = Index(rules, self._kinds(), room, {table for table, _ in table_handlers})
         self._change_log = ChangeLog(clock)
-        self._events: queue.SimpleQueue[Event | MetadataReads | str | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._stopping = False
         self._stop = threading.Event()
         """Set when the owner has left its loop, to stop the other threads."""
@@ -112,6 +150,8 @@ class WatcherLoop:
         self._told_in_step = False
         """Whether the last heartbeat said that all sources were in step."""
         self._publisher: Publisher | None = None
+        self._noted_tables: dict[int, str] = {}
+        """Names of the declared tables whose rows the event log shows, by their numbers."""
         self._notes: EventNotes | None = None
         """Writer of the event log; set while this watcher holds the area."""
         self._started = time.time()
@@ -130,8 +170,8 @@ class WatcherLoop:
 
     # --- start and stop ------------------------------------------------------------------------------------
 
-    def put(self, event: Event | MetadataReads) -> None:
-        """Take an event from a source or the metadata loader. Any thread; never waits."""
+    def put(self, event: Event | MetadataReads | TablesDeclared) -> None:
+        """Take an event from a source, the metadata loader or the tables file. Any thread; never waits."""
         self._events.put(event)
 
     def stop(self) -> None:
@@ -146,7 +186,7 @@ class WatcherLoop:
     @property
     def sources(self) -> tuple[Source, ...]:
         """The sources of objects."""
-        return self._sources
+        return (*self._sources, *(source for source, _ in list(self._table_sources.values())))
 
     def audit(self) -> None:
         """Make every source that supports audits run one now. Called by any thread or by a signal handler."""
@@ -165,6 +205,7 @@ class WatcherLoop:
         self._notes = notes = self._event_notes(publisher)
         notes.say("started", f"version {__version__}, {self._settings.source}")
         try:
+            self._former_contacts = contacts_in(ControlReader(self.area).status())
             self._publish_checkpoint(publisher)
             self._adopt(publisher)
             self._start_threads()
@@ -179,13 +220,14 @@ class WatcherLoop:
             publisher.close()
 
     def _event_notes(self, publisher: Publisher) -> EventNotes:
-        tables = {
-            kind.feeds: kind.name
-            for kind in self._kinds()
-            if isinstance(kind, TableKind) and kind.definition.secrets != "allowed"
-        }
+        self._name_tables()
         writer = EventWriter(self.area, Ownership(self._group), lambda: publisher.control.area_id)
-        return EventNotes(writer, publisher.get, tables, self._clock)
+        return EventNotes(writer, publisher.get, self._noted_tables, self._clock)
+
+    def _name_tables(self) -> None:
+        """Have the event log know the tables' numbers; those declared before are known on, as their rows may go."""
+        tables = self._tables.values()
+        self._noted_tables.update((kind.feeds, kind.name) for kind in tables if kind.definition.secrets != "allowed")
 
     def _note(self, planned: Sequence[Planned]) -> None:
         """Pass the rows that are about to be published to the event log."""
@@ -237,6 +279,8 @@ class WatcherLoop:
             _log.error("the checkpoint's rows cannot be served: %s", error)
             return
         publisher.control.beat(now_ns, now_ns - age_ns, synced=False)
+        ages = {name: max(0.0, time.time() - contact) for name, contact in saved.contacts.items()}
+        self._former_contacts = {name: now_ns - int(age * 1e9) for name, age in ages.items()}
         _log.warning(
             "serving %d rows of the checkpoint, %.0f s old, until the first list", len(saved.rows), age_ns / 1e9
         )
@@ -259,6 +303,12 @@ class WatcherLoop:
         for source in self._sources:
             name = f"source {'+'.join(kind.name for kind in source.kinds)}"
             self._threads.start(name, partial(source.run, self, self._stop), restartable=False)
+        for table in self._tables.values():
+            self._start_table(table)
+        if self._tables_file is not None:
+            kinds = tuple(self._tables.values())
+            follow = partial(self._tables_file.run, kinds, self.put, self._stop)
+            self._threads.start("tables file", follow, restartable=True)
         if self._metadata is not None:
             self._threads.start("metadata", partial(self._metadata.run, self.put, self._stop), restartable=True)
         if self._checkpoint is not None:
@@ -272,6 +322,8 @@ class WatcherLoop:
         return self._failed
 
     def _join(self) -> None:
+        for _, stop in self._table_sources.values():
+            stop.set()
         for dispatcher in self._dispatchers:
             dispatcher.stop()
         self._threads.join(_JOIN_SECONDS)
@@ -325,12 +377,22 @@ class WatcherLoop:
         self._apply(event)
         return True
 
-    def _apply(self, event: Event | MetadataReads | str | None) -> None:
+    def _apply(self, event: _Message) -> None:
         match event:
             case None:
                 return
+            case _OfTable(kind, inner):
+                if self._tables.get(kind.name) is kind:  # else from a source that is being stopped
+                    self._apply(inner)
+                return
+            case TablesDeclared():
+                self._declare(event)
+                return
+            case Following():
+                self._switch(tuple(kind for kind in event.kinds if isinstance(kind, TableKind)))
+                return
             case str():
-                for source in self._sources:
+                for source in self.sources:
                     if isinstance(source, Audited):
                         source.audit_now()
                 return
@@ -360,8 +422,64 @@ class WatcherLoop:
         self._announce(self._index.apply(event))
 
     def _announce(self, announcements: list[Announcement]) -> None:
-        for dispatcher in self._dispatchers:
-            dispatcher.put(announcements)
+        if announcements:
+            for dispatcher in self._dispatchers:
+                dispatcher.put(announcements)
+
+    # --- declared tables -----------------------------------------------------------------------------------
+
+    def _start_table(self, kind: TableKind) -> None:
+        if self._open_table is None:
+            return
+        source, stop = self._open_table(kind), threading.Event()
+        self._table_sources[kind.name] = source, stop
+        self._threads.start(f"source {kind.name}", partial(source.run, _TableSink(self, kind), stop), restartable=False)
+
+    def _declare(self, declared: TablesDeclared) -> None:
+        """The tables file has changed."""
+        if declared.problem:
+            if declared.problem != self._tables_problem:
+                _log.error("%s; the tables stay as they were declared before", declared.problem)
+            self._tables_problem = declared.problem
+            return
+        self._tables_problem = ""
+        if set(declared.kinds) == set(self._tables.values()):
+            return
+        if self._many is not None:
+            self._many.follow((*self._built_in, *declared.kinds))  # it answers by `Following`
+        else:
+            self._switch(declared.kinds)
+
+    def _switch(self, kinds: tuple[TableKind, ...]) -> None:
+        """These are the declared tables from now on. Those that stay are not touched."""
+        before, self._tables = self._tables, {kind.name: kind for kind in kinds}
+        self._name_tables()
+        self._announce(self._index.declare(kinds))
+        for name, former in before.items():
+            if self._tables.get(name) is not former:
+                self._drop_table(former, replaced=name in self._tables)
+        if self._checkpoint is not None:
+            self._checkpoint.left_out = secret_kinds(kinds)
+        for name, kind in self._tables.items():
+            if before.get(name) is not kind:
+                self._publication.declare(kind, before.get(name))
+                self._start_table(kind)
+        self._index_changes()
+
+    def _drop_table(self, kind: TableKind, *, replaced: bool) -> None:
+        if kind.name in self._table_sources:
+            self._table_sources.pop(kind.name)[1].set()
+            self._threads.release(f"source {kind.name}")
+        state = self._states.pop(kind.name, None)
+        if replaced and state is not None and state.contact_ns:
+            self._former_contacts[kind.name] = state.contact_ns
+        self._audits.pop(kind.name, None)
+        if self._metadata is not None:
+            self._metadata.drop(kind.row_kinds)
+        if not replaced:
+            self._former_contacts.pop(kind.name, None)
+            self._publication.remove(kind)
+        _log.info("table %s is %s", kind.name, "declared anew" if replaced else "declared no more")
 
     def _index_changes(self) -> None:
         changes = self._index.take_changes()
@@ -370,7 +488,7 @@ class WatcherLoop:
         self._received_ns = 0
         self._change_log.note(changes)
         if self._metadata is not None:
-            self._publication.add(self._metadata.follow(changes, self._row))
+            self._publication.add(self._metadata.follow(changes, self._row, self._index.take_metadata()))
         self._publication.add(changes)
 
     def _row(self, key: RowKey) -> bytes | None:
@@ -382,9 +500,10 @@ class WatcherLoop:
         any more is requested again."""
         rows: dict[RowKey, bytes | None] = dict(self._index.rows())
         if self._metadata is not None:
-            rows.update(((Kind.METADATA, key), value) for key, value in publisher.rows(Kind.METADATA))
-            rows.update((key, row) for key, row in unpublished.items() if key[0] == Kind.METADATA)
-            rows.update(self._metadata.want_lost(rows))
+            kinds = {int(Kind.METADATA), *(table_kinds(kind.feeds)[2] for kind in self._tables.values())}
+            rows.update(((kind, key), value) for kind in kinds for key, value in publisher.rows(kind))
+            rows.update((key, row) for key, row in unpublished.items() if key[0] in kinds)
+            rows.update(self._metadata.want_lost(rows, self._index.metadata()))
         return rows
 
     # --- status --------------------------------------------------------------------------------------------
@@ -450,7 +569,16 @@ class WatcherLoop:
         return self._index.crowded + (self._metadata.crowded if self._metadata else [])
 
     def _kinds(self) -> list[WatchedKind]:
-        return [kind for source in self._sources for kind in source.kinds]
+        return [*self._built_in, *self._tables.values()]
+
+    def _state(self, kind: WatchedKind) -> SourceState | None:
+        """How the kind's source stands. A table's was in step under the watcher before, if not under this one."""
+        state = self._states.get(kind.name)
+        former = self._former_contacts.get(kind.name, 0) if isinstance(kind, TableKind) else 0
+        if not former or (state is not None and state.contact_ns):
+            return state
+        state = state or SourceState(kind.name, "starting", 0)
+        return msgspec.structs.replace(state, contact_ns=former)
 
     def _status(self, role: str) -> Status:
         now_ns = self._clock()
@@ -458,7 +586,7 @@ class WatcherLoop:
         publication = self._publication
         sizes = publisher.sizes if publisher else None
         crowded = self._crowded()
-        states = tuple(self._states[kind.name] for kind in self._kinds() if kind.name in self._states)
+        states = tuple(state for kind in self._kinds() if (state := self._state(kind)) is not None)
         return Status(
             version=__version__,
             area=self.area,
@@ -490,18 +618,48 @@ class WatcherLoop:
             storage_ages=tuple(
                 (now_ns - state.confirmed_ns) / 1e9 if state.confirmed_ns else float("inf") for state in states
             ),
-            audited=tuple(
-                kind.name for source in self._sources if isinstance(source, Audited) for kind in source.kinds
-            ),
+            audited=tuple(kind.name for source in self.sources if isinstance(source, Audited) for kind in source.kinds),
             audits=tuple(self._audits.values()),
             settings=self._settings,
             tables=tuple(kind.name for kind in self._kinds() if not kind.awaited),
             metadata=self._metadata.status() if self._metadata else None,
             threads=self._threads.status(),
-            no_room=tuple(words_of(crowded)),
+            problem=self._problem or publication.problem or self._tables_problem,
+            no_room=(*words_of(crowded), *self._index.full_tables),
             no_room_objects=sum(each.objects for each in crowded),
-            problem=self._problem or publication.problem,
         )
+
+
+class _OfTable(msgspec.Struct, frozen=True):
+    """An event of the source of one table."""
+
+    kind: TableKind
+    event: Event
+
+
+_Message: TypeAlias = Event | _OfTable | MetadataReads | TablesDeclared | str | None
+
+
+class _TableSink:
+    """The sink of the source of one table."""
+
+    def __init__(self, loop: WatcherLoop, kind: TableKind) -> None:
+        self._events = loop._events
+        self._kind = kind
+
+    def put(self, event: Event) -> None:
+        self._events.put(_OfTable(self._kind, event))
+
+
+def secret_kinds(kinds: Iterable[TableKind]) -> frozenset[int]:
+    """Kinds of the rows of tables that may hold Secrets: they are never written to disk."""
+    return frozenset(number for kind in kinds if kind.definition.secrets == "allowed" for number in kind.row_kinds)
+
+
+def contacts_in(page: bytes | None) -> dict[str, int]:
+    """When each source was last in step, by a status page; in monotonic nanoseconds, 0 for never."""
+    status = decode_status(page) if page else None
+    return {state.resource: state.contact_ns for state in status.sources} if status is not None else {}
 
 
 def _audited(before: AuditStatus | None, result: AuditResult) -> AuditStatus:

@@ -1,29 +1,32 @@
-"""Connects the routes with the metadata loader: requests the wanted version of each model, and makes METADATA rows.
+"""Connects the rows with the metadata loader: requests the wanted version of each value, and makes METADATA rows.
 
-A model whose app and version have not changed costs no read. Each request has a ticket; a value read for an older
-ticket is dropped, so that an old value is never published under a new version.
+Models and rows of declared tables go the same way. A row whose key and version have not changed costs no read. Each
+request has a ticket; a value read for an older ticket is dropped, so that an old value is never published under a new
+version.
 
-The feed reads MODEL rows rather than AppModels, so that of several claims only the winning one costs a read.
+For models the feed reads MODEL rows rather than AppModels, so that of several claims only the winning one costs a read.
+A declared table reports what its rows want.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
 
 from shmroute.metadata.loader import MetadataLoader, MetadataReads
 from shmroute.metadata.published import merge_with_published
-from shmroute.metadata.scheduler import NOT_READ, MetadataRead, ModelRequest
+from shmroute.metadata.scheduler import NOT_READ, MetadataRead, MetadataRequest
+from shmroute.metadata.template import KeyTemplate
 from shmroute.rows import Kind, MetadataRow, MetadataState, RouteRow, RowKey
-from shmroute.tables import Crowded, Room
+from shmroute.tables import Crowded, Room, WantedMetadata
 from shmroute.watcher.metadata_room import MetadataRoom
 from shmroute.watcher.status import MetadataStatus
 
-__all__ = ["MetadataFeed", "MetadataReads"]
+__all__ = ["MetadataFeed", "MetadataReads", "TableMetadata"]
 
 WAITING_BATCHES: Final = 4
 """Largest number of batches of values that wait for the owner. With batches of 8 MiB they take at most 32 MiB."""
@@ -35,29 +38,35 @@ _decode_route = msgspec.msgpack.Decoder(RouteRow).decode
 LookUpRow = Callable[[RowKey], "bytes | None"]
 """Returns the newest value of a row, published or waiting to be; None if there is none."""
 
-_Name = tuple[str, str]
-"""(namespace, model)"""
+TableMetadata = Iterable[tuple[RowKey, WantedMetadata | None]]
+"""For rows of declared tables: the row that their metadata is published in, and what is wanted; None: nothing."""
 
 
 class _Wanted(NamedTuple):
-    app: str
+    namespace: str
+    owner: str
+    """What a value belongs to: a model's app, or a table row's key in the store. It is never shown for another."""
+    key: str
+    """The key in the store."""
     version: str
-    ticket: int
+    ticket: int = 0
 
 
 class MetadataFeed:
-    """Turns changed routes into requests, and the values that `loader` reads into rows. Owner thread, except `run`.
+    """Turns changed rows into requests, and the values that `loader` reads into rows. Owner thread, except `run`.
 
     Args:
         loader: reads the values.
+        template: makes the keys of models.
         room: bytes that the values of one namespace, and of all, may take. A value without room is set aside and read
             again with the next resync at which it fits; earlier values stay.
     """
 
-    def __init__(self, loader: MetadataLoader, room: Room | None = None) -> None:
+    def __init__(self, loader: MetadataLoader, template: KeyTemplate | None = None, room: Room | None = None) -> None:
         self._loader = loader
         self._values = MetadataRoom(room or Room())
-        self._wanted: dict[_Name, _Wanted] = {}
+        self._template = template or KeyTemplate()
+        self._wanted: dict[RowKey, _Wanted] = {}
         self._namespaces: dict[str, tuple[str, ...]] = {}
         """Model -> the namespaces that serve it."""
         self._ticket = 0
@@ -78,69 +87,70 @@ class MetadataFeed:
 
         self._loader.run(hand_over, stop)
 
-    def follow(self, changes: Mapping[RowKey, bytes | None], look_up: LookUpRow) -> dict[RowKey, bytes | None]:
-        """Request the values that changed MODEL rows need. Returns the METADATA rows to publish together with them."""
-        rows: dict[RowKey, bytes | None] = {}
-        routes: list[RouteRow] = []
-        gone: list[_Name] = []
+    def follow(
+        self, changes: Mapping[RowKey, bytes | None], look_up: LookUpRow, tables: TableMetadata = ()
+    ) -> dict[RowKey, bytes | None]:
+        """Request the values that changed MODEL rows, and rows of declared tables, need.
+
+        Returns the METADATA rows to publish together with them.
+        """
+        wanted: dict[RowKey, _Wanted | None] = {}
         for (kind, model), value in changes.items():
-            if kind != Kind.MODEL:
-                continue
-            route = _decode_route(value) if value is not None else None
-            serving = (route, *route.others) if route else ()
-            routes += serving
-            gone += self._no_longer_serving(model, tuple(each.namespace for each in serving))
-        for name in gone:
-            self._wanted.pop(name, None)
-            self._values.forget(name)
-            rows[Kind.METADATA, "/".join(name)] = None
-        self._loader.forget(gone)
-        rows.update(self._request(routes, look_up))
+            if kind == Kind.MODEL:
+                route = _decode_route(value) if value is not None else None
+                wanted.update(self._of_model(model, (route, *route.others) if route else ()))
+        wanted.update((row, _of_table(each)) for row, each in tables)
+        gone = [row for row, each in wanted.items() if each is None and row in self._wanted]
+        self._forget(gone)
+        rows: dict[RowKey, bytes | None] = dict.fromkeys(gone)
+        rows.update(self._request(wanted, look_up))
         return rows
 
-    def want_lost(self, rows: Mapping[RowKey, bytes | None]) -> dict[RowKey, bytes | None]:
-        """Request the metadata missing in `rows`, which holds all rows. Returns the METADATA rows to add."""
-        lost: list[RouteRow] = []
+    def want_lost(self, rows: Mapping[RowKey, bytes | None], tables: TableMetadata) -> dict[RowKey, bytes | None]:
+        """Request the metadata missing in `rows`, which holds all rows. Returns the METADATA rows to add.
+
+        `tables` has the wants of all rows of declared tables.
+        """
+        wanted: dict[RowKey, _Wanted | None] = {}
         for (kind, model), value in rows.items():
             if kind == Kind.MODEL and value is not None:
                 route = _decode_route(value)
-                for each in (route, *route.others):
-                    if rows.get((Kind.METADATA, f"{each.namespace}/{model}")) is None:
-                        self._wanted.pop((each.namespace, model), None)
-                        lost.append(each)
+                wanted.update(self._of_model(model, (route, *route.others)))
+        wanted.update((row, _of_table(each)) for row, each in tables)
+        lost = {row: each for row, each in wanted.items() if rows.get(row) is None}
+        for row in lost:
+            self._wanted.pop(row, None)
         return self._request(lost, lambda _: None)
+
+    def drop(self, kinds: Iterable[int]) -> None:
+        """Want nothing any more of metadata rows of these kinds: their table is declared no more."""
+        numbers = frozenset(kinds)
+        self._forget([row for row in self._wanted if row[0] in numbers])
 
     def settle(self, reads: Iterable[MetadataRead], look_up: LookUpRow) -> dict[RowKey, bytes | None]:
         """Return the METADATA rows to publish for one batch of reads. Drops reads for an older ticket."""
         self._room.release()
         rows: dict[RowKey, bytes | None] = {}
         for read in reads:
-            wanted = self._wanted.get((read.namespace, read.model))
+            wanted = self._wanted.get(read.row)
             if wanted is None or wanted.ticket != read.ticket:
                 continue
             version = None if read.value is None else wanted.version
-            row = MetadataRow(wanted.app, version, wanted.version, read.state, read.since, read.value, read.reason)
-            key = (Kind.METADATA, f"{read.namespace}/{read.model}")
-            published = look_up(key)
+            row = MetadataRow(wanted.owner, version, wanted.version, read.state, read.since, read.value, read.reason)
+            published = look_up(read.row)
             merged = merge_with_published(row, published)
-            if refused := self._values.refused((read.namespace, read.model), len(merged)):
+            if refused := self._values.refused((wanted.namespace, read.row), len(merged)):
                 row = msgspec.structs.replace(
                     row, version=None, state=MetadataState.TOO_LARGE, value=None, reason=refused
                 )
                 merged = merge_with_published(row, published)
-            rows[key] = merged
+            rows[read.row] = merged
         return rows
 
     def retry_failed(self) -> None:
         """Read all pending values again now, and the values set aside for which there is room now."""
         self._loader.retry_failed()
-        requests = []
-        for name in self._values.fitting():
-            wanted = self._wanted[name]
-            self._ticket += 1
-            self._wanted[name] = wanted._replace(ticket=self._ticket)
-            requests.append(ModelRequest(*name, wanted.app, wanted.version, self._ticket))
-        self._loader.request(requests)
+        self._loader.request([self._new_request(row, self._wanted[row]) for _, row in self._values.fitting()])
 
     @property
     def crowded(self) -> list[Crowded]:
@@ -158,33 +168,55 @@ class MetadataFeed:
             counters.failures,
             counters.pending,
             self._loader.problem,
-            self._loader.key_template,
+            self._template.template,
         )
 
-    def _no_longer_serving(self, model: str, namespaces: tuple[str, ...]) -> list[_Name]:
-        """Note the namespaces that serve the model; return those that no longer do."""
+    def _of_model(self, model: str, serving: Iterable[RouteRow]) -> Iterator[tuple[RowKey, _Wanted | None]]:
+        """Yield what the model wants in each namespace that serves it; None in those that no longer do."""
         before = self._namespaces.pop(model, ())
-        if namespaces:
-            self._namespaces[model] = namespaces
-        return [(namespace, model) for namespace in before if namespace not in namespaces]
+        routes = {route.namespace: route for route in serving}
+        if routes:
+            self._namespaces[model] = tuple(routes)
+        for namespace in before:
+            if namespace not in routes:
+                yield (Kind.METADATA, f"{namespace}/{model}"), None
+        for namespace, route in routes.items():
+            key = self._template.key(namespace, route.app, model, route.version)
+            yield (Kind.METADATA, f"{namespace}/{model}"), _Wanted(namespace, route.app, key, route.version)
 
-    def _request(self, routes: Iterable[RouteRow], look_up: LookUpRow) -> dict[RowKey, bytes | None]:
-        """Request the metadata of `routes` unless that has been done; return the PENDING rows to publish."""
+    def _request(self, wanted: Mapping[RowKey, _Wanted | None], look_up: LookUpRow) -> dict[RowKey, bytes | None]:
+        """Request what is `wanted` unless that has been done; return the PENDING rows to publish."""
         rows: dict[RowKey, bytes | None] = {}
-        requests: list[ModelRequest] = []
+        requests: list[MetadataRequest] = []
         since = time.time()
-        for route in routes:
-            name = route.namespace, route.model
-            wanted = self._wanted.get(name)
-            if wanted is not None and (wanted.app, wanted.version) == (route.app, route.version):
+        for name, each in wanted.items():
+            if each is None:
+                continue
+            before = self._wanted.get(name)
+            if before is not None and before[:-1] == each[:-1]:
                 self._skipped += 1
                 continue
-            self._ticket += 1
-            self._wanted[name] = _Wanted(route.app, route.version, self._ticket)
-            requests.append(ModelRequest(*name, route.app, route.version, self._ticket))
-            row = MetadataRow(route.app, None, route.version, MetadataState.PENDING, since, None, NOT_READ)
-            key = (Kind.METADATA, "/".join(name))
-            rows[key] = merged = merge_with_published(row, look_up(key))
-            self._values.taken(name, len(merged))
+            if before is not None and before.namespace != each.namespace:
+                self._values.forget((before.namespace, name))
+            requests.append(self._new_request(name, each))
+            row = MetadataRow(each.owner, None, each.version, MetadataState.PENDING, since, None, NOT_READ)
+            rows[name] = merged = merge_with_published(row, look_up(name))
+            self._values.taken((each.namespace, name), len(merged))
         self._loader.request(requests)
         return rows
+
+    def _new_request(self, row: RowKey, wanted: _Wanted) -> MetadataRequest:
+        self._ticket += 1
+        self._wanted[row] = wanted._replace(ticket=self._ticket)
+        return MetadataRequest(row, wanted.key, wanted.version, self._ticket)
+
+    def _forget(self, rows: list[RowKey]) -> None:
+        """Want nothing any more of these, which are wanted."""
+        for row in rows:
+            self._values.forget((self._wanted.pop(row).namespace, row))
+        self._loader.forget(rows)
+
+
+def _of_table(wanted: WantedMetadata | None) -> _Wanted | None:
+    """What a row of a declared table wants: a value of another key in the store is not the row's."""
+    return _Wanted(wanted.namespace, wanted.key, wanted.key, wanted.version) if wanted is not None else None

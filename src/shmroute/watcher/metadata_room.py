@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+from shmroute.rows import RowKey
 from shmroute.tables import Crowded, Room
 
 __all__ = ["MetadataRoom"]
 
-_Name = tuple[str, str]
-"""(namespace, model)"""
+_Name = tuple[str, RowKey]
+"""The namespace of the object that wants the value, and the METADATA row."""
 
 
 class MetadataRoom:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, TypeAlias
 
 import msgspec
 
 from shmroute.errors import AreaUnavailable, AreaUnreadable
 from shmroute.resources.registry import WatchedKind
-from shmroute.rows import Kind, RowKey, SettingsRow, TableRow, encode
+from shmroute.rows import Kind, RowKey, SettingsRow, TableRow, encode, table_kinds
 from shmroute.shm.writing.publisher import Publisher
 
 __all__ = ["LoadAllRows", "PendingRows"]
@@ -84,6 +84,30 @@ class PendingRows:
     def add(self, rows: Mapping[RowKey, bytes | None]) -> None:
         """Queue changed rows; the value None removes a row."""
         self._unpublished.update(rows)
+
+    def declare(self, kind: WatchedKind, replaced: WatchedKind | None) -> None:
+        """A table is declared while the watcher runs; `replaced` is the one of the same name before it.
+
+        What is published of that one stays until the new one's complete list has come.
+        """
+        if replaced is not None:
+            if self.complete and kind.name not in self._unsynced:
+                self._former[kind.name] = replaced.row_kinds
+                self._former_tables.add(kind.name)
+            else:
+                self._forget_waiting(replaced.row_kinds)
+        self._unsynced[kind.name] = kind
+
+    def remove(self, kind: WatchedKind) -> None:
+        """A table is declared no more: the next publication takes its rows away."""
+        self._unsynced.pop(kind.name, None)
+        self._former_tables.discard(kind.name)
+        numbers = (*kind.row_kinds, *self._former.pop(kind.name, ()))
+        self._forget_waiting(numbers)
+        self._outdated.update(numbers)
+
+    def _forget_waiting(self, numbers: Collection[int]) -> None:
+        self._unpublished = {key: row for key, row in self._unpublished.items() if key[0] not in numbers}
 
     def synced(self, resource: str) -> None:
         """Note that a resource's complete list has arrived."""
@@ -184,7 +208,7 @@ class PendingRows:
             former = _former_table(publisher, kind)
             numbers = kind.row_kinds
             if former is not None:
-                numbers = (former, former + 1)
+                numbers = table_kinds(former)
                 self._former_tables.add(kind.name)
                 row = publisher.get(Kind.TABLES, kind.name)
                 assert row is not None  # noqa: S101 - `former` comes from it

@@ -12,27 +12,42 @@ import yaml
 
 from shmroute.errors import ConfigError
 from shmroute.manifests.decoding import decode_text
-from shmroute.resources.table import TableDefinition
+from shmroute.resources.table import TableKind, watch_tables
+from shmroute.resources.table_definition import TableDefinition, TableLimits, TableRedis
+from shmroute.sources.folder.selector import parse_selector
 
 __all__ = ["read_tables"]
 
 MAX_BYTES = 1024 * 1024
 """Largest size of a tables file: that of a ConfigMap."""
 
-FIELDS = TableDefinition.__struct_fields__
+_STRUCTS: dict[tuple[str, ...], Any] = {(): TableDefinition, ("redis",): TableRedis, ("limits",): TableLimits}
+"""The maps of a table that have fields of their own."""
+
+_LONGEST_PATH = 4
+"""Keys in the longest path of a file: `tables`, a table, `index`, a name."""
+
+_Lines = dict[tuple[str, ...], int]
+"""The line of each key of the file's maps, counted from 1."""
 
 
-def read_tables(path: str | None, simple: Iterable[str]) -> dict[str, TableDefinition]:
-    """Return the declared tables: name -> definition.
+def read_tables(
+    path: str | None, simple: Iterable[str], *, several_namespaces: bool, current: Iterable[TableKind] = ()
+) -> tuple[TableKind, ...]:
+    """The declared tables.
 
     Args:
-        path: path of a tables file; None if there is none.
-        simple: values of `--table`, each `NAME=RESOURCE`.
+        path: a tables file; None for none.
+        simple: `NAME=RESOURCE` each.
+        several_namespaces: whether the watcher's own namespaces are several.
+        current: the tables that are watched now; see `watch_tables`.
 
     Raises:
-        ConfigError: the file cannot be read, a field is unknown or of the wrong type, or a name is used twice.
+        ConfigError: the file cannot be read, a field is unknown or cannot be used, or a name is used twice. A line for
+            each mistake, with file and line.
     """
-    tables = _read_file(Path(path)) if path else {}
+    tables, lines = _read_file(Path(path)) if path else ({}, {})
+    given = set()
     for text in simple:
         name, _, resource = text.partition("=")
         if not name or not resource:
@@ -40,10 +55,20 @@ def read_tables(path: str | None, simple: Iterable[str]) -> dict[str, TableDefin
         if name in tables:
             raise ConfigError(f"--table {text!r}: there is a table {name!r} already")
         tables[name] = TableDefinition(resource=resource)
-    return tables
+        given.add(name)
+
+    def place(table: str, field: tuple[str, ...]) -> str:
+        return "--table: " if table in given else f"{path}:{_line(lines, table, field)}: "
+
+    for table, definition in tables.items():
+        try:
+            parse_selector(definition.selector)
+        except ConfigError as error:
+            raise ConfigError(f"{place(table, ('selector',))}table {table!r}: {error}") from error
+    return watch_tables(tables, several_namespaces=several_namespaces, current=current, place=place)
 
 
-def _read_file(path: Path) -> dict[str, TableDefinition]:
+def _read_file(path: Path) -> tuple[dict[str, TableDefinition], _Lines]:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -63,39 +88,67 @@ def _read_file(path: Path) -> dict[str, TableDefinition]:
         if field != "tables":
             raise ConfigError(f"{path}:{lines.get((field,), 1)}: unknown field {field!r}: the only one is `tables`")
     tables = file_of.get("tables")
-    if not isinstance(tables, dict) or not tables:
-        raise ConfigError(f"{path}:{lines.get(('tables',), 1)}: tables must be a map of names to tables")
-    return {name: _table(path, name, value, lines) for name, value in tables.items()}
+    if not isinstance(tables, dict):
+        raise ConfigError(
+            f"{path}:{lines.get(('tables',), 1)}: tables must be a map of names to tables; `tables: {{}}` for none"
+        )
+    found: dict[str, TableDefinition] = {}
+    problems: list[str] = []
+    for name, value in tables.items():
+        table = _table(value)
+        if isinstance(table, TableDefinition):
+            found[name] = table
+        else:
+            problems += [f"{path}:{_line(lines, name, field)}: table {name!r}: {text}" for field, text in table]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return found, lines
 
 
-def _table(path: Path, name: str, value: Any, lines: dict[tuple[str, ...], int]) -> TableDefinition:
-    where = ("tables", name)
+def _table(value: Any) -> TableDefinition | list[tuple[tuple[str, ...], str]]:
+    """The definition, or the fields that cannot be read and why."""
     if isinstance(value, str):
         value = {"resource": value}
-    if isinstance(value, dict):
-        for field in value:
-            if field not in FIELDS:
-                near = difflib.get_close_matches(str(field), FIELDS, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(FIELDS)}"
-                line = lines.get((*where, field), lines.get(where, 1))
-                raise ConfigError(f"{path}:{line}: table {name!r}: unknown field {field!r}: {hint}")
+    unknown = list(_unknown_fields(value))
+    if unknown:
+        return unknown
     try:
         return msgspec.convert(value, TableDefinition)
     except msgspec.ValidationError as error:
         reason, _, at = str(error).partition(" - at `$")
-        fields = tuple(part for part in at.rstrip("`").replace("[...]", "").split(".") if part)
-        line = lines.get((*where, *fields), lines.get(where, 1))
-        raise ConfigError(f"{path}:{line}: table {name!r}: {'.'.join(fields) or 'table'}: {reason}") from error
+        # A message ends in a path such as `$.index[...]`, or in `key` in `$.index`.
+        field = tuple(part for part in at.rstrip("`").replace("[...]", "").split(".") if part)
+        return [(field, f"{'.'.join(field) or 'table'}: {reason}")]
 
 
-def _lines(content: bytes) -> dict[tuple[str, ...], int]:
-    """Return the line number, from 1, of each key of the file's maps."""
+def _unknown_fields(value: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+    for where, struct in _STRUCTS.items():
+        found = value
+        for part in where:
+            found = found.get(part) if isinstance(found, dict) else None
+        known = [field.encode_name for field in msgspec.structs.fields(struct)]
+        for field in found if isinstance(found, dict) else ():
+            if field not in known:
+                near = difflib.get_close_matches(str(field), known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+                yield (*where, str(field)), f"unknown field {'.'.join((*where, str(field)))!r}: {hint}"
+
+
+def _line(lines: _Lines, table: str, field: tuple[str, ...]) -> int:
+    """The line of a table's field, else of what holds it."""
+    path: tuple[str, ...] = ("tables", table, *field)
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 1)
+
+
+def _lines(content: bytes) -> _Lines:
     node = yaml.compose(content.decode("utf-8-sig"), Loader=yaml.SafeLoader)
     return dict(_walk(node, ())) if node is not None else {}
 
 
 def _walk(node: yaml.Node, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
-    if not isinstance(node, yaml.MappingNode) or len(path) > len(FIELDS):
+    if not isinstance(node, yaml.MappingNode) or len(path) >= _LONGEST_PATH:
         return
     for key, value in node.value:
         if isinstance(key, yaml.ScalarNode):

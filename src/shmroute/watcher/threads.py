@@ -64,6 +64,7 @@ class SupervisedThreads:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._threads: list[_Supervised] = []
+        self._released: list[_Supervised] = []
         self.lost = ""
         """Reason why the watcher must end: a thread that cannot be restarted has ended. "" while all is well."""
 
@@ -88,6 +89,12 @@ class SupervisedThreads:
                 it.restarts += it.thread is not None
                 self._start(it)
 
+    def release(self, name: str) -> None:
+        """The thread of that name is to end: nobody looks after it any more, but `join` waits for it."""
+        self._released += [it for it in self._threads if it.name == name]
+        self._threads = [it for it in self._threads if it.name != name]
+        self._released = [it for it in self._released if it.thread is not None and it.thread.is_alive()]
+
     def status(self) -> tuple[ThreadStatus, ...]:
         """Return for each thread whether it runs, how often it was restarted, and why it ended last."""
         return tuple(
@@ -98,7 +105,7 @@ class SupervisedThreads:
     def join(self, seconds: float) -> None:
         """Wait for all threads to end, at most `seconds` in all."""
         deadline = time.monotonic() + seconds
-        for it in self._threads:
+        for it in (*self._threads, *self._released):
             if it.thread is not None:
                 it.thread.join(max(0.0, deadline - time.monotonic()))
 

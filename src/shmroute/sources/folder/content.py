@@ -15,6 +15,7 @@ import msgspec
 
 from shmroute.errors import InvalidObject
 from shmroute.manifests.files import Document, decode, encode
+from shmroute.resources.field_selector import FieldTerm, matches_fields, parse_field_selector
 from shmroute.resources.key import DEFAULT_NAMESPACE, ObjectKey
 from shmroute.resources.registry import BUILT_IN, Item, WatchedKind
 from shmroute.sources.folder.selector import Selector, parse_selector
@@ -35,13 +36,15 @@ class Scope(msgspec.Struct, frozen=True):
     namespace: str | None
     """The only namespace whose objects count; objects that name none belong to it. None: all namespaces."""
     selectors: Mapping[str, Selector]
-    """The selector of each kind, by the kind's name."""
+    """By a kind's name: whether an object with these labels counts."""
+    fields: Mapping[str, tuple[FieldTerm, ...]]
+    """By a kind's name: the conditions of its field selector."""
 
     @classmethod
     def of(cls, kinds: tuple[WatchedKind, ...], namespace: str | None, selector: str) -> Scope:
         """Apply the user's `selector` to `labelled` kinds; others have their own. Raises `ConfigError` if it is bad."""
         chosen = {kind.name: parse_selector(selector if kind.labelled else kind.selector) for kind in kinds}
-        return cls(kinds, namespace, chosen)
+        return cls(kinds, namespace, chosen, {kind.name: parse_field_selector(kind.field_selector) for kind in kinds})
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -94,7 +97,7 @@ def _check_version(document: Document, scope: Scope) -> None:
 def _item(document: Document, kind: WatchedKind, scope: Scope) -> Item | None:
     """Return the object as a value; None if it is not used. Raises `InvalidObject` if it cannot be identified."""
     body = encode(document)
-    own = "" if kind.namespace == "*" else kind.namespace
+    own = kind.namespaces[0] if kind.namespaces and kind.namespaces != ("*",) else ""
     namespace = (own or scope.namespace or DEFAULT_NAMESPACE) if kind.namespaced else ""
     try:
         item = kind.parse(body, default_namespace=namespace)
@@ -108,8 +111,11 @@ def _item(document: Document, kind: WatchedKind, scope: Scope) -> Item | None:
 
 
 def _counts(document: Document, kind: WatchedKind, item: Item, scope: Scope) -> bool:
-    namespace = scope.namespace if not kind.namespace else None if kind.namespace == "*" else kind.namespace
-    if namespace is not None and kind.namespaced and item.key.namespace != namespace:
+    namespaces = kind.namespaces or ((scope.namespace,) if scope.namespace is not None else ("*",))
+    if kind.namespaced and namespaces != ("*",) and item.key.namespace not in namespaces:
+        return False
+    metadata = {**document.manifest["metadata"], "namespace": item.key.namespace}
+    if not matches_fields(scope.fields[kind.name], {**document.manifest, "metadata": metadata}):
         return False
     return scope.selectors[kind.name](_labels(document.manifest))
 

@@ -33,12 +33,28 @@ class FolderObjects:
 
     def __init__(self, folder: Path, kinds: tuple[WatchedKind, ...]) -> None:
         self._folder = folder
+        self._watched = kinds
         self._kinds = {kind.name: kind.kind or kind.full_name for kind in kinds}
+        self._listed: set[str] = set()
+        """The kinds of which all objects have been reported."""
         self._files: dict[str, Content] = {}
         self._broken: dict[str, str] = {}
-        self._reported: dict[ObjectId, Item] | None = None
-        """Objects as the last events left them; None before the first."""
+        self._reported: dict[ObjectId, Item] = {}
+        """Objects as the last events left them."""
         self._reported_problems: dict[str, FileProblem] = {}
+
+    def follow(self, kinds: tuple[WatchedKind, ...]) -> None:
+        """These are the kinds from now on: the next events report all objects of those that are new.
+
+        What the files hold of kinds that stay is kept until the files are put again.
+        """
+        kept = {kind.name for kind in kinds if kind in self._watched}
+        self._watched = kinds
+        self._kinds = {kind.name: kind.kind or kind.full_name for kind in kinds}
+        self._listed &= kept
+        for name, content in self._files.items():
+            left = {identity: item for identity, item in content.objects.items() if identity[0] in kept}
+            self._files[name] = Content(left, content.notes)
 
     def holds_objects(self, name: str) -> bool:
         """Return whether the file held objects when it was last readable."""
@@ -74,9 +90,10 @@ class FolderObjects:
         events: list[Event] = []
         for kind in self._kinds:
             changes = self._changes(kind, objects, received_ns)
-            if self._reported is None or len(changes) > 1:
+            if kind not in self._listed or len(changes) > 1:
                 items = tuple(item for identity, item in objects.items() if identity[0] == kind)
                 events.append(Replaced(kind, items, received_ns))
+                self._listed.add(kind)
             else:
                 events += changes
         self._reported = objects
@@ -86,12 +103,12 @@ class FolderObjects:
         """Return `item` with the time at which it was first seen, if it has no creation time."""
         if getattr(item, "created", None) != "":
             return item
-        former = (self._reported or {}).get(identity)
+        former = self._reported.get(identity)
         first_seen = getattr(former, "first_seen", "") or seen
         return cast("Item", msgspec.structs.replace(cast("Any", item), first_seen=first_seen))
 
     def _changes(self, kind: str, objects: dict[ObjectId, Item], received_ns: int) -> list[Event]:
-        before = self._reported or {}
+        before = self._reported
         changes: list[Event] = [
             Changed(kind, item, received_ns)
             for identity, item in objects.items()

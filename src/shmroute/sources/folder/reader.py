@@ -48,6 +48,9 @@ class Look(NamedTuple):
 
 _NOT_YET: Final = Look([], False)
 
+_UNREAD: Final = (-1,)
+"""What no `stat` says: the file is to be read again."""
+
 
 def list_files(folder: Path) -> dict[str, Seen]:
     """Return the manifest files of a folder. Raises `OSError` if the folder cannot be listed."""
@@ -86,6 +89,13 @@ class FolderReader:
         """`stat` of each file when it was read."""
         self._complete = False
         self._changing_since: float | None = None
+
+    def follow(self, scope: Scope) -> None:
+        """Other objects count from now on: the next look reads every file again."""
+        self._scope = scope
+        self._objects.follow(scope.kinds)
+        self._read = dict.fromkeys(self._read, _UNREAD)
+        self._complete = False
 
     def look(self, now: float) -> Look:
         """Look at the folder once.

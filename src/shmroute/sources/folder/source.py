@@ -15,7 +15,7 @@ from typing import Final
 
 from shmroute.errors import ConfigError
 from shmroute.resources.registry import BUILT_IN, WatchedKind
-from shmroute.sources.base import Event, Phase, Resync, Sink, SourceState
+from shmroute.sources.base import Event, Following, Phase, Resync, Sink, SourceState
 from shmroute.sources.folder.content import Scope
 from shmroute.sources.folder.reader import FolderReader
 
@@ -71,11 +71,18 @@ class FolderSource:
         if self.path.is_file():
             raise ConfigError(f"{self.path} is a file: give the folder that holds the manifests")
         self.kinds = kinds
+        self._namespace = namespace
+        self._selector = selector
         self._scope = Scope.of(kinds, namespace, selector)
+        self._wanted = kinds
         self._resync_seconds = resync_seconds
         self._phase: Phase = "starting"
         self._contact_ns = self._reported_ns = 0
         self._lists = self._restarts = 0
+
+    def follow(self, kinds: tuple[WatchedKind, ...]) -> None:
+        """Follow these kinds from the next look on. Any thread; never waits."""
+        self._wanted = kinds
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
         """Follow the folder until `stop` is set."""
@@ -85,6 +92,10 @@ class FolderSource:
         pause = 0.0
         while not stop.wait(pause):
             began, began_ns, spent = time.monotonic(), time.monotonic_ns(), time.thread_time()
+            if self._wanted is not self.kinds:
+                self.kinds = kinds = self._wanted
+                reader.follow(Scope.of(kinds, self._namespace, self._selector))
+                sink.put(Following(kinds))
             try:
                 look = reader.look(began)
             except OSError as error:

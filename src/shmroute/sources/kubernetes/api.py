@@ -53,6 +53,8 @@ class ResourceApi:
         self._connection = connection
         self._timing = timing
         self._selector = {"labelSelector": selector} if selector else {}
+        if kind.field_selector:
+            self._selector["fieldSelector"] = kind.field_selector
         self.what = f"{kind.plural} of {connection.host}{self._path}"
 
     def page(self, resource_version: str, token: str, *, abort: Abort) -> bytes:

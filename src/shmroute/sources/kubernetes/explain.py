@@ -51,4 +51,9 @@ def explain(error: ApiError, verb: str, api: ResourceApi, served: Served | None 
             kind = api.kind
             because = missing_because(served, kind.group, kind.version, kind.plural, namespaced=kind.namespaced)
             return f"cannot {verb} {name}: {because} ({said})"
+        case HTTPStatus.BAD_REQUEST if api.kind.field_selector and "field label not supported" in message:
+            return (
+                f"cannot {verb} {name} by fieldSelector {api.kind.field_selector!r}: {message}: select by"
+                " metadata.name, metadata.namespace, or what the resource's definition lists under selectableFields"
+            )
     return f"cannot {verb} {name}: {error.status} {reason}: {message}"

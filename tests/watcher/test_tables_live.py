@@ -1,0 +1,180 @@
+"""The tables file changes under a running watcher: tables come, go and are declared anew, the others undisturbed."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shmroute import Reader, TableNotFound
+from shmroute.watcher import Watcher, WatchOptions
+from shmroute.worker.table_changes import TableChange, TableReset
+from tests.watcher.running import wait_for
+
+FLAGS = "  flags: {resource: configmaps.v1, value: .data}\n"
+PLANS = "  plans: {resource: configmaps.v1, selector: kind=plan, value: .data.price}\n"
+
+
+def config_map(name: str, data: dict[str, str], **labels: str) -> dict[str, Any]:
+    metadata = {"name": name, "labels": labels}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+class Place:
+    """A folder of manifests, a tables file beside it, and a watcher of both."""
+
+    def __init__(self, area: str, path: Path) -> None:
+        self.manifests = path / "manifests"
+        self.manifests.mkdir()
+        self.file = path / "tables.yaml"
+        self.reader = Reader(area)
+        self.options = WatchOptions(
+            area=area, manifests=str(self.manifests), namespaces=("default",), tables=str(self.file)
+        )
+
+    def put(self, *manifests: dict[str, Any]) -> None:
+        for manifest in manifests:
+            (self.manifests / f"{manifest['metadata']['name']}.json").write_text(json.dumps(manifest))
+
+    def declare(self, *tables: str) -> None:
+        self.file.write_text("tables:\n" + "".join(tables))
+
+    @contextmanager
+    def watching(self) -> Iterator[Watcher]:
+        with Watcher(self.options) as watcher:
+            self.reader.wait_ready(60)
+            yield watcher
+
+
+@pytest.fixture
+def place(area: str, tmp_path: Path) -> Place:
+    return Place(area, tmp_path)
+
+
+def test_tables_come_go_and_are_declared_anew_while_others_stay(place: Place) -> None:
+    place.put(config_map("gold", {"price": "9"}, kind="plan"), config_map("dark", {"on": "1"}))
+    place.declare(FLAGS)
+    with place.watching():
+        flags, plans = place.reader.table("flags"), place.reader.table("plans")
+        flags.wait_ready(60)
+        since = flags.generation
+        with pytest.raises(TableNotFound):
+            plans["gold"]
+
+        place.declare(FLAGS, PLANS)
+        wait_for(lambda: plans.ready)
+        assert dict(plans) == {"gold": "9"}
+        changes = iter(plans.changes(timeout=60))
+        assert isinstance(next(changes), TableReset)
+
+        place.declare(FLAGS, PLANS.replace(".data.price", ".data"))
+        reset = next(changes)
+        assert isinstance(reset, TableReset), "all rows are exchanged in one generation"
+        assert (reset.reason, reset.rows) == ("redefined", {"gold": {"price": "9"}})
+        assert dict(plans) == {"gold": {"price": "9"}}
+
+        place.declare(FLAGS)
+        wait_for(lambda: not plans.ready)
+        with pytest.raises(TableNotFound):
+            plans["gold"]
+
+        place.put(config_map("dark", {"on": "2"}))
+        (only,) = [next(iter(flags.changes(since, timeout=60)))]
+        assert isinstance(only, TableChange), "the history of the table that stayed is whole"
+        assert (only.kind, only.key, only.new) == ("changed", "dark", {"on": "2"})
+
+
+def test_a_redefined_table_is_served_as_before_until_its_new_rows_are_there(place: Place) -> None:
+    place.put(config_map("gold", {"price": "9"}, kind="plan"))
+    place.declare(PLANS)
+    with place.watching() as watcher:
+        plans = place.reader.table("plans")
+        plans.wait_ready(60)
+        seen: list[Any] = []
+        stop = threading.Event()
+
+        def look() -> None:
+            while not stop.is_set():
+                seen.append(plans.get("gold"))
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            place.declare(PLANS.replace(".data.price", ".data"))
+            wait_for(lambda: plans["gold"] == {"price": "9"})
+            place.declare(PLANS)
+            wait_for(lambda: plans["gold"] == "9")
+        finally:
+            stop.set()
+            thread.join()
+        assert None not in seen
+        assert watcher.status.tables == ("plans",)
+        assert plans.age < 60
+
+
+def test_a_mistake_in_the_file_is_a_problem_and_the_tables_stay(place: Place) -> None:
+    place.put(config_map("dark", {"on": "1"}))
+    place.declare(FLAGS)
+    with place.watching() as watcher:
+        flags = place.reader.table("flags")
+        flags.wait_ready(60)
+        for text, words in (
+            (f"tables:\n{FLAGS}  plans: {{resource: configmaps}}\n", f"{place.file}:3: table 'plans': resource"),
+            (f"tables:\n{FLAGS.replace('value', 'valeu')}", "did you mean 'value'?"),
+            ("tables: [", "tables.yaml"),
+            ("", "write one map"),
+        ):
+            place.file.write_text(text)
+            wait_for(lambda words=words: words in watcher.status.problem)  # type: ignore[misc]
+            assert flags["dark"] == {"on": "1"}
+        place.file.unlink()
+        wait_for(lambda: "cannot be read" in watcher.status.problem)
+        place.put(config_map("dark", {"on": "2"}))
+        wait_for(lambda: flags["dark"] == {"on": "2"})
+        place.declare(FLAGS)
+        wait_for(lambda: not watcher.status.problem)
+
+
+def by_rename(file: Path, text: str) -> None:
+    beside = file.with_suffix(".new")
+    beside.write_text(text)
+    beside.replace(file)
+
+
+def in_place(file: Path, text: str) -> None:
+    with file.open("r+") as stream:
+        stream.write(text)
+        stream.truncate()
+
+
+def by_kubelet(file: Path, text: str) -> None:
+    """As a kubelet updates a mounted ConfigMap: `tables.yaml -> ..data/tables.yaml`, `..data -> ..2026_...`."""
+    folder = file.parent
+    versions = len(list(folder.glob("..2*")))
+    version = folder / f"..2026_{versions}"
+    version.mkdir()
+    (version / file.name).write_text(text)
+    link = folder / "..data_tmp"
+    link.symlink_to(version.name)
+    link.replace(folder / "..data")
+    if not file.is_symlink():
+        file.unlink()
+        file.symlink_to(f"..data/{file.name}")
+
+
+@pytest.mark.parametrize("write", [by_rename, in_place, by_kubelet])
+def test_every_way_of_writing_the_file_is_seen(place: Place, write: Callable[[Path, str], None]) -> None:
+    place.put(config_map("gold", {"price": "9"}, kind="plan"))
+    place.declare(FLAGS)
+    if write is by_kubelet:
+        write(place.file, f"tables:\n{FLAGS}")
+    with place.watching():
+        write(place.file, f"tables:\n{FLAGS}{PLANS}")
+        wait_for(lambda: place.reader.table("plans").ready)
+        write(place.file, f"tables:\n{FLAGS}")
+        wait_for(lambda: not place.reader.table("plans").ready)
