@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,10 @@ from shmroute.errors import AreaUnreadable, OutOfSharedMemory
 from shmroute.shm import layout, posix
 from shmroute.shm.control import ControlReader
 from shmroute.shm.reader import RowReader
+from shmroute.shm.writing import publisher as publishing
+from shmroute.shm.writing import segment_writer
 from shmroute.shm.writing.publisher import Publisher
+from shmroute.shm.writing.segment_writer import SegmentWriter
 from tests.shm.ground import objects, poke
 from tests.shm.tables import Table, current_segment, published, segments, table
 
@@ -118,6 +123,51 @@ def test_a_batch_beyond_its_limit_becomes_a_whole_table(area: str, monkeypatch: 
         publisher.publish({(1, "b"): bytes(2000)})
         assert ControlReader(area).segment != before
         assert set(table(RowReader(area))) == {(1, "a"), (1, "b")}
+
+
+def test_heart_beats_in_each_long_part_of_a_publish(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "_ROWS_BETWEEN_PAUSES", 10)
+    monkeypatch.setattr(segment_writer, "CHANGES_BETWEEN_PAUSES", 10)
+    monkeypatch.setattr(segment_writer, "CHUNK_ROWS", 10)
+    beats: Counter[str] = Counter()
+    part = "other"
+
+    def timed(owner: type, name: str) -> None:
+        function = getattr(owner, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal part
+            before, part = part, name
+            try:
+                return function(*arguments, **options)
+            finally:
+                part = before
+
+        monkeypatch.setattr(owner, name, call)
+
+    for owner, name in (
+        (SegmentWriter, "plan"),
+        (SegmentWriter, "append"),
+        (Publisher, "_encoded"),
+        (Publisher, "_publish_anew"),
+        (Publisher, "_merged"),
+    ):
+        timed(owner, name)
+
+    with Publisher(area, pause=lambda: beats.update([part])) as publisher:
+        publisher.replace({(1, f"model-{number}"): b"1" for number in range(200)})
+        assert beats["_publish_anew"] >= 2 * 19, "while it is measured, and while it is packed"
+        publisher.publish({(1, f"model-{number}"): b"2" for number in range(200)})
+        assert beats["_encoded"] >= 19
+        assert beats["plan"] >= 19
+        assert beats["append"] >= 2 * 19, "while it is packed, and while its slots are set"
+        with monkeypatch.context() as full:
+            full.setattr(SegmentWriter, "has_room", lambda *_: False)
+            publisher.publish({(1, "new"): b"1"})
+        assert beats["_merged"] >= 19
+        assert beats["other"] == 0
+        publisher.replace({(1, "one"): b"1"})
+        assert beats["other"] >= 19, "while the rows are found that are there no more"
 
 
 def test_rows_whose_keys_share_a_checksum_are_told_apart(area: str) -> None:

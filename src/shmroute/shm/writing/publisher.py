@@ -337,7 +337,7 @@ class Publisher:
             return
         self._note(planned)
         if writer.has_room(planned):
-            writer.append(self.generation + 1, planned)
+            writer.append(self.generation + 1, planned, self._pause)
             self._advance(self.generation + 1)
         else:
             self._publish_anew(self._merged(writer, planned))

@@ -263,10 +263,18 @@ class SegmentWriter:
         fits = length <= layout.MAX_BATCH_BYTES and self.end + length + LOG_SPARE_BYTES <= limit
         return fits and (self.slots_used + len(planned)) * 8 <= self.header.slots * 7
 
-    def append(self, generation: int, planned: Sequence[Planned], *, flags: int = 0, next_segment: int = 0) -> None:
+    def append(
+        self,
+        generation: int,
+        planned: Sequence[Planned],
+        pause: Callable[[], None] = lambda: None,
+        *,
+        flags: int = 0,
+        next_segment: int = 0,
+    ) -> None:
         """Append one generation's batch, then point the slots at its records. Readers do not look at it yet.
 
-        There is always room for a sealing batch.
+        There is always room for a sealing batch. `pause` is called as in `plan`.
 
         Raises:
             OutOfSharedMemory: no room; nothing has changed.
@@ -275,17 +283,21 @@ class SegmentWriter:
         words: list[int] = []
         at = self.end + BATCH_BYTES
         slots_used, live_rows = self.slots_used, self.live_rows
-        for each in planned:
+        for count, each in enumerate(planned, 1):
             record = pack_record(each.kind, each.key, each.value, each.previous_word)
             words.append(at >> 3)
             records.append(record)
             at += len(record)
             slots_used += not each.previous_word
             live_rows += (each.value is not None) - each.existed
+            if count % CHANGES_BETWEEN_PAUSES == 0:
+                pause()
         batch = Batch(generation, next_segment, at - self.end, len(records), flags, slots_used, live_rows)
         self._write_batch(batch, records)
-        for each, word in zip(planned, words, strict=True):
+        for count, (each, word) in enumerate(zip(planned, words, strict=True), 1):
             self._point(each.hashed, each.slot, word, is_new=not each.previous_word)
+            if count % CHANGES_BETWEEN_PAUSES == 0:
+                pause()
         fence()
         self._words[HINT_AT // WORD_BYTES] = self.end
         self.end, self.slots_used, self.live_rows = at, slots_used, live_rows
