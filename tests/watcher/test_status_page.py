@@ -63,6 +63,7 @@ def api(port: int, path: str) -> Any:
 def test_page_shows_the_state_without_a_script(area: str) -> None:
     with page_of(area) as port:
         status, headers, text = ask(port, "/")
+        assert api(port, "status")["workers"]["count"] == 0, "the page itself is no worker"
     assert status == 200
     assert "serving, in step" in text
     policy = headers["content-security-policy"]

@@ -98,11 +98,10 @@ def _memory() -> Iterator[Finding]:
 
 def _area(area: str) -> Iterator[Finding]:
     from shmroute.errors import NotReady, ShmrouteError
-    from shmroute.watcher.report import health, report
-    from shmroute.worker.reader import Reader
+    from shmroute.watcher.report import health, onlooker, report
 
     try:
-        with Reader(area) as reader:
+        with onlooker(area) as reader:
             facts = report(reader)
     except NotReady:
         yield "old", f"area {area!r} does not exist yet: no watcher has started with this name"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from shmroute.cli import options
 from shmroute.cli.output import document, fitted, printable
-from shmroute.watcher.events import in_words, read
+from shmroute.watcher.events import in_words, read, time_in_words
 from shmroute.watcher.report import status_of
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -52,13 +51,6 @@ def command(model: str | None, since: float | None, area: str, output: str) -> N
         click.echo(document({"items": found}, output))
         return
     for event in found:
-        click.echo(fitted(line(event), _INDENT))
+        click.echo(fitted(f"{time_in_words(event['time'])}  {printable(in_words(event))}", _INDENT))
     if not found:
         click.echo("No events.", err=True)
-
-
-def line(event: dict[str, Any]) -> str:
-    """`05:52:49  model iiot changed: v-1 by app a -> v-2 by app a`; with the date where that is not today's."""
-    when = datetime.fromtimestamp(event["time"], UTC)
-    shown = when.strftime("%H:%M:%S" if when.date() == datetime.now(UTC).date() else "%Y-%m-%d %H:%M:%S")
-    return f"{shown}  {printable(in_words(event))}"

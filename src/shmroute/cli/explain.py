@@ -22,8 +22,7 @@ from shmroute.rows import InvalidRow, Kind
 from shmroute.shm.reader import RowReader
 from shmroute.watcher.events import last_served
 from shmroute.watcher.explain import explain, find_route
-from shmroute.watcher.report import health, report, settings_text, waiting_for
-from shmroute.worker.reader import Reader
+from shmroute.watcher.report import health, onlooker, report, settings_text, waiting_for
 from shmroute.worker.routes import Route
 
 _INDENT: Final = 4
@@ -43,7 +42,7 @@ def command(model: str, namespace: str | None, area: str, output: str) -> None:
     Shows which AppModel serves it and which others claim it, the versions, the state of the metadata and the source of
     the endpoints. Ends with 5 if no app serves the model, and shows what may be the reason.
     """
-    with Reader(area) as reader:
+    with onlooker(area) as reader:
         about = report(reader)
     try:
         rows = RowReader(area)

@@ -23,7 +23,7 @@ __all__ = ["follow", "follow_table", "short"]
 
 Item = dict[str, Any]
 
-_WIDTH: Final = 12
+_WIDTH: Final = 16
 """Minimum column width in characters, so that most later lines align with the earlier ones."""
 
 _STATES: Final = {"added": "ok", "changed": "old", "removed": "bad"}

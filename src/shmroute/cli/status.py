@@ -12,7 +12,7 @@ import click
 from shmroute.cli import options
 from shmroute.cli.output import age_text, bytes_text, document, fitted, paint, printable
 from shmroute.errors import NotReady, StaleRoutes
-from shmroute.watcher.report import health, report, settings_text
+from shmroute.watcher.report import health, onlooker, report, settings_text
 from shmroute.worker.reader import Reader
 
 _REFRESH_SECONDS: Final = 0.5
@@ -33,7 +33,7 @@ def command(area: str, watch: bool, max_age: float | None, output: str) -> None:
 
     Ends with 7 if there are no routes yet, with 6 if they are older than --max-age.
     """
-    with Reader(area) as reader:
+    with onlooker(area) as reader:
         if watch:
             _watch(reader, output)
             return

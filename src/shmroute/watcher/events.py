@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ from shmroute.shm.writing.segment_writer import Planned
 from shmroute.sources.base import SourceState
 from shmroute.worker.endpoints import Endpoint
 
-__all__ = ["Event", "EventNotes", "in_words", "last_served", "read"]
+__all__ = ["Event", "EventNotes", "in_words", "last_served", "read", "time_in_words"]
 
 _log = logging.getLogger(__name__)
 
@@ -298,6 +299,12 @@ def read(area: str, since: float = 0.0, model: str | None = None) -> list[dict[s
         appmodels = {found for event in routes for found in re.findall(r"\((\S+/\S+?)\)", event.before + event.after)}
         events = [each for each in events if _concerns(each[1], model, appmodels)]
     return [{"time": when, **msgspec.structs.asdict(event)} for when, event in events if when >= since]
+
+
+def time_in_words(unix_seconds: float) -> str:
+    """`05:52:49`, in UTC; with the date where that is not today's."""
+    when = datetime.fromtimestamp(unix_seconds, UTC)
+    return when.strftime("%H:%M:%S" if when.date() == datetime.now(UTC).date() else "%Y-%m-%d %H:%M:%S")
 
 
 def in_words(event: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from shmroute.watcher.status import ENDED, FROZEN_SECONDS, Status, decode_status
 from shmroute.watcher.workers import workers
 from shmroute.worker.reader import Reader
 
-__all__ = ["Health", "health", "report", "settings_text", "status_of", "waiting_for"]
+__all__ = ["Health", "health", "onlooker", "report", "settings_text", "status_of", "waiting_for"]
 
 Health = tuple[str, str]
 """The state as a word ("ok", "old" or "bad") and as a sentence."""
@@ -41,6 +41,13 @@ def status_of(area: str) -> tuple[ControlReader, Status | None]:
         raise NotReady(area) from None
     page = control.status()
     return control, decode_status(page) if page else None
+
+
+def onlooker(area: str) -> Reader:
+    """A reader for commands and pages: it is not shown among the workers."""
+    reader = Reader(area)
+    reader._position.listed = False
+    return reader
 
 
 def report(reader: Reader) -> dict[str, Any]:

@@ -11,13 +11,12 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
-from shmroute.watcher.events import in_words
+from shmroute.watcher.events import in_words, time_in_words
 from shmroute.watcher.report import age_words, settings_text
 from shmroute.watcher.views import HISTORY_SECONDS, Views
 
@@ -53,6 +52,8 @@ MAX_WORKERS: Final = 50
 
 _PLOT_WIDTH: Final = 300
 _PLOT_HEIGHT: Final = 60
+_MIN_SPAN: Final = 60
+"""Seconds that a plot shows at least; it grows to `HISTORY_SECONDS`."""
 
 
 class Asked(NamedTuple):
@@ -87,7 +88,7 @@ def render(views: Views, samples: Sequence[dict[str, Any]], asked: Asked) -> str
         f"<div id='facts' data-live>{_numbers(facts)}</div>",
         f"<h2>Sources</h2><div id='sources' data-live>{_sources(facts)}</div>",
         f"<h2>Workers</h2><div id='workers' data-live>{_workers(facts['workers'])}</div>",
-        f"<h2>The last ten minutes</h2><div id='plots' data-live>{_plots(samples)}</div>",
+        f"<h2>The last {HISTORY_SECONDS // 60} minutes</h2><div id='plots' data-live>{_plots(samples)}</div>",
         f"<h2>Tables</h2><div id='tables' data-live>{_tables(views)}</div>",
         f"<h2 id='find'>Find {'a key of ' + escape(asked.table) if asked.table else 'a model'}</h2>{_form(asked)}",
         f"<div id='found' data-live>{_found_key(views, asked) if asked.table else _found(views, asked)}</div>",
@@ -212,10 +213,11 @@ def _plot(samples: Sequence[dict[str, Any]], title: str, field: str, unit: str) 
     values = [(number, sample[field]) for number, sample in enumerate(samples) if sample[field] is not None]
     largest = max((value for _, value in values), default=0.0)
     newest = values[-1][1] if values else 0.0
-    first = HISTORY_SECONDS - len(samples)
+    span = max(_MIN_SPAN, len(samples) - 1)
+    first = max(0, span - len(samples) + 1)
     points = [
         (
-            (first + number) / HISTORY_SECONDS * _PLOT_WIDTH,
+            (first + number) / span * _PLOT_WIDTH,
             _PLOT_HEIGHT - (value / largest if largest else 0.0) * (_PLOT_HEIGHT - 2) - 1,
         )
         for number, value in values
@@ -347,12 +349,8 @@ def _events(views: Views, model: str | None) -> str:
         return f"<p>Unknown: {escape(page['problem'])}</p>"
     if not page["items"]:
         return "<p>Nothing is in the log.</p>"
-    rows = [(_time(event["time"]), in_words(event), event["generation"] or "none") for event in page["items"]]
-    return _table("What changed", ("Time (UTC)", "What", "Generation"), rows)
-
-
-def _time(unix_seconds: float) -> str:
-    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    rows = [(time_in_words(event["time"]), in_words(event)) for event in page["items"]]
+    return _table("What changed", ("Time (UTC)", "What"), rows)
 
 
 def _conflicts(views: Views) -> str:

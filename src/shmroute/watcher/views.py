@@ -18,9 +18,8 @@ from shmroute.rows import ConflictRow, InvalidRow, Kind, MetadataRow, TableRow
 from shmroute.shm.reader import RowReader
 from shmroute.watcher import events
 from shmroute.watcher.explain import explain, find_route
-from shmroute.watcher.report import health, report
+from shmroute.watcher.report import health, onlooker, report
 from shmroute.watcher.status import Status
-from shmroute.worker.reader import Reader
 from shmroute.worker.routes import Route
 
 __all__ = ["MAX_PAGE_ROWS", "History", "Views"]
@@ -88,7 +87,7 @@ class Views:
 
     def status(self) -> dict[str, Any]:
         """Return the facts about watcher and area, with `health` (a word and a sentence)."""
-        with Reader(self.area) as reader:
+        with onlooker(self.area) as reader:
             facts = report(reader)
         word, sentence = health(facts)
         return {**facts, "health": {"state": word, "text": sentence}}
@@ -104,7 +103,7 @@ class Views:
 
     def model(self, name: str, namespace: str | None = None) -> dict[str, Any] | None:
         """Return the facts that explain the answer for a model; None if no app serves it."""
-        with Reader(self.area) as reader:
+        with onlooker(self.area) as reader:
             about = report(reader)
         try:
             rows = RowReader(self.area)
@@ -122,7 +121,7 @@ class Views:
 
     def tables(self) -> dict[str, Any]:
         """Return the declared tables, each with the phase and age of its source."""
-        with Reader(self.area) as reader:
+        with onlooker(self.area) as reader:
             facts = report(reader)
         try:
             rows = RowReader(self.area)

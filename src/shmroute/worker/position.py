@@ -100,6 +100,8 @@ class Position:
         """The last contact when there was no fault."""
         self._retry_ns = 0
         self._rows: RowReader | None = None
+        self.listed = True
+        """Whether this process is shown among the area's workers."""
         self._register: Register | None = None
         self._unsettled = False
         self._former: RowReader | None = None
@@ -154,7 +156,7 @@ class Position:
         rows = self._rows
         if rows is None:
             rows = self._rows = RowReader(self.area)
-            self._register = Register(self.area)
+            self._register = Register(self.area) if self.listed else None
         elif (
             self.word[()] == self.seen
             and not self._unsettled
