@@ -1,1 +1,1 @@
-"""What a worker process loads: the reader, its look-up, and the values it gives. Never imports the watcher's half."""
+"""The worker's half: the reader, its look-up, and the values that it returns. Never imports the watcher's half."""

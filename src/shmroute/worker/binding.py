@@ -1,4 +1,4 @@
-"""What a reader's routes know of it: where to look up endpoints and metadata, and whether theirs are out of date."""
+"""Lets the routes of a reader look up their endpoints and metadata later, and check whether these are stale."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _decode_endpoints = msgspec.msgpack.Decoder(EndpointsRow).decode
 
 
 class ReaderBinding:
-    """Made once for each reader, and held by the class of its routes.
+    """The link from routes to their reader's position. Each reader makes one; the class of its routes holds it.
 
-    By the class, since setting a field of every route would add a twentieth to its first touch. It holds the reader's
-    position and not the reader: the garbage collector does not see routes (they are not tracked), and would never find
-    a cycle that goes through them. So a route that outlives its reader goes on with the same position.
+    The class and not each route, since setting a field of every route would add 5 % to its first touch. The binding
+    holds the reader's position and not the reader: the garbage collector does not track routes, and would never find a
+    cycle through them. So a route that outlives its reader keeps using the same position.
     """
 
     def __init__(self, position: Position, zone: str | None) -> None:
@@ -33,7 +33,7 @@ class ReaderBinding:
         position.in_child = self.busy.clear
 
     def route_type(self) -> type[Route]:
-        """A class of routes that know this binding."""
+        """Return a subclass of `Route` that holds this binding."""
         bound: Any = msgspec.defstruct(
             "Route",
             [("others", "tuple[BoundRoute, ...]", ())],
@@ -42,22 +42,22 @@ class ReaderBinding:
             namespace={"_source": self},
             frozen=True,
             array_like=True,
-            gc=False,  # nothing that a route holds leads back to it
+            gc=False,  # a route is never part of a reference cycle
         )
-        bound.BoundRoute = bound  # what the field's type means; "Route" would be that of the module
+        bound.BoundRoute = bound  # msgspec resolves the field's type by this name; "Route" would be the module's class
         made: type[Route] = bound
         return made
 
-    # --- what `shmroute.worker.routes.RouteSource` asks for -------------------------------------------------
+    # --- methods of `shmroute.worker.routes.RouteSource` ----------------------------------------------------
 
     def is_current(self, part: Pool | MetadataValue) -> bool:
-        """Whether what was decoded from a row is still right in the newest generation."""
+        """Return whether a decoded row is unchanged in the newest generation."""
         if self.position.word[()] != self.position.seen:
             self.position.newest()
         return not part.stale
 
     def pool_of(self, route: Route) -> Pool:
-        """The endpoints of the route's app in the newest generation."""
+        """Return the endpoints of the route's app in the newest generation."""
         zone = self._zone if self._zone is not None else environment.zone()
 
         def decode(value: bytes | None) -> Pool:
@@ -66,7 +66,7 @@ class ReaderBinding:
         return self.position.part(Kind.ENDPOINTS, f"{route.namespace}/{route.appmodel}", decode)
 
     def metadata_of(self, route: Route) -> MetadataValue:
-        """The metadata of the route's model in the newest generation."""
+        """Return the metadata of the route's model in the newest generation."""
         key = f"{route.namespace}/{route.model}"
 
         def decode(value: bytes | None) -> MetadataValue:
@@ -77,10 +77,10 @@ class ReaderBinding:
         return metadata
 
     def _metadata_bytes(self, key: str, metadata: MetadataValue) -> bytes | None:
-        """The value in a METADATA row. Not remembered: each worker would have a copy of its own."""
+        """Return the value in a METADATA row. It is not cached, since each worker would hold a copy of its own."""
         position = self.position
         with position.lock:
             rows = position.refresh()
             if not metadata.stale:
                 return bytes_in(rows, key)
-        return metadata.raw  # the row has just changed, and `metadata` has been given the bytes of its own
+        return metadata.raw  # the row has just changed, and `metadata` has got a copy of its former bytes

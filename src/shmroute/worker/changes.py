@@ -1,12 +1,11 @@
-"""What became of the routes since a generation, for applications that must react: `Reader.changes` and `achanges`.
+"""Iterators over the changes of the routes, for applications that must react: `Reader.changes` and `achanges`.
 
-Loaded when one of them is first called. Each iterator has a view of the area of its own: it neither holds the reader's
-lock nor keeps a look-up waiting, and sees every generation once, in order, however often the watcher is replaced or
-starts a new base. One whose last view has been overwritten, because it stayed behind by two whole bases,
-begins again with a `Reset`.
+Loaded when one of them is first called. Each iterator has its own view of the area: it takes no lock of the reader,
+delays no look-up, and sees every generation once, in order, even if the watcher is replaced or starts a new base. An
+iterator that falls behind by two whole bases finds its last view overwritten, and starts again with a `Reset`.
 
-Events are about models. An app's own row says nothing that its models' routes do not say too, and endpoints are looked
-up by `Route.pick` when they are needed; `shmroute.shm.RowReader.advance` tells of rows of every kind.
+Events are about models only. An app's row holds nothing that the routes of its models lack, and `Route.pick` looks up
+endpoints when they are needed; `shmroute.shm.RowReader.advance` returns the changes of all kinds of rows.
 """
 
 from __future__ import annotations
@@ -29,54 +28,54 @@ if TYPE_CHECKING:
     from shmroute.worker.position import Position
 
     RouteOf = Callable[[bytes], Route]
-    """Makes a route of a MODEL row."""
+    """Makes a route from a MODEL row."""
 
 __all__ = ["AsyncChanges", "Change", "Changes", "Follower", "Reset"]
 
 _FIRST_PAUSE_SECONDS: Final = 0.001
 _LONGEST_PAUSE_SECONDS: Final = 0.01
-"""Between two looks at the generation: short after news, since more may come; 100 looks a second cost nothing."""
+"""Pauses between two checks of the generation: short after a change, since more may follow. 100 a second are cheap."""
 
 _RETRY_SECONDS: Final = 1.0
-"""How soon a generation that cannot be read is tried again."""
+"""Time until a generation that cannot be read is tried again."""
 
 
 class Change(msgspec.Struct, frozen=True):
     """One model's route was added, changed or removed, or its metadata changed."""
 
     generation: int
-    """Several changes may share one: they were published together, and are given in no order."""
+    """Generation that published the change. Changes of one generation come in no particular order."""
     kind: Literal["added", "changed", "removed", "metadata"]
     model: str
     old: Route | None
-    """The route before; None if there was none. For "metadata", the route as it is in this generation."""
+    """The route before; None if there was none. For "metadata", the route in this generation."""
     new: Route | None
     """The route after; None if there is none any more."""
 
 
 class Reset(msgspec.Struct, frozen=True):
-    """All routes, as a place to begin: what was before is not known."""
+    """All routes. Replace all former state by them: the changes before this generation are unknown."""
 
     generation: int
     routes: dict[str, Route]
     reason: Literal["start", "gap"]
-    """"start": no generation was given. "gap": the one given lies too far back, or was never published; or what the
-    iterator saw last has been overwritten before it read on."""
+    """"start": the caller gave no generation. "gap": the given generation is too old or was never published, or the
+    iterator's last view has been overwritten."""
 
 
 class _State(NamedTuple):
-    """Where an iterator stands. One value, so that an interrupt in the middle loses nothing."""
+    """State of an iterator. It is replaced as one value, so that an interrupt in the middle loses nothing."""
 
     rows: RowReader | None
     complete: int
-    """The generation up to which all has been given, apart from `pending`."""
+    """Generation up to which all changes have been returned, apart from `pending`."""
     pending: deque[Any]
 
 
 class Follower:
-    """What all iterators share: moves on by one generation at a time and says what it changed.
+    """Base of all iterators: moves on by one generation at a time and collects its changes.
 
-    A subclass says what there is at the beginning (`_first`) and what the changes of one generation mean (`_elements`).
+    A subclass returns the first elements (`_first`), and the elements for the changes of one generation (`_elements`).
     """
 
     def __init__(self, position: Position, since: int | None) -> None:
@@ -92,29 +91,29 @@ class Follower:
 
     @property
     def ended(self) -> bool:
-        """Whether the reader has been closed since."""
+        """Whether the reader has been closed since the iterator was made."""
         return self._position.closings != self._closings
 
     @property
     def generation(self) -> int:
-        """The generation up to which all has been given."""
+        """Generation up to which all changes have been returned."""
         rows, complete, pending = self._state
         return complete if pending or rows is None else rows.generation
 
     def newest(self) -> float | None:
-        """The generation there is to read, None before anything has been read."""
+        """Return the newest published generation; None before the first read."""
         rows = self._state.rows
         return rows.control.head[()] if rows else None
 
     def behind(self) -> bool:
-        """Whether there may be something to read. Takes no time."""
+        """Return whether there may be a generation to read. Cheap."""
         rows = self._state.rows
         if rows is not None and rows.control.head[()] == rows.generation:
             return False
         return not self._retry_at or time.monotonic() >= self._retry_at
 
     def read(self) -> bool:
-        """Read one generation more, if there is one; what it changed is pending then.
+        """Read one more generation, if there is one, and add its changes to `pending`. Returns whether there was one.
 
         Raises:
             AreaUnreadable, NoAccess: the area cannot be read at all.
@@ -128,7 +127,7 @@ class Follower:
             elements = self._elements(rows, changes) if changes is not None else []
         except SnapshotExpired:
             return self._start(gap=True)
-        except (AreaUnreadable, NoAccess):  # as for a look-up: what has been read stands, and `Reader.fault` tells
+        except (AreaUnreadable, NoAccess):  # as in a look-up: stay at this generation; `Reader.fault` says why
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             return False
         self._retry_at = 0.0
@@ -138,23 +137,23 @@ class Follower:
         return True
 
     def _start(self, *, gap: bool = False) -> bool:
-        """Begin, or begin again where what was read last has been overwritten since (`gap`)."""
+        """Start at the newest generation; again, if the last view has been overwritten (`gap`)."""
         try:
             rows = self._position.snapshot()
             pending = self._first(rows, gap=gap)
         except NotReady:
             return False
-        except SnapshotExpired:  # the writer was two bases faster; the next attempt may do
+        except SnapshotExpired:  # the writer has built two new bases meanwhile; the next attempt may succeed
             return False
         self._state = _State(rows, self.generation or self._since or 0, pending)
         return True
 
     def _first(self, rows: RowReader, *, gap: bool) -> deque[Any]:
-        """What comes first; nothing if `rows` could go back to the generation that the caller has."""
+        """Return the first elements; none if `rows` could go back to the generation that the caller has."""
         raise NotImplementedError
 
     def _elements(self, rows: RowReader, changes: list[RowChange]) -> list[Any]:
-        """What the changes of one generation mean."""
+        """Return the elements for the changes of one generation."""
         raise NotImplementedError
 
 
@@ -194,7 +193,7 @@ class _RouteFollower(Follower):
 
 
 class Changes(Iterator["Change | Reset"]):
-    """Made by `Reader.changes`. For one thread; a loop over it can be left and taken up again."""
+    """Made by `Reader.changes`. For one thread. A loop over it can stop, and a later loop continues."""
 
     def __init__(
         self, position: Position, route_of: RouteOf, since: int | None, timeout: float | None, *, metadata: bool
@@ -204,14 +203,14 @@ class Changes(Iterator["Change | Reset"]):
 
     @classmethod
     def of(cls, follower: Follower, timeout: float | None) -> Self:
-        """An iterator over what `follower` gives."""
+        """Return an iterator over the elements of `follower`."""
         made = cls.__new__(cls)
         made._follower, made._timeout = follower, timeout
         return made
 
     @property
     def generation(self) -> int:
-        """The generation up to which all has been given: the `since` of an iterator that is to go on from here."""
+        """Generation up to which all changes have been returned: pass it as `since` to continue from here."""
         return self._follower.generation
 
     def __next__(self) -> Change | Reset:
@@ -233,9 +232,9 @@ class Changes(Iterator["Change | Reset"]):
 
 
 class AsyncChanges(AsyncIterator["Change | Reset"]):
-    """Made by `Reader.achanges`. For one task; nothing is lost where `anext` is cancelled, as by a time limit.
+    """Made by `Reader.achanges`. For one task. Cancelling `anext`, for instance by a time limit, loses nothing.
 
-    Reads in a thread of the event loop's executor, for the first element and a long gap may take a while.
+    Reads in a thread of the event loop's executor, because the first element and a long gap may take a while.
     """
 
     def __init__(
@@ -247,14 +246,14 @@ class AsyncChanges(AsyncIterator["Change | Reset"]):
 
     @classmethod
     def of(cls, follower: Follower, timeout: float | None) -> Self:
-        """An iterator over what `follower` gives."""
+        """Return an iterator over the elements of `follower`."""
         made = cls.__new__(cls)
         made._follower, made._timeout, made._reading = follower, timeout, None
         return made
 
     @property
     def generation(self) -> int:
-        """The generation up to which all has been given: the `since` of an iterator that is to go on from here."""
+        """Generation up to which all changes have been returned: pass it as `since` to continue from here."""
         return self._follower.generation
 
     async def __anext__(self) -> Change | Reset:
@@ -290,7 +289,7 @@ class AsyncChanges(AsyncIterator["Change | Reset"]):
 
 
 class _Wait:
-    """How long one call may go on waiting, and how long until the next look."""
+    """The waiting time of one call of `next`, and the pauses between its checks."""
 
     def __init__(self, follower: Follower, timeout: float | None) -> None:
         self._follower = follower
@@ -310,15 +309,15 @@ class _Wait:
 
     @property
     def enough(self) -> bool:
-        """Whether the time is up, and what there was to read when it began has been read."""
+        """Whether the time is up, and all generations that existed when the call began have been read."""
         return self._target is not None and self._follower.generation >= self._target and self.over
 
     def noticed(self) -> None:
-        """Something was read: more may come soon."""
+        """Shorten the next pause, since a generation was read and more may follow."""
         self._pause = _FIRST_PAUSE_SECONDS
         self._note_target()
 
     def pause(self) -> float:
-        """Seconds until the next look."""
+        """Return the seconds until the next check."""
         pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
         return pause if self._deadline is None else min(pause, max(0.0, self._deadline - time.monotonic()))

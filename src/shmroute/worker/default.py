@@ -1,4 +1,4 @@
-"""This process's default reader, which gives `from shmroute import resolve, get`. Attaches on first use."""
+"""The default reader of this process, behind `from shmroute import resolve, get`. Attaches on first use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["attach", "get", "resolve", "snapshot", "table", "use_area"]
 
 class _DefaultReader(Reader):
     def __reduce__(self) -> str:
-        return "_default"  # so that `resolve` is pickled by name, as a function is
+        return "_default"  # so that `resolve` is pickled by name, like a function
 
 
 _default: Final = _DefaultReader()
@@ -23,12 +23,12 @@ snapshot: Final = _default.snapshot
 
 
 def use_area(area: str | None) -> None:
-    """Point this process's default reader at another area; None means `SHMROUTE_AREA` again. For tests."""
+    """Make this process's default reader read another area; None means `SHMROUTE_AREA` again. For tests."""
     _default._set_area(area)
 
 
 def attach() -> None:
-    """Attach this process's default reader now rather than at its first look-up, if there is a snapshot.
+    """Attach this process's default reader now rather than at its first look-up. Does not wait for a snapshot.
 
     Raises:
         NotReady, AreaUnreadable, NoAccess

@@ -1,7 +1,7 @@
-"""Picking one of an app's endpoints, within one process.
+"""Picks one of an app's endpoints, within one process.
 
-A `Pool` is made by the reader for one ENDPOINTS row and replaced when that row changes. It shares nothing with
-other workers: none of the rules needs it.
+The reader makes a `Pool` for one ENDPOINTS row and replaces it when that row changes. A pool shares nothing with other
+workers: none of its rules needs that.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState
 __all__ = ["Busy", "Endpoint", "Lease", "Pool"]
 
 Busy: TypeAlias = dict[str, deque[None]]
-"""Calls under way by address, one entry each: appending and popping need no lock that a fork could catch held."""
+"""Address -> one entry for each call under way. Appending and popping need no lock, which a fork could copy locked."""
 
 Member: TypeAlias = "tuple[str, Endpoint]"
 """`(address, endpoint)`; the address is `host:port`."""
 
 _MIX: Final = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-"""Multipliers of splitmix64's finalizer (Steele, Lea, Flood 2014): a CRC alone is linear and would favour endpoints."""
+"""Multipliers of splitmix64's finalizer (Steele, Lea, Flood 2014). A CRC alone is linear and would favour endpoints."""
 
 _WORD: Final = 0xFFFFFFFFFFFFFFFF
 
@@ -38,27 +38,27 @@ class Endpoint(msgspec.Struct, frozen=True):
     """IP address, IPv6 without brackets."""
     port: int
     zone: str = ""
-    """The node's zone; "" if the cluster names none."""
+    """Zone of the node; "" if the cluster names none."""
     node: str = ""
-    """The node's name; "" if it is not known."""
+    """Name of the node; "" if unknown."""
     pod: str = ""
-    """The pod's name; "" if it is not known."""
+    """Name of the pod; "" if unknown."""
     ready: bool = True
-    """False for a pod that terminates and still serves: given out only where no pod is ready."""
+    """False for a pod that terminates and still serves: used only if no pod is ready."""
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Lease:
-    """One endpoint, counted as busy until the lease ends. Ending it twice does nothing more."""
+    """One endpoint, counted as busy until the lease ends. Ending a lease twice is harmless."""
 
     __slots__ = ("_busy", "_connections", "address", "endpoint")
 
     def __init__(self, endpoint: Endpoint, address: str, busy: Busy) -> None:
         self.endpoint = endpoint
         self.address = address
-        """`host:port` of the endpoint."""
+        """Address of the endpoint: `host:port`."""
         self._busy = busy
         connections = busy.get(address)
         if connections is None:
@@ -67,15 +67,15 @@ class Lease:
         self._connections: deque[None] | None = connections
 
     def end(self) -> None:
-        """Count the endpoint as one call less busy."""
+        """Stop counting this call for the endpoint."""
         connections, self._connections = self._connections, None
         if connections is None:
             return
-        try:  # `suppress` would take as long as all the rest
+        try:  # `contextlib.suppress` would double the time of this method
             connections.pop()
-        except IndexError:  # emptied after a fork, which leaves the parent's leases behind
+        except IndexError:  # emptied in a forked child, which must not count the parent's leases
             return
-        # A thread that has just found this deque and has not added its entry yet is not counted: it only weighs less.
+        # A thread that has this deque but not yet added its entry is not counted: the endpoint only looks less busy.
         if not connections and self._busy.get(self.address) is connections:
             self._busy.pop(self.address, None)
 
@@ -97,9 +97,9 @@ class Pool:
     """The endpoints of one app, and the ways to pick one.
 
     Args:
-        app: for the error's text.
-        row: the row, or None where there is none: not known.
-        zone: this process's zone, "" if it is not known.
+        app: the app's name, for error messages.
+        row: the row; None if there is none, so that the endpoints are unknown.
+        zone: this process's zone; "" if unknown.
         busy: shared by all pools of a reader, so that counts outlive the row.
         position: the reader's. Routes ask it by themselves whether this pool can be out of date.
     """
@@ -128,13 +128,13 @@ class Pool:
         usable = _usable(self._row.endpoints)
         self.endpoints: tuple[Endpoint, ...] = tuple(map(_endpoint, usable))
         self.by_address: dict[str, Endpoint] = {str(endpoint): endpoint for endpoint in self.endpoints}
-        """Endpoint by its address (`host:port`), in the row's order."""
+        """Address (`host:port`) -> endpoint, in the row's order."""
         self._near = self._members(_near(usable, zone))
         self._scores: dict[str, int] = {}
         self.next: Callable[[], Endpoint] = self._fail
-        """The next endpoint, round-robin; raises `NoEndpoints`."""
+        """Returns the next endpoint, round-robin; raises `NoEndpoints` if there is none."""
         if self._near:
-            from random import random  # here: a worker that picks nothing does without
+            from random import random  # imported here, since some workers never pick
 
             self._dice = random
             start = int(random() * len(self._near))  # noqa: S311 - spreading load, no secret
@@ -142,10 +142,10 @@ class Pool:
             self.next = cycle(near[start:] + near[:start]).__next__
 
     def pick(self, key: str | bytes | None = None, leave_out: Container[str] = ()) -> Endpoint:
-        """The next endpoint of the round, or the one for `key`, whose address is not in `leave_out`.
+        """Return the next endpoint, or the one for `key`, among those whose address is not in `leave_out`.
 
         Raises:
-            NoEndpoints: there is none.
+            NoEndpoints: there is no such endpoint.
         """
         if key is not None:
             return self._for_key(self._allowed(leave_out), key)[1]
@@ -156,7 +156,7 @@ class Pool:
             endpoint = self.next()
             if str(endpoint) in allowed:
                 return endpoint
-        return next(iter(allowed.values()))  # an endpoint of another zone: they take no part in the round
+        return next(iter(allowed.values()))  # an endpoint of another zone, which the round-robin does not contain
 
     def lease(
         self,
@@ -164,15 +164,15 @@ class Pool:
         leave_out: Container[str] = (),
         dice: Callable[[], float] | None = None,
     ) -> Lease:
-        """An endpoint that counts as busy until the lease ends: the less busy of two random ones (Mitzenmacher 2001).
+        """Lease the less busy of two random endpoints (Mitzenmacher 2001). It counts as busy until the lease ends.
 
         Args:
-            key: the endpoint for this key instead.
+            key: lease the endpoint for this key instead.
             leave_out: addresses (`host:port`) that must not be chosen.
             dice: a function like `random.random`, which is the default.
 
         Raises:
-            NoEndpoints: there is none.
+            NoEndpoints: there is no such endpoint.
         """
         allowed = self._allowed(leave_out)
         dice = dice or self._dice
@@ -183,12 +183,12 @@ class Pool:
         return Lease(endpoint, address, self._busy)
 
     def lease_of(self, address: str) -> Lease | None:
-        """A lease of that address; None if it is not there."""
+        """Lease the endpoint of this address; None if the pool does not have it."""
         endpoint = self.by_address.get(address)
         return None if endpoint is None else Lease(endpoint, address, self._busy)
 
     def _allowed(self, leave_out: Container[str]) -> Sequence[Member]:
-        """Members that may be chosen: of the zone's own those not left out, else of all those not left out."""
+        """Return the members not left out: those of this zone or, if there are none, those of all zones."""
         members: Sequence[Member] = self._near
         if leave_out and members:
             members = [member for member in members if member[0] not in leave_out] or [
@@ -208,7 +208,7 @@ class Pool:
         return tuple((address, self.by_address[address]) for address in addresses)
 
     def _for_key(self, members: Sequence[Member], key: str | bytes) -> Member:
-        """The endpoint for `key`: highest random weight (Thaler and Ravishankar 1998)."""
+        """Return the endpoint for `key`: highest random weight (Thaler and Ravishankar 1998)."""
         scores = self._scores
         if not scores:
             scores = self._scores = {address: _hash(address.encode()) for address in self.by_address}
@@ -227,13 +227,13 @@ class Pool:
 
 
 def _usable(rows: tuple[EndpointRow, ...]) -> tuple[EndpointRow, ...]:
-    """The ready ones; where none is ready, the serving-but-terminating ones, as kube-proxy does (KEP-1669)."""
+    """Return the ready endpoints; if none is ready, the terminating ones that still serve, as kube-proxy (KEP-1669)."""
     ready = tuple(row for row in rows if row.ready)
     return ready or tuple(row for row in rows if row.serving and row.terminating)
 
 
 def _near(rows: tuple[EndpointRow, ...], zone: str) -> tuple[EndpointRow, ...]:
-    """Those meant for `zone`, if every endpoint carries hints and one is meant for it (KEP-2433); else all."""
+    """Return the endpoints for `zone` if all endpoints carry hints and at least one names it (KEP-2433); else all."""
     if not zone or not all(row.hints for row in rows):
         return rows
     return tuple(row for row in rows if zone in row.hints) or rows
@@ -244,7 +244,7 @@ def _endpoint(row: EndpointRow) -> Endpoint:
 
 
 def _hash(data: bytes) -> int:
-    """64 bits of two CRCs, of which two addresses do not share both."""
+    """Return 64 bits made of two CRCs. Two addresses do not share both."""
     return crc32(data) << 32 | crc32(data[::-1])
 
 

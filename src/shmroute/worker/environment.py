@@ -1,6 +1,6 @@
-"""Environment variables of a worker, used where it is given nothing else.
+"""Environment variables of a worker: the defaults for arguments that are not given.
 
-Read anew each time: servers and tests set the variables late.
+They are read at each use, since servers and tests set them late.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ DEFAULT_AREA: Final = "default"
 
 
 def area() -> str:
-    """`SHMROUTE_AREA`: the area's name."""
+    """Return `SHMROUTE_AREA`: the area's name; by default "default"."""
     return os.environ.get("SHMROUTE_AREA") or DEFAULT_AREA
 
 
 def zone() -> str:
-    """`SHMROUTE_ZONE`: the zone this process runs in; "" where it is not known."""
+    """Return `SHMROUTE_ZONE`: the zone that this process runs in; "" if unknown."""
     return os.environ.get("SHMROUTE_ZONE", "")
 
 
 def wait_seconds(default: float) -> float:
-    """`SHMROUTE_WAIT`: how long to wait for the first snapshot, in seconds.
+    """Return `SHMROUTE_WAIT`: the longest wait for the first snapshot, in seconds.
 
     Raises:
-        ConfigError: it is not a number of seconds.
+        ConfigError: the variable is not a number of seconds.
     """
     setting = os.environ.get("SHMROUTE_WAIT")
     if not setting:

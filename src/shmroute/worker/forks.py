@@ -1,4 +1,4 @@
-"""Forks of a process with readers: no child starts in the middle of a change, or with a lock that nobody releases."""
+"""Makes forks safe for readers: no child starts in the middle of a change, or with a lock that is never released."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["Forked", "register"]
 
 
 class Forked(Protocol):
-    """What must be whole when the process forks."""
+    """An object that must not be in the middle of a change when the process forks."""
 
     @property
     def lock(self) -> threading.RLock:
-        """Held through every change, and by the forking thread during the fork."""
+        """Held during every change, and by the forking thread during the fork."""
 
     def start_in_child(self) -> None:
-        """Called in the child, before any other code of it runs."""
+        """Reset the object in the child. Called before any other code of the child runs."""
 
 
 _registered: Final[weakref.WeakSet[Forked]] = weakref.WeakSet()
-"""Everything registered in this process: a fork waits until none of it is in the middle of a change."""
+"""The registered objects of this process. A fork waits until none of them is in the middle of a change."""
 
 _registered_lock = threading.Lock()
 """Held while the set changes, and during a fork."""
@@ -50,9 +50,9 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Begin with new locks.
+    """Replace all locks.
 
-    uWSGI forks in C and may call this hook alone, while a thread that does not exist in the child holds a lock.
+    uWSGI forks in C and may call only this hook: then a thread that the child does not have may hold a lock.
     """
     global _registered_lock
     _registered_lock = threading.Lock()

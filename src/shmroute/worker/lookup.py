@@ -1,15 +1,15 @@
-"""The look-up that every request makes: compare one word, ask one dict, else find the row or ask the owner.
+"""The look-up of each request: compare the generation word, look into a dict, else find the row in the segment.
 
-There are two twins. The native one (`shmroute._native`, in C) also finds the row in the segment and decodes it; the
-plain one here leaves that to `_look_up`. Both are bases of the classes that users see: `RouteLookup` of `Reader`,
-`TableLookup` of a table. Whatever a twin cannot answer by itself goes to the subclass's method `_look_up`: the first
-look-up, the first one after a new generation, options, and errors.
+There are two implementations, called twins. The native twin (`shmroute._native`, in C) also finds the row in the
+segment and decodes it; the plain twin here leaves that to `_look_up`. Both are base classes: `RouteLookup` of `Reader`,
+`TableLookup` of `Table`. A twin calls the subclass's method `_look_up` for all that it cannot answer by itself: the
+first look-up, the first one after a new generation, options, and errors.
 
-A twin owns the rows of its table that this process keeps decoded (its cache), and knows the generation that they belong
-to. `shmroute.worker.position` calls `_disable`, `_drop` and `_enable` when the reader moves to another generation.
+A twin owns the cache of its table's decoded rows, and knows the generation that they belong to. When the reader moves
+to another generation, `shmroute.worker.position` calls `_disable`, `_drop` and `_enable`.
 
-**A row of the past is never kept.** The native twin reads without the reader's lock, so one thread may have read a row
-when another moves to the next generation and drops what that changed. Each move therefore begins with `_disable` and
+**An outdated row is never cached.** The native twin reads without the reader's lock, so one thread may have just read a
+row when another moves to the next generation and drops the changed rows. Each move therefore begins with `_disable` and
 ends with `_enable`, and a row that was read before a move is not put into the cache after it.
 """
 
@@ -37,12 +37,12 @@ class Lookup:
 
     Args:
         kind: the table's number in the segment.
-        decode: makes a value of a row's bytes.
-        damage: what `decode` raises for bytes that it cannot decode.
-        limit: how many rows are kept decoded.
-        make: makes a value of a row that is an array of `strings` strings and an empty array, faster than `decode`.
+        decode: makes a value from a row's bytes.
+        damage: the exception that `decode` raises for bytes that it cannot decode.
+        limit: maximum number of decoded rows.
+        make: makes a value from a row that is an array of `strings` strings and an empty array, faster than `decode`.
         strings: see `make`.
-        also: a kind whose keys end with "/" and a key of this table; its change drops that key too. 0: none.
+        also: a kind whose keys end with "/" and a key of this table; a changed row drops that key too. 0: none.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class PlainRouteLookup(Lookup):
         return self._look_up(model, namespace, max_age)
 
     def _look_up(self, model: str, namespace: str | None, max_age: float | None) -> Route:
-        """The look-up where the cache has no answer."""
+        """Answer a look-up for which the cache has no answer."""
         raise NotImplementedError
 
 
@@ -141,7 +141,7 @@ class PlainTableLookup(Lookup):
         return self._look_up(key)
 
     def _look_up(self, key: str) -> Any:
-        """The look-up where the cache has no answer."""
+        """Answer a look-up for which the cache has no answer."""
         raise NotImplementedError
 
 

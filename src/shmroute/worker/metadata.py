@@ -1,6 +1,6 @@
-"""A model's metadata in a worker: its state, and the decoded value once somebody has asked for it.
+"""A model's metadata in a worker: its state, and its value, which is decoded at the first use.
 
-The raw bytes stay in shared memory, where a pod has them once. They are copied when somebody asks for them.
+The raw bytes stay in shared memory, once per pod. They are copied only when they are read.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["MetadataValue", "bytes_in", "decode_row"]
 
 decode_row = msgspec.msgpack.Decoder(MetadataRow).decode
-"""A METADATA row. Raises `msgspec.DecodeError`."""
+"""Decodes a METADATA row. Raises `msgspec.DecodeError`."""
 
 _UNDECODED = object()
 
 
 class MetadataValue:
-    """The content of one METADATA row, or of none. `stale` is set when the row changes.
+    """The content of one METADATA row, or of a missing one. `stale` is set when the row changes.
 
     Args:
-        model: for error messages.
+        model: the model's name, for error messages.
         row: the row; None if there is none.
-        read: gives the value in the row.
+        read: returns the value in the row.
     """
 
     __slots__ = ("__weakref__", "_decoded", "_model", "_read", "app", "stale", "state", "version")
@@ -41,22 +41,22 @@ class MetadataValue:
         self._decoded: Any = _UNDECODED
         self.stale = False
         self.app = row.app if row else None
-        """The app that the value was read for."""
+        """App that the value was read for."""
         self.version = row.version if row else None
-        """The model version that the value was read for; None if there is no value."""
+        """Model version that the value was read for; None if there is no value."""
         self.state = MetadataState(row.state).word if row else "off"
 
     def keep(self, raw: bytes | None) -> None:
-        """Give out `raw` from now on: the row has changed, and these are the bytes it had before."""
+        """Use `raw` from now on: the row has changed, and these are its former bytes."""
         self._read = lambda: raw
 
     @property
     def raw(self) -> bytes | None:
-        """A copy of the bytes; None if there are none."""
+        """Copy of the bytes; None if there are none."""
         return None if self.version is None else self._read()
 
     def value(self) -> Any:
-        """The decoded value; None if there is none.
+        """Return the decoded value; None if there is none.
 
         Raises:
             MetadataNotJson: the bytes are not JSON.
@@ -76,7 +76,7 @@ class MetadataValue:
 
 
 def bytes_in(rows: RowReader, key: str) -> bytes | None:
-    """The value in the METADATA row of that key ("namespace/model") at the generation of `rows`; None without one.
+    """Return the value in the METADATA row of `key` ("namespace/model") at the generation of `rows`; None: no value.
 
     Raises:
         AreaUnreadable, msgspec.DecodeError: the row is damaged.

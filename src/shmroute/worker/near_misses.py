@@ -1,8 +1,8 @@
-"""What completes the text of `ModelNotFound` and `AppNotFound`: the area, how fresh it is, and similar names.
+"""Makes the second part of the text of `ModelNotFound` and `AppNotFound`: area, freshness, and similar names.
 
-Runs when an error's text is first asked for, never at a look-up. A server may log each miss of a client that makes
-names up. So the search for similar names takes a process at most `SHARE` of its time in the long run, and
-`SCAN_SECONDS` for one text. Where no time is left, the text names none.
+Runs when an error's text is first read, never at a look-up. A server may log each miss of a client that makes names up.
+So the search for similar names takes at most `SCAN_SECONDS` for one text, and in the long run `SHARE` of the process's
+time. If no time is left, the text names none.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from shmroute.shm.reader import RowReader
 __all__ = ["describe"]
 
 SHARE: Final = 0.02
-"""Part of a process's time for looking at names."""
+"""Largest share of a process's time that scans of names take."""
 
 SCAN_SECONDS: Final = 0.05
-"""Longest scan for one text: some 3,000 names. A table of more models is looked at in part."""
+"""Longest scan for one text: some 3,000 names. Of more models, only a part is scanned."""
 
 _MAX_NEAR: Final = 3
 
 _CHUNK: Final = 200
-"""Rows between two looks at the clock: about 3 ms."""
+"""Number of rows between two checks of the clock: about 3 ms."""
 
 _LISTED_NAMESPACES: Final = 5
 
 
 class _Budget:
-    """Seconds that may be spent now. Two threads at once may spend a little more."""
+    """The time that scans may take. There is no lock: two threads at once may take a little more."""
 
     def __init__(self) -> None:
         self.left = SCAN_SECONDS
         self.counted = time.monotonic()
 
     def take(self) -> float:
-        """What may be spent on the next scan."""
+        """Return the seconds that the next scan may take."""
         now = time.monotonic()
         self.left = min(SCAN_SECONDS, self.left + (now - self.counted) * SHARE)
         self.counted = now
@@ -53,11 +53,11 @@ _budget: Final = _Budget()
 
 
 def describe(area: str, kind: Kind, name: str, namespace: str | None) -> str:
-    """` in area 'x' (3 models, fresh 0.3 s ago); did you mean 'model1'?`; "" where the area cannot be read now.
+    """Return ` in area 'x' (3 models, fresh 0.3 s ago); did you mean 'model1'?`; "" if the area cannot be read now.
 
     Args:
         area: the area's name.
-        kind: MODEL or APP, what was looked for.
+        kind: MODEL or APP, the kind of the name.
         name: the name that was not found.
         namespace: the only namespace that was searched; None for all.
     """
@@ -77,7 +77,7 @@ def describe(area: str, kind: Kind, name: str, namespace: str | None) -> str:
 
 
 def _scan(rows: RowReader, kind: Kind, name: str, until: float) -> tuple[int | None, list[str]]:
-    """How many names there are, None if the time did not suffice to see all of them, and those like `name`."""
+    """Return the number of names, None if there was no time to scan all of them, and the names similar to `name`."""
     count = 0
     close: list[str] = []
     every = rows.rows()
@@ -92,7 +92,7 @@ def _scan(rows: RowReader, kind: Kind, name: str, until: float) -> tuple[int | N
 
 
 def _count(rows: RowReader, counted: str) -> int | None:
-    """How many there are, as the watcher says; None where it says nothing that this version understands."""
+    """Return the number of models or apps from the watcher's status; None if this version cannot read the status."""
     page = rows.control.status()
     try:
         status: dict[str, Any] = msgspec.msgpack.decode(page or b"")
@@ -107,7 +107,7 @@ def _freshness(rows: RowReader) -> str:
 
 
 def _elsewhere(rows: RowReader, kind: Kind, name: str, namespace: str | None) -> str:
-    """The namespaces that have the name, where one without it was asked for."""
+    """Return a text with the namespaces that have the name, if only the searched one lacks it; else ""."""
     value = rows.get(kind, name) if namespace is not None else None
     if value is None:
         return ""

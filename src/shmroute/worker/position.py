@@ -1,8 +1,8 @@
-"""Where a reader is in its area: one generation, and what this process keeps decoded of it.
+"""The generation that a reader answers from, and the rows of it that this process keeps decoded.
 
-`Position` attaches, moves to the newest generation, and drops what that has changed. `Reader` and the routes it makes
-share one: a route that is held when its reader is gone still finds its endpoints and metadata here. Everything is done
-under one reentrant lock: a signal's or a logger's handler may look up in the middle of a change.
+`Position` attaches to the area, moves to the newest generation, and drops the rows that have changed. `Reader` and its
+routes share one `Position`: a route that outlives its reader still finds its endpoints and metadata here. One reentrant
+lock protects everything: a handler of a signal or a logger may look up in the middle of a change.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ if TYPE_CHECKING:
 __all__ = ["Position"]
 
 _MAX_ABSENT_NAME: Final = 512
-"""Longest name that is remembered as absent, in characters: whoever asks for a model may have made its name up."""
+"""Longest name that is remembered as absent, in characters: clients may ask for made-up names of any length."""
 
 _RETRY_NS: Final = 1_000_000_000
-"""A generation that could not be read is tried again after this time, when no newer one comes: the reason may pass."""
+"""Nanoseconds until a generation that could not be read is tried again, if no newer one comes: the reason may pass."""
 
 _ATTEMPTS: Final = 100
-"""How often a row is looked for in a newer generation. Each time means that the writer has built two whole tables."""
+"""Maximum attempts to read a row in a newer generation. Before each, the writer has built two whole tables."""
 
 _LISTINGS: Final = 5
-"""How often a listing is begun again. A table is replaced twice during one only by a writer at full rate."""
+"""Maximum attempts to list all rows. One fails only if the writer, at full rate, replaces the table twice meanwhile."""
 
 T = TypeVar("T")
 V = TypeVar("V")
 
 
 class CachingLookup(Protocol):
-    """What `Position` needs of a `RouteLookup` or `TableLookup`."""
+    """The methods of a `RouteLookup` or `TableLookup` that `Position` calls."""
 
     def _advance(self, absent: dict[str, None], /) -> tuple[int, int, list[tuple[int, str]]] | None: ...
     def _disable(self) -> None: ...
@@ -60,7 +60,7 @@ class CachingLookup(Protocol):
 
 
 class _Served:
-    """A look-up that is told of every move. It is held weakly, because it holds the position."""
+    """A look-up to notify of every move. The reference is weak, because the look-up holds the position."""
 
     __slots__ = ("kind", "lookup", "suspended", "table")
 
@@ -69,35 +69,35 @@ class _Served:
         self.kind = kind
         self.table = table
         self.suspended = False
-        """Whether the table's own row has changed since it was read: its number may be another one now."""
+        """Whether the table's own row has changed since it was read: the table may have another number now."""
 
 
 class Position:
-    """One area, seen from this process.
+    """This process's view of one area.
 
     Args:
-        area: the area's name; None: `SHMROUTE_AREA`, else "default", read anew at each attach.
-        cached_rows: how many rows are kept decoded.
+        area: the area's name; None: `SHMROUTE_AREA`, else "default", read at each attach.
+        cached_rows: maximum number of decoded rows.
     """
 
     def __init__(self, area: str | None, cached_rows: int) -> None:
         self.lock = threading.RLock()
-        """Held through every change."""
+        """Held during every change."""
         self.named_area = area
         self.cached_rows = cached_rows
         self.word: memoryview[float] = NEVER
-        """The generation word; with `seen`, tells in no time whether there is a newer generation."""
+        """The generation word. It differs from `seen` if there is a newer generation."""
         self.seen = 0.0
-        """What the word was when this position was last brought up to date."""
+        """Value of the generation word at the last move."""
         self.moves = 0
-        """Grows with each move. What was read before a move must not be remembered after it."""
+        """Number of moves. A row that was read before a move must not be cached after it."""
         self.closings = 0
-        """How often the position was left; ends `changes`."""
+        """Number of calls of `leave`; each ends the iterators of `changes`."""
         self.fault: AreaUnreadable | NoAccess | None = None
-        """Why the newest generation is not the one answered from; None while it is."""
+        """Reason why the newest generation cannot be read; None while it can."""
         self._fault_ns = 0
         self._contact_ns = 0
-        """The last contact when there was no fault."""
+        """Time of the last contact at the last move without a fault, on the monotonic clock."""
         self._retry_ns = 0
         self._rows: RowReader | None = None
         self.listed = True
@@ -105,24 +105,24 @@ class Position:
         self._register: Register | None = None
         self._unsettled = False
         self._former: RowReader | None = None
-        """The generation before the move that is not finished yet."""
+        """The generation before a move that is not finished yet."""
         self._served: dict[int, _Served] = {}
-        """By identity of the look-up."""
+        """`id` of a look-up -> its entry."""
         self._followed = False
         """Whether look-ups may answer by themselves: this is the newest generation, and it could be read."""
         self.parts = RowCache(cached_rows)
         self.absent: dict[str, None] = {}
-        """Names that no model has, in this generation."""
+        """Names that no model has in this generation."""
         self.in_child: Callable[[], None] = lambda: None
-        """What the endpoints' part does in a forked child."""
+        """Called in a forked child to reset the endpoints' busy counts."""
         register(self)
 
     def serve(self, lookup: CachingLookup, kind: int, table: str = "") -> None:
-        """Tell this look-up of every move from now on, and let it answer by itself until the next one.
+        """Notify this look-up of every move from now on, and let it answer by itself until the next move.
 
         Args:
-            lookup: has no row of an earlier generation, unless it is served already. It is held weakly.
-            kind: which rows it has.
+            lookup: must not hold rows of an earlier generation, unless it is served already. The reference is weak.
+            kind: the kind of its rows.
             table: the name of the declared table. When that table's own row changes, the look-up is disabled until
                 this method is called again.
         """
@@ -142,17 +142,18 @@ class Position:
     # --- moving --------------------------------------------------------------------------------------------
 
     def newest(self) -> RowReader:
-        """The row reader, moved to the newest generation.
+        """Move to the newest generation and return the row reader.
 
         Raises:
             NotReady: nothing has been published yet.
-            AreaUnreadable, NoAccess: the area cannot be read at all. What cannot be read later on is a `fault`.
+            AreaUnreadable, NoAccess: the area cannot be read at all. If only a newer generation cannot be read, `fault`
+                says why.
         """
         with self.lock:
             return self.refresh()
 
     def refresh(self) -> RowReader:
-        """`newest`, with the lock held."""
+        """Do the same as `newest`. The caller holds the lock."""
         rows = self._rows
         if rows is None:
             rows = self._rows = RowReader(self.area)
@@ -163,8 +164,8 @@ class Position:
             and (not self._retry_ns or time.monotonic_ns() < self._retry_ns)
         ):
             return rows
-        # An exception may be raised at any line here, as by a signal's handler that ends what takes too long. The next
-        # call then finds the move unsettled, and drops everything.
+        # Any line here may raise, for instance by a signal handler that enforces a time limit. The next call then finds
+        # the move unsettled, and drops everything.
         all_changed, self._unsettled = self._unsettled, True
         self.moves += 1
         self._followed = False
@@ -178,7 +179,7 @@ class Position:
                 return rows
             lookup._disable()
         lookups = routes + tables
-        if self._former is None:  # else it is that of a move that was interrupted
+        if self._former is None:  # else an interrupted move has set it
             self._former = rows.snapshot()
         seen = float(rows.control.head[()])
         fault: AreaUnreadable | NoAccess | None = None
@@ -201,7 +202,7 @@ class Position:
             now_ns = time.monotonic_ns()
             self.seen = seen
             self._retry_ns = now_ns + _RETRY_NS
-            self._fault_ns = self._fault_ns or now_ns  # the look-up stays disabled: each one is to come by here
+            self._fault_ns = self._fault_ns or now_ns  # look-ups stay disabled, so that each call comes here
         before, self.fault = self.fault, fault
         self._unsettled = False
         self._former = None
@@ -210,7 +211,7 @@ class Position:
             stuck_at = int(word) if fault is not None and 0 < word < MAX_GENERATION else 0
             self._register.note(rows.generation, stuck_at, str(fault or ""))
         if fault is not None and str(fault) != str(before):
-            import logging  # here: a worker that meets no fault does without
+            import logging  # imported here, since most workers never have a fault
 
             logging.getLogger(__name__).warning(
                 "area %s: answering from generation %d, because newer ones cannot be read: %s",
@@ -228,7 +229,7 @@ class Position:
         end: int,
         changed: list[tuple[int, str]],
     ) -> None:
-        """Finish a move that the native look-up of routes has made; `changed` are the rows of all other kinds."""
+        """Finish a move that the native look-up of routes has begun. `changed` holds the rows of all other kinds."""
         if changed:
             if any(kind == Kind.METADATA for kind, _ in changed):
                 self._former = rows.snapshot()
@@ -243,7 +244,7 @@ class Position:
             self._register.note(generation, 0, "")
 
     def leave(self) -> None:
-        """Release the mapping and everything decoded. The next look-up attaches again."""
+        """Release the mapping and all decoded rows. The next look-up attaches again."""
         with self.lock:
             self.closings += 1
             self.moves += 1
@@ -264,7 +265,7 @@ class Position:
             self._retry_ns = self._fault_ns = self._contact_ns = 0
 
     def start_in_child(self) -> None:
-        """Start over with a new lock and with endpoints of this child's own: see `shmroute.worker.forks`."""
+        """Replace the lock and the endpoints' state, which the child must not share: see `shmroute.worker.forks`."""
         self.lock = threading.RLock()
         if self._register is not None:
             self._register.start_in_child()
@@ -272,7 +273,7 @@ class Position:
         self.in_child()
 
     def _lookups(self) -> tuple[list[tuple[_Served, CachingLookup]], list[tuple[_Served, CachingLookup]]]:
-        """The look-ups that are still there: those of routes, those of tables."""
+        """Return the look-ups that still exist: first those of routes, then those of tables."""
         routes: list[tuple[_Served, CachingLookup]] = []
         tables: list[tuple[_Served, CachingLookup]] = []
         for identity, served in list(self._served.items()):
@@ -305,7 +306,7 @@ class Position:
                 continue
             if kind == Kind.METADATA:
                 for lookup in by_kind.get(Kind.MODEL, ()):
-                    lookup._drop(key.partition("/")[2])  # a route keeps the metadata that it has given out
+                    lookup._drop(key.partition("/")[2])  # a route never changes the metadata that it has returned
             elif kind == Kind.TABLES:
                 for served, _ in lookups:
                     served.suspended = served.suspended or served.table == key
@@ -319,7 +320,7 @@ class Position:
         self.parts.drop_all(self._last_metadata)
 
     def _last_metadata(self, key: str) -> bytes | None:
-        """The bytes of a METADATA row before the present move; None if they cannot be read any more."""
+        """Return the value in a METADATA row before the current move; None if it cannot be read any more."""
         if self._former is None:
             return None
         try:
@@ -331,23 +332,23 @@ class Position:
 
     @property
     def rows(self) -> RowReader:
-        """The row reader where it is, without a look at whether there is a newer generation. With the lock held."""
+        """The row reader at its current generation, without checking for a newer one. The caller holds the lock."""
         return self._rows if self._rows is not None else self.refresh()
 
     @property
     def contact_ns(self) -> int:
-        """When the routes were last known to be in step with every source, on the monotonic clock; 0 if never.
+        """Monotonic time at which the routes were last known to be in step with every source, in nanoseconds; 0: never.
 
         Raises:
             NotReady, AreaUnreadable, NoAccess
         """
         contact = self.newest().control.contact_ns
-        if self.fault is not None:  # it may be that the control block itself cannot be believed
+        if self.fault is not None:  # the control block itself may be damaged
             contact = max(self._contact_ns, min(contact, self._fault_ns))
         return contact
 
     def snapshot(self) -> RowReader:
-        """A view of the rows of the newest generation; it stays there when this position moves.
+        """Return a view of the rows of the newest generation. It stays there when this position moves.
 
         Raises:
             NotReady, AreaUnreadable, NoAccess
@@ -355,17 +356,17 @@ class Position:
         return self.newest().snapshot()
 
     def row(self, kind: int, key: str) -> bytes | None:
-        """The row's bytes in the newest generation. With the lock held.
+        """Return the row's bytes in the newest generation. The caller holds the lock.
 
         Raises:
-            NotReady, AreaUnreadable, NoAccess: it cannot be read; also where newer generations cannot be followed
-                (`fault`) and the memory of the one that is answered from has been overwritten since.
+            NotReady, AreaUnreadable, NoAccess: the row cannot be read. The reason may be that newer generations cannot
+                be read (`fault`) while the memory of the current one has been overwritten.
         """
         for _ in range(_ATTEMPTS):
             rows = self.refresh()
             try:
                 return rows.get(kind, key)
-            except SnapshotExpired:  # the writer was two bases faster than this thread
+            except SnapshotExpired:  # the writer has built two new bases since `refresh`
                 if self.fault is not None:
                     raise self.fault.with_traceback(None) from None
                 if rows.control.retired:
@@ -373,11 +374,11 @@ class Position:
         raise NotReady(self.area)
 
     def listing(self, kind: Kind) -> list[tuple[str, bytes]]:
-        """`(key, value)` of all rows of a kind in one generation. Holds no lock: a long listing delays nobody.
+        """Return `(key, value)` of all rows of a kind in one generation. Takes no lock, so a listing delays nobody.
 
         Raises:
             NotReady, AreaUnreadable, NoAccess: as `row`.
-            SnapshotExpired: the writer was two bases faster, several times over.
+            SnapshotExpired: the writer built two new bases during each attempt.
         """
         for attempt in range(_LISTINGS):
             try:
@@ -390,7 +391,7 @@ class Position:
         raise AssertionError("unreachable")
 
     def part(self, kind: int, key: str, decode: Callable[[bytes | None], T]) -> T:
-        """What `decode` makes of a row other than a model's, remembered until the row changes; None is not remembered.
+        """Return the value that `decode` makes from a row of another kind than MODEL. Cached unless None.
 
         Raises:
             NotReady, AreaUnreadable, NoAccess
@@ -406,10 +407,10 @@ class Position:
             return part
 
     def decoded(self, decode: Callable[[V], T], value: V) -> T:
-        """What `decode` makes of the bytes of a row.
+        """Return the value that `decode` makes from a row's bytes.
 
         Raises:
-            AreaUnreadable: they cannot be decoded.
+            AreaUnreadable: the bytes cannot be decoded.
         """
         try:
             return decode(value)
@@ -421,7 +422,7 @@ class Position:
             ) from error
 
     def remember_absent(self, name: str) -> None:
-        """Note that no model has that name in this generation. With the lock held."""
+        """Note that no model has this name in this generation. The caller holds the lock."""
         if len(name) <= _MAX_ABSENT_NAME:
             make_room(self.absent, self.cached_rows)
             self.absent[name] = None

@@ -1,4 +1,4 @@
-"""`Reader`: look-ups in one area, for all threads of a process. Imports nothing of the watcher's side."""
+"""`Reader`: look-ups in one area, for all threads of a process. Never imports the watcher's half."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _WAIT_STEP_SECONDS: Final = 0.005
 _NANOSECONDS: Final = 1_000_000_000
 
 _MODEL: Final = int(Kind.MODEL)
-"""As a plain int: an enum member is slower as a key of a dict."""
+"""The kind as a plain int, which is faster than an enum member as a key of a dict."""
 
 _TABLES: Final = 256
-"""Tables that a reader remembers having made. A program names a few; names that come from requests must not add up."""
+"""Largest number of tables that a reader caches. A program uses a few; names from requests must not fill the memory."""
 
 _STRINGS_OF_A_ROUTE: Final = Route.__struct_fields__.index("others")
-"""The fields in front of `others` are strings; the native look-up makes a route of them without a decoder."""
+"""Number of string fields before `others`. The native look-up makes a route from them without a decoder."""
 
 T = TypeVar("T")
 
@@ -59,12 +59,12 @@ class Reader(RouteLookup):
 
     Args:
         area: the area's name; by default `SHMROUTE_AREA`, else "default".
-        memo_rows: how many rows are kept decoded.
+        memo_rows: maximum number of decoded rows.
         zone: this process's zone, for `Route.pick`; by default `SHMROUTE_ZONE`.
 
-    A look-up never waits: before the first snapshot it raises `NotReady`; `wait_ready` waits. When the watcher dies,
-    freezes or loses its source, a reader keeps answering from what it has mapped, and `age` grows. When the newest
-    generation cannot be read, it stays at the one before, and `fault` says why.
+    A look-up never waits: before the first snapshot it raises `NotReady`; `wait_ready` waits. If the watcher dies,
+    freezes or loses its source, a reader keeps answering from its mapped memory, and `age` grows. If the newest
+    generation cannot be read, a reader answers from the one before, and `fault` says why.
     """
 
     def __init__(self, area: str | None = None, *, memo_rows: int = CACHED_ROWS, zone: str | None = None) -> None:
@@ -110,8 +110,8 @@ class Reader(RouteLookup):
                 try:
                     route = self._decode_route(value)
                 except msgspec.DecodeError:
-                    route = self._route_of(value)  # which says what it means
-                if position.moves == moves:  # not if a signal's handler has looked up meanwhile, and moved
+                    route = self._route_of(value)  # raises AreaUnreadable with an explanation
+                if position.moves == moves:  # else a signal handler's look-up has moved the position meanwhile
                     if len(self._cache) >= position.cached_rows:
                         make_room(self._cache, position.cached_rows)
                     self._cache[route.model] = route
@@ -126,12 +126,12 @@ class Reader(RouteLookup):
         )
 
     def _steady_seconds(self) -> float:
-        """The largest age while all is well; 0 if the watcher does not say. With the position's lock held."""
+        """Return the largest age in normal operation, in seconds; 0 if unknown. Needs the position's lock."""
         row = self._position.row(Kind.SETTINGS, "")
         return msgspec.msgpack.decode(row, type=SettingsRow).steady_seconds if row is not None else 0.0
 
     def get(self, model: str, default: T | None = None, *, namespace: str | None = None) -> Route | T | None:
-        """`resolve`, which gives `default` instead of raising `ModelNotFound`.
+        """Do the same as `resolve`, but return `default` instead of raising `ModelNotFound`.
 
         Raises:
             NotReady, AreaUnreadable, NoAccess, TypeError: as `resolve`.
@@ -142,7 +142,7 @@ class Reader(RouteLookup):
             return default
 
     def app(self, name: str, *, namespace: str | None = None) -> App:
-        """What the AppModel of app `name` says; that of the oldest AppModel if several name it.
+        """Return the data of the app's AppModel; the oldest one if several AppModels name the app.
 
         Raises:
             AppNotFound: no AppModel names the app (in that namespace).
@@ -155,11 +155,11 @@ class Reader(RouteLookup):
         raise AppNotFound(name, namespace).with_hint(partial(_describe, self._position, Kind.APP, name, namespace))
 
     def models(self) -> dict[str, Route]:
-        """All routes by model name, of one generation, decoded now: a copy of the whole table, for listings."""
+        """Return all routes of one generation: model -> route. Decodes all rows at each call: for listings."""
         return {key: self._route_of(value) for key, value in self._position.listing(Kind.MODEL)}
 
     def apps(self) -> dict[str, App]:
-        """All apps by name, of one generation; the oldest AppModel's entry where several name one app."""
+        """Return all apps of one generation: name -> app; the oldest AppModel's entry if several name the app."""
         listing = self._position.listing(Kind.APP)
         return {key: self._position.decoded(_decode_apps, value)[0] for key, value in listing}
 
@@ -168,11 +168,11 @@ class Reader(RouteLookup):
     @overload
     def table(self, name: str, type: type[T]) -> Table[T]: ...
     def table(self, name: str, type: Any = Any) -> Table[Any]:  # noqa: A002 - as msgspec calls it
-        """The declared table of that name, whose values are decoded into `type`.
+        """Return the declared table `name`, whose values are decoded into `type`.
 
-        Nothing is read yet: the table may be declared later. `type` is anything that msgspec decodes: a Struct, a
-        dataclass, a TypedDict; by default plain dicts, lists and numbers. The same arguments give the same table, so
-        that calling this for each request keeps what was decoded.
+        Reads nothing yet: the table may be declared later. `type` is any type that msgspec decodes: a Struct, a
+        dataclass, a TypedDict; by default plain dicts, lists and numbers. The same arguments return the same table, so
+        that calling this for each request does not lose its decoded values.
         """
         table = self._tables.get((name, type))
         if table is None:
@@ -181,7 +181,7 @@ class Reader(RouteLookup):
         return table
 
     def snapshot(self) -> Snapshot:
-        """Routes and tables of the newest generation, which stay as they are: see `Snapshot`.
+        """Return the routes and tables of the newest generation as an immutable view: see `Snapshot`.
 
         Raises:
             NotReady, AreaUnreadable, NoAccess: as `resolve`.
@@ -189,24 +189,24 @@ class Reader(RouteLookup):
         return Snapshot(self._position, self._route_of)
 
     def changes(self, since: int | None = None, *, timeout: float | None = None, metadata: bool = False) -> Changes:
-        """The changes of the routes since generation `since`, and each further one as it is published.
+        """Iterate over the changes of the routes since generation `since`, and over new ones as they are published.
 
             for change in reader.changes():
                 if isinstance(change, Reset):
-                    ...  # all routes: the beginning, or a new one
+                    ...  # all routes: at the start, or after a gap
                 else:
                     ...  # change.kind, change.model, change.old, change.new
 
-        Without `since`, or where the log does not reach back to it (it reaches at least to the newest base), a `Reset`
-        with all routes comes first. A generation is a number of this area while it exists: do not keep one for longer.
+        Without `since`, or if the log does not reach back to it (it reaches at least to the newest base), a `Reset`
+        with all routes comes first. A generation is valid only while this area exists: do not store it for longer.
 
         Args:
             since: the generation whose routes the caller has.
-            timeout: end when this many seconds have brought no news; 0 gives what is there; None waits for ever.
+            timeout: end after this many seconds without a change; 0: only the changes so far; None: never end.
             metadata: report changes of a model's metadata too.
 
-        The iterator waits for the first snapshot too, looks again every 10 ms at the longest, and ends when this reader
-        is closed. A generation that cannot be read is shown by `fault`, and caught up with later.
+        The iterator also waits for the first snapshot, checks for changes at least every 10 ms, and ends when this
+        reader is closed. If a generation cannot be read, `fault` says why, and its changes follow later.
 
         Raises (while it is iterated):
             AreaUnreadable, NoAccess: the area cannot be read at all.
@@ -218,13 +218,13 @@ class Reader(RouteLookup):
     def achanges(
         self, since: int | None = None, *, timeout: float | None = None, metadata: bool = False
     ) -> AsyncChanges:
-        """`changes`, for `async for`."""
+        """Return the same iterator as `changes`, for `async for`."""
         from shmroute.worker.changes import AsyncChanges
 
         return AsyncChanges(self._position, self._route_of, since, timeout, metadata=metadata)
 
     def _route_of(self, value: bytes) -> Route:
-        """The route in a MODEL row."""
+        """Return the route in a MODEL row."""
         return self._position.decoded(self._decode_route, value)
 
     # --- state ---------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ class Reader(RouteLookup):
     def age(self) -> float:
         """Seconds since the routes were last known to be in step with their source; infinite before the first time.
 
-        Measured on the monotonic clock, which is one for all processes of a machine.
+        Measured on the monotonic clock, which all processes of a machine share.
 
         Raises:
             AreaUnreadable, NoAccess: the area cannot be read at all.
@@ -259,12 +259,12 @@ class Reader(RouteLookup):
         return max(0.0, (time.monotonic_ns() - contact) / _NANOSECONDS) if contact else float("inf")
 
     def stale(self, max_age: float) -> bool:
-        """Whether the routes are older than `max_age` seconds."""
+        """Return whether the routes are older than `max_age` seconds."""
         return not self.age <= max_age
 
     @property
     def synced(self) -> bool:
-        """Whether the present watcher has published a complete list of its own."""
+        """Whether the current watcher has published a complete list of its own."""
         try:
             return self._position.newest().control.synced
         except NotReady:
@@ -272,9 +272,9 @@ class Reader(RouteLookup):
 
     @property
     def fault(self) -> AreaUnreadable | NoAccess | None:
-        """Why the newest generation is not the one answered from; None while it is.
+        """Reason why the newest generation cannot be read, so that look-ups answer from an older one; None: no fault.
 
-        What could not be read is tried again with each newer generation, and once a second.
+        The reader tries again at each newer generation, and once per second.
         """
         return self._position.fault
 
@@ -287,12 +287,12 @@ class Reader(RouteLookup):
         self._position.newest()
 
     def wait_ready(self, timeout: float) -> None:
-        """Wait until there is something to answer from. Blocks this thread: in a coroutine, use a thread for it.
+        """Wait until there are routes. Blocks this thread: in a coroutine, call it by `asyncio.to_thread`.
 
         Raises:
-            NotReady: not within `timeout` seconds.
-            AreaUnreadable, NoAccess: all that time there was something that cannot be read, as a watcher of another
-                version leaves it until a new one takes over.
+            NotReady: there are no routes after `timeout` seconds.
+            AreaUnreadable, NoAccess: after `timeout` seconds the area cannot be read. A watcher of another version
+                leaves such an area behind, until a new one takes over.
         """
         started = time.monotonic()
         while True:
@@ -309,11 +309,11 @@ class Reader(RouteLookup):
                 return
 
     def close(self) -> None:
-        """Release the mapping and everything decoded. A later look-up attaches again."""
+        """Release the mapping and all decoded rows. A later look-up attaches again."""
         self._position.leave()
 
     def _set_area(self, area: str | None) -> None:
-        """Close, and read another area from the next look-up on."""
+        """Close this reader, and read another area from the next look-up on."""
         self.close()
         self._position.named_area = area
 

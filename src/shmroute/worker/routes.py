@@ -1,8 +1,7 @@
-"""The answers that a worker gets: `Route` and `App`, frozen values.
+"""The values that a look-up returns: `Route` and `App`. Both are immutable.
 
-A route is a value of one generation. Its endpoints are looked up anew whenever they are asked for, so that a route that
-is held never leads to an address that has been withdrawn. Its metadata is that of its own version: looked up until it
-is there, and the same from then on.
+A route is a value of one generation. Its endpoints are looked up at each use, so that a stored route never leads to a
+withdrawn address. Its metadata is that of its own version: looked up until it has been read, and constant from then on.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ __all__ = ["App", "Route", "RouteSource", "route_in"]
 
 
 class RouteSource(Protocol):
-    """Where a route looks up its endpoints and its metadata: `shmroute.worker.binding.ReaderBinding`."""
+    """Looks up endpoints and metadata for a route: `shmroute.worker.binding.ReaderBinding`."""
 
     def is_current(self, part: Pool | MetadataValue) -> bool:
-        """Whether what was decoded from a row is still right in the newest generation."""
+        """Return whether a decoded row is unchanged in the newest generation."""
 
     def pool_of(self, route: Route) -> Pool:
-        """The endpoints of the route's app in the newest generation."""
+        """Return the endpoints of the route's app in the newest generation."""
 
     def metadata_of(self, route: Route) -> MetadataValue:
-        """The metadata of the route's model in the newest generation."""
+        """Return the metadata of the route's model in the newest generation."""
 
 
 class App(msgspec.Struct, frozen=True, array_like=True):
-    """What one AppModel says of its app. The wire form is an array of the fields in this order."""
+    """An app, as one AppModel describes it. The wire form is an array of the fields in this order."""
 
     app: str
     version: str
@@ -48,17 +47,17 @@ class App(msgspec.Struct, frozen=True, array_like=True):
     models: tuple[tuple[str, str], ...]
     """(name, version) of each model, as in the AppModel."""
     created: str = ""
-    """The AppModel's `creationTimestamp`, RFC 3339 in UTC; "" for one of a folder."""
+    """The AppModel's `creationTimestamp`, RFC 3339 in UTC; "" if the AppModel comes from a folder."""
     port: str = ""
-    """Name or number of the port the AppModel asks for; "" where it leaves the choice."""
+    """Name or number of the port that the AppModel asks for; "" if it names none."""
     first_seen: str = ""
-    """When a watcher first saw an AppModel without `created`, RFC 3339 in UTC; else ""."""
+    """Time at which a watcher first saw an AppModel without `created`, RFC 3339 in UTC; else ""."""
     deleting: str = ""
-    """The AppModel's `deletionTimestamp`; "" unless it is being deleted. It is served until it is gone."""
+    """The AppModel's `deletionTimestamp`; "" unless it is being deleted. Until it is gone, its models are served."""
 
 
 class Route(msgspec.Struct, frozen=True, array_like=True):
-    """Which app serves a model, in which version. The wire form is an array of the public fields in this order."""
+    """The app and version that serve a model. The wire form is an array of the public fields in this order."""
 
     model: str
     version: str
@@ -69,35 +68,35 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
     appmodel: str
     """`metadata.name` of the AppModel that serves the model."""
     others: tuple[Route, ...] = ()
-    """The same model's routes in other namespaces, the oldest AppModel first."""
+    """Routes of the same model in other namespaces, the oldest AppModel first."""
     _pool: Any = None
     _metadata: Any = None
     _source: ClassVar[RouteSource | None] = None
-    """Set by the reader that makes the route, on a class of its own. None for a route that no reader made."""
+    """The reader's binding. Each reader sets it in a subclass of its own; None for a route that no reader made."""
 
     # --- endpoints -----------------------------------------------------------------------------------------
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Addresses of the app's pods: the ready ones; where none is ready, the serving ones that terminate.
+        """Addresses of the app's ready pods; if none is ready, of those that terminate and still serve.
 
-        Empty both for a Service without pods and for one that is not known; `pick` tells them apart.
+        Empty both for a Service without pods and for an unknown one; the error of `pick` tells them apart.
         """
         return self.current_pool().endpoints
 
     def pick(self, key: str | bytes | None = None, *, leave_out: Container[str] = ()) -> Endpoint:
-        """One address to send a request to.
+        """Return one address to send a request to.
 
-        Without `key`: round-robin within this process, from a random start. With `key`: the same address for the same
-        key as long as it is there, in every worker (rendezvous hashing); when one of n goes, only its 1/n of the
-        keys move. Endpoints meant for this pod's zone (`SHMROUTE_ZONE`) are preferred where the slices carry hints.
+        Without `key`: round-robin within this process, from a random start. With `key`: in every worker the same
+        address for the same key while the address exists (rendezvous hashing). If one of n addresses goes, only its 1/n
+        of the keys move. If the slices carry hints, endpoints for this pod's zone (`SHMROUTE_ZONE`) are preferred.
 
         Args:
             key: text or bytes, such as a customer's number.
             leave_out: addresses (`host:port`) that must not be picked, such as those that have just failed.
 
         Raises:
-            NoEndpoints: there is none; its `reason` says why.
+            NoEndpoints: there is no address; `reason` says why.
         """
         pool: Pool | None = self._pool  # the following is `current_pool`, without a call
         if pool is None or pool.stale or (position := pool.position).word[()] != position.seen:
@@ -105,12 +104,13 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         return pool.next() if key is None and not leave_out else pool.pick(key, leave_out)
 
     def lease(self, key: str | bytes | None = None, *, leave_out: Container[str] = ()) -> Lease:
-        """`with route.lease() as endpoint:` picks the less busy of two random addresses; it is busy during the block.
+        """Lease the less busy of two random addresses: `with route.lease() as endpoint:`.
 
-        Busy counts the leases of this process. `key` and `leave_out` are those of `pick`.
+        The address counts as busy until the block ends. Only leases of this process count. `key` and `leave_out` are as
+        for `pick`.
 
         Raises:
-            NoEndpoints: there is none; its `reason` says why.
+            NoEndpoints: there is no address; `reason` says why.
         """
         return self.current_pool().lease(key, leave_out)
 
@@ -123,7 +123,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         key: str | bytes | None = None,
         policy: Policy | None = None,
     ) -> Attempts:
-        """Call the app, and go to the next address where one fails, with a client of any kind.
+        """Call the app with any client, and try the next address when one fails.
 
             for attempt in resolve("model").attempts(3, deadline=2.0):
                 with attempt as endpoint:
@@ -132,14 +132,14 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         The loop ends when a block ends without an error. `shmroute.calls` says which errors lead to another attempt.
 
         Args:
-            attempts: how many addresses are tried at most; by default the policy's (3).
-            idempotent: whether a request that may have been processed can be sent again.
+            attempts: maximum number of attempts; by default the policy's (3).
+            idempotent: whether the request may be sent again once a pod may have processed it.
             deadline: seconds for all attempts together.
             key: as in `pick`.
-            policy: by default one for the whole process, so that all callers know of a dead pod.
+            policy: by default shared by the whole process, so that all callers know of a dead pod.
 
-        Raises (while it is iterated):
-            CallFailed: no attempt succeeded; its children say why.
+        Raises (during iteration):
+            CallFailed: no attempt succeeded; the subclass says why.
         """
         from shmroute.calls import Attempts, default_policy
 
@@ -153,7 +153,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         )
 
     def current_pool(self) -> Pool:
-        """The app's endpoints at this moment. For `shmroute.calls`."""
+        """Return the app's current endpoints. For `shmroute.calls`."""
         pool: Pool | None = self._pool
         if pool is None or pool.stale or (position := pool.position).word[()] != position.seen:
             pool = self._bound_source().pool_of(self)
@@ -166,17 +166,17 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
     def metadata(self) -> Any:
         """The metadata of this version of the model, decoded from JSON; None until it has been read.
 
-        Decoded once per worker and change. All callers in this process share the value: do not change it.
+        Decoded once per worker and change. All callers in this process share the value: do not modify it.
 
         Raises:
-            MetadataNotJson: there is a value, and it is not JSON; `metadata_bytes` has it.
+            MetadataNotJson: the value is not JSON; `metadata_bytes` returns it.
         """
         metadata = self._current_metadata()
         return metadata.value() if self._has_own(metadata) else None
 
     @property
     def metadata_bytes(self) -> bytes | None:
-        """The bytes of `metadata` as they are in Redis; None until they have been read."""
+        """The bytes of `metadata` as stored in Redis; None until they have been read."""
         metadata = self._current_metadata()
         return metadata.raw if self._has_own(metadata) else None
 
@@ -184,37 +184,36 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
     def last_metadata(self) -> Any:
         """The newest metadata that was read for any version of the model; None if there is none.
 
-        `metadata_version` says which version it belongs to. It differs from `metadata` while the value of this version
-        has not been read yet: use it where an older value is better than none.
+        `metadata_version` is the version that the value belongs to. The value differs from `metadata` while that of
+        this version has not been read yet: use it if an older value is better than none.
 
         Raises:
-            MetadataNotJson: there is a value, and it is not JSON; `last_metadata_bytes` has it.
+            MetadataNotJson: the value is not JSON; `last_metadata_bytes` returns it.
         """
         metadata = self._current_metadata()
         return metadata.value() if metadata.app == self.app else None
 
     @property
     def last_metadata_bytes(self) -> bytes | None:
-        """The bytes of `last_metadata` as they were in Redis; None if there are none."""
+        """The bytes of `last_metadata` as stored in Redis; None if there are none."""
         metadata = self._current_metadata()
         return metadata.raw if metadata.app == self.app else None
 
     @property
     def metadata_version(self) -> str | None:
-        """The model version that `last_metadata` was read for; None if there is none.
+        """Model version that `last_metadata` was read for; None if there is none.
 
-        It is `version` if and only if `metadata` has the value of this version.
+        Equal to `version` if and only if `metadata` is the value of this version.
         """
         metadata = self._current_metadata()
         return metadata.version if metadata.app == self.app else None
 
     @property
     def metadata_state(self) -> str:
-        """Whether the metadata of this version has been read, and if not, why.
+        """State of this version's metadata: "loaded", or the reason why there is none.
 
-        "loaded"; "pending" (not read yet, or Redis is unavailable), "missing" (no such key), "outdated" (the value says
-        another version of itself), "too-large", "wrong-type": it is read again later; "off": the watcher reads no
-        metadata.
+        "pending" (not read yet, or Redis is unavailable), "missing" (no such key), "outdated" (the value names another
+        version), "too-large" and "wrong-type": the watcher will read it again. "off": the watcher reads no metadata.
         """
         return self._current_metadata().state
 
@@ -222,9 +221,9 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         return metadata.version == self.version and metadata.app == self.app
 
     def _current_metadata(self) -> MetadataValue:
-        """The metadata of the model; once it is that of this version, the same from then on.
+        """Return the metadata of the model. Once it is that of this version, it stays the same.
 
-        So value, version and state belong together however they are asked for.
+        So value, version and state always belong together.
         """
         value: MetadataValue | None = self._metadata
         if value is None or not (self._has_own(value) or self._bound_source().is_current(value)):
@@ -270,7 +269,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
 
 
 def route_in(route: Route, namespace: str | None) -> Route:
-    """The route of the same model in that namespace; the route itself for None.
+    """Return the route of the same model in that namespace; for None, the route itself.
 
     Raises:
         ModelNotFound: no AppModel of that namespace has the model.

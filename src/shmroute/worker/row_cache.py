@@ -1,6 +1,6 @@
-"""Decoded rows of every kind but models: at most so many, dropped when their row changes.
+"""A bounded cache of decoded rows of all kinds but MODEL. An entry is dropped when its row changes.
 
-Routes hold some of them too (endpoints, metadata), so each of these learns that it is out of date when its row changes.
+Routes hold some entries too (endpoints, metadata); those are marked as stale when their row changes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from shmroute.rows import Kind
 __all__ = ["CACHED_ROWS", "RowCache", "make_room"]
 
 CACHED_ROWS: Final = 131_072
-"""Rows that a worker keeps decoded, about 0.5 KiB each: a bound, and room for every hot set we have met."""
+"""Largest number of rows that a worker keeps decoded, about 0.5 KiB each: enough for every hot set we have met."""
 
 _EVICTED_FRACTION: Final = 8
-"""A full cache drops its oldest eighth at once: dropping one row at a time would walk the dict's dead entries."""
+"""A full cache drops its oldest eighth at once: dropping rows one by one would walk the dict's deleted entries."""
 
 _HELD_BY_ROUTES: Final = (Kind.ENDPOINTS, Kind.METADATA)
-"""Kinds whose decoded rows are kept by routes too, and must learn that they are out of date."""
+"""Kinds whose decoded rows are held by routes too, and must be marked as stale."""
 
 CacheKey = tuple[int, str]
 """`(kind, key)` of a row."""
@@ -35,33 +35,33 @@ def make_room(cache: dict[Any, Any], limit: int) -> None:
 
 
 class RowCache:
-    """At most `limit` decoded rows by kind and key. Called with the position's lock held."""
+    """Holds at most `limit` decoded rows, by kind and key. All methods need the position's lock."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._kept: dict[CacheKey, Any] = {}
         self._held: weakref.WeakValueDictionary[CacheKey, Any] = weakref.WeakValueDictionary()
-        """Those that routes may hold: what a full cache has dropped must still learn that its row has changed."""
+        """Decoded rows that routes may hold. Even one that a full cache has dropped must be marked as stale."""
 
     def get(self, key: CacheKey) -> Any:
-        """What was decoded of that row, or None."""
+        """Return the decoded row, or None."""
         part = self._kept.get(key)
         return self._held.get(key) if part is None else part
 
     def keep(self, key: CacheKey, part: Any) -> None:
-        """Remember what was decoded of that row."""
+        """Put a decoded row into the cache."""
         make_room(self._kept, self._limit)
         self._kept[key] = part
         if key[0] in _HELD_BY_ROUTES:
             self._held[key] = part
 
     def drop(self, key: CacheKey, last_metadata: Callable[[str], bytes | None] | None) -> None:
-        """Forget what was decoded of that row, and tell the routes that hold it.
+        """Drop a decoded row, and mark it as stale for the routes that hold it.
 
         Args:
-            key: of the row that has changed.
-            last_metadata: gives the bytes that a METADATA row had before it changed. A route that holds that row keeps
-                giving out the value that belongs to its version, and gets a copy, so that it keeps no segment alive.
+            key: key of the row that has changed.
+            last_metadata: returns the bytes that a METADATA row had before it changed. A route that holds that row must
+                keep returning the value of its version; it gets a copy, so that it keeps no segment alive.
         """
         kind, name = key
         if kind in _HELD_BY_ROUTES:
@@ -70,7 +70,7 @@ class RowCache:
                 part.stale = True
                 del part
                 self._kept.pop(key, None)
-                part = self._held.get(key)  # only if a route holds it
+                part = self._held.get(key)  # still there only if a route holds it
             if part is not None and kind == Kind.METADATA and last_metadata is not None:
                 part.keep(last_metadata(name))
             self._held.pop(key, None)
@@ -79,7 +79,7 @@ class RowCache:
     def drop_all(
         self, last_metadata: Callable[[str], bytes | None] | None, kinds: Container[int] | None = None
     ) -> None:
-        """`drop` every row, or those of some kinds."""
+        """Drop all rows, or all rows of `kinds`, as `drop` does."""
         for key in {*self._kept, *self._held}:
             if kinds is None or key[0] in kinds:
                 self.drop(key, last_metadata)

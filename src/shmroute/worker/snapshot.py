@@ -1,4 +1,4 @@
-"""`Snapshot`: routes and tables of one generation, so that what is read through it belongs together."""
+"""`Snapshot`: routes and tables of one generation, so that all values read from it belong together."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Snapshot:
             route = now.resolve("iiot_dataservice")
             flag = now.table("flags")["checkout"]
 
-    Nothing is copied when it is made, and each row is decoded once. A route's metadata is that of the snapshot too; its
-    endpoints are those of the moment in which they are asked for, because a withdrawn address answers nobody.
+    Making a snapshot copies nothing, and each row is decoded once. A route's metadata is that of the snapshot too, but
+    its endpoints are always the current ones, because a withdrawn address does not answer.
 
-    Keep it for a request, not for longer: the watcher writes over a generation once it has rebuilt the table twice.
+    Keep a snapshot for one request, not longer: the watcher overwrites it once it has rebuilt the table twice.
 
     Raises (every read):
         SnapshotExpired: the generation has been overwritten, or the `with` block has ended.
@@ -52,19 +52,19 @@ class Snapshot:
         self._route_of = route_of
         self._routes: dict[str, Route] = {}
         self.generation = self._rows.generation
-        """The generation that it shows."""
+        """Generation of the snapshot."""
 
     @property
     def age(self) -> float:
-        """Seconds since its rows were last known to be in step with their source; infinite if they never were."""
+        """Seconds since the rows were last known to be in step with their source; infinite if they never were."""
         now_ns = time.monotonic_ns()
         return max(0.0, (now_ns - self._contact_ns) / 1e9) if self._contact_ns else float("inf")
 
     def resolve(self, model: str, *, namespace: str | None = None) -> Route:
-        """Which app served `model`, as `shmroute.resolve` says it.
+        """Return the route of `model`, like `shmroute.resolve`, but in this generation.
 
         Raises:
-            ModelNotFound: no app served it.
+            ModelNotFound: no app served the model.
             TypeError: `model` is not a str.
         """
         if not isinstance(model, str):
@@ -78,14 +78,14 @@ class Snapshot:
         return route_in(route, namespace)
 
     def get(self, model: str, default: T | None = None, *, namespace: str | None = None) -> Route | T | None:
-        """`resolve`, which gives `default` instead of raising `ModelNotFound`."""
+        """Do the same as `resolve`, but return `default` instead of raising `ModelNotFound`."""
         try:
             return self.resolve(model, namespace=namespace)
         except ModelNotFound:
             return default
 
     def models(self) -> dict[str, Route]:
-        """All routes by model name."""
+        """Return all routes: model -> route."""
         found = [(key, value) for _, key, value in self._reader.rows(Kind.MODEL)]
         return {key: self._with_metadata(self._route_of(value)) for key, value in found}
 
@@ -94,17 +94,17 @@ class Snapshot:
     @overload
     def table(self, name: str, type: type[T]) -> TableView[T]: ...
     def table(self, name: str, type: Any = Any) -> TableView[Any]:  # noqa: A002 - as msgspec calls it
-        """The declared table of that name, a read-only mapping. `type` is as for `shmroute.table`.
+        """Return the declared table `name` as a read-only mapping. `type` is as for `shmroute.table`.
 
         Raises:
-            TableNotReady, TableNotFound: it was not ready, or not there, in this generation.
+            TableNotReady, TableNotFound: in this generation the table was not ready, or did not exist.
         """
         area, row = self._position.area, self._reader.get(Kind.TABLES, name)
         table = ready_row(name, area, self._position.decoded(_decode_table, row) if row is not None else None)
         return _Table(self, table, name, type)
 
     def close(self) -> None:
-        """Let go of the rows. The end of a `with` block does so too."""
+        """Release the rows, as the end of a `with` block does."""
         self._rows = None
 
     def __enter__(self) -> Self:

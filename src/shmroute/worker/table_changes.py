@@ -1,4 +1,4 @@
-"""The changes of a declared table since a generation, as `shmroute.worker.changes` has them for routes.
+"""Iterators over the changes of a declared table, as `shmroute.worker.changes` for routes.
 
 Loaded when `Table.changes` or `achanges` is first called.
 """
@@ -39,16 +39,16 @@ class TableChange(msgspec.Struct, Generic[T], frozen=True):
 
 
 class TableReset(msgspec.Struct, Generic[T], frozen=True):
-    """All rows, as a place to begin: what was before is not known."""
+    """All rows. Replace all former state by them: the changes before this generation are unknown."""
 
     generation: int
     rows: dict[str, T]
     reason: Literal["start", "gap", "redefined"]
-    """"redefined": the table was declared anew, or has had its first complete list. The others are as for routes."""
+    """"redefined": the table was declared anew, or has got its first complete list. The others are as for routes."""
 
 
 class TableChanges(Iterator["TableChange[T] | TableReset[T]"], Generic[T]):
-    """Made by `Table.changes`. For one thread; a loop over it can be left and taken up again."""
+    """Made by `Table.changes`. For one thread. A loop over it can stop, and a later loop continues."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class TableChanges(Iterator["TableChange[T] | TableReset[T]"], Generic[T]):
 
     @property
     def generation(self) -> int:
-        """The generation up to which all has been given."""
+        """Generation up to which all changes have been returned."""
         return self._changes.generation
 
     def __next__(self) -> TableChange[T] | TableReset[T]:
@@ -70,7 +70,7 @@ class TableChanges(Iterator["TableChange[T] | TableReset[T]"], Generic[T]):
 
 
 class AsyncTableChanges(AsyncIterator["TableChange[T] | TableReset[T]"], Generic[T]):
-    """Made by `Table.achanges`. For one task; nothing is lost where `anext` is cancelled."""
+    """Made by `Table.achanges`. For one task. Cancelling `anext` loses nothing."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class AsyncTableChanges(AsyncIterator["TableChange[T] | TableReset[T]"], Generic
 
     @property
     def generation(self) -> int:
-        """The generation up to which all has been given."""
+        """Generation up to which all changes have been returned."""
         return self._changes.generation
 
     async def __anext__(self) -> TableChange[T] | TableReset[T]:
@@ -112,7 +112,7 @@ class _TableFollower(Follower):
         number = self._ready_number(rows)
         if number != self._number:
             if not number:
-                return []  # taken away: what was given stays until it is declared again
+                return []  # the table is gone: its last rows stay valid until it is declared again
             self._number = number
             return [self._reset(rows, "redefined")]
         found = []

@@ -1,6 +1,6 @@
-"""`TableView`: what a table of one generation and a table of the newest one have in common, a read-only mapping.
+"""`TableView`: a declared table as a read-only mapping; the base of the tables of a reader and of a snapshot.
 
-`shmroute.worker.tables` has the newest generation, `shmroute.worker.snapshot` one that stays.
+A table in `shmroute.worker.tables` reads the newest generation, one in `shmroute.worker.snapshot` a fixed generation.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def _bucket_in(rows: RowReader, table: TableRow) -> Bucket:
 
 
 def ready_row(name: str, area: str, row: TableRow | None) -> TableRow:
-    """A table's own row, if the table can be read.
+    """Return a table's own row, after checking that the table can be read.
 
     Raises:
-        TableNotFound: there is none.
-        TableNotReady: the table has not had its first complete list.
+        TableNotFound: there is no such table.
+        TableNotReady: the table's first complete list is still missing.
     """
     if row is None:
         raise TableNotFound(name, area)
@@ -59,7 +59,7 @@ class TableView(Mapping[str, T], Generic[T]):
 
     Args:
         name: the table's name.
-        type: what values are decoded into: anything that msgspec decodes.
+        type: the type of the decoded values; any type that msgspec decodes.
     """
 
     def __init__(self, name: str, type: Any) -> None:  # noqa: A002 - as msgspec calls it
@@ -68,7 +68,7 @@ class TableView(Mapping[str, T], Generic[T]):
 
     @abstractmethod
     def _read(self, read: Callable[[RowReader, TableRow], R]) -> R:
-        """What `read` makes of the rows of one generation and of the table's own row in it."""
+        """Return the result of `read`, called with the rows of one generation and the table's own row in it."""
 
     if TYPE_CHECKING:
 
@@ -79,7 +79,7 @@ class TableView(Mapping[str, T], Generic[T]):
     @overload
     def get(self, key: str, default: D) -> T | D: ...
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of `key`, or `default` where there is none."""
+        """Return the value of `key`, or `default` if there is none."""
         try:
             return self[key]
         except KeyError:
@@ -95,24 +95,24 @@ class TableView(Mapping[str, T], Generic[T]):
         return iter(self._read(lambda rows, table: list(rows.keys(table.number))))
 
     def items(self) -> ItemsView[str, T]:
-        """(key, value) of all rows."""
+        """Return (key, value) of all rows."""
         return self._all().items()
 
     def values(self) -> ValuesView[T]:
-        """The values of all rows."""
+        """Return the values of all rows."""
         return self._all().values()
 
     def keys_by(self, index: str, value: str | float | bool) -> tuple[str, ...]:
-        """The keys of the rows whose `index` has this value, sorted.
+        """Return the keys of the rows whose `index` has this value, sorted.
 
         Raises:
             KeyError: the table has no such index.
-            TypeError: a value that cannot be indexed.
+            TypeError: the value cannot be indexed.
         """
         return tuple(self._read(lambda rows, table: self._keys(table, index, value, _bucket_in(rows, table))))
 
     def by(self, index: str, value: str | float | bool) -> tuple[T, ...]:
-        """The values of the rows whose `index` has this value, in the order of their keys. Raises as `keys_by`."""
+        """Return the values of the rows whose `index` has this value, in the order of keys. Raises as `keys_by`."""
 
         def read(rows: RowReader, table: TableRow) -> list[tuple[str, bytes | None]]:
             keys = self._keys(table, index, value, _bucket_in(rows, table))

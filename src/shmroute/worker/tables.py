@@ -1,4 +1,4 @@
-"""`Table`: a declared table as a read-only mapping, from the same snapshot as the routes.
+"""`Table`: a declared table as a read-only mapping, published together with the routes.
 
 Never imports the watcher.
 
@@ -10,8 +10,8 @@ Never imports the watcher.
     tenants["acme"].quota
     tenants.by("region", "eu")
 
-A look-up that has been made before costs a dict access and a comparison with the generation word. Values are decoded
-when they are first asked for, and kept until they change.
+A repeated look-up costs a dict access and a comparison with the generation word. Values are decoded at their first use,
+and cached until they change.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ R = TypeVar("R")
 
 _WAIT_STEP_SECONDS: Final = 0.005
 _ATTEMPTS: Final = 5
-"""How often a read is begun again. A table is replaced twice during one only by a writer at full rate."""
+"""Maximum attempts to read. One fails only if the writer, at full rate, replaces the table twice meanwhile."""
 
 _decode_table = msgspec.msgpack.Decoder(TableRow).decode
 
 
 class Table(TableLookup, TableView[T], Generic[T]):
-    """One declared table. Made by `shmroute.table` and `Reader.table`; for any thread, before and after a fork.
+    """One declared table. Made by `shmroute.table` and `Reader.table`. For any thread, before and after a fork.
 
-    Iteration, `items`, `values` and `by` show one generation each.
+    Each iteration and each call of `items`, `values` and `by` reads one generation.
 
     Raises (every read):
-        NotReady: nothing has been published yet; or the table has not had its first complete list (`TableNotReady`).
+        NotReady: nothing has been published yet; `TableNotReady` if only the table's first complete list is missing.
         TableNotFound: the watcher has no such table.
         TableValueError: a value does not fit the type; other values are not affected.
         AreaUnreadable, NoAccess: as `Reader.resolve`.
@@ -62,25 +62,25 @@ class Table(TableLookup, TableView[T], Generic[T]):
         self._position = position
         self._number = 0
         self._moves = -1
-        """The position's `moves` when it was last asked to serve this look-up."""
+        """Value of the position's `moves` when it was last asked to serve this look-up."""
         self._set_number(0)
 
     # --- reading -------------------------------------------------------------------------------------------
 
-    if TYPE_CHECKING:  # else that of `TableView` would do: `TableLookup` comes first for speed
+    if TYPE_CHECKING:  # at run time `TableLookup` has it; for mypy, so that values have type T
 
         def __getitem__(self, key: str) -> T: ...
 
     def _set_number(self, number: int) -> None:
-        """Look up in the rows of that number, and forget those of another one."""
+        """Use the rows of this kind from now on, and forget the decoded rows of another one."""
         TableLookup.__init__(self, number, self._decode, msgspec.DecodeError, self._position.cached_rows)
         self._drop_all()
         self._number = number
 
     def _look_up(self, key: str) -> T:
-        """What `TableLookup` does not answer by itself: a row that was not decoded yet, a new generation, errors."""
+        """Answer what `TableLookup` cannot: rows not decoded yet, the first look-up of a generation, errors."""
         if not isinstance(key, str):
-            hash(key)  # raises what a dict would
+            hash(key)  # raises TypeError for an unhashable key, as a dict does
             raise KeyError(key)
         position = self._position
         with position.lock:
@@ -103,7 +103,7 @@ class Table(TableLookup, TableView[T], Generic[T]):
                 if row is None:
                     raise KeyError(key)
                 found = self._value(key, row)
-                if position.moves == moves:  # not if decoding has looked up itself, and moved
+                if position.moves == moves:  # else decoding has made a look-up, which has moved the position
                     make_room(self._cache, position.cached_rows)
                     self._cache[key] = found
                 return found
@@ -145,12 +145,12 @@ class Table(TableLookup, TableView[T], Generic[T]):
         raise expired
 
     def _refuse_if_stuck(self) -> None:
-        """Raise why newer generations cannot be read, where the one that is answered from has been overwritten."""
+        """Raise the fault, if there is one: newer generations cannot be read, and the current one is overwritten."""
         if (fault := self._position.fault) is not None:
             raise fault.with_traceback(None) from None
 
     def _table(self) -> TableRow:
-        """The table's own row in the newest generation."""
+        """Return the table's own row in the newest generation."""
         row = self._position.part(Kind.TABLES, self.name, lambda value: _decode_table(value) if value else _NO_TABLE)
         return ready_row(self.name, self._position.area, None if row is _NO_TABLE else row)
 
@@ -167,14 +167,14 @@ class Table(TableLookup, TableView[T], Generic[T]):
 
     @property
     def generation(self) -> int:
-        """The generation that look-ups answer from."""
+        """Generation that look-ups answer from."""
         return self._position.newest().generation
 
     @property
     def age(self) -> float:
-        """Seconds since the table was last known to be in step with its source; infinite before it first was.
+        """Seconds since the table was last known to be in step with its source; infinite before the first time.
 
-        As of the watcher's last status, which it writes once a second.
+        The watcher updates it once a second, in its status.
         """
         payload = self._position.newest().control.status()
         states = _sources(payload) if payload else ()
@@ -184,10 +184,10 @@ class Table(TableLookup, TableView[T], Generic[T]):
         return max(0.0, (time.monotonic_ns() - min(contacts)) / 1e9)
 
     def wait_ready(self, timeout: float) -> None:
-        """Wait until the table is ready, at most `timeout` seconds. Not for an event loop: it blocks.
+        """Wait until the table is ready, at most `timeout` seconds. Blocks the thread: not for an event loop.
 
         Raises:
-            NotReady, TableNotFound: it is not, or the watcher has no such table, all that time.
+            NotReady, TableNotFound: after `timeout` seconds the table is not ready, or the watcher has no such table.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -202,9 +202,9 @@ class Table(TableLookup, TableView[T], Generic[T]):
                 return
 
     def changes(self, since: int | None = None, *, timeout: float | None = None) -> TableChanges[T]:
-        """The changes of the table since generation `since`, and each further one as it is published.
+        """Iterate over the changes of the table since generation `since`, and over new ones as they are published.
 
-        Elements are `TableReset` (all rows: the beginning, or a new one) and `TableChange`. `since` and `timeout` are
+        Elements are `TableReset` (all rows: at the start, or after a gap) and `TableChange`. `since` and `timeout` are
         as for `Reader.changes`.
         """
         from shmroute.worker.table_changes import TableChanges
@@ -212,7 +212,7 @@ class Table(TableLookup, TableView[T], Generic[T]):
         return TableChanges(self._position, self.name, self._value, since, timeout)
 
     def achanges(self, since: int | None = None, *, timeout: float | None = None) -> AsyncTableChanges[T]:
-        """`changes`, for `async for`."""
+        """Return the same iterator as `changes`, for `async for`."""
         from shmroute.worker.table_changes import AsyncTableChanges
 
         return AsyncTableChanges(self._position, self.name, self._value, since, timeout)
@@ -237,7 +237,7 @@ _decode_status = msgspec.msgpack.Decoder(_Status).decode
 
 
 def _sources(payload: bytes) -> list[_Source]:
-    """The sources' states in a status page; none if another version wrote it otherwise."""
+    """Return the sources' states in a status page; none if another version wrote it in another form."""
     try:
         return _decode_status(payload).sources
     except msgspec.MsgspecError:
