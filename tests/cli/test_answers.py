@@ -307,7 +307,14 @@ def test_status_before_the_first_snapshot_names_what_the_watcher_waits_for(cli: 
     with Publisher(area) as publisher:
         publisher.control.beat(time.monotonic_ns(), 0, synced=False)
         publisher.control.store_status(encode_status(status))
-        for command in (("status",), ("wait", "--timeout", "0"), ("explain", "model1")):
+        for command in (
+            ("status",),
+            ("wait", "--timeout", "0"),
+            ("explain", "model1"),
+            ("resolve", "model1"),
+            ("get", "models"),
+            ("get", "models", "-w"),
+        ):
             answered = cli(*command, "--area", area)
             assert answered.code == 7
             assert "no right to list" in answered.out + answered.err, command

@@ -112,6 +112,11 @@ def _report(error: errors.ShmrouteError) -> None:
     from shmroute.cli.output import printable
 
     lines = [printable(str(error)), *map(printable, getattr(error, "__notes__", ()))]
+    if isinstance(error, errors.NotReady):
+        from shmroute.watcher.report import waiting_for
+
+        table = error.table if isinstance(error, errors.TableNotReady) else ""
+        lines += filter(None, [printable(waiting_for(error.area, table))])
     if is_configured():
         logging.getLogger("shmroute").error("%s", "; ".join(lines))
         return

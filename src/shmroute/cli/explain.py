@@ -15,14 +15,14 @@ import msgspec
 
 from shmroute.cli import options
 from shmroute.cli.output import age_text, document, fitted, printable
-from shmroute.errors import AreaUnavailable, InvalidObject, ModelNotFound, NotReady
+from shmroute.errors import AreaUnavailable, InvalidObject, ModelNotFound
 from shmroute.manifests import files
 from shmroute.resources.registry import APPMODELS
 from shmroute.rows import InvalidRow, Kind
 from shmroute.shm.reader import RowReader
 from shmroute.watcher.events import last_served
 from shmroute.watcher.explain import explain, find_route
-from shmroute.watcher.report import health, onlooker, report, settings_text, waiting_for
+from shmroute.watcher.report import health, onlooker, report, settings_text
 from shmroute.worker.routes import Route
 
 _INDENT: Final = 4
@@ -44,11 +44,7 @@ def command(model: str, namespace: str | None, area: str, output: str) -> None:
     """
     with onlooker(area) as reader:
         about = report(reader)
-    try:
-        rows = RowReader(area)
-    except NotReady as error:
-        error.add_note(waiting_for(area) or f"the area is empty: {health(about)[1]}")
-        raise
+    rows = RowReader(area)
     route = find_route(rows, model, namespace)
     if route is None:
         for line in _why_not(rows, model, namespace, about):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import click
 
 from shmroute.cli import options
-from shmroute.errors import NotReady
-from shmroute.watcher.report import waiting_for
 from shmroute.worker.reader import Reader
 
 
@@ -18,9 +16,4 @@ from shmroute.worker.reader import Reader
 def command(area: str, timeout: float) -> None:
     """Wait until the area holds a first snapshot. Ends with 7 if there is none in time."""
     with Reader(area) as reader:
-        try:
-            reader.wait_ready(timeout)
-        except NotReady as error:
-            if reason := waiting_for(area):
-                error.add_note(reason)
-            raise
+        reader.wait_ready(timeout)

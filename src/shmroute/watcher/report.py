@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from shmroute.errors import NotReady
+from shmroute.errors import NotReady, ShmrouteError
 from shmroute.native import missing
 from shmroute.rows import Kind, SettingsRow
 from shmroute.shm.control import ControlReader
@@ -134,16 +134,21 @@ def _finite(seconds: float) -> float | None:
     return seconds if seconds != float("inf") else None
 
 
-def waiting_for(area: str) -> str:
-    """Say in a clause what the area's watcher waits for before its first snapshot; "" if no watcher runs."""
+def waiting_for(area: str, table: str = "") -> str:
+    """Say what the area's watcher, or its source of `table`, waits for before its first list; "" if nobody knows."""
     try:
         control, status = status_of(area)
-    except NotReady:
+    except ShmrouteError:
+        return ""
+    if status is None:
         return ""
     heartbeat = (time.monotonic_ns() - control.heartbeat_ns) / 1e9
-    if status is None or heartbeat >= FROZEN_SECONDS or status.role == ENDED:
-        return ""
-    sources = [f"{state.resource}: {state.phase} {state.reason}".strip() for state in status.sources]
+    if status.role == ENDED:
+        return "the last watcher has ended"
+    if heartbeat >= FROZEN_SECONDS:
+        return f"the watcher (pid {control.writer_pid}) is dead or frozen: no heartbeat for {age_words(heartbeat)}"
+    states = [state for state in status.sources if table in ("", state.resource)]
+    sources = [f"{state.resource}: {state.phase} {state.reason}".strip() for state in states]
     reasons = "; ".join([status.problem] * bool(status.problem) + sources) or "its sources have not reported yet"
     return f"a watcher (pid {control.writer_pid}) runs and has no complete list yet: {reasons}"
 
