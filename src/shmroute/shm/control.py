@@ -1,7 +1,7 @@
-"""The control block of an area as readers see it: the generation word, *oldest*, and what the writer says of itself.
+"""The readers' view of an area's control block: the generation word, *oldest*, and the writer's state.
 
-Only the generation, *oldest* and the current segment are needed to read correctly; the rest is information. The
-writer's side is `shmroute.shm.writing.control`.
+Reading rows needs only the generation, *oldest* and the current segment; the rest is information. The writer uses
+`shmroute.shm.writing.control`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class ControlReader:
     """A read-only view of an area's control block.
 
     Raises:
-        FileNotFoundError: the area has never been written.
-        AreaUnreadable: it is damaged, foreign or of another format version.
+        FileNotFoundError: there is no such area.
+        AreaUnreadable: the block is damaged, foreign or of another format version.
         NoAccess: this process may not open it, or does not trust its owner.
     """
 
@@ -56,14 +56,14 @@ class ControlReader:
         self._signed = self.buffer.cast("q")
         self._oldest: memoryview[int] = self.buffer[OLDEST_AT : OLDEST_AT + WORD_BYTES].cast("Q", shape=())
         self.head: memoryview[float] = self.buffer[GENERATION_AT : GENERATION_AT + WORD_BYTES].cast("d", shape=())
-        """The generation as `head[()]`, a float: a memoryview without dimensions is the quickest to read."""
+        """`head[()]` is the generation as a float. A memoryview without dimensions is the fastest to read."""
 
     def _word(self, offset: int) -> int:
         return int(self._words[offset // WORD_BYTES])
 
     @property
     def generation(self) -> int:
-        """The newest published generation, 0 before the first and in a removed area.
+        """The newest published generation; 0 before the first one and in a removed area.
 
         Raises:
             AreaUnreadable: the word is not a generation.
@@ -77,69 +77,69 @@ class ControlReader:
 
     @property
     def retired(self) -> bool:
-        """Whether the area has been removed, so that another of its name may exist."""
+        """Whether the area has been removed, so that a new area of the same name may exist."""
         return bool(self.head[()] == RETIRED)
 
     @property
     def oldest(self) -> int:
-        """Segments whose base began before this generation are void: their bytes may change at any time."""
+        """Generation limit of void segments: if a segment's base began before it, its bytes may change at any time."""
         return self._oldest[()]
 
     @property
     def segment(self) -> int:
-        """Identity of the current segment, 0 before the first."""
+        """Identity of the current segment; 0 before the first one."""
         return self._word(SEGMENT_AT)
 
     @property
     def segments(self) -> tuple[int, int]:
-        """Identities of the area's two segments, 0 for one that has not been made."""
+        """Identities of the area's two segments; 0 for one that does not exist yet."""
         return self._word(FIRST_SEGMENT_AT), self._word(SECOND_SEGMENT_AT)
 
     @property
     def area_id(self) -> int:
-        """A random number that names this area."""
+        """Random number that identifies this area."""
         return self._word(AREA_ID_AT)
 
     @property
     def writer_pid(self) -> int:
-        """The writer's process id, in its own pid namespace."""
+        """Process id of the writer, in its own pid namespace."""
         return self._word(WRITER_PID_AT)
 
     @property
     def writer_started_ns(self) -> int:
-        """When the writer took the area, on the monotonic clock."""
+        """Monotonic time at which the writer took the area, in nanoseconds."""
         return self._word(WRITER_STARTED_AT)
 
     @property
     def heartbeat_ns(self) -> int:
-        """When the writer's loop last turned, on the monotonic clock."""
+        """Monotonic time of the writer's newest heartbeat, in nanoseconds."""
         return self._word(HEARTBEAT_AT)
 
     @property
     def contact_ns(self) -> int:
-        """When every source last answered, by its watch or the server's cache, on the monotonic clock.
+        """Monotonic time of the oldest among the sources' last answers, by watch or the server's cache, in nanoseconds.
 
-        0 if never; negative where that was before the clock began, as with a checkpoint from before a restart.
+        0 if never; negative if it lies before the clock's start, as with a checkpoint from before a reboot.
         """
         return self._signed[CONTACT_AT // WORD_BYTES]
 
     @property
     def confirmed_ns(self) -> int:
-        """When the storage behind every source last confirmed that the rows are up to date; as `contact_ns`."""
+        """Monotonic time at which every source's storage last confirmed the rows, in nanoseconds; 0 as `contact_ns`."""
         return self._signed[CONFIRMED_AT // WORD_BYTES]
 
     @property
     def synced(self) -> bool:
-        """Whether the present writer has published a complete list of its own."""
+        """Whether the current writer has published a complete list of its own."""
         return self._word(SYNCED_AT) != 0
 
     @property
     def awaited_ns(self) -> int:
-        """When a standby watcher last tried to take the area, on the monotonic clock; 0 if none has."""
+        """Monotonic time at which a standby watcher last tried to take the area, in nanoseconds; 0 if none has."""
         return self._word(AWAITED_AT)
 
     def status(self) -> bytes | None:
-        """The newest status page that is complete, or None."""
+        """Return the newest complete status page, or None."""
         pages = []
         for start in STATUS_AT:
             sequence, length, checksum = STATUS_HEADER.unpack_from(self._map, start)

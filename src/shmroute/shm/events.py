@@ -1,11 +1,11 @@
-"""The event log: a bounded ring of what changed when, beside the control block.
+"""The event log: a ring of the newest events, in a file beside the control block.
 
-The watcher writes it (`EventWriter`); commands and the status page read it (`read_events`). A worker never does. It
-carries payloads as bytes and does not know what they mean. Readers take no lock: each place has a checksum, and a place
-that is being overwritten while it is read is left out. It is the oldest one.
+The watcher writes events (`EventWriter`); commands and the status page read them (`read_events`); workers never do.
+Payloads are bytes whose meaning this module does not know. Readers take no lock: each place has a checksum, and a place
+that is overwritten during the read is left out. That place holds the oldest event.
 
-Written by `pwrite`, and opened by name each time, which takes about 15 us. So a file that somebody cuts short cannot
-kill the watcher (SIGBUS), and no descriptor is left to a child.
+The file is written by `pwrite`, and opened by name each time, which takes about 15 us. So truncating the file cannot
+kill the watcher (SIGBUS), and no child inherits a descriptor.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from shmroute.shm.layout import (
 __all__ = ["EventWriter", "LoggedEvent", "read_events"]
 
 _CHECKED_BYTES: Final = EVENT_HEADER.size - 4
-"""The checksum covers the header up to itself, then the payload."""
+"""Bytes of the header that the checksum covers; it also covers the payload."""
 
 
 class LoggedEvent(NamedTuple):
     """One place of the ring."""
 
     sequence: int
-    """Counts from 1, across watchers."""
+    """Number of the event, from 1. A new watcher continues the count."""
     when_ns: int
-    """Unix nanoseconds."""
+    """Unix time of the event, in nanoseconds."""
     payload: bytes
 
 
 class EventWriter:
-    """Appends to the event log of an area. For the one process that holds the area's lock.
+    """Appends to the event log of an area. Only for the process that holds the area's lock.
 
-    What a former writer logged stays; sequence numbers continue from there.
+    The events of a former writer stay; sequence numbers continue from there.
 
     Args:
         area: the area's name.
-        ownership: who may read it.
-        area_id: gives the `AREA_ID_AT` of the control block. A log of another area that had this name is replaced.
+        ownership: the users who may read the log.
+        area_id: returns the `AREA_ID_AT` of the control block. The log of a former area of this name is replaced.
     """
 
     def __init__(self, area: str, ownership: posix.Ownership, area_id: Callable[[], int]) -> None:
@@ -62,7 +62,7 @@ class EventWriter:
         self._ownership = ownership
         self._area_id = area_id
         self._sequence = 0
-        """That of the newest event; 0 before the first append."""
+        """Sequence number of the newest event; 0 before the first append."""
 
     def append(self, when_ns: int, payloads: Sequence[bytes]) -> None:
         """Log events of one moment, each at most `MAX_EVENT_BYTES` long.
@@ -73,7 +73,7 @@ class EventWriter:
         descriptor = self._opened()
         try:
             for payload in payloads:
-                assert len(payload) <= MAX_EVENT_BYTES  # noqa: S101 - the caller's duty
+                assert len(payload) <= MAX_EVENT_BYTES  # noqa: S101 - the caller ensures it
                 self._sequence += 1
                 data = EVENT_HEADER.pack(self._sequence, when_ns, len(payload), 0)[:_CHECKED_BYTES]
                 data += crc32(payload, crc32(data)).to_bytes(4, "little") + payload
@@ -110,11 +110,11 @@ class EventWriter:
 
 
 def read_events(area: str) -> list[LoggedEvent]:
-    """What the event log of the area holds, the oldest first. A damaged place is left out.
+    """Return the events in the area's log, the oldest first. Damaged places are left out.
 
     Raises:
         FileNotFoundError: the area has no event log.
-        NoAccess, AreaUnreadable: it cannot be read.
+        NoAccess, AreaUnreadable: the log cannot be read.
     """
     name = posix.events_name(area)
     descriptor = posix.open_object(name)

@@ -1,6 +1,6 @@
 """Memory fences for plain Python, which has none of its own.
 
-CPython's loads and stores of aligned words through a memoryview are single instructions of the processor. x86-64 keeps
+CPython loads and stores an aligned word through a memoryview with a single instruction of the processor. x86-64 keeps
 loads in order among themselves and stores among themselves; other processors do not. Taking and releasing a lock is a
 full barrier on every processor that CPython runs on. The native look-up uses C's atomics instead.
 """
@@ -17,7 +17,7 @@ _LOADS_IN_ORDER: Final = os.uname().machine in ("x86_64", "amd64", "i686", "i386
 
 
 def fence() -> None:
-    """Order all loads and stores before against all after, as other processes see them."""
+    """Make all earlier loads and stores visible to other processes before all later ones."""
     lock = threading.Lock()
     lock.acquire()
     lock.release()
@@ -28,6 +28,6 @@ def fence() -> None:
 if _LOADS_IN_ORDER:
 
     def fence_loads() -> None:
-        """Order the loads before against those after: nothing to do on this processor."""
+        """Keep earlier loads before later ones. This processor does so by itself."""
 else:
     fence_loads = fence

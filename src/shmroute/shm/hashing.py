@@ -1,7 +1,7 @@
-"""SipHash-1-3: the keyed hash by which rows are found. Pure.
+"""SipHash-1-3: the keyed hash that leads to a row's slot. Pure.
 
-With a random key, nobody who chooses rows' keys can make them collide; a CRC lets them. CPython carries this very
-function for its `.pyc` files (`_imp.source_hash`, 3.11 to 3.15); where it is missing or differs, `siphash13` below
+With a random key, a tenant who chooses keys of rows cannot make them collide; with a CRC he could. CPython contains
+this function for its `.pyc` files (`_imp.source_hash`, 3.11 to 3.15). If it is missing or differs, `siphash13` below
 computes the same in Python, about a hundred times slower. https://www.aumasson.jp/siphash/siphash.pdf
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 __all__ = ["Hasher", "hasher", "siphash13"]
 
 Hasher = Callable[[int, bytes], bytes]
-"""`(key below 2**63, data) -> the 8 bytes of the hash, little-endian`."""
+"""Takes a key below 2**63 and data; returns the 8 bytes of the hash, little-endian."""
 
 _MASK: Final = (1 << 64) - 1
 
@@ -25,7 +25,7 @@ TEST_HASH: Final = (0xDB883DCFE1337E14).to_bytes(8, "little")
 
 
 def siphash13(key: int, data: bytes) -> bytes:
-    """SipHash-1-3 of `data` with the key `key` followed by 64 zero bits."""
+    """Return SipHash-1-3 of `data`. The hash's key is `key` followed by 64 zero bits."""
     v0 = key ^ 0x736F6D6570736575
     v1 = 0x646F72616E646F6D
     v2 = key ^ 0x6C7967656E657261
@@ -60,14 +60,14 @@ def _rotate(word: int, bits: int) -> int:
 
 
 def _choose() -> Hasher:
-    """CPython's function if it passes the test vector, else ours."""
+    """Return CPython's function if it passes the test vector, else ours."""
     built_in: Hasher | None = getattr(_imp, "source_hash", None)
     try:
         passes = built_in is not None and built_in(TEST_KEY, TEST_DATA) == TEST_HASH
-    except Exception:  # noqa: BLE001 - a private function may have become anything
+    except Exception:  # noqa: BLE001 - a private function may have changed in any way
         passes = False
     return built_in if passes and built_in is not None else siphash13
 
 
 hasher: Final[Hasher] = _choose()
-"""The fastest one that is right here."""
+"""The fastest implementation that is correct in this Python."""

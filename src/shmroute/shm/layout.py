@@ -1,7 +1,7 @@
-"""The bytes of a control block and of a segment: offsets, structs, checksums. Pure functions over values and buffers.
+"""The byte layout of all files of an area: offsets, structs, checksums. Pure functions over values and buffers.
 
-docs/format.md describes all of it. Used by the publisher and the readers; nobody else needs to know an offset. All
-integers are little-endian; each word that is loaded or stored as one lies at a multiple of 8 (asserted below).
+docs/format.md describes the format. Used by the publisher and the readers; no other module knows an offset. All
+integers are little-endian; a word that is loaded or stored atomically lies at a multiple of 8 (asserted below).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shmroute.errors import AreaUnreadable
 from shmroute.shm.hashing import hasher
 
 FORMAT_VERSION: Final = 3
-"""Raised with every change of this module or of `shmroute.rows`."""
+"""Version of the format; raise it with every change of this module or of `shmroute.rows`."""
 
 CONTROL_MAGIC: Final = b"shmrctl\n"
 SEGMENT_MAGIC: Final = b"shmrseg\n"
@@ -27,9 +27,9 @@ WORD_BYTES: Final = 8
 CONTROL_BYTES: Final = 65536
 CONTROL_HEADER: Final = struct.Struct("<8sII")  # magic, format version, 0
 
-GENERATION_AT: Final = 64  # float64, on a cache line with `OLDEST_AT` only: readers look at both
+GENERATION_AT: Final = 64  # float64, on a cache line with `OLDEST_AT` only: readers read both
 RETIRED: Final = float("inf")
-"""The generation of a removed area: whoever maps it looks for a new area of that name."""
+"""Generation word of a removed area. A process that maps such an area looks for a new one of the same name."""
 OLDEST_AT: Final = 72  # uint64: segments whose base began before this generation are void
 SEGMENT_AT: Final = 128  # uint64: identity of the current segment, part of its name
 FIRST_SEGMENT_AT: Final = 136  # uint64: identities of the area's two segments
@@ -37,69 +37,69 @@ SECOND_SEGMENT_AT: Final = 144
 WRITER_PID_AT: Final = 152
 WRITER_STARTED_AT: Final = 160  # monotonic nanoseconds
 HEARTBEAT_AT: Final = 168  # monotonic nanoseconds
-CONTACT_AT: Final = 176  # monotonic nanoseconds; signed, since what a checkpoint brings may be older than the clock
-CONFIRMED_AT: Final = 184  # the same
+CONTACT_AT: Final = 176  # monotonic nanoseconds; signed, since the time in a checkpoint may be older than the clock
+CONFIRMED_AT: Final = 184  # as `CONTACT_AT`
 SYNCED_AT: Final = 192  # 1 once this writer has published a complete list
 AWAITED_AT: Final = 200  # monotonic nanoseconds: when a standby watcher last tried to take the area
 AREA_ID_AT: Final = 208  # uint64, random
 
 STATUS_AT: Final = (4096, 4096 + 30720)
-"""Two slots for the status page, written in turn."""
+"""Offsets of the two places for the status page, which are written alternately."""
 STATUS_BYTES: Final = 30720
 STATUS_HEADER: Final = struct.Struct("<QII")  # sequence, length, crc32 of the payload
 
 # --- segment -----------------------------------------------------------------------------------------------
 
 SEGMENT_HEADER: Final = struct.Struct("<8sIIQQQQQQQQQII")
-"""Magic, format version, 0, the fields of `SegmentHeader`, crc32 of all before it, 0."""
+"""Magic, format version, 0, the fields of `SegmentHeader`, crc32 of all the bytes before, 0."""
 _CHECKED_HEADER: Final = struct.Struct("<8sIIQQQQQQQQQ")
 HASH_TEST_DATA: Final = b"shmroute"
-"""`SegmentHeader.hash_test` is the hash of this."""
+"""Data whose hash is `SegmentHeader.hash_test`."""
 HINT_AT: Final = 96  # uint64: byte offset of the newest batch, 0 before the first
 SLOTS_AT: Final = 128
 
 WORD_MASK: Final = 0xFFFFFFFF
-"""A slot's low half: the offset of the row's newest record in 8-byte units. The high half is the row's hash, xored with
-that offset, so that a damaged one cannot lead to an older record of the same row."""
+"""Mask of a slot's low half: the offset of the row's newest record in 8-byte units. The high half is the row's hash,
+xored with that offset, so that a damaged slot cannot lead to an older record of the same row."""
 
 RECORD: Final = struct.Struct("<IHHII")
-"""crc32 of the rest, length of the key, kind, length of the value with `KEY_PLACE_SHIFT` and `DELETED`, superseded
-record in words. Then the value, and the key unless it is part of the value."""
+"""crc32 of the rest, length of the key, kind, length of the value with `KEY_PLACE_SHIFT` and `DELETED`, offset of the
+superseded record in words. The value follows, then the key unless it is part of the value."""
 RECORD_BYTES: Final = RECORD.size
 CHECKSUM_BYTES: Final = 4
-"""A record's checksum covers what follows it, padding included."""
+"""Size of a record's checksum, which covers all bytes after it, padding included."""
 VALUE_LENGTH_MASK: Final = (1 << 26) - 1
 KEY_PLACE_SHIFT: Final = 26
 MAX_KEY_PLACE: Final = 31
 DELETED: Final = 1 << 31
 MAX_KIND: Final = 0xFFFF
 FIRST_TABLE_KIND: Final = 16
-"""Kinds below are built in; tables that users define have numbers from here on."""
+"""First kind for tables that users define; lower kinds are built in."""
 MAX_KEY_BYTES: Final = 0xFFFF
 MAX_VALUE_BYTES: Final = VALUE_LENGTH_MASK
 
 BATCH: Final = struct.Struct("<QQIIIIII")
-"""generation, identity of the next segment (0 unless sealed), length in bytes, records, flags, slots in use and rows
-that exist after it, crc32"""
+"""Generation, identity of the next segment (0 unless sealed), length in bytes, records, flags, slots in use and number
+of rows after the batch, crc32."""
 _CHECKED_BATCH: Final = struct.Struct("<QQIIIII")
 BATCH_BYTES: Final = BATCH.size
 MAX_BATCH_BYTES: Final = 0xFFFFFFFF
 SEALED: Final = 1
 RESET: Final = 2
 LOG_SPARE_BYTES: Final = BATCH_BYTES
-"""Reserved behind every batch: a header of zeros, which ends the log, for readers that look for one batch more. A
-sealing batch takes its place, and so can always be written."""
+"""Bytes reserved behind every batch: a header of zeros, which ends the log for readers that search the next batch. A
+sealing batch replaces it, and so can always be written."""
 
 MAX_SEGMENT_BYTES: Final = 8 << 32
-"""Offsets are kept in 32 bits of 8-byte units."""
+"""Largest segment: offsets have 32 bits and count 8-byte units."""
 
 MAX_GENERATION: Final = 1 << 53
-"""Beyond this a float64 cannot tell a number from the next."""
+"""Limit of generations: a float64 cannot distinguish larger numbers from their successors."""
 
 MIN_SLOTS: Final = 1024
 SLOTS_PER_ROW: Final = 2
-"""Slots for each row of the base: short probes, and room for new rows. At half full, a search for a row that is there
-looks at 1.5 slots on average (Knuth, The Art of Computer Programming, volume 3, 6.4)."""
+"""Slots for each row of the base: short searches, and room for new rows. At half full, a search for an existing row
+reads 1.5 slots on average (Knuth, The Art of Computer Programming, volume 3, 6.4)."""
 MAX_SLOTS: Final = 0xFFFFFFFF
 
 # --- register and event log ---------------------------------------------------------------------------------
@@ -109,8 +109,8 @@ REGISTER_HEADER: Final = struct.Struct("<8sIIQ")  # magic, format version, 0, `A
 REGISTER_HEADER_BYTES: Final = 4096
 REGISTER_PLACES: Final = 1024
 WORKER: Final = struct.Struct("<IIQQQQHBB")
-"""crc32 of the rest, process id, generation, taken and written (monotonic nanoseconds), generation it is stuck before,
-length of the reason, which follows, which look-up runs there (an index into `LOOK_UPS`), 0."""
+"""crc32 of the rest, process id, generation, times of taking the place and of the last note (monotonic nanoseconds),
+generation that cannot be read, length of the reason, which follows, look-up in use (an index into `LOOK_UPS`), 0."""
 LOOK_UPS: Final = ("", "native", "plain")
 WORKER_BYTES: Final = 128
 MAX_REASON_BYTES: Final = WORKER_BYTES - WORKER.size
@@ -132,12 +132,12 @@ assert SEGMENT_HEADER.size <= HINT_AT  # noqa: S101
 
 
 class SegmentHeader(NamedTuple):
-    """What a segment says of itself; sizes and offsets in bytes."""
+    """The header of a segment. Sizes and offsets are in bytes."""
 
     start: int
-    """The generation of its base."""
+    """Generation of the base."""
     identity: int
-    """The number in its name."""
+    """Number in the segment's name."""
     hash_key: int
     hash_test: int
     slots: int
@@ -145,7 +145,7 @@ class SegmentHeader(NamedTuple):
     log_at: int
     capacity: int
     rows: int
-    """Rows of the base."""
+    """Number of rows in the base."""
 
 
 class Batch(NamedTuple):
@@ -161,17 +161,17 @@ class Batch(NamedTuple):
 
 
 def align(size: int) -> int:
-    """`size` rounded up to a whole word."""
+    """Return `size` rounded up to a multiple of 8."""
     return (size + 7) & ~7
 
 
 def hash_of(hash_key: int, kind: int, key: bytes) -> int:
-    """The 32 bits by which a row is found in a segment with that key."""
+    """Return a row's 32-bit hash in a segment with this key."""
     return int.from_bytes(hasher(hash_key, KIND_BYTES[kind] + key)[:4], "little")
 
 
 class _KindBytes(dict[int, bytes]):
-    """Kinds as they are hashed. Remembered, since most look-ups are of a few kinds."""
+    """Kind -> its two bytes for the hash. Cached, since most look-ups use a few kinds."""
 
     def __missing__(self, kind: int) -> bytes:
         self[kind] = data = kind.to_bytes(2, "little")
@@ -182,33 +182,33 @@ KIND_BYTES: Final = _KindBytes()
 
 
 def record_size(key: bytes, value: bytes | None) -> int:
-    """Bytes a record takes in a segment."""
+    """Return the bytes that a record takes in a segment."""
     value = value or b""
     return align(RECORD_BYTES + len(value) + (0 if _key_place(key, value) else len(key)))
 
 
 def _key_place(key: bytes, value: bytes) -> int:
-    """Where in the value its key stands, so that it need not be stored twice; 0 if it does not, or at the beginning."""
+    """Return the key's offset in the value, so that it need not be stored twice; 0: not in it, or at its beginning."""
     return max(0, value.find(key, 0, MAX_KEY_PLACE + len(key)))
 
 
 def slots_for(rows: int) -> int:
-    """The number of slots for a base of `rows` rows."""
+    """Return the number of slots for a base of `rows` rows."""
     return max(MIN_SLOTS, rows * SLOTS_PER_ROW)
 
 
 def pack_segment_header(header: SegmentHeader) -> bytes:
-    """The header's bytes, checksum included."""
+    """Return the header's bytes, checksum included."""
     body = _CHECKED_HEADER.pack(SEGMENT_MAGIC, FORMAT_VERSION, 0, *header)
     return SEGMENT_HEADER.pack(SEGMENT_MAGIC, FORMAT_VERSION, 0, *header, crc32(body), 0)
 
 
 def unpack_segment_header(name: str, data: bytes, size: int) -> SegmentHeader:
-    """The header in the first bytes of a segment of `size` bytes.
+    """Decode the header in the first bytes of a segment of `size` bytes.
 
     Raises:
-        AreaUnreadable: not a segment, one that is being written, damaged, cut short, or of another format version; or
-            this Python computes another hash.
+        AreaUnreadable: this is not a segment, or one that is being written, damaged, truncated, or of another format
+            version; or this Python computes another hash.
     """
     if len(data) < SLOTS_AT:
         raise AreaUnreadable(name, f"{len(data)} bytes are too few for a segment")
@@ -220,7 +220,7 @@ def unpack_segment_header(name: str, data: bytes, size: int) -> SegmentHeader:
     if crc32(data[: _CHECKED_HEADER.size]) != checksum or zero:
         raise AreaUnreadable(name, "its header is damaged (checksum)")
     header = SegmentHeader(*fields)
-    # The following cannot fail for a header of ours: it guards against one that somebody else made up.
+    # These checks cannot fail for a header that shmroute wrote: they guard against a forged one.
     contradiction = (
         not 1 <= header.slots <= MAX_SLOTS
         or header.records_at != SLOTS_AT + header.slots * WORD_BYTES
@@ -238,12 +238,12 @@ def unpack_segment_header(name: str, data: bytes, size: int) -> SegmentHeader:
 
 
 def hash_test(hash_key: int) -> int:
-    """What a header says, so that a process whose hash differs notices."""
+    """Return the header's test value, by which a process whose hash function differs notices that."""
     return int.from_bytes(hasher(hash_key, HASH_TEST_DATA), "little")
 
 
 def check_control_header(name: str, data: bytes) -> None:
-    """Raises `AreaUnreadable` unless `data` begins a control block of this format version."""
+    """Raise `AreaUnreadable` unless `data` begins a control block of this format version."""
     if len(data) < CONTROL_HEADER.size:
         raise AreaUnreadable(name, f"{len(data)} bytes are too few for a control block")
     magic, version, _ = CONTROL_HEADER.unpack_from(data)
@@ -256,7 +256,7 @@ def check_control_header(name: str, data: bytes) -> None:
 
 
 def slot_entry(hashed: int, word: int) -> int:
-    """The slot of the row with that hash, whose newest record is there."""
+    """Return the slot of a row: its hash, and the offset of its newest record in words."""
     return (hashed ^ word) << 32 | word
 
 
@@ -266,9 +266,9 @@ _PADDING: Final = [bytes(-length & 7) for length in range(8)]
 
 
 def pack_record(kind: int, key: bytes, value: bytes | None, previous: int) -> bytes:
-    """One record, padded to whole words; value None deletes the row.
+    """Return a record, padded to whole words. The value None deletes the row.
 
-    `previous` is the superseded record's offset in words, 0 for none.
+    `previous` is the superseded record's offset in words; 0 for none.
     """
     if value is None:
         data, sized = key, DELETED
@@ -285,7 +285,7 @@ def pack_record(kind: int, key: bytes, value: bytes | None, previous: int) -> by
 
 
 def unlinked_record(record: bytes) -> bytes:
-    """The same record without the one that it supersedes: as it is copied into a new base."""
+    """Return the record without the link to its superseded one, for the copy in a new base."""
     if record[12:16] == b"\0\0\0\0":
         return record
     body = record[4:12] + b"\0\0\0\0" + record[16:]
@@ -293,10 +293,10 @@ def unlinked_record(record: bytes) -> bytes:
 
 
 def pack_batch(batch: Batch, records: bytes) -> bytes:
-    """A batch of already packed records; `batch.length` is their length and that of the header."""
+    """Return the bytes of a batch of packed records. `batch.length` includes the header."""
     return BATCH.pack(*batch, batch_checksum(batch, records)) + records
 
 
 def batch_checksum(batch: Batch, records: bytes) -> int:
-    """The checksum that `pack_batch` stores."""
+    """Return the checksum that `pack_batch` stores."""
     return crc32(records, crc32(_CHECKED_BATCH.pack(*batch)))

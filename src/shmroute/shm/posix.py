@@ -1,9 +1,9 @@
-"""Files of an area by name: create, reserve, map, list, unlink. The only module that touches the area's folder.
+"""The files of an area: create, reserve, map, list, unlink. The only module that touches the area's folder.
 
-The folder is `/dev/shm` by default; what lies there are POSIX shared memory objects, which
-`multiprocessing.shared_memory.SharedMemory(name=...)` opens too. Mapped here without that class: its attach opens
-read-write, costs a worker 30 ms of imports, and registers the object with a tracker process that unlinks what others
-use (https://github.com/python/cpython/issues/82300). Linux only.
+The folder is `/dev/shm` by default; its files are POSIX shared memory objects, which
+`multiprocessing.shared_memory.SharedMemory(name=...)` opens too. That class is not used here: it opens read-write,
+costs a worker 30 ms of imports, and registers the object with a tracker process that unlinks files still in use by
+others (https://github.com/python/cpython/issues/82300). Linux only.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from typing import Any, Final
 from shmroute.errors import AreaUnreadable, ConfigError, NoAccess, OutOfSharedMemory
 from shmroute.shm.trust import MAX_ID, TRUST_VARIABLE, check_opened
 
-DIRECTORY: Final = os.environ.get("SHMROUTE_DIR") or "/dev/shm"  # noqa: S108 - this is the point
-"""Folder of all areas. Read once: all processes of an area name the same one."""
+DIRECTORY: Final = os.environ.get("SHMROUTE_DIR") or "/dev/shm"  # noqa: S108 - each file in it is checked
+"""Folder of all areas. Read once; all processes of an area must use the same folder."""
 
 _AREA_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-"""No dot: it separates the area from what follows in a name."""
+"""Valid names of areas. There is no dot, since in a file's name a dot follows the area."""
 
 FIRST_DESCRIPTOR: Final = 3
-"""Descriptors 0 to 2 are the standard streams: a file there would receive what a library prints."""
+"""Lowest descriptor to use. 0 to 2 are the standard streams: a file there would receive text that libraries print."""
 
 FRESH_BYTES: Final = 1 << 20
 """Address space of a new segment, before its writer enlarges it."""
 
 _BLOCK_BYTES: Final = 512
-"""The unit of `st_blocks`, whatever the file system."""
+"""Unit of `st_blocks` on all file systems."""
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 _NO_REGULAR_FILE: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
-"""What opening a symbolic link (not followed), a directory or a socket ends in."""
+"""Errors of opening a symbolic link (not followed), a directory or a socket."""
 
 
 # --- names -------------------------------------------------------------------------------------------------
 
 
 def control_name(area: str) -> str:
-    """The name of an area's control block.
+    """Return the name of an area's control block.
 
     Raises:
         ConfigError: `area` is not a letter or digit followed by at most 99 letters, digits, "-" and "_".
@@ -60,46 +60,46 @@ def control_name(area: str) -> str:
 
 
 def segment_name(area: str, identity: int) -> str:
-    """The name of the segment of `area` with that random number."""
+    """Return the name of the segment of `area` with this random number."""
     return f"{control_name(area)}.{identity:016x}"
 
 
 def lock_name(area: str) -> str:
-    """The name of the file whose lock the writer holds."""
+    """Return the name of the file whose lock the writer holds."""
     return f"{control_name(area)}.lock"
 
 
 def register_name(area: str) -> str:
-    """The name of the workers' register."""
+    """Return the name of the workers' register."""
     return f"{control_name(area)}.workers"
 
 
 def events_name(area: str) -> str:
-    """The name of the event log."""
+    """Return the name of the event log."""
     return f"{control_name(area)}.events"
 
 
 def segment_names(area: str) -> list[str]:
-    """Names of the area's segments, and of what a crash left unfinished: all but the files of fixed names."""
+    """Return the names of the area's segments, and of unfinished files of a crash: all files without fixed names."""
     kept = {lock_name(area), register_name(area), events_name(area)}
     prefix = control_name(area) + "."
     return sorted(name for name in os.listdir(DIRECTORY) if name.startswith(prefix) and name not in kept)  # noqa: PTH208
 
 
 def area_names() -> list[str]:
-    """Names of the areas that the folder holds files of, in order."""
+    """Return the names of all areas that have files in the folder, sorted."""
     prefix = control_name("x")[:-1]
     found = {name.removeprefix(prefix).partition(".")[0] for name in os.listdir(DIRECTORY) if name.startswith(prefix)}  # noqa: PTH208
     return sorted(name for name in found if _AREA_NAME.fullmatch(name))
 
 
 def fixed_names(area: str) -> tuple[str, ...]:
-    """Names of the area's files whose names are not random, the lock last: who has it may remove the others."""
+    """Return the area's fixed file names. The lock is the last one, since its holder may remove the other files."""
     return control_name(area), register_name(area), events_name(area), lock_name(area)
 
 
 def path_of(name: str) -> str:
-    """Where the file of that name lies. A plain string: pathlib would cost each worker its import."""
+    """Return the path of a file as a plain string: pathlib would cost each worker its import."""
     return f"{DIRECTORY}/{name}"
 
 
@@ -107,10 +107,10 @@ def path_of(name: str) -> str:
 
 
 def unlink(name: str) -> None:
-    """Take the name away; processes that map the file keep it. No error if it is gone already.
+    """Remove a file, if it exists. Processes that map it keep their mapping.
 
     Raises:
-        NoAccess: it belongs to another user, or is not a file at all.
+        NoAccess: the file belongs to another user, or is not a file at all.
     """
     try:
         os.unlink(path_of(name))  # noqa: PTH108
@@ -121,10 +121,10 @@ def unlink(name: str) -> None:
 
 
 def sweep(area: str, keep: tuple[str, ...] = ()) -> list[NoAccess]:
-    """Take away segments and leftovers of the area but those named in `keep`. For the lock's holder.
+    """Remove the area's segments and unfinished files, except those named in `keep`. Only for the lock's holder.
 
     Returns:
-        What could not be taken away.
+        An error for each file that could not be removed.
     """
     problems = []
     for name in segment_names(area):
@@ -137,16 +137,16 @@ def sweep(area: str, keep: tuple[str, ...] = ()) -> list[NoAccess]:
 
 
 def open_object(name: str, *, write: bool = False, group_writes: bool = False) -> int:
-    """A descriptor of the file, not below 3, whose owner and mode have been checked.
+    """Open a file and check its owner and mode. Returns a descriptor, not below 3.
 
     Raises:
-        FileNotFoundError: no such file.
-        NoAccess: the operating system refuses it to this process, or `trust.check_opened` does.
-        AreaUnreadable: something else than a regular file has that name.
+        FileNotFoundError: there is no such file.
+        NoAccess: the operating system or `trust.check_opened` refuses access.
+        AreaUnreadable: the name belongs to something other than a regular file.
     """
     flags = os.O_RDWR if write else os.O_RDONLY
     try:
-        # Non-blocking: a named pipe of that name would keep us waiting.
+        # Non-blocking, since opening a named pipe would wait.
         descriptor = _open(path_of(name), flags | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
@@ -163,11 +163,11 @@ def open_object(name: str, *, write: bool = False, group_writes: bool = False) -
 
 
 def create_object(name: str) -> int:
-    """A descriptor, not below 3, of a new, empty file of that name with mode 0600.
+    """Create an empty file with mode 0600. Returns a descriptor, not below 3.
 
     Raises:
         OutOfSharedMemory: no more files are allowed.
-        NoAccess: the operating system refuses it, for instance since the name is taken.
+        NoAccess: the operating system refuses it, for instance because the name is taken.
     """
     try:
         return _open(path_of(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
@@ -188,18 +188,18 @@ def _open(path: str, flags: int) -> int:
 
 
 def file_identity(descriptor: int) -> tuple[int, int]:
-    """Device and inode: which file a descriptor leads to."""
+    """Return device and inode of a descriptor's file."""
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino
 
 
 def exists(name: str) -> bool:
-    """Whether anything has that name."""
+    """Return whether the name is taken, by whatever kind of file."""
     return os.path.lexists(path_of(name))
 
 
 def taken_bytes(name: str) -> int:
-    """Bytes of shared memory that the file takes; 0 if it has been removed."""
+    """Return the bytes of shared memory that the file takes; 0 if it has been removed."""
     try:
         return os.lstat(path_of(name)).st_blocks * _BLOCK_BYTES
     except OSError:
@@ -207,7 +207,7 @@ def taken_bytes(name: str) -> int:
 
 
 def leads_to(name: str, identity: tuple[int, int]) -> bool:
-    """Whether that name still belongs to that file."""
+    """Return whether the name still belongs to the file with this identity."""
     try:
         status = os.lstat(path_of(name))
     except OSError:
@@ -229,7 +229,7 @@ def _no_access(name: str, error: OSError) -> NoAccess:
 
 
 def reserve(descriptor: int, name: str, start: int, length: int) -> None:
-    """Take pages for `length` bytes from `start`, so that writing them cannot end in SIGBUS.
+    """Reserve pages for `length` bytes from `start`, so that writing them cannot cause a SIGBUS.
 
     Raises:
         OutOfSharedMemory: the file system has no room.
@@ -243,16 +243,16 @@ def reserve(descriptor: int, name: str, start: int, length: int) -> None:
 
 
 def no_room(name: str, needed_bytes: int) -> OutOfSharedMemory:
-    """The error that says what was needed and what is free."""
+    """Return the error with the needed and the free bytes."""
     file_system = os.statvfs(DIRECTORY)
     return OutOfSharedMemory(name, needed_bytes, file_system.f_bavail * file_system.f_frsize)
 
 
 class Ownership:
-    """Who may read an area: its user alone (0600), or also a group (0640).
+    """The users who may read an area: its owner alone (0600), or also a group (0640).
 
     Raises:
-        ConfigError: there is no such group, or a number that no group can have.
+        ConfigError: there is no such group, or no group can have this number.
     """
 
     def __init__(self, group: str | int | None = None) -> None:
@@ -264,7 +264,7 @@ class Ownership:
             raise ConfigError(f"a group cannot have the number {self.group_id}: it is from 0 to {MAX_ID}")
 
     def apply(self, descriptor: int, *, group_writes: bool = False) -> None:
-        """Set group and mode of a file that this process owns; `group_writes`: for the workers' register.
+        """Set group and mode of a file that this process owns. `group_writes` is for the workers' register.
 
         Raises:
             ConfigError: this process may not give files to the group.
@@ -286,7 +286,7 @@ def attach(name: str, *, write: bool = False) -> Mapping:
     """Map the whole file.
 
     Raises:
-        FileNotFoundError, NoAccess, AreaUnreadable: as `open_object`; the last also where the file is empty.
+        FileNotFoundError, NoAccess, AreaUnreadable: as `open_object`; the last also if the file is empty.
     """
     descriptor = open_object(name, write=write)
     try:
@@ -310,7 +310,7 @@ def _map(descriptor: int, name: str, *, write: bool) -> Mapping:
 
 @contextmanager
 def _standard_streams_taken() -> Iterator[None]:
-    """Occupy descriptors 0 to 2 where they are free: an mmap duplicates its descriptor to the lowest free number."""
+    """Occupy free descriptors from 0 to 2: an mmap duplicates its descriptor to the lowest free number."""
     taken = []
     try:
         while True:
@@ -329,19 +329,19 @@ _abandoned: Final[list[Mapping]] = []
 
 
 class Mapping(mmap.mmap):
-    """A mapping that closes no descriptor but its own.
+    """A mapping that never closes another file's descriptor.
 
-    Before Python 3.13 (`trackfd=False`) an mmap keeps a duplicate of the descriptor it was made of and closes that
-    number at its end. A daemoniser may have closed the number meanwhile and somebody else may own it. Then the mapping
-    is kept for ever: it costs address space, where closing it would cut somebody's connection.
+    Before Python 3.13 (`trackfd=False`) an mmap keeps a duplicate of its descriptor and closes that number at its end.
+    A daemoniser may have closed the number, and another file or socket may have it now. Then the mapping is kept
+    forever: that costs address space, but closing it would cut another connection.
     """
 
     if sys.version_info < (3, 13):
 
         def _owns_descriptor(self) -> bool:
             try:
-                size = self.size()  # asks the descriptor
-            except ValueError:  # closed: there is nothing left to close
+                size = self.size()  # the size of the descriptor's file
+            except ValueError:  # the mapping is already closed
                 return True
             except OSError:
                 return False
@@ -358,26 +358,26 @@ class Mapping(mmap.mmap):
 
 
 class WritableSegment:
-    """A segment's file under the writer's hands, its pages reserved as they are needed.
+    """A segment's file, mapped for its writer. Pages are reserved as they are needed.
 
-    No descriptor is kept: the file is opened by name whenever it must grow, and compared with what was mapped.
+    No descriptor stays open: to grow, the file is opened by name and compared with the mapped one.
 
     Args:
-        name: of an existing file.
-        ownership: who may read it.
+        name: name of an existing file.
+        ownership: the users who may read the file.
 
     Raises:
         FileNotFoundError, NoAccess, AreaUnreadable: as `attach`.
-        ConfigError: this process may not give it to the group.
+        ConfigError: this process may not give the file to the group.
     """
 
     RESERVE_STEP_BYTES: Final = 256 * 1024
-    """Reserving costs a system call and zeroing: a step of this size keeps both rare and small."""
+    """Bytes reserved at a time. Reserving costs a system call and zeroing: this step keeps both rare and short."""
 
     def __init__(self, name: str, ownership: Ownership) -> None:
         self.name = name
         self.fresh = False
-        """Whether `create` has made it."""
+        """Whether `create` has made the file."""
         self._reserved = 0
         descriptor = open_object(name, write=True)
         try:
@@ -390,10 +390,10 @@ class WritableSegment:
 
     @classmethod
     def create(cls, name: str, size: int, ownership: Ownership) -> WritableSegment:
-        """Make one; `size` is the address space it may grow into, memory is taken only by `ensure`.
+        """Create a file with `size` bytes of address space. Only `ensure` takes memory.
 
         Raises:
-            OutOfSharedMemory, NoAccess, ConfigError: it cannot be made; nothing is left of it.
+            OutOfSharedMemory, NoAccess, ConfigError: the file cannot be made; none is left behind.
         """
         descriptor = create_object(name)
         try:
@@ -410,7 +410,7 @@ class WritableSegment:
 
     @property
     def size(self) -> int:
-        """Bytes of address space."""
+        """Address space of the file, in bytes."""
         return len(self._map)
 
     @property
@@ -419,7 +419,7 @@ class WritableSegment:
         return leads_to(self.name, self._identity)
 
     def enlarge(self, size: int) -> None:
-        """Make the address space at least `size` bytes. Readers' mappings stay valid. `buffer` is a new one after it.
+        """Grow the address space to at least `size` bytes. Readers' mappings stay valid; `buffer` is replaced.
 
         Raises:
             OutOfSharedMemory: the file may not become so large.
@@ -436,10 +436,10 @@ class WritableSegment:
         self.buffer = memoryview(larger)
 
     def ensure(self, end: int, *, exactly: bool = False) -> None:
-        """Make sure that bytes up to `end` have pages.
+        """Reserve pages for all bytes up to `end`.
 
         Raises:
-            OutOfSharedMemory: no room; nothing has changed.
+            OutOfSharedMemory: there is no room; nothing has changed.
             AreaUnreadable, NoAccess: the file has been removed or replaced.
         """
         if end <= self._reserved:
@@ -469,7 +469,7 @@ class WritableSegment:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Unmap it; the file stays until it is unlinked."""
+        """Unmap the file, which stays until it is unlinked."""
         self.buffer.release()
         self._map.close()
 

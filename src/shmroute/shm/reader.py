@@ -1,10 +1,10 @@
-"""Reading an area from any process: rows as bytes, at one generation at a time.
+"""Reads an area from any process: rows as bytes, at one generation at a time.
 
-`RowReader` is not thread-safe by itself; `shmroute.worker.reader.Reader` puts a lock around it. It never writes and
+`RowReader` is not thread-safe by itself; `shmroute.worker.reader.Reader` protects it by a lock. It never writes, and
 takes no lock that another process could hold.
 
-Each read is validated: what was copied from a segment counts only if *oldest* says afterwards that the segment was not
-void (docs/format.md, "Validated reads").
+Each read is validated: a copy from a segment is used only if *oldest*, read after the copy, says that the segment was
+not void (docs/format.md, "Validated reads").
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from shmroute.shm.segment import Record, Segment
 __all__ = ["RowChange", "RowReader"]
 
 _ATTEMPTS: Final = 200
-"""How often a segment that has just been replaced is looked for again: each time means a whole new base."""
+"""Maximum attempts to open the current segment. Before each further one, the writer has made a whole new base."""
 
 _ATTEMPTS_WITHOUT_NEWS: Final = 4
-"""How often the same that cannot be read is tried, lest a writer be in the middle of something."""
+"""Maximum attempts to read the same unreadable segment, since a writer may be in the middle of a change."""
 
 _PAUSE_SECONDS: Final = 0.0005
-"""Between attempts, so that a writer on the same core can finish what it is doing."""
+"""Pause between attempts, so that a writer on the same core can finish its change."""
 
 _ROWS_A_CHECK: Final = 256
-"""Rows listed between two looks at *oldest*: they are given out after it."""
+"""Rows listed between two checks of *oldest*. They are returned only after the check."""
 
 
 class _Place(NamedTuple):
-    """Where a reader is. One value, so that it changes as a whole whatever interrupts the reader."""
+    """Position of a reader. It is replaced as one value, so that an interrupt never leaves half a change."""
 
     segment: Segment
     generation: int
     end: int
-    """The offset in bytes at which the log ends for it."""
+    """Offset at which the log ends for this generation, in bytes."""
 
 
 class RowChange(NamedTuple):
-    """What became of a row: its value before and after, None where it did not exist."""
+    """A row's value before and after a change; None if the row did not exist."""
 
     kind: int
     key: str
@@ -56,15 +56,15 @@ class RowChange(NamedTuple):
 
 
 class RowReader:
-    """Attaches to `area` and stays at its newest generation until `refresh` or `advance` is called.
+    """Attaches to `area` at its newest generation, and stays there until `refresh` or `advance` is called.
 
-    The writer may need the memory of a generation that is two bases old. Then reading it raises `SnapshotExpired`;
-    `refresh` always works.
+    The writer may overwrite a generation that is two bases old. Then reads raise `SnapshotExpired`; `refresh` always
+    works.
 
     Raises:
-        NotReady: the area is not there, or holds no rows yet.
-        AreaUnreadable: it is damaged, foreign or of another format version.
-        NoAccess: this process may not open it, or does not trust its owner.
+        NotReady: the area does not exist, or holds no rows yet.
+        AreaUnreadable: the area is damaged, foreign or of another format version.
+        NoAccess: this process may not open the area, or does not trust its owner.
     """
 
     def __init__(self, area: str) -> None:
@@ -77,37 +77,37 @@ class RowReader:
 
     @property
     def generation(self) -> int:
-        """The generation whose rows are read."""
+        """Generation whose rows are read."""
         return self._place.generation
 
     @property
     def segment(self) -> Segment:
-        """The segment that is read, for the native look-up."""
+        """Segment that is read, for the native look-up."""
         return self._place.segment
 
     @property
     def end(self) -> int:
-        """The offset in bytes at which the segment's log ends for this reader, for the native look-up."""
+        """Offset at which the segment's log ends for this reader, in bytes; for the native look-up."""
         return self._place.end
 
     @property
     def expired(self) -> bool:
-        """Whether this generation cannot be read any more."""
+        """Whether this generation may have been overwritten, so that reads fail."""
         return _is_void(self.control, self._place)
 
     def snapshot(self) -> Self:
-        """A second reader at the same generation: it reads on there while this one goes on, until it expires."""
+        """Return a second reader at the same generation. It stays there, until it expires, when this one moves."""
         return copy.copy(self)
 
     @property
     def live_rows(self) -> int:
-        """How many rows there are, of any kind; not checked, for estimates."""
+        """Number of rows of all kinds. Unverified: for estimates."""
         return self._place.segment.live_rows
 
     # --- rows ----------------------------------------------------------------------------------------------
 
     def get(self, kind: int, key: str) -> bytes | None:
-        """The row's value at this reader's generation, or None.
+        """Return the row's value at this reader's generation, or None.
 
         Raises:
             AreaUnreadable: the row is damaged.
@@ -116,7 +116,7 @@ class RowReader:
         segment, _, end = place = self._place
         try:
             value = segment.find(kind, key.encode(), end >> 3)
-        except UnicodeEncodeError:  # a lone surrogate, as os.fsdecode makes them: no row's key has one
+        except UnicodeEncodeError:  # a lone surrogate, as from os.fsdecode: no row's key contains one
             return None
         except AreaUnreadable:
             self._check(place)
@@ -127,7 +127,7 @@ class RowReader:
         return value
 
     def has(self, kind: int, key: str) -> bool:
-        """Whether the row exists at this reader's generation. Its value is neither copied nor checked.
+        """Return whether the row exists at this reader's generation. Its value is neither copied nor verified.
 
         Raises:
             AreaUnreadable, SnapshotExpired: as `get`.
@@ -145,17 +145,17 @@ class RowReader:
         return found
 
     def keys(self, kind: int) -> Iterator[str]:
-        """The keys of all rows of a kind, as `rows` gives them. Values are neither copied nor checked."""
+        """Yield the keys of all rows of a kind, as `rows` does. Values are neither copied nor verified."""
         for record in self._records(self._place, kind, values=False):
             if record.value is not None:
                 yield record.key.decode()
 
     def rows(self, kind: int | None = None) -> Iterator[tuple[int, str, bytes]]:
-        """`(kind, key, value)` of all rows, or those of one kind, at this reader's generation, in no order.
+        """Yield `(kind, key, value)` of all rows, or of those of one kind, at this reader's generation, unordered.
 
         Raises:
             AreaUnreadable: a row is damaged.
-            SnapshotExpired: this generation has been overwritten, maybe after some rows.
+            SnapshotExpired: this generation has been overwritten, possibly after some rows were returned.
         """
         for record in self._records(self._place, kind):
             if record.value is not None:
@@ -175,31 +175,31 @@ class RowReader:
             yield from some
 
     def _check(self, place: _Place) -> None:
-        """Refuse what was read of the place if it may have been overwritten.
+        """Check that the bytes just read from the place have not been overwritten.
 
         Raises:
-            SnapshotExpired: it may.
-            AreaUnreadable: *oldest* says so of the newest generation, which is never overwritten: it is damaged.
+            SnapshotExpired: they may have been.
+            AreaUnreadable: *oldest* declares the newest generation void. It never is, so *oldest* is damaged.
         """
         if _is_void(self.control, place):
             if self.control.generation == place.generation:
                 raise AreaUnreadable(self.control.name, f"its word 'oldest' is damaged ({self.control.oldest})")
             raise SnapshotExpired(self.area, place.generation)
 
-    # --- going on ------------------------------------------------------------------------------------------
+    # --- moving --------------------------------------------------------------------------------------------
 
     def moved(self, generation: int, end: int) -> None:
-        """Take over a place to which the native look-up has followed the log of this segment."""
+        """Set the place in this segment's log that the native look-up has moved to."""
         self._place = _Place(self._place.segment, generation, end)
 
     def refresh(self) -> list[tuple[int, bytes]] | None:
-        """Go to the newest generation; from an area that was removed to the next one of its name, if there is one.
+        """Go to the newest generation. If the area was removed, go to the new area of the same name, if there is one.
 
         Returns:
-            `(kind, key)` of every row that may have changed, or None if any may have.
+            `(kind, key)` of every row that may have changed; None if all rows may have changed.
 
         Raises:
-            AreaUnreadable, NoAccess: what was published cannot be read. The reader stays where it was.
+            AreaUnreadable, NoAccess: the newest generation cannot be read. The reader stays at its generation.
         """
         published = self._published()
         if not published:
@@ -221,17 +221,17 @@ class RowReader:
         return changed if complete else None
 
     def advance(self) -> list[RowChange] | None:
-        """Go on by one generation, and say exactly what it changed.
+        """Go to the next generation, and return exactly its changes.
 
-        By more than one where the log does not lead from one to the next any more, because this reader has stayed
-        behind by more than a whole base: then it says in what the two generations differ, in no order.
+        A reader that is behind by more than a whole base may find no log to the next generation. Then it goes to the
+        newest one, and returns the differences between the two generations, in no order.
 
         Returns:
             The changes, possibly none; None if this is the newest generation.
 
         Raises:
-            AreaUnreadable, NoAccess: what was published cannot be read. The reader stays where it was.
-            SnapshotExpired: this reader's generation has been overwritten, so what changed since is not known.
+            AreaUnreadable, NoAccess: the next generation cannot be read. The reader stays at its generation.
+            SnapshotExpired: this reader's generation has been overwritten, so the changes since then are unknown.
         """
         published = self._published()
         before = self._place
@@ -266,10 +266,10 @@ class RowReader:
         return self._differences(before, place), place
 
     def seek(self, generation: int) -> bool:
-        """Go back to an earlier generation, from which `advance` leads on.
+        """Go back to an earlier generation, so that `advance` continues from there.
 
         Returns:
-            Whether the log reaches back so far; if not, the reader stays where it was.
+            Whether the log reaches back that far; if not, the reader stays at its generation.
         """
         segment, newest, _ = self._place
         start = segment.header.start
@@ -284,18 +284,18 @@ class RowReader:
     # --- inside --------------------------------------------------------------------------------------------
 
     def _published(self) -> int:
-        """The generation to go to, 0 in an area that has been removed.
+        """Return the newest generation; 0 if the area has been removed.
 
         Raises:
-            AreaUnreadable: it is not a generation that can follow ours.
+            AreaUnreadable: this generation cannot follow ours.
         """
         published = self.control.generation
         segment, generation, _ = self._place
         if not published and self.control.retired:
             return 0
         if published < generation:
-            # A table that replaces one that was lost is named before its generation is stored: a writer may have
-            # been killed between the two, and the next one will publish what is there.
+            # If the former rows were lost, the writer names the new segment before it stores the generation. It may
+            # have been killed between the two; then the next writer publishes this generation.
             if not published or not published + 1 == generation == segment.header.start:
                 raise AreaUnreadable(self.control.name, f"its generation went back from {generation} to {published}")
         elif published > generation:
@@ -303,7 +303,7 @@ class RowReader:
         return published
 
     def _enter_next_area(self) -> bool:
-        """Go to the new area of this name. False while there is none."""
+        """Go to the new area of the same name. Returns False if there is none yet."""
         try:
             following = RowReader(self.area)
         except NotReady:
@@ -312,7 +312,7 @@ class RowReader:
         return True
 
     def _newest(self) -> _Place:
-        """A place at the newest generation, by way of the control block."""
+        """Return the place of the newest generation, starting from the control block."""
         seen, times = (0, 0), 0
         problem: ShmrouteError = NotReady(self.area)
         for _ in range(_ATTEMPTS):
@@ -329,7 +329,7 @@ class RowReader:
                 followed = self._follow(place, published, None)
             except FileNotFoundError:
                 problem = AreaUnreadable(name, "the control block names it, but it is gone")
-            except AreaUnreadable as error:  # maybe since it has been retired and is written anew
+            except AreaUnreadable as error:  # the writer may have retired it, and may be overwriting it
                 problem = error
             else:
                 if followed is None:
@@ -338,7 +338,7 @@ class RowReader:
                     problem = AreaUnreadable(name, "the control block names it, but it is void")
                 elif place.generation <= published or times == _ATTEMPTS_WITHOUT_NEWS:
                     return followed[0]
-                # Else a writer is about to store the word of a generation that is there; or it was killed there.
+                # Else the generation exists, and its writer is about to store the word, or was killed before that.
             if times == _ATTEMPTS_WITHOUT_NEWS:
                 raise problem
             time.sleep(_PAUSE_SECONDS)
@@ -347,12 +347,12 @@ class RowReader:
     def _follow(
         self, place: _Place, published: int, changed: list[tuple[int, bytes]] | None
     ) -> tuple[_Place, bool] | None:
-        """Follow the log from `place` to `published`, and collect in `changed` which rows that concerns.
+        """Follow the log from `place` to `published`, and collect the changed rows in `changed`.
 
-        Counts only if `place` is not void afterwards: then no later segment on the way is.
+        The result is valid only if `place` is not void afterwards; then no later segment on the way is void either.
 
         Returns:
-            The place, and whether those are all; None if the log does not lead there.
+            The new place, and whether `changed` is complete; None if the log does not lead there.
         """
         segment, generation, end = place
         complete = True
@@ -374,15 +374,15 @@ class RowReader:
         return _Place(segment, generation, end), complete
 
     def _behind(self, seal: Batch) -> _Place | None:
-        """Where a sealed log continues, right behind the sealing generation; None if that segment is gone already."""
+        """Return the place where a sealed log continues, after the sealing generation; None if the segment is gone."""
         try:
             segment = Segment(posix.segment_name(self.area, seal.next_segment))
         except (FileNotFoundError, AreaUnreadable):
             return None
         generation, end = segment.position()
-        if seal.flags & RESET or generation > seal.generation:  # it is further: find the place from its beginning
+        if seal.flags & RESET or generation > seal.generation:  # the hint is too far: search from the log's beginning
             generation, end = segment.header.start, segment.header.log_at
-        if generation > seal.generation:  # it has been recycled since
+        if generation > seal.generation:  # the segment has been recycled
             return None
         while generation < seal.generation:
             batch = segment.batch_at(end, generation + 1)
@@ -393,7 +393,7 @@ class RowReader:
         return _Place(segment, generation, end)
 
     def _differences(self, old: _Place, new: _Place) -> list[RowChange]:
-        """In what two places differ, whatever lies between them."""
+        """Return the differences between the rows of two places."""
         changes = []
         for record in new.segment.rows(new.end // WORD_BYTES):
             before = old.segment.find(record.kind, record.key, old.end // WORD_BYTES)
@@ -408,10 +408,10 @@ class RowReader:
 
 
 def _is_void(control: ControlReader, place: _Place) -> bool:
-    """Whether bytes of that place that were read before this call may have been overwritten.
+    """Return whether bytes of the place that were read before this call may have been overwritten.
 
-    A value that is not a generation is damage, and not believed: the writer stores a right one before it overwrites
-    anything.
+    A value of *oldest* that is not a generation is damage and is ignored: before the writer overwrites anything, it
+    stores a valid one.
     """
     fence_loads()
     return place.segment.header.start < control.oldest < MAX_GENERATION

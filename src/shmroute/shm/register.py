@@ -1,13 +1,13 @@
-"""The workers' register: which processes read the area, at which generation, and why one is stuck.
+"""The workers' register: the processes that read the area, their generations, and why one is stuck.
 
-A file of its own beside the control block, so that the data stays read-only for readers. Each process takes a place by
-an OFD lock, which dies with it and works across pid namespaces, and writes there when it has moved to another
-generation, at most every 10 ms while all is well. `Register` is a worker's side, `read_workers` the side of those who
-show it. Everything is best effort and for display: a register that cannot be used costs a worker nothing, nobody
-believes what it says, and nobody waits for it.
+The register is a file beside the control block, so that the data stays read-only for readers. Each process takes a
+place by an OFD lock, which ends with the process and works across pid namespaces. It writes there after moves to
+another generation, at most every 10 ms unless there is a problem. Workers write by `Register`; `read_workers` reads for
+display. Everything is best effort: a register that cannot be used does not slow a worker, its content is never trusted,
+and nobody waits for it.
 
-Written by `pwrite`, never through a mapping: a register that somebody cuts short must not kill a worker (SIGBUS). A
-daemoniser may close the descriptor and somebody else may get its number, so `fstat` is asked before each use.
+Written by `pwrite`, never through a mapping: truncating the register must not kill a worker (SIGBUS). A daemoniser may
+close the descriptor, and another file may get its number, so `fstat` checks it before each use.
 """
 
 from __future__ import annotations
@@ -43,43 +43,43 @@ _FLOCK: Final = struct.Struct("hhqqi4x")
 """`struct flock` on 64-bit Linux: type, whence, start, length, pid."""
 
 _RETRY_NS: Final = 10_000_000_000
-"""A register that could not be used is tried again after this time."""
+"""Nanoseconds until a register that could not be used is tried again."""
 
 _NOTE_NS: Final = 10_000_000
-"""Least time between two notes of moves that succeed. A note takes 5 to 10 us, as long as the rest of a move."""
+"""Shortest time between two notes of successful moves. A note takes 5 to 10 us, as long as the rest of a move."""
 
 _NAME_CHECK_NS: Final = 1_000_000_000
-"""How often a process looks whether the register has been replaced: a system call of its own, about 1 us."""
+"""Time between two checks whether the register has been replaced: a system call of its own, about 1 us."""
 
 
 _LOOK_UP: Final = LOOK_UPS.index("plain" if native is None else "native")
 
 
 class WorkerNote(NamedTuple):
-    """What a live process says of itself. Not to be believed: any process that may write the register may have."""
+    """The note of a live process. Do not trust it: any process that may write the register can have written it."""
 
     pid: int
-    """In its own pid namespace."""
+    """Process id in the worker's own pid namespace."""
     generation: int
-    """What its look-ups answer from, or did up to 10 ms before they last moved."""
+    """Generation that look-ups answer from. A move within 10 ms after a note is not noted."""
     started_ns: int
-    """When it took its place, on the monotonic clock."""
+    """Monotonic time at which the process took its place, in nanoseconds."""
     noted_ns: int
-    """When it last wrote, on the monotonic clock."""
+    """Monotonic time of the process's last note, in nanoseconds."""
     stuck_at: int
-    """The generation it could not go to; 0 if it is at the newest it has seen."""
+    """Generation that the process could not read; 0 if it reads the newest that it has seen."""
     reason: str
-    """Why not."""
+    """Reason why the process could not read `stuck_at`."""
     look_up: str
-    """Which look-up runs there: "native" or "plain"; "" if that is not known."""
+    """Look-up that the process uses: "native" or "plain"; "" if unknown."""
 
 
 class Register:
-    """This process's place in the register of one area. Raises nothing and waits for nothing.
+    """This process's place in the register of one area. Never raises and never waits.
 
     Args:
         area: the area's name.
-        clock: monotonic nanoseconds.
+        clock: returns monotonic nanoseconds.
     """
 
     def __init__(self, area: str, clock: Callable[[], int] = time.monotonic_ns) -> None:
@@ -95,10 +95,10 @@ class Register:
         self._stuck_at = 0
         self._retry_ns = 0
         self.problem = ""
-        """Why this process is not in the register; empty while it is."""
+        """Reason why this process is not in the register; "" while it is."""
 
     def note(self, generation: int, stuck_at: int = 0, reason: str = "") -> None:
-        """Write down where this process is, unless it did so just now. Call it after each move, never at a look-up."""
+        """Note this process's generation, at most once per `_NOTE_NS`. Call it after each move, never at a look-up."""
         now_ns = self._clock()
         if self._place < 0:
             if now_ns < self._retry_ns:
@@ -120,11 +120,11 @@ class Register:
             self.problem = str(error)
 
     def leave(self) -> None:
-        """Give the place back."""
+        """Release the place."""
         self._forget()
 
     def start_in_child(self) -> None:
-        """Take a place of its own at the next note. The inherited descriptor shares the parent's lock, so it goes."""
+        """Close the inherited descriptor, which shares the parent's lock. The next note takes a new place."""
         self._forget()
         self._retry_ns = 0
 
@@ -133,7 +133,7 @@ class Register:
         descriptor = posix.open_object(posix.register_name(self._area), write=True, group_writes=True)
         try:
             _check(self._area, os.pread(descriptor, REGISTER_HEADER.size, 0), os.fstat(descriptor).st_size)
-            first = os.getpid() % REGISTER_PLACES  # most processes find this one free
+            first = os.getpid() % REGISTER_PLACES  # most processes find this place free
             places = ((first + number) % REGISTER_PLACES for number in range(REGISTER_PLACES))
             place = next((place for place in places if _lock(descriptor, place)), None)
             if place is None:
@@ -148,7 +148,7 @@ class Register:
         self._started_ns = self._named_ns = now_ns
 
     def _owns_descriptor(self, now_ns: int) -> bool:
-        """Whether the descriptor is still ours; about once a second also whether its file still has the name."""
+        """Return whether the descriptor is still ours and, checked once a second, its file still has the name."""
         try:
             if posix.file_identity(self._descriptor) != self._identity:
                 return False
@@ -170,10 +170,10 @@ class Register:
 
 
 def create_register(area: str, ownership: posix.Ownership, area_id: int) -> None:
-    """Make the register of an area, unless it is there. For the writer.
+    """Make the register of an area, unless it exists. For the writer.
 
     Raises:
-        OutOfSharedMemory, NoAccess, AreaUnreadable, ConfigError: it cannot be made.
+        OutOfSharedMemory, NoAccess, AreaUnreadable, ConfigError: the register cannot be made.
     """
     name = posix.register_name(area)
     with suppress(FileNotFoundError):
@@ -200,11 +200,11 @@ def create_register(area: str, ownership: posix.Ownership, area_id: int) -> None
 
 
 def read_workers(area: str) -> list[WorkerNote]:
-    """What the live processes of the register say, by place. Places without a live process are left out.
+    """Return the notes of all live processes in the register, in the order of their places.
 
     Raises:
         FileNotFoundError: the area has no register.
-        NoAccess, AreaUnreadable: it cannot be read.
+        NoAccess, AreaUnreadable: the register cannot be read.
     """
     name = posix.register_name(area)
     descriptor = posix.open_object(name, group_writes=True)
@@ -248,7 +248,7 @@ def _lock(descriptor: int, place: int) -> bool:
 
 
 def _is_locked(descriptor: int, place: int) -> bool:
-    """Whether a process has a write lock there; the read lock of somebody who wants to disturb does not count."""
+    """Return whether a process holds a write lock there. A read lock, which any reader could take, does not count."""
     asked = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, _place_at(place), WORKER_BYTES, 0)
     found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked)
     return bool(_FLOCK.unpack(found)[0] == fcntl.F_WRLCK)
@@ -265,5 +265,5 @@ def _parsed(data: bytes) -> WorkerNote | None:
 
 
 def _cut(reason: str) -> bytes:
-    """The reason in at most `MAX_REASON_BYTES` bytes of UTF-8."""
+    """Return the reason in at most `MAX_REASON_BYTES` bytes of UTF-8."""
     return reason.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore").encode()

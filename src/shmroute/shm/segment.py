@@ -1,7 +1,7 @@
-"""A mapped segment seen from a given end of its log: find a row, walk the batches, list the rows that exist.
+"""Reads a mapped segment up to a given end of its log: finds a row, walks the batches, lists the existing rows.
 
-Used by readers and by the publisher alike. Never writes, and never looks at *oldest*: whether what it returns is still
-valid is for the caller to ask (`shmroute.shm.reader`). All offsets named `*_word` are in units of 8 bytes.
+Used by readers and the publisher. Never writes, and never reads *oldest*: the caller must check whether the result is
+still valid (`shmroute.shm.reader`). Offsets named `*_word` count 8-byte units.
 """
 
 from __future__ import annotations
@@ -39,50 +39,50 @@ from shmroute.shm.layout import (
 __all__ = ["NO_END", "Record", "Segment"]
 
 NO_END: Final = 1 << 32
-"""An end of the log, in words, behind every record: the newest version of each row."""
+"""An end of the log, in words, that lies behind every record: selects the newest version of each row."""
 
 _BODY: Final = RECORD_BYTES - CHECKSUM_BYTES
-"""Where a record's value begins in what its checksum covers."""
+"""Offset of a record's value within the bytes that the checksum covers."""
 
 _unpack_record: Final = RECORD.unpack_from
 
 _QUICK_BYTES: Final = 1 << 16
-"""Values up to this size are copied with their record and then checked, which is quicker; larger ones are checked where
-they lie, and copied once."""
+"""Largest value that is copied with its record and then verified, which is faster. Larger values are verified in place
+and copied once."""
 
 _SLOTS_A_TURN: Final = 65536
-"""Slots copied at a time while listing: enough to be quick, few enough to cost little memory."""
+"""Slots copied at a time while listing: enough to be fast, few enough to take little memory."""
 
 
 class Record(NamedTuple):
-    """A record as it lies in a segment."""
+    """A decoded record of a segment."""
 
     kind: int
     key: bytes
     value: bytes | None
-    """None for a deletion; b"" where only the key was asked for."""
+    """None for a deletion; b"" if only the key was read."""
     previous_word: int
-    """The record that this one supersedes; 0 for none."""
+    """Offset of the superseded record in words; 0 for none."""
     at: int
-    """Offset in bytes."""
+    """Offset of the record in bytes."""
     size: int
-    """Bytes, padding included."""
+    """Size of the record in bytes, padding included."""
 
 
 class Segment:
     """A read-only mapping of one segment, its header checked.
 
     Raises:
-        FileNotFoundError: there is no file of that name.
-        NoAccess: this process may not open it, or does not trust its owner.
-        AreaUnreadable: it is damaged, foreign, cut short, of another format version, or has no complete base yet.
+        FileNotFoundError: there is no file of this name.
+        NoAccess: this process may not open the file, or does not trust its owner.
+        AreaUnreadable: the file is damaged, foreign, truncated, of another format version, or has no complete base yet.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._map = posix.attach(name)
         self.header: SegmentHeader = unpack_segment_header(name, self._map[:SLOTS_AT], len(self._map))
-        """As it was when the segment was mapped; a recycled segment has another one now."""
+        """Header at the time of mapping; a recycled segment may have another one now."""
         self.buffer = memoryview(self._map)
         """The whole mapping, read-only, for the native look-up."""
         self._slots = self.buffer[SLOTS_AT : self.header.records_at].cast("Q")
@@ -94,7 +94,7 @@ class Segment:
 
     @property
     def live_rows(self) -> int:
-        """How many rows there are after the newest batch; not checked, for estimates."""
+        """Number of rows after the newest batch. Unverified: for estimates."""
         hint = self._hint[0]
         if not self.header.log_at <= hint <= self.header.capacity - BATCH_BYTES:
             return self.header.rows
@@ -103,10 +103,10 @@ class Segment:
     # --- the log -------------------------------------------------------------------------------------------
 
     def position(self) -> tuple[int, int]:
-        """`(generation, offset)` of a place in the log close to its end, from which `batch_at` leads on.
+        """Return `(generation, offset)` of a place near the end of the log, from which `batch_at` can go on.
 
         Raises:
-            AreaUnreadable: the hint leads nowhere.
+            AreaUnreadable: the hint does not lead to a valid batch.
         """
         hint = self._hint[0]
         if not hint:
@@ -118,7 +118,7 @@ class Segment:
         raise AreaUnreadable(self.name, "its newest batch is damaged")
 
     def batch_at(self, offset: int, generation: int) -> Batch | None:
-        """The batch of that generation at that offset, or None where there is no valid one."""
+        """Return the batch of this generation at this offset, or None if there is no valid one."""
         if offset % WORD_BYTES or offset + BATCH_BYTES > self.header.capacity:
             return None
         *fields, checksum = BATCH.unpack_from(self._map, offset)
@@ -131,7 +131,7 @@ class Segment:
         return batch
 
     def records_of(self, offset: int, batch: Batch) -> Iterator[tuple[int, Record]]:
-        """`(word, record)` of each record of a valid batch."""
+        """Yield `(word, record)` for each record of a valid batch."""
         at = offset + BATCH_BYTES
         for _ in range(batch.records):
             record = self.record_at(at // WORD_BYTES)
@@ -139,7 +139,7 @@ class Segment:
             at += record.size
 
     def changed_keys(self, offset: int, batch: Batch) -> list[tuple[int, bytes]]:
-        """`(kind, key)` of each record of a valid batch.
+        """Return `(kind, key)` of each record of a valid batch.
 
         Raises:
             AreaUnreadable: the batch has been overwritten meanwhile.
@@ -162,12 +162,13 @@ class Segment:
     # --- rows ----------------------------------------------------------------------------------------------
 
     def find(self, kind: int, key: bytes, end_word: int) -> bytes | None:
-        """The row's value before that end of the log, or None.
+        """Return the row's newest value before this end of the log, or None.
 
         Raises:
-            AreaUnreadable: a record or slot on the way is damaged.
+            AreaUnreadable: a record or slot on the search path is damaged.
         """
-        # What `probe` would find in the first slot with the row's hash, in half the time. Anything else is left to it.
+        # Handle the usual case, a match in the first slot with the row's hash, in half the time of `probe`, which
+        # handles all other cases.
         slots = self._slots
         hashed = int.from_bytes(hasher(self._hash_key, KIND_BYTES[kind] + key)[:4], "little")
         slot = hashed * len(slots) >> 32
@@ -190,10 +191,10 @@ class Segment:
         return value
 
     def has(self, kind: int, key: bytes, end_word: int) -> bool:
-        """Whether the row exists before that end of the log. Its value is neither copied nor checked.
+        """Return whether the row exists before this end of the log. Its value is neither copied nor verified.
 
         Raises:
-            AreaUnreadable: a record or slot on the way is damaged.
+            AreaUnreadable: a record or slot on the search path is damaged.
         """
         _, slot, word, value = self.probe(kind, key, end_word, values=False)
         if not word:
@@ -201,15 +202,15 @@ class Segment:
         return value is not None
 
     def probe(self, kind: int, key: bytes, end_word: int, *, values: bool = True) -> tuple[int, int, int, bytes | None]:
-        """Search a row. The only place that knows how slots are searched. `values` is that of `record_at`.
+        """Search a row. The only function that knows how slots are searched. `values` is as for `record_at`.
 
         Returns:
-            `(hash, slot, word, value)`: the row's slot, its newest record before that end of the log, and its value
-            there. Word 0 where the row has no record at all; then `slot` is the free one where it belongs. Value None
-            with another word: the row is deleted, or younger than that end.
+            `(hash, slot, word, value)`: the row's slot, its newest record before this end of the log, and the value in
+            that record. Word 0: the row has no record, and `slot` is the free slot for it. Value None with another
+            word: the row is deleted, or was added after this end.
 
         Raises:
-            AreaUnreadable: a record or slot on the way is damaged.
+            AreaUnreadable: a record or slot on the search path is damaged.
         """
         header = self.header
         slots, slot_count = self._slots, header.slots
@@ -220,7 +221,7 @@ class Segment:
             if entry >> 32 ^ word == hashed:
                 record = self.record_at(word, values=values)
                 if record.key == key and record.kind == kind:
-                    if word >= end_word:  # written after the generation that is read
+                    if word >= end_word:  # written after the reader's generation
                         word = self._earlier(word, end_word)
                         if not word:
                             return hashed, slot, NO_END, None
@@ -236,12 +237,12 @@ class Segment:
         return hashed, slot, 0, None
 
     def check_way(self, kind: int, key: bytes, free: int) -> None:
-        """Check every row between the slot where the search for a row begins and the free slot where it ended.
+        """Verify all slots between the one where the search for a row began and the free one where it ended.
 
-        A damaged slot must not make a row look absent.
+        Otherwise a damaged slot could make a row look absent.
 
         Raises:
-            AreaUnreadable: something there is damaged.
+            AreaUnreadable: a slot or record there is damaged.
         """
         slots = self.header.slots
         slot = hash_of(self.header.hash_key, kind, key) * slots >> 32
@@ -251,15 +252,15 @@ class Segment:
             slot = slot + 1 if slot + 1 < slots else 0
 
     def record_at(self, word: int, *, values: bool = True) -> Record:
-        """The record at that offset.
+        """Return the record at this offset.
 
         Args:
-            word: the offset.
-            values: False: only kind and key are read, and b"" stands for the value. The checksum of a record with a
-                value is not computed then: the caller compares kind and key with the hash in the slot.
+            word: the offset in words.
+            values: False: read only kind and key, and return b"" as the value. Then the checksum is verified only for a
+                record without a value: the caller compares kind and key with the hash in the slot.
 
         Raises:
-            AreaUnreadable: there is none, or it is damaged.
+            AreaUnreadable: there is no record, or it is damaged.
         """
         at = word * WORD_BYTES
         header = self.header
@@ -270,7 +271,7 @@ class Segment:
         key_at = sized >> KEY_PLACE_SHIFT & MAX_KEY_PLACE or length
         size = RECORD_BYTES + max(length, key_at + key_length) + 7 & ~7
         value: bytes | None = b""
-        if values or not length or sized & DELETED:  # nothing but the checksum says that a row was deleted
+        if values or not length or sized & DELETED:  # only the checksum proves that a row was deleted
             if crc32(self.buffer[at + CHECKSUM_BYTES : at + size]) != checksum:
                 raise AreaUnreadable(self.name, f"the record at {at} is damaged (checksum)")
             begin = at + RECORD_BYTES
@@ -279,35 +280,35 @@ class Segment:
         return Record(kind, self._map[key_at : key_at + key_length], value, previous, at, size)
 
     def raw_row(self, entry: int, end_word: int) -> tuple[int, bytes]:
-        """The hash and the packed record, before that end of the log, of the row a slot stands for; empty if none.
+        """Return the hash of a slot's row, and its packed record before this end of the log; b"" if there is none.
 
         Raises:
-            AreaUnreadable: it is damaged, or the slot leads to another row.
+            AreaUnreadable: the record is damaged, or the slot leads to another row.
         """
         record = self._row_of(entry, end_word)
         raw = self._map[record.at : record.at + record.size] if record and record.value is not None else b""
         return entry >> 32 ^ entry & WORD_MASK, raw
 
     def _row_of(self, entry: int, end_word: int, *, values: bool = True) -> Record | None:
-        """The record before that end of the log of the row a slot stands for, None if it has none there."""
+        """Return the newest record of a slot's row before this end of the log; None if there is none."""
         word = entry & WORD_MASK
         record = self.record_at(word, values=values)
         if slot_entry(hash_of(self.header.hash_key, record.kind, record.key), word) != entry:
             raise AreaUnreadable(self.name, "a slot leads to a record of another row")
         if word < end_word:
             return record
-        word = self._earlier(word, end_word)  # the newest was written after the generation that is read
+        word = self._earlier(word, end_word)  # the newest record was written after the reader's generation
         return self.record_at(word) if word else None
 
     def rows(
         self, end_word: int, kind: int | None = None, *, leave_out_damaged: bool = False, values: bool = True
     ) -> Iterator[Record]:
-        """The rows that exist before that end of the log, of one kind or of all, in no order.
+        """Yield the rows that exist before this end of the log, of one kind or of all, in no order.
 
-        `values` is that of `record_at`.
+        `values` is as for `record_at`.
 
         Raises:
-            AreaUnreadable: one of them is damaged, and those are not to be left out.
+            AreaUnreadable: a row is damaged, and `leave_out_damaged` is False.
         """
         for entry in self.entries():
             try:
@@ -320,16 +321,16 @@ class Segment:
                 yield record
 
     def entries(self) -> Iterator[int]:
-        """The slots that are in use."""
+        """Yield the slots that are in use."""
         slots = self.header.slots
         for start in range(0, slots, _SLOTS_A_TURN):
             yield from filter(None, self._slots[start : min(start + _SLOTS_A_TURN, slots)].tolist())
 
     def _earlier(self, word: int, end_word: int) -> int:
-        """The newest record before that end of the log of the row whose newest is at `word`; 0 where there is none.
+        """Return the newest record before this end of the log in the chain that begins at `word`; 0 if there is none.
 
         Raises:
-            AreaUnreadable: a record on the way is damaged.
+            AreaUnreadable: a record in the chain is damaged.
         """
         while word >= end_word:
             previous = self.record_at(word).previous_word

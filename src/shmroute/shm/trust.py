@@ -1,7 +1,7 @@
-"""Whose shared memory this process believes. Asked about every descriptor that is opened, by writers and readers.
+"""Decides whose shared memory this process trusts. Writers and readers check every descriptor that they open.
 
-A name in `/dev/shm` says nothing: any user of the machine may take it first. So the owner, the type and the mode of
-what was opened are looked at, on the descriptor.
+A name in `/dev/shm` proves nothing: any user of the machine may take it first. So the owner, type and mode of each file
+are checked on its open descriptor.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from shmroute.errors import AreaUnreadable, ConfigError, NoAccess
 __all__ = ["MAX_ID", "TRUST_VARIABLE", "check_opened", "trusted_users"]
 
 TRUST_VARIABLE: Final = "SHMROUTE_TRUST"
-"""Environment variable: user ids, separated by commas, whose areas this process believes beside its own and root's."""
+"""Environment variable with the ids of further users whose areas this process trusts, separated by commas."""
 
 MAX_ID: Final = (1 << 32) - 2
-"""Largest number of a user or a group: the one above it means "leave it as it is" to chown(2)."""
+"""Largest number of a user or a group: the next one means "do not change" to chown(2)."""
 
 
 def trusted_users() -> frozenset[int]:
-    """The user ids whose files this process believes: its own, root's, and those that `SHMROUTE_TRUST` names.
+    """Return the ids of the trusted users: this process's own, root's, and those in `SHMROUTE_TRUST`.
 
     Raises:
         ConfigError: `SHMROUTE_TRUST` is not a list of user ids.
@@ -39,16 +39,16 @@ def trusted_users() -> frozenset[int]:
 
 
 def check_opened(name: str, status: os.stat_result, *, group_writes: bool = False) -> None:
-    """Refuse what a stranger controls.
+    """Refuse a file that an untrusted user controls.
 
     Args:
-        name: for messages.
-        status: of the open descriptor.
+        name: the file's name, for messages.
+        status: status of the open descriptor.
         group_writes: whether members of the file's group may write it (the workers' register).
 
     Raises:
-        AreaUnreadable: it is not a regular file.
-        NoAccess: an untrusted user owns it, or others may write it.
+        AreaUnreadable: the file is not a regular file.
+        NoAccess: an untrusted user owns the file, or others may write it.
     """
     if not stat.S_ISREG(status.st_mode):
         raise AreaUnreadable(name, "it is no shared memory object")

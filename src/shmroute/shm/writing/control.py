@@ -1,4 +1,4 @@
-"""The control block in the writer's hands: taking the area, and every word the writer stores there."""
+"""The writer's view of the control block: takes the area, and stores every word of the writer."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ from shmroute.shm.writing.lock import AreaLock
 __all__ = ["ControlWriter", "stand_by"]
 
 _ATTEMPTS: Final = 100
-"""Each lost race means that somebody else made progress; more than a few in a row do not happen."""
+"""Maximum attempts to open the block. A lost race means that another process made progress: many are a fault."""
 
 
 class ControlWriter(ControlReader):
-    """The control block in the hands of the one process that holds the area's lock.
+    """A writable control block, for the process that holds the area's lock.
 
-    Made by `acquire`. Creates the block where there is none, and replaces one of another format version (readers of
-    that version keep what they mapped and see it grow stale). A forked child does not hold the lock, and may not write.
+    Made by `acquire`. Creates the block if there is none, and replaces one of another format version (readers of that
+    version keep their mapping, whose age grows). A forked child does not hold the lock, and must not write.
     """
 
     def __init__(self, area: str, lock: AreaLock) -> None:
@@ -69,13 +69,13 @@ class ControlWriter(ControlReader):
 
     @classmethod
     def acquire(cls, area: str, ownership: posix.Ownership) -> ControlWriter:
-        """Take the area's lock, which this process keeps until `close` or its death.
+        """Take the area's lock, which this process keeps until `close` or its end.
 
         Raises:
-            AreaBusy: another process has it, or a watcher of format version 2 or older writes the area.
-            OutOfSharedMemory: no room for the control block.
+            AreaBusy: another process holds the lock, or a watcher of format version 2 or older writes the area.
+            OutOfSharedMemory: there is no room for the control block.
             NoAccess: the block or the lock belongs to an untrusted user.
-            AreaUnreadable: something that is not a file has the name of one of them.
+            AreaUnreadable: the name of the block or the lock belongs to something other than a file.
             ConfigError: this process may not give files to the group.
         """
         name = posix.control_name(area)
@@ -106,10 +106,10 @@ class ControlWriter(ControlReader):
 
     @classmethod
     def _opened(cls, area: str, lock: AreaLock, descriptor: int, ownership: posix.Ownership) -> ControlWriter | None:
-        """The writer of the control block at `descriptor`; None if that had to be taken away."""
+        """Return the writer of the control block at `descriptor`; None if the block was replaced or removed."""
         name = posix.control_name(area)
         try:
-            # The lock of watchers before format version 3. Held as long as ours, so that such a one stands by.
+            # The lock of watchers before format version 3. Held as long as ours, so that such a watcher stands by.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             alone = True
         except BlockingIOError:
@@ -138,17 +138,17 @@ class ControlWriter(ControlReader):
 
     @property
     def held(self) -> bool:
-        """Whether this process has the lock: False after `close`, and in a child that was forked since."""
+        """Whether this process holds the lock. False after `close`, and in a forked child."""
         return self._lock.held
 
     def check_held(self) -> None:
-        """Raises `AreaBusy` unless this process has the lock."""
+        """Raise `AreaBusy` unless this process holds the lock."""
         if not self._lock.held:
             raise AreaBusy(self._area, self.writer_pid)
 
     @property
     def intact(self) -> bool:
-        """Whether block and lock still have their names, and the lock still keeps others out."""
+        """Whether block and lock still have their names, and the lock still excludes others."""
         return self._lock.intact and posix.leads_to(self.name, self._identity)
 
     # --- words ---------------------------------------------------------------------------------------------
@@ -162,26 +162,26 @@ class ControlWriter(ControlReader):
         self._store_head[0] = float(generation)
 
     def store_oldest(self, generation: int) -> None:
-        """Make every segment void whose base began before `generation`, before any of its bytes are overwritten."""
+        """Declare all segments void whose base began before `generation`. Call it before overwriting any of them."""
         self._set(OLDEST_AT, generation)
         fence()
 
     def store_segment(self, identity: int) -> None:
-        """Name the segment that processes which attach from now on open."""
+        """Store the current segment, which processes open when they attach."""
         fence()
         self._set(SEGMENT_AT, identity)
 
     def store_segments(self, first: int, second: int) -> None:
-        """Name the area's two segments: the next writer keeps them."""
+        """Store the area's two segments, so that the next writer keeps them."""
         self._set(FIRST_SEGMENT_AT, first)
         self._set(SECOND_SEGMENT_AT, second)
 
     def retire(self) -> None:
-        """Tell those who map this area that it is about to be removed."""
+        """Tell all processes that map this area that it is about to be removed."""
         self._store_head[0] = RETIRED
 
     def introduce(self, now_ns: int) -> None:
-        """Say who writes now."""
+        """Store the identity of the new writer."""
         self._set(SYNCED_AT, 0)
         self._set(AWAITED_AT, 0)
         self._set(WRITER_PID_AT, os.getpid())
@@ -189,9 +189,9 @@ class ControlWriter(ControlReader):
         self._set(HEARTBEAT_AT, now_ns)
 
     def beat(self, now_ns: int, contact_ns: int, *, synced: bool, confirmed_ns: int = 0) -> None:
-        """Say that the writer's loop turns, and when every source last answered and was last confirmed.
+        """Store a heartbeat, and the times at which every source last answered and was last confirmed.
 
-        A time of 0 leaves the one before.
+        A time of 0 keeps the former value.
         """
         self._set(HEARTBEAT_AT, now_ns)
         if contact_ns:
@@ -201,11 +201,11 @@ class ControlWriter(ControlReader):
         self._set(SYNCED_AT, int(synced))
 
     def pulse(self, now_ns: int) -> None:
-        """Say that the writer is alive, in the middle of long work."""
+        """Store a heartbeat in the middle of long work."""
         self._set(HEARTBEAT_AT, now_ns)
 
     def store_status(self, payload: bytes) -> None:
-        """Show a status page; one that is too long is left out."""
+        """Store a status page. A page that is too long is dropped."""
         if len(payload) > STATUS_BYTES - STATUS_HEADER.size:
             return
         self._sequence += 1
@@ -217,24 +217,24 @@ class ControlWriter(ControlReader):
     # --- leaving -------------------------------------------------------------------------------------------
 
     def release(self) -> None:
-        """Unmap the writable mapping; the lock stays."""
+        """Unmap the writable mapping. The lock stays held."""
         for view in (self._store_head, self._store, self._buffer):
             view.release()
         self._writable.close()
 
     def close(self) -> None:
-        """Give the lock back; the area stays."""
+        """Release the lock. The area stays."""
         self.release()
         self.forget()
         self._lock.release()
 
     def forget(self) -> None:
-        """Close the old lock's descriptor, unless somebody else closed it. For `close`, and for a forked child."""
+        """Close the old lock's descriptor, unless it is closed already. For `close`, and for a forked child."""
         descriptor, self._old_lock = self._old_lock, -1
         with suppress(OSError):
             if descriptor >= 0 and posix.file_identity(descriptor) == self._identity:
                 if self._lock.held:
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # not left to a child that shares it
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # at once, even if a child shares the descriptor
                 os.close(descriptor)
 
 
@@ -242,7 +242,7 @@ _writers: Final[weakref.WeakSet[ControlWriter]] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """A child would keep the old lock beyond the writer's death."""
+    """Close the descriptors in a child, which would otherwise keep the old lock after the writer's end."""
     for writer in list(_writers):
         writer.forget()
 
@@ -251,7 +251,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def stand_by(area: str, now_ns: int) -> None:
-    """Say that a watcher waits for the area, so that its writer leaves the memory behind. Needs no lock."""
+    """Note that a watcher waits for the area, so that its writer does not remove it at the end. Needs no lock."""
     with suppress(FileNotFoundError, AreaUnreadable, NoAccess):
         name = posix.control_name(area)
         descriptor = posix.open_object(name, write=True)
@@ -263,12 +263,12 @@ def stand_by(area: str, now_ns: int) -> None:
 
 
 def new_identity() -> int:
-    """A random number of 64 bits, not 0."""
+    """Return a random number of 64 bits, not 0."""
     return secrets.randbits(64) or 1
 
 
 def _create(name: str, ownership: posix.Ownership) -> None:
-    """Make a control block under a temporary name and link it into place; no harm if somebody was faster."""
+    """Make a control block under a temporary name and link it into place. Harmless if another process was faster."""
     temporary = f"{name}.new-{secrets.token_hex(8)}"
     path = posix.path_of(temporary)
     descriptor = posix.create_object(temporary)
@@ -277,7 +277,7 @@ def _create(name: str, ownership: posix.Ownership) -> None:
         os.pwrite(descriptor, CONTROL_HEADER.pack(CONTROL_MAGIC, FORMAT_VERSION, 0), 0)
         os.pwrite(descriptor, new_identity().to_bytes(WORD_BYTES, sys.byteorder), AREA_ID_AT)
         ownership.apply(descriptor)
-        # Not found: whoever was faster has swept ours.
+        # Not found: a faster process has removed our temporary file.
         with suppress(FileExistsError, FileNotFoundError):
             os.link(path, posix.path_of(name))
     finally:

@@ -1,7 +1,7 @@
-"""The lock of an area: whoever holds it is the writer.
+"""The lock of an area. Its holder is the area's writer.
 
-`flock` on a file of its own with mode 0600, so that only its owner can open it: a reader of the area cannot take or
-block the lock. It dies with its process and is not left to forked children.
+The lock is `flock` on a separate file with mode 0600, which only its owner can open: a reader of the area cannot take
+or block it. The kernel releases the lock when the process ends; forked children do not keep it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shmroute.shm.control import ControlReader
 __all__ = ["AreaLock"]
 
 _ATTEMPTS: Final = 100
-"""Each lost race means that somebody else made progress; more than a few in a row do not happen."""
+"""Maximum attempts to take the lock. A lost race means that another process made progress: many are a fault."""
 
 
 class AreaLock:
@@ -36,9 +36,9 @@ class AreaLock:
         """Take the lock, without waiting.
 
         Raises:
-            AreaBusy: another process has it.
-            NoAccess: an untrusted user owns the file of that name, or this process may not create it.
-            AreaUnreadable: something else than a file has that name.
+            AreaBusy: another process holds the lock.
+            NoAccess: an untrusted user owns the lock's file, or this process may not create it.
+            AreaUnreadable: the name belongs to something other than a file.
             OutOfSharedMemory: no more files are allowed.
         """
         name = posix.lock_name(area)
@@ -49,7 +49,7 @@ class AreaLock:
                 try:
                     os.close(posix.create_object(name))
                 except NoAccess:
-                    if not posix.exists(name):  # else somebody was faster
+                    if not posix.exists(name):  # else another process has just created it
                         raise
                 continue
             lock = None
@@ -64,7 +64,7 @@ class AreaLock:
 
     @classmethod
     def _locked(cls, area: str, name: str, descriptor: int) -> AreaLock | None:
-        """The lock by that descriptor; None if the name belongs to another file by now."""
+        """Lock the descriptor's file. Returns None if the name belongs to another file by now."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -73,12 +73,12 @@ class AreaLock:
 
     @property
     def held(self) -> bool:
-        """Whether this process has the lock: False after `release`, and in a child that was forked since."""
+        """Whether this process holds the lock. False after `release`, and in a forked child."""
         return self._descriptor >= 0
 
     @property
     def intact(self) -> bool:
-        """Whether the lock still keeps others out: nobody closed its descriptor, and its file keeps its name."""
+        """Whether the lock still excludes others: its descriptor is open, and its file still has the name."""
         return self._owns_descriptor() and posix.leads_to(self._name, self._identity)
 
     def _owns_descriptor(self) -> bool:
@@ -88,13 +88,13 @@ class AreaLock:
             return False
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._owns_descriptor():
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # not left to the last of several processes to close it
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # at once, even if another process shares the descriptor
         self.forget()
 
     def forget(self) -> None:
-        """Close the descriptor, which takes the lock from nobody else. For a forked child."""
+        """Close the descriptor. In a forked child, the parent keeps the lock."""
         owned = self._owns_descriptor()
         descriptor, self._descriptor = self._descriptor, -1
         if owned:
@@ -111,7 +111,7 @@ _held: Final[weakref.WeakSet[AreaLock]] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """A child would keep the lock beyond the writer's death."""
+    """Close the descriptors in a child, which would otherwise keep the lock after the writer's end."""
     for lock in list(_held):
         lock.forget()
 

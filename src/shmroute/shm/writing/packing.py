@@ -1,7 +1,7 @@
-"""Packing the rows of a base: their records, their hashes, and the slots that lead to them. Bytes only.
+"""Packs the rows of a base: their records, their hashes, and the slots that lead to them. Bytes only.
 
-Called by `shmroute.shm.writing.publisher` and the modules that it uses. What each row of a base needs exists twice: in
-C (`shmroute._native`) and, three times slower, in plain Python here. Both make the same bytes.
+Called by `shmroute.shm.writing.publisher` and the modules that it uses. The functions called for each row exist twice:
+in C (`shmroute._native`) and, three times slower, in plain Python here. Both make the same bytes.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Row = tuple[tuple[int, str], bytes]
 """`((kind, key), value)`."""
 
 Rows = Mapping[tuple[int, str], bytes]
-"""A table: `(kind, key) -> value`."""
+"""All rows: `(kind, key) -> value`."""
 
 
 def encode_rows(rows: list[tuple[tuple[int, str], Value]]) -> list[tuple[int, bytes, Value]]:
-    """`(kind, key, value)` of each row, as it lies in a segment.
+    """Return `(kind, key, value)` of each row, with the key as the bytes in a segment.
 
     Raises:
         ValueError: a kind, key or value does not fit.
@@ -56,7 +56,7 @@ def _does_not_fit(kind: int, key: bytes, value: bytes | None) -> ValueError:
 
 
 def plain_measure_rows(rows: list[Row]) -> tuple[int, int]:
-    """How many bytes the keys and the values of these rows have.
+    """Return the sum of the keys' bytes and that of the values' bytes.
 
     Raises:
         ValueError: a kind, key or value does not fit.
@@ -66,11 +66,11 @@ def plain_measure_rows(rows: list[Row]) -> tuple[int, int]:
 
 
 def plain_pack_rows(rows: list[Row], hash_key: int) -> tuple[bytes, list[int]]:
-    """The records of rows that fit. They supersede nothing.
+    """Pack the records of rows that `measure_rows` has checked. The records supersede none.
 
     Returns:
-        The packed records, one behind the other, and for each its row's hash in the high 32 bits and its length in
-        words in the low 32: what `point_slots` takes.
+        The packed records, one after another, and for each a number for `point_slots`: the row's hash in the high 32
+        bits, the record's length in words in the low 32.
     """
     encoded = [(kind, name.encode(), value) for (kind, name), value in rows]
     records = [pack_record(kind, key, value, 0) for kind, key, value in encoded]
@@ -82,12 +82,12 @@ def plain_pack_rows(rows: list[Row], hash_key: int) -> tuple[bytes, list[int]]:
 
 
 def plain_point_slots(slots: memoryview[int], placed: list[int], word: int) -> None:
-    """Lead a free slot to each of these records, the first of which lies at `word`.
+    """Point a free slot at each of these records.
 
     Args:
-        slots: all slots of the segment, of which more are free than there are records.
-        placed: as `pack_rows` returns it.
-        word: offset in words.
+        slots: all slots of the segment. More of them must be free than there are records.
+        placed: the numbers that `pack_rows` returns.
+        word: offset of the first record in words.
     """
     slot_count = len(slots)
     for each in placed:
@@ -102,7 +102,7 @@ def plain_point_slots(slots: memoryview[int], placed: list[int], word: int) -> N
 
 
 NATIVE: Final = native is not None and native.FORMAT_VERSION == FORMAT_VERSION
-"""Whether the C twin packs."""
+"""Whether the C twin packs the rows."""
 
 if TYPE_CHECKING or not NATIVE:
     measure_rows, pack_rows, point_slots = plain_measure_rows, plain_pack_rows, plain_point_slots
@@ -110,5 +110,5 @@ else:
     pack_rows, point_slots = native.pack_rows, native.point_slots
 
     def measure_rows(rows: list[Row]) -> tuple[int, int]:
-        """`plain_measure_rows` in C, which leaves it to that to say what does not fit."""
+        """Do the same as `plain_measure_rows` in C. If a row does not fit, that function raises the error."""
         return native.measure_rows(rows) or plain_measure_rows(rows)

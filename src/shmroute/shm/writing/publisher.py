@@ -1,7 +1,7 @@
-"""The one writer of an area: publishes changed rows, a generation at a time.
+"""`Publisher`: the only writer of an area. It publishes changed rows, one generation at a time.
 
-Called from one thread (the watcher's owner thread). Survives being killed at any instant: see the protocol in
-`shmroute.shm`. Reads no clock but to slice its work, and knows nothing of rows but their bytes.
+Called from one thread (the watcher's owner thread). The process may be killed at any instant: see the protocol in
+`shmroute.shm`. Reads the clock only to slice its work, and never knows what the bytes of a row mean.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ __all__ = ["Publisher", "PublisherSizes"]
 _log = logging.getLogger(__name__)
 
 LOG_FRACTION: Final = 4
-"""A new base is begun once the log has grown past 1/4 of the base, so each row is copied at most four times for each
-time it is replaced."""
+"""A new base is started once the log has outgrown 1/4 of the base, so that each row is copied at most four times for
+each time it is replaced."""
 
 LOG_SPACE_FRACTION: Final = 2
-"""The log never grows past 1/2 of the base (changes that come while the new base is built must fit): a whole table is
-published anew rather. So a segment stays within 1.5 of its base, and the two segments of an area within 3."""
+"""The log never outgrows 1/2 of the base (room for changes while the new base is built); larger changes publish all
+rows anew. So a segment takes at most 1.5 times its base, and the two segments of an area at most 3 times."""
 
 MIN_LOG_BYTES: Final = 256 * 1024
-"""Below this a log is too small to be worth a new base."""
+"""Size up to which a log is too small to be worth a new base."""
 
 MIN_LOG_SPACES: Final = 4
-"""A log may always grow to this many times `MIN_LOG_BYTES`."""
+"""Multiple of `MIN_LOG_BYTES` to which every log may grow."""
 
 GRACE_SECONDS: Final = 1.0
-"""How long a retired segment rests before it is overwritten, where the log has room: readers that are one base behind
-catch up by the log, with warm memos. Only a courtesy: readers find out by *oldest* in any case."""
+"""Time that a retired segment rests before it is overwritten, if the log has room: readers that are one base behind can
+follow the log and keep their caches. Correctness does not need it, since readers check *oldest*."""
 
 REBUILD_SLICE_SECONDS: Final = 0.002
-"""How long a publish may be held up by a slice of a rebuild."""
+"""Longest time for which a slice of a rebuild delays a publish."""
 
 _ROWS_BETWEEN_PAUSES: Final = 4096
-"""About 10 ms."""
+"""Rows processed between two calls of `pause`: about 10 ms."""
 
 T = TypeVar("T")
 
 
 class PublisherSizes(NamedTuple):
-    """How large an area is: rows, and bytes of shared memory taken by its segments and control block."""
+    """Size of an area: its rows, and the bytes of shared memory that its segments and control block take."""
 
     rows: int
     segment_bytes: int
@@ -70,11 +70,11 @@ class PublisherSizes(NamedTuple):
 
 
 def _no_pause() -> None:
-    """Nobody asked to be called."""
+    """Default of `pause`: do nothing."""
 
 
 def _not_noted(planned: Sequence[Planned]) -> None:
-    """Nobody asked for them."""
+    """Default of `note`: do nothing."""
 
 
 class Publisher:
@@ -83,13 +83,13 @@ class Publisher:
     Args:
         area: the area's name.
         group: name or number of a group that may read the area too (mode 0640); by default only this user (0600).
-        now_ns: the monotonic clock, shown to readers as the writer's start.
-        pause: called every few milliseconds of work that cannot be sliced (a whole table, a large batch), for instance
-            to show that the writer is alive. It must not use the publisher.
-        note: called with the rows of a publication that differ from those before it, while `get` still gives the
-            former ones. The publication may fail after it. Not called for the first table of an area.
+        now_ns: the monotonic time, shown to readers as the writer's start.
+        pause: called every few milliseconds during work that cannot be sliced (all rows, a large batch), for instance
+            to write a heartbeat. It must not use the publisher.
+        note: called with the changed rows of a publication, while `get` still returns the former ones. The publication
+            may fail after that. Not called for the first rows of an area.
 
-    What a former writer published is adopted and stays served; generations continue from there.
+    The rows of a former writer are adopted and stay served; generations continue from there.
 
     Raises:
         AreaBusy: another process writes this area.
@@ -122,7 +122,7 @@ class Publisher:
         self.generation = 0
         """The newest published generation."""
         self.awaited_ns = self.control.awaited_ns
-        """When another watcher last tried to take the area before this one did, on the monotonic clock."""
+        """Monotonic time of a standby watcher's last attempt before this one took the area, in nanoseconds; 0: none."""
         try:
             self._recover()
             self.control.introduce(now_ns)
@@ -134,13 +134,13 @@ class Publisher:
     # --- taking over ---------------------------------------------------------------------------------------
 
     def _recover(self) -> None:
-        """Adopt what is there: finish a publish that a kill cut off, keep the retired segment, remove leftovers.
+        """Adopt a former writer's rows: finish an interrupted publish, keep the retired segment, remove other files.
 
-        A new base that was not finished is simply begun again: the retired segment's content is of no use.
+        An unfinished new base is started again later: the content of the retired segment is not needed.
         """
         try:
             self.generation = max(self.generation, self.control.generation)
-        except AreaUnreadable as error:  # the rows may be intact all the same
+        except AreaUnreadable as error:  # the rows may still be intact
             _log.warning("area %s: %s", self.area, error)
         if self.control.segment:
             try:
@@ -165,7 +165,7 @@ class Publisher:
                 newest = None
                 continue
             generation += 1
-            if generation > published:  # valid, but the word was not stored: nor may its slots have been
+            if generation > published:  # valid, but the word was not stored, and its slots may be missing too
                 writer = SegmentWriter.adopt(segment, offset, batch, _log_space(segment), self._ownership)
                 writer.redo(offset, batch)
                 writer.close()
@@ -176,24 +176,24 @@ class Publisher:
         self._writer = SegmentWriter.adopt(segment, offset, newest, _log_space(segment), self._ownership)
         self.generation = generation
         first, second = self.control.segments
-        if self._writer.identity not in (first, second):  # not written by us: the pair is damaged
+        if self._writer.identity not in (first, second):  # a writer always stores both: the pair is damaged
             self.control.store_segments(self._writer.identity, 0)
         self.control.store_segment(self._writer.identity)
         self.control.store_generation(generation)
 
     def _create_register(self) -> None:
-        """Make the workers' register. Without it, workers are shown as unknown, and served as well."""
+        """Make the workers' register. Without it, the workers' states are unknown, but they work."""
         try:
             create_register(self.area, self._ownership, self.control.area_id)
         except AreaUnavailable as error:
             _log.warning("area %s: no workers' register: %s", self.area, error)
 
     def _begin(self) -> None:
-        """Mark the start of a change. If the last one was cut off by an exception, do first what a new writer would.
+        """Mark the start of a change. If an exception interrupted the last one, first recover like a new writer.
 
         Raises:
-            AreaBusy: this process has been forked by the writer, or has closed it.
-            AreaUnavailable: the area's files were removed, and it cannot be made anew yet.
+            AreaBusy: this process was forked by the writer, or the publisher is closed.
+            AreaUnavailable: the area's files were removed, and the area cannot be made anew yet.
         """
         if self._lost is not None:
             self._make_anew(self._lost)
@@ -207,17 +207,17 @@ class Publisher:
         self._at_work = True
 
     def check_files(self) -> str:
-        """Whether the area's files are still there; if not, make the area anew. Call it at each heartbeat.
+        """Make the area anew if its files have been removed. Call it at each heartbeat.
 
-        Somebody may remove files of a running watcher: systemd's RemoveIPC, a cleaner, an operator. Processes that map
-        the old area then go to the new one, whose generations continue.
+        The files of a running watcher may be removed by systemd's RemoveIPC, a cleaner or an operator. Processes that
+        map the old area then go to the new one, whose generations continue.
 
         Returns:
-            What was found and done, for a log; empty where all is well.
+            A text for the log if the area was made anew; else "".
 
         Raises:
             AreaBusy: another watcher has taken the area meanwhile.
-            AreaUnavailable: it cannot be made anew; try again later.
+            AreaUnavailable: the area cannot be made anew; try again later.
         """
         if self._lost is None:
             self.control.check_held()
@@ -228,7 +228,7 @@ class Publisher:
                 return ""
             self._lost = self._table()
             self._rebuild = None
-            self.control.retire()  # whoever maps the old block looks for the new one
+            self.control.retire()  # processes that map the old block look for the new one
             if writer is not None:
                 writer.close()
                 self._writer = None
@@ -253,7 +253,7 @@ class Publisher:
         self._lost = None
 
     def _table(self) -> Rows:
-        """All rows that can be read."""
+        """Return all rows that can be read."""
         return (
             {}
             if self._writer is None
@@ -268,7 +268,7 @@ class Publisher:
         return chain.from_iterable(self._chunks(items))
 
     def _chunks(self, items: Iterable[T]) -> Iterator[list[T]]:
-        """The items in lists, with a pause between two."""
+        """Yield the items in lists, with a call of `pause` between two."""
         remaining = iter(items)
         chunk = list(islice(remaining, _ROWS_BETWEEN_PAUSES))
         while chunk:
@@ -279,20 +279,19 @@ class Publisher:
     # --- publishing ----------------------------------------------------------------------------------------
 
     def publish(self, changes: Mapping[tuple[int, str], bytes | None]) -> int:
-        """Publish changed rows as one generation; None removes a row.
+        """Publish changed rows as one generation; the value None removes a row.
 
-        Rows that are as they were are left out; if that leaves nothing, nothing is published. A reader sees all of the
-        changes or none.
+        Unchanged rows are left out; if no row has changed, nothing is published. A reader sees all changes or none.
 
         Returns:
-            The generation that holds them.
+            The generation that holds the changes.
 
         Raises:
-            OutOfSharedMemory: no room; nothing has changed, try again later.
-            ValueError: a kind that is not within 0 to 65,535, a key of over 65,535 bytes of UTF-8, a value of 64 MiB or
-                more; nothing has changed.
-            AreaUnreadable: the segment has been damaged: `replace` makes a new one.
-            NoAccess: a new segment is refused; nothing has changed.
+            OutOfSharedMemory: there is no room; nothing has changed, try again later.
+            ValueError: a kind is not within 0 to 65,535, a key has more than 65,535 bytes of UTF-8, or a value has
+                64 MiB or more; nothing has changed.
+            AreaUnreadable: the segment is damaged; `replace` makes a new one.
+            NoAccess: a new segment cannot be opened; nothing has changed.
             AreaBusy: this process was forked from the one that made this publisher.
         """
         self._begin()
@@ -306,7 +305,7 @@ class Publisher:
         return self.generation
 
     def replace(self, rows: Mapping[tuple[int, str], bytes]) -> int:
-        """Publish `rows` as the whole table: what it lacks is removed. One generation at the most.
+        """Publish `rows` in place of all former rows, in at most one generation.
 
         Raises:
             OutOfSharedMemory, ValueError, NoAccess, AreaBusy: as `publish`.
@@ -356,7 +355,7 @@ class Publisher:
         self._append(self._writer, table + removed)
 
     def get(self, kind: int, key: str) -> bytes | None:
-        """The row as it is published now, or None. A damaged row counts as none."""
+        """Return the row's published value; None if there is none, or if the row is damaged."""
         if self._writer is None:
             return None
         try:
@@ -366,14 +365,14 @@ class Publisher:
             return None
 
     def rows(self, kind: int) -> Iterator[tuple[str, bytes]]:
-        """`(key, value)` of the rows of one kind as they are published now. Damaged rows are left out."""
+        """Yield `(key, value)` of the published rows of one kind. Damaged rows are left out."""
         if self._writer is not None:
             for record in self._writer.reading.rows(NO_END, kind, leave_out_damaged=True):
                 if record.value is not None:
                     yield record.key.decode(), record.value
 
     def _merged(self, writer: SegmentWriter, planned: Sequence[Planned]) -> Rows:
-        """The whole table with the planned changes applied."""
+        """Return all rows with the planned changes applied."""
         rows = {
             (record.kind, record.key.decode(errors="replace")): record.value
             for record in self._paced(writer.reading.rows(NO_END))
@@ -387,7 +386,7 @@ class Publisher:
         return rows
 
     def _publish_anew(self, rows: Rows) -> None:
-        """Publish a whole table as a new base; readers drop their memos."""
+        """Publish all rows as a new base. Readers drop their whole cache."""
         self._rebuild = None
         generation = self.generation + 1
         key_bytes = value_bytes = 0
@@ -410,7 +409,7 @@ class Publisher:
         self._rebuild_not_below_bytes = 0
 
     def _continue_in(self, target: SegmentWriter, generation: int, flags: int) -> None:
-        """Publish `generation`, which another segment holds; the present one is retired."""
+        """Publish `generation`, which the segment `target` holds, and retire the current segment."""
         former = self._writer
         if former is None:
             self.control.store_segment(target.identity)
@@ -419,7 +418,7 @@ class Publisher:
         self._writer = target
         self._advance(generation)
         if former is not None:
-            # After the generation: who attaches meanwhile is led on by the seal, and is never ahead of the others.
+            # After the generation: a reader that attaches meanwhile follows the seal, and is never ahead of the others.
             self.control.store_segment(target.identity)
             former.close()
             self._retired_at = perf_counter()
@@ -433,10 +432,10 @@ class Publisher:
     def _target(
         self, start: int, rows: int, base_bytes: int, log_bytes: int, hash_key: int | None = None
     ) -> SegmentWriter:
-        """The segment for the next base: the retired one, or a new one where there is none.
+        """Return the segment for the next base: the retired one, or a new one if there is none.
 
         Raises:
-            OutOfSharedMemory, NoAccess: it cannot be made.
+            OutOfSharedMemory, NoAccess: the segment cannot be made.
         """
         current = self._writer.identity if self._writer else 0
         retired = next((identity for identity in self.control.segments if identity not in (0, current)), 0)
@@ -448,7 +447,7 @@ class Publisher:
             )
             self.control.store_segments(current, retired)
         elif self._writer is not None:
-            # From here on its readers know that it is void, before its first byte is overwritten.
+            # Readers must know that the segment is void before its first byte is overwritten.
             self.control.store_oldest(self._writer.start)
         try:
             return SegmentWriter(
@@ -471,7 +470,7 @@ class Publisher:
             return None
 
     def _abandon(self, target: SegmentWriter) -> None:
-        """Give up a base that was never published. A segment that was never current gives its memory back."""
+        """Drop a base that was not published. Removes its file if it is new."""
         fresh = target.fresh
         target.close()
         if fresh:
@@ -482,14 +481,14 @@ class Publisher:
 
     @property
     def rebuilding(self) -> bool:
-        """Whether a new base is being built; `maintain` carries it on."""
+        """Whether a new base is being built. `maintain` continues the work."""
         return self._rebuild is not None
 
     def maintain(self, seconds: float = REBUILD_SLICE_SECONDS) -> bool:
-        """Begin or carry on building a new base, for about `seconds`. Called by `publish`, and by the owner when idle.
+        """Start or continue building a new base, for about `seconds`. Called by `publish`, and by the owner when idle.
 
         Returns:
-            Whether there is more to do.
+            Whether the base is not finished yet.
         """
         writer = self._writer
         if writer is None:
@@ -519,7 +518,7 @@ class Publisher:
         rebuilt = rebuild.step(self.generation, seconds)
         if rebuilt is None:
             return
-        # The rebuilt segment holds the same rows: readers continue there with warm memos.
+        # The rebuilt segment holds the same rows: readers continue there and keep their caches.
         generation = self.generation + 1
         if not rebuilt.has_room(()):
             raise NoRoom
@@ -546,7 +545,7 @@ class Publisher:
 
     @property
     def sizes(self) -> PublisherSizes:
-        """How large the area is now: both segments, and the control block."""
+        """Current size of the area: both segments, and the control block."""
         taken = CONTROL_BYTES + sum(
             posix.taken_bytes(posix.segment_name(self.area, identity)) for identity in self.control.segments if identity
         )
@@ -556,9 +555,9 @@ class Publisher:
         return PublisherSizes(writer.live_rows, taken, writer.log_used, self.rebuilding)
 
     def close(self, *, remove: bool = False) -> None:
-        """Give the area back. The rows stay for readers and the next writer unless `remove` is set.
+        """Release the area. The rows stay for readers and the next writer unless `remove` is set.
 
-        Readers of a removed area continue with what they mapped, and with the next area of that name once there is one.
+        Readers of a removed area keep reading their mapped memory until there is a new area of the same name.
         """
         held = self.control.held
         if held:
@@ -586,12 +585,12 @@ class Publisher:
 
 
 def log_limit(base_bytes: int) -> int:
-    """Bytes of log at which a new base is begun."""
+    """Return the bytes of log at which a new base is started."""
     return max(MIN_LOG_BYTES, base_bytes // LOG_FRACTION)
 
 
 def log_space(base_bytes: int) -> int:
-    """Bytes that a log may have at most."""
+    """Return the largest size of a log, in bytes."""
     return max(MIN_LOG_BYTES * MIN_LOG_SPACES, base_bytes // LOG_SPACE_FRACTION)
 
 

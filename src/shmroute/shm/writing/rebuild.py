@@ -1,8 +1,8 @@
-"""A new base, built a slice at a time between publishes.
+"""Builds a new base, a slice at a time between publishes.
 
-Called by the publisher only. Incremental, in the writer's own thread, instead of a helper process: nothing to start,
-feed, supervise or clean up, no second copy of the rows, and a publish waits for one slice at the most, which is
-bounded in time. A helper would halve the wall time on an idle core, which nobody waits for.
+Called by the publisher only. The work is done in slices in the writer's own thread rather than in a helper process:
+there is no process to start, feed, supervise or clean up, no second copy of the rows, and a publish waits for at most
+one slice, whose time is bounded. A helper on an idle core would take half the time, but nobody waits for the base.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from shmroute.shm.writing.segment_writer import CHUNK_ROWS, NoRoom, SegmentWrite
 __all__ = ["Rebuild"]
 
 _BATCHES_A_STEP: Final = 2
-"""Replayed at least, whatever they take: each publish adds one and takes one step, and the end must come nearer."""
+"""Minimum batches replayed in a step, whatever their time: each publish adds one batch and makes one step, so that two
+per step ensure an end."""
 
 
 class Rebuild:
-    """Copies the rows of `source` as they are now, at `generation`, into `target`, then the batches since.
+    """Copies the rows that `source` has at `generation` into `target`, then replays the batches published since.
 
     Args:
         source: the current segment.
-        target: the segment to fill, with the same hash key, whose file holds nothing that is still valid.
-        generation: the newest one.
+        target: the segment to fill, with the same hash key. Its former content must be void.
+        generation: the newest generation.
     """
 
     def __init__(self, source: SegmentWriter, target: SegmentWriter, generation: int) -> None:
@@ -57,14 +58,14 @@ class Rebuild:
         target.finish_base()
 
     def step(self, published: int, seconds: float) -> SegmentWriter | None:
-        """Work for about that long.
+        """Work for about `seconds`.
 
         Returns:
-            The new segment once it has reached generation `published`.
+            The new segment once it has reached generation `published`; None before.
 
         Raises:
-            OutOfSharedMemory: no room to go on.
-            NoRoom: the table has changed too much meanwhile; begin again, with the new sizes.
+            OutOfSharedMemory: there is no room to go on.
+            NoRoom: the table has changed too much meanwhile; start again with the new sizes.
             AreaUnreadable: the old segment is damaged.
         """
         deadline = perf_counter() + seconds
@@ -84,7 +85,7 @@ class Rebuild:
     def _replay_one(self) -> None:
         generation = self._generation + 1
         batch = self._source.batch_at(self._replayed_to, generation)
-        if batch is None:  # our own writer has written it
+        if batch is None:  # this process has written it, so it can only be damaged
             raise AreaUnreadable(self._source.name, f"the batch of generation {generation} is damaged")
         planned = self.target.plan(
             (

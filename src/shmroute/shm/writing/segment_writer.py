@@ -1,4 +1,4 @@
-"""Writing one segment: fill its base, append batches, point slots at records. Bytes only; no protocol between segments.
+"""Writes one segment: fills its base, appends batches, points slots at records. Knows nothing of other segments.
 
 Used by `shmroute.shm.writing.publisher` and `shmroute.shm.writing.rebuild`.
 """
@@ -38,13 +38,13 @@ from shmroute.shm.writing.packing import Row, pack_rows, point_slots
 __all__ = ["Change", "NoRoom", "Planned", "SegmentWriter"]
 
 Change = tuple[int, bytes, bytes | None]
-"""`(kind, key, value)`; value None deletes the row."""
+"""`(kind, key, value)`; the value None deletes the row."""
 
 CHUNK_ROWS: Final = 256
-"""Rows of a base between two pauses: about 0.4 ms."""
+"""Rows of a base written between two pauses: about 0.4 ms."""
 
 _ZEROS: Final = bytes(1 << 18)
-"""Slots are cleared in pieces of this size: about 0.05 ms each."""
+"""Zeros for clearing the slots, piece by piece: about 0.05 ms each."""
 
 
 CHANGES_BETWEEN_PAUSES: Final = 4096
@@ -52,7 +52,7 @@ CHANGES_BETWEEN_PAUSES: Final = 4096
 
 
 class Planned(NamedTuple):
-    """A change and where its row is."""
+    """A change, and the place of its row in the segment."""
 
     kind: int
     key: bytes
@@ -60,24 +60,24 @@ class Planned(NamedTuple):
     hashed: int
     slot: int
     previous_word: int
-    """The row's newest record, 0 if it has none."""
+    """Offset of the row's newest record in words; 0 if it has none."""
     existed: bool
     """Whether the row exists before the change."""
 
 
 class NoRoom(Exception):
-    """The base has more rows or bytes than were announced."""
+    """The base has more rows or bytes than the segment was made for."""
 
 
 class SegmentWriter:
-    """One segment while it grows: first its base (`clear`, `fill`, `finish_base`), then its log (`append`).
+    """The writer of one segment: first of its base (`clear`, `fill`, `finish_base`), then of its log (`append`).
 
     Args:
-        memory: its file, new or used before; enlarged if it is too small.
-        identity: the number in its name.
-        start: the generation of its base.
-        rows: how many the base has at most.
-        base_bytes: how large the base's records are at most.
+        memory: the segment's file, new or recycled; enlarged if it is too small.
+        identity: the number in the segment's name.
+        start: the generation of the base.
+        rows: largest number of rows in the base.
+        base_bytes: largest size of the base's records.
         log_bytes: room for the log behind the largest base.
         hash_key: below 2**63; by default a new random one.
 
@@ -106,14 +106,14 @@ class SegmentWriter:
         self.start = start
         self.identity = identity
         self.end = records_at
-        """Bytes in use: where the next record or batch goes."""
+        """Bytes in use; the offset of the next record or batch."""
         self.slots_used = 0
         self.live_rows = 0
         self._log_bytes = log_bytes
         self._reading: Segment | None = None
         self.memory = memory
         self.fresh = memory.fresh
-        """Whether no reader can know this segment's file yet."""
+        """Whether the file is new, so that no reader can have mapped it."""
         self._map_words()
 
     @classmethod
@@ -123,7 +123,7 @@ class SegmentWriter:
         """Continue a segment that a former writer left, whose valid content ends at `end` with the batch `newest`.
 
         Raises:
-            FileNotFoundError, NoAccess, AreaUnreadable: its file cannot be opened for writing.
+            FileNotFoundError, NoAccess, AreaUnreadable: the file cannot be opened for writing.
         """
         self = cls.__new__(cls)
         self.header = segment.header
@@ -147,34 +147,34 @@ class SegmentWriter:
 
     @property
     def reading(self) -> Segment:
-        """The same segment, as readers see it. Only after `finish_base`."""
+        """A read-only view of this segment. Only after `finish_base`."""
         assert self._reading is not None  # noqa: S101
         return self._reading
 
     @property
     def log_used(self) -> int:
-        """Bytes of the log in use."""
+        """Size of the log in bytes."""
         return self.end - self.header.log_at
 
     # --- the base ------------------------------------------------------------------------------------------
 
     def reserve_base(self, base_bytes: int) -> None:
-        """Take memory for the slots and so many bytes of records at once: a table that has no room fails early.
+        """Reserve memory for the slots and `base_bytes` of records at once, so that a table without room fails early.
 
         Raises:
-            OutOfSharedMemory: no room; nothing has changed.
+            OutOfSharedMemory: there is no room; nothing has changed.
         """
         self.memory.ensure(self.header.records_at + base_bytes + LOG_SPARE_BYTES, exactly=True)
 
     def clear(self) -> Iterator[None]:
-        """Make the file a segment without a base, with a pause after every few pages.
+        """Make the file a segment without a base. Yields after every few pages.
 
-        Readers must know by then that what it held is void.
+        Readers must already know that the former content is void.
 
         Raises:
-            OutOfSharedMemory: no room for the slots.
+            OutOfSharedMemory: there is no room for the slots.
         """
-        self._words[0] = 0  # the magic: nobody can attach to it
+        self._words[0] = 0  # clears the magic, so that nobody can attach
         self._words[HINT_AT // WORD_BYTES] = 0
         fence()
         end = self.header.records_at
@@ -185,11 +185,11 @@ class SegmentWriter:
             yield
 
     def fill(self, rows: Iterable[Row]) -> Iterator[None]:
-        """Add rows that fit to the base, with a pause after every few. Keys must be distinct.
+        """Add rows to the base. Yields after every `CHUNK_ROWS`. Rows must fit (`measure_rows`), with distinct keys.
 
         Raises:
-            OutOfSharedMemory: no room in shared memory.
-            NoRoom: no room in the segment.
+            OutOfSharedMemory: there is no room in shared memory.
+            NoRoom: there is no room in the segment.
         """
         remaining = iter(rows)
         while chunk := list(islice(remaining, CHUNK_ROWS)):
@@ -197,11 +197,11 @@ class SegmentWriter:
             yield
 
     def add_records(self, data: bytes, placed: list[int]) -> None:
-        """Add packed records that supersede nothing to the base, with their rows' hashes, as `pack_rows` gives them.
+        """Add packed records, which supersede none, to the base. The arguments are results of `pack_rows`.
 
         Raises:
-            OutOfSharedMemory: no room in shared memory.
-            NoRoom: no room in the segment.
+            OutOfSharedMemory: there is no room in shared memory.
+            NoRoom: there is no room in the segment.
         """
         header = self.header
         at = self.end
@@ -215,10 +215,10 @@ class SegmentWriter:
         self.end = end
 
     def finish_base(self) -> None:
-        """Close the base: the log follows. Writes the header, so that the segment can be attached.
+        """Finish the base, so that the log can follow. Writes the header, so that readers can attach.
 
         Raises:
-            AreaUnreadable, NoAccess: its file has been removed or replaced.
+            AreaUnreadable, NoAccess: the file has been removed or replaced.
         """
         self.live_rows = self.slots_used
         self.header = self.header._replace(log_at=self.end, rows=self.slots_used)
@@ -236,9 +236,9 @@ class SegmentWriter:
     # --- the log -------------------------------------------------------------------------------------------
 
     def plan(self, changes: Iterable[Change], pause: Callable[[], None]) -> list[Planned]:
-        """Find out where the rows of these changes are; those that are as they were are left out.
+        """Find the rows of these changes. Leaves out rows that would not change.
 
-        `pause` is called after every few thousand changes.
+        `pause` is called after every `CHANGES_BETWEEN_PAUSES` changes.
 
         Raises:
             AreaUnreadable: a row is damaged.
@@ -257,7 +257,7 @@ class SegmentWriter:
         return planned
 
     def has_room(self, planned: Sequence[Planned]) -> bool:
-        """Whether a batch of these changes fits, and the slots stay loose enough for short searches."""
+        """Return whether a batch of these changes fits, and leaves enough free slots for short searches."""
         length = BATCH_BYTES + sum(record_size(each.key, each.value) for each in planned)
         limit = min(self.header.capacity, self.header.log_at + self._log_bytes)
         fits = length <= layout.MAX_BATCH_BYTES and self.end + length + LOG_SPARE_BYTES <= limit
@@ -272,12 +272,12 @@ class SegmentWriter:
         flags: int = 0,
         next_segment: int = 0,
     ) -> None:
-        """Append one generation's batch, then point the slots at its records. Readers do not look at it yet.
+        """Append one generation's batch, then point the slots at its records. Readers do not see it yet.
 
         There is always room for a sealing batch. `pause` is called as in `plan`.
 
         Raises:
-            OutOfSharedMemory: no room; nothing has changed.
+            OutOfSharedMemory: there is no room; nothing has changed.
         """
         records: list[bytes] = []
         words: list[int] = []
@@ -303,14 +303,14 @@ class SegmentWriter:
         self.end, self.slots_used, self.live_rows = at, slots_used, live_rows
 
     def _write_batch(self, batch: Batch, records: list[bytes]) -> None:
-        """Write a batch behind the last one; its generation, which makes it valid, as the last word."""
+        """Write a batch behind the last one. Its generation is written last, which makes it valid."""
         end = self.end + batch.length
         spare = 0 if batch.flags & SEALED else LOG_SPARE_BYTES
         if end + spare > self.header.capacity:
             raise AreaUnreadable(self.name, f"a batch of {batch.length} bytes is larger than its log")
         self.memory.ensure(end + spare)
         data = pack_batch(batch, b"".join(records))
-        if spare:  # no batch behind this one, whatever a writer that was killed may have left there
+        if spare:  # ends the log here, even if a killed writer has left a batch behind this place
             self._buffer[end : end + spare] = bytes(spare)
         self._buffer[self.end + WORD_BYTES : end] = data[WORD_BYTES:]
         fence()
@@ -318,16 +318,16 @@ class SegmentWriter:
         fence()
 
     def _point(self, hashed: int, slot: int, word: int, *, is_new: bool) -> None:
-        """Lead a row's slot to a record; a new row's goes to the next free slot from there on."""
+        """Point a row's slot at a record. A new row gets the next free slot, starting at `slot`."""
         slots, slot_count = self._slots, self.header.slots
         while is_new and slots[slot]:
             slot = slot + 1 if slot + 1 < slot_count else 0
         slots[slot] = slot_entry(hashed, word)
 
     def redo(self, offset: int, batch: Batch) -> None:
-        """Point the slots at an already valid batch again, after a crash in the middle of it.
+        """Point the slots at the records of a valid batch again, after a crash before or while they were set.
 
-        Doing it twice changes nothing.
+        A second call changes nothing.
         """
         for word, record in self.reading.records_of(offset, batch):
             hashed, slot, found, _ = self.reading.probe(record.kind, record.key, NO_END)
@@ -338,7 +338,7 @@ class SegmentWriter:
         self._words[HINT_AT // WORD_BYTES] = offset
 
     def close(self) -> None:
-        """Unmap it; readers are not affected."""
+        """Unmap the segment. Readers are not affected."""
         self._reading = None
         self._slots.release()
         self._words.release()
