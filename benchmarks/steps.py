@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import calls, lookups, processes, publishing
+from benchmarks import calls, lookups, processes, publishing, tables
 from benchmarks.measured import Measured
 
 
@@ -26,6 +26,9 @@ def steps(quick: bool) -> dict[str, Callable[[], list[Measured]]]:
         "memory and attach": lambda: processes.memory_and_attach(large, team),
         "starting": lambda: processes.starting(middle, 3 if quick else 9),
         "two processes, and publishing meanwhile": lambda: processes.scaling(middle, 1 if quick else 5),
+        "tables, look-ups": lambda: tables.look_ups(middle, 7 if quick else 21),
+        "tables, memory": lambda: tables.memory(middle, team),
+        "tables, watcher": lambda: tables.watcher(10, 1_000 if quick else 10_000, 1_000),
         "propagation": lambda: processes.propagation(middle, team, 100 if quick else 500),
     }
 

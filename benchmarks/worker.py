@@ -141,6 +141,83 @@ def follow(area: str, model: str) -> None:
         time.sleep(0.0002)
 
 
+def tenant_type() -> "type[object]":
+    """The value of a row: `benchmarks.tables.Tenant`."""
+    import msgspec
+
+    fields = [("code", str), ("quota", int), ("team", str), ("hosts", list[str])]
+    return msgspec.defstruct("Tenant", fields)
+
+
+def table(area: str, file: str) -> None:
+    from pathlib import Path
+
+    import msgspec
+
+    from shmroute import Reader
+
+    names = msgspec.msgpack.decode(Path(file).read_bytes(), type=list[str])
+    before = private_bytes()
+    tenants = Reader(area).table("tenants", tenant_type())
+    for name in names:
+        tenants[name]
+    tell(bytes=private_bytes() - before)
+
+
+def objects(file: str) -> None:
+    from pathlib import Path
+
+    import msgspec
+
+    decode = msgspec.msgpack.Decoder(tenant_type()).decode
+    bodies = msgspec.msgpack.decode(Path(file).read_bytes(), type=dict[str, bytes])
+    before = private_bytes()
+    kept = {}
+    for name in list(bodies):
+        kept[name] = decode(bodies[name])
+    tell(bytes=private_bytes() - before)
+
+
+def informers(kubeconfig: str, tables: str, objects: str, changes: str) -> None:
+    """One informer for each table, as the official client has it: list, watch, a dict. Tells after the lists, and
+    after that many events."""
+    import threading
+    from typing import Any
+
+    from kubernetes import client, config, watch
+
+    load: Any = config.load_kube_config
+    load(kubeconfig)
+    api: Any = client.CustomObjectsApi()
+    watching: Any = watch.Watch
+    lock = threading.Lock()
+    kept: dict[tuple[str, str], Any] = {}
+    events = threading.Semaphore(0)
+    listed = threading.Semaphore(0)
+
+    def inform(plural: str) -> None:
+        first = api.list_cluster_custom_object("example.com", "v1", plural)
+        with lock:
+            kept.update({(plural, item["metadata"]["name"]): item for item in first["items"]})
+        version = first["metadata"]["resourceVersion"]
+        del first
+        listed.release()
+        arguments = ("example.com", "v1", plural)
+        for event in watching().stream(api.list_cluster_custom_object, *arguments, resource_version=version):
+            with lock:
+                kept[plural, event["object"]["metadata"]["name"]] = event["object"]
+            events.release()
+
+    for number in range(int(tables)):
+        threading.Thread(target=inform, args=(f"t{number}s",), daemon=True).start()
+    for semaphore, count in ((listed, int(tables)), (events, int(changes))):
+        for _ in range(count):
+            semaphore.acquire()
+        with open("/proc/self/status") as file:  # noqa: PTH123 - as above
+            resident = next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+        tell(cpu=usage()["cpu"], rss=resident, kept=len(kept) == int(tables) * int(objects))
+
+
 JOBS: "dict[str, Callable[..., None]]" = {
     "attach": attach,
     "touch": touch,
@@ -150,6 +227,9 @@ JOBS: "dict[str, Callable[..., None]]" = {
     "rate": rate,
     "latency": latency,
     "follow": follow,
+    "table": table,
+    "objects": objects,
+    "informers": informers,
 }
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.measured import Measured, Results
 from benchmarks.timing import Figure, quantile, ratio
 
-from benchmarks import lookups, processes, publishing, report
+from benchmarks import lookups, processes, publishing, report, tables
 
 pytest.importorskip("lmdb", reason="the benchmarks' competitors are installed by `make bench`")
 
@@ -23,6 +23,9 @@ def rows() -> list[Measured]:
         *publishing.publishing(500, 1_000, 5),
         *processes.memory_and_attach(1_000, 1),
         *processes.propagation(1_000, 2, 5),
+        *tables.look_ups(500, 2),
+        *tables.memory(500, 1),
+        *tables.watcher(2, 20, 10),
     ]
 
 
