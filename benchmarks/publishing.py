@@ -151,9 +151,11 @@ def _while_rebuilding(publisher: Publisher, apps: Apps, dice: random.Random, cou
     """Publish until a rebuild begins, and on until it has ended."""
     taken: list[float] = []
     pad = b"x" * 65536
-    while not publisher.rebuilding:  # grow the log quickly: rows of 64 KiB
+    before = publisher.control.segment
+    # Grow the log quickly, by rows of 64 KiB. A small table is rebuilt at once.
+    while not publisher.rebuilding and publisher.control.segment == before:
         publisher.publish({(Kind.METADATA, f"bench/{number}"): pad + os.urandom(8) for number in range(16)})
-    while publisher.rebuilding:
+    while publisher.rebuilding or not taken:
         change = apps.change(dice)
         started = time.perf_counter()
         publisher.publish(change)

@@ -25,7 +25,9 @@ from benchmarks.processes import WAIT_SECONDS, dumped, workers
 from benchmarks.timing import Figure, figure, interleaved, loop_over, ratio
 from shmroute import Reader
 from shmroute.resources.key import ObjectKey
-from shmroute.resources.table import TableDefinition, TableObject, watch_tables
+from shmroute.resources.table import watch_tables
+from shmroute.resources.table_definition import TableDefinition
+from shmroute.resources.table_parser import TableObject
 from shmroute.rows import Kind, encode, index_value
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import Changed, Replaced
