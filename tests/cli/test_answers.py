@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import yaml
 
-from shmroute.rows import AppRow, Kind, RouteRow, encode
+from shmroute.rows import AppRow, ConflictRow, Kind, RouteRow, encode
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.testing import Answer, Routes
 from shmroute.watcher.status import encode_status
@@ -279,6 +279,39 @@ def test_explain_of_an_unknown_model_names_the_source_and_what_hinders_it(cli: C
     assert "https://cluster" in said
     assert "namespace east, selector iidp=iidp" in said
     assert "The source appmodels is backing-off: 404 of a kind." in said
+
+
+@pytest.mark.parametrize(
+    ("winner", "other", "claim"),
+    [
+        (("2026-01-01T00:00:00Z", ""), ("2026-01-02T00:00:00Z", ""), "is the oldest"),
+        (
+            ("", "2026-01-03T00:00:00Z"),
+            ("2026-01-02T00:00:00Z", ""),
+            "has no creation time, which counts as the oldest",
+        ),
+        (("", "2026-01-01T00:00:00Z"), ("", "2026-01-02T00:00:00Z"), "was seen first"),
+        (("", "2026-01-01T00:00:00Z"), ("", "2026-01-01T00:00:00Z"), "comes first by name, since nothing says"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_explain_names_the_rule_that_decided_a_conflict(
+    cli: Cli, area: str, winner: tuple[str, str], other: tuple[str, str], claim: str
+) -> None:
+    apps = [
+        AppRow(name, "v1", "east", name, f"east/{name}", (("m", "v-1"),), created=created, first_seen=seen)
+        for name, (created, seen) in (("one", winner), ("two", other))
+    ]
+    with Publisher(area) as publisher:
+        publisher.publish(
+            {
+                (int(Kind.MODEL), "m"): encode(RouteRow("m", "v-1", "one", "v1", "east", "one")),
+                (int(Kind.CONFLICT), "east/m"): encode(ConflictRow("m", "east", "one", ("two",), 1)),
+                **{(int(Kind.APP), app.app): encode((app,)) for app in apps},
+            }
+        )
+        publisher.control.beat(time.monotonic_ns(), time.monotonic_ns(), synced=True)
+    assert f"and {claim}" in cli("explain", "m", "--area", area).out
 
 
 def test_explain_says_that_the_appmodel_is_being_deleted(cli: Cli, area: str) -> None:

@@ -64,7 +64,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"  because AppModel {facts['appmodel']} claims it{' in ' + facts['file'] if facts['file'] else ''}"
     if facts["waiting_appmodels"]:
         waiting = ", ".join(facts["waiting_appmodels"])
-        yield f"  and is the oldest that does; these would follow, in this order: {waiting}"
+        yield f"  and {facts['claim']}; these would follow, in this order: {waiting}"
     if facts["other_namespaces"]:
         yield f"  other namespaces: {'; '.join(facts['other_namespaces'])}"
     if facts["deleting"]:

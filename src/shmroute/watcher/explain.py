@@ -41,6 +41,7 @@ def explain(rows: RowReader, route: Route, about: dict[str, Any]) -> dict[str, A
         "app_version": route.app_version,
         "appmodel": f"{route.namespace}/{route.appmodel}",
         "waiting_appmodels": _waiting(conflict) if conflict else [],
+        "claim": _claim(rows, conflict) if conflict else None,
         "other_namespaces": [f"{other.namespace}: {other.app} {other.version}" for other in route.others],
         "deleting": next((app.deleting for app in apps if _is_of(app, route)), "") or None,
         "app_named_by": [f"{app.namespace}/{app.appmodel}" for app in apps],
@@ -61,6 +62,20 @@ def _waiting(conflict: ConflictRow) -> list[str]:
     """Return the other AppModels that claim the model. A row names only the first; a last entry counts the rest."""
     more = conflict.loser_count - len(conflict.losers)
     return [*conflict.losers, *([f"and {more} more"] if more > 0 else [])]
+
+
+def _claim(rows: RowReader, conflict: ConflictRow) -> str:
+    """Return the part of the conflict rule that put the winner before the first of the others, as a clause."""
+    ages = {
+        app.appmodel: (app.created, app.first_seen)
+        for _, _, value in rows.rows(Kind.APP)
+        for app in msgspec.msgpack.decode(value, type=tuple[App, ...])
+        if app.namespace == conflict.namespace
+    }
+    winner, other = (ages.get(name, ("", "")) for name in (conflict.winner, conflict.losers[0]))
+    if winner[0] != other[0]:
+        return "is the oldest" if winner[0] else "has no creation time, which counts as the oldest"
+    return "was seen first" if winner != other else "comes first by name, since nothing says which of them is older"
 
 
 def _metadata_facts(row: MetadataRow | None, route: Route, loader: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -323,7 +323,7 @@ def _explained(facts: dict[str, Any]) -> str:
     metadata, endpoints = facts["metadata"], facts["endpoints"]
     pairs: list[tuple[str, Any]] = [
         ("Served by", f"app {facts['app']} {facts['app_version']}, model version {facts['version']}"),
-        ("Because", f"AppModel {facts['appmodel']} claims it"),
+        ("Because", f"AppModel {facts['appmodel']} claims it" + (f" and {facts['claim']}" if facts["claim"] else "")),
         ("Others that claim it", ", ".join(facts["waiting_appmodels"]) or "none"),
         ("Other namespaces", "; ".join(facts["other_namespaces"]) or "none"),
         ("Metadata", _metadata_words(metadata)),
