@@ -200,3 +200,31 @@ def test_a_bad_table_ends_the_command_before_anything_is_served(
     assert words in ended.stderr
     with pytest.raises(NotReady):
         Reader(area).attach()
+
+
+def test_a_definition_that_is_deleted_leaves_the_last_rows_until_it_is_back(area: str, tmp_path: Path) -> None:
+    """An API server deletes every object, one by one, before the definition itself goes."""
+    with serving(tmp_path) as (kubeconfig, definitions, objects):
+        definitions.create_custom_resource_definition(DEFINITION)  # type: ignore[arg-type]
+        until(lambda: create(objects, widget("one", code="first", size=3)), "definition")
+        create(objects, widget("two", code="second"))
+        with watching(area, tmp_path, "--kubeconfig", str(kubeconfig), "-n", "default"):
+            widgets = follow(area)
+            widgets.wait_ready(WAIT_SECONDS)
+            until(lambda: len(widgets) == 2, "rows")
+            objects.delete_cluster_custom_object("example.com", "v1", "widgets", "two")
+            until(lambda: "second" not in widgets, "deletion by a user")
+
+            definitions.delete_custom_resource_definition("widgets.example.com")
+            until(lambda: "the last state is served" in waiting(area), "reason")
+            aged = widgets.age
+            until(lambda: widgets.age > aged + 1.0, "growing age")
+            assert dict(widgets) == {"first": Widget("first", 3)}, "the last known good"
+
+            definitions.create_custom_resource_definition(DEFINITION)  # type: ignore[arg-type]
+            until(lambda: create(objects, widget("three", code="third")), "definition again")
+            deadline = time.monotonic() + 2 * WAIT_SECONDS
+            while dict(widgets) != {"third": Widget("third")}:
+                assert time.monotonic() < deadline, dict(widgets)
+                time.sleep(0.05)
+            until(lambda: widgets.age < aged + 1.0, "age of a table in step")

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
 import msgspec
 
 from shmroute.errors import TableNotFound, TableNotReady, TableValueError
-from shmroute.rows import TableRow, bucket_key, index_value
+from shmroute.rows import TableRow, bucket_key, index_value, table_kinds
 
 if TYPE_CHECKING:
     from shmroute.shm.reader import RowReader
+    from shmroute.worker.table_metadata import TableMetadata
 
 __all__ = ["TableView", "ready_row"]
 
 T = TypeVar("T")
 D = TypeVar("D")
+M = TypeVar("M")
 R = TypeVar("R")
 
 Bucket: TypeAlias = Callable[[str, Callable[[bytes], Any]], Any]
@@ -32,7 +34,7 @@ _decode_bucket = msgspec.msgpack.Decoder(list[str]).decode
 
 def _bucket_in(rows: RowReader, table: TableRow) -> Bucket:
     def bucket(key: str, decode: Callable[[bytes], Any]) -> Any:
-        row = rows.get(table.number + 1, key)
+        row = rows.get(table_kinds(table.number)[1], key)
         return decode(row) if row is not None else None
 
     return bucket
@@ -119,6 +121,31 @@ class TableView(Mapping[str, T], Generic[T]):
             return [(key, rows.get(table.number, key)) for key in keys]
 
         return tuple(self._value(key, row) for key, row in self._read(read) if row is not None)
+
+    @overload
+    def metadata(self, key: str) -> TableMetadata[Any]: ...
+    @overload
+    def metadata(self, key: str, type: Callable[..., M]) -> TableMetadata[M]: ...
+    def metadata(self, key: str, type: Any = Any) -> TableMetadata[Any]:  # noqa: A002 - as msgspec calls it
+        """The row's metadata from the store that `redis` in the table's declaration names, decoded from JSON.
+
+        Args:
+            key: key of the row.
+            type: what the value is decoded into: anything that msgspec decodes.
+
+        Raises:
+            KeyError: there is no such row.
+            TableValueError: the value is not JSON, or does not fit the type.
+        """
+        from shmroute.worker.table_metadata import decoded
+
+        def read(rows: RowReader, table: TableRow) -> tuple[bool, bytes | None]:
+            return rows.has(table.number, key), rows.get(table_kinds(table.number)[2], key)
+
+        there, row = self._read(read)
+        if not there:
+            raise KeyError(key)
+        return decoded(self.name, key, row, type)
 
     def _all(self) -> dict[str, T]:
         found = self._read(lambda rows, table: [(key, row) for _, key, row in rows.rows(table.number)])

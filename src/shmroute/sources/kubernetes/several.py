@@ -86,6 +86,11 @@ class SeveralNamespaces:
         for source in self._sources.values():
             source.audit_now()
 
+    def relist(self, reason: str) -> None:
+        """List everything again, in each namespace."""
+        for source in self._sources.values():
+            source.relist(reason)
+
     def take(self, namespace: str, event: Event) -> None:
         """Take an event of the source of `namespace`."""
         with self._lock:

@@ -7,6 +7,8 @@ resource, only this source waits, and its state names what it waits for.
 from __future__ import annotations
 
 import logging
+import threading
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,13 +17,12 @@ from shmroute.errors import ApiError
 from shmroute.kube.connection import Abort, path_of
 from shmroute.sources.backoff import Backoff
 from shmroute.sources.base import SourceState
+from shmroute.sources.kubernetes.deletions import DeletionGuard
 from shmroute.sources.kubernetes.several import SeveralNamespaces
 from shmroute.sources.kubernetes.source import RESYNC_SECONDS, KubernetesSource
 from shmroute.sources.kubernetes.timing import SourceStats, Timing
 
 if TYPE_CHECKING:
-    import threading
-
     from shmroute.kube.connection import Connection
     from shmroute.resources.registry import WatchedKind
     from shmroute.sources.base import Sink
@@ -41,6 +42,7 @@ class _Resource(msgspec.Struct):
     name: str
     kind: str = ""
     namespaced: bool = True
+    verbs: list[str] = []
 
 
 class _Resources(msgspec.Struct):
@@ -78,10 +80,11 @@ class TableSource:
         self._resync_seconds = resync_seconds
         self._timing = timing
         self._source: KubernetesSource | SeveralNamespaces | None = None
+        self._abort = Abort()
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
         """Find the resource, then list and watch it, until `stop` is set."""
-        kind = self.kinds[0] if self._scope_known else self._find(sink, stop)
+        kind, creatable = self._find(sink, stop)
         if kind is None:
             return
         namespaces = self._namespaces if kind.namespaced else None
@@ -89,7 +92,42 @@ class TableSource:
             self._source = SeveralNamespaces({name: self._watch(kind, name) for name in namespaces})
         else:
             self._source = self._watch(kind, namespaces[0] if namespaces else None)
-        self._source.run(sink, stop)
+        if not creatable or "." not in kind.group:  # no CustomResourceDefinition is behind it
+            self._source.run(sink, stop)
+            return
+        guard = DeletionGuard(sink, lambda: self._goes_away(kind), self._relist)
+        thread = threading.Thread(target=guard.run, args=(stop,), name=f"shmroute-{kind.name}-deletions", daemon=True)
+        thread.start()
+        try:
+            self._source.run(guard, stop)
+        finally:
+            self._abort.set()
+            guard.wake()
+
+    def _relist(self) -> None:
+        if self._source is not None:
+            self._source.relist("returned")
+
+    def _goes_away(self, kind: WatchedKind) -> str | None:
+        """Why the resource is about to be gone, or is; "" if it stays, None if the server does not say."""
+        try:
+            found = self._look(kind, self._abort)
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return f"the definition of {kind.full_name} is not installed"
+            refused = HTTPStatus.BAD_REQUEST <= error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+            return "" if refused and error.status != HTTPStatus.TOO_MANY_REQUESTS else None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        if found is None:
+            return f"{kind.api_version} has no resource {kind.plural} any more"
+        return "" if "create" in found.verbs else f"the definition of {kind.full_name} is being deleted"
+
+    def _look(self, kind: WatchedKind, abort: Abort) -> _Resource | None:
+        """What discovery says of the resource; None if it does not list it. Raises `ApiError`, `DecodeError`."""
+        path = path_of(*kind.api_path)
+        answer = self._connection.request("GET", path, timeout_seconds=DISCOVERY_SECONDS, abort=abort)
+        return next((each for each in _decode(answer.data).resources if each.name == kind.plural), None)
 
     @property
     def stats(self) -> SourceStats:
@@ -111,28 +149,31 @@ class TableSource:
         if self._source is not None:
             self._source.audit_now()
 
-    def _find(self, sink: Sink, stop: threading.Event) -> WatchedKind | None:
-        """Return the kind, completed by discovery; None if `stop` was set first."""
+    def _find(self, sink: Sink, stop: threading.Event) -> tuple[WatchedKind | None, bool]:
+        """Return the kind, completed by discovery, and whether objects can be created; None if `stop` was set first.
+
+        Where scope and kind are declared, discovery may be forbidden, and nothing waits for it.
+        """
         kind = self.kinds[0]
         backoff = Backoff(cap=MISSING_SECONDS)
-        abort = Abort()
         said = ""
         while not stop.is_set():
             try:
-                answer = self._connection.request(
-                    "GET", path_of(*kind.api_path), timeout_seconds=DISCOVERY_SECONDS, abort=abort
-                )
-                found = next((each for each in _decode(answer.data).resources if each.name == kind.plural), None)
+                found = self._look(kind, self._abort)
                 if found is not None:
                     if said:
                         log.info("table %s: the API server serves %s now", kind.name, kind.full_name)
-                    return msgspec.structs.replace(kind, kind=found.kind or kind.kind, namespaced=found.namespaced)
+                    if not self._scope_known:
+                        kind = msgspec.structs.replace(kind, kind=found.kind or kind.kind, namespaced=found.namespaced)
+                    return kind, "create" in found.verbs
                 reason = f"{kind.api_version} has no resource {kind.plural}"
             except ApiError as error:
-                missing = error.status == 404
+                missing = error.status == HTTPStatus.NOT_FOUND
                 reason = f"{kind.api_version} is not served" if missing else str(error)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 reason = f"the discovery of {kind.api_version} cannot be read: {error}"
+            if self._scope_known:
+                return kind, False
             reason = f"waiting for {kind.full_name}: {reason}; is its definition installed?"
             if reason != said:
                 log.warning("table %s: %s", kind.name, reason)
@@ -140,4 +181,4 @@ class TableSource:
             seconds = backoff.failed()
             sink.put(SourceState(kind.name, "backing-off", 0, reason, backoff_seconds=seconds))
             stop.wait(seconds)
-        return None
+        return None, False
