@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shmroute.sources.base import Replaced
+from shmroute.sources.threads import ThreadStatus
 from shmroute.watcher import http as http_module
 from shmroute.watcher.http import HttpServer, serve
 from tests.fuzz.bounds import Bounds
@@ -53,8 +54,9 @@ REQUESTS = [
 class Port:
     """A watcher's port, and the hostile clients it has."""
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: HttpServer, threads: Callable[[], tuple[ThreadStatus, ...]]) -> None:
         self.server = server
+        self.threads = threads
         self.bounds = Bounds(spare_threads=8)  # asyncio's pool, which makes its threads as they are needed
         self.clients: list[socket.socket] = []
 
@@ -80,7 +82,7 @@ class Port:
         answer = connection.getresponse()
         assert (answer.status, answer.read()) == (200, b"ok\n")
         connection.close()
-        assert self.server._thread.is_alive()
+        assert all(thread.alive and not thread.restarts for thread in self.threads())
         assert len(self.server._server.server_state.connections) <= http_module.MAX_CONNECTIONS
         self.bounds.check()
 
@@ -98,7 +100,7 @@ def port() -> Iterator[Port]:
             it.source.put(Replaced("appmodels", (appmodel("one"), appmodel("two"))))
             it.source.in_step()
             wait_for(lambda: it.watcher.status.synced)
-            made = Port(serve(it.watcher, "127.0.0.1:0", "all"))
+            made = Port(serve(it.watcher, "127.0.0.1:0", "all"), lambda: it.watcher.status.threads)
             yield made
             made.close()
     finally:

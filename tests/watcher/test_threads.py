@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+import os
+import selectors
+import socket
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from shmroute.kube.connection import Connection
 from shmroute.metadata.folder_store import FolderStore
 from shmroute.metadata.loader import MetadataLoader
 from shmroute.resources.registry import APPMODELS
 from shmroute.sources.base import Changed, Replaced, Sink
+from shmroute.sources.kubernetes.source import KubernetesSource
+from shmroute.sources.threads import GIVE_UP_SECONDS, HEALTHY_SECONDS, SupervisedThreads, ThreadStatus
+from shmroute.supervise.lifeline import call_at_end
 from shmroute.watcher.checkpoint import Checkpoint, Identity
+from shmroute.watcher.http import serve
 from shmroute.watcher.metadata_feed import MetadataFeed
-from shmroute.watcher.status import ThreadStatus
-from shmroute.watcher.threads import GIVE_UP_SECONDS, HEALTHY_SECONDS, SupervisedThreads
+from tests.apiserver import ApiServer, app_model
+from tests.sources.kubernetes.following import LIVELY, fast_settings
 from tests.watcher.running import SETTINGS, WAIT_SECONDS, Running, Told, appmodel, reading, running, wait_for
 
 
@@ -75,7 +85,7 @@ def supervising(target: Target) -> Iterator[Supervising]:
     [
         (RuntimeError("a defect"), "RuntimeError: a defect"),
         (SystemExit(3), "SystemExit: 3"),
-        (None, "it returned before the watcher stopped"),
+        (None, "it returned before it was to stop"),
     ],
 )
 def test_thread_that_ends_is_seen_and_started_again(failure: BaseException | None, reason: str) -> None:
@@ -160,18 +170,24 @@ def test_source_that_gets_no_thread_for_long_ends_the_watcher(monkeypatch: pytes
 # --- in a watcher ------------------------------------------------------------------------------------------
 
 
-def kill(name: str, others: set[threading.Thread]) -> None:
-    """Raise SystemExit in the thread of that name that is none of `others`, when its wait ends.
+WAITS = {
+    threading.Condition.wait.__code__,
+    selectors.EpollSelector.select.__code__,
+    socket.SocketIO.readinto.__code__,
+    call_at_end.__code__,
+}
+"""Where threads wait. Between two other instructions an exception could leave a lock locked, which no defect of the
+thread's own code does."""
 
-    Only there: between any two other instructions it could leave a lock locked, which no defect of the thread's own
-    code does.
-    """
+
+def kill(name: str, others: set[threading.Thread]) -> None:
+    """Raise SystemExit in the thread of that name that is none of `others`, when its wait ends."""
 
     def hit() -> bool:
         frames = sys._current_frames()
         new = set(threading.enumerate()) - others
         idents = [each.ident for each in new if each.name == name and each.ident in frames]
-        if not idents or frames[idents[-1]].f_code is not threading.Condition.wait.__code__:
+        if not idents or frames[idents[-1]].f_code not in WAITS:
             return False
         exception = ctypes.py_object(SystemExit)
         return bool(ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(idents[-1]), exception) == 1)
@@ -202,6 +218,74 @@ def test_killed_helper_thread_is_back_and_routes_flow_on(area: str, tmp_path: Pa
             wait_for(lambda: reader.get("two") is not None)
         wait_for(lambda: all(status.alive for status in it.watcher.status.threads))
         assert not it.watcher.failed
+
+
+HELPERS = {
+    *("metadata", "checkpoint", "handler Quiet", "http", "lifeline"),
+    *("appmodels watch", "appmodels probe", "appmodels time"),
+}
+
+
+@pytest.mark.fault(42)
+@pytest.mark.parametrize("at_once", [8, pytest.param(1, marks=pytest.mark.long)])
+def test_every_helper_thread_that_is_killed_is_seen_and_is_back(area: str, tmp_path: Path, at_once: int) -> None:
+    (tmp_path / "one_m").write_bytes(b"1")
+    others = set(threading.enumerate())
+    watched, held = os.pipe()
+    with ApiServer(settings=fast_settings()) as api:
+        connection = Connection(str(api.kubeconfig(tmp_path / "kubeconfig")))
+        it = Running(
+            area,
+            KubernetesSource(connection, APPMODELS, namespace=None, timing=LIVELY),
+            metadata=MetadataFeed(MetadataLoader(FolderStore(tmp_path))),
+            checkpoint=Checkpoint(tmp_path / "checkpoint", Identity(area, SETTINGS)),
+            handlers=[Quiet()],
+        )
+        it.watcher.supervise("lifeline", lambda: call_at_end(watched, it.watcher.stop))
+        server = serve(it.watcher, "127.0.0.1:0")
+        it.thread.start()
+        versions = map(str, itertools.count())
+        try:
+            api.apply(app_model("one", {"one": "first"}))
+            with reading(area) as reader:
+                wait_for(lambda: reader.get("one") is not None)
+                wait_for(lambda: {status.name for status in it.watcher.status.threads} >= HELPERS)
+                for names in chunks(sorted(HELPERS), at_once):
+                    for name in names:
+                        kill(name, others)
+                    api.apply(app_model("one", {"one": next(versions)}))  # it ends the wait of the watch
+                    for name in names:
+                        wait_for(lambda name=name: status_of(it, name).restarts == 1)  # type: ignore[misc]
+                        assert "SystemExit" in status_of(it, name).problem
+                        assert f'shmroute_thread_restarts_total{{thread="{name}"}} 1.0' in metrics(server.port)
+                    version = next(versions)
+                    api.apply(app_model("one", {"one": version}))
+                    wait_for(lambda version=version: reader.resolve("one").version == version)  # type: ignore[misc]
+            wait_for(lambda: all(status.alive for status in it.watcher.status.threads))
+            assert not it.watcher.failed
+            os.close(held)
+            it.thread.join(WAIT_SECONDS)
+            assert not it.thread.is_alive(), "the lifeline's new thread ends the watcher"
+        finally:
+            server.close()
+            it.stop()
+            connection.close()
+    os.close(watched)
+
+
+def chunks(names: list[str], size: int) -> list[list[str]]:
+    return [names[start : start + size] for start in range(0, len(names), size)]
+
+
+def status_of(it: Running, name: str) -> ThreadStatus:
+    [status] = [status for status in it.watcher.status.threads if status.name == name]
+    return status
+
+
+def metrics(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_SECONDS) as answer:
+        text: str = answer.read().decode()
+    return text
 
 
 class Quiet:

@@ -65,7 +65,7 @@ def command(
         watcher.stop()
 
     if lifeline is not None:
-        call_at_end(lifeline, end)
+        watcher.supervise("lifeline", lambda: call_at_end(lifeline, end))
     watcher.run()
     if keeper is not None and _is_gone(keeper, EXIT_SECONDS if ended.is_set() else 0.0):
         remove_area(watcher.area)  # it was killed, and nobody else is left to do it

@@ -22,6 +22,7 @@ import msgspec
 
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import Item, WatchedKind
+from shmroute.sources.threads import ThreadStatus
 
 __all__ = [
     "AuditResult",
@@ -39,6 +40,7 @@ __all__ = [
     "Sink",
     "Source",
     "SourceState",
+    "Threaded",
 ]
 
 Resource: TypeAlias = str
@@ -144,6 +146,13 @@ class Audited(Protocol):
     """A source that can be asked to compare itself with its server; an `AuditResult` follows."""
 
     def audit_now(self) -> None: ...
+
+
+@runtime_checkable
+class Threaded(Protocol):
+    """A source with helper threads of its own."""
+
+    def threads(self) -> tuple[ThreadStatus, ...]: ...
 
 
 class Source(Protocol):

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 from collections.abc import Callable
+from typing import Final
 
 __all__ = ["Lifeline", "call_at_end", "has_ended"]
+
+LOOK_MILLISECONDS: Final = 1_000
+"""Longest single wait: no thread waits for ever."""
 
 
 class Lifeline:
@@ -40,15 +43,10 @@ def has_ended(watched: int) -> bool:
     return bool(poll.poll(0))
 
 
-def call_at_end(watched: int, action: Callable[[], None]) -> threading.Thread:
-    """Call `action` once, in a new thread, when the last holder has ended."""
-
-    def wait() -> None:
-        poll = select.poll()
-        poll.register(watched, select.POLLIN)
-        poll.poll()
-        action()
-
-    thread = threading.Thread(target=wait, name="lifeline", daemon=True)
-    thread.start()
-    return thread
+def call_at_end(watched: int, action: Callable[[], None]) -> None:
+    """Wait until the last holder has ended, then call `action`."""
+    poll = select.poll()
+    poll.register(watched, select.POLLIN)
+    while not poll.poll(LOOK_MILLISECONDS):
+        pass
+    action()

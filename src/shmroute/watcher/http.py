@@ -78,6 +78,9 @@ PageFor = Literal["loopback", "all", "off"]
 
 _JSON: Final = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"))
 
+THREAD_NAME: Final = "http"
+"""As status and metrics call the thread."""
+
 _CLOSE_SECONDS: Final = 10.0
 _MAX_PORT: Final = 65_535
 
@@ -268,52 +271,58 @@ class _LimitedConnection(H11Protocol):
 
 
 class HttpServer:
-    """Answers on `listener` from a thread of its own until `close`.
+    """Answers on `listener` from a thread that the watcher looks after, until `close`.
 
     Attributes:
         port: the TCP port of the listener.
     """
 
-    def __init__(self, answer: _Paths, listener: socket.socket) -> None:
+    def __init__(self, watcher: WatcherLoop, answer: _Paths, listener: socket.socket) -> None:
         self.port: int = listener.getsockname()[1]
+        self._watcher = watcher
         self._listener = listener
-        self._answer = answer
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                answer,
-                http=_LimitedConnection,
-                ws="none",
-                lifespan="off",
-                loop="asyncio",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                backlog=MAX_CONNECTIONS,
-                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-                timeout_graceful_shutdown=1,
-            )
+        self._config = uvicorn.Config(
+            answer,
+            http=_LimitedConnection,
+            ws="none",
+            lifespan="off",
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=MAX_CONNECTIONS,
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            timeout_graceful_shutdown=1,
         )
-        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
-        self._thread.start()
+        self._answer = answer
+        self._closed = False
+        self._ended = threading.Event()
+        self._server = uvicorn.Server(self._config)
+        watcher.supervise(THREAD_NAME, self._run)
 
     def _run(self) -> None:
-        try:
+        self._server = uvicorn.Server(self._config)
+        if not self._closed:
             asyncio.run(self._serve())
-        except Exception:  # noqa: BLE001 - any error must be logged
-            _log.exception("the HTTP server on port %d has failed: liveness probes will fail too", self.port)
+        self._ended.set()
 
     async def _serve(self) -> None:
         sampling = asyncio.create_task(self._answer.sample())
         try:
-            await self._server.serve(sockets=[self._listener])
+            # The server closes what it is given, and a server that is started again needs it.
+            with self._listener.dup() as listener:
+                await self._server.serve(sockets=[listener])
         finally:
             sampling.cancel()
 
     def close(self) -> None:
-        """Stop answering. Returns within a few seconds."""
+        """Stop answering; returns within a few seconds."""
+        self._watcher.release(THREAD_NAME)
+        self._closed = True
         self._server.should_exit = True
-        self._thread.join(_CLOSE_SECONDS)
+        self._ended.wait(_CLOSE_SECONDS)
+        self._listener.close()
 
 
 def serve(watcher: WatcherLoop, listen: str, page: PageFor = "loopback", *, show_values: bool = False) -> HttpServer:
@@ -331,7 +340,7 @@ def serve(watcher: WatcherLoop, listen: str, page: PageFor = "loopback", *, show
         listener = _bound(host.strip("[]"), int(port))
     except OSError as error:
         raise ConfigError(f"--listen {listen}: {error.strerror or error}") from error
-    server = HttpServer(_Paths(watcher, page, show_values=show_values), listener)
+    server = HttpServer(watcher, _Paths(watcher, page, show_values=show_values), listener)
     _log.info("health, metrics and the status page on port %d", server.port)
     return server
 

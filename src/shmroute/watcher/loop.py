@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import Final, TypeAlias
 
 import msgspec
@@ -39,7 +40,9 @@ from shmroute.sources.base import (
     Resync,
     Source,
     SourceState,
+    Threaded,
 )
+from shmroute.sources.threads import SupervisedThreads, ThreadStatus
 from shmroute.tables import Announcement, Crowded, EndpointRules, Handler, Index, Room, TableHandler
 from shmroute.version import __version__
 from shmroute.watcher.adoption import adopted_appmodels
@@ -53,7 +56,6 @@ from shmroute.watcher.room import words_of
 from shmroute.watcher.standby import check_source
 from shmroute.watcher.status import ENDED, HEARTBEAT_SECONDS, AuditStatus, Status, decode_status, encode_status
 from shmroute.watcher.tables_follower import TablesDeclared, TablesFollower
-from shmroute.watcher.threads import SupervisedThreads
 
 __all__ = ["WatcherLoop"]
 
@@ -145,6 +147,8 @@ class WatcherLoop:
         self._stop = threading.Event()
         """Set when the owner has left its loop, to stop the other threads."""
         self._threads = SupervisedThreads()
+        self._lasting_threads = SupervisedThreads()
+        """Those that run while this watcher stands by, too, and until the process ends."""
         self._states: dict[str, SourceState] = {}
         self._publication = PendingRows(area, settings, self._kinds(), self._all_rows, clock)
         self._told_in_step = False
@@ -182,6 +186,15 @@ class WatcherLoop:
         """
         self._stopping = True
         self._events.put(_WAKE)
+
+    def supervise(self, name: str, target: Callable[[], None]) -> None:
+        """Run `target` in a thread from now on until `release`; it is started again whenever it ends. Any
+        thread."""
+        self._lasting_threads.start(name, target, restartable=True)
+
+    def release(self, name: str) -> None:
+        """The thread of that name may end. Any thread."""
+        self._lasting_threads.release(name)
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -246,6 +259,7 @@ class WatcherLoop:
                 if self._problem != str(error):
                     _log.error("%s", error)
                 self._problem = str(error)
+            self._lasting_threads.check()
             self.turned_ns = self._clock()
             self.status = self._status("standing by")
             with suppress(queue.Empty):
@@ -509,6 +523,7 @@ class WatcherLoop:
     # --- status --------------------------------------------------------------------------------------------
 
     def _check_threads(self) -> None:
+        self._lasting_threads.check()
         self._threads.check()
         if self._threads.lost:
             _log.error("%s; the watcher ends so that it can be started again", self._threads.lost)
@@ -564,6 +579,10 @@ class WatcherLoop:
             if kind.awaited
         )
         return min(contacts, default=0)
+
+    def _thread_status(self) -> tuple[ThreadStatus, ...]:
+        of_sources = (source.threads() for source in self._sources if isinstance(source, Threaded))
+        return (*self._threads.status(), *chain.from_iterable(of_sources), *self._lasting_threads.status())
 
     def _crowded(self) -> list[Crowded]:
         return self._index.crowded + (self._metadata.crowded if self._metadata else [])
@@ -623,7 +642,7 @@ class WatcherLoop:
             settings=self._settings,
             tables=tuple(kind.name for kind in self._kinds() if not kind.awaited),
             metadata=self._metadata.status() if self._metadata else None,
-            threads=self._threads.status(),
+            threads=self._thread_status(),
             problem=self._problem or publication.problem or self._tables_problem,
             no_room=(*words_of(crowded), *self._index.full_tables),
             no_room_objects=sum(each.objects for each in crowded),

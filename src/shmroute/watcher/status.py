@@ -11,6 +11,7 @@ import msgspec
 
 from shmroute.rows import SettingsRow
 from shmroute.sources.base import SourceState
+from shmroute.sources.threads import ThreadStatus
 
 __all__ = [
     "ENDED",
@@ -19,7 +20,6 @@ __all__ = [
     "AuditStatus",
     "MetadataStatus",
     "Status",
-    "ThreadStatus",
     "decode_status",
     "encode_status",
 ]
@@ -50,16 +50,6 @@ class MetadataStatus(msgspec.Struct, frozen=True):
     """Reason why the store cannot be read; "" while it can."""
     key_template: str = ""
     """Template of a key, with placeholders for namespace, app, model and version."""
-
-
-class ThreadStatus(msgspec.Struct, frozen=True):
-    """One of the watcher's helper threads."""
-
-    name: str
-    alive: bool
-    restarts: int
-    problem: str
-    """Reason of the thread's last end; "" if it never ended, or has been healthy since."""
 
 
 class AuditStatus(msgspec.Struct, frozen=True):

@@ -417,7 +417,7 @@ def test_a_probe_thread_that_fails_is_started_again_and_told(
             whole(confirm=confirm)
 
         monkeypatch.setattr(liveness, "probe", fail_once)
-        follow.wait(lambda: "the probe thread failed and was started again" in follow.reason)
+        follow.wait(lambda: "the appmodels probe thread failed and was started again" in follow.reason)
         follow.wait_probes(2)
 
         assert follow.source.stats.restarts == {"probe-thread": 1}
@@ -462,7 +462,7 @@ def test_a_watch_thread_that_fails_is_started_again_and_told(
 
         monkeypatch.setattr(reflector, "_watch", fail_once)
         api.faults.end_streams()
-        follow.wait(lambda: "the watch thread failed and was started again" in follow.reason)
+        follow.wait(lambda: "the appmodels watch thread failed and was started again" in follow.reason)
         api.apply(app_model("two"))
         follow.wait_for(api)
 
@@ -486,4 +486,4 @@ def test_a_time_thread_that_fails_is_started_again_and_a_stop_still_works(
     with Following(connection, timing=CALM, resync_seconds=0.05) as follow:
         follow.wait_watched(api)
         follow.wait(lambda: bool(follow.of(Resync)))
-        assert "the time thread failed and was started again" in follow.reason
+        assert "the appmodels time thread failed and was started again" in follow.reason

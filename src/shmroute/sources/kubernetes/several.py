@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from shmroute.sources.base import AuditResult, Changed, Deleted, Replaced, Resync, SourceState
 from shmroute.sources.kubernetes.timing import SourceStats
+from shmroute.sources.threads import ThreadStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,6 +81,17 @@ class SeveralNamespaces:
             thread.join(LOOK_SECONDS)
         with self._lock:
             self._sink = None
+
+    def threads(self) -> tuple[ThreadStatus, ...]:
+        """The helper threads of all namespaces, those of one name as one."""
+        merged: dict[str, ThreadStatus] = {}
+        for each in (status for source in self._sources.values() for status in source.threads()):
+            so_far = merged.get(each.name, each)
+            restarts = each.restarts + (so_far.restarts if each.name in merged else 0)
+            merged[each.name] = ThreadStatus(
+                each.name, each.alive and so_far.alive, restarts, each.problem or so_far.problem
+            )
+        return tuple(merged.values())
 
     def audit_now(self) -> None:
         """Begin an audit of each namespace."""

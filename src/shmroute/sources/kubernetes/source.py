@@ -4,9 +4,9 @@ Created by the watcher, one for each kind and namespace. This module owns the th
 `reflector` (list and watch), `probe` and `audit` do the work, over `api`, `wire` and `sync_state`. It knows no
 table and no route, and never waits for its owner.
 
-Four threads: the caller's of `run` (list and watch), one for the probe, one for the time (resync, audits, and the
-end of everything when `stop` is set), and one for an audit while it runs. A thread that ends by an unexpected error
-is restarted, and the state says so.
+Threads: the caller's of `run`, which looks after the others; one that lists and watches, one for the probe, one that
+keeps the time (resync and audits), and one for an audit while it lasts. A thread that ends is started again, and the
+state says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING
 
 from shmroute.kube.connection import Abort
-from shmroute.sources.base import Resync, SourceState
+from shmroute.sources.base import AuditResult, Resync, SourceState
 from shmroute.sources.kubernetes.api import ResourceApi
 from shmroute.sources.kubernetes.audit import audit
 from shmroute.sources.kubernetes.probe import Liveness, Topic
@@ -26,13 +26,13 @@ from shmroute.sources.kubernetes.reflector import Reflector
 from shmroute.sources.kubernetes.schedule import audit_wait
 from shmroute.sources.kubernetes.sync_state import Ledger
 from shmroute.sources.kubernetes.timing import SourceStats, Timing
+from shmroute.sources.threads import CHECK_SECONDS, SupervisedThreads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from shmroute.kube.connection import Connection
     from shmroute.resources.registry import WatchedKind
     from shmroute.sources.base import Event, Phase, Sink
+    from shmroute.sources.threads import ThreadStatus
 
 __all__ = ["RESYNC_SECONDS", "KubernetesSource"]
 
@@ -40,14 +40,6 @@ log = logging.getLogger(__name__)
 
 RESYNC_SECONDS = 300.0
 """Seconds between two resyncs, which cost the API server nothing; handlers retry failed objects that often."""
-
-RESTART_SECONDS = 1.0
-"""Seconds before a thread that ended by a defect is restarted: a process limit may last."""
-
-TOLD_SECONDS = 30.0
-"""Seconds for which the state reports the restart of a thread: long enough for a scrape to see it."""
-
-THREAD = " thread"
 
 
 class KubernetesSource:
@@ -89,24 +81,30 @@ class KubernetesSource:
         self._contact_ns = 0
         self._confirmed_ns = 0
         self._told_ns = 0
-        self._thread_failed_at = float("-inf")
+        self._threads = SupervisedThreads(ended=lambda name: self.stats.restarted(f"{name.split()[-1]}-thread"))
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
         """List and watch until `stop` is set; returns well under 1 s after that."""
         self._sink, self._stop = sink, stop
         self._liveness = Liveness(self._api, self._ledger, self, self._timing, self.stats, stop=stop, abort=self._abort)
         self.report("starting")
-        helpers = (
-            self._start("time", lambda: self._keep_time(stop), stop, then=self._end),
-            self._start("probe", self._liveness.run, stop),
-        )
-        self._look_after("watch", lambda: self._reflector.run(stop), stop)
-        deadline = time.monotonic() + self._timing.stop_seconds
-        for helper in helpers:
-            helper.join(max(0.0, deadline - time.monotonic()))
+        self._threads.start(f"{self._resource} time", lambda: self._keep_time(stop), restartable=True)
+        self._threads.start(f"{self._resource} probe", self._liveness.run, restartable=True)
+        self._threads.start(f"{self._resource} watch", lambda: self._reflector.run(stop), restartable=True)
+        while not stop.wait(CHECK_SECONDS):
+            self._threads.check()
+            for each in self._threads.status():
+                problem = f"the {each.name} thread failed and was started again: {each.problem}"
+                self._note(f"{each.name} thread", problem if each.problem else "")
+        self._end()
+        self._threads.join(self._timing.stop_seconds)
         self.report("stopped")
         with self._lock:
             self._sink = None
+
+    def threads(self) -> tuple[ThreadStatus, ...]:
+        """The helper threads, by names that begin with the resource's. Any thread."""
+        return self._threads.status()
 
     def audit_now(self) -> None:
         """Start an audit, unless one is running; an `AuditResult` follows. For any thread, while `run` runs."""
@@ -155,8 +153,6 @@ class KubernetesSource:
             return
         with self._lock:
             self._contact_ns = max(self._contact_ns, contact_ns)
-            if time.monotonic() - self._thread_failed_at > TOLD_SECONDS:
-                self._problems = {key: text for key, text in self._problems.items() if not key.endswith(THREAD)}
             self._tell_soon()
 
     def confirmed(self, confirmed_ns: int) -> None:
@@ -213,42 +209,13 @@ class KubernetesSource:
             )
         )
 
-    def _start(
-        self,
-        name: str,
-        work: Callable[[], None],
-        stop: threading.Event,
-        then: Callable[[], None] = lambda: None,
-    ) -> threading.Thread:
-        def run() -> None:
-            self._look_after(name, work, stop)
-            then()
-
-        thread = threading.Thread(target=run, name=f"shmroute-{self._resource}-{name}", daemon=True)
-        thread.start()
-        return thread
-
-    def _look_after(self, name: str, work: Callable[[], None], stop: threading.Event) -> None:
-        """Run `work` until `stop` is set; restart it whenever it returns or raises."""
-        topic = f"{name}{THREAD}"
-        while not stop.is_set():
-            try:
-                work()
-            except BaseException as error:
-                log.exception("the %s thread of %s failed: it is started again", name, self._api.what)
-                self.stats.restarted(f"{name}-thread")
-                self._thread_failed_at = time.monotonic()
-                problem = f"the {name} thread failed and was started again: {type(error).__name__}: {error}"
-                self._note(topic, problem)
-                stop.wait(RESTART_SECONDS)
-
     def _keep_time(self, stop: threading.Event) -> None:
-        """Resync and audit when they are due, until `stop` is set."""
+        """Resync and audit when they are due."""
         never = float("inf")
         now = time.monotonic()
         resync = now + self._resync_seconds if self._resync_seconds else never
         next_audit = now + audit_wait(self._timing, random.random)
-        while not stop.wait(max(0.0, min(resync, next_audit) - now)):
+        while not stop.wait(min(CHECK_SECONDS, max(0.0, min(resync, next_audit) - now))):
             now = time.monotonic()
             if now >= resync:
                 resync = now + self._resync_seconds
@@ -292,7 +259,8 @@ class KubernetesSource:
                 keys = ", ".join(map(str, result.keys))
                 log.error("%s: the audit found %d lost: %s", self._api.what, result.differences, keys)
                 self.relist("audit")
-        except Exception:  # the next audit tries again; this thread ends here anyway
+        except BaseException as error:
             log.exception("the audit of %s failed in a way nobody thought of", self._api.what)
+            self.put(AuditResult(self._resource, 0, 0, error=f"the audit's thread failed: {error!r}"[:200]))
         finally:
             self._auditing.release()

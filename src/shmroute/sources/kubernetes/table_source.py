@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from shmroute.kube.connection import Connection
     from shmroute.resources.registry import WatchedKind
     from shmroute.sources.base import Sink
+    from shmroute.sources.threads import ThreadStatus
 
 __all__ = ["TableSource"]
 
@@ -143,6 +144,10 @@ class TableSource:
             resync_seconds=self._resync_seconds,
             timing=self._timing,
         )
+
+    def threads(self) -> tuple[ThreadStatus, ...]:
+        """The helper threads, once there are any."""
+        return self._source.threads() if self._source is not None else ()
 
     def audit_now(self) -> None:
         """Start an audit, unless one is running."""

@@ -1,9 +1,9 @@
-"""Supervises the watcher's helper threads: notices when one ends unexpectedly, and restarts it.
+"""Supervises helper threads: notices when one ends unexpectedly, and restarts it.
 
-The owner starts the threads and calls `check` with each heartbeat. A thread has failed if it raises anything, or
-returns before the watcher stops. A restartable thread is restarted after a delay that grows. A source cannot be
-restarted, as it may have delivered half of a list: then `lost` gives the reason, and the watcher ends so that its own
-supervisor restarts it.
+The watcher's owner and each source have a set of them: they start the threads and call `check` about once a second. A
+thread has failed if it raises anything, or returns before it was to stop. A restartable thread is restarted after a
+delay that grows. A source cannot be restarted, as it may have delivered half of a list: then `lost` gives the reason,
+and the watcher ends so that its own supervisor restarts it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Final
 
 import msgspec
 
-from shmroute.watcher.status import ThreadStatus
-
-__all__ = ["SupervisedThreads"]
+__all__ = ["CHECK_SECONDS", "SupervisedThreads", "ThreadStatus"]
 
 _log = logging.getLogger(__name__)
+
+CHECK_SECONDS: Final = 1.0
+"""Longest time between two calls of `check`: an end is seen well within 5 s."""
 
 FIRST_DELAY_SECONDS: Final = 1.0
 """Delay before the first restart; doubled for each further restart."""
@@ -36,6 +37,16 @@ HEALTHY_SECONDS: Final = 60.0
 
 MAX_REPORTED: Final = 200
 """Longest error text kept in a status, in characters."""
+
+
+class ThreadStatus(msgspec.Struct, frozen=True):
+    """One of the helper threads."""
+
+    name: str
+    alive: bool
+    restarts: int
+    problem: str
+    """Reason of the thread's last end; "" if it never ended, or has been healthy since."""
 
 
 class _Supervised(msgspec.Struct):
@@ -55,14 +66,18 @@ class _Supervised(msgspec.Struct):
 
 
 class SupervisedThreads:
-    """A set of named daemon threads. Only the owner uses `start`, `check`, `lost` and `join`; any thread uses `status`.
+    """A set of named daemon threads. Only the owner uses `check`, `lost` and `join`; any thread uses the rest.
 
     Args:
         clock: monotonic seconds; tests inject one.
+        ended: called by `check` with the name of a thread that has ended and will be restarted.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, ended: Callable[[str], object] = str) -> None:
         self._clock = clock
+        self._ended_call = ended
+        self._lock = threading.Lock()
+        """Guards the lists, and that a thread is started once."""
         self._threads: list[_Supervised] = []
         self._released: list[_Supervised] = []
         self.lost = ""
@@ -72,12 +87,16 @@ class SupervisedThreads:
         """Run `target` in a thread. `target` must return only when the watcher stops. If the system refuses the thread,
         `check` tries again."""
         it = _Supervised(name, target, restartable)
-        self._threads.append(it)
-        self._start(it)
+        with self._lock:
+            self._start(it)
+            self._threads.append(it)
 
     def check(self) -> None:
         """Notice threads that have ended, and restart those that are due. Never waits. Called every second."""
-        now = self._clock()
+        with self._lock:
+            self._check(self._clock())
+
+    def _check(self, now: float) -> None:
         for it in self._threads:
             if it.thread is not None and it.thread.is_alive():
                 if it.problem and now - it.started >= HEALTHY_SECONDS:
@@ -91,9 +110,10 @@ class SupervisedThreads:
 
     def release(self, name: str) -> None:
         """The thread of that name is to end: nobody looks after it any more, but `join` waits for it."""
-        self._released += [it for it in self._threads if it.name == name]
-        self._threads = [it for it in self._threads if it.name != name]
-        self._released = [it for it in self._released if it.thread is not None and it.thread.is_alive()]
+        with self._lock:
+            self._released += [it for it in self._threads if it.name == name]
+            self._threads = [it for it in self._threads if it.name != name]
+            self._released = [it for it in self._released if it.thread is not None and it.thread.is_alive()]
 
     def status(self) -> tuple[ThreadStatus, ...]:
         """Return for each thread whether it runs, how often it was restarted, and why it ended last."""
@@ -130,7 +150,7 @@ class SupervisedThreads:
             it.problem = f"{type(error).__name__}: {error}"[:MAX_REPORTED]
             _log.exception("thread %r has failed", it.name)
         else:
-            it.problem = "it returned before the watcher stopped"
+            it.problem = "it returned before it was to stop"
 
     def _ended(self, it: _Supervised, now: float) -> None:
         it.handled = True
@@ -138,6 +158,7 @@ class SupervisedThreads:
         if not it.restartable:
             self.lost = f"{it.name}: {it.problem}"
             return
+        self._ended_call(it.name)
         it.due = now + it.delay
         _log.error("thread %r has ended: %s; it is started again in %.0f s", it.name, it.problem, it.delay)
         it.delay = min(it.delay * 2, LONGEST_DELAY_SECONDS)
