@@ -55,9 +55,9 @@ class Kind(enum.IntEnum):
 
 FIRST_TABLE_NUMBER = 16
 LAST_TABLE_NUMBER = 0xFFFF
-"""Kinds of rows of declared tables."""
+"""First and last kind for rows of declared tables."""
 TABLE_KINDS = 4
-"""Kinds that one table has: its rows, its indexes, the metadata of its rows, and one that is not used yet."""
+"""Number of kinds for each table: its rows, its indexes, the metadata of its rows, and a spare one."""
 
 
 RowKey: TypeAlias = tuple[int, str]
@@ -118,7 +118,7 @@ class TableRow(msgspec.Struct, frozen=True, array_like=True):
     """A declared table: the kind of its rows, and whether they are complete."""
 
     number: int
-    """Kind of its rows; `table_kinds` has the others."""
+    """Kind of the table's rows; `table_kinds` returns all its kinds."""
     resource: str
     """Resource as declared: `plural.version.group`."""
     ready: bool
@@ -149,7 +149,7 @@ def index_value(index: str, value: object) -> str | None:
 
 
 def table_kinds(number: int) -> tuple[int, int, int]:
-    """The kinds of a declared table: its rows, its indexes (`bucket_key`), its rows' metadata (`MetadataRow`)."""
+    """Return a table's kinds: of its rows, of its indexes (`bucket_key`), of its rows' metadata (`MetadataRow`)."""
     return number, number + 1, number + 2
 
 

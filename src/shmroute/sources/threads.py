@@ -109,7 +109,7 @@ class SupervisedThreads:
                 self._start(it)
 
     def release(self, name: str) -> None:
-        """The thread of that name is to end: nobody looks after it any more, but `join` waits for it."""
+        """Stop supervising the thread of this name, which is about to end. `join` still waits for it."""
         with self._lock:
             self._released += [it for it in self._threads if it.name == name]
             self._threads = [it for it in self._threads if it.name != name]

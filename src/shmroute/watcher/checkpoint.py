@@ -99,7 +99,7 @@ class Saved(NamedTuple):
     contact: float
     """Unix time at which the rows were last known to be in step with their source, in seconds."""
     contacts: dict[str, float]
-    """The same for each source by name, since each declared table has an age of its own."""
+    """Source's name -> its own `contact`, since each declared table has an age of its own."""
 
 
 class Checkpoint:
@@ -281,7 +281,7 @@ def _write(
 
 
 def _contacts(reader: RowReader) -> dict[str, float]:
-    """When each source was last in step, in Unix seconds."""
+    """Return the time at which each source was last in step, in Unix seconds: name -> time."""
     page = reader.control.status()
     status = decode_status(page) if page else None
     if status is None:

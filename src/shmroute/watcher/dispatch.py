@@ -52,7 +52,7 @@ class Dispatcher:
             self._changed.notify()
 
     def put(self, announcements: Iterable[Announcement]) -> None:
-        """Queue those of the announcements that are for the handler. Never waits."""
+        """Queue the announcements of the handler's table. Never waits."""
         with self._changed:
             for announcement in announcements:
                 if announcement.table != self._table:
@@ -96,5 +96,5 @@ class Dispatcher:
             self._handler.on_update(before, after)
 
     def _given(self, item: _Object | None) -> AppModel | TableItem | None:
-        """What the handler is given of an object."""
+        """Return the object in the form that the handler gets."""
         return TableItem.of(self._table, item) if isinstance(item, TableObject) else item

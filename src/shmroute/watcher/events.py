@@ -198,7 +198,7 @@ def _place_of(row: Planned) -> int:
 
 
 def _is_telling(row: Planned) -> bool:
-    # Of a declared table only its rows, not its indexes and metadata.
+    # Of a declared table's kinds, only its rows: not its indexes and metadata.
     return row.kind in _DESCRIPTIONS or (
         row.kind >= FIRST_TABLE_NUMBER and (row.kind - FIRST_TABLE_NUMBER) % TABLE_KINDS == 0
     )
@@ -302,7 +302,7 @@ def read(area: str, since: float = 0.0, model: str | None = None) -> list[dict[s
 
 
 def time_in_words(unix_seconds: float) -> str:
-    """`05:52:49`, in UTC; with the date where that is not today's."""
+    """Return a time in UTC, such as `05:52:49`; with the date unless it is today's."""
     when = datetime.fromtimestamp(unix_seconds, UTC)
     return when.strftime("%H:%M:%S" if when.date() == datetime.now(UTC).date() else "%Y-%m-%d %H:%M:%S")
 

@@ -88,10 +88,10 @@ class WatcherLoop:
         room: the share of the area that one namespace may take.
         metadata: the metadata loader's feed; None: no metadata.
         checkpoint: the copy of the rows on disk; None: no copy.
-        tables: the declared tables of a cluster, each with a source of its own. Those of a folder are among the kinds
-            of its one source.
+        tables: the declared tables of a cluster, each with a source of its own. A folder's one source has the folder's
+            tables among its kinds.
         open_table: makes the source of a declared table.
-        tables_file: reports other tables while the watcher runs; None: the tables stay as they are.
+        tables_file: reports changed declarations while the watcher runs; None: the tables never change.
         table_handlers: users' own handlers for objects of declared tables: pairs of a table's name and a handler.
         handlers: users' own handlers, each called in a thread of its own.
         group: a group that may read the area too.
@@ -133,11 +133,12 @@ class WatcherLoop:
         self._tables = {kind.name: kind for kind in declared}
         self._open_table = open_table
         self._table_sources: dict[str, tuple[Source, threading.Event]] = {}
-        """Sources of single tables, each with what stops it."""
+        """Table's name -> its source, and the event that stops the source."""
         self._tables_file = tables_file
         self._tables_problem = ""
         self._former_contacts: dict[str, int] = {}
-        """When each table was last in step under the watcher before this one, in monotonic nanoseconds."""
+        """Table's name -> monotonic time at which it was last in step, before this watcher or before it was declared
+        anew, in nanoseconds."""
         self._dispatchers = [Dispatcher(handler) for handler in handlers]
         self._dispatchers += [Dispatcher(handler, table) for table, handler in table_handlers]
         self._index = Index(rules, self._kinds(), room, {table for table, _ in table_handlers})
@@ -155,7 +156,7 @@ class WatcherLoop:
         """Whether the last heartbeat said that all sources were in step."""
         self._publisher: Publisher | None = None
         self._noted_tables: dict[int, str] = {}
-        """Names of the declared tables whose rows the event log shows, by their numbers."""
+        """Kind of a table's rows -> the table's name, for tables whose rows the event log shows."""
         self._notes: EventNotes | None = None
         """Writer of the event log; set while this watcher holds the area."""
         self._started = time.time()
@@ -238,7 +239,7 @@ class WatcherLoop:
         return EventNotes(writer, publisher.get, self._noted_tables, self._clock)
 
     def _name_tables(self) -> None:
-        """Have the event log know the tables' numbers; those declared before are known on, as their rows may go."""
+        """Add the tables to those of the event log. Former tables stay there, as their rows may still be removed."""
         tables = self._tables.values()
         self._noted_tables.update((kind.feeds, kind.name) for kind in tables if kind.definition.secrets != "allowed")
 
@@ -396,7 +397,7 @@ class WatcherLoop:
             case None:
                 return
             case _OfTable(kind, inner):
-                if self._tables.get(kind.name) is kind:  # else from a source that is being stopped
+                if self._tables.get(kind.name) is kind:  # else the event comes from a source that is being stopped
                     self._apply(inner)
                 return
             case TablesDeclared():
@@ -450,7 +451,7 @@ class WatcherLoop:
         self._threads.start(f"source {kind.name}", partial(source.run, _TableSink(self, kind), stop), restartable=False)
 
     def _declare(self, declared: TablesDeclared) -> None:
-        """The tables file has changed."""
+        """Apply a changed tables file, or log why it cannot be used."""
         if declared.problem:
             if declared.problem != self._tables_problem:
                 _log.error("%s; the tables stay as they were declared before", declared.problem)
@@ -460,12 +461,12 @@ class WatcherLoop:
         if set(declared.kinds) == set(self._tables.values()):
             return
         if self._many is not None:
-            self._many.follow((*self._built_in, *declared.kinds))  # it answers by `Following`
+            self._many.follow((*self._built_in, *declared.kinds))  # the source replies with `Following`
         else:
             self._switch(declared.kinds)
 
     def _switch(self, kinds: tuple[TableKind, ...]) -> None:
-        """These are the declared tables from now on. Those that stay are not touched."""
+        """Replace the declared tables by these. Unchanged tables are not touched."""
         before, self._tables = self._tables, {kind.name: kind for kind in kinds}
         self._name_tables()
         self._announce(self._index.declare(kinds))
@@ -591,7 +592,7 @@ class WatcherLoop:
         return [*self._built_in, *self._tables.values()]
 
     def _state(self, kind: WatchedKind) -> SourceState | None:
-        """How the kind's source stands. A table's was in step under the watcher before, if not under this one."""
+        """Return the state of the kind's source. A table not yet in step has the former contact, if there is one."""
         state = self._states.get(kind.name)
         former = self._former_contacts.get(kind.name, 0) if isinstance(kind, TableKind) else 0
         if not former or (state is not None and state.contact_ns):
@@ -650,7 +651,7 @@ class WatcherLoop:
 
 
 class _OfTable(msgspec.Struct, frozen=True):
-    """An event of the source of one table."""
+    """An event from the source of a single table."""
 
     kind: TableKind
     event: Event
@@ -660,7 +661,7 @@ _Message: TypeAlias = Event | _OfTable | MetadataReads | TablesDeclared | str | 
 
 
 class _TableSink:
-    """The sink of the source of one table."""
+    """Sink for the source of a single table: marks each event with the table."""
 
     def __init__(self, loop: WatcherLoop, kind: TableKind) -> None:
         self._events = loop._events
@@ -671,12 +672,12 @@ class _TableSink:
 
 
 def secret_kinds(kinds: Iterable[TableKind]) -> frozenset[int]:
-    """Kinds of the rows of tables that may hold Secrets: they are never written to disk."""
+    """Return the kinds of rows of tables that may hold Secrets, which must never be written to disk."""
     return frozenset(number for kind in kinds if kind.definition.secrets == "allowed" for number in kind.row_kinds)
 
 
 def contacts_in(page: bytes | None) -> dict[str, int]:
-    """When each source was last in step, by a status page; in monotonic nanoseconds, 0 for never."""
+    """Return the time at which each source in a status page was last in step, in monotonic nanoseconds; 0: never."""
     status = decode_status(page) if page else None
     return {state.resource: state.contact_ns for state in status.sources} if status is not None else {}
 

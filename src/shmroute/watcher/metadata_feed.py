@@ -1,11 +1,11 @@
 """Connects the rows with the metadata loader: requests the wanted version of each value, and makes METADATA rows.
 
-Models and rows of declared tables go the same way. A row whose key and version have not changed costs no read. Each
+Models and rows of declared tables are handled alike. A row whose key and version have not changed costs no read. Each
 request has a ticket; a value read for an older ticket is dropped, so that an old value is never published under a new
 version.
 
 For models the feed reads MODEL rows rather than AppModels, so that of several claims only the winning one costs a read.
-A declared table reports what its rows want.
+A declared table reports the metadata that its rows want.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ LookUpRow = Callable[[RowKey], "bytes | None"]
 """Returns the newest value of a row, published or waiting to be; None if there is none."""
 
 TableMetadata = Iterable[tuple[RowKey, WantedMetadata | None]]
-"""For rows of declared tables: the row that their metadata is published in, and what is wanted; None: nothing."""
+"""For rows of declared tables: the METADATA row to publish, and the metadata that it wants; None: none any more."""
 
 
 class _Wanted(NamedTuple):
     namespace: str
     owner: str
-    """What a value belongs to: a model's app, or a table row's key in the store. It is never shown for another."""
+    """Owner of the value: a model's app, or for a table's row the key in the store. Never published for another one."""
     key: str
-    """The key in the store."""
+    """Key in the store."""
     version: str
     ticket: int = 0
 
@@ -109,7 +109,7 @@ class MetadataFeed:
     def want_lost(self, rows: Mapping[RowKey, bytes | None], tables: TableMetadata) -> dict[RowKey, bytes | None]:
         """Request the metadata missing in `rows`, which holds all rows. Returns the METADATA rows to add.
 
-        `tables` has the wants of all rows of declared tables.
+        `tables` holds the wanted metadata of all rows of declared tables.
         """
         wanted: dict[RowKey, _Wanted | None] = {}
         for (kind, model), value in rows.items():
@@ -123,7 +123,7 @@ class MetadataFeed:
         return self._request(lost, lambda _: None)
 
     def drop(self, kinds: Iterable[int]) -> None:
-        """Want nothing any more of metadata rows of these kinds: their table is declared no more."""
+        """Drop all requests for METADATA rows of these kinds, since their table is no longer declared."""
         numbers = frozenset(kinds)
         self._forget([row for row in self._wanted if row[0] in numbers])
 
@@ -172,7 +172,7 @@ class MetadataFeed:
         )
 
     def _of_model(self, model: str, serving: Iterable[RouteRow]) -> Iterator[tuple[RowKey, _Wanted | None]]:
-        """Yield what the model wants in each namespace that serves it; None in those that no longer do."""
+        """Yield the metadata that the model wants in each namespace; None for a namespace that no longer serves it."""
         before = self._namespaces.pop(model, ())
         routes = {route.namespace: route for route in serving}
         if routes:
@@ -185,7 +185,7 @@ class MetadataFeed:
             yield (Kind.METADATA, f"{namespace}/{model}"), _Wanted(namespace, route.app, key, route.version)
 
     def _request(self, wanted: Mapping[RowKey, _Wanted | None], look_up: LookUpRow) -> dict[RowKey, bytes | None]:
-        """Request what is `wanted` unless that has been done; return the PENDING rows to publish."""
+        """Request the `wanted` metadata unless that has been done; return the PENDING rows to publish."""
         rows: dict[RowKey, bytes | None] = {}
         requests: list[MetadataRequest] = []
         since = time.time()
@@ -211,12 +211,12 @@ class MetadataFeed:
         return MetadataRequest(row, wanted.key, wanted.version, self._ticket)
 
     def _forget(self, rows: list[RowKey]) -> None:
-        """Want nothing any more of these, which are wanted."""
+        """Drop the requests for these rows, each of which must have one."""
         for row in rows:
             self._values.forget((self._wanted.pop(row).namespace, row))
         self._loader.forget(rows)
 
 
 def _of_table(wanted: WantedMetadata | None) -> _Wanted | None:
-    """What a row of a declared table wants: a value of another key in the store is not the row's."""
+    """Return the wanted metadata of a table's row. Its owner is the key in the store."""
     return _Wanted(wanted.namespace, wanted.key, wanted.key, wanted.version) if wanted is not None else None

@@ -1,6 +1,6 @@
 """Limits the bytes of all metadata values, and of each namespace's. Pure. Used by `metadata_feed` only.
 
-Values are optional and routes are not: the limits prevent that a few large values keep routes out of the area. Values
+Values are optional and routes are not: without limits, a few large values could keep routes out of the area. Values
 that came first stay, since nothing else orders them.
 """
 
@@ -14,7 +14,7 @@ from shmroute.tables import Crowded, Room
 __all__ = ["MetadataRoom"]
 
 _Name = tuple[str, RowKey]
-"""The namespace of the object that wants the value, and the METADATA row."""
+"""Namespace of the object that wants the value, and key of the METADATA row."""
 
 
 class MetadataRoom:

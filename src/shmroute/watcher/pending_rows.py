@@ -56,11 +56,14 @@ class PendingRows:
         self._settings = settings
         self._unsynced = {kind.name: kind for kind in kinds}
         self._former: dict[str, tuple[int, ...]] = {}
-        """Watched kind whose complete list is missing -> kinds of the rows that a former watcher has left for it."""
+        """Watched kind whose complete list is missing -> kinds of its former rows, which stay published until then.
+
+        They are rows of a former watcher, or of a table that was declared anew.
+        """
         self._former_tables: set[str] = set()
-        """Names of declared tables that a former watcher has left complete, and whose list is still missing."""
+        """Names of the tables among them whose former rows are complete."""
         self._outdated: set[int] = set()
-        """Kinds of rows that are complete now: the next publication removes a former watcher's rows of these kinds."""
+        """Kinds of former rows that the next publication removes: the new rows are complete, or the table is gone."""
         self._all_rows = all_rows
         self._clock = clock
         self._unpublished: dict[RowKey, bytes | None] = {}
@@ -86,9 +89,9 @@ class PendingRows:
         self._unpublished.update(rows)
 
     def declare(self, kind: WatchedKind, replaced: WatchedKind | None) -> None:
-        """A table is declared while the watcher runs; `replaced` is the one of the same name before it.
+        """Add a table that is declared while the watcher runs. `replaced` is the former table of the same name.
 
-        What is published of that one stays until the new one's complete list has come.
+        The published rows of the former table stay until the complete list of the new one has arrived.
         """
         if replaced is not None:
             if self.complete and kind.name not in self._unsynced:
@@ -99,7 +102,7 @@ class PendingRows:
         self._unsynced[kind.name] = kind
 
     def remove(self, kind: WatchedKind) -> None:
-        """A table is declared no more: the next publication takes its rows away."""
+        """Remove a table that is no longer declared. The next publication removes its rows."""
         self._unsynced.pop(kind.name, None)
         self._former_tables.discard(kind.name)
         numbers = (*kind.row_kinds, *self._former.pop(kind.name, ()))

@@ -44,7 +44,7 @@ def status_of(area: str) -> tuple[ControlReader, Status | None]:
 
 
 def onlooker(area: str) -> Reader:
-    """A reader for commands and pages: it is not shown among the workers."""
+    """Return a reader for commands and pages, which the register does not show among the workers."""
     reader = Reader(area)
     reader._position.listed = False
     return reader
@@ -135,7 +135,7 @@ def _finite(seconds: float) -> float | None:
 
 
 def waiting_for(area: str, table: str = "") -> str:
-    """Say what the area's watcher, or its source of `table`, waits for before its first list; "" if nobody knows."""
+    """Say what the area's watcher, or its source of `table`, waits for before its first list; "" if unknown."""
     try:
         control, status = status_of(area)
     except ShmrouteError:

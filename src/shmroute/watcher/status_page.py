@@ -53,7 +53,7 @@ MAX_WORKERS: Final = 50
 _PLOT_WIDTH: Final = 300
 _PLOT_HEIGHT: Final = 60
 _MIN_SPAN: Final = 60
-"""Seconds that a plot shows at least; it grows to `HISTORY_SECONDS`."""
+"""Shortest time that a plot shows, in seconds; it grows to `HISTORY_SECONDS`."""
 
 
 class Asked(NamedTuple):

@@ -22,29 +22,29 @@ MAX_BYTES = 1024 * 1024
 """Largest size of a tables file: that of a ConfigMap."""
 
 _STRUCTS: dict[tuple[str, ...], Any] = {(): TableDefinition, ("redis",): TableRedis, ("limits",): TableLimits}
-"""The maps of a table that have fields of their own."""
+"""Path of a map within a table -> the struct with its fields."""
 
 _LONGEST_PATH = 4
-"""Keys in the longest path of a file: `tables`, a table, `index`, a name."""
+"""Number of keys in the longest path of a file: `tables`, a table, `index`, a name."""
 
 _Lines = dict[tuple[str, ...], int]
-"""The line of each key of the file's maps, counted from 1."""
+"""Path of a key in the file's maps -> its line number, from 1."""
 
 
 def read_tables(
     path: str | None, simple: Iterable[str], *, several_namespaces: bool, current: Iterable[TableKind] = ()
 ) -> tuple[TableKind, ...]:
-    """The declared tables.
+    """Return the declared tables.
 
     Args:
-        path: a tables file; None for none.
-        simple: `NAME=RESOURCE` each.
-        several_namespaces: whether the watcher's own namespaces are several.
+        path: path of a tables file; None if there is none.
+        simple: values of `--table`, each `NAME=RESOURCE`.
+        several_namespaces: whether the watcher watches several namespaces.
         current: the tables that are watched now; see `watch_tables`.
 
     Raises:
-        ConfigError: the file cannot be read, a field is unknown or cannot be used, or a name is used twice. A line for
-            each mistake, with file and line.
+        ConfigError: the file cannot be read, a field is unknown or cannot be used, or a name is used twice. The text
+            has a line for each mistake, with the file and its line.
     """
     tables, lines = _read_file(Path(path)) if path else ({}, {})
     given = set()
@@ -106,7 +106,7 @@ def _read_file(path: Path) -> tuple[dict[str, TableDefinition], _Lines]:
 
 
 def _table(value: Any) -> TableDefinition | list[tuple[tuple[str, ...], str]]:
-    """The definition, or the fields that cannot be read and why."""
+    """Return the definition, or the unusable fields, each with the reason."""
     if isinstance(value, str):
         value = {"resource": value}
     unknown = list(_unknown_fields(value))
@@ -116,7 +116,7 @@ def _table(value: Any) -> TableDefinition | list[tuple[tuple[str, ...], str]]:
         return msgspec.convert(value, TableDefinition)
     except msgspec.ValidationError as error:
         reason, _, at = str(error).partition(" - at `$")
-        # A message ends in a path such as `$.index[...]`, or in `key` in `$.index`.
+        # msgspec's message ends in a path such as `$.index[...]`, or in `key` in `$.index`.
         field = tuple(part for part in at.rstrip("`").replace("[...]", "").split(".") if part)
         return [(field, f"{'.'.join(field) or 'table'}: {reason}")]
 
@@ -135,7 +135,7 @@ def _unknown_fields(value: Any) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def _line(lines: _Lines, table: str, field: tuple[str, ...]) -> int:
-    """The line of a table's field, else of what holds it."""
+    """Return the line of a table's field; if that is unknown, the line of the map that holds it."""
     path: tuple[str, ...] = ("tables", table, *field)
     while path and path not in lines:
         path = path[:-1]

@@ -1,8 +1,8 @@
-"""Looks at the tables file while the watcher runs, and hands on what it declares.
+"""Watches the tables file while the watcher runs, and reports its declarations whenever they change.
 
-A look is a `stat` of the file, which sees every way of writing it: in place, by renaming another file over it, and by
-the renamed link by which a kubelet swaps a mounted ConfigMap. The file is read once two looks in a row agree, so that
-nobody is writing it then.
+Each check is a `stat` of the file, which notices every way of writing it: in place, by renaming another file over it,
+and by the renamed link with which a kubelet swaps a mounted ConfigMap. The file is read once two checks in a row agree,
+so that a file is not read while it is being written.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from shmroute.resources.table import TableKind
 __all__ = ["TablesDeclared", "TablesFollower"]
 
 LOOK_SECONDS: Final = 0.25
-"""Seconds between two looks: a change is declared 0.25 to 0.5 s after it. A look costs a few microseconds."""
+"""Seconds between two checks: a change is reported after 0.25 to 0.5 s. A check costs a few microseconds."""
 
 
 class TablesDeclared(msgspec.Struct, frozen=True):
-    """What a tables file declares now."""
+    """The current declarations of a tables file."""
 
     kinds: tuple[TableKind, ...]
-    """The tables of the file's last good content."""
+    """The tables of the file's last valid content."""
     problem: str = ""
-    """Why its present content cannot be used, with the line; "" if it can."""
+    """Reason why the current content cannot be used, with the line; "" if it can."""
 
 
 class TablesFollower:
     """Reads the tables file again whenever it has changed.
 
     Args:
-        path: the file.
-        read: gives the declared tables, given those that are declared now. Raises `ConfigError`.
+        path: path of the file.
+        read: reads the file; takes the tables declared so far and returns the new ones. Raises `ConfigError`.
     """
 
     def __init__(self, path: str, read: Callable[[tuple[TableKind, ...]], tuple[TableKind, ...]]) -> None:
@@ -45,7 +45,7 @@ class TablesFollower:
         self._read = read
 
     def run(self, kinds: tuple[TableKind, ...], put: Callable[[TablesDeclared], None], stop: threading.Event) -> None:
-        """Follow the file until `stop` is set. `kinds` is what is declared at the beginning."""
+        """Follow the file until `stop` is set. `kinds` are the tables declared at the beginning."""
         read: object = None
         last: object = None
         while not stop.wait(LOOK_SECONDS):
@@ -62,7 +62,7 @@ class TablesFollower:
 
 
 def _seen(path: str) -> tuple[int, ...]:
-    """What `stat` says of the file behind the path; empty for none."""
+    """Return the `stat` fields that change with the file; empty if there is no file."""
     try:
         found = Path(path).stat()
     except OSError:

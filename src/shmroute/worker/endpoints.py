@@ -87,7 +87,7 @@ class Lease:
 
 
 class Follower(Protocol):
-    """What a pool needs of a `shmroute.worker.position.Position`: `word[()] == seen` while no generation has come."""
+    """The part of `shmroute.worker.position.Position` that a pool uses: `word[()] == seen` until a new generation."""
 
     word: memoryview[float]
     seen: float
@@ -101,7 +101,7 @@ class Pool:
         row: the row; None if there is none, so that the endpoints are unknown.
         zone: this process's zone; "" if unknown.
         busy: shared by all pools of a reader, so that counts outlive the row.
-        position: the reader's. Routes ask it by themselves whether this pool can be out of date.
+        position: the reader's position, by which routes check themselves whether this pool may be stale.
     """
 
     __slots__ = (

@@ -101,7 +101,7 @@ class Position:
         self._retry_ns = 0
         self._rows: RowReader | None = None
         self.listed = True
-        """Whether this process is shown among the area's workers."""
+        """Whether the register shows this process among the area's workers."""
         self._register: Register | None = None
         self._unsettled = False
         self._former: RowReader | None = None

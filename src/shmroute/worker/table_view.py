@@ -152,7 +152,7 @@ class TableView(Mapping[str, T], Generic[T]):
         return {key: self._value(key, row) for key, row in found}
 
     def _keys(self, table: TableRow, index: str, value: object, bucket: Bucket) -> list[str]:
-        """The keys under a value of an index; `bucket` gives a row of the index, decoded, or None."""
+        """Return the sorted keys for a value of an index. `bucket` returns a decoded row of the index, or None."""
         entry = index_value(index, value)
         if entry is None:
             raise TypeError(f"an index has strings, numbers, True and False, not {type(value).__name__}")

@@ -110,9 +110,9 @@ class Table(TableLookup, TableView[T], Generic[T]):
         raise NotReady(position.area)
 
     def by(self, index: str, value: str | float | bool) -> tuple[T, ...]:
-        """The values of the rows whose `index` has this value, in the order of their keys. Raises as `keys_by`.
+        """Return the values of the rows whose `index` has this value, in the order of keys. Raises as `keys_by`.
 
-        Keys and values that were asked for before are not read again until they change.
+        Keys and values that were read before are cached until they change.
         """
         position = self._position
         with position.lock:
@@ -128,7 +128,7 @@ class Table(TableLookup, TableView[T], Generic[T]):
                 except KeyError:
                     if position.moves == moves:
                         raise
-                if position.moves == moves:  # else a newer generation has come meanwhile
+                if position.moves == moves:  # else the position has moved meanwhile
                     return found
         return super().by(index, value)
 
