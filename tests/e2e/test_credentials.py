@@ -22,6 +22,7 @@ def watch(area: str, kubeconfig: str, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(bound(command), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
+@pytest.mark.fault(52)
 @pytest.mark.parametrize(
     ("cluster", "user", "problem"),
     [

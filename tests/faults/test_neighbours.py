@@ -97,6 +97,7 @@ def as_stranger(work: Callable[[], object]) -> None:
         forks.start(child).finish()
 
 
+@pytest.mark.fault(44)
 @as_root
 def test_names_that_a_stranger_takes_in_advance_stop_nobody(area: str) -> None:
     """The next segments' names cannot be guessed; those of the numbers that format 2 used are nothing any more."""
@@ -120,6 +121,7 @@ def test_names_that_a_stranger_takes_in_advance_stop_nobody(area: str) -> None:
                 Path(posix.path_of(f"shmroute-{area}.{number}")).rmdir()
 
 
+@pytest.mark.fault(44)
 @as_root
 @pytest.mark.parametrize("which", ["control block", "lock"])
 def test_a_file_of_a_stranger_is_neither_believed_nor_removed(area: str, which: str) -> None:
@@ -166,6 +168,7 @@ def test_users_that_are_no_numbers_are_refused(monkeypatch: pytest.MonkeyPatch, 
         trusted_users()
 
 
+@pytest.mark.fault(44)
 @pytest.mark.parametrize("mode", [0o602, 0o620, 0o666])
 @pytest.mark.parametrize("which", ["control block", "segment"])
 def test_a_file_that_others_may_write_is_refused_by_readers(area: str, mode: int, which: str) -> None:
@@ -177,6 +180,7 @@ def test_a_file_that_others_may_write_is_refused_by_readers(area: str, mode: int
             Reader(area).resolve("model")
 
 
+@pytest.mark.fault(44)
 @as_root
 def test_a_reader_in_the_group_cannot_hold_the_lock(area: str) -> None:
     """It may lock the control block, which format 2 did, and nothing waits for that."""
@@ -261,6 +265,7 @@ def test_a_watcher_waits_while_something_else_has_its_names(area: str, tmp_path:
 # --- files that are removed -----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(43)
 @pytest.mark.parametrize("removed", ["all", "control block", "lock", "segment"])
 def test_files_removed_under_a_watcher_are_made_anew_and_workers_follow(
     area: str, tmp_path: Path, removed: str
@@ -292,6 +297,7 @@ def test_files_removed_under_a_watcher_are_made_anew_and_workers_follow(
     Publisher(area).close(remove=True)
 
 
+@pytest.mark.fault(43)
 def test_rows_are_kept_when_files_are_removed_between_two_publishes(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1", (1, "b"): b"2"})
@@ -308,6 +314,7 @@ def test_rows_are_kept_when_files_are_removed_between_two_publishes(area: str) -
         assert publisher.publish({(1, "a"): b"3"}) == 3
 
 
+@pytest.mark.fault(43)
 def test_an_area_taken_by_another_watcher_meanwhile_is_left_to_it(area: str) -> None:
     publisher = Publisher(area)
     publisher.publish({(1, "a"): b"1"})
@@ -325,6 +332,7 @@ def test_an_area_taken_by_another_watcher_meanwhile_is_left_to_it(area: str) -> 
 # --- descriptors ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(51)
 def test_a_daemoniser_that_closes_every_descriptor_costs_no_stranger_theirs(area: str) -> None:
     """After the first look-up; the numbers then belong to somebody else, whom the reader must not close."""
 
@@ -356,6 +364,7 @@ def test_a_daemoniser_that_closes_every_descriptor_costs_no_stranger_theirs(area
         child.finish()
 
 
+@pytest.mark.fault(51)
 def test_writer_takes_its_lock_again_when_descriptors_are_closed(area: str) -> None:
     def work(pipe: Pipe) -> None:
         publisher = Publisher(area)
@@ -378,6 +387,7 @@ def test_writer_takes_its_lock_again_when_descriptors_are_closed(area: str) -> N
     assert RowReader(area).get(1, "a") == b"1"
 
 
+@pytest.mark.fault(51)
 def test_standard_streams_that_are_closed_do_not_become_the_areas_files(area: str) -> None:
     def work(pipe: Pipe) -> None:
         for descriptor in range(3):

@@ -554,6 +554,7 @@ def rebuild_often(pipe: Pipe, area: str, rebuilds: int) -> None:
         assert len(segments(area)) == 2
 
 
+@pytest.mark.fault(38)
 @pytest.mark.fault(26)
 @needs_own_shm
 @pytest.mark.parametrize("rebuilds", [60, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])

@@ -211,6 +211,7 @@ REFUSED_BY_US: dict[str, tuple[dict[str, Any], str]] = {
 """What kubectl ignores or knows, and we do not serve on."""
 
 
+@pytest.mark.fault(52)
 @pytest.mark.parametrize("case", [*REFUSED, *REFUSED_BY_US])
 def test_what_is_not_understood_is_refused_by_name(server: Server, case: str) -> None:
     parts, problem = (REFUSED | REFUSED_BY_US)[case]

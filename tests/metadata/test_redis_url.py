@@ -100,6 +100,7 @@ def test_every_option_that_is_offered_works() -> None:
         assert at(f"rediss+sentinel://one/main?{name}={value}").name
 
 
+@pytest.mark.fault(52)
 @pytest.mark.parametrize(
     "url",
     [

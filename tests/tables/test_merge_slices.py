@@ -146,6 +146,7 @@ def with_ports(item: EndpointSlice, *ports: SlicePort) -> EndpointSlice:
 GRPC, HTTP_UDP, HTTP = SlicePort("grpc", 8060), SlicePort("http", 8443, "UDP"), SlicePort("http", 8060)
 
 
+@pytest.mark.fault(48)
 @pytest.mark.parametrize(
     ("ports", "port", "chosen"),
     [
@@ -165,6 +166,7 @@ def test_a_udp_port_is_not_taken_even_if_it_is_asked_for(port: str) -> None:
     )
 
 
+@pytest.mark.fault(48)
 def test_slices_with_different_port_names_are_not_merged() -> None:
     http, metrics = one("http:8060"), one("metrics:9100", "10.0.0.2")
     assert addresses(http, metrics) == ["10.0.0.1:8060"]
@@ -175,6 +177,7 @@ def test_each_slice_has_its_own_number_under_one_name() -> None:
     assert addresses(one("api:80"), one("api:8080", "10.0.0.2")) == ["10.0.0.1:80", "10.0.0.2:8080"]
 
 
+@pytest.mark.fault(48)
 @pytest.mark.parametrize("options", [{"port": "8060"}, {"default_port": "8060"}])
 def test_a_pod_whose_slice_does_not_declare_the_number_is_left_out(options: dict[str, str]) -> None:
     declared, other, none = one("http:8060"), one("metrics:9100", "10.0.0.2"), one("", "10.0.0.3")
@@ -194,6 +197,7 @@ def dual(family: IpFamily) -> list[str]:
     return [each.host for each in row.endpoints]
 
 
+@pytest.mark.fault(48)
 @pytest.mark.parametrize(
     ("family", "hosts"),
     [

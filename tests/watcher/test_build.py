@@ -12,6 +12,7 @@ from shmroute.watcher.build import build
 from shmroute.watcher.options import WatchOptions
 
 
+@pytest.mark.fault(52)
 @pytest.mark.parametrize(
     "name", ["manifests", "kubeconfig", "context", "tables", "redis", "metadata", "checkpoint", "group"]
 )

@@ -293,6 +293,7 @@ def put_huge(path: Path, whole: bytes) -> None:
     os.truncate(path, 1 << 40)
 
 
+@pytest.mark.fault(44)
 @pytest.mark.parametrize(
     "put",
     [put_fifo, put_folder, put_device, put_link, put_strangers, put_writable, put_huge],

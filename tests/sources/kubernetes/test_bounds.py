@@ -168,6 +168,7 @@ def test_a_definition_of_scope_cluster_is_named(api: ApiServer, connection: Conn
         follow.wait(lambda: "has the scope Cluster, and must have the scope Namespaced" in follow.reason)
 
 
+@pytest.mark.fault(45)
 def test_objects_of_a_definition_of_scope_cluster_are_not_served(api: ApiServer, connection: Connection) -> None:
     definition = app_model_definition()
     definition["spec"]["scope"] = "Cluster"
