@@ -65,7 +65,7 @@ def _waiting(conflict: ConflictRow) -> list[str]:
 
 
 def _claim(rows: RowReader, conflict: ConflictRow) -> str:
-    """Return the part of the conflict rule that put the winner before the first of the others, as a clause."""
+    """Return, as a clause, the rule that put the winner before the first of the others."""
     ages = {
         app.appmodel: (app.created, app.first_seen)
         for _, _, value in rows.rows(Kind.APP)

@@ -79,7 +79,7 @@ PageFor = Literal["loopback", "all", "off"]
 _JSON: Final = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"))
 
 THREAD_NAME: Final = "http"
-"""As status and metrics call the thread."""
+"""Name of the thread in status and metrics."""
 
 _CLOSE_SECONDS: Final = 10.0
 _MAX_PORT: Final = 65_535
@@ -271,7 +271,7 @@ class _LimitedConnection(H11Protocol):
 
 
 class HttpServer:
-    """Answers on `listener` from a thread that the watcher looks after, until `close`.
+    """Answers on `listener` until `close`, from a thread that the watcher supervises.
 
     Attributes:
         port: the TCP port of the listener.
@@ -310,14 +310,14 @@ class HttpServer:
     async def _serve(self) -> None:
         sampling = asyncio.create_task(self._answer.sample())
         try:
-            # The server closes what it is given, and a server that is started again needs it.
+            # uvicorn closes its socket, and a restarted server needs the listener again.
             with self._listener.dup() as listener:
                 await self._server.serve(sockets=[listener])
         finally:
             sampling.cancel()
 
     def close(self) -> None:
-        """Stop answering; returns within a few seconds."""
+        """Stop answering. Returns within a few seconds."""
         self._watcher.release(THREAD_NAME)
         self._closed = True
         self._server.should_exit = True

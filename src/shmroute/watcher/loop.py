@@ -149,7 +149,7 @@ class WatcherLoop:
         """Set when the owner has left its loop, to stop the other threads."""
         self._threads = SupervisedThreads()
         self._lasting_threads = SupervisedThreads()
-        """Those that run while this watcher stands by, too, and until the process ends."""
+        """Threads that also run while this watcher stands by, until the process ends."""
         self._states: dict[str, SourceState] = {}
         self._publication = PendingRows(area, settings, self._kinds(), self._all_rows, clock)
         self._told_in_step = False
@@ -176,7 +176,7 @@ class WatcherLoop:
     # --- start and stop ------------------------------------------------------------------------------------
 
     def put(self, event: Event | MetadataReads | TablesDeclared) -> None:
-        """Take an event from a source, the metadata loader or the tables file. Any thread; never waits."""
+        """Queue an event of a source, the metadata loader or the tables file. Called by any thread; never waits."""
         self._events.put(event)
 
     def stop(self) -> None:
@@ -189,17 +189,16 @@ class WatcherLoop:
         self._events.put(_WAKE)
 
     def supervise(self, name: str, target: Callable[[], None]) -> None:
-        """Run `target` in a thread from now on until `release`; it is started again whenever it ends. Any
-        thread."""
+        """Run `target` in a thread until `release`, restarting it whenever it ends. Called by any thread."""
         self._lasting_threads.start(name, target, restartable=True)
 
     def release(self, name: str) -> None:
-        """The thread of that name may end. Any thread."""
+        """Stop supervising the thread of this name, which may then end. Called by any thread."""
         self._lasting_threads.release(name)
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The sources of objects."""
+        """All sources of objects, those of declared tables included."""
         return (*self._sources, *(source for source, _ in list(self._table_sources.values())))
 
     def audit(self) -> None:

@@ -1,4 +1,4 @@
-"""The metadata of one row of a declared table, as a worker gets it. Loaded when it is first asked for."""
+"""The metadata of one row of a declared table, for workers. Loaded at its first use."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _decode = msgspec.msgpack.Decoder(MetadataRow).decode
 class TableMetadata(msgspec.Struct, Generic[M], frozen=True):
     """A value of the metadata store, with the version that it was read for.
 
-    A value is never shown under another version: while the newest one is not there yet, `value` and `version` are the
-    last ones.
+    A value is never shown under another version: until the value of the wanted version has been read, `value` and
+    `version` are those of the last one.
     """
 
     value: M | None
-    """The value; None if there is none."""
+    """Decoded value; None if there is none."""
     version: str | None
-    """The version that `value` was read for; None if there is no value."""
+    """Version that `value` was read for; None if there is no value."""
     wanted: str
-    """The version that the row's object has now."""
+    """Current version of the row's object."""
     state: str
-    """"loaded"; why there is no newer value: "pending", "missing", "outdated", "too-large", "wrong-type"; "off" if the
-    table declares no `redis` or the watcher reads no store."""
+    """"loaded"; or the reason why `value` is not newer: "pending", "missing", "outdated", "too-large", "wrong-type"; or
+    "off" if the table declares no `redis` or the watcher reads no store."""
 
     @property
     def current(self) -> bool:
-        """Whether `value` is that of the wanted version."""
+        """Whether `value` belongs to the wanted version."""
         return self.state == "loaded"
 
 
@@ -43,7 +43,7 @@ _OFF: TableMetadata[Any] = TableMetadata(None, None, "", "off")
 
 
 def decoded(table: str, key: str, row: bytes | None, form: Any) -> TableMetadata[Any]:
-    """The metadata in a row.
+    """Decode the metadata in a row.
 
     Raises:
         TableValueError: the value is not JSON, or does not fit the type.

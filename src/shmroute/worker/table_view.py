@@ -127,11 +127,11 @@ class TableView(Mapping[str, T], Generic[T]):
     @overload
     def metadata(self, key: str, type: Callable[..., M]) -> TableMetadata[M]: ...
     def metadata(self, key: str, type: Any = Any) -> TableMetadata[Any]:  # noqa: A002 - as msgspec calls it
-        """The row's metadata from the store that `redis` in the table's declaration names, decoded from JSON.
+        """Return the row's metadata, decoded from JSON. `redis` in the table's declaration names the store.
 
         Args:
             key: key of the row.
-            type: what the value is decoded into: anything that msgspec decodes.
+            type: the type of the decoded value; any type that msgspec decodes.
 
         Raises:
             KeyError: there is no such row.
