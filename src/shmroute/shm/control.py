@@ -54,7 +54,7 @@ class ControlReader:
         """The whole block, read-only, for the native look-up."""
         self._words = self.buffer.cast("Q")
         self._signed = self.buffer.cast("q")
-        self._oldest: memoryview[int] = self.buffer[OLDEST_AT : OLDEST_AT + WORD_BYTES].cast("Q", shape=())
+        self.oldest_word: memoryview[int] = self.buffer[OLDEST_AT : OLDEST_AT + WORD_BYTES].cast("Q", shape=())
         self.head: memoryview[float] = self.buffer[GENERATION_AT : GENERATION_AT + WORD_BYTES].cast("d", shape=())
         """`head[()]` is the generation as a float. A memoryview without dimensions is the fastest to read."""
 
@@ -83,7 +83,7 @@ class ControlReader:
     @property
     def oldest(self) -> int:
         """Generation limit of void segments: if a segment's base began before it, its bytes may change at any time."""
-        return self._oldest[()]
+        return self.oldest_word[()]
 
     @property
     def segment(self) -> int:

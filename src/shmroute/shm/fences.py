@@ -11,9 +11,9 @@ import os
 import threading
 from typing import Final
 
-__all__ = ["fence", "fence_loads"]
+__all__ = ["LOADS_IN_ORDER", "fence", "fence_loads"]
 
-_LOADS_IN_ORDER: Final = os.uname().machine in ("x86_64", "amd64", "i686", "i386")
+LOADS_IN_ORDER: Final = os.uname().machine in ("x86_64", "amd64", "i686", "i386")
 
 
 def fence() -> None:
@@ -25,7 +25,7 @@ def fence() -> None:
     lock.release()
 
 
-if _LOADS_IN_ORDER:
+if LOADS_IN_ORDER:
 
     def fence_loads() -> None:
         """Keep earlier loads before later ones. This processor does so by itself."""

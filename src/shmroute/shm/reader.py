@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Self
 from shmroute.errors import AreaUnreadable, NotReady, ShmrouteError, SnapshotExpired
 from shmroute.shm import posix
 from shmroute.shm.control import ControlReader
-from shmroute.shm.fences import fence_loads
+from shmroute.shm.fences import LOADS_IN_ORDER, fence, fence_loads
 from shmroute.shm.layout import MAX_GENERATION, RESET, SEALED, WORD_BYTES, Batch
 from shmroute.shm.segment import Record, Segment
 
@@ -121,8 +121,9 @@ class RowReader:
         except AreaUnreadable:
             self._check(place)
             raise
-        fence_loads()
-        if self.control.oldest > segment.start:  # void, or a damaged word
+        if not LOADS_IN_ORDER:
+            fence()
+        if self.control.oldest_word[()] > segment.start:  # void, or a damaged word
             self._check(place)
         return value
 

@@ -86,6 +86,7 @@ class Segment:
         self.buffer = memoryview(self._map)
         """The whole mapping, read-only, for the native look-up."""
         self._slots = self.buffer[SLOTS_AT : self.header.records_at].cast("Q")
+        self._slot_count = self.header.slots
         self.start = self.header.start
         self._hash_key = self.header.hash_key
         self._records_at = self.header.records_at
@@ -169,22 +170,20 @@ class Segment:
         """
         # Handle the usual case, a match in the first slot with the row's hash, in half the time of `probe`, which
         # handles all other cases.
-        slots = self._slots
+        slots, slot_count = self._slots, self._slot_count
         hashed = int.from_bytes(hasher(self._hash_key, KIND_BYTES[kind] + key)[:4], "little")
-        slot = hashed * len(slots) >> 32
-        while (entry := slots[slot]) and entry >> 32 ^ entry & WORD_MASK != hashed and slot + 1 < len(slots):
+        slot = hashed * slot_count >> 32
+        while (entry := slots[slot]) and entry >> 32 ^ (word := entry & WORD_MASK) != hashed and slot + 1 < slot_count:
             slot += 1
-        word = entry & WORD_MASK
-        at = word * WORD_BYTES
-        if word < end_word and self._records_at <= at <= self._last_record_at:
+        if entry and word < end_word and self._records_at <= (at := word * WORD_BYTES) <= self._last_record_at:
             checksum, key_length, found_kind, sized, _ = _unpack_record(self._map, at)
-            length = min(sized & VALUE_LENGTH_MASK, _QUICK_BYTES)  # a longer one fails the checksum below
+            length = sized & VALUE_LENGTH_MASK
             key_at = sized >> KEY_PLACE_SHIFT & MAX_KEY_PLACE
-            size = length + 7 & ~7 if key_at else length + key_length + 7 & ~7
-            raw = self._map[at + CHECKSUM_BYTES : at + RECORD_BYTES + size]
-            same = kind == found_kind and len(key) == key_length and raw.startswith(key, _BODY + (key_at or length))
-            if same and crc32(raw) == checksum:
-                return None if sized & DELETED else raw[_BODY : _BODY + length]
+            if length <= _QUICK_BYTES and kind == found_kind and len(key) == key_length:
+                size = length + 7 & ~7 if key_at else length + key_length + 7 & ~7
+                raw = self._map[at + CHECKSUM_BYTES : at + RECORD_BYTES + size]
+                if crc32(raw) == checksum and raw.startswith(key, _BODY + (key_at or length)):
+                    return None if sized & DELETED else raw[_BODY : _BODY + length]
         _, slot, word, value = self.probe(kind, key, end_word)
         if not word:
             self.check_way(kind, key, slot)

@@ -115,6 +115,8 @@ class Reader(RouteLookup):
                     if len(self._cache) >= position.cached_rows:
                         make_room(self._cache, position.cached_rows)
                     self._cache[route.model] = route
+        if namespace is None:
+            return route
         try:
             return route_in(route, namespace)
         except ModelNotFound:
