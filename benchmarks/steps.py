@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks import calls, lookups, processes, publishing, tables
+from benchmarks import calls, crafted, lookups, processes, publishing, tables
 from benchmarks.measured import Measured
 
 
@@ -22,6 +22,7 @@ def steps(quick: bool) -> dict[str, Callable[[], list[Measured]]]:
         "picks and metadata": lambda: lookups.parts_of_a_route(9 if quick else 41),
         "calls": lambda: calls.overhead(3 if quick else 7),
         "publishing": lambda: publishing.publishing(10_000, large, 100 if quick else 500),
+        "crafted names": lambda: crafted.crafted_names(12_000, 5 if quick else 21),
         "endpoint flip": lambda: publishing.endpoint_flip(100 if quick else 1000),
         "memory and attach": lambda: processes.memory_and_attach(large, team),
         "starting": lambda: processes.starting(middle, 3 if quick else 9),

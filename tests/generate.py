@@ -8,6 +8,7 @@ cost what the caller keeps of them.
     body(appmodel)                   JSON bytes, as an API server would send them, managedFields and all
     rows(1_000, 10)                  rows, as the index would make them of the AppModels and slices of that shape
     endpointslices(1_000, 10)        the slices of the Services of `appmodels(1_000, ...)`
+    colliding_names(12_000)          models' names of one CRC-32
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -24,7 +27,7 @@ from shmroute.resources.endpointslice import SERVICE_NAME_LABEL, EndpointSlice, 
 from shmroute.resources.key import ObjectKey
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, RowKey, encode
 
-__all__ = ["appmodels", "body", "endpointslices", "manifest", "rows"]
+__all__ = ["appmodels", "body", "colliding_names", "endpointslices", "manifest", "rows"]
 
 _FIELDS = ("iiot", "assembly", "furnace", "logistics", "paint", "quality", "robot", "turbine", "vision", "warehouse")
 _TASKS = (
@@ -227,3 +230,36 @@ def _endpoint_manifest(endpoint: SliceEndpoint, namespace: str) -> dict[str, Any
 def _uuid(key: ObjectKey) -> str:
     digits = random.Random(str(key)).randbytes(16).hex()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def colliding_names(count: int) -> list[str]:
+    """Names of 16 letters from p to w with one CRC-32: the sums of any two of its null vectors are null vectors too.
+
+    The letters differ in their three low bits only, so a name is 48 free bits, and the CRC is linear in them.
+    """
+    zero = crc32(b"p" * 16)
+    basis: dict[int, tuple[int, int]] = {}
+    null: list[int] = []
+    for bit in range(48):
+        name = bytearray(b"p" * 16)
+        name[bit // 3] ^= 1 << bit % 3
+        image, choice = crc32(bytes(name)) ^ zero, 1 << bit
+        while image:
+            top = image.bit_length()
+            if top not in basis:
+                basis[top] = image, choice
+                break
+            image ^= basis[top][0]
+            choice ^= basis[top][1]
+        else:
+            null.append(choice)
+    names = []
+    for picks in product((0, 1), repeat=len(null)):
+        choice = 0
+        for pick, vector in zip(picks, null, strict=True):
+            choice ^= vector * pick
+        letters = bytes(ord("p") ^ choice >> 3 * place & 7 for place in range(16))
+        names.append(letters.decode())
+        if len(names) == count:
+            break
+    return names

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.measured import Measured, Results
 from benchmarks.timing import Figure, quantile, ratio
 
-from benchmarks import lookups, processes, publishing, report, tables
+from benchmarks import crafted, lookups, processes, publishing, report, tables
 
 pytest.importorskip("lmdb", reason="the benchmarks' competitors are installed by `make bench`")
 
@@ -19,6 +19,7 @@ def rows() -> list[Measured]:
     return [
         *lookups.first_touch(1_000, 2),
         *lookups.parts_of_a_route(2),
+        *crafted.crafted_names(500, 2),
         *publishing.endpoint_flip(5),
         *publishing.publishing(500, 1_000, 5),
         *processes.memory_and_attach(1_000, 1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from itertools import product
 from zlib import crc32
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from shmroute.shm import hashing, layout
 from shmroute.shm.writing.publisher import Publisher
+from tests.generate import colliding_names
 
 VECTOR = 0xDB883DCFE1337E14
 
@@ -48,39 +48,6 @@ def test_slots_do_not_depend_on_which_implementation_runs(area: str, monkeypatch
         monkeypatch.setattr(importlib.import_module("shmroute.shm.segment"), "hasher", hashing.siphash13)
         for kind, key in rows:
             assert segment.find(kind, key.encode(), 1 << 32) == b"x"
-
-
-def colliding_names(count: int) -> list[str]:
-    """Names of 16 letters from p to w with one CRC-32: the sums of any two of its null vectors are null vectors too.
-
-    The letters differ in their three low bits only, so a name is 48 free bits, and the CRC is linear in them.
-    """
-    zero = crc32(b"p" * 16)
-    basis: dict[int, tuple[int, int]] = {}
-    null: list[int] = []
-    for bit in range(48):
-        name = bytearray(b"p" * 16)
-        name[bit // 3] ^= 1 << bit % 3
-        image, choice = crc32(bytes(name)) ^ zero, 1 << bit
-        while image:
-            top = image.bit_length()
-            if top not in basis:
-                basis[top] = image, choice
-                break
-            image ^= basis[top][0]
-            choice ^= basis[top][1]
-        else:
-            null.append(choice)
-    names = []
-    for picks in product((0, 1), repeat=len(null)):
-        choice = 0
-        for pick, vector in zip(picks, null, strict=True):
-            choice ^= vector * pick
-        letters = bytes(ord("p") ^ choice >> 3 * place & 7 for place in range(16))
-        names.append(letters.decode())
-        if len(names) == count:
-            break
-    return names
 
 
 def looked_at(publisher: Publisher, names: list[str]) -> tuple[int, int]:
