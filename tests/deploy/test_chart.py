@@ -32,8 +32,9 @@ EVERYTHING: dict[str, Any] = {
     "args": ["--port=http", "--redis-timeout=1"],
     "env": [{"name": "SHMROUTE_REDIS", "valueFrom": {"secretKeyRef": {"name": "redis", "key": "url"}}}],
     "envFrom": [{"secretRef": {"name": "shmroute"}}],
-    "extraVolumes": [{"name": "tables", "configMap": {"name": "tables"}}],
-    "extraVolumeMounts": [{"name": "tables", "mountPath": "/etc/shmroute", "readOnly": True}],
+    "extraVolumes": [{"name": "tls", "secret": {"secretName": "redis-tls"}}],
+    "extraVolumeMounts": [{"name": "tls", "mountPath": "/etc/redis", "readOnly": True}],
+    "tables": {"flags": {"resource": "configmaps.v1", "value": ".data"}},
     "checkpoint": {"enabled": True, "volume": {"emptyDir": {"sizeLimit": "1Gi"}}},
     "node": {
         "enabled": True,

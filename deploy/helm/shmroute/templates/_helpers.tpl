@@ -15,6 +15,10 @@ shmroute-watcher:{{ .Release.Namespace }}:{{ .Release.Name }}
 {{ .Values.serviceAccount.name | default (ternary (include "shmroute.name" .) "default" .Values.serviceAccount.create) }}
 {{- end }}
 
+{{- define "shmroute.tablesName" -}}
+{{ .Release.Name }}-shmroute-tables
+{{- end }}
+
 {{- define "shmroute.image" -}}
 {{ .Values.image.repository }}{{ with .Values.image.digest }}@{{ . }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
@@ -37,6 +41,9 @@ capabilities:
 {{- if .Values.checkpoint.enabled }}
 - --checkpoint=/var/lib/shmroute/checkpoint
 {{- end }}
+{{- if .Values.tables }}
+- --tables=/etc/shmroute/tables/tables.yaml
+{{- end }}
 {{- range .Values.args }}
 - {{ . | quote }}
 {{- end }}
@@ -54,6 +61,11 @@ envFrom:
 - name: checkpoint
   mountPath: /var/lib/shmroute
 {{- end }}
+{{- if .Values.tables }}
+- name: tables
+  mountPath: /etc/shmroute/tables
+  readOnly: true
+{{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}
 {{- end }}
@@ -63,6 +75,11 @@ envFrom:
 {{- if .Values.checkpoint.enabled }}
 - name: checkpoint
   {{- toYaml (.Values.checkpoint.volume | default (dict "emptyDir" dict)) | nindent 2 }}
+{{- end }}
+{{- if .Values.tables }}
+- name: tables
+  configMap:
+    name: {{ include "shmroute.tablesName" . }}
 {{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
