@@ -86,6 +86,25 @@ def test_a_request_says_who_we_are_and_what_we_are(api: ApiServer, api_connectio
     assert request.headers["user-agent"] == f"shmroute/{__version__}"
 
 
+def test_requests_of_many_tables_at_once_leave_connections_that_are_used_again(
+    api: ApiServer, api_connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    together = threading.Barrier(24)
+
+    def ask() -> None:
+        for _ in range(3):
+            together.wait(BLOCKED_SECONDS * 3)
+            api_connection.request("GET", ALL)
+
+    threads = [threading.Thread(target=ask) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BLOCKED_SECONDS * 3)
+    assert "pool is full" not in caplog.text
+    assert len(api.requests) == 72
+
+
 def test_a_body_goes_out_as_it_is_under_its_content_type(api: ApiServer, api_connection: Connection) -> None:
     path = path_of("apis", "iidp.com", "v1", "namespaces", "default", "appmodels", "one")
     body = yaml.safe_dump(app_model("one")).encode()

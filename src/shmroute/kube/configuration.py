@@ -47,6 +47,10 @@ within 30 s; client-go's 30 + 9 * 15 s would be far too long."""
 USER_TIMEOUT_MILLISECONDS: Final = 20_000
 """TCP_USER_TIMEOUT: sent bytes without acknowledgement end the connection after this; Linux's default is 15 minutes."""
 
+IDLE_CONNECTIONS: Final = 100
+"""Idle connections that are kept. Each table has a watch and a probe; beyond the client's default of 10, connections
+would be closed after each probe, with a warning for each."""
+
 _EXEC_EXTENSION: Final = "client.authentication.k8s.io/exec"
 """Name of the cluster's extension that is passed to a plugin (Kubernetes KEP-541)."""
 
@@ -277,6 +281,7 @@ def _pool_maker(host: str, cluster: Cluster, where: str) -> Callable[[tuple[byte
         context = _ssl_context(cluster, authority, certificate, where)
         configuration = Configuration(host=host)
         configuration.retries = False
+        configuration.connection_pool_maxsize = IDLE_CONNECTIONS
         configuration.verify_ssl = not cluster.insecure_skip_tls_verify
         configuration.tls_server_name = cluster.tls_server_name
         configuration.socket_options = socket_options()
