@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.cli.running import Cli
 
 GOOD = """
@@ -28,6 +30,23 @@ def test_unknown_field_is_an_error_with_a_suggestion(cli: Cli, tmp_path: Path) -
     answered = cli("check", str(tmp_path / "a.yaml"))
     assert answered.code == 1
     assert "spec.modles is not a field of an AppModel: did you mean models?" in answered.out
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "problem"),
+    [
+        ("iidp.com/v1", "iidp.com/v1alpha1", "apiVersion is"),
+        ("apiVersion: iidp.com/v1\n", "", "apiVersion is"),
+        ("kind: AppModel", "kind: appModel", "kind is"),
+    ],
+)
+def test_an_appmodel_of_another_version_or_in_other_letters_is_not_skipped(
+    cli: Cli, tmp_path: Path, right: str, wrong: str, problem: str
+) -> None:
+    (tmp_path / "a.yaml").write_text((GOOD % "a").replace(right, wrong))
+    answered = cli("check", str(tmp_path / "a.yaml"))
+    assert answered.code == 1
+    assert problem in answered.out
 
 
 def test_every_broken_file_is_reported(cli: Cli, tmp_path: Path) -> None:

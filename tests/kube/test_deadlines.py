@@ -176,10 +176,20 @@ def test_an_answer_beyond_its_limit_is_refused_before_all_of_it_is_read(tmp_path
         b"HTTP/1.1 " + b"2" * 100_000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 100_000,
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
         b"\x00" * 100,
         b"",
     ],
-    ids=["many headers", "a long header", "a long status", "a long chunk size", "cut short", "no HTTP", "nothing"],
+    ids=[
+        "many headers",
+        "a long header",
+        "a long status",
+        "a long chunk size",
+        "cut short",
+        "compressed unasked",
+        "no HTTP",
+        "nothing",
+    ],
 )
 def test_an_answer_out_of_shape_is_no_answer(head: bytes, tmp_path: Path) -> None:
     def serve(sock: socket.socket) -> None:

@@ -29,7 +29,9 @@ def command(paths: tuple[str, ...]) -> None:
             problems.append(str(error))
             continue
         for document in documents:
-            if (document.kind, document.api_version) != (APPMODELS.kind, APPMODELS.api_version):
+            if (
+                document.kind.lower() != APPMODELS.kind.lower()
+            ):  # one of another version or in other letters is a mistake
                 skipped += 1
                 continue
             checked += 1

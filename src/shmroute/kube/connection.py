@@ -260,6 +260,11 @@ class Connection:
             if response.status >= HTTPStatus.MULTIPLE_CHOICES:
                 exchange.step = f"reading the body of status {response.status}"
                 raise _refusal(what, response)
+            encoding = response.headers.get("Content-Encoding", "").strip().lower()
+            if encoding not in ("", "identity"):
+                response.close()
+                said = f"the answer is encoded as {encoding[:80]!r}, which was not asked for: does a proxy compress it?"
+                raise ApiError(what, 0, "Encoded", said)
             return response
 
     def _current(self) -> ClusterConfiguration:

@@ -57,6 +57,7 @@ def test_an_appmodel_that_breaks_a_rule_is_told_as_invalid_beside_the_others() -
         ({"apiVersion": "iidp.com/v1", "kind": "AppModel", "spec": {}}, "document 2: object without a usable name"),
         (appmodel("b") | {"apiVersion": "iidp.com/v2"}, "apiVersion of AppModel is iidp.com/v2: write iidp.com/v1"),
         ({"kind": "AppModel", "metadata": {"name": "b"}}, "apiVersion of AppModel is missing: write iidp.com/v1"),
+        (appmodel("b") | {"kind": "Appmodel"}, "kind is Appmodel: write AppModel"),
         (endpointslice("b", "b") | {"ports": "8060"}, "document 2: EndpointSlice default/b: Expected `array"),
     ],
 )

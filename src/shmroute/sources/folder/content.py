@@ -82,9 +82,14 @@ def read_content(data: bytes, where: str, scope: Scope) -> Content:
 
 
 def _check_version(document: Document, scope: Scope) -> None:
-    """Refuse an unsupported version of a known kind. Another group may have a kind of the same name."""
+    """Refuse an unsupported version of a known kind, and a built-in kind in other letters.
+
+    Another group may have a kind of the same name.
+    """
     group = document.api_version.rpartition("/")[0]
     for kind in dict.fromkeys((*BUILT_IN, *scope.kinds)):
+        if kind in BUILT_IN and kind.kind != document.kind and kind.kind.lower() == document.kind.lower():
+            raise InvalidObject(document.where, f"kind is {document.kind}: write {kind.kind}")
         if kind.kind != document.kind:
             continue
         if kind.api_version == document.api_version:
