@@ -24,11 +24,12 @@ from shmroute.resources.table_definition import TableDefinition
 from shmroute.resources.table_parser import TableObject
 from shmroute.rows import Kind, encode, index_value
 from shmroute.shm import posix
-from shmroute.shm.layout import RECORD_BYTES
+from shmroute.shm.layout import GENERATION_AT, RECORD_BYTES
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import Changed, Deleted, Replaced
 from shmroute.tables import Index
 from shmroute.worker.table_changes import TableChange, TableReset
+from tests.shm.ground import poke
 
 
 class Tenant(msgspec.Struct):
@@ -308,6 +309,67 @@ def test_a_type_that_looks_up_while_it_is_decoded_leaves_no_old_value(given: Giv
     reader.attach()
     assert tenants["acme"].quota in (3, 9)
     assert tenants["acme"].quota == 9
+
+
+def test_a_table_answers_from_its_generation_while_newer_ones_cannot_be_read(
+    given: Given, reader: Reader, area: str
+) -> None:
+    given.replace(acme=ACME, umbrella=UMBRELLA)
+    tenants = reader.table("tenants", Tenant)
+    acme = tenants["acme"]
+    word = bytes(reader._position.newest().control.buffer[GENERATION_AT : GENERATION_AT + 8])
+    poke(posix.control_name(area), GENERATION_AT, b"\xff" * 8)
+    for _ in range(2):
+        assert tenants["acme"] is acme
+        assert tenants["umbrella"].quota == 1, "also what was not decoded yet"
+        assert tenants.by("region", "eu") == (acme,)
+        assert isinstance(reader.fault, AreaUnreadable)
+    poke(posix.control_name(area), GENERATION_AT, word)
+    given.put("acme", {"quota": 5})
+    assert tenants["acme"].quota == 5
+    assert reader.fault is None
+
+
+def test_a_table_follows_its_area_when_it_is_removed_and_made_again(given: Given, reader: Reader, area: str) -> None:
+    given.replace(acme=ACME)
+    tenants = reader.table("tenants", Tenant)
+    assert tenants["acme"].quota == 3
+    given.publisher.close(remove=True)
+    assert tenants["acme"].quota == 3
+    again = Given(area, value=".other")
+    try:
+        again.replace(umbrella=UMBRELLA)
+        reader._position._retry_ns = 1  # as once the second has passed after which a reader looks for a new area
+        assert list(tenants) == ["umbrella"]
+        with pytest.raises(KeyError):
+            tenants["acme"]
+        assert tenants["umbrella"].quota == 1
+    finally:
+        again.publisher.close()
+
+
+def test_children_forked_during_look_ups_of_a_table_look_up_too(given: Given, reader: Reader) -> None:
+    given.replace(**{f"t{number}": {"quota": number} for number in range(50)})
+    tenants = reader.table("tenants", Tenant)
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            for number in range(50):
+                assert tenants[f"t{number}"].quota >= number
+            given.put("t7", {"quota": 1000 + given.publisher.generation})
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(5):
+            child = os.fork()
+            if not child:
+                os._exit(0 if tenants["t7"].quota >= 7 and len(tenants) == 50 and tenants["t49"].quota == 49 else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        done.set()
+        thread.join(WAIT_SECONDS)
 
 
 def test_threads_look_up_while_a_table_changes_and_none_goes_back(given: Given, reader: Reader) -> None:
