@@ -29,9 +29,8 @@ def command(paths: tuple[str, ...]) -> None:
             problems.append(str(error))
             continue
         for document in documents:
-            if (
-                document.kind.lower() != APPMODELS.kind.lower()
-            ):  # one of another version or in other letters is a mistake
+            # An AppModel of another version, or in other letters, is a mistake and not skipped.
+            if document.kind.lower() != APPMODELS.kind.lower():
                 skipped += 1
                 continue
             checked += 1
