@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import yaml
 
+from shmroute.native import missing
 from shmroute.rows import AppRow, ConflictRow, Kind, RouteRow, encode
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.testing import Answer, Routes
@@ -88,7 +89,9 @@ def test_explain_says_why_and_why_not(cli: Cli, area: str) -> None:
 
 def test_status_tells_a_dead_or_frozen_watcher_from_one_that_lives(cli: Cli, area: str) -> None:
     with published(area):
-        assert "alive" in cli("status", "--area", area).out
+        out = cli("status", "--area", area).out
+        assert "alive" in out
+        assert f"look-ups    {f'plain ({missing})' if missing else 'native'}, in this process" in out
         assert json.loads(cli("status", "-o", "json", "--area", area).out)["watcher"]["alive"] is True
     publish(area)
     age(area, 60.0)

@@ -7,6 +7,7 @@ import json
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from shmroute.native import native
 from shmroute.shm import posix
 from shmroute.shm.register import Register
 from shmroute.sources.base import Replaced
@@ -39,6 +40,8 @@ def test_worker_that_cannot_follow_is_visible_everywhere(
         assert "shmroute_workers_behind 1.0" in metrics
         assert "1 behind" in cli("status", "--area", area).out
         assert "permission denied" in cli("get", "workers", "--area", area).out
+        wide = cli("get", "workers", "--area", area, "-o", "wide").out
+        assert ("native" if native is not None else "plain") in wide.splitlines()[1].split()
         assert json.loads(cli("get", "workers", "--area", area, "-o", "json").out)["items"][0]["state"] == "behind"
         facts = Views(area).status()
         assert facts["health"]["state"] == "old"

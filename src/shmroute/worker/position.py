@@ -43,6 +43,8 @@ _ATTEMPTS: Final = 100
 _LISTINGS: Final = 5
 """Maximum attempts to list all rows. One fails only if the writer, at full rate, replaces the table twice meanwhile."""
 
+_MODEL: Final = int(Kind.MODEL)
+
 T = TypeVar("T")
 V = TypeVar("V")
 
@@ -280,8 +282,10 @@ class Position:
             lookup = served.lookup()
             if lookup is None:
                 del self._served[identity]
+            elif served.kind == _MODEL:
+                routes.append((served, lookup))
             else:
-                (routes if served.kind == Kind.MODEL else tables).append((served, lookup))
+                tables.append((served, lookup))
         return routes, tables
 
     def _enable_all(self, lookups: list[tuple[_Served, CachingLookup]], rows: RowReader) -> None:
