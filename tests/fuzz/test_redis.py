@@ -53,7 +53,9 @@ class Replies:
             connection.shutdown(socket.SHUT_RDWR)
 
 
-REPLIES = Replies()
+REPLIES, PATIENT_REPLIES = Replies(), Replies()
+"""Of the server whose clients give up after 0.05 s, and of another one: a command that was given up may be answered
+late, and would take the answer of a patient client."""
 
 
 look_up = socket.getaddrinfo
@@ -69,10 +71,11 @@ def loopback_only(host: Any, port: Any, *arguments: Any, **options: Any) -> Any:
 @pytest.fixture(scope="module")
 def stores() -> Iterator[dict[str, RedisStore]]:
     server = OddRedis(socket.create_server(("127.0.0.1", 0)), REPLIES.answer)
+    other = OddRedis(socket.create_server(("127.0.0.1", 0)), PATIENT_REPLIES.answer)
     port = server.port
     urls = [f"redis://127.0.0.1:{port}", f"redis+cluster://127.0.0.1:{port}", f"redis+sentinel://127.0.0.1:{port}/main"]
     made = {url.partition(":")[0]: RedisStore(url, read_timeout_seconds=0.05) for url in urls}
-    made["patient"] = RedisStore(urls[0], read_timeout_seconds=5.0)
+    made["patient"] = RedisStore(other.url, read_timeout_seconds=5.0)
     threads = threading.active_count()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", loopback_only)
@@ -80,6 +83,7 @@ def stores() -> Iterator[dict[str, RedisStore]]:
     for store in made.values():
         store.close()
     server.close()
+    other.close()
     assert threading.active_count() <= threads + 50, "those of the server's connections end by themselves"
 
 
@@ -114,11 +118,11 @@ def test_any_reply_is_a_value_or_a_reason(stores: dict[str, RedisStore], scheme:
 def test_what_is_right_after_damage_is_read_as_it_is(stores: dict[str, RedisStore], replies: list[bytes]) -> None:
     store = stores["patient"]
     for reply in replies:
-        REPLIES.left = [reply]
+        PATIENT_REPLIES.left = [reply]
         try:
             store.read(KEYS, limit_bytes=LIMIT_BYTES, batch_bytes=1_000_000)
         except StoreUnavailable as error:
             check_told(error)
-    REPLIES.left = [VALUES, b":0\r\n"]
+    PATIENT_REPLIES.left = [VALUES, b":0\r\n"]
     found = store.read(KEYS, limit_bytes=LIMIT_BYTES, batch_bytes=1_000_000).found
     assert (found["a"], found["c"]) == (b"value of a", b"x" * 300)
