@@ -25,7 +25,7 @@ from shmroute.sources.base import AuditResult, Replaced, SourceState
 from shmroute.tables import Room
 from shmroute.tables.shares import Share
 from shmroute.watcher import http as http_module
-from shmroute.watcher.http import serve
+from shmroute.watcher.http import STANDBY_FROZEN_SECONDS, serve
 from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.status import FROZEN_SECONDS
 from tests.processes import bound
@@ -262,3 +262,14 @@ def test_readyz_and_metrics_say_which_namespace_has_no_room(area: str) -> None:
         wait_for(lambda: it.watcher.status.no_room_objects == 2)
         assert ask(port, "/readyz") == (200, "ok\nno room for 2 of namespace 'test' (routes): its --share is taken\n")
         assert "shmroute_no_room_objects 2.0" in ask(port, "/metrics")[1]
+
+
+def test_standby_of_a_silent_writer_is_not_healthy_for_ever(area: str) -> None:
+    with Publisher(area) as publisher, running(area) as it, serving(it.watcher) as port:
+        wait_for(lambda: it.watcher.status.problem != "")
+        publisher.control.beat(time.monotonic_ns(), 0, synced=False)
+        assert ask(port, "/healthz") == (200, "ok\n")
+        publisher.control.beat(time.monotonic_ns() - int(STANDBY_FROZEN_SECONDS * 1e9), 0, synced=False)
+        status, text = ask(port, "/healthz")
+        assert status == 503
+        assert "the watcher that holds area" in text
