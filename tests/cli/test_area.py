@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from shmroute.shm.writing.publisher import Publisher
-from tests.cli.running import Cli, publish
+from tests.cli.running import Cli, called, publish
 from tests.leftovers import SHARED_MEMORY
 
 
@@ -26,6 +28,18 @@ def test_area_that_somebody_writes_is_not_removed(cli: Cli, area: str) -> None:
         assert answered.code == 1
         assert "end that watcher first" in answered.err
         assert list(SHARED_MEMORY.glob(f"shmroute-{area}*"))
+
+
+@pytest.mark.parametrize("folder", ["/no/such/folder", "relative", "/dev/null"])
+def test_a_shared_folder_that_cannot_be_used_is_named(folder: str, tmp_path: Path) -> None:
+    watched = called("watch", "--manifests", tmp_path, SHMROUTE_DIR=folder)
+    assert watched.code == 2
+    assert f"SHMROUTE_DIR={folder}" in watched.err
+    assert "Traceback" not in watched.err
+
+
+def test_a_shared_folder_that_is_missing_has_no_areas() -> None:
+    assert called("area", "ls", SHMROUTE_DIR="/no/such/folder").code == 0
 
 
 def test_unreadable_area_is_listed_with_its_reason(cli: Cli, area: str) -> None:

@@ -89,7 +89,11 @@ def segment_names(area: str) -> list[str]:
 def area_names() -> list[str]:
     """Return the names of all areas that have files in the folder, sorted."""
     prefix = control_name("x")[:-1]
-    found = {name.removeprefix(prefix).partition(".")[0] for name in os.listdir(DIRECTORY) if name.startswith(prefix)}  # noqa: PTH208
+    try:
+        names = os.listdir(DIRECTORY)  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+    found = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
     return sorted(name for name in found if _AREA_NAME.fullmatch(name))
 
 

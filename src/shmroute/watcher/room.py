@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Final
 
 from shmroute.errors import ConfigError
@@ -46,8 +47,18 @@ def area_room(percent: float, *, several_namespaces: bool, metadata: bool, table
         several_namespaces: whether several tenants write the objects; a single one may take everything.
         metadata: whether metadata is read.
         tables: number of declared tables.
+
+    Raises:
+        ConfigError: `SHMROUTE_DIR` is not the absolute path of a folder.
     """
-    folder = os.statvfs(posix.DIRECTORY)
+    try:
+        folder = os.statvfs(posix.DIRECTORY)
+    except OSError as error:
+        raise ConfigError(f"SHMROUTE_DIR={posix.DIRECTORY} cannot be used: {error.strerror}") from error
+    path = Path(posix.DIRECTORY)
+    if not path.is_absolute() or not path.is_dir():
+        # Each process would look for a relative path in its own current folder.
+        raise ConfigError(f"SHMROUTE_DIR={posix.DIRECTORY} is not the absolute path of a folder")
     rows = max(0, folder.f_blocks * folder.f_frsize - _FIXED_BYTES) // _COPIES
     in_all = rows // 2
     if not several_namespaces or percent >= _UNSHARED:
