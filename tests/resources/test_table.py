@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from shmroute.errors import ConfigError, InvalidObject
+from shmroute.resources.field_selector import matches_fields, parse_field_selector
 from shmroute.resources.table import parse_resource, watch_tables
-from shmroute.resources.table_definition import DefinitionError, TableDefinition
+from shmroute.resources.table_definition import DefinitionError, TableDefinition, TableLimits, TableRedis
 from shmroute.resources.table_parser import InvalidTableObject, TableObject
 from shmroute.rows import FIRST_TABLE_NUMBER, LAST_TABLE_NUMBER, index_value
 from shmroute.watcher.tables_file import read_tables
@@ -209,6 +210,23 @@ def test_two_tables_of_one_name_are_refused() -> None:
         ("a", {"index": {"r": ""}}, "index r: the path is empty"),
         ("a", {"index": {"a:b": ".x"}}, "index 'a:b'"),
         ("a", {"resource": "secrets.v1"}, "secrets: allowed"),
+        ("a", {"namespace": ["x", "*"]}, "* stands for all namespaces"),
+        ("a", {"namespace": []}, "an empty list"),
+        ("a", {"namespace": "x,y"}, "several as a list"),
+        ("a", {"namespace": "x", "scope": "Cluster"}, "leave the field out"),
+        ("a", {"limits": TableLimits()}, "write objects, bytes or both"),
+        (
+            "a",
+            {"redis": TableRedis(key="{app}", version=".x")},
+            "in braces write {key}, {name}, {namespace}, {version}",
+        ),
+        ("a", {"redis": TableRedis(key="plan", version=".x")}, "all rows would share one value"),
+        ("a", {"redis": TableRedis(key="{key", version=".x")}, "redis.key '{key'"),
+        ("a", {"redis": TableRedis(key="{.a..}", version=".x")}, "is not a JSONPath"),
+        ("a", {"redis": TableRedis(key="{key}", version="")}, "redis.version: the path is empty"),
+        ("a", {"field_selector": "metadata.name"}, "neither FIELD=VALUE nor FIELD!=VALUE"),
+        ("a", {"field_selector": "name=x"}, "write its full path"),
+        ("a", {"field_selector": "metadata.labels.app=x"}, "labels are for `selector`"),
     ],
 )
 def test_a_bad_definition_is_refused(name: str, fields: dict[str, Any], words: str) -> None:
@@ -216,6 +234,71 @@ def test_a_bad_definition_is_refused(name: str, fields: dict[str, Any], words: s
     with pytest.raises(ConfigError) as refused:
         watch_tables({name: definition}, several_namespaces=False)
     assert words in str(refused.value)
+
+
+def test_every_mistake_of_a_file_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "tables.yaml"
+    path.write_text(
+        """\
+tables:
+  a: {resource: nodes}
+  b:
+    resource: plans.v1.iidp.com
+    redis:
+      key: plan
+      version: .spec.version
+  c:
+    resource: plans.v1.iidp.com
+    index:
+      one: .spec.one
+      two: .spec[
+"""
+    )
+    with pytest.raises(ConfigError) as refused:
+        read_tables(str(path), ["d=x"], several_namespaces=False)
+    lines = str(refused.value).splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [f"{path}:2", f"{path}:6", f"{path}:12", "--table"]
+    path.write_text("tables:\n  a:\n    resource: x.v1\n    limits:\n      objcts: 5\n")
+    with pytest.raises(ConfigError, match=r"tables.yaml:5: table 'a': unknown field 'limits.objcts': did you mean"):
+        read_tables(str(path), [], several_namespaces=False)
+
+
+def test_tables_that_stay_keep_their_kind_and_others_avoid_its_number() -> None:
+    one, other = TableDefinition(resource="nodes.v1"), TableDefinition(resource="pods.v1")
+    before = watch_tables({"a": one, "b": one}, several_namespaces=False)
+    after = watch_tables({"a": other, "b": one, "c": other}, several_namespaces=False, current=before)
+    assert after[1] is before[1]
+    assert len({kind.feeds for kind in (*before, *after)}) == 4
+    assert watch_tables({"a": one, "b": one}, several_namespaces=False, current=before) == before
+
+
+def test_the_key_of_metadata_is_made_of_names_and_paths() -> None:
+    manifest = tenant(app="x", count=3, ratio=0.5, version="v2", none=None)
+    redis = TableRedis(key="{{{.spec.app}}}:{namespace}/{name}_{key}@{.spec.count}", version=".spec.version")
+    assert row(manifest, redis=redis, key=".spec.app").metadata == ("{x}:default/acme_x@3", "v2")
+    assert row(manifest, redis=TableRedis(key="{key}@{version}", version=".spec.ratio")).metadata == ("acme@0.5", "0.5")
+    for version, words in ((".spec.none", "gives null"), (".spec.nothing", "gives nothing"), (".spec", "gives a map")):
+        assert words in reason(manifest, redis=TableRedis(key="{key}", version=version))
+
+
+@pytest.mark.parametrize(
+    ("selector", "selected"),
+    [
+        ("", True),
+        ("metadata.name=acme", True),
+        ("metadata.name==acme,spec.quota!=4", True),
+        ("spec.quota=3", True),  # numbers compare as text
+        ("spec.on=true", True),
+        ("spec.absent=", True),  # an absent field equals the empty text
+        ("spec.absent!=x", True),
+        ("spec.text=a\\,b", True),
+        ("metadata.name=acme,spec.quota=4", False),
+        ("metadata.name!=acme", False),
+    ],
+)
+def test_a_field_selector_compares_as_an_api_server_does(selector: str, selected: bool) -> None:
+    manifest = tenant(quota=3, on=True, text="a,b")
+    assert matches_fields(parse_field_selector(selector), manifest) is selected
 
 
 def test_secrets_are_read_where_that_is_said() -> None:

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmroute.resources.key import ObjectKey
-from shmroute.resources.table import watch_tables
-from shmroute.resources.table_definition import TableDefinition
+from shmroute.resources.table import TableKind, watch_tables
+from shmroute.resources.table_definition import TableDefinition, TableLimits
 from shmroute.resources.table_parser import InvalidTableObject, TableObject
-from shmroute.rows import ConflictRow, InvalidRow, Kind, RowKey, TableRow, bucket_key, encode
+from shmroute.rows import FIRST_TABLE_NUMBER, ConflictRow, InvalidRow, Kind, RowKey, TableRow, bucket_key, encode
 from shmroute.sources.base import Changed, Deleted, Event, Replaced
-from shmroute.tables import Index
+from shmroute.tables import Index, WantedMetadata
 
 (KIND,) = watch_tables(
     {"t": TableDefinition(resource="tenants.v1.iidp.com", index={"i": ".spec.i"})}, several_namespaces=False
@@ -24,9 +24,28 @@ from shmroute.tables import Index
 Object = TableObject | InvalidTableObject
 
 
-def item(name: str, key: str = "k", created: str = "", value: int = 0, index: Iterable[str] = ()) -> TableObject:
+(LIMITED,) = watch_tables(
+    {
+        "t": TableDefinition(
+            resource="tenants.v1.iidp.com", index={"i": ".spec.i"}, limits=TableLimits(objects=3, bytes=14)
+        )
+    },
+    several_namespaces=False,
+)
+
+
+def item(
+    name: str,
+    key: str = "k",
+    created: str = "",
+    value: int = 0,
+    index: Iterable[str] = (),
+    version: str = "",
+) -> TableObject:
     entries = tuple(f"i:s{each}" for each in index)
-    return TableObject(ObjectKey("ns", name), created, str(value), key, encode(value), entries)
+    wanted = (f"redis {key}", version) if version else None
+    encoded = encode("x" * value if value % 2 else value)
+    return TableObject(ObjectKey("ns", name), created, str(value), key, encoded, entries, metadata=wanted)
 
 
 KEYS = st.sampled_from("abcd").map(lambda name: ObjectKey("ns", name))
@@ -38,6 +57,7 @@ OBJECTS = st.one_of(
         st.sampled_from(["", "2026-01", "2026-02"]),
         st.integers(0, 3),
         st.sets(st.sampled_from("xy")).map(sorted),
+        st.sampled_from(["", "1", "2"]),
     ),
     st.builds(
         InvalidTableObject, st.sampled_from("abcd").map(lambda name: ObjectKey("ns", name)), st.just(""), st.just("no")
@@ -53,7 +73,8 @@ EVENTS = st.one_of(
 class Oracle:
     """Remembers the objects, and computes everything anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: TableKind) -> None:
+        self.kind = kind
         self.valid: dict[ObjectKey, TableObject] = {}
         self.invalid: set[ObjectKey] = set()
         self.ready = False
@@ -81,27 +102,58 @@ class Oracle:
         else:
             self.invalid.add(each.key)
 
+    def oldest(self) -> list[TableObject]:
+        return sorted(self.valid.values(), key=lambda each: (each.created, each.first_seen, each.key))
+
+    def served(self) -> list[TableObject]:
+        """The oldest objects, as far as the limits go."""
+        served: list[TableObject] = []
+        size = 0
+        limits = self.kind.definition.limits
+        for each in self.oldest():
+            size += len(each.row_key) + len(each.value)
+            if limits is not None and (len(served) == limits.objects or size > (limits.bytes or 0)):
+                break
+            served.append(each)
+        return served
+
+    def wanted(self) -> dict[RowKey, WantedMetadata]:
+        """What metadata the rows want, by the row that it is published in."""
+        found: dict[RowKey, WantedMetadata] = {}
+        for key in {each.row_key for each in self.served()}:
+            first = next(each for each in self.served() if each.row_key == key)
+            if first.metadata is not None:
+                found[self.kind.feeds + 2, key] = WantedMetadata("ns", *first.metadata)
+        return found
+
     def table(self) -> dict[RowKey, bytes]:
         rows: dict[RowKey, bytes] = {}
         claims: dict[str, list[TableObject]] = {}
-        for each in sorted(self.valid.values(), key=lambda each: (each.created, each.first_seen, each.key)):
+        served = self.served()
+        for each in served:
             claims.setdefault(each.row_key, []).append(each)
         index: dict[str, list[str]] = {}
         for key, (first, *losers) in claims.items():
-            rows[KIND.feeds, key] = first.value
+            rows[self.kind.feeds, key] = first.value
             for entry in first.index:
                 index.setdefault(entry, []).append(key)
             if losers:
                 row = ConflictRow(key, "", str(first.key), tuple(str(each.key) for each in losers), len(losers), "t")
                 rows[Kind.CONFLICT, f"t:{key}"] = encode(row)
         for entry, keys in index.items():
-            rows[KIND.feeds + 1, bucket_key(entry, 0)] = encode((1, sorted(keys)))
+            rows[self.kind.feeds + 1, bucket_key(entry, 0)] = encode((1, sorted(keys)))
         for broken in self.invalid:
             named = InvalidRow("t (tenants.iidp.com)", broken.namespace, broken.name, "no", broken in self.valid)
             rows[Kind.INVALID, f"t: {broken}"] = encode(named)
+        full = "set aside: the table is full (limits.objects: 3, limits.bytes: 14), and older objects come first"
+        for beyond in self.oldest()[len(served) :]:
+            who = beyond.key
+            named = InvalidRow("t (tenants.iidp.com)", who.namespace, who.name, full, last_good=False)
+            rows.setdefault((Kind.INVALID, f"t: {who}"), encode(named))
+        invalid = sum(kind == Kind.INVALID for kind, _ in rows)
         conflicts = sum(len(each) > 1 for each in claims.values())
         rows[Kind.TABLES, "t"] = encode(
-            TableRow(KIND.feeds, "tenants.v1.iidp.com", self.ready, len(claims), ("i",), conflicts, len(self.invalid))
+            TableRow(self.kind.feeds, "tenants.v1.iidp.com", self.ready, len(claims), ("i",), conflicts, invalid)
         )
         return rows
 
@@ -116,10 +168,11 @@ def last_good(table: dict[RowKey, bytes]) -> dict[RowKey, Any]:
     }
 
 
-@given(batches=st.lists(st.lists(EVENTS, max_size=6), max_size=6))
-def test_rows_of_a_table_equal_the_oracle_after_any_events(batches: list[list[Event]]) -> None:
-    index, oracle = Index(kinds=[KIND]), Oracle()
+@given(kind=st.sampled_from([KIND, LIMITED]), batches=st.lists(st.lists(EVENTS, max_size=6), max_size=6))
+def test_rows_of_a_table_equal_the_oracle_after_any_events(kind: TableKind, batches: list[list[Event]]) -> None:
+    index, oracle = Index(kinds=[kind]), Oracle(kind)
     published: dict[RowKey, bytes] = {}
+    wanted: dict[RowKey, WantedMetadata] = {}
     for batch in batches:
         for event in batch:
             index.apply(event)
@@ -129,8 +182,20 @@ def test_rows_of_a_table_equal_the_oracle_after_any_events(batches: list[list[Ev
                 published.pop(key, None)
             else:
                 published[key] = row
+        for key, each in index.take_metadata():
+            if each is None:
+                wanted.pop(key, None)
+            else:
+                wanted[key] = each
         assert last_good(published) == last_good(oracle.table())
         assert dict(index.rows()) == published
+        assert wanted == dict(index.metadata()) == oracle.wanted()
+    index.declare([])
+    for key, row in index.take_changes().items():
+        assert row is None or key[0] < FIRST_TABLE_NUMBER
+        published.pop(key, None)
+    left = [key for key in published if key[0] < FIRST_TABLE_NUMBER]
+    assert left == [], "a table that is gone leaves nothing in the shared listings"
 
 
 @pytest.mark.parametrize("count", [1, 16, 17, 500, 5_000])

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from shmroute import Reader, TableNotFound
+from shmroute import ConfigError, Reader, TableNotFound
+from shmroute.tables import TableItem
 from shmroute.watcher import Watcher, WatchOptions
 from shmroute.worker.table_changes import TableChange, TableReset
 from tests.watcher.running import wait_for
@@ -138,6 +140,71 @@ def test_a_mistake_in_the_file_is_a_problem_and_the_tables_stay(place: Place) ->
         wait_for(lambda: flags["dark"] == {"on": "2"})
         place.declare(FLAGS)
         wait_for(lambda: not watcher.status.problem)
+
+
+def test_objects_beyond_the_limits_are_set_aside_the_youngest_first(place: Place) -> None:
+    first, second, third = (config_map(name, {"on": name}) for name in ("one", "two", "three"))
+    for created, manifest in enumerate((second, first, third)):
+        manifest["metadata"]["creationTimestamp"] = f"2026-01-0{created + 1}T00:00:00Z"
+    place.put(first, second, third)
+    place.declare(FLAGS.replace("value", "limits: {objects: 2}, value"))
+    with place.watching() as watcher:
+        flags = place.reader.table("flags")
+        flags.wait_ready(60)
+        assert sorted(flags) == ["one", "two"]
+        full = "table flags is full (limits.objects: 2): 1 of the youngest objects are set aside"
+        wait_for(lambda: full in watcher.status.no_room)
+        (place.manifests / "two.json").unlink()
+        wait_for(lambda: sorted(flags) == ["one", "three"])
+        wait_for(lambda: not watcher.status.no_room)
+
+
+class Noting:
+    """A handler that remembers its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any, Any]] = []
+
+    def on_add(self, item: TableItem) -> None:
+        self.calls.append(("add", None, item.value))
+
+    def on_update(self, old: TableItem, new: TableItem) -> None:
+        self.calls.append(("update", old.value, new.value))
+
+    def on_delete(self, item: TableItem) -> None:
+        self.calls.append(("delete", item.value, None))
+
+
+def test_a_handler_of_a_table_hears_of_its_objects_only(place: Place) -> None:
+    place.put(config_map("dark", {"on": "1"}), config_map("gold", {"price": "9"}, kind="plan"))
+    place.declare(FLAGS, PLANS)
+    place.options = msgspec.structs.replace(place.options, resync_seconds=1.0)
+    noting = Noting()
+    with Watcher(place.options, table_handlers={"plans": noting}):
+        wait_for(lambda: noting.calls)
+        assert noting.calls[0] == ("add", None, "9")
+        wait_for(lambda: ("update", "9", "9") in noting.calls)  # the resync
+        place.put(config_map("gold", {"price": "10"}, kind="plan"))
+        wait_for(lambda: ("update", "9", "10") in noting.calls)
+        place.declare(FLAGS, PLANS.replace(".data.price", ".data"))
+        wait_for(lambda: noting.calls[-1][2] == {"price": "10"})
+        (place.manifests / "gold.json").unlink()
+        wait_for(lambda: noting.calls[-1] == ("delete", {"price": "10"}, None))
+
+
+def test_a_handler_of_a_table_that_is_not_declared_is_refused(place: Place) -> None:
+    place.declare(FLAGS)
+    with pytest.raises(ConfigError, match="there is no table 'plans'"):
+        Watcher(place.options, table_handlers={"plans": Noting()})
+
+
+def test_a_field_selector_selects_in_a_folder_too(place: Place) -> None:
+    place.put(config_map("dark", {"on": "1"}), config_map("light", {"on": "2"}))
+    place.declare(FLAGS.replace("value", "fieldSelector: 'metadata.name!=dark,data.on=2', value"))
+    with place.watching():
+        flags = place.reader.table("flags")
+        flags.wait_ready(60)
+        assert list(flags) == ["light"]
 
 
 def by_rename(file: Path, text: str) -> None:
