@@ -58,6 +58,7 @@ check: $(VENV)/.has-check ## style, types, and which module may import which
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
+	$(RUN) mypy --platform darwin src
 	$(VENV)/bin/lint-imports
 
 .PHONY: bench

@@ -229,7 +229,7 @@ def test_a_generation_that_cannot_be_read_is_caught_up_with_later(given: RoutesA
 
 
 def test_an_area_that_cannot_be_read_at_all_is_an_error(area: str, reader: Reader) -> None:
-    with open(f"/dev/shm/shmroute-{area}", "wb") as file:  # noqa: PTH123
+    with open(posix.path_of(posix.control_name(area)), "wb") as file:  # noqa: PTH123
         file.write(b"something else")
     for _ in range(2):
         with pytest.raises(AreaUnreadable):
@@ -541,7 +541,7 @@ def test_async_says_a_gap(given: RoutesArea, reader: Reader) -> None:
 
 
 def test_async_raises_where_the_area_cannot_be_read_at_all(area: str, reader: Reader) -> None:
-    with open(f"/dev/shm/shmroute-{area}", "wb") as file:  # noqa: PTH123
+    with open(posix.path_of(posix.control_name(area)), "wb") as file:  # noqa: PTH123
         file.write(b"something else")
 
     async def work() -> None:

@@ -70,6 +70,8 @@ def _platform() -> Iterator[Finding]:
 
     native = "native" if shmroute.__native__ else "plain Python"
     yield "ok", f"Python {platform.python_version()} on {sys.platform}, {native} look-up"
+    if sys.platform != "linux":
+        yield "old", "this is not Linux: look-ups and `watch` are meant to work, `run` and servers' hooks do not"
     if sys.byteorder != "little":
         yield "bad", "this machine is big-endian: the area's format is little-endian"
 

@@ -35,6 +35,8 @@ def command(area: str, wait_seconds: float, command: tuple[str, ...], **_: Any) 
 
     Two of them on one machine share an area if they watch the same source; otherwise give each its own --area.
     """
+    from shmroute.supervise.linux import require_linux
     from shmroute.supervise.run import run
 
+    require_linux("shmroute run")
     sys.exit(run(area, watch_arguments(click.get_current_context()), command, wait_seconds))

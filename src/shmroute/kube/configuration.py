@@ -15,7 +15,10 @@ import os
 import re
 import socket
 import ssl
+import sys
+import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
@@ -343,12 +346,18 @@ def _ssl_context(
 
 
 def _load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
-    """Load a certificate and its key from a file in memory: Python loads them only from files."""
-    descriptor = os.memfd_create("shmroute-certificate", os.MFD_CLOEXEC)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
+    """Load a certificate and its key: Python loads them only from files. Linux has files in memory."""
+    with ExitStack() as stack:
+        if sys.platform == "linux":
+            descriptor = os.memfd_create("shmroute-certificate", os.MFD_CLOEXEC)
+            file = stack.enter_context(os.fdopen(descriptor, "wb", buffering=0))
+            path = f"/proc/self/fd/{descriptor}"
+        else:
+            file = stack.enter_context(tempfile.NamedTemporaryFile(buffering=0))  # mode 0600, removed at the end
+            path = file.name
         file.write(certificate.rstrip() + b"\n" + key)
         # Without a password argument, OpenSSL asks for one at the terminal.
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=b"")
+        context.load_cert_chain(path, password=b"")
 
 
 def _authority(cluster: Cluster) -> bytes:

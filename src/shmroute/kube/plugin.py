@@ -240,5 +240,6 @@ atexit.register(_Run.end_all)
 
 
 def _end_with_parent() -> None:
-    """Ask the kernel to kill this new process when its parent dies."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Ask the kernel to kill this new process when its parent dies. Only Linux can."""
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -3,7 +3,8 @@
 The folder is `/dev/shm` by default; its files are POSIX shared memory objects, which
 `multiprocessing.shared_memory.SharedMemory(name=...)` opens too. That class is not used here: it opens read-write,
 costs a worker 30 ms of imports, and registers the object with a tracker process that unlinks files still in use by
-others (https://github.com/python/cpython/issues/82300). Linux only.
+others (https://github.com/python/cpython/issues/82300). Elsewhere than on Linux
+the folder is one of ordinary files.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from typing import Any, Final
 from shmroute.errors import AreaUnreadable, ConfigError, NoAccess, OutOfSharedMemory
 from shmroute.shm.trust import MAX_ID, TRUST_VARIABLE, check_opened
 
-DIRECTORY: Final = os.environ.get("SHMROUTE_DIR") or "/dev/shm"  # noqa: S108 - each file in it is checked
+_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - each file in it is checked
+
+
+def _default_directory() -> str:
+    """`/dev/shm`; where there is none, as on a Mac, the user's folder of temporary files."""
+    return _SHARED_MEMORY if os.path.isdir(_SHARED_MEMORY) else os.environ.get("TMPDIR") or "/tmp"  # noqa: PTH112, S108
+
+
+DIRECTORY: Final = os.environ.get("SHMROUTE_DIR") or _default_directory()
 """Folder of all areas. Read once; all processes of an area must use the same folder."""
 
 _AREA_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
@@ -34,6 +43,9 @@ FIRST_DESCRIPTOR: Final = 3
 
 FRESH_BYTES: Final = 1 << 20
 """Address space of a new segment, before its writer enlarges it."""
+
+_STEP_BYTES: Final = 1 << 20
+"""Bytes that are copied at once where pages are taken by writing."""
 
 _BLOCK_BYTES: Final = 512
 """Unit of `st_blocks` on all file systems."""
@@ -239,11 +251,21 @@ def reserve(descriptor: int, name: str, start: int, length: int) -> None:
         OutOfSharedMemory: the file system has no room.
     """
     try:
-        os.posix_fallocate(descriptor, start, length)
+        if sys.platform == "linux":
+            os.posix_fallocate(descriptor, start, length)
+        else:
+            _write_anew(descriptor, start, length)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
         raise no_room(name, length) from error
+
+
+def _write_anew(descriptor: int, start: int, length: int) -> None:
+    """Write what is there, and zeros where nothing is: takes pages where the system has no call for it."""
+    for at in range(start, start + length, _STEP_BYTES):
+        size = min(_STEP_BYTES, start + length - at)
+        os.pwrite(descriptor, os.pread(descriptor, size, at).ljust(size, b"\0"), at)
 
 
 def no_room(name: str, needed_bytes: int) -> OutOfSharedMemory:

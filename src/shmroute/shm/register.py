@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,6 +42,9 @@ __all__ = ["Register", "WorkerNote", "create_register", "read_workers"]
 
 _FLOCK: Final = struct.Struct("hhqqi4x")
 """`struct flock` on 64-bit Linux: type, whence, start, length, pid."""
+
+_HAS_LOCKS: Final = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
+"""Whether there are OFD locks here. Without them the register is unavailable, and workers are shown as unknown."""
 
 _RETRY_NS: Final = 10_000_000_000
 """Nanoseconds until a register that could not be used is tried again."""
@@ -130,6 +134,8 @@ class Register:
 
     def _take_place(self, now_ns: int) -> None:
         self._forget()
+        if not _HAS_LOCKS:
+            raise OSError("this system has no OFD locks")
         descriptor = posix.open_object(posix.register_name(self._area), write=True, group_writes=True)
         try:
             _check(self._area, os.pread(descriptor, REGISTER_HEADER.size, 0), os.fstat(descriptor).st_size)
@@ -207,6 +213,8 @@ def read_workers(area: str) -> list[WorkerNote]:
         NoAccess, AreaUnreadable: the register cannot be read.
     """
     name = posix.register_name(area)
+    if not _HAS_LOCKS:
+        raise AreaUnreadable(name, "this system has no OFD locks, by which live workers are known")
     descriptor = posix.open_object(name, group_writes=True)
     try:
         data = os.pread(descriptor, REGISTER_BYTES, 0)

@@ -8,6 +8,7 @@ import sys
 from typing import Final
 
 from shmroute.supervise.lifeline import Lifeline
+from shmroute.supervise.linux import require_linux
 from shmroute.worker import environment
 
 __all__ = ["start", "stop"]
@@ -31,7 +32,11 @@ def start(group: str = "") -> str:
 
     Returns:
         The area, which is `SHMROUTE_AREA` or "default".
+
+    Raises:
+        ConfigError: this is not Linux.
     """
+    require_linux("a server's hook")
     area = environment.area()
     if os.getpid() not in _keepers:
         lifeline = Lifeline()

@@ -10,24 +10,46 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["ProcessState", "adopt_orphans", "children", "environment_of", "finished", "send", "spawn", "state_of"]
+from shmroute.errors import ConfigError
+
+__all__ = [
+    "ProcessState",
+    "adopt_orphans",
+    "children",
+    "environment_of",
+    "finished",
+    "require_linux",
+    "send",
+    "spawn",
+    "state_of",
+]
 
 _log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
 _PROC: Final = Path("/proc")
+
+
+def require_linux(what: str) -> None:
+    """Raise `ConfigError` on another system, whose processes cannot be watched over as here."""
+    if sys.platform != "linux":
+        raise ConfigError(
+            f"{what} needs Linux (prctl, waitid and /proc): start `shmroute watch` and the server by themselves here"
+        )
 
 
 def adopt_orphans() -> None:
     """Make orphans among this process's descendants its own children, instead of children of process 1."""
+    assert _prctl is not None  # noqa: S101 - `require_linux`
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -60,7 +82,7 @@ def spawn(
 
     def prepare() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if with_parent:
+        if with_parent and _prctl is not None:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
             if os.getppid() != parent:  # the parent has already died
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -98,6 +120,8 @@ def send(pid: int, number: int) -> bool:
 
 def finished() -> Iterator[int]:
     """Yield process ids of children that have ended; the same one until the caller has reaped it."""
+    if sys.platform != "linux":  # `require_linux` has refused to begin
+        return
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
