@@ -191,7 +191,8 @@ class RowReader:
 
     def moved(self, generation: int, end: int) -> None:
         """Set the place in this segment's log that the native look-up has moved to."""
-        self._place = _Place(self._place.segment, generation, end)
+        # A named tuple's own constructor is a function in Python, which would take a tenth of the whole refresh.
+        self._place = tuple.__new__(_Place, (self._place.segment, generation, end))
 
     def refresh(self) -> list[tuple[int, bytes]] | None:
         """Go to the newest generation. If the area was removed, go to the new area of the same name, if there is one.
