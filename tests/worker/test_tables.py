@@ -209,6 +209,9 @@ def test_a_redefined_table_is_switched_in_one_generation(given: Given, reader: R
     tenants = reader.table("tenants", Tenant)
     assert tenants["acme"].quota == 3
     given.declare(value=".spec")
+    for _ in range(2):
+        with pytest.raises(TableNotReady):
+            tenants["acme"]
     assert not tenants.ready
     given.replace(acme={"quota": 9})
     assert tenants["acme"].quota == 9
@@ -241,6 +244,13 @@ def test_values_are_new_after_the_memory_of_the_generation_was_used_again(given:
     while not behind.expired:
         given.put("late", {"quota": given.publisher.generation})
     assert (tenants["acme"].quota, tenants["late"].quota) == (8, given.publisher.generation - 1)
+    behind = reader._position.snapshot()
+    given.declare(value=".spec")
+    while not behind.expired:
+        given.publisher.publish({(Kind.MODEL, "m"): b"%d" % given.publisher.generation})
+    reader._position.newest()
+    with pytest.raises(TableNotReady):
+        tenants["acme"]
 
 
 def test_a_table_outlives_its_reader_and_is_collected_with_its_values(given: Given, area: str) -> None:
