@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -237,6 +238,15 @@ def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(area: str) -> None
         process.stderr.close()
     assert code == 1
     assert err == ""
+
+
+@pytest.mark.fault(51)
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_no_reason_for_a_traceback(area: str, closed: str) -> None:
+    publish(area)
+    command = f"exec {shlex.quote(sys.executable)} -m shmroute status --area {area} {closed}"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=WAIT_SECONDS)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}], ids=str)

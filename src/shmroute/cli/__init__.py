@@ -8,7 +8,9 @@ the whole server if a child of it ends so.
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from pathlib import Path
 from typing import Final
 
 import click
@@ -123,8 +125,19 @@ def _report(error: errors.ShmrouteError) -> None:
     click.echo("\n".join([f"error: {lines[0]}", *lines[1:]]), err=True)
 
 
+def _open_standard_streams() -> None:
+    """Open the null device in place of each standard stream that was closed at the start.
+
+    Python has None for such a stream, and the system gives its number to the next file or socket.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - it stays open
+
+
 def main() -> None:
     """Run a command; turn errors into one line and an exit code."""
+    _open_standard_streams()
     try:
         code = group.main(prog_name="shmroute", standalone_mode=False)
     except click.exceptions.Abort:
