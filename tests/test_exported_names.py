@@ -117,7 +117,15 @@ PUBLIC = {
         "tables",
         "watched_folder",
     ],
-    "shmroute.watcher": ["AppModel", "Handler", "ModelVersion", "WatchOptions", "Watcher"],
+    "shmroute.watcher": [
+        "AppModel",
+        "Handler",
+        "ModelVersion",
+        "TableHandler",
+        "TableItem",
+        "WatchOptions",
+        "Watcher",
+    ],
     "shmroute.worker.changes": [
         "AsyncChanges",
         "Change",

@@ -104,10 +104,10 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--handler",
         "handlers",
         multiple=True,
-        metavar="MODULE:NAME",
+        metavar="[TABLE=]MODULE:NAME",
         envvar="SHMROUTE_HANDLER",
-        help="Call this object's on_add, on_update and on_delete for each AppModel, and at each resync; repeat for "
-        "several (in the variable: separated by spaces).",
+        help="Call this object's on_add, on_update and on_delete for each AppModel, or for each object of a declared "
+        "table, and at each resync; repeat for several (in the variable: separated by spaces).",
     ),
     click.option(
         "--probe-seconds",

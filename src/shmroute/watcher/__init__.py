@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shmroute.resources.appmodel import AppModel, ModelVersion
-    from shmroute.tables.handler import Handler
+    from shmroute.tables.handler import Handler, TableHandler, TableItem
     from shmroute.watcher.embed import Watcher
     from shmroute.watcher.options import WatchOptions
 
-__all__ = ["AppModel", "Handler", "ModelVersion", "WatchOptions", "Watcher"]
+__all__ = ["AppModel", "Handler", "ModelVersion", "TableHandler", "TableItem", "WatchOptions", "Watcher"]
 
 _MODULES = {
     "AppModel": "shmroute.resources.appmodel",
     "Handler": "shmroute.tables.handler",
     "ModelVersion": "shmroute.resources.appmodel",
+    "TableHandler": "shmroute.tables.handler",
+    "TableItem": "shmroute.tables.handler",
     "WatchOptions": "shmroute.watcher.options",
     "Watcher": "shmroute.watcher.embed",
 }
