@@ -21,6 +21,7 @@ import itertools
 import os
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -50,6 +51,9 @@ _STEP_SECONDS = 0.01
 
 _KEPT_BY_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Helpers of the standard library that live as long as the process that needed them first."""
+
+_KEPT_THREADS = ("asyncio_", "pytest_timeout ")
+"""Names of threads that belong to the test process itself."""
 
 _WATCHED_SIGNALS = (
     signal.SIGHUP,
@@ -93,6 +97,7 @@ def nothing_left() -> Iterator[None]:
         AssertionError: naming it.
     """
     mark = f"{os.getpid()}-{next(_numbers)}"
+    threads_before = set(threading.enumerate())
     running_before = running()
     signals_before = _signals()
     segments_before = segments()
@@ -114,6 +119,7 @@ def nothing_left() -> Iterator[None]:
             adopt_orphans(False)
             left.append("the test run adopts orphans (PR_SET_CHILD_SUBREAPER)")
         left += _end_processes(running_before, mark)
+        left += _wait_for_threads(threads_before)
         left += _find_segments(segments_before)
     assert not left, "left behind: " + "; ".join(left)
 
@@ -176,6 +182,20 @@ def _end_processes(before: set[int], mark: str) -> list[str]:
     while any(map(is_running, found)) and time.monotonic() < deadline + GRACE_SECONDS:
         time.sleep(_STEP_SECONDS)
     return left
+
+
+def _wait_for_threads(before: set[threading.Thread]) -> list[str]:
+    """Name the threads that do not end: one that draws lots or logs would disturb a later test."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while found := {thread for thread in set(threading.enumerate()) - before if not _is_shared(thread)}:
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(_STEP_SECONDS)
+    return [f"thread {thread.name!r}" for thread in sorted(found, key=lambda thread: thread.name)]
+
+
+def _is_shared(thread: threading.Thread) -> bool:
+    return thread.name.startswith(_KEPT_THREADS)
 
 
 def _processes(before: set[int], mark: str) -> set[int]:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +63,15 @@ def test_a_process_that_is_about_to_end_is_waited_for() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("tests.leftovers.GRACE_SECONDS", 30.0)
             process.wait(30)
+
+
+def test_a_thread_that_runs_on_is_named() -> None:
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait, args=(60.0,), name="runs on")
+    with pytest.raises(AssertionError, match="left behind: thread 'runs on'"), nothing_left():
+        thread.start()
+    end.set()
+    thread.join()
 
 
 def test_processes_from_before_are_left_alone() -> None:

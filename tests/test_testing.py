@@ -370,7 +370,7 @@ def test_the_fixtures_are_listed_with_what_they_do(pytester: pytest.Pytester) ->
     result = pytester.runpytest_subprocess("--fixtures", timeout=240)
     result.stdout.fnmatch_lines(["shmroute_routes*", "*Answers for `shmroute.resolve`*"])
     result.stdout.fnmatch_lines(["shmroute_tables*", "*Objects for `shmroute.table`*"])
-    result.stdout.fnmatch_lines(["shmroute_folder*", "*An empty folder with a real watcher on it*"])
+    result.stdout.fnmatch_lines(["shmroute_folder*", "*Empty folder of manifests, followed by a real watcher*"])
 
 
 def test_the_plugin_loads_nothing_until_a_fixture_is_used() -> None:

@@ -22,6 +22,7 @@ from shmroute.shm.writing.publisher import Publisher
 from shmroute.testing import Answer, Routes
 from shmroute.watcher.status import encode_status
 from tests.cli.running import WAIT_SECONDS, Cli, age, publish, published, start, waiting_status
+from tests.supervise.running import until
 
 
 def test_a_table_has_a_header_and_aligned_columns(cli: Cli, area: str) -> None:
@@ -370,7 +371,8 @@ def test_status_after_an_orderly_end_does_not_call_the_watcher_alive(cli: Cli, a
     process = start("watch", "--manifests", str(tmp_path), "--area", area)
     try:
         assert cli("wait", "--area", area).code == 0
-        assert "no object matches; check namespace, label selector" in cli("status", "--area", area).out
+        # The status follows the first snapshot within a second.
+        until(lambda: "no object matches; check namespace, label selector" in cli("status", "--area", area).out, "it")
     finally:
         process.terminate()
         process.communicate(timeout=WAIT_SECONDS)

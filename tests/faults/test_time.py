@@ -22,12 +22,17 @@ A_YEAR_SECONDS = 365 * 86_400.0
 
 SHOWN_OR_KEPT = {
     "watcher/explain.py": "how long metadata has been in its state, shown",
+    "cli/events.py": "the time span of events to show",
+    "cli/explain.py": "how long ago a model was served last, shown",
+    "cli/follow.py": "the time of a change, shown",
     "cli/get.py": "how long metadata has been in its state, shown",
     "kube/connection.py": "a date in the header Retry-After",
     "metadata/loader.py": "since when metadata is in its state, shown",
     "sources/folder/reader.py": "when an AppModel was first seen, which orders claims and is kept",
     "testing.py": "since when metadata is in its state, shown",
     "watcher/checkpoint.py": "a file outlives the monotonic clock",
+    "watcher/events.py": "when an event happened, kept and shown",
+    "watcher/views.py": "the time span of events to show",
     "watcher/loop.py": "when the watcher started, wrote its status, was audited: shown; and the checkpoint's age",
     "watcher/metadata_feed.py": "since when metadata is in its state, shown",
 }

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -187,12 +188,19 @@ def kill(name: str, others: set[threading.Thread]) -> None:
         frames = sys._current_frames()
         new = set(threading.enumerate()) - others
         idents = [each.ident for each in new if each.name == name and each.ident in frames]
-        if not idents or frames[idents[-1]].f_code not in WAITS:
+        if not idents or frames[idents[-1]].f_code not in WAITS or _starts_a_thread(frames[idents[-1]]):
             return False
         exception = ctypes.py_object(SystemExit)
         return bool(ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(idents[-1]), exception) == 1)
 
     wait_for(hit)
+
+
+def _starts_a_thread(frame: FrameType | None) -> bool:
+    """Whether it waits for a new thread to begin: an exception there may end the new one half made."""
+    while frame is not None and frame.f_code is not threading.Thread.start.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 @pytest.mark.parametrize("name", ["metadata", "metadata reader", "checkpoint", "handler Quiet"])

@@ -193,22 +193,27 @@ class MetadataLoader:
         self._reader = reader = threading.Thread(
             target=self._guarded, args=(sink,), name="metadata reader", daemon=True
         )
-        reader.start()
         try:
+            reader.start()
             while not stop.wait(WATCH_SECONDS) and reader.is_alive():
                 self._report_stuck(sink)
         finally:
             with self._changed:
                 self._stopped = True
                 self._changed.notify()
-            reader.join(JOIN_SECONDS)
-            for _ in range(CLOSE_TIMES):
-                self._store.close()
-                reader.join(JOIN_SECONDS / CLOSE_TIMES)
-                if not reader.is_alive():
-                    break
+            self._end(reader)
         if not stop.is_set():
             raise RuntimeError("the metadata reader has ended") from self._failure
+
+    def _end(self, reader: threading.Thread) -> None:
+        """Wait for the reading thread, which may not have begun, and close the store under a read that hangs."""
+        if reader.is_alive():
+            reader.join(JOIN_SECONDS)
+        for _ in range(CLOSE_TIMES):
+            self._store.close()
+            if not reader.is_alive():
+                break
+            reader.join(JOIN_SECONDS / CLOSE_TIMES)
 
     def _guarded(self, sink: ReadSink) -> None:
         try:
