@@ -345,14 +345,15 @@ class Publisher:
         if self._writer is None:
             self._publish_anew(rows)
             return
-        table = self._encoded(rows)
-        wanted = {(kind, key) for kind, key, _ in table}
-        removed: list[Change] = [
-            (record.kind, record.key, None)
-            for record in self._paced(self._writer.reading.rows(NO_END))
-            if (record.kind, record.key) not in wanted
-        ]
-        self._append(self._writer, table + removed)
+        new = {(kind, key): value for kind, key, value in self._encoded(rows)}
+        removed: list[Change] = []
+        for record in self._paced(self._writer.reading.rows(NO_END)):
+            row = record.kind, record.key
+            if row not in new:
+                removed.append((*row, None))
+            elif new[row] == record.value:
+                del new[row]  # here, since to look it up once more takes as long as to list it
+        self._append(self._writer, [(*row, value) for row, value in new.items()] + removed)
 
     def get(self, kind: int, key: str) -> bytes | None:
         """Return the row's published value; None if there is none, or if the row is damaged."""
