@@ -99,10 +99,11 @@ def test_the_alert_on_old_routes_follows_the_probe_period(probe_seconds: float, 
     steady = Timing(probe_seconds=probe_seconds).frozen_within if probe_seconds else 0.0
     registry = CollectorRegistry()
     registry.register(WatcherCollector(_watcher(steady_seconds=steady)))
-    age, _, limit = rule["expr"].partition(" > ")
+    comparison, _, condition = rule["expr"].partition(" and ")
+    age, _, limit = comparison.partition(" > ")
     healthy, _, more = limit.partition(" + ")
 
-    assert age == "shmroute_snapshot_age_seconds"
+    assert (age, condition) == ("shmroute_snapshot_age_seconds", "shmroute_writing == 1")
     assert (registry.get_sample_value(healthy) or 0.0) + float(more) == threshold
 
 
