@@ -51,6 +51,7 @@ class Replies:
             connection.sendall(self.left.pop(0))
         if not self.left:
             connection.shutdown(socket.SHUT_RDWR)
+            raise ConnectionError  # a command that has come already must not take the next example's reply
 
 
 REPLIES, PATIENT_REPLIES = Replies(), Replies()
