@@ -24,8 +24,8 @@ from tests.tables.test_costs import calls_of
 from tests.tables.test_properties import EVENTS, appmodels, endpointslices
 
 PLENTY = 10**9
-SMALL = Room(routes=Share(2, 5, PLENTY), endpoints=Share(PLENTY, 0, 330))
-"""At most two AppModels with five models, and addresses of about two of them."""
+SMALL = Room(routes=Share(2, 5, PLENTY), endpoints=Share(PLENTY, 0, 230))
+"""At most two AppModels with five models, and room for addresses of one of them."""
 
 NAMES = st.sampled_from("abcdefg")
 SPACES = st.sampled_from(["east", "west"])

@@ -227,10 +227,9 @@ def test_slow_request_ends_at_its_total_limit(area: str, monkeypatch: pytest.Mon
 def test_too_large_request_head_is_refused(area: str) -> None:
     with running(area) as it, serving(it.watcher) as port:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
-            with suppress(OSError):
-                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (http_module.MAX_HEADER_BYTES * 4))
             answer = b""
-            with suppress(OSError):
+            with suppress(ConnectionError):  # a time-out is no refusal
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (http_module.MAX_HEADER_BYTES * 4))
                 answer = client.recv(15)
         assert answer in (b"HTTP/1.1 400 Ba", b"")
         assert ask(port, "/healthz") == (200, "ok\n")
