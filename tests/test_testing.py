@@ -376,3 +376,35 @@ def test_the_fixtures_are_listed_with_what_they_do(pytester: pytest.Pytester) ->
 def test_the_plugin_loads_nothing_until_a_fixture_is_used() -> None:
     code = "import sys, shmroute.pytest_plugin; print('shmroute.testing' in sys.modules)"
     assert subprocess.check_output(bound([sys.executable, "-c", code]), text=True, timeout=240) == "False\n"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "model",
+        {"m": 3},
+        {"": "app"},
+        {"nul\0": "app"},
+        {"lone\ud800": "app"},
+        {"m": Answer(app="")},
+        {"m": Answer(app=3)},  # type: ignore[arg-type]
+        {"m": Answer(app="a", version=2)},  # type: ignore[arg-type]
+        {"m": Answer(app="a", endpoints="10.0.0.1:80")},  # type: ignore[arg-type]
+        {"m": Answer(app="a", endpoints=("10.0.0.1",))},
+        {"m": Answer(app="a", endpoints=(Pod("10.0.0.1:80", hints="a"),))},  # type: ignore[arg-type]
+        {"m": Answer(app="a", ambiguous_ports="http")},  # type: ignore[arg-type]
+        {"m": Answer(app="a", metadata=object())},
+        {"m": Answer(app="a", metadata_state="weird")},  # type: ignore[arg-type]
+        {"m": Answer(app="a", metadata_version=3)},  # type: ignore[arg-type]
+    ],
+    ids=lambda wrong: ascii(wrong)[:60],
+)
+def test_refused_answer_says_the_form_and_harms_no_later_one(wrong: Answers) -> None:
+    with routes({"ok": "app"}) as given:
+        with pytest.raises(ConfigError, match="write|give an app's name|cannot be written"):
+            given.set(wrong)
+        with pytest.raises(ConfigError, match="0 or more"):
+            given.set_age(math.nan)
+        assert resolve("ok").app == "app"
+        given.set({"later": "app2"})
+        assert resolve("later").app == "app2"

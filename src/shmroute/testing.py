@@ -194,6 +194,8 @@ class Routes:
         Raises:
             ConfigError: an answer cannot be used. Nothing changes then.
         """
+        if not isinstance(answers, Mapping):
+            raise ConfigError(f"{answers!r}: write a dict, model's name -> app's name or Answer")
         self._publish({**self._answers, **{model: _answer(model, answers[model]) for model in answers}})
 
     def remove(self, *models: str) -> None:
@@ -210,7 +212,12 @@ class Routes:
 
         `Reader.age`, `Table.age` and `max_age` see this age, which stays constant until `set`, `remove` or another
         `set_age`.
+
+        Raises:
+            ConfigError: `seconds` is not a number from 0 on.
         """
+        if not isinstance(seconds, int | float) or not seconds >= 0:
+            raise ConfigError(f"set_age({seconds!r}): write a number of seconds, 0 or more")
         now_ns = time.monotonic_ns()
         contact_ns = now_ns - int(min(seconds * 1e9, _OLDEST_NS)) if seconds else now_ns + FOREVER_NS
         self._publisher.control.beat(now_ns, contact_ns, synced=True)
@@ -359,14 +366,32 @@ def _area() -> str:
 
 
 def _answer(model: object, given: object) -> Answer:
-    if not isinstance(model, str) or not model:
+    if not _is_text(model):
         raise ConfigError(f"{model!r} is not a model's name: write a string that is not empty")
     answer = Answer(app=given) if isinstance(given, str) else given
     if not isinstance(answer, Answer):
         raise ConfigError(f"model {model!r}: give an app's name or an Answer, not {type(given).__name__}")
     if isinstance(answer.endpoints, str | Pod):
         raise ConfigError(f"model {model!r}: endpoints={answer.endpoints!r}: write a tuple, even of one")
+    for field in ("app", "version", "app_version", "namespace"):
+        if not _is_text(getattr(answer, field)):
+            raise ConfigError(f"model {model!r}: {field}={getattr(answer, field)!r}: write a string that is not empty")
+    if answer.metadata_version is not None and not _is_text(answer.metadata_version):
+        raise ConfigError(f"model {model!r}: metadata_version={answer.metadata_version!r}: write a string, or None")
+    if isinstance(answer.ambiguous_ports, str) or not all(map(_is_text, answer.ambiguous_ports)):
+        raise ConfigError(f"model {model!r}: ambiguous_ports={answer.ambiguous_ports!r}: write a tuple of ports' names")
     return answer
+
+
+def _is_text(value: object) -> bool:
+    """Whether a name can be published: a string that is not empty and has neither NUL nor lone surrogates."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _table_rows(declared: Mapping[str, _Declared]) -> dict[RowKey, bytes]:
@@ -450,6 +475,12 @@ def _endpoint(given: str | Pod) -> EndpointRow:
     pod = Pod(given) if isinstance(given, str) else given
     if not isinstance(pod, Pod):
         raise ConfigError(f"{given!r} is not an endpoint: write host:port, or a Pod")
+    if (
+        not isinstance(pod.zone, str)
+        or isinstance(pod.hints, str)
+        or not all(isinstance(hint, str) for hint in pod.hints)
+    ):
+        raise ConfigError(f"endpoint {pod.address!r}: write the zone as a string and the hints as a tuple of zones")
     host, _, port = pod.address.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     if not bare or not port.isdecimal() or not 0 < int(port) < 1 << 16 or (":" in bare) != (host != bare):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from shmroute import NoEndpoints, Reader
 from shmroute.calls import Policy
-from shmroute.contrib.prometheus import CallsCollector
+from shmroute.contrib.prometheus import CallsCollector, WorkerCollector
+from shmroute.testing import Answer, Routes
 from tests.calls.world import BREAKS, REFUSES, World
 
 
 def exposed(policy: Policy) -> dict[str, float]:
     registry = CollectorRegistry()
     registry.register(CallsCollector(policy))
-    lines = generate_latest(registry).decode().splitlines()
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+    return values(registry)
 
 
 def test_metrics_tell_what_became_of_calls_and_endpoints() -> None:
@@ -48,3 +52,32 @@ def test_registering_the_default_needs_no_call_before() -> None:
     registry = CollectorRegistry()
     registry.register(CallsCollector())
     assert b"shmroute_calls_out_of_budget_total" in generate_latest(registry)
+
+
+def test_metrics_of_a_worker_follow_its_look_ups(area: str) -> None:
+    registry = CollectorRegistry()
+    with Reader(area) as reader:
+        registry.register(WorkerCollector(reader))
+        before = values(registry)
+        assert before["shmroute_worker_age_seconds"] == math.inf
+        assert before["shmroute_worker_generation"] == 0
+        routes = Routes(area)
+        routes.set({"one": "app", "none": Answer(app="app2", endpoints=())})
+        for _ in range(3):
+            assert reader.get("absent") is None
+        for _ in range(2):
+            with pytest.raises(NoEndpoints):
+                reader.resolve("none").pick()
+        after = values(registry)
+        routes.close()
+    assert after["shmroute_worker_age_seconds"] < 60
+    assert after["shmroute_worker_generation"] == 1
+    assert after["shmroute_worker_behind"] == 0
+    assert after["shmroute_worker_misses_total"] == 3
+    failures = 'shmroute_worker_pick_failures_total{reason="known empty"}'
+    assert after[failures] - before.get(failures, 0) == 2
+
+
+def values(registry: CollectorRegistry) -> dict[str, float]:
+    lines = generate_latest(registry).decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}

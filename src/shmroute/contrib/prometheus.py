@@ -1,6 +1,7 @@
-"""Metrics of a worker's calls for prometheus_client.
+"""Metrics of a worker's look-ups and calls for prometheus_client.
 
     from prometheus_client import REGISTRY
+    REGISTRY.register(shmroute.contrib.prometheus.WorkerCollector())
     REGISTRY.register(shmroute.contrib.prometheus.CallsCollector())
 
 The numbers are those of one process. The multiprocess mode of prometheus_client ignores custom collectors: with it, let
@@ -17,8 +18,62 @@ except ImportError as error:
     raise ImportError("shmroute.contrib.prometheus needs prometheus_client: pip install prometheus_client") from error
 
 from shmroute.calls import Policy, default_policy
+from shmroute.errors import AreaUnavailable, NotReady
+from shmroute.worker.default import _default
+from shmroute.worker.endpoints import pick_failures
+from shmroute.worker.reader import Reader
 
-__all__ = ["CallsCollector"]
+__all__ = ["CallsCollector", "WorkerCollector"]
+
+
+class WorkerCollector:
+    """Collects what a reader knows of its routes at each scrape. It adds no cost to look-ups that find their model.
+
+    Args:
+        reader: by default that of `from shmroute import resolve`.
+
+    Metrics, without labels but for `reason`:
+        shmroute_worker_age_seconds: age of the routes; +Inf before the first snapshot.
+        shmroute_worker_generation: the generation that look-ups answer from; 0 before the first snapshot.
+        shmroute_worker_behind: 1 while the newest generation cannot be read.
+        shmroute_worker_misses_total: look-ups that found no app for the model. Look-ups that find one are not counted,
+            since counting would cost each of them.
+        shmroute_worker_pick_failures_total: picks that found no endpoint, by `reason` (see `NoEndpoints`).
+    """
+
+    def __init__(self, reader: Reader | None = None) -> None:
+        self._reader = reader or _default
+
+    def describe(self) -> list[Metric]:
+        """Return the metrics without samples, so that registering them reads nothing."""
+        return list(self._metrics())
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics with their current values."""
+        age, generation, behind, misses, failures = self._metrics()
+        try:
+            age.add_metric([], self._reader.age)
+            generation.add_metric([], self._reader.generation)
+        except NotReady:
+            generation.add_metric([], 0)
+        except AreaUnavailable:  # the age that is missing is the alarm
+            pass
+        behind.add_metric([], float(self._reader.fault is not None))
+        misses.add_metric([], self._reader.misses)
+        for reason, count in list(pick_failures.items()):
+            failures.add_metric([reason], count)
+        yield from (age, generation, behind, misses, failures)
+
+    def _metrics(
+        self,
+    ) -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily, CounterMetricFamily, CounterMetricFamily]:
+        return (
+            GaugeMetricFamily("shmroute_worker_age_seconds", "Age of the routes in seconds."),
+            GaugeMetricFamily("shmroute_worker_generation", "Generation that look-ups answer from."),
+            GaugeMetricFamily("shmroute_worker_behind", "1 while the newest generation cannot be read."),
+            CounterMetricFamily("shmroute_worker_misses", "Look-ups that found no app for the model."),
+            CounterMetricFamily("shmroute_worker_pick_failures", "Picks that found no endpoint.", labels=["reason"]),
+        )
 
 
 class CallsCollector:

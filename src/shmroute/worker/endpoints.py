@@ -93,6 +93,10 @@ class Follower(Protocol):
     seen: float
 
 
+pick_failures: Final[dict[str, int]] = {}
+"""How often a pick in this process found no endpoint, by reason. For `shmroute.contrib.prometheus`."""
+
+
 class Pool:
     """The endpoints of one app, and the ways to pick one.
 
@@ -201,6 +205,8 @@ class Pool:
         return members
 
     def _fail(self) -> NoReturn:
+        reason = self._row.state.word
+        pick_failures[reason] = pick_failures.get(reason, 0) + 1
         raise NoEndpoints(self._app, self._row.service, self._row.state.word, self._row.detail)
 
     def _members(self, rows: tuple[EndpointRow, ...]) -> tuple[Member, ...]:

@@ -102,6 +102,8 @@ class Position:
         """Time of the last contact at the last move without a fault, on the monotonic clock."""
         self._retry_ns = 0
         self._rows: RowReader | None = None
+        self.misses = 0
+        """Look-ups that found nothing."""
         self.listed = True
         """Whether the register shows this process among the area's workers."""
         self._register: Register | None = None

@@ -123,6 +123,7 @@ class Reader(RouteLookup):
             raise self._not_found(model, namespace) from None
 
     def _not_found(self, model: str, namespace: str | None) -> ModelNotFound:
+        self._position.misses += 1
         return ModelNotFound(model, namespace).with_hint(
             partial(_describe, self._position, Kind.MODEL, model, namespace)
         )
@@ -259,6 +260,11 @@ class Reader(RouteLookup):
         except NotReady:
             return float("inf")
         return max(0.0, (time.monotonic_ns() - contact) / _NANOSECONDS) if contact else float("inf")
+
+    @property
+    def misses(self) -> int:
+        """Look-ups of this process that found no app for the model. Threads that miss at once may count one too few."""
+        return self._position.misses
 
     def stale(self, max_age: float) -> bool:
         """Return whether the routes are older than `max_age` seconds."""
