@@ -401,7 +401,7 @@ def test_the_plugin_loads_nothing_until_a_fixture_is_used() -> None:
 )
 def test_refused_answer_says_the_form_and_harms_no_later_one(wrong: Answers) -> None:
     with routes({"ok": "app"}) as given:
-        with pytest.raises(ConfigError, match="write|give an app's name|cannot be written"):
+        with pytest.raises(ConfigError, match=r"write|give an app's name|cannot be written"):
             given.set(wrong)
         with pytest.raises(ConfigError, match="0 or more"):
             given.set_age(math.nan)
