@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 import shmroute
 from shmroute import cli
+from shmroute.contrib.prometheus import WorkerCollector
 from tests.deploy.test_monitoring import names as metric_names
 from tests.docs.pages import ROOT
 
@@ -85,12 +87,15 @@ def test_metrics_exist_and_all_are_explained(page: Path) -> None:
     shown = {
         name for name in re.findall(r"`(shmroute_[a-z_]+)`", text) if name not in ("shmroute_routes", "shmroute_folder")
     }
-    assert shown <= exposed
+    of_workers = {f"{metric.name}{'_total' * (metric.type == 'counter')}" for metric in WorkerCollector().describe()}
+    assert shown <= exposed | of_workers
+    assert page.name != "metrics.md" or of_workers <= shown
 
 
 def test_names_taken_from_the_library_are_there(page: Path) -> None:
     for module, imported in re.findall(r"^ *from (shmroute[\w.]*) import ([\w, ]+)$", page.read_text(), re.MULTILINE):
-        for name in imported.split(","):
-            assert hasattr(importlib.import_module(module), name.strip()), f"{module}.{name}"
+        for name in map(str.strip, imported.split(",")):
+            found = hasattr(importlib.import_module(module), name) or importlib.util.find_spec(f"{module}.{name}")
+            assert found, f"{module}.{name}"
     for name in re.findall(r"\bshmroute\.([A-Za-z]+)\(", page.read_text()):
         assert name in shmroute.__all__, name
