@@ -153,11 +153,9 @@ def test_the_lock_dies_with_its_process(area: str) -> None:
 def test_a_forked_child_does_not_keep_the_lock_when_its_parent_is_killed(area: str) -> None:
     def hold(pipe: Pipe) -> None:
         publisher = Publisher(area)
-        pid = os.fork()
-        if not pid:
+        if not os.fork():
             signal.alarm(30)
-            signal.pause()
-        pipe.send(pid)
+            pipe.send(os.getpid())  # by now it has closed what it inherited
         signal.pause()
         publisher.close()
 
