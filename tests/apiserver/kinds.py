@@ -144,6 +144,17 @@ SERVICES = Kind(
 )
 
 
+CONFIG_MAPS = Kind(
+    group="",
+    version="v1",
+    plural="configmaps",
+    kind="ConfigMap",
+    list_kind="ConfigMapList",
+    order={"data": None, "binaryData": None, "immutable": None, "metadata": _METADATA},
+    generations=False,
+)
+
+
 def _schema_order() -> Order:
     order: dict[str, Any] = dict.fromkeys(
         (
@@ -215,7 +226,7 @@ CUSTOM_RESOURCE_DEFINITIONS = Kind(
     associative={**METADATA_LISTS, ("f:status", "f:conditions"): ("type",)},
 )
 
-BUILT_IN = (ENDPOINT_SLICES, SERVICES, CUSTOM_RESOURCE_DEFINITIONS)
+BUILT_IN = (ENDPOINT_SLICES, SERVICES, CONFIG_MAPS, CUSTOM_RESOURCE_DEFINITIONS)
 
 
 def kind_of_definition(definition: Object) -> Kind:
