@@ -182,7 +182,8 @@ class Segment:
             if length <= _QUICK_BYTES and kind == found_kind and len(key) == key_length:
                 size = length + 7 & ~7 if key_at else length + key_length + 7 & ~7
                 raw = self._map[at + CHECKSUM_BYTES : at + RECORD_BYTES + size]
-                if crc32(raw) == checksum and raw.startswith(key, _BODY + (key_at or length)):
+                begin = _BODY + (key_at or length)
+                if raw[begin : begin + key_length] == key and crc32(raw) == checksum:
                     return None if sized & DELETED else raw[_BODY : _BODY + length]
         _, slot, word, value = self.probe(kind, key, end_word)
         if not word:
