@@ -309,7 +309,7 @@ def test_an_apply_to_a_definition_of_another_scope_says_so(tmp_path: Path) -> No
     definition = yaml.safe_load(crd_yaml())
     definition["spec"]["scope"] = "Cluster"
     with ApiServer(crd=False) as server:
-        server.apply(definition)
+        server.install(definition)
         connection = Connection(str(server.kubeconfig(tmp_path / "kubeconfig")))
         with pytest.raises(ApiError, match="has the scope Cluster, and must have the scope Namespaced"):
             apply_appmodels(connection, [appmodel_manifest("app", "v1", {"m": "v1"})])
