@@ -97,7 +97,7 @@ def nothing_left() -> Iterator[None]:
         AssertionError: naming it.
     """
     mark = f"{os.getpid()}-{next(_numbers)}"
-    threads_before = set(threading.enumerate())
+    threads_before = {thread.name for thread in threading.enumerate()}
     running_before = running()
     signals_before = _signals()
     segments_before = segments()
@@ -184,18 +184,21 @@ def _end_processes(before: set[int], mark: str) -> list[str]:
     return left
 
 
-def _wait_for_threads(before: set[threading.Thread]) -> list[str]:
-    """Name the threads that do not end: one that draws lots or logs would disturb a later test."""
+def _wait_for_threads(before: set[str]) -> list[str]:
+    """Name the threads that do not end: one that draws lots or logs would disturb a later test.
+
+    A name that was there before may belong to a new thread, which something wider than the test has started again.
+    """
     deadline = time.monotonic() + GRACE_SECONDS
-    while found := {thread for thread in set(threading.enumerate()) - before if not _is_shared(thread)}:
+    while found := sorted(_threads() - before):
         if time.monotonic() >= deadline:
             break
         time.sleep(_STEP_SECONDS)
-    return [f"thread {thread.name!r}" for thread in sorted(found, key=lambda thread: thread.name)]
+    return [f"thread {name!r}" for name in found]
 
 
-def _is_shared(thread: threading.Thread) -> bool:
-    return thread.name.startswith(_KEPT_THREADS)
+def _threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if not thread.name.startswith(_KEPT_THREADS)}
 
 
 def _processes(before: set[int], mark: str) -> set[int]:

@@ -170,8 +170,9 @@ def test_bookmarks_come_in_their_interval_once_there_was_an_event() -> None:
         with send(api, f"{ALL}?{query}") as exchange:
             api.wait_for_watches()
             api.apply(app_model("one"))
-            assert b'"ADDED"' in exchange.chunk()
-            assert b'"BOOKMARK"' in exchange.chunk()
+            lines = exchange.chunk()
+            assert b'"ADDED"' in lines
+            assert b'"BOOKMARK"' in lines or b'"BOOKMARK"' in exchange.chunk()
 
 
 def test_all_objects_of_a_selection_are_deleted_at_once(api: ApiServer) -> None:

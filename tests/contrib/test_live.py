@@ -109,7 +109,7 @@ def test_a_killed_pod_fails_no_call_that_can_be_repeated(client: Client) -> None
 @pytest.mark.fault(49)
 def test_a_pod_that_hangs_fails_no_call_that_can_be_repeated(client: Client) -> None:
     policy = Policy()
-    with team(3) as pods, load(policy, client(policy, deadline=3.0)) as run:
+    with team(3) as pods, load(policy, client(policy, deadline=9.0)) as run:
         stuck = pods.pods[0]
         run.run_for(100)
         stuck.behave("hang")

@@ -113,7 +113,7 @@ def test_a_definition_installed_late_makes_only_its_table_wait(area: str, tmp_pa
                 payload = ControlReader(area).status()
                 return decode_status(payload) if payload else None
 
-            until(lambda: status() and status().sources[2].reason, "reason of the table")
+            until(lambda: status() and any(source.reason for source in status().sources[2:]), "reason of the table")
             until(lambda: status().age < WAIT_SECONDS, "age of routes, which a waiting table does not change")
             definitions.create_custom_resource_definition(DEFINITION)  # type: ignore[arg-type]
             until(lambda: create(objects, widget("one", code="first", size=3)), "definition")
