@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -42,12 +43,19 @@ class Cli:
 
     def __call__(self, *arguments: str, **variables: str) -> Answered:
         """`variables`: environment variables of this call."""
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
         with self._monkeypatch.context() as context:
             context.setattr(sys, "argv", ["shmroute", *arguments])
             for name, value in variables.items():
                 context.setenv(name, value)
-            with pytest.raises(SystemExit) as ended:
-                main()
+            try:
+                with pytest.raises(SystemExit) as ended:
+                    main()
+            finally:  # a command that logs has put its own handler there, on a stream that ends with the test
+                root.handlers[:] = handlers
+                root.setLevel(level)
+                logging.getLogger("shmroute").setLevel(logging.NOTSET)
         code = ended.value.code
         out, err = self._capsys.readouterr()
         return Answered(code if isinstance(code, int) else int(code is not None), out, err)
