@@ -413,7 +413,7 @@ class FailedAttempt(NamedTuple):
     """One attempt of a call that failed."""
 
     endpoint: str
-    """Address of the endpoint: `host:port`."""
+    """Address of the endpoint, as ``host:port``."""
     outcome: str
     """One of `shmroute.calls.Outcome`, such as "refused"."""
     said: str

@@ -501,7 +501,7 @@ class PodServer:
         self._ended = threading.Event()
         self._server = self._listening(("127.0.0.1", 0))
         self.address = "{}:{}".format(*self._server.server_address[:2])
-        """Address as `host:port`, for the endpoints of an `Answer`."""
+        """Address as ``host:port``, for the endpoints of an `Answer`."""
 
     def answer(self, body: Any = None, status: int = 200) -> None:
         """Answer each request from now on with this JSON and status, such as 503 for an overloaded pod."""

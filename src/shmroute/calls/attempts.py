@@ -131,7 +131,7 @@ class Attempt:
         self._lease = lease
         self.endpoint = lease.endpoint
         self.address = lease.address
-        """Address of the endpoint: `host:port`."""
+        """Address of the endpoint, as ``host:port``."""
         self.number = number
         """Number of the attempt within the call, from 1."""
         self.started = started

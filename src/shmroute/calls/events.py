@@ -24,7 +24,7 @@ class AttemptStarted(msgspec.Struct, frozen=True, tag=True):
     model: str
     app: str
     endpoint: str
-    """Address of the endpoint: `host:port`."""
+    """Address of the endpoint, as ``host:port``."""
     number: int
     """Number of the attempt within the call, from 1."""
 

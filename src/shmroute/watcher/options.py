@@ -80,7 +80,7 @@ class WatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     group: str | None = None
     checkpoint: str | None = None
     handlers: tuple[str, ...] = ()
-    """Names of handlers, each `package.module:name`."""
+    """Names of handlers, each ``package.module:name``."""
     refuse_other: bool = False
     """Fail instead of standing by if the area's watcher follows another source."""
 

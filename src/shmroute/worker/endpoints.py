@@ -58,7 +58,7 @@ class Lease:
     def __init__(self, endpoint: Endpoint, address: str, busy: Busy) -> None:
         self.endpoint = endpoint
         self.address = address
-        """Address of the endpoint: `host:port`."""
+        """Address of the endpoint, as ``host:port``."""
         self._busy = busy
         connections = busy.get(address)
         if connections is None:
