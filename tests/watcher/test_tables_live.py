@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from shmroute import ConfigError, Reader, TableNotFound
+from shmroute.supervise.cleanup import remove_area
 from shmroute.tables import TableItem
 from shmroute.watcher import Watcher, WatchOptions
 from shmroute.worker.table_changes import TableChange, TableReset
@@ -205,6 +206,31 @@ def test_a_field_selector_selects_in_a_folder_too(place: Place) -> None:
         flags = place.reader.table("flags")
         flags.wait_ready(60)
         assert list(flags) == ["light"]
+
+
+def test_a_table_keeps_its_rows_and_its_age_over_restarts(place: Place) -> None:
+    place.put(config_map("dark", {"on": "1"}))
+    place.declare(FLAGS)
+    place.options = msgspec.structs.replace(place.options, checkpoint=str(place.file.with_name("checkpoint")))
+    with place.watching() as watcher:
+        place.reader.table("flags").wait_ready(60)
+        wait_for(lambda: watcher.status.synced and place.reader.table("flags").age < 60)
+    away = place.manifests.rename(place.manifests.with_name("away"))
+    for removed in (False, True):  # the area is there; only the checkpoint is
+        if removed:
+            remove_area(place.options.area)
+        with Watcher(place.options) as watcher, Reader(place.options.area) as reader:
+            wait_for(lambda watcher=watcher: watcher.status.role == "writing")  # type: ignore[misc]
+            reader.wait_ready(60)
+            flags = reader.table("flags")
+            assert flags["dark"] == {"on": "1"}
+            wait_for(lambda flags=flags: flags.age < 60)  # type: ignore[misc]
+            aged = flags.age
+            wait_for(lambda flags=flags, aged=aged: flags.age > aged + 0.5)  # type: ignore[misc]
+            assert not watcher.status.synced
+    away.rename(place.manifests)
+    with place.watching():
+        wait_for(lambda: place.reader.table("flags").age < aged)
 
 
 def by_rename(file: Path, text: str) -> None:
