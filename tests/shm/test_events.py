@@ -95,6 +95,28 @@ def test_reader_beside_a_writer_sees_whole_events_only(area: str) -> None:
             thread.join()
 
 
+def test_log_that_is_made_anew_is_never_seen_half(area: str) -> None:
+    with Publisher(area):
+        number = iter(range(1, 1_000))
+        it = writer(area, 0)
+        it._area_id = lambda: next(number)  # so that each event begins a new log
+        stop = threading.Event()
+
+        def write() -> None:
+            while not stop.is_set() and next(number) < 900:
+                it.append(1, [b"x"])
+
+        it.append(1, [b"x"])
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            for _ in range(200):
+                assert {each.payload for each in read_events(area)} <= {b"x"}  # raises for half a log
+        finally:
+            stop.set()
+            thread.join()
+
+
 def test_removed_area_leaves_no_event_log(area: str) -> None:
     publisher = Publisher(area)
     writer(area).append(5, [b"one"])

@@ -11,6 +11,7 @@ kill the watcher (SIGBUS), and no child inherits a descriptor.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -68,7 +69,7 @@ class EventWriter:
         """Log events of one moment, each at most `MAX_EVENT_BYTES` long.
 
         Raises:
-            OutOfSharedMemory, NoAccess, AreaUnreadable, ConfigError: the log cannot be made or opened.
+            OutOfSharedMemory, NoAccess, AreaUnreadable, ConfigError, OSError: the log cannot be made or opened.
         """
         descriptor = self._opened()
         try:
@@ -96,15 +97,17 @@ class EventWriter:
         return self._created(header)
 
     def _created(self, header: bytes) -> int:
-        posix.unlink(self._name)
-        descriptor = posix.create_object(self._name)
+        """Make an empty log under another name and move it into place: a reader never sees half of one."""
+        temporary = f"{self._name}.new-{secrets.token_hex(8)}"
+        descriptor = posix.create_object(temporary)
         try:
             posix.reserve(descriptor, self._name, 0, EVENTS_BYTES)
             os.pwrite(descriptor, header, 0)
             self._ownership.apply(descriptor)
+            os.rename(posix.path_of(temporary), posix.path_of(self._name))  # noqa: PTH104
         except BaseException:
             os.close(descriptor)
-            posix.unlink(self._name)
+            posix.unlink(temporary)
             raise
         return descriptor
 
