@@ -29,6 +29,9 @@ assert settings.default is not None
 EXAMPLES = settings.default.max_examples // 8
 """Each takes 0.2 s."""
 
+THREADS = 3
+"""Of a source: watch, probe and time."""
+
 ASKED_SECONDS = 20.0
 """Within this time the source must ask for its next answer: all of its deadlines together are far shorter."""
 
@@ -141,6 +144,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Followed]:
     connection = Connection(str(write_kubeconfig(folder / "kubeconfig", f"http://127.0.0.1:{server.port}")))
     try:
         with Following(connection, timing=TIMING) as follow:
+            follow.wait(lambda: len(follow.source.threads()) == THREADS)  # they belong to no one test
             yield Followed(server, follow, Bounds(spare_threads=30))  # those of connections, which end by themselves
     finally:
         connection.close()
