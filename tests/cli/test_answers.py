@@ -372,11 +372,12 @@ def test_status_after_an_orderly_end_does_not_call_the_watcher_alive(cli: Cli, a
     try:
         assert cli("wait", "--area", area).code == 0
         # The status follows the first snapshot within a second.
-        until(lambda: "no object matches; check namespace, label selector" in cli("status", "--area", area).out, "it")
+        until(lambda: "no AppModel matches; check namespace, label selector" in cli("status", "--area", area).out, "it")
     finally:
         process.terminate()
         process.communicate(timeout=WAIT_SECONDS)
     out = cli("status", "--area", area).out
     assert "the watcher has ended" in out
     assert "alive" not in out
+    assert "thread" not in out, "threads that ended by the stop have not failed"
     assert str(tmp_path) in out

@@ -106,6 +106,15 @@ def test_thread_that_ends_is_seen_and_started_again(failure: BaseException | Non
         assert it.threads.lost == ""
 
 
+def test_thread_that_ends_by_the_stop_has_no_problem() -> None:
+    target = Target()
+    with supervising(target) as it:
+        it.threads.start("reader", target, restartable=True)
+        target.stop.set()
+        it.threads.join(WAIT_SECONDS)
+        assert it.status() == ThreadStatus("reader", alive=False, restarts=0, problem="")
+
+
 def test_delays_grow_and_stay_under_ten_seconds() -> None:
     target = Target(*[OSError("again")] * 6)
     with supervising(target) as it:

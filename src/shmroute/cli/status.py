@@ -86,7 +86,7 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
             f" {source['restarts']} restarts, {source['lists']} lists{reason}"
         )
     for thread in watcher["threads"]:
-        if thread["problem"]:
+        if thread["problem"] and not watcher["ended"]:
             state = f"{'running again' if thread['alive'] else 'not running'}, {thread['restarts']} restarts"
             yield f"thread      {thread['name']}: {state}: {printable(thread['problem'])}"
     metadata = watcher["metadata"]

@@ -56,6 +56,8 @@ class _Supervised(msgspec.Struct):
     thread: threading.Thread | None = None
     problem: str = ""
     """Reason of the thread's last end; "" if it never ended, or has been healthy since."""
+    end: str = ""
+    """How the thread ended. Only `check` makes a problem of it: nothing checks after a stop, which ends threads too."""
     handled: bool = False
     """Whether `check` has noticed the thread's end."""
     restarts: int = 0
@@ -144,17 +146,18 @@ class SupervisedThreads:
             it.thread, it.handled, it.refused_since = thread, False, 0.0
 
     def _run(self, it: _Supervised) -> None:
+        it.end = "it was killed"
         try:
             it.target()
         except BaseException as error:  # noqa: BLE001 - any error must be reported
-            it.problem = f"{type(error).__name__}: {error}"[:MAX_REPORTED]
+            it.end = f"{type(error).__name__}: {error}"[:MAX_REPORTED]
             _log.exception("thread %r has failed", it.name)
         else:
-            it.problem = "it returned before it was to stop"
+            it.end = "it returned before it was to stop"
 
     def _ended(self, it: _Supervised, now: float) -> None:
         it.handled = True
-        it.problem = it.problem or "it was killed"
+        it.problem = it.end
         if not it.restartable:
             self.lost = f"{it.name}: {it.problem}"
             return

@@ -293,7 +293,7 @@ class DeclaredTable:
             number=self.kind.feeds,
             resource=definition.resource,
             ready=self._ready,
-            rows=len(self._rows),
+            rows=self.row_count,
             indexes=tuple(definition.index),
             conflicts=self._conflict_count,
             invalid=len(self._listed),
@@ -301,6 +301,11 @@ class DeclaredTable:
         self._directory.set(self.kind.name, encode(row))
         announcements, self._announcements = self._announcements, []
         return announcements
+
+    @property
+    def row_count(self) -> int:
+        """Number of rows of the table."""
+        return len(self._rows)
 
     @property
     def full(self) -> str:

@@ -114,6 +114,11 @@ class Index:
         return self._appmodels.routes.app_count
 
     @property
+    def table_row_count(self) -> int:
+        """Number of rows of the declared tables."""
+        return sum(table.row_count for table in self._declared.values())
+
+    @property
     def conflict_count(self) -> int:
         """Number of CONFLICT rows."""
         return self._appmodels.routes.conflict_count + len(self._conflicts)

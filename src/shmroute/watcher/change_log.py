@@ -49,11 +49,15 @@ class ChangeLog:
         """Log that the watcher holds the area and begins to follow its sources."""
         _log.info("watching %s for area %s", settings, area)
 
-    def first_snapshot(self, models: int, apps: int, rows: int, seconds: float) -> None:
-        """Log that the first complete snapshot is published, `seconds` after the watcher took the area."""
+    def first_snapshot(self, models: int, apps: int, rows: int, seconds: float, *, tables: bool) -> None:
+        """Log that the first complete snapshot is published, `seconds` after the watcher took the area.
+
+        No models are a warning, except where `tables` are declared: they may be all that is wanted.
+        """
         _log.info("first snapshot after %.2f s: %d models, %d apps, %d rows", seconds, models, apps, rows)
         if not models:
-            _log.warning("the snapshot is empty: check namespace, label selector and the objects themselves")
+            level = logging.INFO if tables else logging.WARNING
+            _log.log(level, "no AppModel matches; check namespace, label selector and the objects themselves")
 
     def note(self, changes: Mapping[RowKey, bytes | None]) -> None:
         """Log conflicts, objects set aside and unusable metadata among the changed rows."""

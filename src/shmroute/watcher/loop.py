@@ -367,7 +367,8 @@ class WatcherLoop:
                     beat_at_ns = 0
                     seconds = (self._clock() - started_ns) / 1e9
                     rows = publisher.sizes.rows
-                    self._change_log.first_snapshot(self._index.model_count, self._index.app_count, rows, seconds)
+                    models, apps = self._index.model_count, self._index.app_count
+                    self._change_log.first_snapshot(models, apps, rows, seconds, tables=bool(self._tables))
                 notes.write(publisher.generation, published=publisher.generation != generation)
             if not self._told_in_step and self._contact_ns():
                 # Beat at once: a worker that waited for the first snapshot may ask for its age immediately.
@@ -641,6 +642,7 @@ class WatcherLoop:
             audits=tuple(self._audits.values()),
             settings=self._settings,
             tables=tuple(kind.name for kind in self._kinds() if not kind.awaited),
+            table_rows=self._index.table_row_count,
             metadata=self._metadata.status() if self._metadata else None,
             threads=self._thread_status(),
             problem=self._problem or publication.problem or self._tables_problem,

@@ -177,8 +177,8 @@ def health(facts: dict[str, Any]) -> Health:
         return "old", f"serving the last state, {age}: {why}"
     if reasons:
         return "old", f"serving, {age}: {reasons[0]}"
-    if "models" in watcher and not watcher["models"]:
-        return "old", f"serving an empty table, {age}: no object matches; check namespace, label selector and objects"
+    if "models" in watcher and not watcher["models"] and not watcher["table_rows"]:
+        return "old", f"serving no models, {age}: no AppModel matches; check namespace, label selector and objects"
     in_step = f"serving, in step {age_words(facts['age'])} ago" if facts["age"] is not None else "serving"
     return "ok", "; ".join((in_step, *watcher.get("no_room", ())[:1]))
 

@@ -108,6 +108,8 @@ class Status(msgspec.Struct, frozen=True):
     metadata: MetadataStatus | None = None
     tables: tuple[str, ...] = ()
     """Names of the declared tables, whose sources the snapshot does not wait for: each has an age of its own."""
+    table_rows: int = 0
+    """Rows of the declared tables."""
     problem: str = ""
     """Reason why the newest state is not published; "" while it is."""
     settings: SettingsRow | None = None
