@@ -184,7 +184,7 @@ def test_not_ready_is_what_resolve_says_within_its_block() -> None:
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
-        ({"model": Answer(app="a", endpoints=("10.0.0.1",))}, "endpoint '10.0.0.1': write host:port"),
+        ({"model": Answer(app="a", endpoints=("10.0.0.1",))}, "model 'model': endpoint '10.0.0.1': write host:port"),
         ({"model": Answer(app="a", endpoints=("10.0.0.1:http",))}, "write host:port, such as 10.0.0.1:80"),
         ({"model": Answer(app="a", endpoints=("10.0.0.1:70000",))}, "write host:port"),
         ({"model": Answer(app="a", endpoints=("fd00::1:80",))}, r"such as .* \[fd00::1\]:80"),

@@ -444,9 +444,11 @@ def _rows(answers: Mapping[str, Answer]) -> dict[RowKey, bytes]:
             rows[Kind.ENDPOINTS, service] = encode(
                 EndpointsRow(service, EndpointsState.AMBIGUOUS_PORT, detail=f"ports {ports}")
             )
-        elif answer.endpoints is not None:
+        elif answer.endpoints is None:
+            rows[Kind.ENDPOINTS, service] = encode(EndpointsRow(service, EndpointsState.UNKNOWN))
+        else:
             endpoints = tuple(
-                sorted((_endpoint(pod) for pod in answer.endpoints), key=lambda row: (row.host, row.port))
+                sorted((_endpoint(model, pod) for pod in answer.endpoints), key=lambda row: (row.host, row.port))
             )
             rows[Kind.ENDPOINTS, service] = encode(EndpointsRow(service, EndpointsState.KNOWN, endpoints))
         if answer.metadata is not None or answer.metadata_state is not None:
@@ -471,20 +473,24 @@ def _metadata(model: str, answer: Answer) -> MetadataRow:
     return MetadataRow(answer.app, version, answer.version, states[word], time.time(), value)
 
 
-def _endpoint(given: str | Pod) -> EndpointRow:
+def _endpoint(model: str, given: str | Pod) -> EndpointRow:
     pod = Pod(given) if isinstance(given, str) else given
     if not isinstance(pod, Pod):
-        raise ConfigError(f"{given!r} is not an endpoint: write host:port, or a Pod")
+        raise ConfigError(f"model {model!r}: {given!r} is not an endpoint: write host:port, or a Pod")
     if (
         not isinstance(pod.zone, str)
         or isinstance(pod.hints, str)
         or not all(isinstance(hint, str) for hint in pod.hints)
     ):
-        raise ConfigError(f"endpoint {pod.address!r}: write the zone as a string and the hints as a tuple of zones")
+        raise ConfigError(
+            f"model {model!r}: endpoint {pod.address!r}: write the zone as a string and the hints as a tuple of zones"
+        )
     host, _, port = pod.address.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     if not bare or not port.isdecimal() or not 0 < int(port) < 1 << 16 or (":" in bare) != (host != bare):
-        raise ConfigError(f"endpoint {pod.address!r}: write host:port, such as 10.0.0.1:80 or [fd00::1]:80")
+        raise ConfigError(
+            f"model {model!r}: endpoint {pod.address!r}: write host:port, such as 10.0.0.1:80 or [fd00::1]:80"
+        )
     return EndpointRow(bare, int(port), pod.ready, pod.serving, pod.terminating, pod.zone, hints=tuple(pod.hints))
 
 

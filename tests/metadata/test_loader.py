@@ -240,7 +240,7 @@ def test_a_reading_thread_that_is_killed_ends_run_and_the_next_run_goes_on(tmp_p
 
 
 class Hanging(FolderStore):
-    """Hangs, as a name look-up may."""
+    """Hangs, as a DNS look-up may."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -264,7 +264,7 @@ def test_a_read_that_hangs_is_reported_and_counts_when_it_comes_back(tmp_path: P
         it.want("other")
         seconds[0] += 20.0
         read = it.next()
-        assert (read.row[1], read.reason) == ("ns/other", "no answer within 15 s, not even to the name look-up")
+        assert (read.row[1], read.reason) == ("ns/other", "no answer within 15 s, not even to the DNS look-up")
         assert it.loader.problem == read.reason
         store.released.set()
         assert it.next().value == b"1"

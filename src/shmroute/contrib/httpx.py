@@ -310,7 +310,7 @@ class _Transport:
     # --- one attempt ---------------------------------------------------------------------------------------
 
     def core_request(self, call: _Call, attempt: Attempt) -> httpcore.Request:
-        """Return the request to send to the pod."""
+        """Return the httpcore request for the pod, made from the caller's httpx request."""
         request = call.request
         endpoint = attempt.endpoint
         if call.host_index is not None:

@@ -58,7 +58,7 @@ def run_with_deadline(
 ) -> T:
     """Run `work` in a new thread and return its result, or raise its exception.
 
-    Some waits cannot be interrupted (name look-up, connect), so the thread is abandoned at the deadline.
+    Some waits cannot be interrupted (DNS look-up, connect), so the thread is abandoned at the deadline.
     It ends by itself within the limits of `work`; `discard` is then called with its late result.
 
     Raises:

@@ -8,7 +8,7 @@ server refused, and never logs a token. All failures of a request become `ApiErr
 * Each reading of the configuration has its own TLS context, and a changed file is read before the next request, so a
   rotated CA counts at once. Idle connections are then dropped. After a TLS failure the configuration is read again,
   once.
-* One deadline limits a whole request: credentials, name look-up, connect, the proxy's answer, TLS handshake, the
+* One deadline limits a whole request: credentials, DNS look-up, connect, the proxy's answer, TLS handshake, the
   answer's head, and its body unless it is streamed. The error names the step that took too long.
   A streamed body has a limit for each silence instead.
 * Another thread can end every wait: `Abort` ends a request, `Stream.interrupt` ends one stream.

@@ -177,7 +177,7 @@ class MetadataLoader:
     def run(self, sink: ReadSink, stop: threading.Event) -> None:
         """Read until `stop` is set; return well under a second later, whatever the store does.
 
-        Reading has its own thread, since nothing can interrupt a name look-up. May be called again after a
+        Reading has its own thread, since nothing can interrupt a DNS look-up. May be called again after a
         failure: it then continues with everything that is still due.
 
         Raises:
@@ -298,7 +298,7 @@ class MetadataLoader:
             since = self._reading_since
             stuck = bool(since) and self._clock().seconds - since > STUCK_SECONDS and not self._scheduler.problem
         if stuck:
-            self._unavailable([], f"no answer within {STUCK_SECONDS:.0f} s, not even to the name look-up", sink)
+            self._unavailable([], f"no answer within {STUCK_SECONDS:.0f} s, not even to the DNS look-up", sink)
 
     def _next_batch(self, keys: int, size_bytes: int) -> int:
         """Return the keys of the next batch after one of `keys` and `size_bytes`: it grows towards `batch_bytes`."""

@@ -57,10 +57,11 @@ class ReplyTooLarge(Exception):
     Args:
         reply, element: position of the value over the limit: number of the reply, number of the element in its array.
         size_bytes: the length of that value; 0 if all replies together are too large.
+        limit_bytes: the limit, of one value or of all replies together.
     """
 
-    def __init__(self, reply: int, element: int, size_bytes: int) -> None:
-        super().__init__(f"a reply of {size_bytes} bytes" if size_bytes else "replies over the bound")
+    def __init__(self, reply: int, element: int, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(f"{'a value' if size_bytes else 'replies'} of more than {limit_bytes:,} bytes")
         self.reply = reply
         self.element = element
         self.size_bytes = size_bytes
@@ -81,7 +82,8 @@ class Exchange:
         self._value_bytes = value_bytes
         self._total_bytes = total_bytes
         self._elements = 0
-        self._left = max(total_bytes, value_bytes) + CONTROL_BYTES
+        self.limit_bytes = max(total_bytes, value_bytes) + CONTROL_BYTES
+        self._left = self.limit_bytes
         self.value_bytes = max(value_bytes, MAX_LINE_BYTES)
 
     def again(self) -> Exchange:
@@ -107,7 +109,7 @@ class Exchange:
         return f"no complete answer within {self._seconds:g} s" if time.monotonic() >= self._deadline else ""
 
     def count(self, *, received: int = 0, elements: int = 0) -> bool:
-        """Count received bytes and elements of arrays. Return whether both are within their limits."""
+        """Add to the bytes and array elements received so far. Return whether both are still within their limits."""
         self._left -= received
         self._elements += elements
         return self._left >= 0 and self._elements <= MAX_ELEMENTS
@@ -168,7 +170,7 @@ class _GuardedSocket:
 
     def _follow(self, data: bytes) -> None:
         if not self._connection.exchange.count(received=len(data)):
-            raise ReplyTooLarge(self.replies, 0, 0)
+            raise ReplyTooLarge(self.replies, 0, 0, self._connection.exchange.limit_bytes)
         at = 0
         while at < len(data):
             if self._body:
@@ -215,7 +217,7 @@ class _GuardedSocket:
     def _begin_body(self, size: int) -> None:
         if size > self._connection.exchange.value_bytes:
             element = self._lengths[0] - self._open[0] if self._open else 0
-            raise ReplyTooLarge(self.replies, element, size)
+            raise ReplyTooLarge(self.replies, element, size, self._connection.exchange.value_bytes)
         self._body = size
         self._after_body = not size
 
@@ -341,7 +343,7 @@ class RedisServer:
         try:
             connection.connect()
         except ReplyTooLarge as error:
-            raise _out_of_shape("a handshake over its bound") from error
+            raise _out_of_shape(f"the handshake has {error}") from error
         guard: _GuardedSocket = connection.guard
         guard.replies = 0
         connection.send_packed_command(connection.pack_commands(commands))

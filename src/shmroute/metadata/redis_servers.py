@@ -162,9 +162,9 @@ class _Node:
 
 
 class Cluster:
-    """The nodes of a Cluster. The configured addresses are asked for its slots if no known node answers.
+    """The nodes of a Cluster. If no known node answers, asks the configured addresses which node has which slots.
 
-    An unavailable node is not used for a growing time, so that it does not delay reads from the others.
+    A node that failed is left out for a while, longer each time, so that it does not delay reads from the others.
     """
 
     together = False

@@ -179,7 +179,7 @@ class _ShareRead:
                     self._note_large(groups, error)
                     return  # the loader requests the others again, and asks for their sizes first
                 if sum(map(len, groups)) == 1:
-                    raise StoreUnavailable("the server's reply to MGET of one key is over its bound") from error
+                    raise StoreUnavailable(f"the server answers MGET of one key with {error}") from error
                 groups = _first_half(groups)
             else:
                 self._take(groups, replies)
@@ -206,7 +206,7 @@ class _ShareRead:
         self._sort_out(values)
 
     def _one_by_one(self, keys: list[str]) -> dict[str, Any]:
-        """Return the reply to GET for each key, from the server that the key is redirected to."""
+        """Send GET for each key alone, following the redirects of a Cluster (MOVED, ASK). Return key -> reply."""
         values: dict[str, Any] = dict(zip(keys, self._ask(self._server, [("GET", key) for key in keys]), strict=True))
         redirected: dict[RedisServer, list[str]] = {}
         for key, value in values.items():

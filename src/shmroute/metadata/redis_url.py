@@ -100,7 +100,7 @@ def servers_at(url: str, *, connect_timeout_seconds: float, read_timeout_seconds
     login = _login(shape["user"])
     query = _query(shape["query"], tls=scheme == "rediss", sentinel=kind == "sentinel")
     if twice := sorted(login.keys() & query.keys()):
-        raise ConfigError(f"the Redis URL gives {' and '.join(twice)} before the host and again as an option")
+        raise ConfigError(f"the Redis URL gives {' and '.join(twice)} twice: before the host and in ?{twice[0]}=...")
     options = {
         "socket_connect_timeout": connect_timeout_seconds,
         "socket_timeout": read_timeout_seconds,

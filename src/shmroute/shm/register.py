@@ -214,7 +214,7 @@ def read_workers(area: str) -> list[WorkerNote]:
     """
     name = posix.register_name(area)
     if not _HAS_LOCKS:
-        raise AreaUnreadable(name, "this system has no OFD locks, by which live workers are known")
+        raise AreaUnreadable(name, "this system has no OFD locks (F_OFD_SETLK), which show which workers are alive")
     descriptor = posix.open_object(name, group_writes=True)
     try:
         data = os.pread(descriptor, REGISTER_BYTES, 0)

@@ -123,7 +123,7 @@ class Status(msgspec.Struct, frozen=True):
 
     @property
     def age(self) -> float:
-        """Seconds since all sources that the snapshot waits for were in step; infinite before the first time."""
+        """Seconds since the required sources were last all known to be up to date; infinite before the first time."""
         ages = zip(self.sources, self.source_ages, strict=True)
         return max((age for state, age in ages if state.resource not in self.tables), default=float("inf"))
 

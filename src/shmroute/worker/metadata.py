@@ -25,7 +25,7 @@ _UNDECODED = object()
 
 
 class MetadataValue:
-    """The content of one METADATA row, or of a missing one. `stale` is set when the row changes.
+    """The content of one METADATA row, or of a missing one. The reader sets `stale` when the row changes.
 
     Args:
         model: the model's name, for error messages.

@@ -116,7 +116,7 @@ def test_a_200_of_another_kind_deletes_nothing(
     with follow:
         follow.wait_for(api)
         lists_as(api, monkeypatch, of_pods)
-        check_nothing_lost(api, follow, monkeypatch, "of kind 'PodList' in 'v1' instead of AppModelList")
+        check_nothing_lost(api, follow, monkeypatch, "the answer is 'PodList' of 'v1', not AppModelList")
 
 
 def test_answers_that_close_the_connection_do_not_cut_a_quiet_watch(api: ApiServer, connection: Connection) -> None:

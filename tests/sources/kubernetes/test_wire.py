@@ -182,7 +182,7 @@ def test_an_answer_of_another_kind_is_not_an_empty_list(api_version: str, kind: 
     answer = body % (api_version.encode(), kind.encode())
 
     for read in (partial(decode_page, APPMODELS), partial(decode_identities, APPMODELS)):
-        with pytest.raises(Garbled, match="instead of AppModelList"):
+        with pytest.raises(Garbled, match=r"not AppModelList of iidp\.com/v1"):
             read(answer, "x")
 
 
@@ -190,7 +190,7 @@ def test_an_answer_of_another_kind_is_not_an_empty_list(api_version: str, kind: 
 def test_an_event_about_another_kind_is_garbage(event: str) -> None:
     head = b'{"type":"%s","object":{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x","resourceVersion":"5"}}}'
 
-    with pytest.raises(Garbled, match="instead of AppModel"):
+    with pytest.raises(Garbled, match=r"not AppModel of iidp\.com/v1"):
         decode_event(APPMODELS, head % event.encode(), "x")
 
 

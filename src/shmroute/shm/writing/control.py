@@ -162,7 +162,10 @@ class ControlWriter(ControlReader):
         self._store_head[0] = float(generation)
 
     def store_oldest(self, generation: int) -> None:
-        """Declare all segments void whose base began before `generation`. Call it before overwriting any of them."""
+        """Say that segments whose base is older than `generation` must not be read any more.
+
+        Call it before overwriting one of them.
+        """
         self._set(OLDEST_AT, generation)
         fence()
 

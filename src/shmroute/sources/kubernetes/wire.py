@@ -302,13 +302,14 @@ def _mend(escape: re.Match[bytes]) -> bytes:
 def _check_kind(kind: WatchedKind, api_version: str, name: str, what: str) -> None:
     """Raise `Garbled` for an object of another kind. Items in a list of a built-in kind carry neither field."""
     if (api_version or kind.api_version, name or kind.kind) != (kind.api_version, kind.kind):
-        raise Garbled(f"{what}: an object of kind {name[:80]!r} in {api_version[:80]!r} instead of {kind.kind}")
+        said = f"{name[:80]!r} of {api_version[:80]!r}"
+        raise Garbled(f"{what}: an object is {said}, not {kind.kind} of {kind.api_version}")
 
 
 def _check_list(kind: WatchedKind, api_version: str, name: str, what: str) -> None:
     if (api_version, name) != (kind.api_version, f"{kind.kind}List"):
-        said = f"kind {name[:80]!r} in {api_version[:80]!r}"
-        raise Garbled(f"{what}: the answer is of {said} instead of {kind.kind}List in {kind.api_version!r}")
+        said = f"{name[:80]!r} of {api_version[:80]!r}"
+        raise Garbled(f"{what}: the answer is {said}, not {kind.kind}List of {kind.api_version}")
 
 
 def _check_version(resource_version: str, what: str) -> None:
