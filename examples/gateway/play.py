@@ -134,9 +134,15 @@ class Play:
             self.broken.append(what)
 
     async def run(self):
+        print(
+            "repeatable: calls with an Idempotency-Key; other: calls without one; x 503: the status they got",
+            flush=True,
+        )
         a, b, c, d, e = self.pods
         three = [a, b, c]
         await self.act("three pods")
+        if self.broken:
+            raise SystemExit("the first act failed undisturbed: this machine cannot keep up, give a lower --rate")
         a.end(signal.SIGKILL)
         await self.act("one is killed without notice", lost=(502,))
         a.start()
