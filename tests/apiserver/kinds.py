@@ -6,7 +6,7 @@ Built-in kinds stand here; a custom kind comes from its CustomResourceDefinition
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +38,8 @@ class Kind:
     associative: Associative = field(default_factory=lambda: METADATA_LISTS)
     schema: Object | None = None
     generations: bool = True
+    #: A custom kind's served versions -> schema; its objects are stored in `version`.
+    versions: Mapping[str, Object | None] | None = None
 
     @cached_property
     def api_version(self) -> str:
@@ -46,6 +48,17 @@ class Kind:
     @property
     def resource(self) -> str:
         return qualified(self.group, self.plural)
+
+    @property
+    def served(self) -> list[str]:
+        """The served versions, the preferred one first: here the names' order is that of their stability."""
+        return [self.version] if self.versions is None else sorted(self.versions)
+
+    def in_version(self, version: str) -> Kind:
+        """The kind as another served version has it."""
+        if version == self.version or self.versions is None:
+            return self
+        return replace(self, version=version, schema=self.versions[version])
 
     def encode(self, obj: Object) -> bytes:
         """An object as an element of a list: built-in kinds leave out apiVersion and kind."""
@@ -233,14 +246,16 @@ def kind_of_definition(definition: Object) -> Kind:
     """The kind that a CustomResourceDefinition declares, in its storage version."""
     spec = definition["spec"]
     names = spec["names"]
-    version = next(each for each in spec["versions"] if each.get("storage"))
+    schemas = {each["name"]: each.get("schema", {}).get("openAPIV3Schema") for each in spec["versions"]}
+    stored = next(each["name"] for each in spec["versions"] if each.get("storage"))
     return Kind(
         group=spec["group"],
-        version=version["name"],
+        version=stored,
         plural=names["plural"],
         kind=names["kind"],
         list_kind=names.get("listKind") or names["kind"] + "List",
         namespaced=spec.get("scope") == "Namespaced",
         custom=True,
-        schema=version.get("schema", {}).get("openAPIV3Schema"),
+        schema=schemas[stored],
+        versions={each["name"]: schemas[each["name"]] for each in spec["versions"] if each.get("served")},
     )

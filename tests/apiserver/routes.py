@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from . import merging, selectors, status
 from .auth import Auth
 from .encoding import Object, dumps, loads
+from .kinds import Kind
 from .lists import Lister
 from .reply import Reply
 from .request import Request
 from .selectors import Selector
 from .status import ApiError, bad_request
 from .store import Store, Table, object_key
+from .versions import InVersion, converted
 from .watches import Watch, Watches
 from .writes import Options, Outcome, Writer
 
@@ -69,6 +71,8 @@ class Routes:
             request.name,
         )
         table = self._table(request)
+        if request.version != table.kind.version:
+            reply = cast("Reply", InVersion(reply, table.kind.in_version(request.version), table.kind))
         match request.verb:
             case "list":
                 partial = "as=PartialObjectMetadataList" in request.headers.get("accept", "")
@@ -85,7 +89,7 @@ class Routes:
 
     def _table(self, request: Request) -> Table:
         table = self.store.table(request.group, request.resource)
-        if table is None or table.kind.version != request.version:
+        if table is None or request.version not in table.kind.served:
             raise status.page_not_found()
         cluster_wide = request.namespace is None
         if not table.kind.namespaced and not cluster_wide:
@@ -115,24 +119,12 @@ class Routes:
         if path == "/api":
             return {"kind": "APIVersions", "versions": ["v1"]}
         if path == "/apis":
-            groups = []
-            for group, version in sorted({(k.group, k.version) for k in kinds if k.group}):
-                one = {"groupVersion": f"{group}/{version}", "version": version}
-                groups.append({"name": group, "versions": [one], "preferredVersion": one})
+            groups = [_group(group, kinds) for group in sorted({kind.group for kind in kinds if kind.group})]
             return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
         api_version = path.removeprefix("/apis/").removeprefix("/api/")
         if path.startswith("/apis/") and "/" not in api_version:
-            versions = sorted({k.version for k in kinds if k.group == api_version})
-            if not versions:
-                return None
-            listed = [{"groupVersion": f"{api_version}/{each}", "version": each} for each in versions]
-            return {
-                "kind": "APIGroup",
-                "apiVersion": "v1",
-                "name": api_version,
-                "versions": listed,
-                "preferredVersion": listed[0],
-            }
+            found = _group(api_version, kinds)
+            return {"kind": "APIGroup", "apiVersion": "v1", **found} if found["versions"] else None
         resources = [
             {
                 "name": kind.plural,
@@ -142,7 +134,7 @@ class Routes:
                 "verbs": list(_VERBS),
             }
             for kind in kinds
-            if kind.api_version == api_version
+            if api_version in (kind.in_version(each).api_version for each in kind.served)
         ]
         if not resources:
             return None
@@ -185,14 +177,16 @@ class Routes:
 
     def _written(self, table: Table, request: Request) -> Outcome:
         namespace, name = request.namespace or "", request.name
-        options = _options(request)
+        options = _options(request, table.kind.in_version(request.version))
         if request.verb == "delete":
             return self.writer.delete(table, namespace, name)
-        if request.verb == "create":
-            return self.writer.create(table, parse_body(request), namespace, options)
-        if request.verb == "update":
-            return self.writer.replace(table, parse_body(request), namespace, name, options)
         body = parse_body(request)
+        if request.version != table.kind.version:
+            body = converted(body, table.kind.in_version(request.version), table.kind)
+        if request.verb == "create":
+            return self.writer.create(table, body, namespace, options)
+        if request.verb == "update":
+            return self.writer.replace(table, body, namespace, name, options)
         match request.headers.get("content-type", "").partition(";")[0]:
             case "application/apply-patch+yaml" | "application/apply-patch+json":
                 if not request.query.get("fieldManager"):
@@ -247,13 +241,20 @@ def _selector(table: Table, request: Request) -> Selector:
     return selectors.parse(table.kind, namespace, labels, request.query.get("fieldSelector", ""))
 
 
-def _options(request: Request) -> Options:
+def _group(group: str, kinds: list[Kind]) -> Object:
+    versions = sorted({version for kind in kinds if kind.group == group for version in kind.served})
+    listed = [{"groupVersion": f"{group}/{version}", "version": version} for version in versions]
+    return {"name": group, "versions": listed, "preferredVersion": listed[0] if listed else None}
+
+
+def _options(request: Request, kind: Kind) -> Options:
     query = request.query
     return Options(
         manager=query.get("fieldManager") or request.user_agent.partition("/")[0] or "unknown",
         force=query.get("force", "") in ("1", "true"),
         dry_run=query.get("dryRun") == "All",
         strict=query.get("fieldValidation") == "Strict",
+        api_version=kind.api_version,
     )
 
 

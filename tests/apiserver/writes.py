@@ -41,6 +41,8 @@ class Options:
     force: bool = False
     dry_run: bool = False
     strict: bool = False
+    #: The version that the client writes in, for managedFields; "" is the stored one.
+    api_version: str = ""
 
 
 class Writer:
@@ -124,7 +126,9 @@ class Writer:
                 raise status.modified(kind.group, kind.plural, name)
             live = before.decode() if before else {"metadata": {}}
             managers = managed.read(live)
-            mine = managed.Manager(options.manager, "Apply", kind.api_version, managed.NOTHING, "")
+            mine = managed.Manager(
+                options.manager, "Apply", options.api_version or kind.api_version, managed.NOTHING, ""
+            )
             others = [each for each in managers if each.identity != mine.identity]
             own = next((each for each in managers if each.identity == mine.identity), None)
             mine.fields = _countable(kind, managed.applied_fields(kind, config))
@@ -201,7 +205,7 @@ class Writer:
         managers = managed.read(live)
         changes = managed.compare(kind, live, new)
         touched = _countable(kind, changes.added | changes.modified)
-        mine = managed.Manager(options.manager, "Update", kind.api_version, touched, self.now())
+        mine = managed.Manager(options.manager, "Update", options.api_version or kind.api_version, touched, self.now())
         kept = []
         for each in managers:
             each.fields -= changes.removed

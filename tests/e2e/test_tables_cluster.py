@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from kubernetes import client, config
 
-from shmroute import Reader
+from shmroute import NotReady, Reader, Table
+from shmroute.shm.control import ControlReader
 from shmroute.watcher import Watcher, WatchOptions
+from shmroute.watcher.status import Status, decode_status
 from tests.cluster import Cluster
-from tests.e2e.running import until
+from tests.e2e.running import WAIT_SECONDS, until, watcher
+from tests.watcher.test_kinds import DEFINITION
 from tests.watcher.test_tables_live import Noting
 
 SELECTED = {"app": "gateway"}
+ONLY_V1 = {"v1": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
 
 
 @pytest.fixture
@@ -78,3 +87,191 @@ tables:
         assert now == {name: count for name, count in lists.items() if name in now}, "nothing was listed again"
     with contextlib.suppress(client.ApiException):
         core.delete_namespaced_config_map("dark", space)
+
+
+class Widget(msgspec.Struct):
+    code: str
+    size: int = 0
+    tags: list[str] = []
+
+
+class Widgets:
+    """Cluster-scoped custom resources of a group that only this run has: a real cluster may hold others."""
+
+    def __init__(self, api: client.ApiClient, folder: Path, area: str) -> None:
+        self.group = f"t{secrets.token_hex(4)}.example.com"
+        self.name = f"widgets.{self.group}"
+        self.file = folder / "tables.yaml"
+        self.area = area
+        self._definitions = client.ApiextensionsV1Api(api)
+        self._objects = client.CustomObjectsApi(api)
+
+    def define(self, scope: str = "Cluster", versions: Mapping[str, Any] = ONLY_V1) -> None:
+        """Install the definition: served version -> its schema; the first one is stored."""
+        names = {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"}
+        served = [
+            {"name": name, "served": True, "storage": not at, "schema": {"openAPIV3Schema": schema}}
+            for at, (name, schema) in enumerate(versions.items())
+        ]
+        spec = {"group": self.group, "scope": scope, "names": names, "versions": served}
+        definition = {**DEFINITION, "metadata": {"name": self.name}, "spec": spec}
+
+        self._definitions.create_custom_resource_definition(definition)  # type: ignore[arg-type]
+
+    def undefine(self) -> None:
+        """Delete the definition, and wait until it is gone, with its objects."""
+        self._definitions.delete_custom_resource_definition(self.name)
+        until(lambda: not self._defined(), "end of the definition")
+
+    def _defined(self) -> bool:
+        try:
+            self._definitions.read_custom_resource_definition(self.name)
+        except client.ApiException as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return False
+        return True
+
+    def create(self, name: str, version: str = "v1", namespace: str = "", **spec: Any) -> None:
+        manifest = {"apiVersion": f"{self.group}/{version}", "kind": "Widget", "metadata": {"name": name}, "spec": spec}
+
+        def created() -> bool:
+            try:
+                if namespace:
+                    self._objects.create_namespaced_custom_object(self.group, version, namespace, "widgets", manifest)
+                else:
+                    self._objects.create_cluster_custom_object(self.group, version, "widgets", manifest)
+            except client.ApiException as error:
+                if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.TOO_MANY_REQUESTS):
+                    raise
+                return False  # a new definition is served a moment later
+            return True
+
+        until(created, "definition that is served")
+
+    def delete(self, name: str, version: str = "v1") -> None:
+        self._objects.delete_cluster_custom_object(self.group, version, "widgets", name)
+
+    @contextlib.contextmanager
+    def watched(self, cluster: Cluster, *versions: str) -> Iterator[list[Table[Widget]]]:
+        """A watcher with one table for each version, named after it."""
+        entry = "{resource: widgets.%s.%s, key: .spec.code, value: .spec, index: {tag: '.spec.tags[*]'}}"
+        entries = {version: entry % (version, self.group) for version in versions}
+        self.file.write_text("tables:\n" + "".join(f"  {name}: {what}\n" for name, what in entries.items()))
+        with watcher(cluster, self.area, "--tables", str(self.file)), Reader(self.area) as reader:
+            reader.wait_ready(60)
+            yield [reader.table(version, Widget) for version in versions]
+
+    def status(self) -> Status | None:
+        payload = ControlReader(self.area).status()
+        return decode_status(payload) if payload else None
+
+    def reason(self) -> str:
+        """What the tables' sources wait for, as the watcher says."""
+        status = self.status()
+        return "".join(state.reason for state in status.sources if state.resource == "v1") if status else ""
+
+
+def schema_of(spec: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {"spec": {"type": "object", "properties": spec}}}
+
+
+def becomes(table: Table[Widget], rows: dict[str, Widget]) -> None:
+    """Wait for exactly these rows; a missing definition is looked for every 10 to 20 s."""
+    deadline = time.monotonic() + 2 * WAIT_SECONDS
+    while dict(table) != rows:
+        assert time.monotonic() < deadline, dict(table)
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def widgets(cluster: Cluster, tmp_path: Path, area: str) -> Iterator[Widgets]:
+    with config.new_client_from_config(str(cluster.kubeconfig)) as api:  # type: ignore[no-untyped-call]
+        it = Widgets(api, tmp_path, area)
+        try:
+            yield it
+        finally:
+            with contextlib.suppress(client.ApiException):  # there is none
+                it.undefine()
+
+
+def test_a_definition_installed_late_makes_only_its_table_wait(cluster: Cluster, widgets: Widgets) -> None:
+    with widgets.watched(cluster, "v1") as (table,):
+        assert not table.ready
+        with pytest.raises(NotReady):
+            table["first"]
+        until(lambda: "definition installed?" in widgets.reason(), "reason of the table")
+        until(lambda: (now := widgets.status()) and now.age < 60, "age of routes, which do not wait for the table")
+        widgets.define()
+        widgets.create("one", code="first", size=3)
+        table.wait_ready(60)
+        until(lambda: table.get("first") == Widget("first", 3), "row")
+        widgets.create("two", code="second", tags=["x"])
+        until(lambda: table.keys_by("tag", "x") == ("second",), "index")
+        widgets.delete("one")
+        until(lambda: "first" not in table, "deletion")
+
+
+def test_a_restarted_watcher_keeps_the_last_rows_until_its_own_list(cluster: Cluster, widgets: Widgets) -> None:
+    widgets.define()
+    widgets.create("one", code="first", size=3)
+    with widgets.watched(cluster, "v1") as (table,):
+        table.wait_ready(60)
+        assert table["first"].size == 3
+        until(lambda: table.age < 60, "age")
+    widgets.undefine()
+    with widgets.watched(cluster, "v1") as (table,):
+        until(lambda: "definition installed?" in widgets.reason(), "status of the new watcher")
+        assert table.age < 60, "since the watcher before it was in step"
+        assert table["first"].size == 3, "what was known is served while the resource is away"
+        widgets.define()
+        widgets.create("two", code="second")
+        becomes(table, {"second": Widget("second")})
+
+
+@pytest.mark.parametrize("scope", ["Cluster", "Namespaced"])
+def test_a_definition_that_is_deleted_leaves_the_last_rows_until_it_is_back(
+    cluster: Cluster, widgets: Widgets, scope: str
+) -> None:
+    """An API server deletes every object, one by one, before the definition itself goes. It may return otherwise."""
+    widgets.define()
+    widgets.create("one", code="first", size=3)
+    widgets.create("two", code="second")
+    with widgets.watched(cluster, "v1") as (table,):
+        table.wait_ready(60)
+        until(lambda: len(table) == 2, "rows")
+        widgets.delete("two")
+        until(lambda: "second" not in table, "deletion by a user")
+
+        widgets.undefine()
+        until(lambda: "the last state is served" in widgets.reason(), "reason")
+        aged = table.age
+        until(lambda: table.age > aged + 1.0, "growing age")
+        assert dict(table) == {"first": Widget("first", 3)}, "the last known good"
+
+        namespace = cluster.namespace if scope == "Namespaced" else ""
+        widgets.define(scope=scope)
+        widgets.create("three", namespace=namespace, code="third")
+        becomes(table, {"third": Widget("third")})
+        until(lambda: table.age < aged + 1.0, "age of a table in step")
+        widgets.create("four", namespace=namespace, code="fourth")
+        until(lambda: "fourth" in table, "change under the new definition")
+
+
+def test_an_object_is_seen_whichever_served_version_it_was_written_in(cluster: Cluster, widgets: Widgets) -> None:
+    code, size = {"code": {"type": "string"}}, {"size": {"type": "integer"}}
+    widgets.define(versions={"v1": schema_of(code), "v1beta1": schema_of({**code, **size})})
+    widgets.create("one", code="first")
+    widgets.create("two", "v1beta1", code="second", size=3)
+    with widgets.watched(cluster, "v1", "v1beta1") as tables:
+        for table in tables:
+            table.wait_ready(60)
+            assert dict(table) == {"first": Widget("first"), "second": Widget("second")}, "v1 stores no size"
+        widgets.create("three", "v1beta1", code="third")
+        widgets.create("four", code="fourth")
+        for table in tables:
+            until(lambda: {"third", "fourth"} <= set(table), "rows written in either version")  # noqa: B023
+        widgets.delete("two")
+        widgets.delete("one", "v1beta1")
+        for table in tables:
+            until(lambda: set(table) == {"third", "fourth"}, "deletions in either version")  # noqa: B023

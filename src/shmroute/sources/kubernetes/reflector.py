@@ -68,6 +68,9 @@ class Outlet(Protocol):
     def broken(self) -> None:
         """Note that the watch has resumed after a broken connection."""
 
+    def rescoped(self) -> None:
+        """Note that the resource has another scope than it had: its path leads nowhere any more."""
+
 
 class _WentBackError(Exception):
     """The server sent an event that is older than one it had already sent."""
@@ -299,6 +302,8 @@ class Reflector:
         served = None
         if error.status == HTTPStatus.NOT_FOUND:
             served = self._api.served(timeout_seconds=self._timing.answer_seconds, abort=self._abort)
+            if served is not None and served.namespaced is (not self._api.kind.namespaced):
+                self._outlet.rescoped()
         reason = explain(error, "watch" if self.watching else self._lister.verb, self._api, served)
         self._wait(reason, self._recovery.failed(error), stop)
 

@@ -29,6 +29,8 @@ from shmroute.sources.kubernetes.timing import SourceStats, Timing
 from shmroute.sources.threads import CHECK_SECONDS, SupervisedThreads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shmroute.kube.connection import Connection
     from shmroute.resources.registry import WatchedKind
     from shmroute.sources.base import Event, Phase, Sink
@@ -46,7 +48,8 @@ class KubernetesSource:
     """Lists and watches the objects of `kind` until it is stopped.
 
     `namespace` None means all; `selector` is a label selector, "" for everything; `resync_seconds` 0 means
-    never. `stats` counts lists, events, failures and restarts. Call `run` once.
+    never. `rescoped` is called when the resource has another scope than `kind` says. `stats` counts lists, events,
+    failures and restarts. Call `run` once.
     """
 
     def __init__(
@@ -58,9 +61,11 @@ class KubernetesSource:
         selector: str = "",
         resync_seconds: float = RESYNC_SECONDS,
         timing: Timing | None = None,
+        rescoped: Callable[[], None] = lambda: None,
     ) -> None:
         self.kinds: tuple[WatchedKind, ...] = (kind,)
         self.stats = SourceStats()
+        self.rescoped = rescoped
         self._resource = kind.name
         self._resync_seconds = resync_seconds
         self._timing = timing or Timing()

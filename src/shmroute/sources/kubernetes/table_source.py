@@ -1,13 +1,15 @@
 """A declared table's resource as a `Source`: asks the server for its scope and kind, then watches it like any other.
 
 The definition of a custom resource may be installed long after the watcher has started. Until the server serves the
-resource, only this source waits, and its state names what it waits for.
+resource, only this source waits, and its state names what it waits for. A definition that was deleted may return with
+another scope; the resource is then watched anew, under its new path.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,8 @@ from shmroute.sources.kubernetes.source import RESYNC_SECONDS, KubernetesSource
 from shmroute.sources.kubernetes.timing import SourceStats, Timing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shmroute.kube.connection import Connection
     from shmroute.resources.registry import WatchedKind
     from shmroute.sources.base import Sink
@@ -34,6 +38,9 @@ log = logging.getLogger(__name__)
 
 DISCOVERY_SECONDS = 10.0
 """Longest wait for one discovery document, in seconds."""
+
+STOP_CHECK_SECONDS = 0.5
+"""Seconds between two looks at whether a watch that was to stop because of a new scope has done so."""
 
 MISSING_SECONDS = 10.0
 """Longest wait between two requests for a resource that is not served yet, in seconds, before jitter."""
@@ -81,38 +88,51 @@ class TableSource:
         self._resync_seconds = resync_seconds
         self._timing = timing
         self._source: KubernetesSource | SeveralNamespaces | None = None
-        self._abort = Abort()
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
         """Find the resource, then list and watch it, until `stop` is set."""
-        kind, creatable = self._find(sink, stop)
-        if kind is None:
-            return
+        while not stop.is_set():
+            kind, creatable = self._find(sink, stop)
+            if kind is not None:
+                self._follow(kind, sink, stop, defined=creatable and "." in kind.group)
+
+    def _follow(self, kind: WatchedKind, sink: Sink, stop: threading.Event, *, defined: bool) -> None:
+        """List and watch until `stop` is set or, where it has a definition, the resource has another scope."""
+        ended = threading.Event() if defined else stop
+        rescoped = ended.set if defined and not self._scope_known else lambda: None
         namespaces = self._namespaces if kind.namespaced else None
         if namespaces is not None and len(namespaces) > 1:
-            self._source = SeveralNamespaces({name: self._watch(kind, name) for name in namespaces})
+            self._source = SeveralNamespaces({name: self._watch(kind, name, rescoped) for name in namespaces})
         else:
-            self._source = self._watch(kind, namespaces[0] if namespaces else None)
-        if not creatable or "." not in kind.group:  # no CustomResourceDefinition is behind it
+            self._source = self._watch(kind, namespaces[0] if namespaces else None, rescoped)
+        if not defined:
             self._source.run(sink, stop)
             return
-        guard = DeletionGuard(sink, lambda: self._goes_away(kind), self._relist)
-        thread = threading.Thread(target=guard.run, args=(stop,), name=f"shmroute-{kind.name}-deletions", daemon=True)
-        thread.start()
+        abort = Abort()
+        guard = DeletionGuard(sink, lambda: self._goes_away(kind, abort, rescoped), self._relist)
+
+        def pass_on() -> None:
+            while not (ended.is_set() or stop.wait(STOP_CHECK_SECONDS)):
+                pass
+            ended.set()
+
+        for name, target in (("deletions", partial(guard.run, ended)), ("stop", pass_on)):
+            threading.Thread(target=target, name=f"shmroute-{kind.name}-{name}", daemon=True).start()
         try:
-            self._source.run(guard, stop)
+            self._source.run(guard, ended)
         finally:
-            self._abort.set()
+            ended.set()
+            abort.set()
             guard.wake()
 
     def _relist(self) -> None:
         if self._source is not None:
             self._source.relist("returned")
 
-    def _goes_away(self, kind: WatchedKind) -> str | None:
+    def _goes_away(self, kind: WatchedKind, abort: Abort, rescoped: Callable[[], None]) -> str | None:
         """Why the resource is about to be gone, or is; "" if it stays, None if the server does not say."""
         try:
-            found = self._look(kind, self._abort)
+            found = self._look(kind, abort)
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return f"the definition of {kind.full_name} is not installed"
@@ -122,9 +142,12 @@ class TableSource:
             return None
         if found is None:
             return f"{kind.api_version} has no resource {kind.plural} any more"
+        if found.namespaced != kind.namespaced:
+            rescoped()
+            return f"the definition of {kind.full_name} has another scope now"
         return "" if "create" in found.verbs else f"the definition of {kind.full_name} is being deleted"
 
-    def _look(self, kind: WatchedKind, abort: Abort) -> _Resource | None:
+    def _look(self, kind: WatchedKind, abort: Abort | None = None) -> _Resource | None:
         """What discovery says of the resource; None if it does not list it. Raises `ApiError`, `DecodeError`."""
         path = path_of(*kind.api_path)
         answer = self._connection.request("GET", path, timeout_seconds=DISCOVERY_SECONDS, abort=abort)
@@ -135,7 +158,7 @@ class TableSource:
         """Counters since the start."""
         return self._source.stats if self._source is not None else SourceStats()
 
-    def _watch(self, kind: WatchedKind, namespace: str | None) -> KubernetesSource:
+    def _watch(self, kind: WatchedKind, namespace: str | None, rescoped: Callable[[], None]) -> KubernetesSource:
         return KubernetesSource(
             self._connection,
             kind,
@@ -143,6 +166,7 @@ class TableSource:
             selector=kind.selector,
             resync_seconds=self._resync_seconds,
             timing=self._timing,
+            rescoped=rescoped,
         )
 
     def threads(self) -> tuple[ThreadStatus, ...]:
@@ -164,7 +188,7 @@ class TableSource:
         said = ""
         while not stop.is_set():
             try:
-                found = self._look(kind, self._abort)
+                found = self._look(kind)
                 if found is not None:
                     if said:
                         log.info("table %s: the API server serves %s now", kind.name, kind.full_name)
