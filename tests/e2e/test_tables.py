@@ -67,7 +67,7 @@ def test_a_folder_gives_a_table(area: str, tmp_path: Path) -> None:
         assert widgets["first"] == Widget("first", 3, ["x", "y"])
         assert widgets.keys_by("tag", "x") == ("first",)
         until(lambda: widgets.age < 60, "age")
-        put(widget("bad", code="second", tags=["x"]))
+        put(widget("bad", code="second", tags=["x"]) | {"apiVersion": "example.com/v1beta1"})
         until(lambda: widgets.keys_by("tag", "x") == ("first", "second"), "second row")
         (folder / "one.json").unlink()
         until(lambda: "first" not in widgets, "removal")

@@ -90,8 +90,22 @@ class WatchedKind(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         return ("apis", self.group, self.version) if self.group else ("api", self.version)
 
     def is_kind(self, kind: str, api_version: str) -> bool:
-        """Return whether a manifest with this `kind` and `apiVersion` is an object of this kind."""
-        return api_version == self.api_version and (kind == self.kind if self.kind else _plural(kind) == self.plural)
+        """Return whether a manifest with this `kind` and `apiVersion` is an object of this kind.
+
+        A declared table of custom resources takes any version of their group, as an API server shows an object in each
+        served version. Without a server no conversion webhook can run; `apiVersion` is all that changes then, which is
+        what the conversion strategy None does.
+        """
+        if self.feeds >= FIRST_TABLE_NUMBER and "." in self.group:
+            group, _, version = api_version.rpartition("/")
+            served = group == self.group and bool(version)
+        else:
+            served = api_version == self.api_version
+        return served and self.is_named(kind)
+
+    def is_named(self, kind: str) -> bool:
+        """Return whether `kind` is what manifests call its objects; the guess is as good as the plural is regular."""
+        return kind == self.kind if self.kind else _plural(kind) == self.plural
 
     @property
     def row_kinds(self) -> tuple[int, ...]:

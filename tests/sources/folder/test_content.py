@@ -11,6 +11,10 @@ from shmroute.resources.appmodel import AppModel, InvalidAppModel
 from shmroute.resources.endpointslice import EndpointSlice
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import APPMODELS, BUILT_IN, WatchedKind
+from shmroute.resources.table import watch_tables
+from shmroute.resources.table_definition import TableDefinition
+from shmroute.resources.table_parser import TableObject
+from shmroute.rows import encode
 from shmroute.sources.folder.content import Content, Scope, read_content
 from tests.sources.folder.manifests import appmodel, endpointslice, text
 
@@ -64,6 +68,43 @@ def test_an_appmodel_that_breaks_a_rule_is_told_as_invalid_beside_the_others() -
 def test_what_cannot_be_told_spoils_the_whole_file(manifest: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidObject, match=reason):
         read(appmodel("a"), manifest)
+
+
+TABLES = watch_tables(
+    {
+        "stable": TableDefinition(resource="widgets.v1.example.com", value=".apiVersion"),
+        "older": TableDefinition(resource="widgets.v1beta1.example.com", value=".apiVersion"),
+        "flags": TableDefinition(resource="configmaps.v1"),
+    },
+    several_namespaces=False,
+)
+
+
+def widget(api_version: str, name: str) -> dict[str, Any]:
+    return {"apiVersion": api_version, "kind": "Widget", "metadata": {"name": name}}
+
+
+def test_a_table_shows_custom_resources_of_every_version_in_its_own() -> None:
+    content = read(widget("example.com/v1", "a"), widget("example.com/v1beta1", "b"), kinds=TABLES)
+    rows = {
+        (table, item.row_key): bytes(item.value)
+        for (table, _), item in content.objects.items()
+        if isinstance(item, TableObject)
+    }
+    shown = {"stable": encode("example.com/v1"), "older": encode("example.com/v1beta1")}
+    assert rows == {(table, name): value for table, value in shown.items() for name in "ab"}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        (widget("v1", "a") | {"kind": "ConfigMap", "apiVersion": "v2"}, "apiVersion of ConfigMap is v2: write v1"),
+        ({"kind": "Widget", "metadata": {"name": "a"}}, "apiVersion of Widget is missing: write example.com/v1"),
+    ],
+)
+def test_a_table_refuses_what_no_conversion_can_read(manifest: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidObject, match=reason):
+        read(manifest, kinds=TABLES)
 
 
 def test_what_is_of_no_use_is_noted_and_the_rest_is_taken() -> None:

@@ -90,18 +90,19 @@ def _check_version(document: Document, scope: Scope) -> None:
     for kind in dict.fromkeys((*BUILT_IN, *scope.kinds)):
         if kind in BUILT_IN and kind.kind != document.kind and kind.kind.lower() == document.kind.lower():
             raise InvalidObject(document.where, f"kind is {document.kind}: write {kind.kind}")
-        if kind.kind != document.kind:
+        if not kind.is_named(document.kind):
             continue
         if kind.api_version == document.api_version:
             return  # a built-in kind that this source does not follow
-        if kind in BUILT_IN or kind.group == group:
+        if kind in BUILT_IN or kind.group == group or not document.api_version:
             has = document.api_version or "missing"
             raise InvalidObject(document.where, f"apiVersion of {document.kind} is {has}: write {kind.api_version}")
 
 
 def _item(document: Document, kind: WatchedKind, scope: Scope) -> Item | None:
     """Return the object as a value; None if it is not used. Raises `InvalidObject` if it cannot be identified."""
-    body = encode(document)
+    shown = {**document.manifest, "apiVersion": kind.api_version}
+    body = encode(Document(document.where, shown))
     own = kind.namespaces[0] if kind.namespaces and kind.namespaces != ("*",) else ""
     namespace = (own or scope.namespace or DEFAULT_NAMESPACE) if kind.namespaced else ""
     try:
