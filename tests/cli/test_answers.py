@@ -198,6 +198,8 @@ def test_get_table_takes_every_form_and_refuses_what_does_not_fit(cli: Cli, area
     with published(area) as routes:
         routes.tables.set("tenants", {"acme": {"region": "eu", "n": 1}}, {"n": ".n", "region": ".region"})
         assert cli("get", "tenants", "-o", "name", "--area", area).out == "acme\n"
+        (item,) = json.loads(cli("get", "tenants", "-o", "json", "--area", area).out)["items"]
+        assert item.keys() == {"key", "bytes", "value"}, "the whole value once, and no namespace that is not known"
         assert cli("get", "tenants", "-o", "wide", "--area", area).out.split()[:3] == ["KEY", "VALUE", "BYTES"]
         for by in ("n=1", "region=eu"):
             (item,) = json.loads(cli("get", "tenants", "--by", by, "-o", "json", "--area", area).out)["items"]

@@ -19,7 +19,9 @@ def test_area_that_a_watcher_left_is_listed_and_removed(cli: Cli, area: str) -> 
     assert items[area]["bytes"] > 0
     assert cli("area", "rm", area).code == 0
     assert not list(SHARED_MEMORY.glob(f"shmroute-{area}*"))
-    assert cli("area", "rm", area).code == 7
+    again = cli("area", "rm", area)
+    assert again.code == 5
+    assert f"there is no area {area!r}" in again.err
 
 
 def test_area_that_somebody_writes_is_not_removed(cli: Cli, area: str) -> None:
@@ -59,6 +61,22 @@ def test_doctor_names_what_is_wrong_and_ends_with_1(cli: Cli, area: str, tmp_pat
     answered = cli("doctor", "--area", area, "--kubeconfig", str(tmp_path / "absent"))
     assert answered.code == 1
     assert "absent" in answered.out
+
+
+def test_doctor_checks_the_tables_file(cli: Cli, area: str, tmp_path: Path) -> None:
+    tables = tmp_path / "tables.yml"
+    tables.write_text("tables:\n  flags: {resource: configmaps.v1}\n")
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "a.yaml").write_text("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}")
+    options = ("--area", area, "--manifests", str(tmp_path / "manifests"), "--tables", str(tables))
+    answered = cli("doctor", *options)
+    assert answered.code == 0
+    assert f"{tables} declares 1 table" in answered.out
+    assert "warning " + str(tmp_path) not in answered.out, "tables alone are no mistake"
+    tables.write_text("tables:\n  flags: {resorce: configmaps.v1}\n")
+    answered = cli("doctor", *options)
+    assert answered.code == 1
+    assert f"{tables}:2: table 'flags': unknown field 'resorce'" in answered.out
 
 
 def test_doctor_finds_objects_that_the_selector_misses(cli: Cli, area: str, tmp_path: Path) -> None:

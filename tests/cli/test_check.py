@@ -22,7 +22,7 @@ def test_valid_manifests_pass_and_other_kinds_are_skipped(cli: Cli, tmp_path: Pa
     answered = cli("check", str(tmp_path))
     assert answered.code == 0
     assert answered.out == ""
-    assert "1 AppModels checked, 1 other objects skipped, 0 problems" in answered.err
+    assert "1 AppModel checked, 1 other object skipped, 0 problems" in answered.err
 
 
 def test_unknown_field_is_an_error_with_a_suggestion(cli: Cli, tmp_path: Path) -> None:
@@ -38,6 +38,7 @@ def test_unknown_field_is_an_error_with_a_suggestion(cli: Cli, tmp_path: Path) -
         ("iidp.com/v1", "iidp.com/v1alpha1", "apiVersion is"),
         ("apiVersion: iidp.com/v1\n", "", "apiVersion is"),
         ("kind: AppModel", "kind: appModel", "kind is"),
+        ("kind: AppModel", "kind: AppModels", "did you mean AppModel?"),
     ],
 )
 def test_an_appmodel_of_another_version_or_in_other_letters_is_not_skipped(
@@ -55,6 +56,29 @@ def test_every_broken_file_is_reported(cli: Cli, tmp_path: Path) -> None:
     answered = cli("check", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), str(tmp_path / "absent.yaml"))
     assert answered.code == 1
     assert len([line for line in answered.out.splitlines() if line.startswith("error: ")]) >= 3
+
+
+def test_tables_files_are_checked_and_each_table_has_its_mistake(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "tables.yaml"
+    path.write_text("tables:\n  flags: {resource: configmaps.v1}\n")
+    answered = cli("check", str(path))
+    assert (answered.code, answered.out) == (0, "")
+    assert "1 table checked" in answered.err
+    path.write_text(
+        "tables:\n  a: {resorce: configmaps.v1}\n  b: {resource: x}\n  c: {resource: configmaps.v1, selector: '=='}\n"
+    )
+    answered = cli("check", str(path))
+    assert answered.code == 1
+    assert [line.split()[1] for line in answered.out.splitlines()] == [f"{path}:{line}:" for line in (2, 4, 3)]
+
+
+def test_appmodel_in_two_files_is_a_warning_of_its_own(cli: Cli, tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(GOOD % "a")
+    answered = cli("check", str(tmp_path))
+    assert answered.out == (
+        f"warning: AppModel 'a' in namespace east is in {tmp_path / 'a.yaml'} and in {tmp_path / 'b.yaml'}\n"
+    )
 
 
 def test_model_claimed_twice_is_a_warning(cli: Cli, tmp_path: Path) -> None:

@@ -148,7 +148,10 @@ def test_declared_tables_can_be_searched_and_explained(area: str, tmp_path: Path
         (table,) = api(port, "tables")["items"]
         assert (table["table"], table["resource"], table["ready"]) == ("tenants", "configmaps.v1", True)
         assert [item["key"] for item in api(port, "tables/tenants?search=other")["items"]] == ["other/key"]
-        assert api(port, "tables/tenants/other/key")["waiting_objects"] == []
+        alone = api(port, "tables/tenants/other/key")
+        assert alone["waiting_objects"] == []
+        assert alone["served_object"] == "prod/third", "the object, though no other claims the key"
+        wait_for(lambda: api(port, "status")["health"]["state"] == "ok")  # no models, and none are missed
         facts = api(port, f"tables/tenants/{quote('<b>acme')}")
         assert len(facts["waiting_objects"]) == 1
         assert ("secret 42" in json.dumps(facts)) is show

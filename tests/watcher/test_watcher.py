@@ -21,7 +21,7 @@ from shmroute.metadata.folder_store import FolderStore
 from shmroute.metadata.loader import MetadataLoader
 from shmroute.metadata.store import Reading
 from shmroute.resources.appmodel import AppModel, InvalidAppModel
-from shmroute.rows import EndpointsRow, EndpointsState, InvalidRow, Kind
+from shmroute.rows import EndpointsRow, EndpointsState, InvalidRow, Kind, SettingsRow, encode
 from shmroute.shm import posix
 from shmroute.shm.control import ControlReader
 from shmroute.shm.reader import RowReader
@@ -225,6 +225,17 @@ def test_a_second_watcher_stands_by_and_takes_over_when_the_first_is_gone(
         wait_for(lambda: it.watcher.status.role == "writing")
         assert it.watcher.status.problem == ""
     assert caplog.text.count("standing by") == 1, "said once, not at every try"
+
+
+def test_standby_of_another_source_says_that_it_will_replace_the_routes(
+    area: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Publisher(area) as publisher:
+        theirs = encode(SettingsRow("default", "iidp=iidp", "https://elsewhere"))
+        publisher.publish({(int(Kind.SETTINGS), ""): theirs})
+        with running(area):
+            wait_for(lambda: "when that watcher ends, this one replaces its routes by its own" in caplog.text)
+    assert "from https://elsewhere" in caplog.text
 
 
 def test_a_watcher_that_stands_by_stops_at_once(area: str) -> None:

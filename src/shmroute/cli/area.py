@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from shmroute.cli import options
-from shmroute.cli.output import age_text, bytes_text, show
+from shmroute.cli.output import age_text, bytes_text, printable, show
 
 
 @click.group()
@@ -38,12 +38,13 @@ def remove(name: str) -> None:
     Refused while a watcher writes it or stands by for it. Workers that have it open keep the last state in memory, and
     find the next area of that name by themselves.
     """
-    from shmroute.errors import AreaBusy, NotReady, ShmrouteError
+    from shmroute.errors import AreaBusy, ShmrouteError
     from shmroute.shm.posix import area_names
     from shmroute.supervise.cleanup import remove_unused_area
 
     if name not in area_names():
-        raise NotReady(name)
+        click.echo(f"error: there is no area {printable(name)!r}; `shmroute area ls` lists them", err=True)
+        raise SystemExit(5)
     try:
         removed = remove_unused_area(name)
     except AreaBusy as error:

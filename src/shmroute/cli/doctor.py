@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from shmroute.cli import options
-from shmroute.cli.output import bytes_text, fitted, paint, printable
+from shmroute.cli.output import bytes_text, counted, fitted, paint, printable
 
 Finding = tuple[str, str]
 """A state ("ok", "old" for a warning, "bad") and a sentence."""
@@ -31,6 +31,7 @@ SMALL_BYTES: Final = 64 * 1024 * 1024
 @options.cluster
 @click.option("--manifests", envvar="SHMROUTE_MANIFESTS", help="The folder that the watcher follows, if not a cluster.")
 @click.option("-l", "--selector", envvar="SHMROUTE_SELECTOR", help="Label selector of the AppModels.")
+@click.option("--tables", envvar="SHMROUTE_TABLES", metavar="FILE", help="The file that declares tables.")
 @click.option("--redis", envvar="SHMROUTE_REDIS", help="The Redis server with the models' metadata.")
 def command(
     area: str,
@@ -40,18 +41,26 @@ def command(
     context: str | None,
     manifests: str | None,
     selector: str | None,
+    tables: str | None,
     redis: str | None,
 ) -> None:
-    """Check the platform, shared memory, the area, the cluster or folder, and Redis.
+    """Check the platform, shared memory, the area, the cluster or folder, the tables file, and Redis.
 
-    Takes the watcher's options. Prints a line for each finding and ends with 1 if there is a problem. Changes nothing.
+    Give those of its options that the watcher has. A folder that the area's watcher follows is found without. Prints a line for each finding and ends with 1 if there is a problem. Changes nothing.
     """
     names = (namespace,) if isinstance(namespace, str) else tuple(namespace or ())
     checks: list[Callable[[], Iterator[Finding]]] = [_platform, _memory, lambda: _area(area)]
-    if manifests:
-        checks.append(lambda: _folder(manifests))
+    followed = "" if manifests or kubeconfig or context else _followed_folder(area)
+    if manifests or os.path.isdir(followed):  # noqa: PTH112 - Path("") is the working directory
+        checks.append(lambda: _folder(manifests or followed, empty_is_fine=bool(tables)))
+    elif followed:
+        checks.append(
+            lambda: iter([("ok", f"the watcher follows the folder {followed}, which is not to be seen here")])
+        )
     else:
         checks.append(lambda: _cluster(kubeconfig, context, None if all_namespaces else names, selector))
+    if tables:
+        checks.append(lambda: _tables(tables))
     if redis:
         checks.append(lambda: _redis(redis))
     bad = False
@@ -115,7 +124,34 @@ def _area(area: str) -> Iterator[Finding]:
     yield state, f"area {area!r}: {sentence}"
 
 
-def _folder(path: str) -> Iterator[Finding]:
+def _followed_folder(area: str) -> str:
+    """The folder that the area's watcher follows; "" if it follows a cluster, or is not known."""
+    from shmroute.errors import ShmrouteError
+    from shmroute.watcher.report import onlooker, report
+
+    try:
+        with onlooker(area) as reader:
+            facts = report(reader)
+    except ShmrouteError:
+        return ""
+    source = facts["source"]["source"] if facts["source"] and facts["watcher"]["alive"] else ""
+    return source if "://" not in source else ""
+
+
+def _tables(path: str) -> Iterator[Finding]:
+    from shmroute.errors import ConfigError
+    from shmroute.watcher.tables_file import read_tables
+
+    try:
+        tables = read_tables(path, (), several_namespaces=False)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            yield "bad", line
+        return
+    yield "ok", f"{path} declares {counted(len(tables), 'table')}"
+
+
+def _folder(path: str, *, empty_is_fine: bool) -> Iterator[Finding]:
     from shmroute.errors import InvalidObject
     from shmroute.manifests import files
     from shmroute.resources.appmodel import find_problems
@@ -127,7 +163,7 @@ def _folder(path: str) -> Iterator[Finding]:
         yield "bad", str(error)
         return
     found = [each for each in documents if each.kind == APPMODELS.kind]
-    yield ("ok" if found else "old"), f"{path} holds {len(found)} AppModels"
+    yield ("ok" if found or empty_is_fine else "old"), f"{path} holds {counted(len(found), 'AppModel')}"
     for document in found:
         for problem in find_problems(document.manifest):
             yield "bad", f"{document.where}: {problem}"

@@ -158,7 +158,6 @@ def _table_items(key: str, value: bytes) -> list[Item]:
     return [
         {
             "table": key,
-            "namespace": "",
             "resource": row.resource,
             "ready": "yes" if row.ready else "no",
             "rows": row.rows,
@@ -171,7 +170,7 @@ def _table_items(key: str, value: bytes) -> list[Item]:
 
 def _row_items(key: str, value: bytes) -> list[Item]:
     content = msgspec.msgpack.decode(value)
-    return [{"key": key, "namespace": "", "bytes": len(value), "value": content, "text": short(content, _MAX_SHOWN)}]
+    return [{"key": key, "bytes": len(value), "value": content}]
 
 
 def _invalid_items(_key: str, value: bytes) -> list[Item]:
@@ -279,7 +278,7 @@ def _view_of(what: str, rows: RowReader, by: str | None) -> tuple[_View, frozens
     table = _table(row)
     if not table.ready:
         raise TableNotReady(what, environment.area())
-    view = _View(table.number, _row_items, {"key": "key", "value": "text"}, {"bytes": "bytes"}, "key")
+    view = _View(table.number, _row_items, {"key": "key", "value": "value"}, {"bytes": "bytes"}, "key")
     return view, frozenset(_keys_by(rows, table, *_index_of(what, table, by))) if by else None
 
 
@@ -362,8 +361,9 @@ def command(
         for item in items
         if _is_wanted(item, wanted_namespace, names, view.name) and not (pending and item.get("state") == "loaded")
     ]
-    items.sort(key=lambda item: (item["namespace"], item[view.name]))
-    _show(items, output, view)
+    items.sort(key=lambda item: (item.get("namespace", ""), item[view.name]))
+    cut = view.items is _row_items and output in ("table", "wide")
+    _show([{**item, "value": short(item["value"], _MAX_SHOWN)} for item in items] if cut else items, output, view)
     missing = set(names) - {item[view.name] for item in items}
     for name in sorted(missing):
         click.echo(f"error: {what} {name!r} not found", err=True)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-__all__ = ["age_text", "bytes_text", "columns", "document", "fitted", "paint", "printable", "show"]
+__all__ = ["age_text", "bytes_text", "columns", "counted", "document", "fitted", "paint", "printable", "show"]
 
 _GAP: Final = "   "
 
@@ -55,6 +55,11 @@ def bytes_text(size: int) -> str:
             break
         value, unit = value / 1024, larger
     return f"{value:.0f} {unit}" if unit == "B" or value >= 10 else f"{value:.1f} {unit}"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 app`, `2 apps`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -307,6 +307,11 @@ class DeclaredTable:
         """Number of rows of the table."""
         return len(self._rows)
 
+    def object_of(self, row_key: str) -> ObjectKey | None:
+        """The object whose value the row of this key has. Any thread may ask: it reads what one instruction gives."""
+        claims = self._claims.get(row_key, ())
+        return next((claim[2] for claim in claims), None)
+
     @property
     def full(self) -> str:
         """How many objects are beyond the table's limits, as a sentence; "" for none."""

@@ -113,6 +113,11 @@ class Index:
         """Number of APP rows."""
         return self._appmodels.routes.app_count
 
+    def object_of(self, table: str, row_key: str) -> ObjectKey | None:
+        """The object that a row of a declared table is made from; None if there is none. Any thread may ask."""
+        declared = self._declared.get(table)
+        return declared.object_of(row_key) if declared is not None else None
+
     @property
     def table_row_count(self) -> int:
         """Number of rows of the declared tables."""

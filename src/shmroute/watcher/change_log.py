@@ -92,10 +92,17 @@ class ChangeLog:
 
 def _conflict_line(key: str, value: bytes | None) -> tuple[int, str]:
     if value is None:
-        return logging.INFO, f"model {key}: the conflict has ended"
+        return logging.INFO, f"{_claimed(key)}: the conflict has ended"
     row = _conflict(value)
     losers = ", ".join(row.losers[:3]) + (" and more" if len(row.losers) > 3 else "")
-    return logging.WARNING, f"model {key}: AppModel {row.winner} serves it; {losers} claim it too"
+    winner = f"object {row.winner} is served" if row.table else f"AppModel {row.winner} serves it"
+    return logging.WARNING, f"{_claimed(key)}: {winner}; {losers} claim it too"
+
+
+def _claimed(key: str) -> str:
+    """A CONFLICT row's key in words: `namespace/model`, or `table:key`."""
+    table, colon, row_key = key.partition(":")
+    return f"key {row_key} of table {table}" if colon and "/" not in table else f"model {key}"
 
 
 def _invalid_line(key: str, value: bytes | None) -> tuple[int, str]:

@@ -105,7 +105,7 @@ class _Paths:
         self._metrics: Application = make_asgi_app(registry)
         self._watcher = watcher
         self._page = page
-        self._views = Views(watcher.area, show_values=show_values)
+        self._views = Views(watcher.area, show_values=show_values, object_of=watcher.object_of)
         self._history = History()
         self._scans = asyncio.Semaphore(MAX_SCANS)
 

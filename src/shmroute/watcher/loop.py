@@ -201,6 +201,11 @@ class WatcherLoop:
         """All sources of objects, those of declared tables included."""
         return (*self._sources, *(source for source, _ in list(self._table_sources.values())))
 
+    def object_of(self, table: str, row_key: str) -> str | None:
+        """Return which object the row of a declared table is made from, as far as this watcher knows. Any thread."""
+        found = self._index.object_of(table, row_key)
+        return str(found) if found is not None else None
+
     def audit(self) -> None:
         """Make every source that supports audits run one now. Called by any thread or by a signal handler."""
         self._events.put(_AUDIT)
@@ -276,7 +281,10 @@ class WatcherLoop:
                 raise
             problem = error
         if self._problem != str(problem):
-            _log.log(logging.INFO if problem is busy else logging.ERROR, "%s: standing by", problem)
+            if problem is busy:
+                _log.info("%s: standing by", problem)
+            else:
+                _log.error("%s. Standing by: when that watcher ends, this one replaces its routes by its own", problem)
         self._problem = str(problem)
         stand_by(self.area, self._clock())
 

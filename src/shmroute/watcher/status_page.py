@@ -273,7 +273,7 @@ def _found_key(views: Views, asked: Asked) -> str:
             ("Resource", facts["resource"]),
             ("Table", "ready" if facts["ready"] else "not ready"),
             ("Value", f"{facts['bytes']} bytes"),
-            ("Served object", facts["served_object"] or "the only one with this key"),
+            ("Served object", facts["served_object"] or "not known: this watcher does not write the area"),
             ("Others that claim it", ", ".join(facts["waiting_objects"]) or "none"),
         ]
         items = _items(pairs)

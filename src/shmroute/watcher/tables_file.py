@@ -16,7 +16,7 @@ from shmroute.resources.table import TableKind, watch_tables
 from shmroute.resources.table_definition import TableDefinition, TableLimits, TableRedis
 from shmroute.sources.folder.selector import parse_selector
 
-__all__ = ["read_tables"]
+__all__ = ["is_tables_file", "read_tables"]
 
 MAX_BYTES = 1024 * 1024
 """Largest size of a tables file: that of a ConfigMap."""
@@ -44,9 +44,9 @@ def read_tables(
 
     Raises:
         ConfigError: the file cannot be read, a field is unknown or cannot be used, or a name is used twice. The text
-            has a line for each mistake, with the file and its line.
+            has a line for at least one mistake of each table, with the file and its line.
     """
-    tables, lines = _read_file(Path(path)) if path else ({}, {})
+    tables, lines, problems = _read_file(Path(path)) if path else ({}, {}, [])
     given = set()
     for text in simple:
         name, _, resource = text.partition("=")
@@ -60,15 +60,33 @@ def read_tables(
     def place(table: str, field: tuple[str, ...]) -> str:
         return "--table: " if table in given else f"{path}:{_line(lines, table, field)}: "
 
-    for table, definition in tables.items():
+    for table, definition in list(tables.items()):
         try:
             parse_selector(definition.selector)
         except ConfigError as error:
-            raise ConfigError(f"{place(table, ('selector',))}table {table!r}: {error}") from error
-    return watch_tables(tables, several_namespaces=several_namespaces, current=current, place=place)
+            problems.append(f"{place(table, ('selector',))}table {table!r}: {error}")
+            del tables[table]
+    try:
+        kinds = watch_tables(tables, several_namespaces=several_namespaces, current=current, place=place)
+    except ConfigError as error:
+        problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return kinds
 
 
-def _read_file(path: Path) -> tuple[dict[str, TableDefinition], _Lines]:
+def is_tables_file(path: str) -> bool:
+    """Return whether a file looks like one that declares tables rather than like a manifest."""
+    try:
+        with Path(path).open("rb") as file:
+            values = [value for value in decode_text(file.read(MAX_BYTES)) if value is not None]
+    except (OSError, ValueError):
+        return False
+    return len(values) == 1 and isinstance(values[0], dict) and "tables" in values[0] and "kind" not in values[0]
+
+
+def _read_file(path: Path) -> tuple[dict[str, TableDefinition], _Lines, list[str]]:
+    """Return the tables, the lines of their fields, and the problems of tables that cannot be used."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -100,9 +118,7 @@ def _read_file(path: Path) -> tuple[dict[str, TableDefinition], _Lines]:
             found[name] = table
         else:
             problems += [f"{path}:{_line(lines, name, field)}: table {name!r}: {text}" for field, text in table]
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return found, lines
+    return found, lines, problems
 
 
 def _table(value: Any) -> TableDefinition | list[tuple[tuple[str, ...], str]]:

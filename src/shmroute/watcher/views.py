@@ -79,10 +79,19 @@ class Views:
     Args:
         area: the area's name.
         show_values: whether metadata values are shown. They are hidden by default: they may be confidential.
+        object_of: returns which object a row of a declared table is made from. The rows do not say it, except for
+            keys that several objects claim.
     """
 
-    def __init__(self, area: str, *, show_values: bool = False) -> None:
+    def __init__(
+        self,
+        area: str,
+        *,
+        show_values: bool = False,
+        object_of: Callable[[str, str], str | None] = lambda table, key: None,  # noqa: ARG005
+    ) -> None:
         self.area = area
+        self._object_of = object_of
         self.show_values = show_values
 
     def status(self) -> dict[str, Any]:
@@ -164,7 +173,7 @@ class Views:
             "resource": table.resource,
             "ready": table.ready,
             "bytes": len(value),
-            "served_object": conflict.winner if conflict else None,
+            "served_object": conflict.winner if conflict else self._object_of(name, key),
             "waiting_objects": list(conflict.losers) if conflict else [],
             "generation": rows.generation,
         }

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmroute.resources.appmodel import AppModel, ModelVersion
+from shmroute.resources.appmodel import AppModel, InvalidAppModel, ModelVersion
 from shmroute.resources.endpointslice import EndpointSlice
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import BUILT_IN, Item
@@ -159,6 +159,16 @@ def test_a_broken_file_keeps_what_it_held_until_it_is_mended_or_gone() -> None:
 
 def test_a_file_that_was_never_good_has_nothing_in_force() -> None:
     folder = Folder()
+    folder.set_aside("a", "nonsense")
+    folder.tell()
+    assert [problem.last_good for problem in folder.follower.problems.values()] == [False]
+
+
+def test_broken_file_whose_objects_were_never_valid_has_nothing_served() -> None:
+    folder = Folder()
+    key = ObjectKey("ns", "x")
+    folder.put("a", Content({("appmodels", key): InvalidAppModel(key, "1", "spec.app is missing")}, ()))
+    folder.tell()
     folder.set_aside("a", "nonsense")
     folder.tell()
     assert [problem.last_good for problem in folder.follower.problems.values()] == [False]

@@ -41,6 +41,8 @@ class FolderObjects:
         self._broken: dict[str, str] = {}
         self._reported: dict[ObjectId, Item] = {}
         """Objects as the last events left them."""
+        self._valid: set[ObjectId] = set()
+        """The objects that are valid, or were so before: they have a state that is served."""
         self._reported_problems: dict[str, FileProblem] = {}
 
     def follow(self, kinds: tuple[WatchedKind, ...]) -> None:
@@ -97,6 +99,9 @@ class FolderObjects:
             else:
                 events += changes
         self._reported = objects
+        self._valid = {
+            identity for identity, item in objects.items() if identity in self._valid or not hasattr(item, "reason")
+        }
         return events + self._problem_events(holders)
 
     def _with_age(self, identity: ObjectId, item: Item, seen: str) -> Item:
@@ -143,5 +148,7 @@ class FolderObjects:
         text = "; ".join(reasons[:MAX_REPORTED_PROBLEMS])
         if len(reasons) > MAX_REPORTED_PROBLEMS:
             text += f"; and {len(reasons) - MAX_REPORTED_PROBLEMS} more"
-        keeps_objects = name in self._broken and any(holders[identity] == name for identity in content.objects)
+        keeps_objects = name in self._broken and any(
+            holders[identity] == name and identity in self._valid for identity in content.objects
+        )
         return FileProblem(str(self._folder / name), text, last_good=keeps_objects)
