@@ -93,7 +93,7 @@ def test_status_tells_a_dead_or_frozen_watcher_from_one_that_lives(cli: Cli, are
     with published(area):
         out = cli("status", "--area", area).out
         assert "alive" in out
-        assert f"look-ups    {f'plain ({missing})' if missing else 'native'}, in this process" in out
+        assert f"look-ups    this command uses the {f'plain ({missing})' if missing else 'native'} look-up" in out
         assert json.loads(cli("status", "-o", "json", "--area", area).out)["watcher"]["alive"] is True
     publish(area)
     age(area, 60.0)

@@ -72,4 +72,4 @@ def test_watch_says_what_it_follows_and_what_it_found_as_json(area: str, tmp_pat
         assert process.wait(30) == 0
     lines = [json.loads(line)["message"] for line in errors.read_text().splitlines()]
     assert any(line.startswith(f"watching {manifests.path} (all namespaces, no selector)") for line in lines)
-    assert any("1 models, 1 apps" in line for line in lines)
+    assert any("1 model, 1 app" in line for line in lines)

@@ -208,6 +208,6 @@ def test_history_has_the_workers_and_the_page_what_changed(area: str) -> None:
         wait_for(lambda: Views(area).events(model=SCRIPT)["items"])
         page = render(Views(area), history.samples(), Asked())
     assert [(each["workers"], each["behind"]) for each in history.samples()] == [(1, 0), (None, None)]
-    assert "Workers: 1.0 now" in page
+    assert "Workers: 1 now" in page
     assert f"model {escape(SCRIPT)} removed: 1 by app one v1" in page
     assert SCRIPT not in page

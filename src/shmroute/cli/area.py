@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
 import click
 
 from shmroute.cli import options
-from shmroute.cli.output import age_text, bytes_text, printable, show
+from shmroute.cli.output import bytes_text, printable, show
 
 
 @click.group()
@@ -57,12 +56,12 @@ def remove(name: str) -> None:
 def _item(name: str) -> dict[str, Any]:
     from shmroute.errors import AreaUnreadable, NoAccess
     from shmroute.shm.control import ControlReader
-    from shmroute.shm.posix import control_name, fixed_names, path_of, segment_names
-    from shmroute.watcher.status import FROZEN_SECONDS
+    from shmroute.shm.posix import area_bytes, control_name
+    from shmroute.watcher.report import age_words
+    from shmroute.watcher.status import ENDED, FROZEN_SECONDS, decode_status
 
-    files = [path_of(each) for each in (*fixed_names(name), *segment_names(name)) if os.path.exists(path_of(each))]  # noqa: PTH110
-    size = sum(os.stat(path).st_blocks * 512 for path in files)  # noqa: PTH116
-    item: dict[str, Any] = {"area": name, "bytes": size, "memory": bytes_text(size), "files": len(files)}
+    size = area_bytes(name)
+    item: dict[str, Any] = {"area": name, "bytes": size, "memory": bytes_text(size)}
     try:
         control = ControlReader(name)
     except FileNotFoundError:
@@ -72,6 +71,9 @@ def _item(name: str) -> dict[str, Any]:
     except NoAccess as error:
         return {**item, "state": "no access", "generation": 0, "watcher": error.reason}
     heartbeat = (time.monotonic_ns() - control.heartbeat_ns) / 1e9
-    state = "written" if heartbeat < FROZEN_SECONDS else "left"
-    watcher = f"pid {control.writer_pid}, heartbeat {age_text(heartbeat)} ago"
+    page = control.status()
+    status = decode_status(page) if page else None
+    ended = status is not None and status.role == ENDED
+    state = "live" if heartbeat < FROZEN_SECONDS and not ended else "no watcher"
+    watcher = f"pid {control.writer_pid}, heartbeat {age_words(heartbeat)} ago"
     return {**item, "state": state, "generation": control.generation, "watcher": watcher}

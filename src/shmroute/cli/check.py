@@ -19,10 +19,11 @@ def command(paths: tuple[str, ...]) -> None:
     any. A model that several AppModels of one namespace claim is a warning: the oldest AppModel would serve it. So is
     an AppModel in two files. Objects of other API groups are skipped.
     """
-    from shmroute.cli.output import counted, printable
+    from shmroute.cli.output import printable
     from shmroute.errors import ConfigError, InvalidObject
     from shmroute.manifests import files
     from shmroute.resources.appmodel import find_problems
+    from shmroute.watcher.report import counted
     from shmroute.watcher.tables_file import is_tables_file, read_tables
 
     problems: list[str] = []

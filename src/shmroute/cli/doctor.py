@@ -13,7 +13,8 @@ from typing import Final
 import click
 
 from shmroute.cli import options
-from shmroute.cli.output import bytes_text, counted, fitted, paint, printable
+from shmroute.cli.output import bytes_text, fitted, paint, printable
+from shmroute.watcher.report import counted
 
 Finding = tuple[str, str]
 """A state ("ok", "old" for a warning, "bad") and a sentence."""
@@ -46,7 +47,8 @@ def command(
 ) -> None:
     """Check the platform, shared memory, the area, the cluster or folder, the tables file, and Redis.
 
-    Give those of its options that the watcher has. A folder that the area's watcher follows is found without. Prints a line for each finding and ends with 1 if there is a problem. Changes nothing.
+    Give those of its options that the watcher has. A folder that the area's watcher follows is found without. Prints
+    a line for each finding and ends with 1 if there is a problem. Changes nothing.
     """
     names = (namespace,) if isinstance(namespace, str) else tuple(namespace or ())
     checks: list[Callable[[], Iterator[Finding]]] = [_platform, _memory, lambda: _area(area)]

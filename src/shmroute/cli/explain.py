@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from shmroute.cli import options
-from shmroute.cli.output import age_text, document, fitted, printable
+from shmroute.cli.output import document, fitted, printable
 from shmroute.errors import AreaUnavailable, InvalidObject, ModelNotFound
 from shmroute.manifests import files
 from shmroute.resources.registry import APPMODELS
@@ -22,7 +22,7 @@ from shmroute.rows import InvalidRow, Kind
 from shmroute.shm.reader import RowReader
 from shmroute.watcher.events import last_served
 from shmroute.watcher.explain import explain, find_route
-from shmroute.watcher.report import health, onlooker, report, settings_text
+from shmroute.watcher.report import age_words, counted, health, onlooker, report, settings_text
 from shmroute.worker.routes import Route
 
 _INDENT: Final = 4
@@ -77,7 +77,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     else:
         reason = f" ({metadata['reason']})" if metadata["reason"] else ""
         value = f"{metadata['bytes']} bytes of version {metadata['version']}" if metadata["version"] else "no value"
-        state = f"{metadata['state']} for {age_text(metadata['for_seconds'])}"
+        state = f"{metadata['state']} for {age_words(metadata['for_seconds'])}"
         yield f"metadata: {state}{reason}, wanted version {metadata['wanted']}, {value}"
         if metadata["key"]:
             yield f"  key {metadata['key']} of {metadata['store']}"
@@ -113,7 +113,7 @@ def _until(area: str, model: str) -> Iterator[str]:
         event = last_served(area, model)
         if event is not None:
             when = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-            ago = age_text(max(0.0, time.time() - event["time"]))
+            ago = age_words(max(0.0, time.time() - event["time"]))
             yield f"It was served until {when} ({ago} ago): version {event['before']}."
 
 
@@ -125,7 +125,8 @@ def _why_not(rows: RowReader, model: str, namespace: str | None, about: dict[str
         yield f"Model {model!r} is not served in namespace {namespace!r}, but in: {others}."
         return
     names = [key for _, key, _ in rows.rows(Kind.MODEL)]
-    yield f"No AppModel claims {model!r}: area {about['area']!r} has {len(names)} models, {health(about)[1]}."
+    served = counted(len(names), "model")
+    yield f"No AppModel claims {model!r}: area {about['area']!r} has {served}, {health(about)[1]}."
     yield f"They are read from {settings_text(about['source'])}."
     yield from _until(about["area"], model)
     near = get_close_matches(model, names, _MAX_NEAR)

@@ -13,7 +13,6 @@ from click.shell_completion import CompletionItem
 
 from shmroute.cli import options, output
 from shmroute.cli.follow import follow, follow_table, short
-from shmroute.cli.output import age_text
 from shmroute.errors import ShmrouteError, TableNotReady
 from shmroute.resources.table_definition import TABLE_NAME
 from shmroute.rows import (
@@ -29,6 +28,7 @@ from shmroute.rows import (
     index_value,
 )
 from shmroute.shm.reader import RowReader
+from shmroute.watcher.report import age_words
 from shmroute.worker import environment
 from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.routes import App, Route
@@ -133,7 +133,7 @@ def _metadata_items(key: str, value: bytes) -> list[Item]:
             "wanted": row.wanted,
             "state": MetadataState(row.state).word,
             "since": row.since,
-            "since_age": age_text(max(0.0, time.time() - row.since)),
+            "since_age": age_words(max(0.0, time.time() - row.since)),
             "bytes": len(row.value) if row.value is not None else 0,
             "reason": row.reason,
         }
@@ -381,7 +381,7 @@ def _show_workers(area: str, form: str) -> None:
     found = workers(area)
     if not found["known"]:
         raise ShmrouteError(f"the workers of area {area!r} are not known: {found['reason']}")
-    items = [{**item, "noted_age": age_text(item["noted_seconds"])} for item in found["items"]]
+    items = [{**item, "noted_age": age_words(item["noted_seconds"])} for item in found["items"]]
     table = {"pid": "pid", "state": "state", "generation": "generation", "last-move": "noted_age", "reason": "reason"}
     output.show(items, form, table, {"stuck-at": "stuck_at", "look-up": "look_up"}, "pid")
     if not items and form in ("table", "wide"):

@@ -12,8 +12,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from shmroute.cli.output import age_text, printable
-from shmroute.watcher.report import health, report
+from shmroute.cli.output import printable
+from shmroute.watcher.report import age_words, counted, health, report
 from shmroute.worker.changes import Change, Reset
 from shmroute.worker.reader import Reader
 
@@ -62,18 +62,18 @@ def _view(state: dict[str, Any], rate: float, newest: list[str]) -> Group:
     head = Table.grid(padding=(0, 2))
     for name, value in (
         ("generation", f"{state['generation']}   ({rate:.1f} a second)"),
-        ("age", "never" if state["age"] is None else age_text(state["age"])),
+        ("age", "never" if state["age"] is None else age_words(state["age"])),
         ("watcher", f"pid {watcher['pid']} {'alive' if watcher['alive'] else 'not alive'}"),
         ("propagation", f"{watcher.get('propagation_seconds', 0.0) * 1e3:.2f} ms for the newest change"),
-        ("table", f"{watcher.get('models', 0)} models, {watcher.get('apps', 0)} apps, {watcher.get('rows', 0)} rows"),
+        ("table", ", ".join(counted(watcher.get(f"{noun}s", 0), noun) for noun in ("model", "app"))),
         ("conflicts", str(watcher.get("conflicts", 0))),
-        ("invalid", str(watcher.get("invalid", 0))),
+        ("set aside", str(watcher.get("invalid", 0))),
         ("state", Text(": ".join(health(state)), style=_STYLES[health(state)[0]])),
     ):
         head.add_row(Text(name, style="bold"), value)
     sources = Table("source", "phase", "in step", "restarts", "lists", "reason", box=None, header_style="bold")
     for source in state["sources"]:
-        age = "never" if source["age"] is None else age_text(source["age"])
+        age = "never" if source["age"] is None else age_words(source["age"])
         counts = str(source["restarts"]), str(source["lists"])
         sources.add_row(source["resource"], source["phase"], age, *counts, source["reason"])
     changes = Text("\n".join(newest) or "no change yet", overflow="ellipsis", no_wrap=True)

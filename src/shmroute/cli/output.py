@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-__all__ = ["age_text", "bytes_text", "columns", "counted", "document", "fitted", "paint", "printable", "show"]
+__all__ = ["bytes_text", "columns", "document", "fitted", "paint", "printable", "show"]
 
 _GAP: Final = "   "
 
@@ -55,11 +55,6 @@ def bytes_text(size: int) -> str:
             break
         value, unit = value / 1024, larger
     return f"{value:.0f} {unit}" if unit == "B" or value >= 10 else f"{value:.1f} {unit}"
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 app`, `2 apps`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -116,13 +111,3 @@ def _cell(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return ",".join(str(item) for item in value)
     return value
-
-
-def age_text(seconds: float) -> str:
-    """`12.3s`, `4m`, `3h`, `2d`, or `never` for an infinite age."""
-    if seconds == float("inf"):
-        return "never"
-    for limit, unit, size in ((120, "s", 1), (7200, "m", 60), (172800, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / size:.1f}{unit}" if size == 1 else f"{seconds / size:.0f}{unit}"
-    return f"{seconds / 86400:.0f}d"

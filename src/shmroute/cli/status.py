@@ -10,9 +10,9 @@ from typing import Any, Final
 import click
 
 from shmroute.cli import options
-from shmroute.cli.output import age_text, bytes_text, document, fitted, paint, printable
+from shmroute.cli.output import bytes_text, document, fitted, paint, printable
 from shmroute.errors import NotReady, StaleRoutes
-from shmroute.watcher.report import health, onlooker, report, settings_text
+from shmroute.watcher.report import age_words, counted, health, onlooker, report, settings_text
 from shmroute.worker.reader import Reader
 
 _REFRESH_SECONDS: Final = 0.5
@@ -61,41 +61,46 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"age         {_age(facts['age'])}{'' if facts['synced'] else '   (this watcher has not synced yet)'}"
     alive = "alive" if watcher["alive"] else "ended" if watcher["ended"] else "dead or frozen"
     yield f"watcher     pid {watcher['pid']}, {alive}, last heartbeat {_age(watcher['heartbeat_age'])} ago"
-    yield f"look-ups    {facts['look_up']}, in this process"
+    yield f"look-ups    this command uses the {facts['look_up']} look-up"
     if facts["fault"]:
         yield f"fault       {printable(facts['fault'])}"
     if "rows" not in watcher:
         return
-    if watcher["problem"]:
+    if watcher["problem"] and watcher["problem"] not in sentence:
         yield f"problem     {printable(watcher['problem'])}"
-    yield f"table       {watcher['models']} models, {watcher['apps']} apps, {watcher['rows']} rows"
+    yield (
+        f"table       {counted(watcher['models'], 'model')}, {counted(watcher['apps'], 'app')},"
+        f" {counted(watcher['rows'], 'row')} of all kinds"
+    )
     rebuilding = ", a new base is being built" if watcher["rebuilding"] else ""
-    memory, log = bytes_text(watcher["segment_bytes"]), bytes_text(watcher["log_bytes"])
-    yield f"memory      {memory} of shared memory, log {log}{rebuilding}"
-    yield f"set aside   {watcher['conflicts']} conflicts, {watcher['invalid']} invalid"
+    segment, log = bytes_text(watcher["segment_bytes"]), bytes_text(watcher["log_bytes"])
+    yield f"memory      {bytes_text(facts['bytes'])} of shared memory, segment {segment}, log {log}{rebuilding}"
+    yield f"conflicts   {watcher['conflicts']}"
+    yield f"set aside   {counted(watcher['invalid'], 'object')}"
     for words in watcher["no_room"]:
         yield f"no room     {printable(words)}"
     newest = f", newest in {watcher['propagation_seconds'] * 1e3:.1f} ms" if watcher["propagations"] else ""
-    yield f"published   {watcher['publishes']} generations from {watcher['events']} events{newest}"
+    generations = counted(watcher["publishes"], "generation")
+    yield f"published   {generations} from {counted(watcher['events'], 'event')}{newest}"
     yield f"workers     {_workers(facts['workers'])}"
     for source in facts["sources"]:
         reason = f": {printable(source['reason'])}" if source["reason"] else ""
         phase = source["phase"] if watcher["alive"] else f"was {source['phase']}"
         yield (
             f"{source['resource']}: {phase}, {_in_step(source['age'])},"
-            f" {source['restarts']} restarts, {source['lists']} lists{reason}"
+            f" {counted(source['restarts'], 'restart')}, {counted(source['lists'], 'list')}{reason}"
         )
     for thread in watcher["threads"]:
         if thread["problem"] and not watcher["ended"]:
-            state = f"{'running again' if thread['alive'] else 'not running'}, {thread['restarts']} restarts"
+            state = f"{'running again' if thread['alive'] else 'not running'}, {counted(thread['restarts'], 'restart')}"
             yield f"thread      {thread['name']}: {state}: {printable(thread['problem'])}"
     metadata = watcher["metadata"]
     if metadata:
         problem = f": {printable(metadata['problem'])}" if metadata["problem"] else ""
         yield (
-            f"metadata    {printable(metadata['store'])}: {metadata['reads']} keys read in"
-            f" {metadata['read_commands']} commands, {metadata['skipped_by_version']} skipped by version,"
-            f" {metadata['pending']} pending, {metadata['failures']} failures{problem}"
+            f"metadata    {printable(metadata['store'])}: {counted(metadata['reads'], 'key')} read in"
+            f" {counted(metadata['read_commands'], 'command')}, {metadata['skipped_by_version']} skipped by version,"
+            f" {metadata['pending']} pending, {counted(metadata['failures'], 'failure')}{problem}"
         )
 
 
@@ -105,15 +110,16 @@ def _workers(workers: dict[str, Any]) -> str:
     if not workers["count"]:
         return "none have the area open"
     behind = f", {workers['behind']} behind: `shmroute get workers`" if workers["behind"] else ""
-    return f"{workers['count']} have the area open, oldest generation {workers['oldest']}{behind}"
+    have = "has" if workers["count"] == 1 else "have"
+    return f"{workers['count']} {have} the area open, oldest generation {workers['oldest']}{behind}"
 
 
 def _in_step(age: float | None) -> str:
-    return "never in step" if age is None else f"in step {age_text(age)} ago"
+    return "never in step" if age is None else f"in step {age_words(age)} ago"
 
 
 def _age(seconds: float | None) -> str:
-    return "never" if seconds is None else age_text(seconds)
+    return "never" if seconds is None else age_words(seconds)
 
 
 def _watch(reader: Reader, form: str) -> None:

@@ -98,6 +98,15 @@ def segment_names(area: str) -> list[str]:
     return sorted(name for name in os.listdir(DIRECTORY) if name.startswith(prefix) and name not in kept)  # noqa: PTH208
 
 
+def area_bytes(area: str) -> int:
+    """Return the memory that all files of the area take, in bytes."""
+    size = 0
+    for name in (*fixed_names(area), *segment_names(area)):
+        with suppress(FileNotFoundError):
+            size += os.stat(path_of(name)).st_blocks * 512  # noqa: PTH116
+    return size
+
+
 def area_names() -> list[str]:
     """Return the names of all areas that have files in the folder, sorted."""
     prefix = control_name("x")[:-1]

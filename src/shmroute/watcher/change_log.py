@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from shmroute.rows import ConflictRow, InvalidRow, Kind, MetadataRow, MetadataState, RowKey, SettingsRow
+from shmroute.watcher.report import counted
 
 __all__ = ["ChangeLog"]
 
@@ -54,7 +55,13 @@ class ChangeLog:
 
         No models are a warning, except where `tables` are declared: they may be all that is wanted.
         """
-        _log.info("first snapshot after %.2f s: %d models, %d apps, %d rows", seconds, models, apps, rows)
+        _log.info(
+            "first snapshot after %.2f s: %s, %s, %d rows of all kinds",
+            seconds,
+            counted(models, "model"),
+            counted(apps, "app"),
+            rows,
+        )
         if not models:
             level = logging.INFO if tables else logging.WARNING
             _log.log(level, "no AppModel matches; check namespace, label selector and the objects themselves")

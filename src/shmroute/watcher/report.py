@@ -15,12 +15,23 @@ from shmroute.errors import NotReady, ShmrouteError
 from shmroute.native import missing
 from shmroute.rows import Kind, SettingsRow
 from shmroute.shm.control import ControlReader
+from shmroute.shm.posix import area_bytes
 from shmroute.shm.reader import RowReader
 from shmroute.watcher.status import ENDED, FROZEN_SECONDS, Status, decode_status
 from shmroute.watcher.workers import workers
 from shmroute.worker.reader import Reader
 
-__all__ = ["Health", "health", "onlooker", "report", "settings_text", "status_of", "waiting_for"]
+__all__ = [
+    "Health",
+    "age_words",
+    "counted",
+    "health",
+    "onlooker",
+    "report",
+    "settings_text",
+    "status_of",
+    "waiting_for",
+]
 
 Health = tuple[str, str]
 """The state as a word ("ok", "old" or "bad") and as a sentence."""
@@ -63,6 +74,7 @@ def report(reader: Reader) -> dict[str, Any]:
     return {
         "area": reader.area,
         "generation": control.generation,
+        "bytes": area_bytes(reader.area),
         "age": _finite(reader.age),
         "synced": reader.synced,
         "source": _settings(reader.area, status),
@@ -167,7 +179,8 @@ def health(facts: dict[str, Any]) -> Health:
     reasons += [f"{source['resource']}: {source['reason']}" for source in facts["sources"] if source["reason"]]
     if facts["workers"]["behind"]:
         first = facts["workers"]["items"][0]
-        reasons.append(f"{facts['workers']['behind']} workers are behind (pid {first['pid']}: {first['reason']})")
+        behind = facts["workers"]["behind"]
+        reasons.append(f"{counted(behind, 'worker')} behind (pid {first['pid']}: {first['reason']})")
     if not facts["generation"]:
         waits = f"{reasons[0]}" if reasons else "no complete list yet"
         return "bad", f"serving nothing: {waits}"
@@ -181,6 +194,11 @@ def health(facts: dict[str, Any]) -> Health:
         return "old", f"serving no models, {age}: no AppModel matches; check namespace, label selector and objects"
     in_step = f"serving, in step {age_words(facts['age'])} ago" if facts["age"] is not None else "serving"
     return "ok", "; ".join((in_step, *watcher.get("no_room", ())[:1]))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return, for example, `1 app` or `2 apps`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def age_words(seconds: float) -> str:

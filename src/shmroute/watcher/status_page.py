@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from shmroute.watcher.events import in_words, time_in_words
-from shmroute.watcher.report import age_words, settings_text
+from shmroute.watcher.report import age_words, counted, settings_text
 from shmroute.watcher.views import HISTORY_SECONDS, Views
 
 __all__ = ["HEADERS", "Asked", "render"]
@@ -124,10 +124,11 @@ def _numbers(facts: dict[str, Any]) -> str:
     ]
     if "rows" in watcher:
         newest = f", newest change in {watcher['propagation_seconds'] * 1e3:.1f} ms" if watcher["propagations"] else ""
+        generations = counted(watcher["publishes"], "generation")
         pairs += [
-            ("Tables", f"{watcher['models']} models, {watcher['apps']} apps, {watcher['rows']} rows"),
-            ("Shared memory", f"{watcher['segment_bytes'] / 2**20:.1f} MiB"),
-            ("Published", f"{watcher['publishes']} generations from {watcher['events']} events{newest}"),
+            ("Routes", f"{counted(watcher['models'], 'model')}, {counted(watcher['apps'], 'app')}"),
+            ("Shared memory", f"{facts['bytes'] / 2**20:.1f} MiB"),
+            ("Published", f"{generations} from {counted(watcher['events'], 'event')}{newest}"),
             ("Conflicts", watcher["conflicts"]),
             ("Set aside", watcher["invalid"]),
         ]
@@ -223,7 +224,9 @@ def _plot(samples: Sequence[dict[str, Any]], title: str, field: str, unit: str) 
         for number, value in values
     ]
     line = " ".join(f"{'M' if not index else 'L'}{x:.1f} {y:.1f}" for index, (x, y) in enumerate(points))
-    text = f"{title}: {newest:.1f}{unit} now, {largest:.1f}{unit} at most" if values else f"{title}: none yet"
+    digits = 1 if unit else 0  # without a unit it is a count
+    most = f"{newest:.{digits}f}{unit} now, {largest:.{digits}f}{unit} at most"
+    text = f"{title}: {most if values else 'none yet'}"
     return (
         f"<figure><svg role='img' aria-label='{text}' viewBox='0 0 {_PLOT_WIDTH} {_PLOT_HEIGHT}'"
         f" preserveAspectRatio='none'><path d='{line}'/></svg><figcaption>{text}</figcaption></figure>"
