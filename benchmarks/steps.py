@@ -28,6 +28,8 @@ def steps(quick: bool) -> dict[str, Callable[[], list[Measured]]]:
         "starting": lambda: processes.starting(middle, 3 if quick else 9),
         "two processes, and publishing meanwhile": lambda: processes.scaling(middle, 1 if quick else 5),
         "tables, look-ups": lambda: tables.look_ups(middle, 7 if quick else 21),
+        "tables, storm": lambda: tables.storm(10_000, 100 if quick else 400),
+        "tables, index": lambda: tables.index_change(10, middle, 300),
         "tables, memory": lambda: tables.memory(middle, team),
         "tables, watcher": lambda: tables.watcher(10, 1_000 if quick else 10_000, 1_000),
         "propagation": lambda: processes.propagation(middle, team, 100 if quick else 500),

@@ -19,10 +19,11 @@ from typing import Any
 import msgspec
 from tests.processes import bound
 from tests.twins import reader_type
+from tests.watcher.storm import Storm
 
 from benchmarks.measured import Measured
 from benchmarks.processes import WAIT_SECONDS, dumped, workers
-from benchmarks.timing import Figure, figure, interleaved, loop_over, ratio
+from benchmarks.timing import Figure, at_quantile, figure, interleaved, loop_over, quantile, ratio
 from shmroute import Reader
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.table import watch_tables
@@ -30,7 +31,7 @@ from shmroute.resources.table_definition import TableDefinition
 from shmroute.resources.table_parser import TableObject
 from shmroute.rows import Kind, encode, index_value
 from shmroute.shm.writing.publisher import Publisher
-from shmroute.sources.base import Changed, Replaced
+from shmroute.sources.base import Changed, Deleted, Replaced
 from shmroute.supervise.cleanup import remove_area
 from shmroute.tables import Index
 from shmroute.worker.lookup import NATIVE
@@ -240,6 +241,93 @@ def _changed(given: _Area, reader: Reader, informer: _Informer, count: int, chan
             target=300.0,
         ),
     ]
+
+
+def storm(rows: int, changes: int) -> list[Measured]:
+    """1,000 changes a second on one table: how soon a reader in another process sees a change of another table."""
+    area = f"bench-{os.getpid()}-storm"
+    try:
+        with Storm(area, rows) as blowing, workers(1, "storm", area, str(changes)) as (reader,):
+            reader.tell()
+            blowing.blow(changes)
+            late: list[float] = reader.tell()["late"]
+    finally:
+        remove_area(area)
+    return [
+        Measured(
+            what="a change of one table seen in another process, during 1,000 changes a second of another table",
+            at=f"{rows:,} rows",
+            unit="s",
+            ours=figure(late),
+            compared="ms, median",
+            value=figure(late).median * 1e3,
+            target=20.0,
+        ),
+        Measured(
+            what="the same, p99",
+            at=f"{rows:,} rows, at most {blowing.backlog:,} events waited",
+            unit="s",
+            ours=at_quantile(late, 0.99),
+            compared="ms, 99th percentile",
+            value=quantile(late, 0.99) * 1e3,
+            target=200.0,
+        ),
+    ]
+
+
+def index_change(small: int, large: int, changes: int) -> list[Measured]:
+    """One more row under a value of an index that few rows have, and that many have."""
+    few, many = _grown(small, changes), _grown(large, changes)
+    return [
+        Measured(
+            what="one change under a value of an index",
+            at=f"{large:,} rows beside {small:,} under the value",
+            unit="s",
+            ours=figure(many[0]),
+            peers={f"{small:,} rows": figure(few[0])},
+            compared=f"x {small:,} rows",
+            value=figure(many[0]).median / figure(few[0]).median,
+            target=3.0,
+        ),
+        Measured(
+            what="the same, bytes of the log, at most",
+            at=f"{large:,} rows under the value",
+            unit="bytes",
+            ours=figure([max(many[1])]),
+            peers={f"{small:,} rows": figure([max(few[1])])},
+            compared="KiB",
+            value=max(many[1]) / 1024,
+            target=4.0,
+        ),
+    ]
+
+
+def _grown(rows: int, changes: int) -> tuple[list[float], list[float]]:
+    """Seconds and log bytes of each row that is added under a value which so many have."""
+    kind, *_ = watch_tables({"t": TableDefinition(resource="t.v1.x.y", index={"i": ".i"})}, several_namespaces=False)
+    entry = index_value("i", "x")
+    assert entry is not None
+
+    def made(number: int) -> TableObject:
+        return TableObject(ObjectKey("", f"o{number}"), "", "1", f"key-{number:08}", encode({"v": 0}), (entry,))
+
+    index = Index(kinds=[kind])
+    index.apply(Replaced("t", tuple(made(number) for number in range(rows))))
+    taken, written = [], []
+    publisher = Publisher(f"bench-{os.getpid()}-index-{rows}")
+    try:
+        publisher.replace({key: row for key, row in index.take_changes().items() if row is not None})
+        for number in range(rows, rows + changes):
+            before, started = publisher.sizes.log_bytes, time.perf_counter()
+            index.apply(Changed("t", made(number)))
+            publisher.publish(index.take_changes())
+            taken.append(time.perf_counter() - started)
+            written.append(max(0.0, float(publisher.sizes.log_bytes - before)))  # less: a new base has begun
+            index.apply(Deleted("t", made(number).key))
+            publisher.publish(index.take_changes())
+    finally:
+        publisher.close(remove=True)
+    return taken, written
 
 
 def memory(count: int, processes: int) -> list[Measured]:

@@ -164,6 +164,24 @@ def table(area: str, file: str) -> None:
     tell(bytes=private_bytes() - before)
 
 
+def storm(area: str, changes: str) -> None:
+    """Tells once it follows the table `calm`, and after its last change how late each was seen, in seconds."""
+    from shmroute import Reader
+
+    calm = Reader(area).table("calm")
+    calm.wait_ready(60.0)
+    tell(ready=True)
+    late = []
+    seen = 0
+    while seen < int(changes):
+        row = calm["o0"]
+        if row["v"] != seen:
+            seen = row["v"]
+            late.append((time.monotonic_ns() - row["ns"]) / 1e9)
+        time.sleep(0.0005)
+    tell(late=late)
+
+
 def objects(file: str) -> None:
     from pathlib import Path
 
@@ -228,6 +246,7 @@ JOBS: "dict[str, Callable[..., None]]" = {
     "latency": latency,
     "follow": follow,
     "table": table,
+    "storm": storm,
     "objects": objects,
     "informers": informers,
 }

@@ -25,6 +25,8 @@ def rows() -> list[Measured]:
         *processes.memory_and_attach(1_000, 1),
         *processes.propagation(1_000, 2, 5),
         *tables.look_ups(500, 2),
+        *tables.storm(100, 5),
+        *tables.index_change(10, 200, 5),
         *tables.memory(500, 1),
         *tables.watcher(2, 20, 10),
     ]

@@ -217,12 +217,13 @@ def keys_of(rows: dict[RowKey, bytes]) -> set[str]:
     return {*keys, *(key for bucket in buckets for key in msgspec.msgpack.decode(bucket))}
 
 
-def test_one_change_under_a_large_index_entry_writes_little() -> None:
+@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.long)])
+def test_one_change_under_a_large_index_entry_writes_little(count: int) -> None:
     index = Index(kinds=[KIND])
-    index.apply(Replaced("t", tuple(item(f"o{n}", f"key-{n:012}", index="x") for n in range(20_000))))
+    index.apply(Replaced("t", tuple(item(f"o{n}", f"key-{n:012}", index="x") for n in range(count))))
     index.take_changes()
     sizes = []
-    for number in range(20_000, 20_200):
+    for number in range(count, count + 200):
         index.apply(Changed("t", item(f"o{number}", f"key-{number:012}", index="x")))
         sizes.append(sum(len(row or b"") + len(key) for (_, key), row in index.take_changes().items()))
     for number in range(200):
