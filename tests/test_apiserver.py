@@ -319,7 +319,7 @@ def test_a_watch_from_zero_begins_with_what_is_there(story: Story) -> None:
         assert exchange.chunk() == b""
 
 
-def test_a_streaming_list_ends_with_its_bookmark_then_goes_on_live(story: Story) -> None:
+def test_a_streaming_list_ends_with_its_bookmark_then_watches(story: Story) -> None:
     story.first_objects()
     story.until(228)
     with watch(story, "watch-initial-events") as exchange:

@@ -121,7 +121,7 @@ def test_an_error_lasts_until_it_is_cancelled(api: ApiServer) -> None:
     assert fetch(api)[0] == 200
 
 
-def test_an_error_ends_by_itself_when_its_time_is_over(api: ApiServer) -> None:
+def test_an_injected_error_ends_after_its_time(api: ApiServer) -> None:
     api.faults.fail(500, seconds=0.0)
     assert fetch(api)[0] == 200
 
@@ -139,7 +139,7 @@ def test_a_rotated_token_is_refused_until_the_new_one_is_used(api: ApiServer, tm
     assert fetch(api)[0] == 200
 
 
-def test_a_verb_taken_away_is_forbidden_until_permitted(api: ApiServer) -> None:
+def test_a_revoked_verb_is_forbidden_until_it_is_granted(api: ApiServer) -> None:
     api.auth.forbid("watch", "appmodels")
     code, status = fetch(api, f"{ALL}?watch=1")
     assert code == 403
@@ -250,7 +250,7 @@ def test_streams_end_properly_or_are_cut(api: ApiServer) -> None:
             exchange.chunk()
 
 
-def test_watches_end_at_once_as_often_as_told(api: ApiServer) -> None:
+def test_watches_end_at_once_the_given_number_of_times(api: ApiServer) -> None:
     api.preload(app_models(2))
     api.faults.end_at_once(times=2)
     for _ in range(2):
@@ -286,7 +286,7 @@ def test_a_streaming_list_is_refused_in_the_stream_or_by_status(api: ApiServer, 
 
 
 @pytest.mark.parametrize("http", [False, True])
-def test_a_watch_is_told_410_in_the_stream_or_by_status(api: ApiServer, http: bool) -> None:
+def test_a_watch_gets_410_in_the_stream_or_as_status(api: ApiServer, http: bool) -> None:
     api.faults.gone(http=http)
     code, answer = fetch(api, f"{ALL}?watch=1&resourceVersion={api.revision}")
     status = answer if http else answer["object"]

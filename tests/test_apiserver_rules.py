@@ -60,7 +60,7 @@ def listed(api: ApiServer, query: str, path: str = ALL) -> list[str]:
         ("fieldSelector=metadata.namespace!%3Dother", ["one", "two"]),
     ],
 )
-def test_selectors_choose(api: ApiServer, query: str, expected: list[str]) -> None:
+def test_selectors_choose_objects_by_label_and_field(api: ApiServer, query: str, expected: list[str]) -> None:
     api.apply(app_model("one", labels={"tier": "a", "iidp": "iidp"}))
     api.apply(app_model("two", labels={"tier": "b"}))
     api.apply(app_model("three", labels={}, namespace="other"))
@@ -124,7 +124,7 @@ def test_an_apply_that_changes_nothing_writes_nothing_however_late_it_comes(
     assert api.apply(app_model("one"), manager="b") == second != first
 
 
-def test_one_conflict_is_told_on_one_line(api: ApiServer) -> None:
+def test_one_conflict_is_one_line_of_the_message(api: ApiServer) -> None:
     api.apply(app_model("one"), manager="first")
     with pytest.raises(ApiError, match=r'with 1 conflict: conflict with "first": \.spec\.version'):
         api.apply(app_model("one", {"model": "v1"}, version="v2"), manager="second", force=False)

@@ -9,7 +9,7 @@ from tests.apiserver import app_model, endpoint, endpoint_slice
 from tests.cluster import Cluster
 
 
-def test_what_is_applied_is_listed_until_it_is_deleted(cluster: Cluster) -> None:
+def test_applied_objects_are_listed_until_deleted(cluster: Cluster) -> None:
     assert cluster.list("AppModel") == []
     cluster.apply(app_model("one", ["model"]))
     cluster.apply(endpoint_slice("one-1", "one", [endpoint("10.0.0.1")]))
@@ -21,7 +21,7 @@ def test_what_is_applied_is_listed_until_it_is_deleted(cluster: Cluster) -> None
         assert cluster.list(kind) == []
 
 
-def test_a_label_can_be_taken_away(cluster: Cluster) -> None:
+def test_a_label_can_be_removed(cluster: Cluster) -> None:
     cluster.apply(app_model("one", ["model"]))
     assert len(cluster.list("AppModel", selector="iidp=iidp")) == 1
     cluster.patch("AppModel", "one", {"metadata": {"labels": {"iidp": None}}})
@@ -29,7 +29,7 @@ def test_a_label_can_be_taken_away(cluster: Cluster) -> None:
     assert cluster.get("AppModel", "one")["metadata"]["name"] == "one"
 
 
-def test_what_is_refused_raises(cluster: Cluster) -> None:
+def test_refused_requests_of_the_test_cluster_raise(cluster: Cluster) -> None:
     manifest = app_model("one", ["model"])
     manifest["spec"]["models"] = []
     with pytest.raises(ApiException) as refused:

@@ -123,7 +123,7 @@ def test_a_run_with_several_workers_looks_for_strays_at_its_end(
         (SHARED_MEMORY / name).unlink(missing_ok=True)
 
 
-def test_shared_memory_is_nobodys_fault_while_others_are_at_work(
+def test_shared_memory_is_not_blamed_while_other_runs_are_active(
     leftover: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
@@ -174,7 +174,7 @@ def test_blocked_signals_are_named_and_let_through_again() -> None:
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def test_a_handler_is_named_and_taken_away() -> None:
+def test_a_leftover_signal_handler_is_named_and_removed() -> None:
     before = signal.getsignal(signal.SIGUSR1)
     with pytest.raises(AssertionError, match="left behind: a handler of SIGUSR1"), nothing_left():
         signal.signal(signal.SIGUSR1, lambda *_: None)

@@ -24,7 +24,7 @@ def test_a_port_is_given_once_among_all_test_processes() -> None:
     assert len(given) == len(set(given)) == 100
 
 
-def test_a_port_on_which_somebody_listens_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_with_a_listener_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         taken = listener.getsockname()[1]
         assert not ports.is_free(taken)

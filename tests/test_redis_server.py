@@ -17,7 +17,7 @@ from tests.redis_server import RedisServer, RedisServerMissing, find_redis_serve
 WAIT_SECONDS = 20.0
 
 
-def test_it_answers_over_tcp_and_over_its_unix_socket() -> None:
+def test_redis_server_answers_over_tcp_and_its_unix_socket() -> None:
     with RedisServer() as server:
         with redis.Redis.from_url(server.url) as client:
             client.set("key", "value")
@@ -33,7 +33,7 @@ def test_two_servers_share_nothing() -> None:
             assert client.get("key") is None
 
 
-def test_a_password_is_asked_for_and_stands_in_the_urls() -> None:
+def test_redis_requires_the_password_and_its_urls_contain_it() -> None:
     with RedisServer(password="secret") as server:
         for url in (server.url, server.unix_url):
             with redis.Redis.from_url(url) as client:
@@ -79,7 +79,7 @@ def test_a_frozen_server_takes_connections_and_answers_nothing_until_thawed(redi
 
 
 @pytest.mark.parametrize("end", [RedisServer.stop, RedisServer.kill])
-def test_it_comes_back_empty_at_the_same_addresses(end: object) -> None:
+def test_restarted_redis_server_is_empty_at_the_same_addresses(end: object) -> None:
     with RedisServer() as server:
         addresses = server.url, server.unix_url
         with server.client() as client:
@@ -93,7 +93,7 @@ def test_it_comes_back_empty_at_the_same_addresses(end: object) -> None:
             assert client.get("key") is None
 
 
-def test_nothing_is_left_when_the_block_ends_frozen_or_not() -> None:
+def test_redis_server_block_leaves_no_process_even_if_frozen() -> None:
     with RedisServer() as server:
         pid, directory = server.pid, server.directory
         server.freeze()
@@ -111,14 +111,14 @@ def test_a_port_that_is_taken_is_given_up_for_another(monkeypatch: pytest.Monkey
             assert server.port != taken.getsockname()[1]
 
 
-def test_a_server_that_does_not_come_up_is_reported_with_its_own_words() -> None:
+def test_redis_that_does_not_start_is_reported_with_its_output() -> None:
     server = RedisServer(options=("--no-such-option", "1"))
     with pytest.raises(RuntimeError, match=r"redis-server ended"):
         server.start()
     server.close()
 
 
-def test_it_dies_with_a_test_run_that_is_killed() -> None:
+def test_redis_server_dies_with_a_killed_test_run() -> None:
     code = (
         "import time; from tests.redis_server import RedisServer\n"
         "server = RedisServer(); server.start(); print(server.pid, server.directory, flush=True); time.sleep(600)"
@@ -150,5 +150,5 @@ def test_without_the_program_the_error_says_what_to_do(monkeypatch: pytest.Monke
         find_redis_server()
 
 
-def test_the_process_is_the_server_itself(redis_server: RedisServer) -> None:
+def test_redis_server_process_has_no_wrapper(redis_server: RedisServer) -> None:
     assert Path(f"/proc/{redis_server.pid}/exe").readlink() == find_redis_server().resolve()

@@ -91,7 +91,7 @@ def test_endpoints_that_are_not_known_differ_from_none() -> None:
             assert error.value.reason == reason
 
 
-def test_routes_do_not_grow_old_unless_they_are_told_to() -> None:
+def test_routes_keep_age_0_unless_an_age_is_set() -> None:
     with routes({"model": "iiot"}) as given:
         assert resolve("model", max_age=0.001).app == "iiot"
         for seconds in (60.0, time.monotonic() + 60.0, math.inf):
@@ -102,7 +102,7 @@ def test_routes_do_not_grow_old_unless_they_are_told_to() -> None:
         assert resolve("model", max_age=0.001).app == "iiot2"
 
 
-def test_the_innermost_answers_are_in_force() -> None:
+def test_the_innermost_answers_count() -> None:
     with routes({"model": "outer"}):
         with routes({"model": "inner"}):
             assert resolve("model").app == "inner"
@@ -283,7 +283,7 @@ def test_another_folder_serves_where_there_is_no_dev_shm(tmp_path: Path) -> None
 # --- a watched folder --------------------------------------------------------------------------------------
 
 
-def test_what_is_written_to_a_watched_folder_is_in_force_when_write_returns(tmp_path: Path) -> None:
+def test_what_is_written_to_a_watched_folder_is_served_on_return(tmp_path: Path) -> None:
     with watched_folder(tmp_path) as folder:
         assert get("model") is None
         first = folder.write("app.yaml", appmodel("iiot", "model"))

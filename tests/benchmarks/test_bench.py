@@ -60,10 +60,10 @@ def test_ratios_are_taken_pair_by_pair() -> None:
     ("value", "unit", "shown"),
     [(12e-9, "s", "12 ns"), (3.5e-4, "s", "350 us"), (2.0, "s", "2 s"), (2**21, "bytes", "2.0 MiB")],
 )
-def test_figures_are_written_for_the_eye(value: float, unit: str, shown: str) -> None:
+def test_benchmark_figures_are_shown_in_a_readable_unit(value: float, unit: str, shown: str) -> None:
     assert report.text(value, unit) == shown
 
 
-def test_a_competitor_that_cannot_is_marked_so() -> None:
+def test_a_competitor_that_cannot_do_a_task_is_marked() -> None:
     assert report.figure_text(None, "s") == "cannot"
     assert report.figure_text(Figure(1e-6, 1e-6, 2e-6, 3), "s") == "1 us (1 us to 2 us)"

@@ -57,7 +57,7 @@ def test_page_is_accessible_and_asks_no_other_host(browser: Any, area: str, sche
         context.close()
 
 
-def test_script_in_a_models_name_does_not_run_and_the_page_renews_itself(browser: Any, area: str) -> None:
+def test_script_in_a_models_name_does_not_run_and_the_page_refreshes(browser: Any, area: str) -> None:
     with page_of(area) as port:
         page = browser.new_page()
         errors: list[str] = []

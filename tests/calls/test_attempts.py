@@ -278,7 +278,7 @@ def test_a_listener_that_fails_is_logged_and_harms_no_call(caplog: pytest.LogCap
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_counters_tell_what_was_refused_from_what_broke_after_sending() -> None:
+def test_counters_separate_refused_calls_from_those_broken_after_sending() -> None:
     world = World(1)
     for fate in (REFUSES, BREAKS, None):
         world.pods[world.addresses[0]] = fate
@@ -304,7 +304,7 @@ def test_a_loop_over_a_route_ends_with_the_first_block_that_succeeds() -> None:
         assert sorted(used) == ["10.0.0.1:80", "10.0.0.2:80"]
 
 
-def test_a_loop_raises_what_the_last_attempt_said() -> None:
+def test_a_loop_raises_the_error_of_the_last_attempt() -> None:
     world = World(3)
 
     def run(error: Exception, *, idempotent: bool = False) -> int:
@@ -343,7 +343,7 @@ def test_an_error_of_the_callers_own_is_not_a_failure_of_the_pod() -> None:
     assert world.busy == {}
 
 
-def test_a_block_may_tell_the_outcome_itself() -> None:
+def test_a_block_may_report_its_own_outcome() -> None:
     world = World(2)
     used = []
     for attempt in world.attempts(idempotent=True):

@@ -158,7 +158,7 @@ def test_a_pod_that_flaps_is_left_out_for_longer_each_time() -> None:
     assert seconds[0] < seconds[-1]
 
 
-def test_failures_that_answers_interrupt_eject_nobody() -> None:
+def test_failures_interrupted_by_answers_eject_no_pod() -> None:
     world = World(2)
     flaky = world.addresses[0]
     for number in range(100):

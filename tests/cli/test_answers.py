@@ -89,7 +89,7 @@ def test_explain_says_why_and_why_not(cli: Cli, area: str) -> None:
         assert facts["appmodel"] == "east/model1"
 
 
-def test_status_tells_a_dead_or_frozen_watcher_from_one_that_lives(cli: Cli, area: str) -> None:
+def test_status_distinguishes_dead_frozen_and_live_watchers(cli: Cli, area: str) -> None:
     with published(area):
         out = cli("status", "--area", area).out
         assert "alive" in out
@@ -229,7 +229,7 @@ def test_status_watch_without_a_terminal_prints_a_line_per_change(area: str) -> 
             process.communicate()
 
 
-def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(area: str) -> None:
+def test_closed_output_pipe_prints_no_traceback(area: str) -> None:
     with published(area) as routes:
         routes.set({f"m{number}": "app" for number in range(5_000)})
         process = start("get", "models", "--area", area)
@@ -245,7 +245,7 @@ def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(area: str) -> None
 
 @pytest.mark.fault(51)
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
-def test_closed_standard_streams_are_no_reason_for_a_traceback(area: str, closed: str) -> None:
+def test_closed_standard_streams_print_no_traceback(area: str, closed: str) -> None:
     publish(area)
     command = f"exec {shlex.quote(sys.executable)} -m shmroute status --area {area} {closed}"
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=WAIT_SECONDS)

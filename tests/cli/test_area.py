@@ -24,7 +24,7 @@ def test_area_that_a_watcher_left_is_listed_and_removed(cli: Cli, area: str) -> 
     assert f"there is no area {area!r}" in again.err
 
 
-def test_area_that_somebody_writes_is_not_removed(cli: Cli, area: str) -> None:
+def test_area_with_a_writer_is_not_removed(cli: Cli, area: str) -> None:
     with Publisher(area):
         answered = cli("area", "rm", area)
         assert answered.code == 1

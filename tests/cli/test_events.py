@@ -56,7 +56,7 @@ def test_events_and_explain_say_what_served_a_model_until_when(cli: Cli, area: s
 
 
 @pytest.mark.parametrize("since", ["", "10 minutes", "-5m", "m"])
-def test_what_is_no_time_is_a_usage_error(cli: Cli, area: str, since: str) -> None:
+def test_an_unreadable_since_is_a_usage_error(cli: Cli, area: str, since: str) -> None:
     answered = cli("events", f"--since={since}", "--area", area)
     assert answered.code == 2
     assert "as in 10m" in answered.err

@@ -17,13 +17,13 @@ FORBIDDEN = {3, 4}
 """A gunicorn up to 23 stops the whole server if a child of it ends so."""
 
 
-def test_0_is_an_answer(cli: Cli, area: str) -> None:
+def test_exit_code_0_is_an_answer(cli: Cli, area: str) -> None:
     with published(area):
         for command in (("resolve", "model1"), ("get", "models"), ("explain", "model1"), ("status",), ("wait",)):
             assert cli(*command, "--area", area).code == 0, command
 
 
-def test_2_is_a_usage_error(cli: Cli, area: str, tmp_path: Path) -> None:
+def test_exit_code_2_is_a_usage_error(cli: Cli, area: str, tmp_path: Path) -> None:
     wrong: list[tuple[str, ...]] = [
         ("absent",),
         ("resolve",),
@@ -56,7 +56,7 @@ def check_usage(answered: Answered, command: tuple[str, ...]) -> None:
     assert "Traceback" not in answered.err
 
 
-def test_5_is_not_found(cli: Cli, area: str) -> None:
+def test_exit_code_5_is_not_found(cli: Cli, area: str) -> None:
     with published(area):
         for command in (
             ("resolve", "absent"),
@@ -68,7 +68,7 @@ def test_5_is_not_found(cli: Cli, area: str) -> None:
             assert cli(*command, "--area", area).code == 5, command
 
 
-def test_6_is_stale(cli: Cli, area: str) -> None:
+def test_exit_code_6_is_stale(cli: Cli, area: str) -> None:
     publish(area)
     age(area, 100.0)
     for command in (("resolve", "model1"), ("status",)):
@@ -77,7 +77,7 @@ def test_6_is_stale(cli: Cli, area: str) -> None:
         assert cli(*command, "--area", area, SHMROUTE_MAX_AGE="50").code == 6, command
 
 
-def test_7_is_not_ready(cli: Cli, area: str) -> None:
+def test_exit_code_7_is_not_ready(cli: Cli, area: str) -> None:
     commands = (
         ("resolve", "model1"),
         ("get", "models"),
@@ -94,7 +94,7 @@ def test_7_is_not_ready(cli: Cli, area: str) -> None:
             assert cli(*command, "--area", area).code == 7, command
 
 
-def test_1_is_what_is_broken(cli: Cli, area: str) -> None:
+def test_exit_code_1_is_a_failure(cli: Cli, area: str) -> None:
     Path(f"/dev/shm/shmroute-{area}").write_bytes(b"foreign" * 2000)
     for command in (("resolve", "model1"), ("get", "models"), ("status",), ("explain", "model1")):
         answered = cli(*command, "--area", area)

@@ -185,7 +185,7 @@ def test_a_probe_period_out_of_bounds_is_a_usage_error(given: str) -> None:
     "command",
     ["watch --resync", "run --wait", "wait --timeout", "status --max-age", "resolve m --max-age", "audit --timeout"],
 )
-def test_seconds_that_never_come_are_a_usage_error(cli: Cli, command: str, seconds: str) -> None:
+def test_infinite_or_nan_seconds_are_a_usage_error(cli: Cli, command: str, seconds: str) -> None:
     done = cli(*command.split(), seconds, *(["--", "true"] if command.startswith("run") else []))
     assert done.code == 2
     assert "Invalid value" in done.err

@@ -58,7 +58,7 @@ def test_the_lifespan_waits_and_then_lets_the_server_start(area: str, monkeypatc
     asyncio.run(main())
 
 
-def test_a_worker_without_routes_goes_on_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_worker_without_routes_starts_and_logs_it(caplog: pytest.LogCaptureFixture) -> None:
     asyncio.run(ready(0.0))
     assert "no routes after 0 s, going on without" in caplog.text
     with pytest.raises(NotReady):

@@ -277,7 +277,7 @@ def test_an_answer_that_breaks_off_is_an_error_that_names_the_pod(one: PodProces
     assert caught.value.why == "the answer had begun"
 
 
-def test_http2_is_spoken_if_asked_for(pods: Team, call: Call) -> None:
+def test_http2_is_used_if_asked_for(pods: Team, call: Call) -> None:
     """Without TLS, by prior knowledge (RFC 9113, section 3.3), to a server that speaks it."""
     pod = PodProcess()
     server = [sys.executable, "-m", "hypercorn", "--bind", pod.address, "tests.contrib.echo:app"]
@@ -407,14 +407,14 @@ def test_a_503_is_asked_of_another_pod_if_idempotent(status: int, pods: Team) ->
     assert statuses == {200, status}
 
 
-def test_the_last_503_is_the_answer(pods: Team, call: Call) -> None:
+def test_the_last_503_is_returned_when_no_pod_is_left(pods: Team, call: Call) -> None:
     pods.behave("status 503")
     response = call("GET", "model://m/")
     assert (response.status_code, response.json()["method"]) == (503, "GET")
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 429, 500])
-def test_other_statuses_are_answers(status: int, pods: Team, call: Call) -> None:
+def test_other_error_statuses_are_returned_unchanged(status: int, pods: Team, call: Call) -> None:
     pods.behave(f"status {status}")
     response = call("GET", "model://m/")
     assert (response.status_code, response.extensions["attempts"]) == (status, 1)
@@ -467,7 +467,7 @@ def test_the_body_has_the_clients_timeout_and_not_the_attempts(pods: Team, call:
     assert said(call("POST", "model://m/", options=options, timeout=5))["method"] == "POST"
 
 
-def test_a_pool_that_is_used_up_is_not_the_pods_failure(one: PodProcess) -> None:
+def test_an_exhausted_pool_does_not_count_as_a_pod_failure(one: PodProcess) -> None:
     policy = Policy()
     transport = Transport(policy=policy, limits=httpx.Limits(max_connections=1))
     timeout = httpx.Timeout(5, pool=0.1)
@@ -636,7 +636,7 @@ def test_a_missing_library_is_named_with_what_to_install(name: str, monkeypatch:
         importlib.import_module(f"shmroute.contrib.{name}")
 
 
-def test_events_tell_what_was_sent(pods: Team) -> None:
+def test_events_say_whether_the_request_was_sent(pods: Team) -> None:
     policy = Policy()
     told: list[Any] = []
     policy.listeners.append(told.append)

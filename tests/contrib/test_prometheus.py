@@ -20,7 +20,7 @@ def exposed(policy: Policy) -> dict[str, float]:
     return values(registry)
 
 
-def test_metrics_tell_what_became_of_calls_and_endpoints() -> None:
+def test_metrics_count_outcomes_of_calls_and_endpoints() -> None:
     world = World(3)
     world.calls(50)
     dead = world.addresses[0]

@@ -229,7 +229,7 @@ def test_the_service_account_always_has_a_name(account: dict[str, Any], name: st
     assert (("ServiceAccount", name) in by_identity(manifests)) is made
 
 
-def test_a_network_policy_without_sources_lets_nobody_in() -> None:
+def test_a_network_policy_without_sources_admits_no_connection() -> None:
     manifests = by_identity(templated(*NODE, values={"networkPolicy": {"from": []}}))
     assert manifests["NetworkPolicy", "shmroute-shmroute"]["spec"]["ingress"] == []
     assert ("NetworkPolicy", "shmroute-shmroute") not in by_identity(templated(*NODE, "networkPolicy.enabled=false"))

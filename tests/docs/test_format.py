@@ -76,7 +76,7 @@ def test_no_offset_of_the_code_is_left_out() -> None:
     assert words == {row[2].strip("`") for section in ("Control block", "Segment") for row in tables(section)[1]}
 
 
-def test_the_names_of_a_header_stand_in_their_order() -> None:
+def test_fields_of_a_header_come_in_their_order() -> None:
     for section, values in (("Segment", layout.SegmentHeader), ("Batch", layout.Batch)):
         named = [re.match(r"`(\w+)`", row[2]) for row in tables(section)[0]]
         assert tuple(found[1] for found in named if found) == values._fields
@@ -123,7 +123,7 @@ def test_hash_of_the_page_is_that_of_the_code() -> None:
     assert hashing.siphash13(number(key), data.strip("`").encode()) == expected
 
 
-def test_magic_words_are_those_of_the_code() -> None:
+def test_magic_numbers_are_those_of_the_code() -> None:
     for section, magic in (
         ("Control block", layout.CONTROL_MAGIC),
         ("Segment", layout.SEGMENT_MAGIC),

@@ -38,7 +38,7 @@ def test_the_documented_example_is_applied_watched_and_resolved_by_command(clust
         until(lambda: shmroute("resolve", "model2", "--area", area, check=False).returncode == 5, "withdrawal")
 
 
-def test_every_worker_sees_a_change_a_label_taken_away_and_a_deletion(cluster: Cluster, area: str) -> None:
+def test_every_worker_sees_a_change_a_removed_label_and_a_deletion(cluster: Cluster, area: str) -> None:
     cluster.apply(example())
     with watcher(cluster, area), workers(area, WORKERS, "model2") as team:
         ready(area)

@@ -54,7 +54,7 @@ def resident_bytes(pid: int) -> int:
 
 
 @pytest.mark.fault(21)
-def test_21_storm_with_a_hung_redis_delays_nobody(
+def test_21_storm_of_changes_with_a_hung_redis_delays_no_route(
     api: ApiServer, redis_server: RedisServer, area: str, tmp_path: Path
 ) -> None:
     for number in range(STORM_APPS):

@@ -257,7 +257,7 @@ def watch_folder_in_small_shm(pipe: Pipe, area: str, folder: Path) -> None:
 
 @pytest.mark.fault(27)
 @needs_own_shm
-def test_a_watcher_in_1_mib_goes_on_serving_and_recovers_without_a_restart(area: str, tmp_path: Path) -> None:
+def test_a_watcher_in_1_mib_keeps_serving_and_recovers_without_a_restart(area: str, tmp_path: Path) -> None:
     folder = tmp_path / "manifests"
     folder.mkdir()
     with Forks() as forks:
@@ -380,7 +380,7 @@ def test_a_damaged_row_is_refused_and_the_others_are_served(area: str) -> None:
         assert reader.resolve("model-7").version == "good"
 
 
-def test_rows_of_somebody_else_are_no_routes(area: str) -> None:
+def test_foreign_rows_are_no_routes(area: str) -> None:
     """An area written by `Publisher` for another use."""
     with Publisher(area) as publisher:
         publisher.replace({(kind, "x"): b"no msgpack of ours" for kind in range(1, 8)})

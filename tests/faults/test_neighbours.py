@@ -146,7 +146,7 @@ def test_a_file_of_a_stranger_is_neither_believed_nor_removed(area: str, which: 
 
 
 @as_root
-def test_a_reader_believes_the_users_that_it_is_told_to(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_trusts_the_users_it_is_configured_to_trust(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> None:
         with Publisher(area) as publisher:
             publisher.publish(row("theirs"))

@@ -72,7 +72,7 @@ def test_only_changed_versions_are_read_when_redis_is_back(redis_server: RedisSe
         assert (route.metadata_state, route.metadata["version"]) == ("loaded", "v-1"), "though the server lost it"
 
 
-def test_a_master_that_dies_is_replaced_and_the_watcher_goes_on(tmp_path: Path, area: str) -> None:
+def test_watcher_follows_when_sentinel_replaces_a_dead_master(tmp_path: Path, area: str) -> None:
     with sentinelled(tmp_path) as group:
         fill(group.master, {"app_a": value("v-1"), "app_b": value("v-1")})
         group.wait_for_replica()
@@ -85,7 +85,7 @@ def test_a_master_that_dies_is_replaced_and_the_watcher_goes_on(tmp_path: Path, 
             it.wait_loaded("b")
 
 
-def test_a_wrong_password_is_told_and_forgotten_when_it_is_right(area: str) -> None:
+def test_wrong_redis_password_is_reported_until_it_is_right(area: str) -> None:
     with RedisServer(password="s3cret") as server:
         fill(server, {"app_a": value("v-1")})
         with watching(area, RedisStore(f"redis://:wr0ng@127.0.0.1:{server.port}")) as it:

@@ -725,7 +725,7 @@ def test_13_a_token_that_stays_refused_serves_the_last_state_and_recovers(api: A
 
 @pytest.mark.fault(13)
 @pytest.mark.parametrize(("verb", "streaming"), [("list", True), ("watch", True), ("watch", False)])
-def test_13_a_right_taken_away_serves_the_last_state_alarms_and_slows_down(
+def test_13_revoked_right_serves_the_last_state_warns_and_slows_down(
     api: ApiServer, connection: Connection, verb: str, streaming: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

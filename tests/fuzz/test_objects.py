@@ -94,7 +94,7 @@ def check_object(body: bytes) -> None:
 @given(shaped() | mutated(OBJECTS) | st.binary(max_size=200))
 @example(NESTED)
 @example(b'{"apiVersion":"iidp.com/v1","kind":"AppModel","metadata":{"name":"a","namespace":{}},"spec":' + SPEC + b"}")
-def test_problems_are_told_of_anything_and_nothing_valid_has_been_set_aside(body: bytes) -> None:
+def test_any_input_gives_problems_and_no_valid_object_is_set_aside(body: bytes) -> None:
     check_problems(body)
 
 

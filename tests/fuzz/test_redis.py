@@ -116,7 +116,7 @@ def test_any_reply_is_a_value_or_a_reason(stores: dict[str, RedisStore], scheme:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(mutated([VALUES]), min_size=1, max_size=4))
-def test_what_is_right_after_damage_is_read_as_it_is(stores: dict[str, RedisStore], replies: list[bytes]) -> None:
+def test_a_valid_reply_after_a_damaged_one_is_read(stores: dict[str, RedisStore], replies: list[bytes]) -> None:
     store = stores["patient"]
     for reply in replies:
         PATIENT_REPLIES.left = [reply]

@@ -53,7 +53,7 @@ def test_kubeconfig_comes_before_the_home_directory(tmp_path: Path, monkeypatch:
     assert Connection().host == "http://127.0.0.1:10"
 
 
-def test_a_user_without_a_home_directory_is_told_where_else_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_a_home_directory_gets_the_other_places_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
     with pytest.raises(ConfigError, match="no cluster is configured"):
@@ -89,7 +89,7 @@ def test_a_context_is_chosen_by_name(tmp_path: Path) -> None:
     assert Connection(str(write(tmp_path / "k", port=60)), "there").host == "http://127.0.0.1:61"
 
 
-def test_without_any_configuration_it_is_said_what_to_do() -> None:
+def test_missing_cluster_configuration_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match="--manifests"):
         Connection()
 

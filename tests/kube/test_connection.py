@@ -86,7 +86,7 @@ def test_a_request_says_who_we_are_and_what_we_are(api: ApiServer, api_connectio
     assert request.headers["user-agent"] == f"shmroute/{__version__}"
 
 
-def test_requests_of_many_tables_at_once_leave_connections_that_are_used_again(
+def test_connections_of_many_tables_are_used_again(
     api: ApiServer, api_connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     together = threading.Barrier(24)
@@ -133,14 +133,14 @@ def test_a_refusal_carries_the_servers_status_reason_and_message(api: ApiServer,
     assert caught.value.details == {"group": "iidp.com", "kind": "appmodels"}
 
 
-def test_a_refusal_that_is_no_status_is_told_in_the_words_it_has(api_connection: Connection) -> None:
+def test_a_refusal_without_a_status_object_shows_its_own_text(api_connection: Connection) -> None:
     with pytest.raises(ApiError) as caught:
         api_connection.request("GET", "/apis/nothing/v1")
 
     assert (caught.value.status, caught.value.message) == (404, "404 page not found")
 
 
-def test_retry_after_is_told_in_seconds(api: ApiServer, api_connection: Connection) -> None:
+def test_retry_after_is_given_in_seconds(api: ApiServer, api_connection: Connection) -> None:
     api.faults.unavailable(times=1, retry_after=7)
 
     with pytest.raises(ApiError) as caught:
@@ -205,7 +205,7 @@ def test_a_kubeconfig_that_was_replaced_counts_before_anything_is_refused(api: A
     assert [request.status for request in api.requests] == [200, 200]
 
 
-def test_a_kubeconfig_half_written_leaves_the_old_one_in_force(api: ApiServer, tmp_path: Path) -> None:
+def test_half_written_kubeconfig_leaves_the_former_one_in_use(api: ApiServer, tmp_path: Path) -> None:
     kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
     connection = Connection(str(kubeconfig))
     good = kubeconfig.read_text()
@@ -242,7 +242,7 @@ def test_a_pods_token_that_was_rotated_counts_at_once(
         assert [request.status for request in api.requests] == [200, 200]
 
 
-def test_a_server_whose_certificate_nobody_vouches_for_is_not_talked_to(
+def test_a_server_with_an_untrusted_certificate_is_refused(
     certificates: tuple[Certificates, Certificates], tmp_path: Path
 ) -> None:
     first, second = certificates
@@ -282,7 +282,7 @@ def test_an_authority_that_kubectl_takes_is_taken_by_every_python(tmp_path: Path
             Connection(system).request("GET", ALL)
 
 
-def test_a_server_of_another_name_is_not_talked_to(
+def test_a_server_whose_certificate_has_another_name_is_refused(
     certificates: tuple[Certificates, Certificates], tmp_path: Path
 ) -> None:
     first, _ = certificates
@@ -468,7 +468,7 @@ def test_another_thread_ends_a_blocked_read_at_once(
         stream.close()
 
 
-def test_an_interrupt_after_the_end_disturbs_nobody(api: ApiServer, api_connection: Connection) -> None:
+def test_an_interrupt_after_the_end_has_no_effect(api: ApiServer, api_connection: Connection) -> None:
     with api_connection.open(ALL, {}, read_timeout_seconds=5) as stream:
         b"".join(iter(stream.read, b""))
         stream.interrupt()
@@ -527,7 +527,7 @@ def test_an_abort_that_was_set_before_sends_nothing(api: ApiServer, api_connecti
     assert not list(api.requests)
 
 
-def test_what_comes_after_an_abort_is_closed(api: ApiServer, api_connection: Connection) -> None:
+def test_a_connection_made_after_an_abort_is_closed(api: ApiServer, api_connection: Connection) -> None:
     abort = Abort()
     with api.faults.delay(0.3):
         waiter, _ = in_thread(
@@ -552,7 +552,7 @@ def test_the_kernel_gives_up_a_peer_that_is_gone_within_30_s(api: ApiServer, api
         assert 0 < option(stream, "TCP_USER_TIMEOUT") == USER_TIMEOUT_MILLISECONDS < 30_000
 
 
-def test_no_token_is_ever_logged_or_told(api: ApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_token_is_ever_logged_or_shown(api: ApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     connection = Connection(str(api.kubeconfig(tmp_path / "kubeconfig")))
     told: list[str] = [repr(connection), repr(vars(connection))]

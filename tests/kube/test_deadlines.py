@@ -106,7 +106,7 @@ def test_a_tls_handshake_that_never_ends_is_named(certificates: Certificates, tm
 
 
 @pytest.mark.parametrize("serve", [silent, slow_head], ids=["silent", "slow"])
-def test_a_proxy_that_does_not_come_to_the_point_is_named(
+def test_a_proxy_that_never_answers_is_named(
     serve: Callable[[socket.socket], None], certificates: Certificates, tmp_path: Path
 ) -> None:
     with listening(serve) as port:
@@ -119,7 +119,7 @@ def test_a_proxy_that_does_not_come_to_the_point_is_named(
         assert_no_request_is_left()
 
 
-def test_a_name_look_up_that_hangs_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_dns_look_up_is_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
 
     def hang(*_: object, **__: object) -> object:
@@ -134,9 +134,7 @@ def test_a_name_look_up_that_hangs_is_left_behind(tmp_path: Path, monkeypatch: p
     assert_no_request_is_left()
 
 
-def test_a_system_without_a_thread_to_give_is_an_error_of_the_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_thread_for_a_request_is_an_error_of_that_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 

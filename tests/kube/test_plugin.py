@@ -177,7 +177,7 @@ def test_a_plugin_that_never_stops_writing_is_ended(script: Plugin, connection: 
         connection.request("GET", PATH)
 
 
-def test_a_plugin_that_is_not_there_is_told_with_its_hint(api: ApiServer, tmp_path: Path) -> None:
+def test_a_missing_plugin_is_reported_with_its_install_hint(api: ApiServer, tmp_path: Path) -> None:
     missing = {
         "apiVersion": API_VERSION,
         "command": "no-such-plugin",
@@ -189,7 +189,7 @@ def test_a_plugin_that_is_not_there_is_told_with_its_hint(api: ApiServer, tmp_pa
         connection.request("GET", PATH)
 
 
-def test_a_plugin_that_must_talk_to_somebody_needs_a_terminal(api: ApiServer, script: Plugin, tmp_path: Path) -> None:
+def test_an_interactive_plugin_needs_a_terminal(api: ApiServer, script: Plugin, tmp_path: Path) -> None:
     user = script.config(interactiveMode="Always")
     connection = Connection(write_kubeconfig(tmp_path / "kubeconfig", api.url, user=user))
     script.gives(token=api.auth.token)
@@ -256,7 +256,7 @@ def test_a_plugin_that_runs_ends_with_the_process_that_is_killed(script: Plugin,
     wait_for(lambda: not is_running(pid))
 
 
-def test_secrets_of_a_plugin_are_not_told(
+def test_secrets_of_a_plugin_are_not_shown(
     script: Plugin, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")

@@ -141,7 +141,7 @@ def test_requests_go_through_the_proxy_of_the_environment(
     assert len(asked) == len(heads) == 1
 
 
-def test_a_wrong_password_is_told_without_the_password(
+def test_a_wrong_proxy_password_is_reported_without_it(
     behind: tuple[int, list[list[str]]], certificates: Certificates, tmp_path: Path
 ) -> None:
     with listening(proxy(behind[0], [], "jane:right")) as proxy_port:

@@ -124,7 +124,7 @@ def test_nothing_is_sent_unless_every_document_is_valid(
     assert len(api.requests) == 0
 
 
-def test_all_problems_of_all_documents_are_told_at_once_with_their_places(api_connection: Connection) -> None:
+def test_all_problems_of_all_documents_are_reported_with_their_lines(api_connection: Connection) -> None:
     text = "\n---\n".join([PLATFORM_EXAMPLE, NEWSDKAPP, NEWSDKAPP.replace("v-2", "1.10"), "kind: Service"])
     with pytest.raises(InvalidObject) as caught:
         apply_appmodels(api_connection, decode(text.encode(), "apps.yaml"))
@@ -234,7 +234,7 @@ def test_nothing_is_written_when_before_send_fails(api: ApiServer, api_connectio
     assert api.list("appmodels") == []
 
 
-def test_an_apply_that_hangs_ends_when_it_is_told_to(api: ApiServer, api_connection: Connection) -> None:
+def test_a_hanging_apply_ends_when_it_is_aborted(api: ApiServer, api_connection: Connection) -> None:
     api.faults.hang(verb="patch")
     abort = Abort()
     failures: list[ApiError] = []
@@ -317,7 +317,7 @@ def test_an_apply_to_a_definition_of_another_scope_says_so(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("namespace", ["", "a,b", " a", "a\n", "Meta-Test", "*", "a/b", "a" * 64])
-def test_what_no_namespace_is_called_is_refused_before_anything_is_sent(
+def test_impossible_namespace_is_refused_before_anything_is_sent(
     api: ApiServer, api_connection: Connection, namespace: str
 ) -> None:
     with pytest.raises(ConfigError, match="not the name of a namespace"):
@@ -345,7 +345,7 @@ def test_keys_are_found_in_manifests_whose_specs_are_broken() -> None:
         (app_model("a") | {"metadata": {"name": "a", "namespace": 3}}, r"metadata\.namespace is not a string"),
     ],
 )
-def test_what_cannot_be_told_apart_is_not_deleted(manifest: dict[str, Any], problem: str) -> None:
+def test_an_invalid_manifest_deletes_nothing(manifest: dict[str, Any], problem: str) -> None:
     with pytest.raises(InvalidObject, match=f"nothing was deleted: manifest 1: {problem}"):
         find_keys([manifest], namespace="ns")
 

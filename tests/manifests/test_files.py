@@ -91,7 +91,7 @@ def test_values_stay_as_they_were_written(text: str, value: object) -> None:
         ("\x00", "control characters are not allowed"),
     ],
 )
-def test_what_cannot_be_read_is_told_with_its_place(text: str, reason: str) -> None:
+def test_what_cannot_be_read_is_reported_with_its_line(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         decode_text(text.encode())
 
@@ -164,7 +164,7 @@ def test_a_typed_list_gives_its_items_their_kind() -> None:
         (b"\xff\xfe\x00", "f.yaml: 'utf-8' codec can't decode byte 0xff"),
     ],
 )
-def test_what_is_no_kubernetes_object_is_told_with_its_place(text: bytes, reason: str) -> None:
+def test_what_is_no_kubernetes_object_is_reported_with_its_line(text: bytes, reason: str) -> None:
     with pytest.raises(InvalidObject, match=reason):
         decode(text, "f.yaml")
 
@@ -179,7 +179,7 @@ def test_what_json_cannot_hold_is_refused_with_the_place() -> None:
         encode(Document("manifest 1", {"kind": "A", "v": object()}))
 
 
-def test_files_folders_and_standard_input_are_read_in_the_order_given(
+def test_files_folders_and_standard_input_are_read_in_the_given_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "folder"
@@ -201,7 +201,7 @@ def test_a_file_through_a_pipe_is_read(tmp_path: Path) -> None:
         os.close(reading)
 
 
-def test_a_path_that_leads_nowhere_or_to_nothing_is_told(tmp_path: Path) -> None:
+def test_a_missing_path_or_empty_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InvalidObject, match="cannot be read: No such file or directory"):
         read([tmp_path / "nowhere.yaml"])
     with pytest.raises(InvalidObject, match="the folder holds no manifest"):

@@ -81,7 +81,7 @@ def test_a_file_that_cannot_be_opened_concerns_only_its_own_key(tmp_path: Path) 
     assert found["there"] == b"value"
 
 
-def test_a_folder_that_is_not_there_is_a_store_that_is_away(tmp_path: Path) -> None:
+def test_a_missing_folder_counts_as_an_unavailable_store(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "later")
     with pytest.raises(StoreUnavailable, match="no such folder"):
         store.read(["a"], limit_bytes=LIMIT_BYTES, batch_bytes=10**6)
@@ -93,5 +93,5 @@ def test_a_folder_that_is_not_there_is_a_store_that_is_away(tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "later").iterdir()] == ["a"]
 
 
-def test_its_name_is_the_path(tmp_path: Path) -> None:
+def test_a_folder_stores_name_is_its_path(tmp_path: Path) -> None:
     assert FolderStore(tmp_path).name == str(tmp_path)

@@ -116,7 +116,7 @@ def test_only_the_winner_of_a_conflict_costs_a_read(redis_server: RedisServer, a
         assert it.reader.resolve("m").metadata == 2
 
 
-def test_the_row_of_a_model_that_is_gone_goes_too(redis_server: RedisServer, area: str) -> None:
+def test_the_metadata_row_of_a_removed_model_is_removed(redis_server: RedisServer, area: str) -> None:
     fill(redis_server, {"app_a": b"1", "app_b": b"2"})
     with watching(area, RedisStore(redis_server.url)) as it:
         it.list([appmodel("app", {"a": "v-1", "b": "v-1"})])
@@ -135,7 +135,7 @@ def rows(area: str) -> dict[str, MetadataRow]:
 # --- what a worker is told ---------------------------------------------------------------------------------
 
 
-def test_absent_not_yet_loaded_and_loaded_are_told_apart(redis_server: RedisServer, area: str) -> None:
+def test_absent_not_yet_loaded_and_loaded_metadata_differ(redis_server: RedisServer, area: str) -> None:
     fill(redis_server, {"app_json": b'{"a": 1}', "app_raw": b"\xff\x00not JSON"})
     with watching(area, RedisStore(redis_server.url)) as it:
         redis_server.freeze()
@@ -335,7 +335,7 @@ def test_a_new_watcher_serves_what_was_loaded_and_reads_it_again(redis_server: R
         assert (route.metadata, route.last_metadata, route.metadata_version) == (3, 3, "v-1"), "of its own version"
 
 
-def test_counters_tell_what_was_done(redis_server: RedisServer, area: str) -> None:
+def test_counters_count_reads_and_their_outcomes(redis_server: RedisServer, area: str) -> None:
     fill(redis_server, {"app_a": b"12", "app_b": b"x" * 100})
     with watching(area, RedisStore(redis_server.url), limits=MetadataLimits(value_bytes=50)) as it:
         assert all_zero(it)

@@ -178,7 +178,7 @@ def test_unavailable_store_is_not_asked_before_its_time(tmp_path: Path) -> None:
 # --- its end -----------------------------------------------------------------------------------------------
 
 
-def test_it_ends_at_once_though_the_store_hangs(redis_server: RedisServer) -> None:
+def test_loader_ends_at_once_even_if_the_store_hangs(redis_server: RedisServer) -> None:
     redis_server.freeze()
     store = RedisStore(redis_server.url, read_timeout_seconds=3_600.0)
     with loading(MetadataLoader(store)) as it:
@@ -194,7 +194,7 @@ def test_it_ends_at_once_though_the_store_hangs(redis_server: RedisServer) -> No
         assert it.reads.empty()
 
 
-def test_it_ends_at_once_when_there_is_nothing_to_do(tmp_path: Path) -> None:
+def test_idle_loader_ends_at_once(tmp_path: Path) -> None:
     with loading(MetadataLoader(FolderStore(tmp_path))) as it:
         it.stop()
         assert it.failure is None
@@ -225,7 +225,7 @@ def test_a_defect_of_the_store_is_a_store_that_is_unavailable(tmp_path: Path) ->
         assert it.failure is None
 
 
-def test_a_reading_thread_that_is_killed_ends_run_and_the_next_run_goes_on(tmp_path: Path) -> None:
+def test_killed_reading_thread_ends_run_and_the_next_run_continues(tmp_path: Path) -> None:
     (tmp_path / "app_m").write_bytes(b"1")
     store = Defective(tmp_path)
     store.error = SystemExit()
@@ -274,7 +274,7 @@ def test_a_read_that_hangs_is_reported_and_counts_when_it_comes_back(tmp_path: P
 # --- what it says ------------------------------------------------------------------------------------------
 
 
-def test_a_store_that_is_away_is_logged_once_and_once_when_it_is_back(
+def test_unavailable_store_is_logged_once_and_once_when_it_is_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

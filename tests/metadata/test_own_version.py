@@ -48,7 +48,7 @@ def test_only_a_json_object_has_an_own_version(value: bytes, version: str | None
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_taken(value: bytes) -> None:
+def test_any_bytes_are_accepted_as_a_value(value: bytes) -> None:
     own_version(value)
     own_version(b"{" + value)
     own_version(b'{"mean": NaN, ' + value + b"}")
@@ -62,6 +62,6 @@ def test_the_version_is_found_among_any_other_fields(fields: dict[str, str | int
 @given(
     st.recursive(st.none() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
 )
-def test_not_a_number_anywhere_changes_nothing(anything: object) -> None:
+def test_nan_anywhere_in_a_value_changes_nothing(anything: object) -> None:
     value = json.dumps({"a": anything, "version": "v-1", "b": float("nan"), "c": anything}).encode()
     assert own_version(value) == "v-1"

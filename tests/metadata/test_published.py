@@ -51,7 +51,7 @@ def test_loaded_value_stays_after_a_restart_until_it_is_read_again() -> None:
     assert carried(msgspec.structs.replace(read_again, value=b"1"), LOADED_1).value == b"1"
 
 
-def test_after_a_restart_a_key_that_is_gone_is_told_but_its_last_value_stays() -> None:
+def test_deleted_key_is_reported_after_a_restart_and_its_value_kept() -> None:
     missing = MetadataRow("app", None, "v-1", MetadataState.MISSING, 30.0, None, "no such key")
     assert carried(missing, LOADED_1) == msgspec.structs.replace(missing, value=b"one", version="v-1")
 

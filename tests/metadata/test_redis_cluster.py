@@ -50,7 +50,7 @@ def third_of(key: str) -> int:
 
 
 @pytest.mark.fault(46)
-def test_node_that_is_away_keeps_only_its_own_keys() -> None:
+def test_unavailable_node_affects_only_its_own_keys() -> None:
     with (
         three_node_cluster() as servers,
         opened(f"redis+cluster://127.0.0.1:{servers[0].port}", read_timeout_seconds=0.3) as store,
@@ -78,7 +78,7 @@ def test_node_that_is_away_keeps_only_its_own_keys() -> None:
 
 
 @pytest.mark.fault(46)
-def test_configured_node_that_is_away_keeps_only_its_own_keys() -> None:
+def test_unavailable_configured_node_affects_only_its_own_keys() -> None:
     with three_node_cluster() as servers, opened(f"redis+cluster://127.0.0.1:{servers[0].port}") as store:
         store.write(VALUES)
         servers[0].kill()
@@ -125,7 +125,7 @@ def test_slot_that_has_moved_is_read_from_its_new_node() -> None:
         assert reads(store)
 
 
-def test_missing_keys_and_other_types_are_told_apart() -> None:
+def test_missing_keys_differ_from_keys_of_other_types() -> None:
     with three_node_cluster() as servers, opened(f"redis+cluster://127.0.0.1:{servers[2].port}") as store:
         key = next(key for key in KEYS if third_of(key) == 0)
         with servers[0].client() as client:

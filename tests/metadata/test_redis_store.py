@@ -90,7 +90,7 @@ def test_missing_keys_cost_one_more_command_however_many_they_are(redis_server: 
     assert counted(redis_server, "mget", "exists", "type") == {"mget": 1, "exists": 1, "type": 0}
 
 
-def test_a_key_of_the_wrong_type_is_told_from_a_missing_one(redis_server: RedisServer) -> None:
+def test_a_key_of_the_wrong_type_differs_from_a_missing_one(redis_server: RedisServer) -> None:
     with redis_server.client() as client:
         client.rpush("list", "a")
         client.hset("hash", "a", "b")
@@ -157,7 +157,7 @@ def frozen(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("fault", [refused, frozen])
-def test_a_store_that_does_not_answer_is_away_within_its_timeouts(
+def test_silent_redis_counts_as_unavailable_within_its_timeouts(
     redis_server: RedisServer, fault: Callable[[RedisServer], None]
 ) -> None:
     with opened(redis_server.url, read_timeout_seconds=0.2, connect_timeout_seconds=0.2) as store:
@@ -170,7 +170,7 @@ def test_a_store_that_does_not_answer_is_away_within_its_timeouts(
                 store.write({"a": b"1"})
 
 
-def test_it_is_back_as_soon_as_the_server_is(redis_server: RedisServer) -> None:
+def test_redis_store_is_available_as_soon_as_the_server_is(redis_server: RedisServer) -> None:
     with opened(redis_server.url) as store:
         redis_server.kill()
         with pytest.raises(StoreUnavailable, match="onnect"):
@@ -199,7 +199,7 @@ def test_a_wrong_password_is_a_reason_without_the_password(login: str) -> None:
         assert "uthenticat" in str(caught.value) or "password" in str(caught.value)
 
 
-def test_a_server_that_takes_no_more_connections_is_away() -> None:
+def test_redis_without_free_connections_counts_as_unavailable() -> None:
     with RedisServer() as server, opened(server.url) as store, server.client() as client:
         client.execute_command("CONFIG", "SET", "maxclients", "1")
         with pytest.raises(StoreUnavailable):
@@ -239,7 +239,7 @@ def acl(server: RedisServer, *rules: str) -> str:
 
 
 @pytest.mark.parametrize("rules", ["+mget", "+@read -exists", "+@read -type", "+@read -exists -type -strlen -mget"])
-def test_commands_that_an_acl_denies_keep_no_value_away(redis_server: RedisServer, rules: str) -> None:
+def test_commands_denied_by_an_acl_hide_no_other_value(redis_server: RedisServer, rules: str) -> None:
     """With a key that is missing, and with one whose size is asked for first."""
     fill(redis_server, {"a": b"1", "c": b"2"})
     with opened(acl(redis_server, "~*", *rules.split())) as store:
@@ -261,7 +261,7 @@ def test_a_key_that_may_not_be_read_does_not_take_the_others_along(redis_server:
     assert missing == MISSING
 
 
-def test_a_user_who_may_read_nothing_is_told_so(redis_server: RedisServer) -> None:
+def test_redis_user_without_read_rights_gets_that_reason(redis_server: RedisServer) -> None:
     with opened(acl(redis_server, "~*", "-@all")) as store, pytest.raises(StoreUnavailable, match="permission"):
         read(store, "a", "b")
 
@@ -269,7 +269,7 @@ def test_a_user_who_may_read_nothing_is_told_so(redis_server: RedisServer) -> No
 # --- other forms of Redis ----------------------------------------------------------------------------------
 
 
-def test_tls_is_spoken_and_an_unknown_authority_refused(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_tls_is_used_and_an_unknown_authority_refused(redis_server: RedisServer, tmp_path: Path) -> None:
     certificates = make_certificates(tmp_path)
     fill(redis_server, {"a": b"x" * 100_000})
     with behind_tls(redis_server.port, certificates.context()) as port:
@@ -303,7 +303,7 @@ def test_a_cluster_is_read_slot_by_slot() -> None:
         server.start()
 
 
-def test_a_cluster_that_is_not_there_at_the_start_is_away(redis_server: RedisServer) -> None:
+def test_cluster_unreachable_at_start_counts_as_unavailable(redis_server: RedisServer) -> None:
     redis_server.kill()
     with opened(f"redis+cluster://127.0.0.1:{redis_server.port}") as store:
         for _ in range(2):

@@ -46,7 +46,7 @@ def test_a_server_over_tcp_with_user_password_and_database() -> None:
         ("redis+cluster://:secret@one,two:6380", "redis+cluster://one:6379,two:6380"),
     ],
 )
-def test_the_name_tells_where_but_no_password(url: str, name: str) -> None:
+def test_the_stores_name_shows_the_address_but_no_password(url: str, name: str) -> None:
     assert at(url).name == name
 
 

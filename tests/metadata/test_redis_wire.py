@@ -38,7 +38,7 @@ def read(store: RedisStore, *keys: str) -> dict[str, bytes | Absent]:
     return store.read(keys, limit_bytes=LIMIT_BYTES, batch_bytes=8 * MIB).found
 
 
-def test_the_odd_server_is_read_when_it_is_not_odd() -> None:
+def test_valid_replies_of_the_test_server_are_read() -> None:
     with store_at(mget({b"a": b"1", b"b": b""})) as store:
         assert read(store, "a", "b", "c") == {"a": b"1", "b": b"", "c": Absent(MetadataState.MISSING, "no such key")}
 
@@ -224,7 +224,7 @@ def test_values_that_are_large_together_are_read_in_parts(redis_server: RedisSer
 
 
 @pytest.mark.parametrize("rules", ["+@read", "+mget"])
-def test_values_over_the_limit_do_not_keep_the_others_away(redis_server: RedisServer, rules: str) -> None:
+def test_values_over_the_limit_do_not_block_the_others(redis_server: RedisServer, rules: str) -> None:
     """Also for a user who may not ask for sizes."""
     with redis_server.client() as client:
         client.mset({f"large-{number}": b"x" * (5 * MIB) for number in range(5)})

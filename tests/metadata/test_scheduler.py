@@ -124,7 +124,7 @@ def test_batches_are_no_larger_than_asked_for_and_in_order() -> None:
 
 
 @pytest.mark.fault(22)
-def test_an_answer_for_a_version_that_is_wanted_no_more_is_dropped() -> None:
+def test_an_answer_for_a_superseded_version_is_dropped() -> None:
     it = scheduler()
     request(it, "a", "v-1", at(0))
     [old] = take(it)
@@ -177,7 +177,7 @@ def test_a_missing_key_is_asked_for_again_until_it_is_there() -> None:
     assert it.next_due() is None
 
 
-def test_since_tells_when_the_present_state_began() -> None:
+def test_since_is_the_time_at_which_the_state_began() -> None:
     it = scheduler()
     request(it, "a", "v-2", at(0))
     answer(it, MISSING, 1)
@@ -252,7 +252,7 @@ def test_read_without_answer_is_repeated_and_its_reason_reported_once() -> None:
     assert it.problem == ""
 
 
-def test_what_was_missing_stays_missing_while_the_store_is_away() -> None:
+def test_missing_values_stay_missing_while_the_store_is_unavailable() -> None:
     it = scheduler()
     request(it, "a", "v-1", at(0))
     answer(it, MISSING)
@@ -276,7 +276,7 @@ def test_waiting_begins_anew_when_the_store_is_back() -> None:
 # --- bounds ------------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_is_gone_is_forgotten() -> None:
+def test_a_removed_model_is_forgotten() -> None:
     it = scheduler()
     request(it, "a", "v-1", at(0))
     it.forget(row("a"))

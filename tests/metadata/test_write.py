@@ -69,6 +69,6 @@ def test_a_value_of_an_unknown_model_is_refused() -> None:
         check_metadata(APPMODEL, {"m4": b"value"})
 
 
-def test_a_store_that_is_away_is_told_so_that_the_appmodel_is_not_applied(tmp_path: Path) -> None:
+def test_unavailable_store_raises_before_the_appmodel_is_applied(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         write_metadata(FolderStore(tmp_path / "nowhere"), APPMODEL, {"m1": b"one"})

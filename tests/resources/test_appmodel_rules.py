@@ -69,9 +69,7 @@ def test_generated_objects_have_no_problems_in_any_form() -> None:
         (with_spec(models=[{"name": "m", "version": "1"}] * 3), "model name 'm' twice"),
     ],
 )
-def test_what_sets_an_object_aside_is_said_the_same_way_before_it_is_applied(
-    manifest: dict[str, Any], problem: str
-) -> None:
+def test_reason_to_set_aside_is_the_same_before_applying(manifest: dict[str, Any], problem: str) -> None:
     assert find_problems(manifest) == [problem]
     assert find_problems(msgspec.json.encode(manifest)) == [problem]
     parsed = parse_appmodel(msgspec.json.encode(manifest))
@@ -105,13 +103,13 @@ def test_what_sets_an_object_aside_is_said_the_same_way_before_it_is_applied(
         (with_metadata(labels={"x": 1}), "metadata.labels['x'] is a number: write a string, in quotes"),
     ],
 )
-def test_what_only_an_api_server_refuses_is_told_before_it_is_applied(manifest: dict[str, Any], problem: str) -> None:
+def test_what_only_an_api_server_refuses_is_reported_before_applying(manifest: dict[str, Any], problem: str) -> None:
     assert find_problems(manifest) == [problem]
     if "newSdkApp" not in problem:
         assert not isinstance(parse_appmodel(msgspec.json.encode(manifest)), InvalidAppModel)
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     assert find_problems({"kind": "AppModel", "metadata": {}, "spec": {"models": ["m"], "type": "x"}}) == [
         "apiVersion is missing: write iidp.com/v1",
         "metadata.name is missing",
@@ -131,14 +129,14 @@ def test_the_platforms_own_example_is_refused_with_the_right_form() -> None:
     ]
 
 
-def test_ten_thousand_mistakes_are_told_a_hundred_times() -> None:
+def test_at_most_a_hundred_mistakes_are_reported() -> None:
     assert len(find_problems(with_spec(models=["m"] * 10_000))) == 100
 
 
 @pytest.mark.parametrize(
     "metadata", [None, [], "x", {"name": 5}, {"name": "a", "annotations": 5}, {"name": "a", "annotations": {"x": 5}}]
 )
-def test_metadata_of_any_form_is_answered_in_words(metadata: object) -> None:
+def test_metadata_of_any_form_gives_a_readable_problem(metadata: object) -> None:
     (problem,) = find_problems({**GOOD, "metadata": metadata})
     assert problem.startswith("metadata")
 

@@ -109,13 +109,13 @@ def test_object_without_its_parts_is_invalid_with_a_reason(name: str, key: str, 
     assert parsed.resource_version in ("215", "216")
 
 
-def test_an_object_without_a_namespace_is_of_the_one_that_is_told() -> None:
+def test_an_object_without_a_namespace_gets_the_given_one() -> None:
     body = written({"metadata": {"name": "a"}, "spec": SPEC})
     assert parse_appmodel(body).key == ObjectKey("default", "a")
     assert parse_appmodel(body, default_namespace="other").key == ObjectKey("other", "a")
 
 
-def test_fields_that_nobody_reads_may_hold_anything() -> None:
+def test_unused_fields_may_hold_anything() -> None:
     body = b'{"metadata":{"name":"a","labels":5,"x":1e999},"spec":%b,"status":[[null]]}' % written(SPEC)
     assert isinstance(parse_appmodel(body), AppModel)
 
@@ -129,7 +129,7 @@ def test_numbers_of_any_size_stay_as_they_were_written() -> None:
     )
 
 
-def test_null_stands_for_absent() -> None:
+def test_null_counts_as_absent() -> None:
     parsed = parse_appmodel(with_metadata(creationTimestamp=None, resourceVersion=None, annotations=None))
     assert isinstance(parsed, AppModel)
     assert (parsed.created, parsed.resource_version) == ("", "")
@@ -294,7 +294,7 @@ def test_a_megabyte_of_names_is_invalid_with_a_short_reason(name: Any) -> None:
     assert len(reason) < 500
 
 
-def test_the_reason_tells_the_first_few_problems_of_many() -> None:
+def test_the_reason_lists_the_first_few_problems_of_many() -> None:
     reason = reason_of(with_models(*["m"] * 5_000))
     assert reason == (
         "spec.models[0] is a plain string: write {name: ..., version: ...}; "
@@ -410,7 +410,7 @@ def test_ipv6_is_taken() -> None:
     ],
     ids=["no labels", "no such label", "empty label", "host names"],
 )
-def test_a_slice_of_no_service_or_of_host_names_is_none_of_ours(manifest: dict[str, object]) -> None:
+def test_slices_without_a_service_or_of_host_names_are_ignored(manifest: dict[str, object]) -> None:
     assert parse_endpointslice(written(manifest)) is None
     assert parse_key(written(manifest)) == ObjectKey("default", "s")
 

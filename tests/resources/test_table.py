@@ -139,7 +139,7 @@ def test_an_object_without_a_name_is_refused() -> None:
         read({"metadata": {}})
 
 
-def test_index_values_are_told_apart_by_type() -> None:
+def test_index_values_of_different_types_differ() -> None:
     values = [1, True, "1", 1.5, "", 0, False, "b1"]
     assert len({index_value("i", value) for value in values}) == len(values)
     assert index_value("i", 1.0) == index_value("i", 1)
@@ -301,13 +301,13 @@ def test_a_field_selector_compares_as_an_api_server_does(selector: str, selected
     assert matches_fields(parse_field_selector(selector), manifest) is selected
 
 
-def test_secrets_are_read_where_that_is_said() -> None:
+def test_secrets_are_read_where_a_table_allows_it() -> None:
     definition = TableDefinition(resource="secrets.v1", secrets="allowed")
     (kind,) = watch_tables({"keys": definition}, several_namespaces=False)
     assert kind.full_name == "secrets"
 
 
-def test_a_redefined_table_has_another_number_and_the_same_one_again_the_same() -> None:
+def test_redefined_table_gets_a_new_number_and_restored_one_its_old() -> None:
     one, other = TableDefinition(resource="nodes.v1"), TableDefinition(resource="nodes.v1", key=".metadata.uid")
     ((a,), (b,), (c,)) = (watch_tables({"n": each}, several_namespaces=False) for each in (one, other, one))
     assert a.feeds == c.feeds != b.feeds

@@ -139,7 +139,7 @@ def test_workers_whose_server_was_killed_do_not_outlive_shmroute_run(
         server.gone(left)
 
 
-def test_a_server_that_has_become_another_process_goes_on_below_shmroute_run(
+def test_a_server_that_replaced_its_process_keeps_running_under_run(
     tmp_path: Path, area: str, manifests: Manifests
 ) -> None:
     port = free_port()

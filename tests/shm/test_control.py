@@ -39,7 +39,7 @@ def test_a_fresh_area_has_generation_0_and_no_segment(area: str) -> None:
         assert control.status() is None
 
 
-def test_a_beat_is_seen_and_a_contact_of_0_leaves_the_last_one(area: str) -> None:
+def test_heartbeat_is_seen_and_a_contact_of_0_keeps_the_last_one(area: str) -> None:
     with Publisher(area) as publisher:
         control = ControlReader(area)
         publisher.control.beat(10, 9, synced=True)
@@ -54,7 +54,7 @@ def test_a_contact_may_lie_before_the_clock_began(area: str) -> None:
         assert ControlReader(area).contact_ns == -9
 
 
-def test_the_next_writer_introduces_itself_and_keeps_the_last_contact(area: str) -> None:
+def test_the_next_writer_stores_its_pid_and_keeps_the_last_contact(area: str) -> None:
     with Publisher(area, now_ns=1) as publisher:
         publisher.control.beat(10, 9, synced=True)
     with Publisher(area, now_ns=100):
@@ -95,7 +95,7 @@ def test_a_half_written_status_page_gives_way_to_the_one_before(area: str) -> No
         assert ControlReader(area).status() == b"two"
 
 
-def test_a_status_page_goes_on_from_the_former_writers(area: str) -> None:
+def test_a_status_page_continues_from_the_former_writers(area: str) -> None:
     with Publisher(area) as publisher:
         for number in range(3):
             publisher.control.store_status(b"%d" % number)
@@ -105,7 +105,7 @@ def test_a_status_page_goes_on_from_the_former_writers(area: str) -> None:
 
 
 @pytest.mark.parametrize("word", [float("nan"), -1.0, 0.5, 2.0**53, 1e300, float("-inf")])
-def test_a_word_that_is_no_generation_is_refused(area: str, word: float) -> None:
+def test_a_damaged_generation_number_is_refused(area: str, word: float) -> None:
     with Publisher(area):
         poke(area, layout.GENERATION_AT, struct.pack("<d", word))
         with pytest.raises(AreaUnreadable, match="generation is damaged"):
@@ -169,7 +169,7 @@ def test_a_forked_child_does_not_keep_the_lock_when_its_parent_is_killed(area: s
             os.kill(grandchild, signal.SIGKILL)
 
 
-def test_a_forked_child_neither_writes_nor_takes_the_area_away(area: str) -> None:
+def test_a_forked_child_neither_writes_nor_removes_the_area(area: str) -> None:
     def misuse(pipe: Pipe, publisher: Publisher) -> None:
         with pytest.raises(AreaBusy):
             publisher.publish({(1, "a"): b"child"})
@@ -226,7 +226,7 @@ def test_a_writer_of_another_format_version_that_lives_is_not_replaced(area: str
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"something else" * 10_000])
-def test_something_else_of_that_name_is_replaced_if_nobody_locks_it(area: str, content: bytes) -> None:
+def test_an_unlocked_foreign_file_of_that_name_is_replaced(area: str, content: bytes) -> None:
     Path(posix.path_of(f"shmroute-{area}")).write_bytes(content)
     with Publisher(area) as publisher:
         assert publisher.publish({(1, "a"): b"1"}) == 1
@@ -255,7 +255,7 @@ def test_a_directory_among_the_leftovers_is_left_and_does_no_harm(area: str, cap
         directory.rmdir()
 
 
-def test_of_many_that_start_at_once_one_gets_the_area(area: str) -> None:
+def test_one_of_many_writers_that_start_at_once_gets_the_area(area: str) -> None:
     """Half-made control blocks are never seen: each start finds none, a whole one, or is too late."""
     for _ in range(20):
         start = threading.Barrier(4)

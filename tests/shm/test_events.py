@@ -43,7 +43,7 @@ def test_log_of_another_area_of_that_name_is_replaced(area: str) -> None:
 
 
 @pytest.mark.parametrize("harm", ["removed", "cut short", "zeros"])
-def test_harmed_log_is_made_anew_by_the_next_event(area: str, harm: str) -> None:
+def test_damaged_log_is_recreated_by_the_next_event(area: str, harm: str) -> None:
     with Publisher(area):
         it = writer(area)
         it.append(5, [b"before"])
@@ -72,7 +72,7 @@ def test_damaged_place_is_left_out_and_the_others_are_read(area: str) -> None:
         assert [each.payload for each in read_events(area)] == [b"one", b"three"]
 
 
-def test_reader_beside_a_writer_sees_whole_events_only(area: str) -> None:
+def test_reader_sees_only_whole_events_during_writes(area: str) -> None:
     with Publisher(area):
         it = writer(area)
         it.append(0, [b"begin"])
@@ -95,7 +95,7 @@ def test_reader_beside_a_writer_sees_whole_events_only(area: str) -> None:
             thread.join()
 
 
-def test_log_that_is_made_anew_is_never_seen_half(area: str) -> None:
+def test_recreated_log_is_never_seen_half_written(area: str) -> None:
     with Publisher(area):
         number = iter(range(1, 1_000))
         it = writer(area, 0)

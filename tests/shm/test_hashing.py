@@ -16,7 +16,7 @@ from tests.generate import colliding_names
 VECTOR = 0xDB883DCFE1337E14
 
 
-def test_vector_of_the_format_is_right() -> None:
+def test_hash_gives_the_documented_test_vector() -> None:
     for function in (hashing.hasher, hashing.siphash13):
         assert int.from_bytes(function(hashing.TEST_KEY, hashing.TEST_DATA), "little") == VECTOR
 
@@ -26,7 +26,7 @@ def test_both_implementations_agree(key: int, data: bytes) -> None:
     assert hashing.hasher(key, data) == hashing.siphash13(key, data)
 
 
-def test_here_the_fast_one_is_used() -> None:
+def test_this_python_uses_the_fast_hash() -> None:
     assert hashing.hasher is not hashing.siphash13
 
 

@@ -185,7 +185,7 @@ def test_a_record_without_its_link_is_the_record_of_a_new_row(kind: int, key: by
     before=st.binary(max_size=140),
     after=st.binary(max_size=200),
 )
-def test_a_key_that_stands_in_its_value_is_not_stored_again(kind: int, key: bytes, before: bytes, after: bytes) -> None:
+def test_a_key_contained_in_its_value_is_not_stored_again(kind: int, key: bytes, before: bytes, after: bytes) -> None:
     value = before + key + after
     record = layout.pack_record(kind, key, value, 0)
     _, key_length, its_kind, sized, _ = layout.RECORD.unpack_from(record)

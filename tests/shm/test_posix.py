@@ -58,7 +58,7 @@ def test_an_empty_object_is_refused(area: str) -> None:
         posix.attach(posix.control_name(area))
 
 
-def test_a_missing_object_is_told_from_one_that_may_not_be_opened(area: str) -> None:
+def test_a_missing_object_differs_from_one_that_may_not_be_opened(area: str) -> None:
     with pytest.raises(FileNotFoundError):
         posix.attach(posix.control_name(area))
 
@@ -256,7 +256,7 @@ if __name__ == "__main__":
 """
 
 
-def test_processes_of_multiprocessing_that_read_and_end_take_nothing_away(area: str, tmp_path: Path) -> None:
+def test_multiprocessing_readers_that_end_unlink_nothing(area: str, tmp_path: Path) -> None:
     script = tmp_path / "reading.py"
     script.write_text(READING_CHILDREN)
     with Publisher(area) as publisher:

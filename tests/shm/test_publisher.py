@@ -170,7 +170,7 @@ def test_heart_beats_in_each_long_part_of_a_publish(area: str, monkeypatch: pyte
         assert beats["other"] >= 19, "while the rows are found that are there no more"
 
 
-def test_rows_whose_keys_share_a_checksum_are_told_apart(area: str) -> None:
+def test_rows_whose_keys_share_a_checksum_differ(area: str) -> None:
     """`plumless` and `buckeroo` have the same CRC-32."""
     with Publisher(area) as publisher:
         rows = {(0, "plumless"): b"1", (0, "buckeroo"): b"2"}
@@ -189,7 +189,7 @@ def test_rows_whose_keys_share_a_checksum_are_told_apart(area: str) -> None:
 
 @pytest.mark.fault(31)
 @pytest.mark.usefixtures("small_segments")
-def test_a_grown_log_becomes_a_new_base_while_publishing_goes_on(area: str) -> None:
+def test_a_grown_log_becomes_a_new_base_while_publishing_continues(area: str) -> None:
     with Publisher(area) as publisher:
         rows: Table = {(1, f"k{number}"): b"0" for number in range(100)}
         publisher.replace(rows)
@@ -294,7 +294,7 @@ def test_sizes_are_what_the_file_system_says(area: str) -> None:
 # --- leaving and taking over ----------------------------------------------------------------------------------
 
 
-def test_the_next_writer_goes_on_where_the_last_one_stood(area: str) -> None:
+def test_the_next_writer_continues_where_the_last_one_ended(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
         publisher.publish({(1, "b"): b"2"})
@@ -345,7 +345,7 @@ def test_what_a_killed_writer_left_behind_the_log_is_never_taken_for_a_batch(are
 @pytest.mark.fault(29)
 @pytest.mark.fault(30)
 @pytest.mark.parametrize("damage", ["gone", "cut", "header", "newest batch"])
-def test_rows_that_cannot_be_adopted_are_given_up_and_generations_go_on(
+def test_unadoptable_rows_are_dropped_and_generations_continue(
     area: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Publisher(area) as publisher:
@@ -532,7 +532,7 @@ def test_base_with_crowded_slots_is_rebuilt_in_time(area: str) -> None:
         assert len(table(reader)) == 40
 
 
-def test_rows_with_empty_values_are_in_nobodys_way(area: str) -> None:
+def test_rows_with_empty_values_disturb_no_other_row(area: str) -> None:
     rows = {(1, f"k{number}"): b"x" * (number % 3) for number in range(300)}
     with Publisher(area) as publisher:
         publisher.replace(rows)

@@ -35,7 +35,7 @@ def test_there_is_nothing_to_read_before_the_first_publish(area: str) -> None:
         assert RowReader(area).generation == 1
 
 
-def test_a_reader_stands_still_until_it_is_refreshed(area: str) -> None:
+def test_a_reader_stays_at_its_generation_until_it_is_refreshed(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
         reader = RowReader(area)

@@ -194,7 +194,7 @@ def test_a_slot_that_leads_out_of_the_records_is_found_out(area: str, target: in
             list(segment.rows(end // 8))
 
 
-def test_a_full_table_of_slots_is_no_endless_search(area: str) -> None:
+def test_a_search_in_a_full_slot_table_ends(area: str) -> None:
     build(area)
     segment = Segment(current_segment(area))
     row = segment._slots[segment.probe(1, b"a", NO_END)[1]]
@@ -204,7 +204,7 @@ def test_a_full_table_of_slots_is_no_endless_search(area: str) -> None:
 
 
 @pytest.mark.fault(29)
-def test_records_that_supersede_each_other_are_no_endless_walk(area: str) -> None:
+def test_a_walk_over_records_that_supersede_each_other_ends(area: str) -> None:
     states = build(area)
     segment = Segment(current_segment(area))
     newest = word_of(segment, 1, b"a")
@@ -232,14 +232,14 @@ def test_a_damaged_link_between_versions_does_not_lead_to_a_third(area: str) -> 
 
 
 @pytest.mark.parametrize("hint", [1, 8, 127, 128, 1 << 40, (1 << 64) - 8])
-def test_a_hint_that_leads_nowhere_is_refused(area: str, hint: int) -> None:
+def test_a_log_hint_outside_the_segment_is_refused(area: str, hint: int) -> None:
     build(area)
     poke(area, layout.HINT_AT, word(hint))
     with pytest.raises(AreaUnreadable, match="newest batch is damaged"):
         Segment(current_segment(area)).position()
 
 
-def test_a_hint_that_was_set_back_only_makes_the_way_longer(area: str) -> None:
+def test_a_log_hint_set_back_only_lengthens_the_search(area: str) -> None:
     build(area)
     segment = Segment(current_segment(area))
     poke(area, layout.HINT_AT, word(segment.header.log_at))

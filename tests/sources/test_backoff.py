@@ -49,7 +49,7 @@ def test_health_makes_the_next_failure_the_first_again(clock: Clock) -> None:
     assert backoff.failed() == FIRST_SECONDS
 
 
-def test_the_wait_itself_is_no_health(clock: Clock) -> None:
+def test_waiting_does_not_count_as_healthy(clock: Clock) -> None:
     backoff = make(clock)
     for _ in range(12):
         clock.now += backoff.refused(RESET_AFTER_SECONDS * 2)  # longer than it takes to be healthy, but waited

@@ -17,34 +17,34 @@ def publish(area: str) -> Publisher:
     return publisher
 
 
-def test_the_memory_of_an_area_that_nobody_writes_is_removed(area: str) -> None:
+def test_memory_of_an_area_without_a_writer_is_removed(area: str) -> None:
     publish(area).close()
     remove_area(area)
     assert memory_of(area) == []
 
 
-def test_the_memory_of_an_area_that_somebody_writes_is_left(area: str) -> None:
+def test_memory_of_an_area_with_a_writer_is_kept(area: str) -> None:
     with publish(area) as publisher:
         remove_area(area)
         assert len(memory_of(area)) == 4
         assert publisher.get(Kind.MODEL, "model") == b"row"
 
 
-def test_the_memory_of_an_area_that_a_watcher_stands_by_for_is_left(area: str) -> None:
+def test_memory_of_an_area_with_a_standby_watcher_is_kept(area: str) -> None:
     publish(area).close()
     stand_by(area, time.monotonic_ns())
     remove_area(area)
     assert len(memory_of(area)) == 4
 
 
-def test_a_watcher_that_stood_by_long_ago_does_not_count(area: str) -> None:
+def test_standby_of_long_ago_does_not_keep_the_memory(area: str) -> None:
     publish(area).close()
     stand_by(area, time.monotonic_ns() - int(AWAITED_SECONDS * 1e9) - 1)
     remove_area(area)
     assert memory_of(area) == []
 
 
-def test_whoever_takes_the_area_over_waits_for_it_no_more(area: str) -> None:
+def test_a_standby_that_took_over_does_not_keep_the_memory(area: str) -> None:
     publish(area).close()
     stand_by(area, time.monotonic_ns())
     publish(area).close()
@@ -52,6 +52,6 @@ def test_whoever_takes_the_area_over_waits_for_it_no_more(area: str) -> None:
     assert memory_of(area) == []
 
 
-def test_standing_by_for_an_area_that_is_not_there_does_nothing(area: str) -> None:
+def test_standby_for_a_missing_area_leaves_no_memory(area: str) -> None:
     stand_by(area, time.monotonic_ns())
     assert memory_of(area) == []

@@ -93,6 +93,6 @@ def test_watcher_without_the_area_is_frozen_only_if_it_was_stopped(writer: Write
     assert [stranger.look() for _ in range(FROZEN_CHECKS)] == [False] * (FROZEN_CHECKS - 1) + [True]
 
 
-def test_writer_of_the_same_pid_in_another_container_is_told_apart(area: str, writer: Writer) -> None:
+def test_writer_with_the_same_pid_in_another_container_differs(area: str, writer: Writer) -> None:
     later = HeartbeatCheck(area, writer.process.pid, time.monotonic_ns())
     assert not any(later.look() for _ in range(2 * FROZEN_CHECKS))

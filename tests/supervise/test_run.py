@@ -50,7 +50,7 @@ while True:
 
 
 @pytest.mark.parametrize("code", [0, 9])
-def test_it_ends_with_the_commands_exit_code_and_leaves_nothing(area: str, manifests: Manifests, code: int) -> None:
+def test_run_ends_with_the_commands_exit_code_and_leaves_nothing(area: str, manifests: Manifests, code: int) -> None:
     with run(area, manifests.path, python(f"raise SystemExit({code})")) as running:
         assert running.wait() == code
     assert memory_of(area) == []
@@ -74,7 +74,7 @@ def test_a_command_that_cannot_be_executed_ends_it_with_126(area: str, manifests
         assert running.wait() == 126
 
 
-def test_the_command_finds_the_first_snapshot_in_the_area_that_it_is_told(area: str, manifests: Manifests) -> None:
+def test_the_command_finds_the_first_snapshot_in_its_area(area: str, manifests: Manifests) -> None:
     code = f"import os, shmroute; print(os.environ['SHMROUTE_AREA'], shmroute.resolve({MODEL!r}).app)"
     with run(area, manifests.path, python(code)) as running:
         assert running.wait() == 0
@@ -243,7 +243,7 @@ def test_watcher_whose_parent_was_killed_early_removes_the_memory(area: str, man
     assert memory_of(area) == []
 
 
-def test_what_ends_with_the_command_by_itself_is_not_called_left(area: str, manifests: Manifests) -> None:
+def test_children_that_end_with_the_command_are_not_reported(area: str, manifests: Manifests) -> None:
     code = (
         "import os, sys, time\nread, write = os.pipe()\nif os.fork() == 0:"
         "\n    os.close(write)\n    os.read(read, 1)\n    time.sleep(0.05)"
@@ -341,7 +341,7 @@ raise SystemExit(7)
 # --- two of them -------------------------------------------------------------------------------------------
 
 
-def test_a_second_one_on_the_same_source_stands_by_and_takes_the_area_over(area: str, manifests: Manifests) -> None:
+def test_second_run_on_the_same_source_is_standby_and_takes_over(area: str, manifests: Manifests) -> None:
     with run(area, manifests.path, python(SLEEP)) as first:
         first.line()
         with run(area, manifests.path, python(RESOLVE_IN_A_LOOP)) as second, Reader(area) as reader:
@@ -358,7 +358,7 @@ def test_a_second_one_on_the_same_source_stands_by_and_takes_the_area_over(area:
     assert memory_of(area) == []
 
 
-def test_a_second_one_on_another_source_is_refused(
+def test_second_run_on_another_source_is_refused(
     area: str, manifests: Manifests, tmp_path: Path, make_area: Callable[[], str]
 ) -> None:
     other = Manifests(tmp_path / "other")

@@ -90,7 +90,7 @@ def test_an_object_replaced_under_its_name_loses_its_age() -> None:
     assert followed.row(Kind.CONFLICT, "default/model1").losers == ("b",)
 
 
-def test_claims_of_different_namespaces_are_no_conflict_and_the_oldest_leads() -> None:
+def test_other_namespaces_claims_do_not_conflict_and_the_oldest_comes_first() -> None:
     followed = Followed()
     followed.put(
         appmodel("west/a", "model1=w", created=LATE),

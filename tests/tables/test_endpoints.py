@@ -77,7 +77,7 @@ def test_an_appmodel_that_changes_its_models_leaves_its_endpoints_alone() -> Non
     assert not any(kind == Kind.ENDPOINTS for kind, _ in followed.take())
 
 
-def test_the_annotation_leads_to_another_service_and_away_again() -> None:
+def test_the_annotation_switches_the_service_and_back() -> None:
     followed = Followed()
     followed.put(
         endpointslice("s", "10.0.0.1", service="app"),
@@ -143,7 +143,7 @@ def test_slices_missing_in_a_list_make_their_service_not_known() -> None:
     assert state_of(followed) == EndpointsState.UNKNOWN
 
 
-def test_an_emptied_service_that_nobody_names_any_more_is_forgotten() -> None:
+def test_an_emptied_service_without_appmodel_is_forgotten() -> None:
     followed = Followed()
     item = endpointslice("s", "10.0.0.1", service="app")
     followed.put(appmodel("app"), item)
@@ -175,7 +175,7 @@ def test_emptied_service_that_changes_its_appmodel_stays_known_empty() -> None:
         assert state_of(followed, f"default/{first}") == EndpointsState.KNOWN
 
 
-def test_what_becomes_of_services_that_nobody_names_is_not_remembered() -> None:
+def test_changes_of_services_without_appmodel_are_not_remembered() -> None:
     followed = Followed()
     for number in range(10):
         item = endpointslice(f"s{number}", "10.0.0.1", service=f"service{number}")

@@ -74,11 +74,11 @@ def test_the_port_is_chosen_by_the_first_rule_that_holds(ports: str, port: str, 
         ("", "http", "port 'http' is not a TCP port of Service default/app, which has no port"),
     ],
 )
-def test_where_no_rule_holds_the_words_say_what_there_is(ports: str, port: str, words: str) -> None:
+def test_the_problem_names_the_ports_where_no_rule_chooses_one(ports: str, port: str, words: str) -> None:
     assert problem(one(ports), port=port).startswith(words)
 
 
-def test_a_long_list_of_ports_is_cut() -> None:
+def test_long_list_of_ports_is_cut_in_the_message() -> None:
     ports = " ".join(f"p{number}:{number}" for number in range(100, 200))
     assert problem(one(ports)).count(", ") == 10
 
@@ -116,7 +116,7 @@ def test_an_address_under_two_ports_is_two_endpoints() -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(9, 10), (10, 9), (0, 0)])
-def test_ready_one_of_an_address_in_two_slices_counts(first: int, second: int) -> None:
+def test_address_ready_in_one_of_two_slices_counts_as_ready(first: int, second: int) -> None:
     slices = [
         endpointslice("a", endpoint("10.0.0.1", ready=False), service="app", version=first),
         endpointslice("b", endpoint("10.0.0.1", ready=True), service="app", version=second),

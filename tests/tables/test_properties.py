@@ -196,7 +196,7 @@ def test_the_rows_do_not_depend_on_the_order_or_the_history(
 
 @settings(max_examples=40, deadline=None)
 @given(histories())
-def test_announcements_replayed_give_the_objects_in_force(batches: list[list[Event]]) -> None:
+def test_replayed_announcements_give_the_served_objects(batches: list[list[Event]]) -> None:
     index, oracle = Index(), Oracle()
     announced: dict[ObjectKey, AppModel] = {}
     for event in chain.from_iterable(batches):

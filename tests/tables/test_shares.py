@@ -192,7 +192,7 @@ def test_the_next_one_gets_the_room_that_an_older_one_leaves() -> None:
     assert (Kind.INVALID, "AppModel evil/b without room") not in rows
 
 
-def test_an_invalid_change_of_an_object_without_room_says_that_nothing_of_it_is_served() -> None:
+def test_invalid_change_without_room_reports_that_nothing_is_served() -> None:
     index = Index(room=Room(routes=Share(1, 3, PLENTY)))
     index.apply(Changed("appmodels", appmodel("evil/a", "m1")))
     index.apply(Changed("appmodels", appmodel("evil/b", "m2", created="2027")))

@@ -122,7 +122,7 @@ def test_what_a_complete_list_does_not_hold_is_gone_and_announced() -> None:
     assert not any(key[1] in ("m1", "kept", "default/kept") for key in changes)
 
 
-def test_an_object_that_stands_twice_in_a_list_counts_as_it_stands_last() -> None:
+def test_an_object_listed_twice_counts_as_listed_last() -> None:
     followed = Followed()
     followed.replace(appmodel("a", "m1"), appmodel("a", "m2"))
     assert followed.served_by("m1") is None
@@ -158,7 +158,7 @@ def test_an_invalid_object_is_listed_with_its_reason() -> None:
 
 
 @pytest.mark.fault(17)
-def test_the_last_valid_state_of_an_invalid_object_stays_in_force() -> None:
+def test_the_last_valid_state_of_an_invalid_object_is_served() -> None:
     followed = Followed()
     followed.put(appmodel("a", "m1=7"), endpointslice("s", "10.0.0.1", service="a"))
     followed.take()
@@ -177,7 +177,7 @@ def test_last_valid_state_stays_when_a_list_holds_the_object_invalid() -> None:
     assert followed.row(Kind.INVALID, "AppModel default/a").last_good
 
 
-def test_the_last_valid_state_goes_on_holding_its_claim() -> None:
+def test_the_last_valid_state_keeps_its_claim() -> None:
     followed = Followed()
     followed.put(appmodel("winner", created=EARLY), appmodel("loser", created=LATE))
     followed.put(invalid("winner"))
@@ -252,7 +252,7 @@ def test_a_file_whose_name_is_no_text_is_listed_under_a_readable_one() -> None:
 # --- announcements -------------------------------------------------------------------------------------------
 
 
-def test_a_resync_hands_out_every_object_in_force_and_changes_no_row() -> None:
+def test_a_resync_announces_every_served_object_and_changes_no_row() -> None:
     followed = Followed()
     winner, loser, broken = appmodel("w"), appmodel("l", created=LATE), appmodel("b", "m2")
     followed.put(winner, loser, broken, invalid("b"), invalid("never-valid"))

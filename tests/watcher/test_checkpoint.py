@@ -98,7 +98,7 @@ def test_what_was_published_is_read_back_with_its_age(area: str, tmp_path: Path)
 
 
 @pytest.mark.fault(2)
-def test_an_area_that_is_not_in_step_is_not_written(area: str, tmp_path: Path) -> None:
+def test_no_checkpoint_is_written_while_not_in_step(area: str, tmp_path: Path) -> None:
     publisher = Publisher(area)
     publisher.replace(ROWS)
     save(tmp_path / "checkpoint", area)
@@ -108,12 +108,12 @@ def test_an_area_that_is_not_in_step_is_not_written(area: str, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_area_that_does_not_exist_is_not_written(area: str, tmp_path: Path) -> None:
+def test_no_checkpoint_is_written_without_an_area(area: str, tmp_path: Path) -> None:
     save(tmp_path / "checkpoint", area)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_its_owner_can_read_it(area: str, tmp_path: Path) -> None:
+def test_only_its_owner_can_read_the_checkpoint(area: str, tmp_path: Path) -> None:
     publish(area, ROWS).close()
     before = os.umask(0)
     try:
@@ -123,7 +123,7 @@ def test_only_its_owner_can_read_it(area: str, tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint").stat().st_mode & 0o777 == 0o600
 
 
-def test_it_is_written_beside_and_renamed(area: str, tmp_path: Path, whole: bytes) -> None:
+def test_checkpoint_is_written_to_a_new_file_and_renamed(area: str, tmp_path: Path, whole: bytes) -> None:
     path = tmp_path / "checkpoint"
     path.write_bytes(whole)
     publish(area, {(Kind.MODEL, "other"): b"x"}).close()
@@ -169,7 +169,7 @@ def test_unchanged_rows_are_written_again_to_keep_their_age(
 
 @pytest.mark.fault(2)
 @pytest.mark.parametrize("position", ["start", "middle", "end"])
-def test_a_damaged_one_is_ignored_with_a_warning(
+def test_a_damaged_checkpoint_is_ignored_with_a_warning(
     whole: bytes, position: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     damaged = bytearray(whole)
@@ -213,12 +213,12 @@ def test_an_age_that_is_no_number_is_damage(contact: float) -> None:
 
 
 @pytest.mark.parametrize("rows", [{}, [1], [[1, "a"]], [["1", "a", b""]], [[65536, "a", b""]], [[0, "a", b""]]])
-def test_rows_that_are_none_are_damage_even_under_a_right_checksum(rows: object) -> None:
+def test_undecodable_rows_are_damage_even_with_a_right_checksum(rows: object) -> None:
     with pytest.raises(ValueError, match="damaged"):
         parse(with_facts(0.0, rows))
 
 
-def test_one_that_cannot_be_read_is_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_checkpoint_is_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert checkpoint(tmp_path / "absent", "any").load() is None
     assert caplog.text == ""
     path = tmp_path / "checkpoint"
@@ -343,7 +343,7 @@ def test_a_name_that_a_stranger_has_taken_beside_it_is_avoided(area: str, tmp_pa
 # -- when it cannot be written
 
 
-def test_a_folder_that_is_not_there_is_told_and_does_no_harm(
+def test_missing_folder_of_the_checkpoint_is_logged_and_harmless(
     area: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(area, ROWS).close()
@@ -365,7 +365,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_keeps_the_former_one_and_no_half_of_the_new_one(
+def test_a_full_disk_keeps_the_former_checkpoint_whole(
     area: str, small_disk: Path, whole: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = small_disk / "checkpoint"

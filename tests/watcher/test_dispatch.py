@@ -109,7 +109,7 @@ def test_announcements_come_in_order_in_a_thread_of_their_own() -> None:
         ([delete("v1"), add(version="v2"), delete("v2")], [("delete", "v1", None)]),
     ],
 )
-def test_what_changes_several_times_before_its_turn_is_told_once(
+def test_several_changes_before_a_call_are_announced_as_one(
     meanwhile: Sequence[Announcement], told: list[Call]
 ) -> None:
     handler = Noting()
@@ -126,7 +126,7 @@ def test_what_changes_several_times_before_its_turn_is_told_once(
 
 
 @pytest.mark.fault(21)
-def test_a_handler_that_hangs_holds_nobody_up_and_keeps_what_waits_bounded() -> None:
+def test_a_hanging_handler_delays_no_other_and_its_queue_stays_bounded() -> None:
     handler = Noting()
     dispatcher = Dispatcher(handler)
     thread = running(dispatcher)

@@ -130,7 +130,7 @@ def test_failed_publication_is_not_logged(noted: Notes) -> None:
     assert noted.publish([(Kind.MODEL, "kept", ROUTE)]) == ["model kept added: 1 by app app v1 (ns/am)"]
 
 
-def test_every_kind_of_row_has_its_words_and_hides_its_value(noted: Notes) -> None:
+def test_each_kind_of_row_has_its_event_text_and_hides_its_value(noted: Notes) -> None:
     metadata = MetadataRow("app", "1", "1", MetadataState.LOADED, 0.0, b"a secret")
     lines = noted.publish(
         [

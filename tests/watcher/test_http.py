@@ -62,7 +62,7 @@ def test_liveness_is_never_the_api_servers_fault(area: str) -> None:
         assert "connection refused" in text
 
 
-def test_readiness_is_the_first_snapshot_and_stays_when_the_server_goes_away(area: str) -> None:
+def test_readiness_begins_with_a_snapshot_and_outlives_the_server(area: str) -> None:
     with running(area) as it, serving(it.watcher) as port:
         assert ask(port, "/readyz")[0] == 503
         it.source.put(Replaced("appmodels", ()))
@@ -72,7 +72,7 @@ def test_readiness_is_the_first_snapshot_and_stays_when_the_server_goes_away(are
         assert ask(port, "/readyz") == (200, "ok\nappmodels: connection refused\n"), "ready, and says what is wrong"
 
 
-def test_a_watcher_that_stands_by_is_alive_and_not_ready(area: str) -> None:
+def test_a_standby_watcher_is_live_and_not_ready(area: str) -> None:
     publisher = Publisher(area)
     with running(area) as it, serving(it.watcher) as port:
         wait_for(lambda: it.watcher.status.problem != "")
@@ -81,7 +81,7 @@ def test_a_watcher_that_stands_by_is_alive_and_not_ready(area: str) -> None:
     publisher.close()
 
 
-def test_an_owner_that_does_not_turn_is_not_alive(area: str) -> None:
+def test_a_watcher_whose_loop_hangs_is_not_live(area: str) -> None:
     watcher = WatcherLoop(area, [Told()], settings=SETTINGS)  # never run
     with serving(watcher) as port:
         assert ask(port, "/healthz")[0] == 200
@@ -119,7 +119,7 @@ def test_metrics_can_be_read_by_prometheus_and_say_what_has_been(area: str) -> N
     assert "one" not in {label for name, *labels in samples for label in labels}, "no label names a model"
 
 
-def test_the_snapshots_age_goes_on_growing_while_the_owner_does_not_turn(area: str) -> None:
+def test_the_snapshots_age_grows_while_the_watchers_loop_hangs(area: str) -> None:
     with running(area) as it:
         it.source.put(Replaced("appmodels", ()))
         it.source.in_step()
@@ -131,7 +131,7 @@ def test_the_snapshots_age_goes_on_growing_while_the_owner_does_not_turn(area: s
     assert float(age.split()[1]) >= 100
 
 
-def test_a_client_that_says_nothing_keeps_nobody_waiting(area: str) -> None:
+def test_a_silent_client_delays_no_other_request(area: str) -> None:
     with running(area) as it, serving(it.watcher) as port, socket.create_connection(("127.0.0.1", port)):
         assert ask(port, "/healthz")[0] == 200
 

@@ -22,7 +22,7 @@ def table(kind: TableKind, *, ready: bool) -> bytes:
     return encode(TableRow(kind.feeds, "configmaps.v1", ready, 1))
 
 
-def test_a_redefined_table_is_exchanged_in_one_generation_and_a_removed_one_leaves_nothing(area: str) -> None:
+def test_redefined_table_is_exchanged_whole_and_removed_one_leaves_no_row(area: str) -> None:
     first, second = declared(".data.a"), declared(".data.b")
     pending = PendingRows(area, SETTINGS, [first], lambda *_: {}, time.monotonic_ns)
     with contextlib.closing(Publisher(area)) as publisher:

@@ -203,7 +203,7 @@ def test_metadata_is_kept_over_a_takeover_while_it_is_read_again(area: str, tmp_
 
 
 @pytest.mark.fault(25)
-def test_a_second_watcher_stands_by_and_takes_over_when_the_first_is_gone(
+def test_second_watcher_is_standby_and_takes_over_when_the_first_ends(
     area: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -238,7 +238,7 @@ def test_standby_of_another_source_says_that_it_will_replace_the_routes(
     assert "from https://elsewhere" in caplog.text
 
 
-def test_a_watcher_that_stands_by_stops_at_once(area: str) -> None:
+def test_a_standby_watcher_stops_at_once(area: str) -> None:
     publisher = Publisher(area)
     with running(area) as it:
         wait_for(lambda: it.watcher.status.problem != "")
@@ -266,7 +266,7 @@ def no_room(times: int) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("method", ["replace", "publish"])
-def test_a_publish_that_finds_no_room_is_told_and_tried_again_until_there_is(
+def test_publish_without_room_is_reported_and_retried_until_there_is_room(
     area: str, method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -537,7 +537,7 @@ class HungHandler:
 
 
 @pytest.mark.fault(21)
-def test_the_owner_waits_for_nothing_but_its_queue(area: str, tmp_path: Path) -> None:
+def test_the_watchers_loop_waits_only_for_its_queue(area: str, tmp_path: Path) -> None:
     store, handler, calls = HungStore(tmp_path), HungHandler(), Calls("watcher")
     it = Running(area, Told(), metadata=MetadataFeed(MetadataLoader(store)), handlers=[handler])
     threading.setprofile(calls)

@@ -81,13 +81,13 @@ class Table:
 # --- what is told ---------------------------------------------------------------------------------------------
 
 
-def test_it_begins_with_all_routes(given: RoutesArea, reader: Reader) -> None:
+def test_changes_begin_with_all_routes(given: RoutesArea, reader: Reader) -> None:
     given.publish(route("a"), route("b"))
     given.route("a", version="v2")
     assert now(reader) == [Reset(2, {"a": route("a", version="v2"), "b": route("b")}, "start")]
 
 
-def test_it_tells_what_was_added_changed_and_removed_since_a_generation(given: RoutesArea, reader: Reader) -> None:
+def test_changes_name_what_was_added_changed_and_removed(given: RoutesArea, reader: Reader) -> None:
     since = given.publish(route("a"), route("b"))
     assert now(reader, since) == []
     given.publish(route("a", version="v2"), route("c"))
@@ -115,7 +115,7 @@ def test_routes_it_gives_lead_to_endpoints(given: RoutesArea, reader: Reader) ->
     assert change.new.endpoints == reader.resolve("a").endpoints
 
 
-def test_rows_of_other_kinds_are_not_told_of(given: RoutesArea, reader: Reader) -> None:
+def test_changes_leave_out_rows_of_other_kinds(given: RoutesArea, reader: Reader) -> None:
     since = given.route("a")
     given.endpoints("app", "10.0.0.1:80")
     given.metadata("a", {"x": 1})
@@ -125,7 +125,7 @@ def test_rows_of_other_kinds_are_not_told_of(given: RoutesArea, reader: Reader) 
     assert changes.generation == 4, "but it knows how far it has come"
 
 
-def test_metadata_is_told_of_when_it_is_asked_for(given: RoutesArea, reader: Reader) -> None:
+def test_changes_include_metadata_if_asked_for(given: RoutesArea, reader: Reader) -> None:
     second = route("a", "second", namespace="two")
     since = given.publish(route("a", others=(second,)))
     given.metadata("a", {"x": 1})
@@ -239,7 +239,7 @@ def test_an_area_that_cannot_be_read_at_all_is_an_error(area: str, reader: Reade
 # --- waiting --------------------------------------------------------------------------------------------------
 
 
-def test_it_waits_for_the_first_snapshot_and_for_what_comes(area: str, reader: Reader) -> None:
+def test_changes_wait_for_the_first_snapshot_and_for_later_ones(area: str, reader: Reader) -> None:
     told: list[Change | Reset] = []
     done = threading.Event()
 
@@ -265,7 +265,7 @@ def test_it_waits_for_the_first_snapshot_and_for_what_comes(area: str, reader: R
     assert [type(change).__name__ for change in told] == ["Reset", "Change", "Change"]
 
 
-def test_a_timeout_without_news_ends_the_loop_and_another_loop_goes_on(given: RoutesArea, reader: Reader) -> None:
+def test_a_timeout_ends_the_loop_and_the_next_loop_continues(given: RoutesArea, reader: Reader) -> None:
     changes = reader.changes(timeout=0.02)
     assert [type(change) for change in changes] == []
     given.route("a")
@@ -301,7 +301,7 @@ def test_timeout_ends_despite_an_endless_stream_of_other_changes(area: str, read
             assert list(reader.changes(reader.generation, timeout=timeout)) == []
 
 
-def test_it_can_be_left_in_the_middle_and_taken_up_elsewhere(given: RoutesArea, reader: Reader) -> None:
+def test_changes_can_be_left_midway_and_continued_elsewhere(given: RoutesArea, reader: Reader) -> None:
     since = given.publish(route("a"))
     given.publish(route("a", version="v2"), route("b"))
     given.publish(route("c"))
@@ -315,7 +315,7 @@ def test_it_can_be_left_in_the_middle_and_taken_up_elsewhere(given: RoutesArea, 
     assert [change.generation for change in changes] == [3]
 
 
-def test_it_holds_no_lock_while_it_waits_or_is_left_alone(given: RoutesArea, reader: Reader) -> None:
+def test_changes_hold_no_lock_while_waiting_or_unused(given: RoutesArea, reader: Reader) -> None:
     given.publish(route("a"), route("b"))
     given.publish(route("a", version="v2"), route("b", version="v2"))
     changes = reader.changes(1)
@@ -438,7 +438,7 @@ def run(work: Callable[[], Any]) -> Any:
     return asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS * 2))
 
 
-def test_async_tells_the_same(given: RoutesArea, reader: Reader) -> None:
+def test_async_iteration_gives_the_same_changes(given: RoutesArea, reader: Reader) -> None:
     async def work() -> list[Change | Reset]:
         told = [change async for change in reader.achanges(timeout=0)]
         given.route("a", version="v2")
@@ -528,7 +528,7 @@ def test_async_continues_the_read_after_a_cancelled_wait(given: RoutesArea, read
 
 
 @pytest.mark.usefixtures("small_logs")
-def test_async_says_a_gap(given: RoutesArea, reader: Reader) -> None:
+def test_async_iteration_reports_a_gap(given: RoutesArea, reader: Reader) -> None:
     given.publish(*(route(f"m{number}") for number in range(20)))
     for number in range(200):
         given.route(f"m{number % 20}", version=f"v{number}")
@@ -567,7 +567,7 @@ def test_keyboard_interrupts_end_a_wait(given: RoutesArea, reader: Reader) -> No
         signal.signal(signal.SIGALRM, before)
 
 
-def test_it_is_an_iterator_of_its_own_each_time(given: RoutesArea, reader: Reader) -> None:
+def test_each_call_of_changes_gives_a_new_iterator(given: RoutesArea, reader: Reader) -> None:
     given.route("a")
     one, two = reader.changes(timeout=0), reader.changes(timeout=0)
     assert isinstance(one, Changes)

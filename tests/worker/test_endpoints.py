@@ -64,7 +64,7 @@ def test_each_endpoint_comes_once_a_round() -> None:
         assert len({str(picked.next()) for _ in range(7)}) == 7
 
 
-def test_the_start_is_random() -> None:
+def test_round_robin_starts_at_a_random_endpoint() -> None:
     assert len({str(pool(*addresses(50)).next()) for _ in range(100)}) > 5
 
 
@@ -241,7 +241,7 @@ def test_counts_stay_right_under_threads() -> None:
     assert busy == {}
 
 
-def test_one_endpoint_is_no_choice() -> None:
+def test_a_single_endpoint_is_always_picked() -> None:
     picked = pool("10.0.0.1:80")
     with picked.lease() as one, picked.lease() as two:
         assert one == two
@@ -305,7 +305,7 @@ def test_the_zone_comes_from_the_argument_or_the_environment(
 
 
 @pytest.mark.parametrize("use", ["pick", "key", "lease"])
-def test_where_there_is_no_endpoint_the_reason_is_told(given: RoutesArea, area: str, use: str) -> None:
+def test_no_endpoint_raises_with_the_reason(given: RoutesArea, area: str, use: str) -> None:
     route = Reader(area).resolve("m")
 
     def call() -> None:

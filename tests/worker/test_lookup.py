@@ -78,7 +78,7 @@ def test_a_deleted_row_is_absent_and_comes_back(publisher: Publisher, reader: Re
     assert reader.resolve("a").app == "again"
 
 
-def test_two_models_whose_names_have_one_hash_are_told_apart(publisher: Publisher, reader: Reader) -> None:
+def test_two_models_whose_names_share_a_hash_differ(publisher: Publisher, reader: Reader) -> None:
     publisher.publish(rows(route("first")))
     reader.attach()
     hash_key = segment_of(reader).header.hash_key
@@ -100,7 +100,7 @@ def test_two_models_whose_names_have_one_hash_are_told_apart(publisher: Publishe
     assert (reader.resolve(one.model), reader.resolve(other.model)) == (one, other)
 
 
-def test_a_name_that_is_none_is_refused(publisher: Publisher, reader: Reader) -> None:
+def test_a_models_name_that_is_no_str_is_refused(publisher: Publisher, reader: Reader) -> None:
     publisher.publish(rows(route("a")))
     reader.resolve("a")
     for wrong in (5, b"a", None, ("a",)):
@@ -186,7 +186,7 @@ def test_row_that_a_full_memo_has_dropped_is_new_after_its_change(publisher: Pub
                 reader.resolve(name)
 
 
-def test_keys_of_one_place_of_the_recent_ones_are_told_apart(publisher: Publisher, reader: Reader) -> None:
+def test_keys_that_share_a_place_of_the_recent_cache_differ(publisher: Publisher, reader: Reader) -> None:
     places = 4096
     by_place: dict[int, list[str]] = {}
     for number in range(40_000):
@@ -220,9 +220,7 @@ def test_first_touch_finds_the_row_as_it_was_in_its_generation(publisher: Publis
     assert (table["a"], table["b"], table["late"]) == (b"second", b"b", None)
 
 
-def test_a_handler_that_goes_on_in_the_middle_of_a_look_up_leaves_no_old_row(
-    publisher: Publisher, reader: Reader
-) -> None:
+def test_signal_handler_in_the_middle_of_a_look_up_leaves_no_old_row(publisher: Publisher, reader: Reader) -> None:
     publisher.publish(rows(route("a", "old" * 100), route("b")))
     reader.attach()
     decode = reader._decode_route

@@ -320,7 +320,7 @@ def test_the_default_reader_is_behind_resolve_and_get(given: RoutesArea, area: s
         client.use_area(None)
 
 
-def test_a_closed_reader_lets_go_and_attaches_again_when_it_is_used(
+def test_closed_reader_releases_memory_and_attaches_again_when_used(
     given: RoutesArea, reader: Reader, area: str
 ) -> None:
     def mapped() -> int:
@@ -390,7 +390,7 @@ def test_the_memo_is_bounded_and_answers_stay_right(area: str) -> None:
 
 
 @pytest.mark.parametrize("memo_rows", [1, 2, 7, 8, 9])
-def test_a_tiny_memo_is_a_memo(area: str, memo_rows: int) -> None:
+def test_small_memos_answer_right_within_their_limit(area: str, memo_rows: int) -> None:
     with RoutesArea(area) as given, Reader(area, memo_rows=memo_rows) as reader:
         given.publish(*(route(f"m{number}") for number in range(20)))
         for _ in range(3):
@@ -399,7 +399,7 @@ def test_a_tiny_memo_is_a_memo(area: str, memo_rows: int) -> None:
                 assert len(reader._cache) <= memo_rows
 
 
-def test_names_that_were_made_up_cost_no_memory_to_speak_of(given: RoutesArea, reader: Reader) -> None:
+def test_look_ups_of_unknown_names_keep_little_memory(given: RoutesArea, reader: Reader) -> None:
     given.route("m")
     for number in range(100):
         assert reader.get(f"{number}" + "x" * 10_000) is None
@@ -479,7 +479,7 @@ def test_a_route_outlives_its_reader(given: RoutesArea, area: str) -> None:
     assert str(held.pick()) == "10.0.0.2:80"
 
 
-def test_readers_are_collected(given: RoutesArea, area: str) -> None:
+def test_unused_readers_are_garbage_collected(given: RoutesArea, area: str) -> None:
     given.route("m")
     reader = Reader(area)
     reader.resolve("m")

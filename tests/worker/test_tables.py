@@ -432,7 +432,7 @@ def test_large_values_are_not_copied_before_they_are_asked_for(given: Given, rea
         tracemalloc.stop()
 
 
-def test_changes_begin_with_all_rows_and_go_on(given: Given, reader: Reader) -> None:
+def test_table_changes_begin_with_all_rows_and_then_follow(given: Given, reader: Reader) -> None:
     given.replace(acme=ACME)
     tenants = reader.table("tenants", Tenant)
     changes = tenants.changes(timeout=0)

@@ -41,12 +41,12 @@ def test_appmodels_and_slices_of_one_file_are_both_read() -> None:
     assert content.notes == ()
 
 
-def test_other_kinds_are_nobodys_business() -> None:
+def test_other_kinds_are_ignored() -> None:
     service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}}
     assert read(service, appmodel("a"), {"kind": "Kustomization"}) == read(appmodel("a"))
 
 
-def test_an_appmodel_that_breaks_a_rule_is_told_as_invalid_beside_the_others() -> None:
+def test_invalid_appmodel_is_reported_and_the_others_are_read() -> None:
     broken = appmodel("a")
     del broken["spec"]["app"]
     invalid, valid = read(broken, appmodel("b")).objects.values()
@@ -65,7 +65,7 @@ def test_an_appmodel_that_breaks_a_rule_is_told_as_invalid_beside_the_others() -
         (endpointslice("b", "b") | {"ports": "8060"}, "document 2: EndpointSlice default/b: Expected `array"),
     ],
 )
-def test_what_cannot_be_told_spoils_the_whole_file(manifest: dict[str, Any], reason: str) -> None:
+def test_an_undecodable_object_spoils_the_whole_file(manifest: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidObject, match=reason):
         read(appmodel("a"), manifest)
 

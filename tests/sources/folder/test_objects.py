@@ -67,7 +67,7 @@ OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
 
 
 @given(st.lists(OPERATIONS, max_size=30))
-def test_whatever_happens_to_the_files_the_events_lead_to_what_they_say(
+def test_events_lead_to_the_files_content_after_any_changes(
     operations: list[Operation],
 ) -> None:
     folder = Folder()
@@ -157,7 +157,7 @@ def test_a_broken_file_keeps_what_it_held_until_it_is_mended_or_gone() -> None:
     assert (folder.follower.apps(), folder.follower.problems) == ({}, {})
 
 
-def test_a_file_that_was_never_good_has_nothing_in_force() -> None:
+def test_a_file_that_was_never_valid_serves_nothing() -> None:
     folder = Folder()
     folder.set_aside("a", "nonsense")
     folder.tell()
@@ -174,7 +174,7 @@ def test_broken_file_whose_objects_were_never_valid_has_nothing_served() -> None
     assert [problem.last_good for problem in folder.follower.problems.values()] == [False]
 
 
-def test_a_problem_is_told_once_and_again_when_its_words_change() -> None:
+def test_a_problem_is_reported_once_and_again_when_its_text_changes() -> None:
     folder = Folder()
     folder.put("a", content(notes=("one", "two", "three", "four", "five")))
     folder.tell()

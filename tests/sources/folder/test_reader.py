@@ -98,7 +98,7 @@ def test_nothing_is_read_while_any_file_changes(reading: Reading) -> None:
     assert (reading.follower.apps(), reading.follower.problems) == ({"a": "v2", "b": "v2"}, {})
 
 
-def test_a_file_moved_away_and_written_anew_withdraws_nothing(reading: Reading) -> None:
+def test_a_file_moved_and_rewritten_withdraws_nothing(reading: Reading) -> None:
     reading.write("a.yaml", text(appmodel("a")))
     reading.settle()
     (reading.folder / "a.yaml").rename(reading.folder / "a.yaml~")

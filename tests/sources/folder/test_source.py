@@ -150,7 +150,7 @@ def test_a_file_behind_a_link_is_followed_where_it_is(tmp_path: Path, follow: Fo
     owner.wait_for_apps(a="v2")
 
 
-def test_the_switch_alone_is_noticed(tmp_path: Path, follow: Follow) -> None:
+def test_the_swap_of_a_volumes_link_alone_is_noticed(tmp_path: Path, follow: Follow) -> None:
     volume = Volume(tmp_path / "volume")
     volume.update({"a.yaml": text(appmodel("a"))})
     owner = follow(volume.path)
@@ -160,7 +160,7 @@ def test_the_switch_alone_is_noticed(tmp_path: Path, follow: Follow) -> None:
     owner.wait_for_apps(a="v2")
 
 
-def test_a_link_that_is_turned_to_another_folder_is_followed_there(tmp_path: Path, follow: Follow) -> None:
+def test_retargeted_link_to_a_folder_is_followed(tmp_path: Path, follow: Follow) -> None:
     for name in ("folder", "old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "target").write_text(text(appmodel("a", version=name)))
@@ -175,7 +175,7 @@ def test_a_link_that_is_turned_to_another_folder_is_followed_there(tmp_path: Pat
     owner.wait_for_apps(a="newer")
 
 
-def test_a_broken_file_is_told_and_then_mended(tmp_path: Path, follow: Follow) -> None:
+def test_broken_file_is_reported_until_it_is_mended(tmp_path: Path, follow: Follow) -> None:
     (tmp_path / "a.yaml").write_text(text(appmodel("a")))
     (tmp_path / "b.yaml").write_text(text(appmodel("b")))
     owner = follow(tmp_path)
@@ -218,9 +218,7 @@ def test_a_thousand_files_are_read_and_each_edit_is_one_change(tmp_path: Path, f
     assert [type(change).__name__ for change in owner.changes[before:]] == ["Changed"] * 3
 
 
-def test_a_missing_folder_is_waited_for_and_nothing_is_told_before(
-    tmp_path: Path, running: Callable[..., Running]
-) -> None:
+def test_no_event_comes_before_a_missing_folder_appears(tmp_path: Path, running: Callable[..., Running]) -> None:
     folder = tmp_path / "not" / "yet"
     owner = running(folder).owner
     owner.wait_for_phase("backing-off")
@@ -232,7 +230,7 @@ def test_a_missing_folder_is_waited_for_and_nothing_is_told_before(
     owner.wait_for_apps(a="v1")
 
 
-def test_a_folder_that_goes_leaves_its_last_state_in_force_and_may_come_back(tmp_path: Path, follow: Follow) -> None:
+def test_removed_folder_keeps_its_last_state_served_and_may_come_back(tmp_path: Path, follow: Follow) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in "ab":
@@ -291,7 +289,7 @@ def test_namespace_and_resources_are_what_the_source_was_asked_for(tmp_path: Pat
     assert set(owner.states) == {"appmodels"}
 
 
-def test_the_end_is_told_and_comes_soon(tmp_path: Path, running: Callable[..., Running]) -> None:
+def test_folder_source_reports_its_end_soon_after_a_stop(tmp_path: Path, running: Callable[..., Running]) -> None:
     source = running(tmp_path)
     source.owner.wait_for_phase("watching")
     source.end()
@@ -312,7 +310,7 @@ def test_a_selector_that_is_none_is_refused(tmp_path: Path) -> None:
         FolderSource(tmp_path, selector="a=b=c")
 
 
-def test_folder_that_never_existed_is_not_said_to_have_been_read(
+def test_a_folder_that_never_existed_is_not_reported_as_read(
     tmp_path: Path, running: Callable[..., Running], caplog: pytest.LogCaptureFixture
 ) -> None:
     running(tmp_path / "absent").owner.wait_for_phase("backing-off")

@@ -86,7 +86,7 @@ def test_an_audit_that_finds_nothing_hands_nothing_out(api: ApiServer, follow: F
         assert follow.source.stats.audits == 1
 
 
-def test_objects_that_are_none_of_ours_are_no_difference(api: ApiServer, connection: Connection) -> None:
+def test_invalid_slices_and_those_without_a_service_are_no_difference(api: ApiServer, connection: Connection) -> None:
     nobody = endpoint_slice("nobody", "gone")
     del nobody["metadata"]["labels"]
     api.put(nobody)

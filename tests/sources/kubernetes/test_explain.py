@@ -16,7 +16,7 @@ LONG = "x" * 1_000_000
 
 
 @pytest.mark.parametrize("status", [0, 401, 403, 404, 410, 500])
-def test_a_servers_own_words_are_cut(status: int) -> None:
+def test_long_server_texts_are_cut(status: int) -> None:
     for reason, message in ((LONG, ""), ("", LONG), (LONG, LONG)):
         said = explain(ApiError("list", status, reason, message), "list", API)
         assert "x" * 100 in said

@@ -91,7 +91,7 @@ def test_a_peek_that_sees_nothing_is_remembered(api: ApiServer, connection: Conn
         assert follow.source.stats.restarts == {}
 
 
-def test_an_event_that_the_watch_tells_as_well_is_no_alarm(api: ApiServer, connection: Connection) -> None:
+def test_an_event_the_watch_delivers_too_raises_no_alarm(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=PATIENT) as follow:
         follow.wait_watched(api)
         for number in range(60):
@@ -115,7 +115,7 @@ def test_events_held_back_are_fetched_by_a_new_watch_without_a_list(api: ApiServ
         assert follow.source.stats.lists == 1
 
 
-def test_a_peek_that_comes_too_late_to_see_makes_the_source_look_itself(api: ApiServer, connection: Connection) -> None:
+def test_late_peek_makes_the_source_compare_by_itself(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=msgspec.structs.replace(LIVELY, grace_seconds=2.0)) as follow:
         dead = follow.wait_watched(api)
@@ -129,9 +129,7 @@ def test_a_peek_that_comes_too_late_to_see_makes_the_source_look_itself(api: Api
 
 
 @pytest.mark.fault(5)
-def test_where_nothing_tells_whether_something_is_missing_looks_grow_rare(
-    api: ApiServer, connection: Connection
-) -> None:
+def test_peeks_grow_rare_where_they_cannot_show_a_missing_event(api: ApiServer, connection: Connection) -> None:
     """A server without bookmarks, its other resources busy: it would be listed for ever."""
     timing = msgspec.structs.replace(
         LIVELY, probe_seconds=0.02, bookmark_seconds=0.01, peek_seconds=1, grace_seconds=0.01
@@ -151,7 +149,7 @@ def test_where_nothing_tells_whether_something_is_missing_looks_grow_rare(
         assert stats.errors == 0
 
 
-def test_doubt_is_settled_by_a_comparison_where_streams_tell_nothing(api: ApiServer, connection: Connection) -> None:
+def test_comparison_finds_events_that_no_stream_delivers(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=LIVELY) as follow:
         follow.wait_watched(api)
@@ -187,7 +185,7 @@ def test_a_probe_that_is_refused_says_why_and_leaves_the_watch_alone(api: ApiSer
         assert follow.source.stats.restarts == {}
 
 
-def test_a_storage_that_is_away_says_so_while_the_watch_goes_on(api: ApiServer, connection: Connection) -> None:
+def test_unreachable_storage_is_reported_while_the_watch_continues(api: ApiServer, connection: Connection) -> None:
     """etcd is gone: the server's cache and the watch go on, and every quorum read fails."""
     with Following(connection, timing=LIVELY) as follow:
         follow.wait_watched(api)
@@ -214,7 +212,7 @@ def test_a_storage_that_is_away_says_so_while_the_watch_goes_on(api: ApiServer, 
 
 
 @pytest.mark.fault(12)
-def test_a_probe_waits_as_long_as_it_is_told_to(api: ApiServer, connection: Connection) -> None:
+def test_a_probe_waits_for_the_retry_after_it_was_given(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=LIVELY) as follow:
         follow.wait_watched(api)
         api.faults.too_many_requests(times=1, retry_after=3600, verb="list")
@@ -379,9 +377,7 @@ def test_breaking_connections_are_compared_once_per_spacing(api: ApiServer, conn
 
 
 @pytest.mark.parametrize("code", [403, 429, 500])
-def test_a_comparison_that_is_refused_is_tried_again_and_told(
-    api: ApiServer, connection: Connection, code: int
-) -> None:
+def test_refused_comparison_is_reported_and_retried(api: ApiServer, connection: Connection, code: int) -> None:
     with Following(connection, timing=CALM) as follow:
         follow.wait_watched(api)
         contact = follow.contact_ns
@@ -399,7 +395,7 @@ def test_a_comparison_that_is_refused_is_tried_again_and_told(
 
 @pytest.mark.fault(42)
 @pytest.mark.parametrize("raised", [RuntimeError("can't start new thread"), SystemExit(), MemoryError()])
-def test_a_probe_thread_that_fails_is_started_again_and_told(
+def test_failed_probe_thread_is_reported_and_restarted(
     api: ApiServer, connection: Connection, monkeypatch: pytest.MonkeyPatch, raised: BaseException
 ) -> None:
     with Following(connection, timing=LIVELY) as follow:
@@ -444,7 +440,7 @@ def test_an_audit_that_gets_no_thread_once_comes_the_next_time(
 
 
 @pytest.mark.fault(42)
-def test_a_watch_thread_that_fails_is_started_again_and_told(
+def test_failed_watch_thread_is_reported_and_restarted(
     api: ApiServer, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.apply(app_model("one"))
@@ -470,7 +466,7 @@ def test_a_watch_thread_that_fails_is_started_again_and_told(
 
 
 @pytest.mark.fault(42)
-def test_a_time_thread_that_fails_is_started_again_and_a_stop_still_works(
+def test_failed_timer_thread_is_restarted_and_a_stop_still_works(
     api: ApiServer, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = KubernetesSource._keep_time

@@ -45,14 +45,14 @@ def waits(recovery: Recovery, clock: Clock, error: Exception, count: int) -> lis
 
 
 @pytest.mark.parametrize("minutes", [1, 10, 600])
-def test_a_server_that_was_away_is_asked_again_within_8_seconds(clock: Clock, minutes: int) -> None:
+def test_unreachable_server_is_asked_again_within_8_seconds(clock: Clock, minutes: int) -> None:
     recovery = make(clock)
     end = clock.now + minutes * 60
     while clock.now < end:
         assert waits(recovery, clock, REFUSED, 1)[0] < 8.0
 
 
-def test_a_server_that_is_away_is_not_asked_in_a_storm(clock: Clock) -> None:
+def test_unreachable_server_gets_no_storm_of_requests(clock: Clock) -> None:
     recovery = make(clock, dice=0.0)
 
     assert waits(recovery, clock, REFUSED, 5) == [0.8, 1.6, 3.2, 4.0, 4.0]
@@ -108,12 +108,12 @@ def test_retry_after_is_obeyed_as_it_says_whatever_failed_before(clock: Clock, s
 
 
 @pytest.mark.fault(12)
-def test_an_absurd_retry_after_does_not_blind_us_for_a_day(clock: Clock) -> None:
+def test_an_absurd_retry_after_is_bounded(clock: Clock) -> None:
     assert make(clock, dice=0.0).failed(throttled(86_400.0)) == RETRY_AFTER_MAX_SECONDS
 
 
 @pytest.mark.parametrize("error", [SHORT, BROKEN, NOT_FOUND, Garbled("x"), RuntimeError("x")])
-def test_what_waiting_seldom_mends_backs_off_to_half_a_minute(clock: Clock, error: Exception) -> None:
+def test_permanent_failures_back_off_to_half_a_minute(clock: Clock, error: Exception) -> None:
     assert waits(make(clock, dice=0.0), clock, error, 7)[-1] == 30.0
 
 

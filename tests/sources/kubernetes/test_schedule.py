@@ -81,7 +81,7 @@ def test_a_watch_behind_the_cache_is_looked_at_only_after_a_bookmark_was_due() -
     assert schedule.next()[0] is Due.CONFIRM
 
 
-def test_looks_that_find_nothing_out_grow_rare_until_a_bookmark_comes() -> None:
+def test_inconclusive_peeks_grow_rare_until_a_bookmark_comes() -> None:
     schedule = make(0.0)
     schedule.ahead(500, 0.0)
     waits = []
@@ -124,7 +124,7 @@ def test_a_complete_list_takes_the_comparison_back() -> None:
     assert schedule.next()[1] == float("inf")
 
 
-def test_a_server_that_wants_to_be_left_alone_is() -> None:
+def test_nothing_is_due_before_a_retry_after_has_passed() -> None:
     schedule = make()
     schedule.wait_for(3_600.0, 0.0)
 

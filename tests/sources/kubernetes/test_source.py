@@ -72,7 +72,7 @@ def test_what_is_added_changed_and_deleted_follows_in_order(one: Following, clus
     assert one.source.stats.lists == 1
 
 
-def test_a_label_taken_away_withdraws_the_object_and_back_again_restores_it(one: Following, cluster: Cluster) -> None:
+def test_removing_the_label_withdraws_an_object_and_adding_restores_it(one: Following, cluster: Cluster) -> None:
     cluster.patch("AppModel", "one", {"metadata": {"labels": {"iidp": "no"}}})
     one.wait(lambda: one.names == set())
 
@@ -100,7 +100,7 @@ def test_a_stop_ends_a_quiet_watch_at_once(one: Following) -> None:
     assert one.phases[-1] == "stopped"
 
 
-def test_contact_goes_on_while_nothing_happens(one: Following) -> None:
+def test_last_contact_is_updated_on_an_idle_watch(one: Following) -> None:
     before = one.contact_ns
 
     one.wait(lambda: one.contact_ns > before and one.source.stats.probes >= 2)
@@ -224,7 +224,7 @@ def test_a_bookmark_moves_the_point_of_resumption(api: ApiServer, connection: Co
         assert api.requests.select("watch")[-1].query["resourceVersion"] == str(revision)
 
 
-def test_a_resync_is_said_locally_and_costs_no_request(api: ApiServer, connection: Connection) -> None:
+def test_a_resync_is_local_and_costs_no_request(api: ApiServer, connection: Connection) -> None:
     with Following(connection, resync_seconds=0.05) as follow:
         follow.wait(lambda: len(follow.of(Resync)) >= 3)
 
@@ -240,7 +240,7 @@ def test_there_is_nothing_to_resync_before_the_first_list(api: ApiServer, connec
         assert follow.of(Resync) == []
 
 
-def test_the_contact_is_told_while_events_come(api: ApiServer, connection: Connection) -> None:
+def test_last_contact_is_updated_while_events_come(api: ApiServer, connection: Connection) -> None:
     with Following(connection) as follow:
         follow.wait_watched(api)
         before = follow.contact_ns
@@ -249,7 +249,7 @@ def test_the_contact_is_told_while_events_come(api: ApiServer, connection: Conne
         follow.wait(lambda: follow.contact_ns > before)
 
 
-def test_a_storm_of_events_is_no_storm_of_states(api: ApiServer, connection: Connection) -> None:
+def test_many_events_cause_few_state_updates(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=msgspec.structs.replace(CALM, contact_report_seconds=3600.0)) as follow:
         follow.wait_watched(api)
         states = len(follow.of(SourceState))
@@ -259,7 +259,7 @@ def test_a_storm_of_events_is_no_storm_of_states(api: ApiServer, connection: Con
         assert len(follow.of(SourceState)) == states
 
 
-def test_nothing_is_said_after_run_has_returned(api: ApiServer, connection: Connection) -> None:
+def test_no_event_comes_after_run_has_returned(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=LIVELY) as follow:
         follow.wait_watched(api)
         follow.stop.set()

@@ -34,11 +34,11 @@ def test_a_resource_version_beyond_etcds_range_is_behind_everything() -> None:
     assert revision_of("9" * 5_000) == 0
 
 
-def test_a_new_one_has_nothing_to_resume_from() -> None:
+def test_a_new_sync_state_has_nothing_to_resume_from() -> None:
     assert Ledger().resource_version == ""
 
 
-def test_events_and_bookmarks_move_it_forward(ledger: Ledger) -> None:
+def test_events_and_bookmarks_advance_the_position(ledger: Ledger) -> None:
     ledger.put(A, 11, "11")
     ledger.remove(B, "12")
     ledger.advance("15")
@@ -61,7 +61,7 @@ def test_an_event_without_a_resource_version_moves_nothing(ledger: Ledger) -> No
     assert ledger.resource_version == "10"
 
 
-def test_a_list_from_an_earlier_time_takes_everything_back(ledger: Ledger) -> None:
+def test_an_older_list_resets_the_position_and_the_proof(ledger: Ledger) -> None:
     ledger.saw(90)
     ledger.prove(80)
 
@@ -70,7 +70,7 @@ def test_a_list_from_an_earlier_time_takes_everything_back(ledger: Ledger) -> No
     assert (ledger.position, ledger.proven, ledger.highest) == (5, 5, 5)
 
 
-def test_what_is_proven_is_not_taken_back_by_an_older_proof(ledger: Ledger) -> None:
+def test_an_older_proof_does_not_reset_a_newer_one(ledger: Ledger) -> None:
     ledger.prove(80)
     ledger.prove(70)
 

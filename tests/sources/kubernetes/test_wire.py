@@ -112,7 +112,7 @@ def test_recorded_endpointslices_are_read_to_their_end() -> None:
     assert bookmark == Bookmark("237", initial_events_end=False)
 
 
-def test_a_slice_of_no_service_is_there_but_none_of_ours() -> None:
+def test_a_slice_without_a_service_is_listed_and_not_used() -> None:
     line = b'{"type":"ADDED","object":{"metadata":{"name":"s","namespace":"n","resourceVersion":"7"}}}'
 
     assert decode_event(ENDPOINTSLICES, line, "x") == Listed(ObjectKey("n", "s"), "7", None, identity_of("", "7"))
@@ -300,7 +300,7 @@ def test_what_no_server_sends_ends_the_stream(line: bytes) -> None:
     "obj", [b"null", b"[]", b"{}", b'"text"', b'{"metadata":null}', b'{"metadata":{"name":7}}', b'{"metadata":{}}']
 )
 @pytest.mark.parametrize("event_type", [b"ADDED", b"MODIFIED", b"DELETED"])
-def test_an_object_without_a_name_is_skipped_and_the_stream_goes_on(
+def test_an_object_without_a_name_is_skipped_and_the_stream_continues(
     kind: WatchedKind, obj: bytes, event_type: bytes
 ) -> None:
     event = decode_event(kind, b'{"type":"%s","object":%s}' % (event_type, obj), "x")
