@@ -24,8 +24,8 @@ class PodProcess:
     """One pod, at an address that no other test uses."""
 
     def __init__(self, certificate: Path | None = None) -> None:
-        number = next(_numbers) % (1 << 22)
-        self.host = f"127.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255 or 1}"
+        rest, last = divmod(next(_numbers), 254)
+        self.host = f"127.{64 + (rest >> 8 & 63)}.{rest & 255}.{last + 1}"
         self.address = f"{self.host}:{PORT}"
         self._certificate = certificate
         self._process: subprocess.Popen[bytes] | None = None
