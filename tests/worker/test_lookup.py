@@ -298,6 +298,6 @@ def test_options_of_resolve_are_keywords_only(publisher: Publisher, reader: Read
 def test_reader_offers_no_internals_for_completion() -> None:
     public = {name for name in dir(Reader()) if not name.startswith("_")}
     assert public == {
-        "achanges", "age", "app", "apps", "area", "attach", "changes", "close", "fault", "generation", "get", "misses", "models",
-        "resolve", "snapshot", "stale", "synced", "table", "wait_ready",
+        "achanges", "age", "app", "apps", "area", "attach", "changes", "close", "fault", "generation", "get", "misses",
+        "models", "resolve", "snapshot", "stale", "synced", "table", "wait_ready",
     }  # fmt: skip
