@@ -121,8 +121,8 @@ class NotReady(ShmrouteError):
         self.waited_seconds = waited_seconds
         waited = f" after waiting {waited_seconds:.1f} s" if waited_seconds else ""
         super().__init__(
-            f"area {area!r} holds no routes yet{waited}. Start `shmroute watch --area {area}`, or wait until its first"
-            " list is complete (Reader.wait_ready)"
+            f"area {area!r} holds no routes yet{waited}: no watcher has published any. Start `shmroute watch --area"
+            f" {area}`; if one runs, its log or `shmroute doctor` says why, and `shmroute wait` waits for it"
         )
 
 
@@ -137,8 +137,8 @@ class TableNotReady(NotReady):
     def __init__(self, table: str, area: str) -> None:
         super().__init__(area)
         self.table = table
-        text = f"table {table!r} of area {area!r} is not complete yet: wait (Table.wait_ready); `shmroute status` says"
-        self.args = (f"{text} what its source waits for",)
+        text = f"table {table!r} of area {area!r} is not complete yet: `shmroute status` says what its source"
+        self.args = (f"{text} waits for",)
 
 
 class TableNotFound(ShmrouteError, LookupError):
@@ -221,11 +221,11 @@ class NoEndpoints(ShmrouteError, LookupError):
         self.reason = reason
         self.detail = detail
         more = f" ({detail})" if detail else ""
-        advice = _ADVICE.get(reason, "")
+        advice = NO_ENDPOINTS_ADVICE.get(reason, "")
         super().__init__(f"app {app!r} has no endpoint: Service {service!r}: {reason}{more}{advice}")
 
 
-_ADVICE = {
+NO_ENDPOINTS_ADVICE = {
     "not known": ". No EndpointSlice of that Service has been seen: is there a Service of that name and namespace, and"
     " does the watcher follow EndpointSlices?",
     "known empty": ". The Service has no pod: is its Deployment scaled to zero, and does its selector match?",

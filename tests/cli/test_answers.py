@@ -43,7 +43,9 @@ def test_every_kind_is_listed_in_every_form(cli: Cli, area: str, what: str) -> N
         for form in ("table", "wide"):
             answered = cli("get", what, "--area", area, "-o", form)
             assert len(answered.out.splitlines()) == (len(names) + 1 if names else 0)
-            assert answered.err == ("" if names else f"No {what} found.\n")
+            assert answered.err == (
+                "" if names else "No invalid objects.\n" if what == "invalid" else f"No {what} found.\n"
+            )
 
 
 def test_one_namespace_and_names_narrow_the_answer(cli: Cli, area: str) -> None:
@@ -375,6 +377,9 @@ def test_status_after_an_orderly_end_does_not_call_the_watcher_alive(cli: Cli, a
         assert cli("wait", "--area", area).code == 0
         # The status follows the first snapshot within a second.
         until(lambda: "no AppModel matches; check namespace, label selector" in cli("status", "--area", area).out, "it")
+        doctor = cli("doctor", "--area", area).out
+        assert f"{tmp_path} holds 0 AppModels" in doctor, "the folder that the area's watcher follows"
+        assert "no cluster is configured" not in doctor
     finally:
         process.terminate()
         process.communicate(timeout=WAIT_SECONDS)

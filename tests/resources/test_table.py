@@ -122,7 +122,7 @@ def test_the_default_key_holds_the_namespace_where_there_are_several() -> None:
         ({"code": "a\0"}, {"key": ".spec.code"}, "NUL"),
         ({"code": "x" * 65_536}, {"key": ".spec.code"}, "65536 bytes, at most 65535"),
         ({"code": ["a", "b"]}, {"key": ".spec.code[*]"}, "gives 2 values"),
-        ({}, {"value": ".spec.no"}, "value .spec.no leads to nothing"),
+        ({}, {"value": ".spec.no"}, "the object has no .spec.no, which is the value"),
         ({"n": 2**64}, {"value": ".spec"}, "the value cannot be stored"),
         ({"region": {"a": 1}}, {"index": {"r": ".spec.region"}}, "gives a map: only strings, numbers"),
         ({"region": "x" * 70_000}, {"index": {"r": ".spec.region"}}, "too long"),

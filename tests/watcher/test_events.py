@@ -144,8 +144,8 @@ def test_each_kind_of_row_has_its_event_text_and_hides_its_value(noted: Notes) -
         ]
     )
     assert lines == [
-        "invalid AppModel ns/x added: no app",
-        "conflict ns/m added: served by am, also claimed by b, c",
+        "AppModel ns/x set aside: no app",
+        "conflict ns/m began: served by am, also claimed by b, c",
         "metadata ns/m added: loaded 1, 8 bytes of version 1",
         "table tenants/acme added",
     ]

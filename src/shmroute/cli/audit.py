@@ -67,7 +67,7 @@ def _resources(control: ControlReader) -> list[str]:
         [source.resource for source in status.sources if source.resource in status.audited] if status else []
     )
     if not names:
-        raise ConfigError("the watcher's sources have no server to compare themselves with")
+        raise ConfigError("this watcher follows a folder: audit compares with an API server only")
     return names
 
 

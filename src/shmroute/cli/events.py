@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from itertools import filterfalse
 from typing import Final
 
 import click
 
 from shmroute.cli import options
 from shmroute.cli.output import document, fitted, printable
-from shmroute.watcher.events import in_words, read, time_in_words
+from shmroute.watcher.events import in_words, is_routine, read, time_in_words
 from shmroute.watcher.report import status_of
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -44,13 +45,14 @@ def command(model: str | None, since: float | None, area: str, output: str) -> N
 
     With MODEL only its routes, metadata and conflicts, and the endpoints of the AppModels that have served it. The log
     holds the newest 1,024 events; a large change is shown by its first rows and a count. It outlives the watcher.
+    -o json also has the steps of a source between its start and its watch.
     """
     status_of(area)  # raises where there is no area
     found = read(area, time.time() - since if since is not None else 0.0, model)
     if output != "table":
         click.echo(document({"items": found}, output))
         return
-    for event in found:
+    for event in filterfalse(is_routine, found):
         click.echo(fitted(f"{time_in_words(event['time'])}  {printable(in_words(event))}", _INDENT))
     if not found:
         click.echo("No events.", err=True)

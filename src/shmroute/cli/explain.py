@@ -83,6 +83,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
             yield f"  key {metadata['key']} of {metadata['store']}"
     endpoints = facts["endpoints"]
     yield f"endpoints: Service {endpoints['service'] or 'unknown'}, {endpoints['state']}"
+    if endpoints["advice"]:
+        yield f"  {endpoints['advice']}"
     for name, label in (("ready", "ready"), ("not_ready", "not ready")):
         if endpoints[name]:
             yield f"  {label}: {', '.join(endpoints[name])}"

@@ -28,7 +28,7 @@ from shmroute.rows import (
     index_value,
 )
 from shmroute.shm.reader import RowReader
-from shmroute.watcher.report import age_words
+from shmroute.watcher.report import age_words, status_of
 from shmroute.worker import environment
 from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.routes import App, Route
@@ -248,6 +248,10 @@ _VIEWS: Final = {
 }
 
 
+_NAMES: Final = f"{', '.join(_VIEWS)}, workers"
+"""What can be listed, besides declared tables."""
+
+
 class _What(click.ParamType[str]):
     """A view, or the name of a declared table of the area."""
 
@@ -255,7 +259,7 @@ class _What(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not TABLE_NAME.fullmatch(value):
-            self.fail(f"{value!r} is not the name of a table, nor one of {', '.join(_VIEWS)}", param, ctx)
+            self.fail(f"{value!r} is not the name of a table, nor one of {_NAMES}", param, ctx)
         return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
@@ -274,7 +278,7 @@ def _view_of(what: str, rows: RowReader, by: str | None) -> tuple[_View, frozens
         return _VIEWS[what], None
     row = rows.get(Kind.TABLES, what)
     if row is None:
-        raise click.UsageError(f"{what!r} is neither a table of this area nor one of {', '.join(_VIEWS)}")
+        raise click.UsageError(f"{what!r} is neither a table of this area nor one of {_NAMES}")
     table = _table(row)
     if not table.ready:
         raise TableNotReady(what, environment.area())
@@ -370,22 +374,34 @@ def command(
     if missing:
         raise SystemExit(5)
     if not items and output in ("table", "wide"):
-        click.echo(f"No {what} found.", err=True)
+        click.echo(_nothing(what, area), err=True)
+
+
+def _nothing(what: str, area: str) -> str:
+    if what == "invalid":
+        return "No invalid objects."
+    if what == "metadata":
+        status = status_of(area)[1]
+        if status is not None and status.metadata is None:
+            return "This watcher reads no metadata (--redis, --metadata)."
+    return f"No {what} found."
 
 
 def _show_workers(area: str, form: str) -> None:
-    from shmroute.watcher.report import status_of
     from shmroute.watcher.workers import workers
 
-    status_of(area)  # raises where there is no area
+    control, _ = status_of(area)  # raises where there is no area
     found = workers(area)
     if not found["known"]:
         raise ShmrouteError(f"the workers of area {area!r} are not known: {found['reason']}")
     items = [{**item, "noted_age": age_words(item["noted_seconds"])} for item in found["items"]]
-    table = {"pid": "pid", "state": "state", "generation": "generation", "last-move": "noted_age", "reason": "reason"}
+    table = {"pid": "pid", "state": "state", "answers-from": "generation", "last-move": "noted_age"}
+    table["reason"] = "reason"
     output.show(items, form, table, {"stuck-at": "stuck_at", "look-up": "look_up"}, "pid")
     if not items and form in ("table", "wide"):
         click.echo("No workers found.", err=True)
+    elif form in ("table", "wide"):
+        click.echo(f"newest generation {control.generation}; a worker moves to it at its next look-up", err=True)
 
 
 def _is_wanted(item: Item, namespace: str | None, names: tuple[str, ...], name: str = "model") -> bool:

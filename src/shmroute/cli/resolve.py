@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from shmroute.cli import options, output
-from shmroute.errors import MetadataNotJson, ModelNotFound
+from shmroute.errors import MetadataNotJson, ModelNotFound, NoEndpoints
 from shmroute.worker.reader import Reader
 from shmroute.worker.routes import Route
 
@@ -62,6 +62,11 @@ def command(
 
 def item_of(route: Route) -> dict[str, Any]:
     """A route with its endpoints and metadata, of builtin types."""
+    endpoints_state = "known"
+    try:
+        route.pick()
+    except NoEndpoints as error:
+        endpoints_state = error.reason
     own = route.metadata_version == route.version
     return {
         "model": route.model,
@@ -71,6 +76,7 @@ def item_of(route: Route) -> dict[str, Any]:
         "namespace": route.namespace,
         "appmodel": route.appmodel,
         "endpoints": [str(endpoint) for endpoint in route.endpoints],
+        "endpoints_state": endpoints_state,
         "metadata": _last_metadata(route) if own else None,
         "last_metadata": _last_metadata(route),
         "metadata_version": route.metadata_version,
@@ -87,7 +93,9 @@ def _last_metadata(route: Route) -> Any:
 
 
 def show(items: list[dict[str, Any]], form: str) -> None:
-    """Print routes; shared with `shmroute get models`."""
+    """Print routes. Where an app has no address, its column says why."""
+    if form in ("table", "wide"):
+        items = [{**item, "endpoints": item["endpoints"] or item["endpoints_state"]} for item in items]
     output.show(
         items,
         form,

@@ -124,7 +124,7 @@ class TableParser:
         if self._value is not None:
             values = self._value(manifest)
             if not values:
-                raise _Refused(f"value {self._paths.value} leads to nothing")
+                raise _Refused(f"the object has no {self._paths.value}, which is the value")
             value = values if "*" in self._paths.value else values[0]
         try:
             return _encode(value)

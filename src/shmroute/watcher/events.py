@@ -311,9 +311,21 @@ def in_words(event: dict[str, Any]) -> str:
     """Return an event of `read` as a sentence, without its time. Names come from the cluster unchanged: escape them."""
     if event["kind"] == "more":
         return f"and {event['after']}"
-    subject = " ".join(part for part in (event["kind"], event["name"], event["what"]) if part)
     states = " -> ".join(part for part in (event["before"], event["after"]) if part)
+    subject = " ".join(part for part in (event["kind"], event["name"], event["what"]) if part)
+    if event["kind"] == "conflict":
+        what = {"added": "began", "removed": "ended"}.get(event["what"], event["what"])
+        subject = f"conflict {event['name']} {what}"
+    elif event["kind"] == "invalid":
+        if event["what"] == "removed":
+            return f"{event['name']} no longer set aside"
+        subject = f"{event['name']} set aside"
     return f"{subject}: {states}" if states else subject
+
+
+def is_routine(event: dict[str, Any]) -> bool:
+    """Return whether an event of `read` is a step by which a source comes to watch, without a problem."""
+    return event["kind"] == "source" and event["what"] in ("starting", "listing") and not event["after"]
 
 
 def last_served(area: str, model: str) -> dict[str, Any] | None:

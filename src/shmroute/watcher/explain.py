@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from shmroute.errors import NO_ENDPOINTS_ADVICE
 from shmroute.metadata.template import KeyTemplate
 from shmroute.rows import ConflictRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState
 from shmroute.shm.reader import RowReader
@@ -99,12 +100,14 @@ def _metadata_facts(row: MetadataRow | None, route: Route, loader: dict[str, Any
 
 def _endpoint_facts(row: EndpointsRow | None) -> dict[str, Any]:
     if row is None:
-        return {"service": None, "state": EndpointsState.UNKNOWN.word, "ready": [], "not_ready": []}
+        return {"service": None, "state": EndpointsState.UNKNOWN.word, "advice": "", "ready": [], "not_ready": []}
     state = "known" if row.endpoints else EndpointsState(row.state).word
+    advice = NO_ENDPOINTS_ADVICE.get(state, "").removeprefix(". ")
     state += f" ({row.detail})" if row.detail else ""
     return {
         "service": row.service,
         "state": state,
+        "advice": advice,
         "ready": [str(Endpoint(each.host, each.port)) for each in row.endpoints if each.ready],
         "not_ready": [str(Endpoint(each.host, each.port)) for each in row.endpoints if not each.ready],
     }
