@@ -177,7 +177,7 @@ def test_a_page_can_fail(api: ApiServer) -> None:
     assert fetch(api, f"{ALL}?limit=2&continue={first['metadata']['continue']}")[0] == 503
 
 
-def test_a_hanging_request_is_let_go_by_cancelling(api: ApiServer) -> None:
+def test_a_hanging_request_ends_when_the_fault_is_cancelled(api: ApiServer) -> None:
     fault = api.faults.hang(verb="list")
     with socket.create_connection(("127.0.0.1", api.port), TIMEOUT_SECONDS) as sock:
         sock.sendall(f"GET {ALL} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -208,7 +208,7 @@ def test_trickled_and_rechunked_bodies_arrive_whole(api: ApiServer) -> None:
 # -- watches --------------------------------------------------------------------------------
 
 
-def test_silence_swallows_events_for_good(api: ApiServer) -> None:
+def test_events_during_injected_silence_are_lost(api: ApiServer) -> None:
     with watch(api, from_now(api)) as exchange:
         with api.faults.silence("appmodels") as fault:
             api.apply(app_model("lost"))
@@ -217,7 +217,7 @@ def test_silence_swallows_events_for_good(api: ApiServer) -> None:
         assert name_of(event(exchange)) == ("ADDED", "seen")
 
 
-def test_a_frozen_watch_says_everything_later(api: ApiServer) -> None:
+def test_a_frozen_watch_delivers_everything_later(api: ApiServer) -> None:
     with watch(api, from_now(api)) as exchange:
         with api.faults.freeze():
             api.apply(app_model("one"))
@@ -305,7 +305,7 @@ def test_a_watch_gets_410_in_the_stream_or_as_status(api: ApiServer, http: bool)
         ("inject_error", b'{"type":"ERROR"'),
     ],
 )
-def test_what_is_injected_comes_out_of_every_open_watch(api: ApiServer, inject: str, expected: bytes) -> None:
+def test_injected_bytes_reach_every_open_watch(api: ApiServer, inject: str, expected: bytes) -> None:
     with watch(api, from_now(api)) as exchange:
         assert getattr(api.faults, inject)() == 1
         chunk = exchange.chunk()
@@ -371,7 +371,7 @@ def test_later_pages_show_the_state_of_the_first(api: ApiServer) -> None:
     assert second["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
 
 
-def test_an_object_is_stored_as_it_is_however_malformed(api: ApiServer) -> None:
+def test_malformed_objects_are_stored_unchanged(api: ApiServer) -> None:
     api.put({**app_model("one"), "spec": {"app": 7, "models": "none"}})
     assert fetch(api, ONE)[1]["spec"] == {"app": 7, "models": "none"}
 

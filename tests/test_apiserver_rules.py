@@ -140,7 +140,7 @@ def test_a_dry_run_stores_nothing(api: ApiServer) -> None:
     assert api.get("appmodels", "one") is None
 
 
-def test_a_finalizer_puts_the_deletion_off(api: ApiServer) -> None:
+def test_a_finalizer_delays_the_deletion(api: ApiServer) -> None:
     obj = app_model("one")
     obj["metadata"]["finalizers"] = ["example.com/hold"]
     api.create(obj)

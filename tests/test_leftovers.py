@@ -29,7 +29,7 @@ def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.leftovers.GRACE_SECONDS", 0.2)
 
 
-def test_a_process_that_runs_on_is_named_and_killed() -> None:
+def test_a_process_left_running_is_named_and_killed() -> None:
     with pytest.raises(AssertionError, match=r"left behind: process \d+ \(.*time.sleep\(600\)"), nothing_left():
         process = subprocess.Popen(SLEEP)
     assert process.wait(10) == -9
@@ -65,7 +65,7 @@ def test_a_process_that_is_about_to_end_is_waited_for() -> None:
             process.wait(30)
 
 
-def test_a_thread_that_runs_on_is_named() -> None:
+def test_a_thread_left_running_is_named() -> None:
     end = threading.Event()
     thread = threading.Thread(target=end.wait, args=(60.0,), name="runs on")
     with pytest.raises(AssertionError, match="left behind: thread 'runs on'"), nothing_left():
@@ -156,7 +156,7 @@ def test_neither_this_run_nor_what_started_it_counts_as_others(beside: list[str]
     assert answer == f"{bool(beside)}\n"
 
 
-def test_the_shared_memory_of_an_area_goes_with_the_test(make_area: Callable[[], str]) -> None:
+def test_a_tests_area_is_removed_with_the_test(make_area: Callable[[], str]) -> None:
     area = make_area()
     paths = [SHARED_MEMORY / f"shmroute-{area}{rest}" for rest in ("", ".1", ".2.tmp")]
     neighbour = SHARED_MEMORY / f"shmroute-{area}0"
@@ -205,7 +205,7 @@ def test_another_current_folder_is_named_and_left(tmp_path: Path) -> None:
     assert Path.cwd() == before
 
 
-def test_the_mark_goes_with_the_test() -> None:
+def test_the_mark_of_processes_is_removed_with_the_test() -> None:
     before = os.environ.get(MARK)
     with nothing_left():
         assert os.environ[MARK] != before

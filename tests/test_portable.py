@@ -33,13 +33,13 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("paths", [SOME, pytest.param(ALL, marks=pytest.mark.long)], ids=["some", "all"])
-def test_tests_pass_without_what_only_linux_has(tmp_path: Path, paths: tuple[str, ...]) -> None:
+def test_tests_pass_without_linux_only_system_calls(tmp_path: Path, paths: tuple[str, ...]) -> None:
     done = run(tmp_path, "-m", "pytest", "-q", "-p", "tests.portable", "-p", "no:cacheprovider", *paths)
     assert done.returncode == 0, done.stdout[-4_000:]
     assert " passed" in done.stdout
 
 
-def test_what_needs_linux_says_so(tmp_path: Path) -> None:
+def test_features_that_need_linux_say_so(tmp_path: Path) -> None:
     refused = run(
         tmp_path,
         "-c",

@@ -200,7 +200,7 @@ def test_no_file_names_a_path_of_the_machine_it_was_written_on(tracked: dict[str
     assert [each for each in found if each[0] != "tests/test_project_rules.py"] == []
 
 
-def test_no_file_says_where_packages_are_downloaded_from(tracked: dict[str, str]) -> None:
+def test_no_file_names_a_package_download_address(tracked: dict[str, str]) -> None:
     address = re.compile(
         r"index-url|pythonhosted\.org|pypi\.org/simple|find-links|\.whl\b.*https?://|https?://\S+\.whl"
     )

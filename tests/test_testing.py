@@ -195,7 +195,7 @@ def test_not_ready_is_what_resolve_says_within_its_block() -> None:
         ({"": "a"}, "not a model's name"),
     ],
 )
-def test_a_set_that_fails_says_what_to_write_and_changes_nothing(answers: Answers, reason: str) -> None:
+def test_a_failed_set_says_what_to_write_and_changes_nothing(answers: Answers, reason: str) -> None:
     with routes({"model": "before"}) as given:
         with pytest.raises(ConfigError, match=reason):
             given.set(answers)

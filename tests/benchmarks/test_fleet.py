@@ -82,7 +82,7 @@ def test_ten_thousand_watchers_are_simulated_in_under_a_minute() -> None:
     assert outcome.staleness(RESTART).max < 5.0 + 10.0  # away, then at most that
 
 
-def test_a_split_ends_in_one_comparison_of_each_that_was_cut_off() -> None:
+def test_after_a_network_split_each_watcher_cut_off_compares_once() -> None:
     scenario = Scenario(watchers=30, restart_at=float("inf"), rollout_at=float("inf"))
     outcome = Simulation(scenario).run()
 

@@ -129,7 +129,7 @@ def test_an_attempt_that_cannot_be_repeated_has_the_whole_deadline() -> None:
     assert (first.seconds, first.connect_seconds) == (8.0, 1.0)
 
 
-def test_a_lone_pod_has_the_whole_deadline() -> None:
+def test_a_single_pod_gets_the_whole_deadline() -> None:
     first = World(1).attempts(idempotent=True, deadline=8.0).next()
     assert (first.seconds, first.connect_seconds) == (8.0, 8.0)
 
@@ -241,7 +241,7 @@ def test_errors_survive_pickle_and_deepcopy(error: CallFailed) -> None:
         assert copied.__dict__ == error.__dict__
 
 
-def test_a_joined_error_is_caught_as_either() -> None:
+def test_call_errors_are_caught_as_ours_or_the_librarys() -> None:
     kind = joined(CallAttemptsFailed, ConnectionResetError)
     error = made(CallAttemptsFailed, ConnectionResetError, "m", "app", (), "why")
     assert isinstance(error, CallAttemptsFailed)
@@ -253,7 +253,7 @@ def test_a_joined_error_is_caught_as_either() -> None:
 # --- observing ------------------------------------------------------------------------------------------------
 
 
-def test_listeners_hear_of_each_attempt() -> None:
+def test_listeners_get_an_event_for_each_attempt() -> None:
     world = World(2)
     told: list[Event] = []
     world.policy.listeners.append(told.append)

@@ -12,7 +12,7 @@ steps = st.lists(st.sampled_from(["call", "take"]) | st.floats(0.0, 5.0), max_si
 
 
 @given(steps, st.sampled_from([0.0, 20.0, 100.0]), st.sampled_from([0.0, 1.0, 10.0]))
-def test_never_more_is_given_than_calls_and_time_bring(
+def test_budget_allows_no_more_than_calls_and_time_earn(
     steps: list[str | float], percent: float, per_second: float
 ) -> None:
     now, calls, taken = 50.0, 0, 0
@@ -29,14 +29,14 @@ def test_never_more_is_given_than_calls_and_time_bring(
         assert taken <= calls * percent / 100 + per_second * (now - 50.0 + 1) + 1e-6
 
 
-def test_a_store_that_was_not_used_is_bounded() -> None:
+def test_unused_retry_budget_is_bounded() -> None:
     budget = Budget(20.0, 10.0, 0.0)
     for _ in range(100_000):
         budget.add_call()
     assert sum(budget.take(1e6) for _ in range(1000)) == 10.0 * STORED_SECONDS
 
 
-def test_a_share_of_the_calls_is_given_for_ever() -> None:
+def test_budget_keeps_allowing_its_share_of_the_calls() -> None:
     budget = Budget(20.0, 0.0, 0.0)
     taken = 0
     for _ in range(1000):
@@ -45,7 +45,7 @@ def test_a_share_of_the_calls_is_given_for_ever() -> None:
     assert taken in (199, 200)
 
 
-def test_a_clock_that_goes_back_gives_nothing() -> None:
+def test_a_clock_set_back_earns_no_budget() -> None:
     budget = Budget(0.0, 10.0, 100.0)
     assert sum(budget.take(100.0) for _ in range(20)) == 10
     assert not budget.take(50.0)

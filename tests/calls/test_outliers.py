@@ -13,7 +13,7 @@ from tests.calls.world import BREAKS, HANGS, REFUSES, World
 
 @pytest.mark.fault(49)
 @pytest.mark.parametrize("fate", [REFUSES, HANGS, BREAKS], ids=lambda fate: str(fate[0]))
-def test_a_dead_pod_is_touched_by_1_call_in_100(fate: tuple[Outcome, bool]) -> None:
+def test_a_dead_pod_gets_1_call_in_100(fate: tuple[Outcome, bool]) -> None:
     world = World(3)
     dead = world.addresses[1]
     world.calls(50)
@@ -64,7 +64,7 @@ def test_calls_that_cannot_be_repeated_let_others_probe_first() -> None:
     percent=st.sampled_from([0, 10, 50, 100]),
     panic=st.sampled_from([0, 50, 100]),
 )
-def test_no_more_than_the_share_is_left_out_and_none_in_panic(
+def test_at_most_the_share_is_left_out_and_no_pod_in_panic(
     count: int, fates: list[tuple[int, tuple[Outcome, bool] | None]], percent: int, panic: int
 ) -> None:
     world = World(count, Settings(max_ejection_percent=percent, healthy_panic_threshold=panic))

@@ -69,7 +69,7 @@ def test_a_route_as_json_has_all_a_script_needs_and_keeps_its_letters(cli: Cli, 
         assert [item["model"] for item in several["items"]] == ["model1", "model2"]
 
 
-def test_what_is_not_found_does_not_keep_back_what_is(cli: Cli, area: str) -> None:
+def test_found_rows_are_shown_beside_those_not_found(cli: Cli, area: str) -> None:
     with published(area):
         answered = cli("resolve", "absent", "model1", "-o", "name", "--area", area)
     assert answered.out == "model1\n"

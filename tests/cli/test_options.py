@@ -90,7 +90,7 @@ def test_an_option_given_beats_its_variable(cli: Cli, area: str) -> None:
 
 
 @pytest.mark.parametrize("variable", ["SHMROUTE_VERSION", "SHMROUTE_PORT", "SHMROUTE_SERVICE_HOST"])
-def test_a_variable_that_others_set_does_no_harm(cli: Cli, area: str, variable: str) -> None:
+def test_variables_of_other_programs_are_ignored(cli: Cli, area: str, variable: str) -> None:
     with published(area):
         assert (
             cli("resolve", "model1", "-o", "name", SHMROUTE_AREA=area, **{variable: "tcp://1.2.3.4"}).out == "model1\n"
@@ -226,7 +226,7 @@ def test_a_namespace_that_cannot_exist_is_refused(cli: Cli, namespace: str, tmp_
         assert "not the name of a namespace" in done.err, done.err
 
 
-def test_one_of_two_namespaces_is_not_dropped_without_a_word(cli: Cli) -> None:
+def test_two_namespaces_for_a_command_of_one_are_a_usage_error(cli: Cli) -> None:
     for command in ("get", "resolve", "delete", "apply"):
         done = cli(command, "-n", "a", "-n", "b")
         assert "give one namespace, or -A for all" in done.err

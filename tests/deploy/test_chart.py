@@ -255,7 +255,7 @@ def test_the_chart_on_the_page_gets_the_sidecar_of_the_kustomization(kustomize: 
 
 
 @pytest.mark.parametrize("scope", ["namespaced", "cluster"])
-def test_below_an_apps_chart_nothing_is_called_as_its_release(tmp_path: Path, scope: str) -> None:
+def test_as_a_subchart_no_object_is_named_like_the_release(tmp_path: Path, scope: str) -> None:
     """`helm create` calls an app's own ServiceAccount so, and a name that comes twice fails the installation."""
     manifests = templated(f"shmroute.scope={scope}", chart=dependent(tmp_path), release="app")
     names = [(each["kind"], each["metadata"]["name"]) for each in manifests]

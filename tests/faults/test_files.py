@@ -82,7 +82,7 @@ def test_02_pod_restarted_without_api_server_serves_its_checkpoint(
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "foreign", "empty"])
-def test_02_a_damaged_checkpoint_is_as_good_as_none(
+def test_02_a_damaged_checkpoint_counts_as_missing(
     api: ApiServer, kubeconfig: Path, area: str, tmp_path: Path, damage: str
 ) -> None:
     path = tmp_path / "checkpoint"

@@ -117,7 +117,7 @@ def healthz(port: int) -> float:
 @pytest.mark.long
 @pytest.mark.fault(47)
 @needs_own_shm
-def test_other_tenants_are_served_while_everybody_is_hostile(tmp_path: Path, area: str) -> None:
+def test_other_tenants_are_served_while_all_attacks_run(tmp_path: Path, area: str) -> None:
     stop = threading.Event()
     with ExitStack() as stack:
         api = stack.enter_context(ApiServer())

@@ -308,7 +308,7 @@ def test_worker_keeps_its_rows_when_a_generation_is_missing(area: str) -> None:
 
 
 @pytest.mark.parametrize("offset", [*range(0, 64, 4), *range(layout.SEGMENT_AT, layout.SYNCED_AT + 16, 8), 5000, 65535])
-def test_a_worker_does_not_mind_damage_to_what_is_only_read_when_attaching(area: str, offset: int) -> None:
+def test_attached_worker_ignores_damage_read_only_when_attaching(area: str, offset: int) -> None:
     def damage(publisher: Publisher) -> None:
         poke(posix.control_name(area), offset, b"\xff")
 
@@ -392,7 +392,7 @@ def test_foreign_rows_are_no_routes(area: str) -> None:
 
 @pytest.mark.parametrize("make", NO_SHARED_MEMORY)
 @pytest.mark.parametrize("which", ["control block", "segment"])
-def test_what_only_has_the_name_of_an_area_is_refused_by_a_worker(area: str, make: Make, which: str) -> None:
+def test_worker_refuses_a_foreign_file_named_like_an_area(area: str, make: Make, which: str) -> None:
     with Publisher(area) as publisher:
         publisher.replace(routes(5))
     path = Path(posix.path_of(posix.control_name(area) if which == "control block" else current_segment(area)))
@@ -416,7 +416,7 @@ def test_what_only_has_the_name_of_an_area_is_refused_by_a_worker(area: str, mak
 @pytest.mark.fault(29)
 @pytest.mark.parametrize("size", [0, 1, 11, 16, 63, 64, 127, 128, 200, 4096, 65535, 8320, 8392])
 @pytest.mark.parametrize("which", ["", ".1"])
-def test_what_was_cut_short_is_refused(area: str, size: int, which: str) -> None:
+def test_truncated_files_are_refused(area: str, size: int, which: str) -> None:
     with Publisher(area) as publisher:
         publisher.replace(routes(5))
     path = Path(posix.path_of(posix.control_name(area) if which == "control block" else current_segment(area)))

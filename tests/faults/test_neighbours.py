@@ -99,7 +99,7 @@ def as_stranger(work: Callable[[], object]) -> None:
 
 @pytest.mark.fault(44)
 @as_root
-def test_names_that_a_stranger_takes_in_advance_stop_nobody(area: str) -> None:
+def test_names_taken_in_advance_by_a_stranger_stop_no_watcher(area: str) -> None:
     """The next segments' names cannot be guessed; those of the numbers that format 2 used are nothing any more."""
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
@@ -124,7 +124,7 @@ def test_names_that_a_stranger_takes_in_advance_stop_nobody(area: str) -> None:
 @pytest.mark.fault(44)
 @as_root
 @pytest.mark.parametrize("which", ["control block", "lock"])
-def test_a_file_of_a_stranger_is_neither_believed_nor_removed(area: str, which: str) -> None:
+def test_a_strangers_file_is_neither_trusted_nor_removed(area: str, which: str) -> None:
     name = posix.control_name(area) if which == "control block" else posix.lock_name(area)
 
     def make() -> None:
@@ -315,7 +315,7 @@ def test_rows_are_kept_when_files_are_removed_between_two_publishes(area: str) -
 
 
 @pytest.mark.fault(43)
-def test_an_area_taken_by_another_watcher_meanwhile_is_left_to_it(area: str) -> None:
+def test_an_area_now_of_another_watcher_is_not_removed(area: str) -> None:
     publisher = Publisher(area)
     publisher.publish({(1, "a"): b"1"})
     for name in objects(area):
@@ -333,7 +333,7 @@ def test_an_area_taken_by_another_watcher_meanwhile_is_left_to_it(area: str) -> 
 
 
 @pytest.mark.fault(51)
-def test_a_daemoniser_that_closes_every_descriptor_costs_no_stranger_theirs(area: str) -> None:
+def test_closing_all_descriptors_never_closes_foreign_ones_later(area: str) -> None:
     """After the first look-up; the numbers then belong to somebody else, whom the reader must not close."""
 
     def work(pipe: Pipe) -> None:

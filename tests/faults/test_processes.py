@@ -369,7 +369,7 @@ def test_of_many_writers_that_race_for_a_dead_ones_area_one_gets_it(area: str) -
 @pytest.mark.parametrize(
     "look_ups", [400_000, pytest.param(10_000_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])]
 )
-def test_look_ups_agree_with_their_generation_at_full_publish_rate(area: str, look_ups: int) -> None:
+def test_look_ups_match_their_generation_at_full_publish_rate(area: str, look_ups: int) -> None:
     readers = 8
     with Forks() as forks:
         writer = forks.start(publish_for_ever, area)

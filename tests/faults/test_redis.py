@@ -124,9 +124,7 @@ def end(server: RedisServer, it: Watching, models: int, changes: int, size: int)
 
 
 @pytest.mark.fault(22)
-def test_routes_flow_while_redis_hangs_and_all_metadata_is_right_afterwards(
-    redis_server: RedisServer, area: str
-) -> None:
+def test_hung_redis_delays_no_route_and_metadata_is_right_later(redis_server: RedisServer, area: str) -> None:
     models, changes = 50, 300
     with watching(area, RedisStore(redis_server.url, read_timeout_seconds=0.5)) as it:
         begin(redis_server, it, models, 4_096)
@@ -148,7 +146,7 @@ def test_routes_flow_while_redis_hangs_and_all_metadata_is_right_afterwards(
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_half_a_minute_of_a_hung_redis_at_a_hundred_changes_a_second(redis_server: RedisServer, area: str) -> None:
+def test_redis_hung_for_30_s_delays_none_of_100_changes_a_second(redis_server: RedisServer, area: str) -> None:
     models, size, rate, seconds = 500, 4_096, 100, 30
     with watching(area, RedisStore(redis_server.url)) as it:
         begin(redis_server, it, models, size)
@@ -312,7 +310,7 @@ def bytes_sent(server: RedisServer) -> int:
 # --- memory -------------------------------------------------------------------------------------------------
 
 
-def test_the_raw_bytes_are_once_in_a_pod_however_many_workers_read_them(redis_server: RedisServer, area: str) -> None:
+def test_metadata_bytes_are_in_memory_once_for_all_workers(redis_server: RedisServer, area: str) -> None:
     models, size, count = 3_000, 4_096, 8
     names = [f"m-{number:05}" for number in range(models)]
     with redis_server.client() as client:
@@ -396,7 +394,7 @@ def drip(_: list[bytes], connection: socket.socket) -> None:
     [drip, always(b"*1\r\n" * 5_000), always(b"$abc\r\n"), always(b"*0\r\n")],
     ids=["drip", "deep", "odd", "few"],
 )
-def test_redis_out_of_shape_stops_no_route(area: str, tmp_path: Path, answer: Answer) -> None:
+def test_redis_sending_garbage_stops_no_route(area: str, tmp_path: Path, answer: Answer) -> None:
     manifest(tmp_path, "v-1", "one")
     with odd_redis(answer) as server, watching_process(area, tmp_path, server.url) as process, Reader(area) as reader:
         reader.wait_ready(20)

@@ -87,7 +87,7 @@ with routes({"iiot_dataservice": "iiot"}):
 
 @pytest.mark.fault(32)
 @NO_HALF_FORK
-def test_32_fork_in_c_during_a_threads_look_up_leaves_the_child_able() -> None:
+def test_32_child_of_a_fork_in_c_during_a_look_up_can_look_up() -> None:
     finished = subprocess.run(
         bound([sys.executable, "-c", FORK_IN_C]), capture_output=True, text=True, timeout=60, check=False
     )

@@ -61,7 +61,7 @@ def test_33_the_wall_clock_jumps_and_ages_stay_as_they_are(
             wait_for(lambda: reader.resolve("one").app_version == "v2")
 
 
-def test_33_an_audit_is_another_one_though_the_clock_was_set_back() -> None:
+def test_33_audits_are_distinguished_even_if_the_clock_is_set_back() -> None:
     before = AuditStatus("appmodels", 1, 0, newest=1_000.0)
     assert _is_newer(AuditStatus("appmodels", 2, 0, newest=900.0), before)
     assert not _is_newer(before, before)
@@ -82,7 +82,7 @@ _ROW: RowKey = (Kind.CONFLICT, "east/model")
 
 
 @pytest.mark.fault(33)
-def test_33_the_wall_clock_is_asked_for_nothing_but_what_is_shown_or_kept() -> None:
+def test_33_wall_clock_is_used_only_for_what_is_shown_or_stored() -> None:
     root = Path(shmroute.__file__).parent
     asking = {
         str(path.relative_to(root))

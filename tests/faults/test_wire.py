@@ -483,7 +483,9 @@ def test_07_410_over_an_unchanged_set_calls_no_handler(
 
 
 @pytest.mark.fault(7)
-def test_07_what_vanished_before_a_410_is_served_no_more(api: ApiServer, connection: Connection, area: str) -> None:
+def test_07_objects_deleted_before_a_410_are_no_longer_served(
+    api: ApiServer, connection: Connection, area: str
+) -> None:
     handler = Noting()
     for name in ("one", "two"):
         api.apply(app_model(name, [name]))
@@ -814,7 +816,7 @@ def test_15_nonsense_drops_the_stream_without_moving_the_resource_version(
         assert follow.source.stats.restarts == {"garbled": 1}
 
 
-def test_15_nonsense_again_and_again_is_no_spin(api: ApiServer, connection: Connection) -> None:
+def test_15_repeated_garbage_backs_off(api: ApiServer, connection: Connection) -> None:
     timing = msgspec.structs.replace(CALM, backoff_cap_seconds=10.0)
     with Following(connection, timing=timing) as follow:
         follow.wait_watched(api)

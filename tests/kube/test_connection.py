@@ -75,7 +75,7 @@ def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[object
     return thread, results
 
 
-def test_a_request_says_who_we_are_and_what_we_are(api: ApiServer, api_connection: Connection) -> None:
+def test_a_request_carries_credentials_and_user_agent(api: ApiServer, api_connection: Connection) -> None:
     answer = api_connection.request("GET", ALL)
 
     assert answer.status == 200
@@ -117,7 +117,7 @@ def test_a_body_goes_out_as_it_is_under_its_content_type(api: ApiServer, api_con
     assert api.get("appmodels", "one") is not None
 
 
-def test_a_segment_of_a_path_cannot_leave_it() -> None:
+def test_path_segments_are_percent_encoded() -> None:
     assert path_of("apis", "a/../b", "c?d") == "/apis/a%2F..%2Fb/c%3Fd"
 
 
@@ -159,7 +159,7 @@ def test_a_redirect_is_a_refusal_and_is_not_followed(api: ApiServer, api_connect
     assert len(api.requests) == 1
 
 
-def test_a_rotated_token_file_counts_before_anything_is_refused(api: ApiServer, tmp_path: Path) -> None:
+def test_a_rotated_token_file_is_read_before_any_refusal(api: ApiServer, tmp_path: Path) -> None:
     token_file = tmp_path / "token"
     connection = Connection(str(api.kubeconfig(tmp_path / "kubeconfig", token_file=token_file)))
     connection.request("GET", ALL)
@@ -193,7 +193,7 @@ def test_a_credential_that_stays_refused_is_tried_twice_and_no_more(api: ApiServ
 
 
 @pytest.mark.fault(14)
-def test_a_kubeconfig_that_was_replaced_counts_before_anything_is_refused(api: ApiServer, tmp_path: Path) -> None:
+def test_a_replaced_kubeconfig_is_read_before_any_refusal(api: ApiServer, tmp_path: Path) -> None:
     kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
     connection = Connection(str(kubeconfig))
     connection.request("GET", ALL)
@@ -215,7 +215,7 @@ def test_half_written_kubeconfig_leaves_the_former_one_in_use(api: ApiServer, tm
     assert connection.request("GET", ALL).status == 200
 
 
-def test_a_pods_token_that_was_rotated_counts_at_once(
+def test_a_pods_rotated_token_is_used_at_once(
     certificates: tuple[Certificates, Certificates], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from kubernetes.config import incluster_config
@@ -372,7 +372,7 @@ def test_one_connection_is_kept_for_request_after_request(api: ApiServer, api_co
     assert api.connections == 1
 
 
-def test_a_refused_connection_is_no_answer(tmp_path: Path) -> None:
+def test_a_refused_connection_raises(tmp_path: Path) -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{reserved.getsockname()[1]}")

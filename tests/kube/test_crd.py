@@ -60,7 +60,7 @@ def test_the_shipped_definition_and_the_one_for_kubectl_are_the_same_text() -> N
     assert (Path(__file__).parents[2] / "crds" / "appmodels.yaml").read_text() == crd_yaml()
 
 
-def test_definition_adds_no_rule_to_the_first_published_one() -> None:
+def test_the_definition_adds_no_rule_to_the_first_published_one() -> None:
     ours, original = yaml.safe_load(crd_yaml()), first_published()
     assert rules_of(served_schema(ours)) == rules_of(served_schema(original))
     assert served_schema(ours)["properties"]["spec"]["properties"]["models"]["x-kubernetes-list-type"] == "atomic"

@@ -338,14 +338,14 @@ def test_one_bad_file_among_good_ones_is_refused(server: Server, content: str) -
         Connection(f"{server.kubeconfig()}:{server.folder / 'bad'}")
 
 
-def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_fifos_and_devices_as_kubeconfig_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path):
         with pytest.raises(ConfigError, match=r"regular file|cannot be read"):
             Connection(str(path))
 
 
-def test_an_empty_kubeconfig_says_as_little_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_kubeconfig_is_reported_as_missing_or_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     (tmp_path / "blank").write_text("# nothing yet\n")
     with pytest.raises(ConfigError, match="blank is missing or empty"):

@@ -197,7 +197,7 @@ def test_an_interactive_plugin_needs_a_terminal(api: ApiServer, script: Plugin, 
         connection.request("GET", PATH)
 
 
-def test_a_plugin_learns_what_it_asked_for(api: ApiServer, script: Plugin, tmp_path: Path) -> None:
+def test_a_plugin_gets_the_input_it_asked_for(api: ApiServer, script: Plugin, tmp_path: Path) -> None:
     script.gives(token=api.auth.token)
     cluster = {"extensions": [{"name": "client.authentication.k8s.io/exec", "extension": {"audience": "a"}}]}
     environment = [{"name": "GREETING", "value": "hello"}]

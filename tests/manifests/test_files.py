@@ -33,7 +33,7 @@ def kinds(documents: list[Document]) -> list[str]:
 
 
 @given(st.lists(VALUES.filter(lambda value: value is not None), max_size=3))
-def test_yaml_is_read_as_others_read_it(values: list[object]) -> None:
+def test_yaml_gives_the_same_values_as_other_parsers(values: list[object]) -> None:
     text = yaml.safe_dump_all(values, allow_unicode=True, explicit_start=True)
     assert decode_text(text.encode()) == list(yaml.safe_load_all(text))
 
@@ -45,7 +45,7 @@ def test_a_stream_of_json_is_read_as_it_was_written(values: list[object]) -> Non
 
 
 @given(st.binary(max_size=200) | NAMES.map(str.encode))
-def test_no_bytes_whatever_raise_anything_but_a_value_error(content: bytes) -> None:
+def test_any_bytes_are_read_or_raise_a_value_error(content: bytes) -> None:
     for json_only in (False, True):
         with contextlib.suppress(ValueError):
             decode_text(content, json_only=json_only)
@@ -174,7 +174,7 @@ def test_numbers_are_written_as_they_were_read() -> None:
     assert encode(document) == b'{"kind":"A","v":1.10,"n":99999999999999999999}'
 
 
-def test_what_json_cannot_hold_is_refused_with_the_place() -> None:
+def test_values_json_cannot_hold_are_refused_with_their_line() -> None:
     with pytest.raises(InvalidObject, match="manifest 1: cannot be written as JSON"):
         encode(Document("manifest 1", {"kind": "A", "v": object()}))
 

@@ -89,7 +89,7 @@ def test_every_appmodel_of_the_recorded_lists_is_read() -> None:
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, msgspec.Raw])
-def test_every_kind_of_buffer_is_taken(kind: Any) -> None:
+def test_every_kind_of_buffer_is_accepted(kind: Any) -> None:
     assert isinstance(parse_appmodel(kind(with_spec())), AppModel)
     assert isinstance(parse_appmodel(kind(with_spec(app=""))), InvalidAppModel)
 
@@ -379,7 +379,7 @@ def test_absent_hints_are_none(hints: object) -> None:
     assert endpoint.hints == ()
 
 
-def test_null_endpoints_and_ports_are_none() -> None:
+def test_null_endpoints_and_ports_count_as_absent() -> None:
     parsed = slice_of(endpoints=None, ports=None)
     assert (parsed.endpoints, parsed.ports) == ((), ())
     assert slice_of() == parsed
@@ -438,7 +438,7 @@ def test_a_slice_whose_service_is_no_name_is_an_error() -> None:
 # --- the values ----------------------------------------------------------------------------------------------
 
 
-def test_the_values_stay_out_of_the_garbage_collectors_books() -> None:
+def test_decoded_objects_are_not_tracked_by_the_garbage_collector() -> None:
     for value in (parse_appmodel(with_spec()), parse_appmodel(with_spec(app="")), slice_of(endpoints=[])):
         assert not gc.is_tracked(value)
         assert sys.getsizeof(value) < 100

@@ -105,9 +105,7 @@ def test_a_binary_upgrade_fails_no_request_and_hands_the_area_over(
         server.gone(left)
 
 
-def test_the_watcher_goes_with_the_last_worker_of_a_killed_arbiter(
-    tmp_path: Path, area: str, manifests: Manifests
-) -> None:
+def test_watcher_ends_with_the_last_worker_of_a_killed_arbiter(tmp_path: Path, area: str, manifests: Manifests) -> None:
     with gunicorn(tmp_path, area, manifests, "--timeout", "2") as server:
         workers = server.workers("iiot")
         left = descendants(server.process.pid)
@@ -125,7 +123,7 @@ def test_a_dead_watcher_is_started_again_beside_the_server(tmp_path: Path, area:
         assert server.end(signal.SIGINT) == 0
 
 
-def test_the_watcher_outlives_a_killed_keeper_and_ends_with_the_server(
+def test_watcher_survives_its_killed_restarter_and_ends_with_the_server(
     tmp_path: Path, area: str, manifests: Manifests
 ) -> None:
     with gunicorn(tmp_path, area, manifests) as server:
@@ -142,7 +140,7 @@ def test_the_watcher_outlives_a_killed_keeper_and_ends_with_the_server(
 
 @pytest.mark.fault(39)
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give rights up")
-def test_workers_that_gave_root_up_follow_to_the_next_segment(tmp_path: Path, area: str, manifests: Manifests) -> None:
+def test_workers_without_root_follow_to_the_next_segment(tmp_path: Path, area: str, manifests: Manifests) -> None:
     # Preloaded, as a worker of another user cannot import from a folder of root's.
     with gunicorn(tmp_path, area, manifests, "--preload", "--user", "65534", "--group", "65534") as server:
         server.workers("iiot")

@@ -110,9 +110,7 @@ def test_the_hooks_of_granian_end_the_watcher_with_the_server(tmp_path: Path, ar
         server.end(signal.SIGTERM)
 
 
-def test_the_watcher_goes_with_the_last_worker_of_a_killed_granian(
-    tmp_path: Path, area: str, manifests: Manifests
-) -> None:
+def test_watcher_ends_with_the_last_worker_of_a_killed_granian(tmp_path: Path, area: str, manifests: Manifests) -> None:
     port = free_port()
     folder = example(tmp_path, "granian", "starlette", port=port)
     with serve(command("Granian", port), folder, area, manifests, port=port, shares_socket=False) as server:

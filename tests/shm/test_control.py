@@ -133,7 +133,7 @@ def test_a_refused_writer_takes_no_descriptor_with_it(area: str) -> None:
         assert descriptors() <= before
 
 
-def test_the_lock_dies_with_its_process(area: str) -> None:
+def test_the_lock_is_released_when_its_process_dies(area: str) -> None:
     def hold(pipe: Pipe) -> None:
         publisher = Publisher(area)
         pipe.send(publisher.generation)
@@ -243,7 +243,7 @@ def test_a_directory_of_that_name_is_refused_and_left_alone(area: str) -> None:
         directory.rmdir()
 
 
-def test_a_directory_among_the_leftovers_is_left_and_does_no_harm(area: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_directory_among_the_leftovers_is_kept_and_harmless(area: str, caplog: pytest.LogCaptureFixture) -> None:
     directory = Path(posix.path_of(f"shmroute-{area}.77"))
     directory.mkdir()
     try:

@@ -154,7 +154,7 @@ def test_another_format_version_is_refused_with_both_versions(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("data", [b"", b"short", b"something else".ljust(layout.CONTROL_BYTES, b"\0")])
-def test_what_is_no_control_block_is_refused(data: bytes) -> None:
+def test_a_file_that_is_no_control_block_is_refused(data: bytes) -> None:
     with pytest.raises(AreaUnreadable):
         layout.check_control_header("name", data)
 

@@ -118,7 +118,7 @@ def test_each_twin_continues_what_the_other_has_published(
         ("row", TypeError),
     ],
 )
-def test_what_is_no_row_is_refused_in_c(row: object, error: type[Exception]) -> None:
+def test_invalid_rows_are_refused_in_c(row: object, error: type[Exception]) -> None:
     assert NATIVE is not None
     with pytest.raises(error):
         NATIVE.pack_rows([((1, "a"), b"1"), row], HASH_KEY)

@@ -32,7 +32,7 @@ def test_a_name_of_letters_digits_dashes_and_underscores_is_taken(area: str) -> 
     assert posix.control_name(area) == f"shmroute-{area}"
 
 
-def test_an_areas_objects_are_never_those_of_one_whose_name_begins_alike(area: str) -> None:
+def test_areas_with_a_common_name_prefix_share_no_object(area: str) -> None:
     with Publisher(area) as one, Publisher(f"{area}-b") as other:
         one.publish({(1, "a"): b"1"})
         other.publish({(1, "a"): b"1"})
@@ -42,7 +42,7 @@ def test_an_areas_objects_are_never_those_of_one_whose_name_begins_alike(area: s
 
 @pytest.mark.parametrize("make", NO_SHARED_MEMORY)
 @pytest.mark.parametrize("write", [False, True])
-def test_what_is_no_shared_memory_object_is_refused_without_waiting(area: str, make: Make, write: bool) -> None:
+def test_fifos_and_other_objects_are_refused_without_waiting(area: str, make: Make, write: bool) -> None:
     name = posix.control_name(area)
     make(Path(posix.path_of(name)))
     try:
@@ -171,9 +171,7 @@ def test_memory_is_taken_as_it_is_written_not_by_the_size_of_the_object(area: st
 
 
 @pytest.mark.fault(27)
-def test_where_there_is_no_room_for_a_whole_step_what_is_needed_is_taken(
-    area: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_needed_pages_are_taken_where_a_whole_step_has_no_room(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     room, reserve = 8192, posix.reserve
 
     def limited(descriptor: int, name: str, start: int, length: int) -> None:

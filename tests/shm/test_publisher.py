@@ -41,7 +41,7 @@ def test_each_change_is_one_generation(area: str) -> None:
 
 
 @pytest.mark.fault(7)
-def test_what_changes_nothing_is_not_published(area: str) -> None:
+def test_unchanged_rows_are_not_published(area: str) -> None:
     with Publisher(area) as publisher:
         assert publisher.publish({}) == 0
         assert publisher.publish({(1, "a"): None}) == 0
@@ -63,7 +63,7 @@ def test_replacing_removes_what_is_not_given_in_one_generation(area: str) -> Non
         assert table(RowReader(area)) == {(1, "b"): b"22", (3, "c"): b"4"}
 
 
-def test_kinds_have_keys_of_their_own(area: str) -> None:
+def test_the_same_key_may_exist_in_each_kind(area: str) -> None:
     with Publisher(area) as publisher:
         rows = {(kind, "same"): b"%d" % kind for kind in range(256)}
         publisher.publish(rows)
@@ -77,7 +77,7 @@ def test_kinds_have_keys_of_their_own(area: str) -> None:
     ("key", "value"),
     [("", b""), ("", b"value"), ("key", b""), ("ä\0ö\U0001f600", bytes(range(256))), ("k" * 65535, b"v" * 1_000_000)],
 )
-def test_any_key_and_value_comes_back(area: str, key: str, value: bytes) -> None:
+def test_any_key_and_value_is_read_back(area: str, key: str, value: bytes) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(0, key): value, (255, "other"): b"x"})
         assert RowReader(area).get(0, key) == value
@@ -89,7 +89,7 @@ def test_any_key_and_value_comes_back(area: str, key: str, value: bytes) -> None
     "change",
     [{(65536, "a"): b""}, {(-1, "a"): b""}, {(1, "k" * 65536): b""}, {(1, "ö" * 32768): b""}, {(1, "\udc80"): b""}],
 )
-def test_what_does_not_fit_is_refused_and_changes_nothing(area: str, change: Table) -> None:
+def test_rows_that_do_not_fit_are_refused_and_change_nothing(area: str, change: Table) -> None:
     with Publisher(area) as publisher:
         for refused in (publisher.publish, publisher.replace):
             with pytest.raises(ValueError):  # noqa: PT011 - which one, the parameters say
@@ -307,7 +307,7 @@ def test_the_next_writer_continues_where_the_last_one_ended(area: str) -> None:
     assert table(reader) == {(1, "a"): b"11", (1, "b"): b"2"}
 
 
-def test_nothing_is_left_of_an_area_that_is_removed(area: str) -> None:
+def test_a_removed_area_leaves_no_file(area: str) -> None:
     publisher = Publisher(area)
     publisher.publish({(1, "a"): b"1"})
     publisher.close(remove=True)
@@ -324,7 +324,7 @@ def test_leftovers_are_swept_by_whoever_gets_the_lock(area: str) -> None:
 
 
 @pytest.mark.fault(23)
-def test_what_a_killed_writer_left_behind_the_log_is_never_taken_for_a_batch(area: str) -> None:
+def test_bytes_left_behind_the_log_are_never_read_as_a_batch(area: str) -> None:
     """A value may hold anything, also a batch of the generation after the next that lies just where that one will."""
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})

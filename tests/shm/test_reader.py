@@ -71,7 +71,7 @@ def test_a_key_that_cannot_be_in_a_table_is_absent(area: str) -> None:
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_a_reader_hops_over_a_new_base_and_knows_what_changed(area: str) -> None:
+def test_reader_follows_to_a_new_base_and_knows_what_changed(area: str) -> None:
     with Publisher(area) as publisher:
         rows: Table = {(1, f"k{number}"): b"0" for number in range(50)}
         publisher.replace(rows)
@@ -88,7 +88,7 @@ def test_a_reader_hops_over_a_new_base_and_knows_what_changed(area: str) -> None
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_a_reader_that_stayed_behind_several_bases_gets_the_newest_rows(area: str) -> None:
+def test_reader_several_bases_behind_gets_the_newest_rows(area: str) -> None:
     with Publisher(area) as publisher:
         rows: Table = {(1, f"k{number}"): b"0" for number in range(50)}
         publisher.replace(rows)
@@ -156,7 +156,7 @@ def test_a_view_of_an_area_that_was_removed_never_expires(area: str) -> None:
 # --- advance and seek -----------------------------------------------------------------------------------------
 
 
-def test_advancing_says_exactly_what_each_generation_changed(area: str) -> None:
+def test_advance_reports_exactly_what_each_generation_changed(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1", (1, "b"): b"2"})
         reader = RowReader(area)
@@ -177,7 +177,7 @@ def test_advancing_says_exactly_what_each_generation_changed(area: str) -> None:
 @pytest.mark.fault(23)
 @pytest.mark.usefixtures("small_segments")
 @pytest.mark.parametrize("stay_behind", [1, 3, 50, 500])
-def test_what_advancing_says_adds_up_to_the_newest_table(area: str, stay_behind: int) -> None:
+def test_changes_reported_by_advance_add_up_to_the_newest_table(area: str, stay_behind: int) -> None:
     with Publisher(area) as publisher:
         rows: Table = {(1, f"k{number}"): b"0" for number in range(40)}
         publisher.replace(rows)
@@ -274,7 +274,7 @@ def test_reader_attaches_when_the_writer_died_before_publishing(area: str) -> No
 
 @pytest.mark.parametrize("make", NO_SHARED_MEMORY)
 @pytest.mark.parametrize("which", ["control block", "segment"])
-def test_something_else_of_that_name_is_refused(area: str, make: Make, which: str) -> None:
+def test_a_foreign_file_of_that_name_is_refused(area: str, make: Make, which: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
     path = Path(posix.path_of(posix.control_name(area) if which == "control block" else current_segment(area)))
@@ -289,7 +289,7 @@ def test_something_else_of_that_name_is_refused(area: str, make: Make, which: st
 
 @pytest.mark.parametrize("content", [b"", b"x", b"shmrseg\n", bytes(100_000)])
 @pytest.mark.parametrize("which", ["control block", "segment"])
-def test_what_is_cut_short_or_foreign_is_refused(area: str, content: bytes, which: str) -> None:
+def test_truncated_or_foreign_areas_are_refused(area: str, content: bytes, which: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
     path = Path(posix.path_of(posix.control_name(area) if which == "control block" else current_segment(area)))
@@ -300,7 +300,7 @@ def test_what_is_cut_short_or_foreign_is_refused(area: str, content: bytes, whic
 
 
 @pytest.mark.fault(30)
-def test_a_segment_that_has_gone_is_missed_after_a_few_looks(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_segment_is_an_error_after_a_few_retries(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[str] = []
 
     def noted(name: str) -> Segment:
@@ -348,7 +348,7 @@ def test_a_damaged_generation_is_refused_and_the_reader_stays(area: str, word: f
         assert follower.advance() == [RowChange(1, "a", b"4", b"mended")]
 
 
-def test_a_damaged_batch_is_gone_around_by_attaching_anew(area: str) -> None:
+def test_a_damaged_batch_is_passed_by_attaching_again(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"0"})
         reader, follower = RowReader(area), RowReader(area)
@@ -379,7 +379,7 @@ def test_running_out_of_descriptors_leaves_the_reader_where_it_was(area: str) ->
 # --- what it costs --------------------------------------------------------------------------------------------
 
 
-def test_a_reader_lets_go_of_what_it_does_not_read_any_more(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_unmaps_segments_it_no_longer_reads(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "MIN_LOG_BYTES", 1024)
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"0"})

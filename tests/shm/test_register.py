@@ -41,7 +41,7 @@ def test_a_process_is_seen_with_its_generation_until_it_leaves(area: str) -> Non
         assert read_workers(area) == []
 
 
-def test_moves_are_noted_every_10_ms_and_getting_stuck_or_free_at_once(area: str) -> None:
+def test_register_notes_moves_every_10_ms_and_stuck_workers_at_once(area: str) -> None:
     now = 1
 
     def noted(generation: int, *stuck: Any) -> tuple[int, int]:
@@ -115,7 +115,7 @@ def test_idle_forked_child_does_not_keep_its_parents_place(area: str) -> None:
         assert read_workers(area) == []
 
 
-def test_a_closed_descriptor_that_somebody_else_owns_is_not_written(area: str, tmp_path: Path) -> None:
+def test_a_closed_descriptor_reused_by_others_is_not_written(area: str, tmp_path: Path) -> None:
     """As after a daemoniser that closes every descriptor."""
     times = count(0, 1_000_000_000)
     with Publisher(area):
@@ -180,7 +180,7 @@ def test_unusable_register_costs_nothing_and_is_used_again_later(area: str, dama
 
 
 @pytest.mark.parametrize("make", NO_SHARED_MEMORY)
-def test_something_else_of_its_name_stops_neither_writer_nor_worker(
+def test_foreign_register_file_stops_neither_writer_nor_worker(
     area: str, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(path(area))
@@ -222,7 +222,7 @@ def test_workers_of_the_group_write_it_and_others_do_not(area: str) -> None:
         child.finish()
 
 
-def test_notes_that_anybody_wrote_are_not_believed(area: str) -> None:
+def test_damaged_register_notes_are_ignored(area: str) -> None:
     with Publisher(area):
         name = posix.register_name(area)
         register = Register(area)

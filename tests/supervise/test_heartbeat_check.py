@@ -67,13 +67,13 @@ def test_a_watcher_without_a_heartbeat_that_does_nothing_is_frozen(writer: Write
     assert writer.looks(FROZEN_CHECKS) == [False] * (FROZEN_CHECKS - 1) + [True]
 
 
-def test_each_heartbeat_makes_the_count_begin_again(writer: Writer) -> None:
+def test_each_heartbeat_restarts_the_count(writer: Writer) -> None:
     for _ in range(3):
         assert not any(writer.looks(FROZEN_CHECKS - 1))
         writer.do("beat")
 
 
-def test_a_watcher_that_computes_is_not_frozen_until_it_never_ends(writer: Writer) -> None:
+def test_a_busy_watcher_counts_as_frozen_only_after_a_long_time(writer: Writer) -> None:
     writer.pulse.look()
     for _ in range(FROZEN_CHECKS + 2):
         writer.do("compute")

@@ -207,7 +207,7 @@ def test_dead_watcher_is_restarted_and_the_command_sees_new_routes(area: str, ma
 # --- nothing is left ---------------------------------------------------------------------------------------
 
 
-def test_the_death_of_the_command_ends_everything(area: str, manifests: Manifests) -> None:
+def test_a_killed_command_ends_the_watcher_and_run(area: str, manifests: Manifests) -> None:
     with run(area, manifests.path, python(SLEEP)) as running:
         pid = int(running.line())
         watcher = running.watcher
@@ -217,7 +217,7 @@ def test_the_death_of_the_command_ends_everything(area: str, manifests: Manifest
     assert memory_of(area) == []
 
 
-def test_killed_run_takes_command_watcher_and_memory_along(area: str, manifests: Manifests) -> None:
+def test_killed_run_ends_command_and_watcher_and_frees_memory(area: str, manifests: Manifests) -> None:
     with run(area, manifests.path, python(SLEEP)) as running:
         pid = int(running.line())
         watcher = running.watcher
@@ -253,7 +253,7 @@ def test_children_that_end_with_the_command_are_not_reported(area: str, manifest
     assert not any("left pid" in line for line in running.errors)
 
 
-def test_what_the_command_leaves_running_is_ended(area: str, manifests: Manifests) -> None:
+def test_processes_left_by_the_command_are_ended(area: str, manifests: Manifests) -> None:
     code = (
         "import subprocess, sys; sleeper = [sys.executable, '-c', 'import time; time.sleep(60)'];"
         " print(subprocess.Popen(sleeper, start_new_session=True).pid)"

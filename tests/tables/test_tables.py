@@ -77,7 +77,7 @@ def test_a_new_version_of_an_app_changes_every_route_of_it_and_no_other() -> Non
     assert changes[Kind.MODEL, "m1"].app_version == "v-2"
 
 
-def test_what_changes_back_before_it_is_taken_was_no_change() -> None:
+def test_change_undone_before_a_take_is_not_announced() -> None:
     followed = Followed()
     first = appmodel("a", "m1 m2")
     followed.put(first, endpointslice("s", "10.0.0.1", service="a"))
@@ -89,7 +89,7 @@ def test_what_changes_back_before_it_is_taken_was_no_change() -> None:
     assert followed.take() == {}
 
 
-def test_what_comes_and_goes_before_it_is_taken_was_never_there() -> None:
+def test_object_added_and_deleted_before_a_take_is_not_announced() -> None:
     followed = Followed()
     followed.put(appmodel("a"))
     followed.delete(appmodel("a"))
@@ -186,7 +186,7 @@ def test_the_last_valid_state_keeps_its_claim() -> None:
     assert followed.served_by("model1") == "default/loser"
 
 
-def test_a_mended_object_is_no_longer_listed() -> None:
+def test_a_mended_object_is_no_longer_listed_as_invalid() -> None:
     followed = Followed()
     first = appmodel("a")
     followed.put(first, invalid("a"))
@@ -263,7 +263,7 @@ def test_a_resync_announces_every_served_object_and_changes_no_row() -> None:
     assert followed.take() == {}
 
 
-def test_the_state_of_a_source_changes_nothing() -> None:
+def test_the_state_of_a_source_changes_no_row() -> None:
     followed = Followed()
     followed.put(appmodel("a"))
     followed.take()

@@ -102,7 +102,7 @@ def noted(area: str) -> Iterator[Notes]:
 ROUTE = encode(RouteRow("m", "1", "app", "v1", "ns", "am"))
 
 
-def test_large_publication_is_cut_to_its_first_rows_and_a_count(noted: Notes) -> None:
+def test_event_log_cuts_a_large_publication_to_rows_and_a_count(noted: Notes) -> None:
     lines = noted.publish([(Kind.APP, "app", b""), *((Kind.MODEL, f"m{number}", ROUTE) for number in range(20_000))])
     assert len(lines) == NOTED_ROWS + 1
     assert lines[0] == "model m0 added: 1 by app app v1 (ns/am)"

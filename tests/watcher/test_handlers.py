@@ -59,7 +59,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize("name", ["Good", "good", "make", "Inner.good"])
-def test_an_object_a_class_or_a_function_gives_a_handler(module: str, name: str) -> None:
+def test_handler_may_be_an_object_a_class_or_a_function(module: str, name: str) -> None:
     path = list(sys.path)
     ((table, handler),) = load_handlers([f"{module}:{name}"])
     assert table == ""

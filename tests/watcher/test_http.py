@@ -52,7 +52,7 @@ def ask(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
         connection.close()
 
 
-def test_liveness_is_never_the_api_servers_fault(area: str) -> None:
+def test_an_unreachable_api_server_does_not_fail_liveness(area: str) -> None:
     with running(area) as it, serving(it.watcher) as port:
         it.source.put(SourceState("appmodels", "backing-off", 0, "connection refused", restarts=99))
         wait_for(lambda: it.watcher.status.sources)
@@ -91,13 +91,13 @@ def test_a_watcher_whose_loop_hangs_is_not_live(area: str) -> None:
         assert "has not turned for" in text
 
 
-def test_other_paths_are_not_there_and_name_those_that_are(area: str) -> None:
+def test_unknown_paths_get_404_and_the_list_of_paths(area: str) -> None:
     with running(area) as it, serving(it.watcher) as port:
         for path in ("/health", "/healthz/", "/metrics/../etc/passwd", "//", "/api"):
             assert ask(port, path) == (404, "/healthz, /readyz, /metrics, / and /api/...\n")
 
 
-def test_metrics_can_be_read_by_prometheus_and_say_what_has_been(area: str) -> None:
+def test_metrics_parse_as_prometheus_text_and_count_events(area: str) -> None:
     clock = Clock()
     with running(area, clock=clock) as it, serving(it.watcher) as port:
         it.source.put(Replaced("appmodels", (appmodel("one"),)), AuditResult("appmodels", 3, 2))
@@ -159,7 +159,7 @@ def test_binding_asks_no_name_service(area: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "listen", ["", "9090", "localhost", ":http", ":70000", "::1:", "256.0.0.1:0", ":\N{SUPERSCRIPT TWO}"]
 )
-def test_what_is_no_address_is_a_usage_error(area: str, listen: str) -> None:
+def test_an_invalid_listen_address_is_a_usage_error(area: str, listen: str) -> None:
     watcher = WatcherLoop(area, [Told()], settings=SETTINGS)
     with pytest.raises(ConfigError, match="--listen"):
         serve(watcher, listen)

@@ -119,7 +119,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         yield ServerPlace(connection, api)
 
 
-def test_a_third_kind_flows_into_rows(place: Place, area: str) -> None:
+def test_objects_of_a_third_kind_become_rows(place: Place, area: str) -> None:
     place.put(widget("first", size=3))
     it = Running(area, *place.sources)
     it.thread.start()

@@ -292,9 +292,7 @@ def test_publish_without_room_is_reported_and_retried_until_there_is_room(
     assert "there is room again" in caplog.text
 
 
-def test_changes_during_a_time_without_room_are_all_there_afterwards(
-    area: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changes_made_without_room_are_published_when_there_is(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PUBLISH_RETRY_SECONDS", 0.05)
     with running(area) as it:
         it.source.put(Replaced("appmodels", (appmodel("gone"), appmodel("changed"))))
@@ -446,7 +444,7 @@ class Stubborn(Told):
         self.release.wait(WAIT_SECONDS)
 
 
-def test_run_returns_and_lets_the_area_go_though_a_source_does_not_stop(area: str) -> None:
+def test_run_returns_and_frees_the_area_even_if_a_source_hangs(area: str) -> None:
     source = Stubborn()
     watcher = WatcherLoop(area, [source], settings=SETTINGS)
     thread = threading.Thread(target=watcher.run)
@@ -567,7 +565,7 @@ def test_the_watchers_loop_waits_only_for_its_queue(area: str, tmp_path: Path) -
 
 
 @pytest.mark.fault(2)
-def test_the_oldest_source_says_how_old_the_routes_are(area: str) -> None:
+def test_age_of_the_routes_is_that_of_the_oldest_source(area: str) -> None:
     with running(area, "appmodels", "endpointslices") as it:
         it.source.put(Replaced("appmodels", ()), Replaced("endpointslices", ()))
         it.source.in_step(time.monotonic_ns() - int(100e9))

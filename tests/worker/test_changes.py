@@ -102,7 +102,7 @@ def test_changes_name_what_was_added_changed_and_removed(given: RoutesArea, read
     assert now(reader, 3) == []
 
 
-def test_routes_it_gives_lead_to_endpoints(given: RoutesArea, reader: Reader) -> None:
+def test_routes_from_changes_lead_to_endpoints(given: RoutesArea, reader: Reader) -> None:
     given.route("a")
     given.endpoints("app", "10.0.0.1:80")
     given.route("a", version="v2")
@@ -284,7 +284,7 @@ def test_a_timeout_of_0_gives_all_there_is_however_much(given: RoutesArea, reade
     assert [change.generation for change in reader.changes(since, timeout=0)] == [502]
 
 
-def test_timeout_ends_despite_an_endless_stream_of_other_changes(area: str, reader: Reader) -> None:
+def test_a_timeout_ends_despite_endless_changes_of_other_kinds(area: str, reader: Reader) -> None:
     def churn(pipe: Pipe) -> None:
         with RoutesArea(area) as given:
             for number in itertools.count():
@@ -329,7 +329,7 @@ def test_changes_hold_no_lock_while_waiting_or_unused(given: RoutesArea, reader:
     reader._position.lock.release()
 
 
-def test_closing_the_reader_ends_it_even_if_the_reader_is_used_again(given: RoutesArea, reader: Reader) -> None:
+def test_closing_the_reader_ends_its_changes_for_good(given: RoutesArea, reader: Reader) -> None:
     since = given.route("a")
     changes = reader.changes(since)
     reader.close()
@@ -340,7 +340,7 @@ def test_closing_the_reader_ends_it_even_if_the_reader_is_used_again(given: Rout
     assert len(now(reader, since)) == 1
 
 
-def test_waiting_costs_next_to_nothing(given: RoutesArea, reader: Reader) -> None:
+def test_waiting_for_changes_uses_almost_no_processor_time(given: RoutesArea, reader: Reader) -> None:
     since = given.route("a")
     changes = reader.changes(since, timeout=1.0)
     before = time.process_time()
@@ -352,7 +352,7 @@ class Interrupted(Exception):
     pass
 
 
-def test_an_interrupt_while_it_reads_loses_nothing(area: str, reader: Reader) -> None:
+def test_an_interrupt_while_reading_changes_loses_none(area: str, reader: Reader) -> None:
     """At each line in turn, as a time limit's signal might come."""
     known = Table()
     with RoutesArea(area) as given:

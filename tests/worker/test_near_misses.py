@@ -41,7 +41,7 @@ def test_text_names_area_age_and_similar_names(reader: Reader) -> None:
         reader.app("ap1")
 
 
-def test_text_is_made_once_and_goes_along_in_copies(reader: Reader) -> None:
+def test_error_text_is_made_once_and_kept_in_copies(reader: Reader) -> None:
     error = missing(reader, "modle1")
     sent = pickle.loads(pickle.dumps(error))
     text = str(error)
@@ -58,7 +58,9 @@ def test_miss_looks_for_no_similar_names(reader: Reader, monkeypatch: pytest.Mon
     missing(reader, "modle1", "west")
 
 
-def test_search_takes_its_share_of_time_and_no_more(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_for_similar_names_takes_at_most_its_share_of_time(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(near_misses._budget, "left", -60.0)
     text = str(missing(reader, "modle1"))
     assert f"in area {reader.area!r} (fresh " in text
@@ -71,7 +73,7 @@ def test_area_that_cannot_be_read_leaves_the_bare_text(reader: Reader) -> None:
     assert str(error) == "no app serves model 'modle1'"
 
 
-def test_failed_call_says_the_same(reader: Reader) -> None:
+def test_failed_call_names_similar_models_too(reader: Reader) -> None:
     from shmroute.calls import Attempts, default_policy
 
     def look_up() -> Any:

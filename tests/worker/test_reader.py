@@ -52,7 +52,7 @@ def reader(area: str) -> Iterator[Reader]:
 # --- looking up -----------------------------------------------------------------------------------------------
 
 
-def test_a_model_leads_to_its_app(given: RoutesArea, reader: Reader) -> None:
+def test_resolve_gives_the_app_of_a_model(given: RoutesArea, reader: Reader) -> None:
     given.publish(route("iiot_dataservice", "iiot", "v-2", app_version="v-7", namespace="meta", appmodel="iiot-app"))
     found = reader.resolve("iiot_dataservice")
     assert found == Route("iiot_dataservice", "v-2", "iiot", "v-7", "meta", "iiot-app")
@@ -638,7 +638,7 @@ def test_a_loggers_handler_may_look_up(given: RoutesArea, reader: Reader, area: 
         logger.removeHandler(handler)
 
 
-def test_fork_during_another_threads_look_up_leaves_the_child_able(area: str) -> None:
+def test_child_forked_during_another_threads_look_up_can_look_up(area: str) -> None:
     stop = threading.Event()
     with RoutesArea(area) as given, Reader(area) as reader:
         given.publish(*(route(f"m{number}", version="0") for number in range(50)))
@@ -682,7 +682,7 @@ def fork_despite_threads() -> int:
         return os.fork()
 
 
-def test_children_of_one_parent_do_not_all_pick_in_step(area: str) -> None:
+def test_forked_children_do_not_all_pick_the_same_endpoint(area: str) -> None:
     """As workers of a server that has resolved and picked before it forked."""
 
     def pick(pipe: Pipe, held: Route) -> None:

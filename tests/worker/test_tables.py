@@ -197,7 +197,7 @@ class Plain:
     region: str = ""
 
 
-def test_two_types_of_one_table_do_not_mix(given: Given, reader: Reader) -> None:
+def test_a_table_read_with_two_types_keeps_them_apart(given: Given, reader: Reader) -> None:
     given.replace(acme=ACME)
     assert reader.table("tenants", Plain)["acme"] == Plain(3, "eu")
     assert reader.table("tenants", Tenant)["acme"] == Tenant(3, "eu")
@@ -461,7 +461,7 @@ def test_table_changes_begin_with_all_rows_and_then_follow(given: Given, reader:
     assert redefined.rows == {"acme": Tenant(9)}
 
 
-def test_changes_come_for_async_for_too(given: Given, reader: Reader) -> None:
+def test_table_changes_can_be_awaited_by_async_for(given: Given, reader: Reader) -> None:
     given.replace(acme=ACME)
 
     async def follow() -> list[Any]:

@@ -107,7 +107,7 @@ def test_a_table_refuses_what_no_conversion_can_read(manifest: dict[str, Any], r
         read(manifest, kinds=TABLES)
 
 
-def test_what_is_of_no_use_is_noted_and_the_rest_is_taken() -> None:
+def test_unusable_slices_are_noted_and_the_rest_is_read() -> None:
     unlabelled = endpointslice("a-1", "a") | {"metadata": {"name": "a-1"}}
     named = endpointslice("a-2", "a", "host.example") | {"addressType": "FQDN"}
     content = read(unlabelled, named, appmodel("a"), appmodel("a", version="v2"))

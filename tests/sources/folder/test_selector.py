@@ -33,6 +33,6 @@ def test_a_selector_selects_what_the_api_would(
 
 
 @pytest.mark.parametrize("selector", ["=x", "a=b=c", "a in b", "a in (b", "a,,b", "a > 3", "a b"])
-def test_what_is_no_selector_is_refused(selector: str) -> None:
+def test_text_that_is_no_selector_is_refused(selector: str) -> None:
     with pytest.raises(ConfigError, match="label selector"):
         parse_selector(selector)

@@ -266,7 +266,7 @@ def test_a_folder_that_is_a_link_is_followed_when_the_link_is_swapped(tmp_path: 
     owner.wait_for_apps(a="v3")
 
 
-def test_the_source_says_that_it_is_in_step_twice_a_second(tmp_path: Path, follow: Follow) -> None:
+def test_folder_source_reports_contact_twice_a_second(tmp_path: Path, follow: Follow) -> None:
     owner = follow(tmp_path)
     for resource in ("appmodels", "endpointslices"):
         for _ in range(3):
@@ -275,7 +275,7 @@ def test_the_source_says_that_it_is_in_step_twice_a_second(tmp_path: Path, follo
     assert {(state.phase, state.reason, state.restarts) for state in owner.states.values()} == {("watching", "", 0)}
 
 
-def test_every_object_is_handed_out_again_now_and_then(tmp_path: Path, follow: Follow) -> None:
+def test_resync_of_a_folder_announces_every_object_again(tmp_path: Path, follow: Follow) -> None:
     owner = follow(tmp_path, resync_seconds=0.3)
     owner.wait(lambda: sum(isinstance(event, Resync) for event in owner.told) >= 4)
     assert {event.resource for event in owner.told if isinstance(event, Resync)} == {"appmodels", "endpointslices"}
@@ -305,7 +305,7 @@ def test_a_file_given_for_a_folder_is_refused(tmp_path: Path) -> None:
         FolderSource(tmp_path / "a.yaml")
 
 
-def test_a_selector_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_selector_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="label selector"):
         FolderSource(tmp_path, selector="a=b=c")
 

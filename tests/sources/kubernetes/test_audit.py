@@ -121,7 +121,7 @@ def test_an_audit_before_the_first_list_says_so(api: ApiServer, follow: Followin
 
 
 @pytest.mark.fault(35)
-def test_a_whole_new_list_in_between_makes_an_audit_void(api: ApiServer, connection: Connection) -> None:
+def test_a_new_list_during_an_audit_makes_it_void(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=msgspec.structs.replace(CALM, audit_grace_seconds=1.0)) as follow:
         follow.wait_for(api)
@@ -136,7 +136,7 @@ def test_a_whole_new_list_in_between_makes_an_audit_void(api: ApiServer, connect
 
 
 @pytest.mark.fault(35)
-def test_a_watch_that_is_lost_in_between_makes_an_audit_void(api: ApiServer, connection: Connection) -> None:
+def test_a_lost_watch_during_an_audit_makes_it_void(api: ApiServer, connection: Connection) -> None:
     """What it has not told yet is late, not lost: it comes when the watch resumes."""
     api.apply(app_model("one"))
     timing = msgspec.structs.replace(
@@ -162,7 +162,7 @@ def test_audits_come_by_themselves(api: ApiServer, connection: Connection) -> No
         assert follow.source.stats.audit_differences == 0
 
 
-def test_of_two_audits_asked_for_at_once_one_is_made(api: ApiServer, follow: Following) -> None:
+def test_two_simultaneous_audit_requests_cause_one_audit(api: ApiServer, follow: Following) -> None:
     with follow:
         follow.wait_for(api)
         with api.faults.delay(0.3, verb="list"):

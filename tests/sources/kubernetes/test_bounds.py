@@ -48,7 +48,7 @@ def check_nothing_lost(api: ApiServer, follow: Following, monkeypatch: pytest.Mo
 
 
 @pytest.mark.fault(45)
-def test_a_list_that_goes_round_in_circles_is_refused(
+def test_a_list_with_a_repeated_continue_token_is_refused(
     api: ApiServer, follow: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def same_page(body: bytes) -> bytes:

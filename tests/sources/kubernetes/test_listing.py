@@ -44,7 +44,7 @@ def test_a_server_that_is_only_busy_is_asked_for_a_streaming_list_again(
 
 
 @pytest.mark.fault(11)
-def test_streams_that_never_reach_their_bookmark_make_room_for_pages(api: ApiServer, connection: Connection) -> None:
+def test_streaming_lists_without_a_bookmark_fall_back_to_pages(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     impatient = msgspec.structs.replace(CALM, list_silence_seconds=0.5)
     with api.faults.silence(), Following(connection, timing=impatient) as follow:
@@ -54,9 +54,7 @@ def test_streams_that_never_reach_their_bookmark_make_room_for_pages(api: ApiSer
         assert api.requests.count("list") == 1
 
 
-def test_a_list_that_is_asked_for_out_of_doubt_does_not_come_as_a_stream(
-    api: ApiServer, connection: Connection
-) -> None:
+def test_list_made_after_a_doubt_is_not_a_streaming_list(api: ApiServer, connection: Connection) -> None:
     with Following(connection) as follow:
         follow.wait_watched(api)
         follow.source.relist("doubt")

@@ -224,7 +224,7 @@ def test_a_probe_waits_for_the_retry_after_it_was_given(api: ApiServer, connecti
 
 
 @pytest.mark.parametrize("streams", ["cut", "left open"])
-def test_a_server_that_went_back_in_time_is_listed_again(api: ApiServer, connection: Connection, streams: str) -> None:
+def test_a_server_restored_from_a_backup_is_listed_again(api: ApiServer, connection: Connection, streams: str) -> None:
     api.apply(app_model("one"))
     backup = api.faults.backup()
     with Following(connection, timing=LIVELY) as follow:
@@ -239,7 +239,7 @@ def test_a_server_that_went_back_in_time_is_listed_again(api: ApiServer, connect
         follow.wait_for(api)
 
 
-def test_time_gone_back_is_seen_even_where_our_own_position_is_older(api: ApiServer, connection: Connection) -> None:
+def test_restored_backup_is_noticed_even_from_an_older_position(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=LIVELY) as follow:
         follow.wait_watched(api)

@@ -132,7 +132,7 @@ def test_nothing_is_due_before_a_retry_after_has_passed() -> None:
 
 
 @pytest.mark.fault(5)
-def test_promises_are_sums_of_what_they_are_made_of() -> None:
+def test_documented_bounds_are_sums_of_their_parts() -> None:
     """docs/failures.md states them as formulas of P."""
     for period in PERIODS:
         timing = Timing(probe_seconds=period)

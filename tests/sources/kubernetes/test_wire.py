@@ -243,7 +243,7 @@ def test_identities_are_those_of_the_objects() -> None:
 
 
 @pytest.mark.parametrize("name", ["list-forbidden", "list-unknown-resource", "list-expired-continue", "watch-events"])
-def test_what_is_no_list_is_not_taken_for_an_empty_one(name: str) -> None:
+def test_an_answer_that_is_no_list_is_not_an_empty_list(name: str) -> None:
     for read in (partial(decode_page, APPMODELS), partial(decode_identities, APPMODELS)):
         with pytest.raises(Garbled):
             read(recording(name).body, "x")
@@ -290,7 +290,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("line", GARBAGE.values(), ids=GARBAGE.keys())
-def test_what_no_server_sends_ends_the_stream(line: bytes) -> None:
+def test_an_impossible_event_ends_the_stream(line: bytes) -> None:
     with pytest.raises(Garbled):
         decode_event(APPMODELS, line, "x")
 
@@ -330,7 +330,7 @@ def test_an_endless_line_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.lists(st.binary(max_size=30), max_size=20))
-def test_lines_are_those_of_the_whole_however_it_was_cut(pieces: list[bytes]) -> None:
+def test_lines_are_the_same_wherever_the_chunks_end(pieces: list[bytes]) -> None:
     lines = Lines()
     fed = [line for piece in pieces for line in lines.feed(piece)]
     *whole, rest = b"".join(pieces).split(b"\n")
@@ -344,7 +344,7 @@ def test_lines_are_those_of_the_whole_however_it_was_cut(pieces: list[bytes]) ->
 
 
 @given(st.binary(max_size=200), st.sampled_from([APPMODELS, ENDPOINTSLICES]))
-def test_no_bytes_do_anything_but_decode_or_be_refused(data: bytes, kind: WatchedKind) -> None:
+def test_any_bytes_are_decoded_or_refused(data: bytes, kind: WatchedKind) -> None:
     wrapped = b'{"type":"ADDED","object":%s}' % data
     for line in (data, wrapped):
         try:
