@@ -378,7 +378,7 @@ def test_status_after_an_orderly_end_does_not_call_the_watcher_alive(cli: Cli, a
         # The status follows the first snapshot within a second.
         until(lambda: "no AppModel matches; check namespace, label selector" in cli("status", "--area", area).out, "it")
         doctor = cli("doctor", "--area", area).out
-        assert f"{tmp_path} holds 0 AppModels" in doctor, "the folder that the area's watcher follows"
+        assert f"{tmp_path}: the folder holds no manifest" in doctor, "the folder that the area's watcher follows"
         assert "no cluster is configured" not in doctor
     finally:
         process.terminate()
