@@ -39,8 +39,9 @@ log = logging.getLogger(__name__)
 DISCOVERY_SECONDS = 10.0
 """Longest wait for one discovery document, in seconds."""
 
-STOP_CHECK_SECONDS = 0.5
-"""Seconds between two looks at whether a watch that was to stop because of a new scope has done so."""
+PAUSE_SECONDS = 0.5
+"""Seconds between two looks at `stop`, and before a resource with another scope is asked for: servers of one cluster
+may disagree for a moment."""
 
 MISSING_SECONDS = 10.0
 """Longest wait between two requests for a resource that is not served yet, in seconds, before jitter."""
@@ -91,10 +92,12 @@ class TableSource:
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
         """Find the resource, then list and watch it, until `stop` is set."""
-        while not stop.is_set():
+        pause = 0.0
+        while not stop.wait(pause):
             kind, creatable = self._find(sink, stop)
             if kind is not None:
                 self._follow(kind, sink, stop, defined=creatable and "." in kind.group)
+            pause = PAUSE_SECONDS
 
     def _follow(self, kind: WatchedKind, sink: Sink, stop: threading.Event, *, defined: bool) -> None:
         """List and watch until `stop` is set or, where it has a definition, the resource has another scope."""
@@ -112,7 +115,7 @@ class TableSource:
         guard = DeletionGuard(sink, lambda: self._goes_away(kind, abort, rescoped), self._relist)
 
         def pass_on() -> None:
-            while not (ended.is_set() or stop.wait(STOP_CHECK_SECONDS)):
+            while not (ended.is_set() or stop.wait(PAUSE_SECONDS)):
                 pass
             ended.set()
 
