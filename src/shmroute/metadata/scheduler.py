@@ -81,7 +81,7 @@ class MetadataRead(NamedTuple):
 
 
 class PendingKey(msgspec.Struct, frozen=True):
-    """A row whose metadata is not loaded for the version that is wanted."""
+    """A row whose metadata is not loaded for the version that its row needs."""
 
     row: RowKey
     key: str

@@ -42,7 +42,7 @@ class TableObject(msgspec.Struct, frozen=True, gc=False):
     first_seen: str = ""
     """When a watcher first saw an object that has no `created` (in a folder), RFC 3339 in UTC; else ""."""
     metadata: tuple[str, str] | None = None
-    """Key in the metadata store, and the version that is wanted; None where the table has no `redis`."""
+    """Key in the metadata store, and the version that its row needs; None where the table has no `redis`."""
 
 
 class InvalidTableObject(msgspec.Struct, frozen=True, gc=False):
@@ -148,7 +148,7 @@ class TableParser:
 
 
 class _MetadataKey:
-    """Makes an object's key in the metadata store, and reads the version that is wanted.
+    """Makes an object's key in the metadata store, and reads the version that its row needs.
 
     Args:
         template: the key, with fields in braces; `{{` and `}}` are literal braces.

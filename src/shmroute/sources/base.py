@@ -165,7 +165,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class ManyKinds(Protocol):
-    """A source of all kinds of one place, which may be told of others while it runs."""
+    """A source of all kinds of one place, which may be given other kinds while it runs."""
 
     def follow(self, kinds: tuple[WatchedKind, ...]) -> None:
         """Follow these kinds; `Following` says from where on. Any thread; never waits."""

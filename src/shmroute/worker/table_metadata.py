@@ -35,7 +35,7 @@ class TableMetadata(msgspec.Struct, Generic[M], frozen=True):
 
     @property
     def current(self) -> bool:
-        """Whether `value` belongs to the wanted version."""
+        """Whether `value` belongs to the version that the object has now."""
         return self.state == "loaded"
 
 
