@@ -124,7 +124,7 @@ def _move(view: View, server: Server, scene: Folder, reader: Reader) -> str:
         view.worker(pid, "saw the move", f"{delay:.1f} ms after the file was replaced")
     return (
         f"a model moved to another app, seen by all {len(delays)} workers within {max(delays.values()):.1f} ms:"
-        f" {load.count} requests, 0 failed"
+        f" {load.count} requests during that, 0 failed"
     )
 
 
@@ -157,7 +157,7 @@ def _rolling_restart(view: View, server: Server, scene: Folder, pods: list[Pod],
         load.goes_on("iiot2")
     load.check("the restart")
     pods[:] = serving
-    return f"a rolling restart of {len(pods)} pods under load: {load.count} requests, 0 failed"
+    return f"a rolling restart of {len(pods)} pods under load: {load.count} requests during that, 0 failed"
 
 
 def _until_ready(reader: Reader, pod: Pod, *, ready: bool) -> None:
@@ -181,4 +181,4 @@ def _killed_watcher(view: View, server: Server, scene: Folder, reader: Reader) -
         view.say("kill", f"the next one, pid {control.writer_pid}, has read what was written meanwhile")
         load.goes_on("iiot")
     load.check("the watcher's absence")
-    return f"the watcher killed under load, and back after {back:.1f} s: {load.count} requests, 0 failed"
+    return f"the watcher killed under load, and back after {back:.1f} s: {load.count} requests during that, 0 failed"

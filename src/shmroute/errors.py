@@ -446,9 +446,9 @@ class CallFailed(ShmrouteError):
 class CallModelNotFound(CallFailed, ModelNotFound):
     """The call failed: no app serves the model."""
 
-    def __init__(self, model: str, hint: str = "") -> None:
+    def __init__(self, model: str) -> None:
         self.namespace = None
-        CallFailed.__init__(self, f"no app serves model {model!r}{hint}", model)
+        CallFailed.__init__(self, f"no app serves model {model!r}", model)
 
 
 class CallNoEndpoints(CallFailed, NoEndpoints):

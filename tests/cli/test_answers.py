@@ -73,7 +73,7 @@ def test_found_rows_are_shown_beside_those_not_found(cli: Cli, area: str) -> Non
     with published(area):
         answered = cli("resolve", "absent", "model1", "-o", "name", "--area", area)
     assert answered.out == "model1\n"
-    assert answered.err.startswith(f"error: no app serves model 'absent' in area '{area}' (3 models, fresh ")
+    assert answered.err.startswith(f"error: no app serves model 'absent' in area '{area}' (3 models, in step ")
 
 
 def test_explain_says_why_and_why_not(cli: Cli, area: str) -> None:

@@ -134,6 +134,9 @@ def test_a_name_with_capitals_that_is_not_found_says_what_to_do(pods: Team, call
     pods.publish(*pods.pods, model="IIoT")
     with pytest.raises(CallModelNotFound, match="url_for"):
         call("GET", "model://IIoT/")
+    with pytest.raises(CallModelNotFound) as caught_error:
+        call("GET", "model://none/")
+    assert "url_for" not in str(caught_error.value), "no name differs from it in its letters only"
 
 
 def test_a_port_in_a_models_url_is_refused(pods: Team, call: Call) -> None:

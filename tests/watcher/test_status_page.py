@@ -155,6 +155,11 @@ def test_declared_tables_can_be_searched_and_explained(area: str, tmp_path: Path
         facts = api(port, f"tables/tenants/{quote('<b>acme')}")
         assert len(facts["waiting_objects"]) == 1
         assert ("secret 42" in json.dumps(facts)) is show
+        assert api(port, "events?since=10m")["items"]
+        status, _, text = ask(port, "/api/events?since=abc")
+        assert (status, "since='abc': write a number and s, m, h or d" in text) == (400, True)
+        status, _, text = ask(port, "/api/models/nosuch")
+        assert (status, "no app serves model 'nosuch' in area" in text) == (404, True)
         for missing in ("tables/absent", "tables/tenants/absent", "tables/absent/x"):
             assert ask(port, f"/api/{missing}")[0] == 404
         for path in ("/", "/?table=tenants&search=acme", f"/?table=tenants&key={quote('<b>acme')}", "/?table=%3Cb%3E"):

@@ -33,7 +33,7 @@ def missing(reader: Reader, name: str, namespace: str | None = None) -> ModelNot
 
 def test_text_names_area_age_and_similar_names(reader: Reader) -> None:
     text = str(missing(reader, "modle1"))
-    assert text.startswith(f"no app serves model 'modle1' in area {reader.area!r} (3 models, fresh ")
+    assert text.startswith(f"no app serves model 'modle1' in area {reader.area!r} (3 models, in step ")
     assert text.endswith(" s ago); did you mean 'model1'?")
     assert "did you mean" not in str(missing(reader, "nothing like it"))
     assert str(missing(reader, "third", "west")).endswith("; namespaces that have it: east")
@@ -63,7 +63,7 @@ def test_search_for_similar_names_takes_at_most_its_share_of_time(
 ) -> None:
     monkeypatch.setattr(near_misses._budget, "left", -60.0)
     text = str(missing(reader, "modle1"))
-    assert f"in area {reader.area!r} (fresh " in text
+    assert f"in area {reader.area!r} (in step " in text
     assert "did you mean" not in text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import errno
 from collections.abc import Callable, Container, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TypeAlias, TypeVar, cast
 
@@ -258,7 +259,7 @@ class Attempts:
         self.model = model
         self.app = ""
         self.hint = ""
-        """Added to the text of `CallModelNotFound`."""
+        """Added to the text of `CallModelNotFound` if a model of that name in other letters is served."""
         self.repeatable = idempotent
         """Whether the request may be sent again once a pod may have processed it. Adapters clear it if they cannot."""
         self.unrepeatable = "it is not idempotent"
@@ -411,6 +412,11 @@ class Attempts:
             return "the retry budget of this process is used up"
         return ""
 
+    def _suggested(self, error: ModelNotFound) -> str:
+        """Return the second part of the error's text, with `hint` if it suggests this name in other letters."""
+        more = error.more()
+        return f"{more}{self.hint}" if repr(self.model) in more.lower() else more
+
     def _find(self) -> PoolLike:
         """Look up the model's route and endpoints.
 
@@ -421,7 +427,8 @@ class Attempts:
             route, self._pool = self._look_up()
         except ModelNotFound as error:
             self._count("CallModelNotFound")
-            raise self._class(CallModelNotFound, error)(self.model, self.hint).with_hint(error.more) from error
+            hint = partial(self._suggested, error)
+            raise self._class(CallModelNotFound, error)(self.model).with_hint(hint) from error
         except ShmrouteError as error:
             self._count("CallNotRouted")
             raise self._class(CallNotRouted, error)(self.model, error) from error

@@ -38,6 +38,7 @@ class _Joined(CallFailed):
         theirs.__init__(self, str(self))
 
     def __reduce__(self) -> tuple[object, ...]:
+        str(self)  # makes the text's hint, which cannot be pickled as a function
         return _restored, (*self._parents, self.args, self.__dict__)
 
 

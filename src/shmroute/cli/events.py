@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from itertools import filterfalse
 from typing import Final
@@ -11,11 +10,8 @@ import click
 
 from shmroute.cli import options
 from shmroute.cli.output import document, fitted, printable
-from shmroute.watcher.events import in_words, is_routine, read, time_in_words
+from shmroute.watcher.events import in_words, is_routine, parse_period, read, time_in_words
 from shmroute.watcher.report import status_of
-
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
 
 _INDENT: Final = len("00:00:00  ")
 
@@ -23,10 +19,10 @@ _INDENT: Final = len("00:00:00  ")
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
-    if not found:
-        raise click.BadParameter(f"{value!r}: write a number and s, m, h or d, as in 10m")
-    return float(found[1]) * _UNITS[found[2] or "s"]
+    try:
+        return parse_period(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command()

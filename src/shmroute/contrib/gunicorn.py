@@ -40,14 +40,14 @@ def when_ready(server: Any) -> None:
         ConfigError: this process may not give the area to the workers' group.
     """
     area = hooks.start(_workers_group(server.cfg))
-    server.log.info("shmroute: a watcher of area %r runs beside this server", area)
+    server.log.info("shmroute: starting a watcher of area %r beside this server", area)
 
 
 def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's signature
     """Wait for the first snapshot. Called in a new worker, which still has the arbiter's signal handlers."""
     former = {number: signal.signal(number, _leave) for number in _ENDING}
     try:
-        for seconds in pauses():
+        for seconds in pauses(warn=server.log.warning):
             time.sleep(seconds)
     finally:
         for number, handler in former.items():

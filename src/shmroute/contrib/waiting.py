@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from shmroute.errors import ShmrouteError
@@ -22,11 +22,11 @@ STEP_SECONDS: Final = 0.02
 """Time between two attempts to attach to the area."""
 
 
-def pauses(seconds: float | None = None) -> Iterator[float]:
+def pauses(seconds: float | None = None, warn: Callable[..., object] = _log.warning) -> Iterator[float]:
     """Yield the seconds to sleep before each retry, until the area can be read or `seconds` have passed in all.
 
-    By default `SHMROUTE_WAIT`, else 10. The worker starts in any case. Without routes a warning is logged, and look-ups
-    raise `NotReady` at once until there are routes.
+    By default `SHMROUTE_WAIT`, else 10. The worker starts in any case. Without routes `warn` is called as a logger's
+    method, and look-ups raise `NotReady` at once until there are routes.
 
     Raises:
         ConfigError: `SHMROUTE_WAIT` is not a number of seconds.
@@ -39,7 +39,7 @@ def pauses(seconds: float | None = None) -> Iterator[float]:
             attach()
         except ShmrouteError as error:
             if time.monotonic() >= deadline:
-                _log.warning("no routes after %g s, going on without: %s", seconds, error)
+                warn("shmroute: no routes after %g s, going on without: %s", seconds, error)
                 return
         else:
             return

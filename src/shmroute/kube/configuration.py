@@ -155,7 +155,8 @@ def _service_account(kubeconfigs: str) -> Choice:
     if problem:
         raise ConfigError(
             f"no cluster is configured: {kubeconfigs} is missing or empty, and this is not a pod with a service"
-            f" account ({problem}). Give --kubeconfig, or watch a folder with --manifests"
+            f" account ({problem}). Give --kubeconfig (SHMROUTE_KUBECONFIG), or watch a"
+            " folder with --manifests (SHMROUTE_MANIFESTS)"
         )
     try:
         namespace = read_small_file(str(Path(token_file).with_name("namespace")), "namespace").decode().strip()

@@ -271,6 +271,10 @@ need no events, since they follow from MODEL rows."""
 _ORDER: Final = {kind: place for place, kind in enumerate(_DESCRIPTIONS)}
 
 
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+"""Seconds of a unit of time."""
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +303,14 @@ def read(area: str, since: float = 0.0, model: str | None = None) -> list[dict[s
         appmodels = {found for event in routes for found in re.findall(r"\((\S+/\S+?)\)", event.before + event.after)}
         events = [each for each in events if _concerns(each[1], model, appmodels)]
     return [{"time": when, **msgspec.structs.asdict(event)} for when, event in events if when >= since]
+
+
+def parse_period(text: str) -> float:
+    """Return the seconds of a text such as `90`, `90s`, `10m`, `2h` or `1d`. Raises `ValueError`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if not found:
+        raise ValueError(f"since={text!r}: write a number and s, m, h or d, as in 10m")
+    return float(found[1]) * _UNITS[found[2] or "s"]
 
 
 def time_in_words(unix_seconds: float) -> str:

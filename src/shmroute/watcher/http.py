@@ -25,6 +25,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
@@ -32,14 +33,17 @@ import uvicorn
 from prometheus_client import CollectorRegistry, make_asgi_app
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from shmroute.errors import AreaUnavailable, ConfigError, NotReady, ShmrouteError
+from shmroute.errors import AreaUnavailable, ConfigError, ModelNotFound, NotReady, ShmrouteError
+from shmroute.rows import Kind
 from shmroute.shm.control import ControlReader
 from shmroute.watcher import status_page
+from shmroute.watcher.events import parse_period
 from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metrics import WatcherCollector, silent_seconds
 from shmroute.watcher.status import FROZEN_SECONDS, Status
 from shmroute.watcher.views import History, Views
 from shmroute.watcher.workers import workers
+from shmroute.worker.near_misses import describe
 
 __all__ = ["HttpServer", "serve"]
 
@@ -164,6 +168,9 @@ class _Paths:
         except ValueError as error:
             await _answer(send, 400, f"bad query: {error}")
             return
+        except ModelNotFound as error:
+            await _answer(send, 404, str(error))
+            return
         if body is None:
             await _answer(send, 404, "not found")
             return
@@ -190,7 +197,7 @@ class _Paths:
             case "tables":
                 what = self._views.tables()
             case "events":
-                since = float(query["since"]) if "since" in query else None
+                since = parse_period(query["since"]) if "since" in query else None
                 what = self._views.events(since, query.get("model"), limit)
             case "conflicts":
                 what = self._views.conflicts(start, limit)
@@ -201,7 +208,12 @@ class _Paths:
                 views = self._views
                 what = views.table_row(table, key) if slash else views.table(table, search, start, limit)
             case name if name.startswith("models/"):
-                what = self._views.model(name.removeprefix("models/"), query.get("namespace"))
+                name, namespace = name.removeprefix("models/"), query.get("namespace")
+                what = self._views.model(name, namespace)
+                if what is None:
+                    missing = ModelNotFound(name, namespace)
+                    missing.with_hint(partial(describe, self._views.area, Kind.MODEL, name, namespace)).more()
+                    raise missing
             case _:
                 what = None
         return _JSON, None if what is None else json.dumps(what, allow_nan=False, default=str).encode()
@@ -341,7 +353,7 @@ def serve(watcher: WatcherLoop, listen: str, page: PageFor = "loopback", *, show
     except OSError as error:
         raise ConfigError(f"--listen {listen}: {error.strerror or error}") from error
     server = HttpServer(watcher, _Paths(watcher, page, show_values=show_values), listener)
-    _log.info("health, metrics and the status page on port %d", server.port)
+    _log.info("health, metrics and the status page on port %d of %s", server.port, host or "all addresses")
     return server
 
 

@@ -1,4 +1,4 @@
-"""Makes the second part of the text of `ModelNotFound` and `AppNotFound`: area, freshness, and similar names.
+"""Makes the second part of the text of `ModelNotFound` and `AppNotFound`: area, age, and similar names.
 
 Runs when an error's text is first read, never at a look-up. A server may log each miss of a client that makes names up.
 So the search for similar names takes at most `SCAN_SECONDS` for one text, and in the long run `SHARE` of the process's
@@ -53,7 +53,7 @@ _budget: Final = _Budget()
 
 
 def describe(area: str, kind: Kind, name: str, namespace: str | None) -> str:
-    """Return ` in area 'x' (3 models, fresh 0.3 s ago); did you mean 'model1'?`; "" if the area cannot be read now.
+    """Return ` in area 'x' (3 models, in step 0.3 s ago); did you mean 'model1'?`; "" if the area cannot be read now.
 
     Args:
         area: the area's name.
@@ -68,7 +68,11 @@ def describe(area: str, kind: Kind, name: str, namespace: str | None) -> str:
         count, close = _scan(rows, kind, name, until)
         counted = "apps" if kind == Kind.APP else "models"
         total = _count(rows, counted) if count is None else count
-        facts = _freshness(rows) if total is None else f"{total} {counted}, {_freshness(rows)}"
+        facts = (
+            _freshness(rows)
+            if total is None
+            else f"{total} {counted[:-1] if total == 1 else counted}, {_freshness(rows)}"
+        )
         return f" in area {area!r} ({facts}){_elsewhere(rows, kind, name, namespace) or _suggestion(close)}"
     except (ShmrouteError, OSError):
         return ""
@@ -77,15 +81,20 @@ def describe(area: str, kind: Kind, name: str, namespace: str | None) -> str:
 
 
 def _scan(rows: RowReader, kind: Kind, name: str, until: float) -> tuple[int | None, list[str]]:
-    """Return the number of names, None if there was no time to scan all of them, and the names similar to `name`."""
+    """Return the number of names, None if there was no time to scan all of them, and the names similar to `name`.
+
+    Names that differ in the case of letters only are the ones that are meant.
+    """
     count = 0
     close: list[str] = []
+    lower, letters = name.lower(), list[str]()
     every = rows.rows()
     while time.monotonic() < until:
         chunk = list(islice(every, _CHUNK))
         names = [key for number, key, _ in chunk if number == kind]
         count += len(names)
-        close = get_close_matches(name, close + names, _MAX_NEAR)
+        letters += [each for each in names if each.lower() == lower]
+        close = letters[:_MAX_NEAR] or get_close_matches(name, close + names, _MAX_NEAR)
         if len(chunk) < _CHUNK:
             return count, close
     return None, close
@@ -103,7 +112,7 @@ def _count(rows: RowReader, counted: str) -> int | None:
 
 def _freshness(rows: RowReader) -> str:
     contact = rows.control.contact_ns
-    return f"fresh {max(0.0, (time.monotonic_ns() - contact) / 1e9):.1f} s ago" if contact else "never in step"
+    return f"in step {max(0.0, (time.monotonic_ns() - contact) / 1e9):.1f} s ago" if contact else "never in step"
 
 
 def _elsewhere(rows: RowReader, kind: Kind, name: str, namespace: str | None) -> str:
