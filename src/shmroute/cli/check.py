@@ -23,6 +23,7 @@ def command(paths: tuple[str, ...]) -> None:
     from shmroute.errors import ConfigError, InvalidObject
     from shmroute.manifests import files
     from shmroute.resources.appmodel import find_problems
+    from shmroute.resources.registry import APPMODELS
     from shmroute.watcher.report import counted
     from shmroute.watcher.tables_file import is_tables_file, read_tables
 
@@ -67,8 +68,8 @@ def command(paths: tuple[str, ...]) -> None:
             click.echo(printable(text))
     declared = f"{counted(tables, 'table')} checked, " if tables else ""
     others = counted(skipped, "other object")
-    summary = f"{counted(checked, 'AppModel')} checked, {declared}{others} skipped, {counted(len(problems), 'problem')}"
-    click.echo(summary, err=True)
+    own = counted(checked, APPMODELS.kind)
+    click.echo(f"{own} checked, {declared}{others} skipped, {counted(len(problems), 'problem')}", err=True)
     if problems:
         raise SystemExit(1)
 

@@ -165,7 +165,7 @@ def _folder(path: str, *, empty_is_fine: bool) -> Iterator[Finding]:
         yield "bad", str(error)
         return
     found = [each for each in documents if each.kind == APPMODELS.kind]
-    yield ("ok" if found or empty_is_fine else "old"), f"{path} holds {counted(len(found), 'AppModel')}"
+    yield ("ok" if found or empty_is_fine else "old"), f"{path} holds {counted(len(found), APPMODELS.kind)}"
     for document in found:
         for problem in find_problems(document.manifest):
             yield "bad", f"{document.where}: {problem}"
