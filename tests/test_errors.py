@@ -27,6 +27,7 @@ SAMPLES: dict[str, Any] = {
     "str": "text with {braces} and ü",
     "str | None": "text",
     "int": 3,
+    "bool": True,
     "float": 1.5,
     "float | None": 2.5,
     "Mapping[str, object] | None": {"causes": [{"field": "spec.app"}]},

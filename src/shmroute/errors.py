@@ -349,12 +349,15 @@ class AreaBusy(ShmrouteError):
     Attributes:
         area: the area's name.
         pid: the other watcher's process id, as seen in its own pid namespace.
+        here: whether it is known to have that id in this process's namespace too.
     """
 
-    def __init__(self, area: str, pid: int) -> None:
+    def __init__(self, area: str, pid: int, *, here: bool = False) -> None:
         self.area = area
         self.pid = pid
-        super().__init__(f"area {area!r} is written by another watcher (pid {pid} in its own pid namespace)")
+        self.here = here
+        where = "" if here else " in its own pid namespace"
+        super().__init__(f"area {area!r} is written by another watcher (pid {pid}{where})")
 
 
 class ConfigError(ShmrouteError):

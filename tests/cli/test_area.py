@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_area_with_a_writer_is_not_removed(cli: Cli, area: str) -> None:
     with Publisher(area):
         answered = cli("area", "rm", area)
         assert answered.code == 1
-        assert "end that watcher first" in answered.err
+        assert f"(pid {os.getpid()}): end that watcher first" in answered.err, "the pid as this process counts them"
         assert list(SHARED_MEMORY.glob(f"shmroute-{area}*"))
 
 

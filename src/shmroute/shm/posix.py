@@ -100,11 +100,7 @@ def segment_names(area: str) -> list[str]:
 
 def area_bytes(area: str) -> int:
     """Return the memory that all files of the area take, in bytes."""
-    size = 0
-    for name in (*fixed_names(area), *segment_names(area)):
-        with suppress(FileNotFoundError):
-            size += os.stat(path_of(name)).st_blocks * 512  # noqa: PTH116
-    return size
+    return sum(map(taken_bytes, (*fixed_names(area), *segment_names(area))))
 
 
 def area_names() -> list[str]:

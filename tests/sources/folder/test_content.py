@@ -62,6 +62,7 @@ def test_invalid_appmodel_is_reported_and_the_others_are_read() -> None:
         (appmodel("b") | {"apiVersion": "iidp.com/v2"}, "apiVersion of AppModel is iidp.com/v2: write iidp.com/v1"),
         ({"kind": "AppModel", "metadata": {"name": "b"}}, "apiVersion of AppModel is missing: write iidp.com/v1"),
         (appmodel("b") | {"kind": "Appmodel"}, "kind is Appmodel: write AppModel"),
+        (appmodel("b") | {"kind": "AppModels"}, "kind is AppModels: write AppModel"),
         (endpointslice("b", "b") | {"ports": "8060"}, "document 2: EndpointSlice default/b: Expected `array"),
     ],
 )

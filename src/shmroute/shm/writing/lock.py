@@ -68,7 +68,8 @@ class AreaLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AreaBusy(area, _writer_pid(area)) from None
+            pid = _writer_pid(area)
+            raise AreaBusy(area, pid, here=_has_open(pid, posix.file_identity(descriptor))) from None
         return cls(name, descriptor) if posix.leads_to(name, posix.file_identity(descriptor)) else None
 
     @property
@@ -105,6 +106,18 @@ def _writer_pid(area: str) -> int:
     with suppress(FileNotFoundError, AreaUnreadable, NoAccess):
         return ControlReader(area).writer_pid
     return 0
+
+
+def _has_open(pid: int, identity: tuple[int, int]) -> bool:
+    """Return whether the process of that id, as this process counts them, has the file open."""
+    descriptors = f"/proc/{pid}/fd"
+    with suppress(OSError):
+        for name in os.listdir(descriptors):  # noqa: PTH208
+            with suppress(OSError):
+                found = os.stat(f"{descriptors}/{name}")  # noqa: PTH116
+                if (found.st_dev, found.st_ino) == identity:
+                    return True
+    return False
 
 
 _held: Final[weakref.WeakSet[AreaLock]] = weakref.WeakSet()

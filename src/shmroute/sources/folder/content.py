@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, TypeAlias, cast
 
 import msgspec
@@ -17,13 +18,16 @@ from shmroute.errors import InvalidObject
 from shmroute.manifests.files import Document, decode, encode
 from shmroute.resources.field_selector import FieldTerm, matches_fields, parse_field_selector
 from shmroute.resources.key import DEFAULT_NAMESPACE, ObjectKey
-from shmroute.resources.registry import BUILT_IN, Item, WatchedKind
+from shmroute.resources.registry import APPMODELS, BUILT_IN, Item, WatchedKind
 from shmroute.sources.folder.selector import Selector, parse_selector
 
 __all__ = ["Content", "ObjectId", "Scope", "read_content"]
 
 ObjectId: TypeAlias = tuple[str, ObjectKey]
 """The `name` of a `WatchedKind`, and the object's key."""
+
+_SIMILARITY = 0.85
+"""Least ratio of difflib at which a kind counts as misspelt: one letter too many, missing or changed in eight."""
 
 DIGEST_BYTES = 8
 """Length of the digest of an object's content. Two states of one object share a digest by chance once in 2^64."""
@@ -82,7 +86,7 @@ def read_content(data: bytes, where: str, scope: Scope) -> Content:
 
 
 def _check_version(document: Document, scope: Scope) -> None:
-    """Refuse an unsupported version of a known kind, and a built-in kind in other letters.
+    """Refuse an unsupported version of a known kind, a built-in kind in other letters, and a misspelt AppModel.
 
     Another group may have a kind of the same name.
     """
@@ -97,6 +101,8 @@ def _check_version(document: Document, scope: Scope) -> None:
         if kind in BUILT_IN or kind.group == group or not document.api_version:
             has = document.api_version or "missing"
             raise InvalidObject(document.where, f"apiVersion of {document.kind} is {has}: write {kind.api_version}")
+    if group == APPMODELS.group and get_close_matches(document.kind, (APPMODELS.kind,), 1, _SIMILARITY):
+        raise InvalidObject(document.where, f"kind is {document.kind}: write {APPMODELS.kind}")
 
 
 def _item(document: Document, kind: WatchedKind, scope: Scope) -> Item | None:
