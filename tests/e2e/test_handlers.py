@@ -28,7 +28,7 @@ def watching(output: Path, redis: RedisServer, *options: str) -> Iterator[None]:
         "    on_update = lambda self, old, new: 1 / 0\n"
         "    on_delete = on_add\n"
     )
-    with output.open("wb") as file:
+    with output.open("ab") as file:
         command = [sys.executable, "-m", "shmroute", "watch", "--resync", "1", *options]
         process = subprocess.Popen(bound(command), stdout=file, stderr=file, cwd=folder, env=environment)
         try:
