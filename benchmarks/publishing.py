@@ -37,6 +37,20 @@ def published(count: int) -> Iterator[tuple[Publisher, dict[RowKey, bytes], list
         publisher.close(remove=True)
 
 
+def _taken(what: str, taken_bytes: float, table_bytes: float, models: int, target: float) -> Measured:
+    """Shared memory beside the bytes of the table's keys and values."""
+    return Measured(
+        what=what,
+        at=f"{models:,} models",
+        unit="bytes",
+        ours=figure([taken_bytes]),
+        peers={"the table's keys and values": figure([table_bytes])},
+        compared="x the table's bytes",
+        value=taken_bytes / table_bytes,
+        target=target,
+    )
+
+
 def _shared_bytes(area: str) -> int:
     return sum(path.stat().st_blocks * 512 for path in Path("/dev/shm").glob(f"shmroute-{area}*"))
 
@@ -94,18 +108,7 @@ def publishing(small: int, large: int, changes: int) -> list[Measured]:
                 target=2.0 if NATIVE else 5.0,
             )
         )
-        measured.append(
-            Measured(
-                what="/dev/shm after the first build",
-                at=f"{large:,} models",
-                unit="bytes",
-                ours=figure([taken_bytes]),
-                peers={"the table's keys and values": figure([table_bytes])},
-                compared="x the table's bytes",
-                value=taken_bytes / table_bytes,
-                target=2.5,
-            )
-        )
+        measured.append(_taken("/dev/shm after the first build", taken_bytes, table_bytes, large, 2.5))
         for size, own in ((small, small_figure), (large, large_figure)):
             measured.append(
                 Measured(
@@ -132,18 +135,7 @@ def publishing(small: int, large: int, changes: int) -> list[Measured]:
         )
         measured.append(_while_rebuilding(many, Apps(many_rows), dice, large))
         taken_bytes = _shared_bytes(many.area)  # both segments, and the log that grew while the base was built
-        measured.append(
-            Measured(
-                what="/dev/shm after a rebuild at full rate",
-                at=f"{large:,} models",
-                unit="bytes",
-                ours=figure([taken_bytes]),
-                peers={"the table's keys and values": figure([table_bytes])},
-                compared="x the table's bytes",
-                value=taken_bytes / table_bytes,
-                target=3.6,
-            )
-        )
+        measured.append(_taken("/dev/shm after a rebuild at full rate", taken_bytes, table_bytes, large, 3.6))
         measured.append(_refreshing(many, Apps(many_rows), many_rows, dice, large))
     return measured
 

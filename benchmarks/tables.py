@@ -219,27 +219,22 @@ def _changed(given: _Area, reader: Reader, informer: _Informer, count: int, chan
         assert table[new.code].quota == informer.objects[new.code].quota == change + 1
     figures = {step: figure(values) for step, values in taken.items()}
     at = f"{count:,} rows, one changed"
+    whats = (
+        ("publish", "publish a changed row of a table, by the watcher, once for all workers", 1000.0),
+        ("refresh", f"refresh of a worker with {len(warm):,} warm rows of a table", 300.0),
+    )
     return [
         Measured(
-            what="publish a changed row of a table, by the watcher, once for all workers",
+            what=what,
             at=at,
             unit="s",
-            ours=figures["publish"],
+            ours=figures[step],
             peers={"an informer, in each worker": figures["informer"]},
             compared="us, median",
-            value=figures["publish"].median * 1e6,
-            target=1000.0,
-        ),
-        Measured(
-            what=f"refresh of a worker with {len(warm):,} warm rows of a table",
-            at=at,
-            unit="s",
-            ours=figures["refresh"],
-            peers={"an informer, in each worker": figures["informer"]},
-            compared="us, median",
-            value=figures["refresh"].median * 1e6,
-            target=300.0,
-        ),
+            value=figures[step].median * 1e6,
+            target=target,
+        )
+        for step, what, target in whats
     ]
 
 
