@@ -33,8 +33,9 @@ SHOWN_OR_KEPT = {
     "watcher/checkpoint.py": "a file outlives the monotonic clock",
     "watcher/events.py": "when an event happened, kept and shown",
     "watcher/views.py": "the time span of events to show",
-    "watcher/loop.py": "when the watcher started, wrote its status, was audited: shown; and the checkpoint's age",
+    "watcher/loop.py": "when the watcher started and wrote its status: shown; and the checkpoint's age",
     "watcher/metadata_feed.py": "since when metadata is in its state, shown",
+    "watcher/source_states.py": "when a resource was audited, shown",
 }
 """Modules that may ask for the wall clock, and what for."""
 

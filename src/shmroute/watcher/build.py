@@ -16,8 +16,9 @@ from shmroute.rows import SettingsRow
 from shmroute.sources.base import Source
 from shmroute.tables import EndpointRules, Handler, Room, TableHandler
 from shmroute.watcher.checkpoint import Checkpoint, Identity
+from shmroute.watcher.declared_tables import secret_kinds
 from shmroute.watcher.handlers import check_handler, load_handlers
-from shmroute.watcher.loop import WatcherLoop, secret_kinds
+from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.watcher.options import WatchOptions, check_namespaces, check_probe_seconds, check_share
 from shmroute.watcher.room import area_room

@@ -10,18 +10,16 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Final, TypeAlias
 
-import msgspec
-
 from shmroute.errors import AreaBusy, AreaUnavailable, ConfigError, ShmrouteError
 from shmroute.resources.registry import APPMODELS, WatchedKind
 from shmroute.resources.table import TableKind
-from shmroute.rows import Kind, RowKey, SettingsRow, table_kinds
+from shmroute.rows import Kind, RowKey, SettingsRow
 from shmroute.shm.control import ControlReader
 from shmroute.shm.events import EventWriter
 from shmroute.shm.posix import Ownership
@@ -48,13 +46,15 @@ from shmroute.version import __version__
 from shmroute.watcher.adoption import adopted_appmodels
 from shmroute.watcher.change_log import ChangeLog
 from shmroute.watcher.checkpoint import Checkpoint
+from shmroute.watcher.declared_tables import DeclaredTables, TableEvent
 from shmroute.watcher.dispatch import Dispatcher
 from shmroute.watcher.events import EventNotes
 from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
 from shmroute.watcher.pending_rows import PendingRows
 from shmroute.watcher.room import words_of
+from shmroute.watcher.source_states import SourceStates, contacts_in
 from shmroute.watcher.standby import check_source
-from shmroute.watcher.status import ENDED, HEARTBEAT_SECONDS, AuditStatus, Status, decode_status, encode_status
+from shmroute.watcher.status import ENDED, HEARTBEAT_SECONDS, Status, encode_status
 from shmroute.watcher.tables_follower import TablesDeclared, TablesFollower
 
 __all__ = ["WatcherLoop"]
@@ -126,22 +126,14 @@ class WatcherLoop:
         self._group = group
         self._refuse_other = refuse_other
         self._clock = clock
-        self._many = next((source for source in sources if isinstance(source, ManyKinds)), None)
+        self._tables_file = tables_file
+        self._dispatchers = [Dispatcher(handler) for handler in handlers]
+        self._dispatchers += [Dispatcher(handler, table) for table, handler in table_handlers]
         followed = [kind for source in sources for kind in source.kinds]
         self._built_in = tuple(kind for kind in followed if not isinstance(kind, TableKind))
         declared = (*(kind for kind in followed if isinstance(kind, TableKind)), *tables)
-        self._tables = {kind.name: kind for kind in declared}
-        self._open_table = open_table
-        self._table_sources: dict[str, tuple[Source, threading.Event]] = {}
-        """Table's name -> its source, and the event that stops the source."""
-        self._tables_file = tables_file
-        self._tables_problem = ""
-        self._former_contacts: dict[str, int] = {}
-        """Table's name -> monotonic time at which it was last in step, before this watcher or before it was declared
-        anew, in nanoseconds."""
-        self._dispatchers = [Dispatcher(handler) for handler in handlers]
-        self._dispatchers += [Dispatcher(handler, table) for table, handler in table_handlers]
-        self._index = Index(rules, self._kinds(), room, {table for table, _ in table_handlers})
+        kinds = (*self._built_in, *declared)
+        self._index = Index(rules, kinds, room, {table for table, _ in table_handlers})
         self._change_log = ChangeLog(clock)
         self._events: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._stopping = False
@@ -150,13 +142,24 @@ class WatcherLoop:
         self._threads = SupervisedThreads()
         self._lasting_threads = SupervisedThreads()
         """Threads that also run while this watcher stands by, until the process ends."""
-        self._states: dict[str, SourceState] = {}
-        self._publication = PendingRows(area, settings, self._kinds(), self._all_rows, clock)
+        self._states = SourceStates()
+        self._publication = PendingRows(area, settings, kinds, self._all_rows, clock)
+        many = next((source for source in sources if isinstance(source, ManyKinds)), None)
+        self._tables = DeclaredTables(
+            declared,
+            open_source=open_table,
+            follow=(lambda tables: many.follow((*self._built_in, *tables))) if many is not None else None,
+            put=self._events.put,
+            threads=self._threads,
+            index=self._index,
+            pending=self._publication,
+            states=self._states,
+            metadata=metadata,
+            checkpoint=checkpoint,
+        )
         self._told_in_step = False
         """Whether the last heartbeat said that all sources were in step."""
         self._publisher: Publisher | None = None
-        self._noted_tables: dict[int, str] = {}
-        """Kind of a table's rows -> the table's name, for tables whose rows the event log shows."""
         self._notes: EventNotes | None = None
         """Writer of the event log; set while this watcher holds the area."""
         self._started = time.time()
@@ -165,7 +168,6 @@ class WatcherLoop:
         self._event_count = 0
         self._received_ns = 0
         """Monotonic time at which the oldest event of this turn was received, in nanoseconds; 0 if unknown."""
-        self._audits: dict[str, AuditStatus] = {}
         self._problem = ""
         """Reason why this watcher does not hold the area; "" while it does."""
         self.synced = threading.Event()
@@ -199,7 +201,7 @@ class WatcherLoop:
     @property
     def sources(self) -> tuple[Source, ...]:
         """All sources of objects, those of declared tables included."""
-        return (*self._sources, *(source for source, _ in list(self._table_sources.values())))
+        return (*self._sources, *self._tables.sources)
 
     def object_of(self, table: str, row_key: str) -> str | None:
         """Return which object the row of a declared table is made from, as far as this watcher knows. Any thread."""
@@ -223,7 +225,7 @@ class WatcherLoop:
         self._notes = notes = self._event_notes(publisher)
         notes.say("started", f"version {__version__}, {self._settings.source}")
         try:
-            self._former_contacts = contacts_in(ControlReader(self.area).status())
+            self._states.set_former_contacts(contacts_in(ControlReader(self.area).status()))
             self._publish_checkpoint(publisher)
             self._adopt(publisher)
             self._start_threads()
@@ -238,14 +240,8 @@ class WatcherLoop:
             publisher.close()
 
     def _event_notes(self, publisher: Publisher) -> EventNotes:
-        self._name_tables()
         writer = EventWriter(self.area, Ownership(self._group), lambda: publisher.control.area_id)
-        return EventNotes(writer, publisher.get, self._noted_tables, self._clock)
-
-    def _name_tables(self) -> None:
-        """Add the tables to those of the event log. Former tables stay there, as their rows may still be removed."""
-        tables = self._tables.values()
-        self._noted_tables.update((kind.feeds, kind.name) for kind in tables if kind.definition.secrets != "allowed")
+        return EventNotes(writer, publisher.get, self._tables.logged, self._clock)
 
     def _note(self, planned: Sequence[Planned]) -> None:
         """Pass the rows that are about to be published to the event log."""
@@ -302,7 +298,7 @@ class WatcherLoop:
             return
         publisher.control.beat(now_ns, now_ns - age_ns, synced=False)
         ages = {name: max(0.0, time.time() - contact) for name, contact in saved.contacts.items()}
-        self._former_contacts = {name: now_ns - int(age * 1e9) for name, age in ages.items()}
+        self._states.set_former_contacts({name: now_ns - int(age * 1e9) for name, age in ages.items()})
         _log.warning(
             "serving %d rows of the checkpoint, %.0f s old, until the first list", len(saved.rows), age_ns / 1e9
         )
@@ -325,11 +321,9 @@ class WatcherLoop:
         for source in self._sources:
             name = f"source {'+'.join(kind.name for kind in source.kinds)}"
             self._threads.start(name, partial(source.run, self, self._stop), restartable=False)
-        for table in self._tables.values():
-            self._start_table(table)
+        self._tables.start()
         if self._tables_file is not None:
-            kinds = tuple(self._tables.values())
-            follow = partial(self._tables_file.run, kinds, self.put, self._stop)
+            follow = partial(self._tables_file.run, self._tables.kinds, self.put, self._stop)
             self._threads.start("tables file", follow, restartable=True)
         if self._metadata is not None:
             self._threads.start("metadata", partial(self._metadata.run, self.put, self._stop), restartable=True)
@@ -344,8 +338,7 @@ class WatcherLoop:
         return self._failed
 
     def _join(self) -> None:
-        for _, stop in self._table_sources.values():
-            stop.set()
+        self._tables.stop()
         for dispatcher in self._dispatchers:
             dispatcher.stop()
         self._threads.join(_JOIN_SECONDS)
@@ -376,7 +369,7 @@ class WatcherLoop:
                     seconds = (self._clock() - started_ns) / 1e9
                     rows = publisher.sizes.rows
                     models, apps = self._index.model_count, self._index.app_count
-                    self._change_log.first_snapshot(models, apps, rows, seconds, tables=bool(self._tables))
+                    self._change_log.first_snapshot(models, apps, rows, seconds, tables=bool(self._tables.kinds))
                 notes.write(publisher.generation, published=publisher.generation != generation)
             if not self._told_in_step and self._contact_ns():
                 # Beat at once: a worker that waited for the first snapshot may ask for its age immediately.
@@ -404,15 +397,17 @@ class WatcherLoop:
         match event:
             case None:
                 return
-            case _OfTable(kind, inner):
-                if self._tables.get(kind.name) is kind:  # else the event comes from a source that is being stopped
-                    self._apply(inner)
+            case TableEvent():
+                if self._tables.accepts(event):
+                    self._apply(event.event)
                 return
             case TablesDeclared():
-                self._declare(event)
+                self._announce(self._tables.declare(event))
+                self._index_changes()
                 return
             case Following():
-                self._switch(tuple(kind for kind in event.kinds if isinstance(kind, TableKind)))
+                self._announce(self._tables.switch([kind for kind in event.kinds if isinstance(kind, TableKind)]))
+                self._index_changes()
                 return
             case str():
                 for source in self.sources:
@@ -420,12 +415,12 @@ class WatcherLoop:
                         source.audit_now()
                 return
             case SourceState():
-                self._states[event.resource] = event
+                self._states.report(event)
                 if self._notes is not None:
                     self._notes.source(event)
                 return
             case AuditResult():
-                self._audits[event.resource] = _audited(self._audits.get(event.resource), event)
+                self._states.count_audit(event)
                 return
             case MetadataReads():
                 if self._metadata is not None:
@@ -449,61 +444,6 @@ class WatcherLoop:
             for dispatcher in self._dispatchers:
                 dispatcher.put(announcements)
 
-    # --- declared tables -----------------------------------------------------------------------------------
-
-    def _start_table(self, kind: TableKind) -> None:
-        if self._open_table is None:
-            return
-        source, stop = self._open_table(kind), threading.Event()
-        self._table_sources[kind.name] = source, stop
-        self._threads.start(f"source {kind.name}", partial(source.run, _TableSink(self, kind), stop), restartable=False)
-
-    def _declare(self, declared: TablesDeclared) -> None:
-        """Apply a changed tables file, or log why it cannot be used."""
-        if declared.problem:
-            if declared.problem != self._tables_problem:
-                _log.error("%s; the tables stay as they were declared before", declared.problem)
-            self._tables_problem = declared.problem
-            return
-        self._tables_problem = ""
-        if set(declared.kinds) == set(self._tables.values()):
-            return
-        if self._many is not None:
-            self._many.follow((*self._built_in, *declared.kinds))  # the source replies with `Following`
-        else:
-            self._switch(declared.kinds)
-
-    def _switch(self, kinds: tuple[TableKind, ...]) -> None:
-        """Replace the declared tables by these. Unchanged tables are not touched."""
-        before, self._tables = self._tables, {kind.name: kind for kind in kinds}
-        self._name_tables()
-        self._announce(self._index.declare(kinds))
-        for name, former in before.items():
-            if self._tables.get(name) is not former:
-                self._drop_table(former, replaced=name in self._tables)
-        if self._checkpoint is not None:
-            self._checkpoint.left_out = secret_kinds(kinds)
-        for name, kind in self._tables.items():
-            if before.get(name) is not kind:
-                self._publication.declare(kind, before.get(name))
-                self._start_table(kind)
-        self._index_changes()
-
-    def _drop_table(self, kind: TableKind, *, replaced: bool) -> None:
-        if kind.name in self._table_sources:
-            self._table_sources.pop(kind.name)[1].set()
-            self._threads.release(f"source {kind.name}")
-        state = self._states.pop(kind.name, None)
-        if replaced and state is not None and state.contact_ns:
-            self._former_contacts[kind.name] = state.contact_ns
-        self._audits.pop(kind.name, None)
-        if self._metadata is not None:
-            self._metadata.drop(kind.row_kinds)
-        if not replaced:
-            self._former_contacts.pop(kind.name, None)
-            self._publication.remove(kind)
-        _log.info("table %s is %s", kind.name, "declared anew" if replaced else "declared no more")
-
     def _index_changes(self) -> None:
         changes = self._index.take_changes()
         if changes:  # an event that changes no row does not count for the propagation time
@@ -523,7 +463,7 @@ class WatcherLoop:
         any more is requested again."""
         rows: dict[RowKey, bytes | None] = dict(self._index.rows())
         if self._metadata is not None:
-            kinds = {int(Kind.METADATA), *(table_kinds(kind.feeds)[2] for kind in self._tables.values())}
+            kinds = {int(Kind.METADATA), *self._tables.metadata_kinds}
             rows.update(((kind, key), value) for kind in kinds for key, value in publisher.rows(kind))
             rows.update((key, row) for key, row in unpublished.items() if key[0] in kinds)
             rows.update(self._metadata.want_lost(rows, self._index.metadata()))
@@ -582,12 +522,7 @@ class WatcherLoop:
         """Return when all sources were last in step with the published rows; 0 if never, or if publishing fails now."""
         if not self._publication.complete or self._publication.problem:
             return 0
-        contacts = (
-            self._states[kind.name].contact_ns if kind.name in self._states else 0
-            for kind in self._kinds()
-            if kind.awaited
-        )
-        return min(contacts, default=0)
+        return self._states.contact_ns(self._kinds())
 
     def _thread_status(self) -> tuple[ThreadStatus, ...]:
         of_sources = (source.threads() for source in self._sources if isinstance(source, Threaded))
@@ -597,16 +532,7 @@ class WatcherLoop:
         return self._index.crowded + (self._metadata.crowded if self._metadata else [])
 
     def _kinds(self) -> list[WatchedKind]:
-        return [*self._built_in, *self._tables.values()]
-
-    def _state(self, kind: WatchedKind) -> SourceState | None:
-        """Return the state of the kind's source. A table not yet in step has the former contact, if there is one."""
-        state = self._states.get(kind.name)
-        former = self._former_contacts.get(kind.name, 0) if isinstance(kind, TableKind) else 0
-        if not former or (state is not None and state.contact_ns):
-            return state
-        state = state or SourceState(kind.name, "starting", 0)
-        return msgspec.structs.replace(state, contact_ns=former)
+        return [*self._built_in, *self._tables.kinds]
 
     def _status(self, role: str) -> Status:
         now_ns = self._clock()
@@ -614,7 +540,7 @@ class WatcherLoop:
         publication = self._publication
         sizes = publisher.sizes if publisher else None
         crowded = self._crowded()
-        states = tuple(state for kind in self._kinds() if (state := self._state(kind)) is not None)
+        states = self._states.of(self._kinds())
         return Status(
             version=__version__,
             area=self.area,
@@ -647,53 +573,16 @@ class WatcherLoop:
                 (now_ns - state.confirmed_ns) / 1e9 if state.confirmed_ns else float("inf") for state in states
             ),
             audited=tuple(kind.name for source in self.sources if isinstance(source, Audited) for kind in source.kinds),
-            audits=tuple(self._audits.values()),
+            audits=self._states.audits,
             settings=self._settings,
             tables=tuple(kind.name for kind in self._kinds() if not kind.awaited),
             table_rows=self._index.table_row_count,
             metadata=self._metadata.status() if self._metadata else None,
             threads=self._thread_status(),
-            problem=self._problem or publication.problem or self._tables_problem,
+            problem=self._problem or publication.problem or self._tables.problem,
             no_room=(*words_of(crowded), *self._index.full_tables),
             no_room_objects=sum(each.objects for each in crowded),
         )
 
 
-class _OfTable(msgspec.Struct, frozen=True):
-    """An event from the source of a single table."""
-
-    kind: TableKind
-    event: Event
-
-
-_Message: TypeAlias = Event | _OfTable | MetadataReads | TablesDeclared | str | None
-
-
-class _TableSink:
-    """Sink for the source of a single table: marks each event with the table."""
-
-    def __init__(self, loop: WatcherLoop, kind: TableKind) -> None:
-        self._events = loop._events
-        self._kind = kind
-
-    def put(self, event: Event) -> None:
-        self._events.put(_OfTable(self._kind, event))
-
-
-def secret_kinds(kinds: Iterable[TableKind]) -> frozenset[int]:
-    """Return the kinds of rows of tables that may hold Secrets, which must never be written to disk."""
-    return frozenset(number for kind in kinds if kind.definition.secrets == "allowed" for number in kind.row_kinds)
-
-
-def contacts_in(page: bytes | None) -> dict[str, int]:
-    """Return the time at which each source in a status page was last in step, in monotonic nanoseconds; 0: never."""
-    status = decode_status(page) if page else None
-    return {state.resource: state.contact_ns for state in status.sources} if status is not None else {}
-
-
-def _audited(before: AuditStatus | None, result: AuditResult) -> AuditStatus:
-    """Return the audit status of a resource with one more audit counted."""
-    count, differences = (before.count, before.differences) if before else (0, 0)
-    if not result.error:
-        count, differences = count + 1, differences + result.differences
-    return AuditStatus(result.resource, count, differences, time.time(), result.error)
+_Message: TypeAlias = Event | TableEvent | MetadataReads | TablesDeclared | str | None
