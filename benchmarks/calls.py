@@ -1,4 +1,4 @@
-"""What a call by a model's name costs beside one of a fixed address: processor time of the client, by httpx."""
+"""What a call by a model's name costs beside one of a fixed address: processor time of the client."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ import gc
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+import aiohttp
 import httpx
 from tests.contrib.pods import team
 
 from benchmarks.measured import Measured
 from benchmarks.timing import figure, ratio
+from shmroute.contrib.aiohttp import Failover
 from shmroute.contrib.httpx import AsyncTransport, Transport
 
 SLICES = 30
 REQUESTS = 20
 """Of each slice: short, and in turn with the other's, so that what else the machine does is shared out evenly."""
+
+AT_A_TIME = 60
+"""Calls in progress in a busy gateway, for instance while a pod hangs."""
 
 TARGET = 1.08
 
@@ -83,3 +88,52 @@ def _measured(what: str, send: Callable[[str], float], fixed: str, rounds: int) 
         value=ratio(taken["model"], taken["address"]),
         target=TARGET,
     )
+
+
+def many_at_a_time(rounds: int) -> list[Measured]:
+    """Calls of one asyncio program that go out together: httpx looks through all its connections for each of them."""
+    taken: dict[str, list[float]] = {}
+    with team(1) as given, asyncio.Runner() as runner:
+        pod = given.pods[0].address
+
+        async def measure() -> None:
+            limits = httpx.Limits(max_connections=AT_A_TIME, max_keepalive_connections=AT_A_TIME)
+            mounts = {"model://": AsyncTransport(limits=limits)}
+            async with (
+                httpx.AsyncClient(limits=limits, mounts=mounts) as by_httpx,
+                aiohttp.ClientSession(middlewares=[Failover()]) as by_aiohttp,
+            ):
+
+                async def post(url: str) -> None:
+                    async with by_aiohttp.post(url, data=_BODY) as answer:
+                        await answer.read()
+
+                sends: dict[str, Callable[[], Awaitable[object]]] = {
+                    "aiohttp, model": lambda: post("http://m.model/query"),
+                    "aiohttp, fixed address": lambda: post(f"http://{pod}/query"),
+                    "httpx, model": lambda: by_httpx.post("model://m/query", content=_BODY),
+                    "httpx, fixed address": lambda: by_httpx.post(f"http://{pod}/query", content=_BODY),
+                }
+                order = list(sends)
+                dice = random.Random(5)
+                for number in range(rounds + 1):
+                    dice.shuffle(order)
+                    for name in order:
+                        began = time.process_time()
+                        await asyncio.gather(*(sends[name]() for _ in range(AT_A_TIME)))
+                        if number:  # the first round opens the connections
+                            taken.setdefault(name, []).append((time.process_time() - began) / AT_A_TIME)
+
+        runner.run(measure())
+    ours = taken.pop("aiohttp, model")
+    return [
+        Measured(
+            what="POST by aiohttp, many at a time",
+            at=f"one pod, {AT_A_TIME} at a time, 200 bytes",
+            unit="s",
+            ours=figure(ours),
+            peers={name: figure(seconds) for name, seconds in taken.items()},
+            compared="x httpx with a fixed address (CPU time)",
+            value=ratio(ours, taken["httpx, fixed address"]),
+        )
+    ]

@@ -20,7 +20,7 @@ def steps(quick: bool) -> dict[str, Callable[[], list[Measured]]]:
         "first touch, user's type": lambda: lookups.typed_first_touch(middle, 9 if quick else 31),
         "refresh": lambda: lookups.refresh(middle, 100 if quick else 400),
         "picks and metadata": lambda: lookups.parts_of_a_route(9 if quick else 41),
-        "calls": lambda: calls.overhead(3 if quick else 7),
+        "calls": lambda: [*calls.overhead(3 if quick else 7), *calls.many_at_a_time(5 if quick else 21)],
         "publishing": lambda: publishing.publishing(10_000, large, 100 if quick else 500),
         "crafted names": lambda: crafted.crafted_names(12_000, 5 if quick else 21),
         "endpoint flip": lambda: publishing.endpoint_flip(100 if quick else 1000),

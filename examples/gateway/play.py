@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import aiohttp
 import httpx
 
 HERE = Path(__file__).parent
@@ -76,26 +77,28 @@ class Load:
     def __init__(self, url, rate):
         self.url, self.rate = url, rate
         self.counts = Counter()
-        self.pods = Counter()
+        self.said = {}
         self.under_way = set()
 
     async def run(self):
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             number, began = 0, time.monotonic()
             while True:
-                task = asyncio.create_task(self.call(client, number % 2 == 0))
+                task = asyncio.create_task(self.call(session, number % 2 == 0))
                 self.under_way.add(task)
                 task.add_done_callback(self.under_way.discard)
                 number += 1
                 await asyncio.sleep(max(0.0, began + number / self.rate - time.monotonic()))
 
-    async def call(self, client, repeatable):
+    async def call(self, session, repeatable):
         headers = {"Idempotency-Key": "k"} if repeatable else {}
-        answer = await client.post(self.url, content=b"{}", headers=headers)
+        async with session.post(self.url, data=b"{}", headers=headers) as answer:
+            said = await answer.text()
         kind = "repeatable" if repeatable else "other"
-        self.counts[kind, answer.status_code] += 1
+        self.counts[kind, answer.status] += 1
         self.counts["repeated"] += answer.headers.get("X-Attempts", "1") != "1"
-        self.pods[answer.headers.get("X-Pod", "none")] += 1
+        if answer.status != 200:
+            self.said[kind, answer.status] = said
 
 
 class Play:
@@ -120,7 +123,7 @@ class Play:
     async def act(self, what, *, lost=(), seconds=None):
         """Let the load run, and say what became of the calls. `lost`: statuses that calls without a key may have."""
         self.load.counts.clear()
-        self.load.pods.clear()
+        self.load.said.clear()
         await asyncio.sleep(self.seconds if seconds is None else seconds)
         if self.load.under_way:  # they belong to this act, also those that wait for a deadline
             await asyncio.wait(list(self.load.under_way))
@@ -132,6 +135,8 @@ class Play:
         print(f"{what:46} answered {answered:5}  repeated {counts['repeated']:3}  failed: {failed}", flush=True)
         if wrong:
             self.broken.append(what)
+            for key in sorted(wrong):
+                print(f"  the last {key[0]} x {key[1]} said: {self.load.said[key]}", flush=True)
 
     async def run(self):
         print(
