@@ -13,6 +13,7 @@ import pytest
 
 from shmroute import native as loaded
 from shmroute.rows import Kind
+from shmroute.worker import built_in as built_in_module
 from shmroute.worker import lookup
 from shmroute.worker import reader as reader_module
 from shmroute.worker import tables as tables_module
@@ -58,6 +59,9 @@ def _reader_on(route_lookup: Any, table_lookup: Any) -> type[Reader]:
         patched.setattr(lookup, "RouteLookup", route_lookup)
         patched.setattr(lookup, "TableLookup", table_lookup)
         patched.setattr(tables_module, "Table", _module_again("shmroute.worker.tables").Table)
+        built_in = _module_again("shmroute.worker.built_in")
+        for name in ("BuiltInTable", "Models"):
+            patched.setattr(built_in_module, name, getattr(built_in, name))
         made: type[Reader] = _module_again("shmroute.worker.reader").Reader
     return made
 

@@ -16,6 +16,7 @@ from zlib import crc32
 import msgspec
 
 __all__ = [
+    "BUILT_IN_TABLES",
     "FIRST_TABLE_NUMBER",
     "LAST_TABLE_NUMBER",
     "TABLE_KINDS",
@@ -50,8 +51,11 @@ class Kind(enum.IntEnum):
     CONFLICT = 5  # "namespace/model" -> ConflictRow
     INVALID = 6  # "Kind namespace/name", or the file's path -> InvalidRow
     SETTINGS = 7  # "" -> SettingsRow
-    TABLES = 8  # table name -> TableRow
+    TABLES = 8  # name of a declared table -> TableRow
 
+
+BUILT_IN_TABLES: dict[str, Kind] = {"models": Kind.MODEL, "apps": Kind.APP, "endpoints": Kind.ENDPOINTS}
+"""Kind of the rows of each table that exists without a declaration. These tables have no TABLES row."""
 
 FIRST_TABLE_NUMBER = 16
 LAST_TABLE_NUMBER = 0xFFFF

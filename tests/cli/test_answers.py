@@ -217,6 +217,23 @@ def test_get_table_takes_every_form_and_refuses_what_does_not_fit(cli: Cli, area
             assert (answered.code, reason in answered.err) == (2, True), answered.err
 
 
+def test_get_tables_lists_the_built_in_ones_with_what_is_known_of_them(cli: Cli, area: str) -> None:
+    with published(area) as routes:
+        routes.tables.set("tenants", {"acme": {"region": "eu"}}, {"region": ".region"})
+        apps, endpoints, models = (
+            len(set(cli("get", each, "-o", "name", "--area", area).out.split()))
+            for each in ("apps", "endpoints", "models")
+        )
+        items = json.loads(cli("get", "tables", "-o", "json", "--area", area).out)["items"]
+        assert [(each["table"], each["resource"], each["rows"], each["indexes"], each["ready"]) for each in items] == [
+            ("apps", "appmodels.v1.iidp.com", apps, [], "yes"),
+            ("endpoints", "endpointslices.v1.discovery.k8s.io", endpoints, [], "yes"),
+            ("models", "appmodels.v1.iidp.com", models, [], "yes"),
+            ("tenants", "objects.v1", 1, ["region"], "yes"),
+        ]
+        assert cli("get", "tables", "models", "-o", "name", "--area", area).out == "models\n"
+
+
 def test_status_watch_without_a_terminal_prints_a_line_per_change(area: str) -> None:
     with published(area) as routes:
         process = start("status", "--watch", "--area", area)

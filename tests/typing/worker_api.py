@@ -51,6 +51,19 @@ def tables() -> None:
     tenants["acme"] = Tenant(1, "eu")  # type: ignore[index]
 
 
+def built_in_tables(now: Snapshot) -> None:
+    assert_type(table("models"), Table[Route])
+    assert_type(table("apps"), Table[App])
+    assert_type(table("endpoints"), Table[tuple[Endpoint, ...]])
+    assert_type(table("models", Route), Table[Route])
+    assert_type(table("models")["model"].app, str)
+    assert_type(table("endpoints").get("ns/app"), tuple[Endpoint, ...] | None)
+    assert_type(now.table("models"), TableView[Route])
+    assert_type(now.table("endpoints")["ns/app"], tuple[Endpoint, ...])
+    for change in table("apps").changes():
+        assert_type(change, TableChange[App] | TableReset[App])
+
+
 def snapshots(now: Snapshot) -> None:
     assert_type(snapshot(), Snapshot)
     assert_type(now.resolve("model"), Route)

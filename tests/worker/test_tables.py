@@ -17,7 +17,17 @@ import msgspec
 import pytest
 
 import shmroute
-from shmroute import AreaUnreadable, NotReady, Reader, TableNotFound, TableNotReady, TableValueError
+from shmroute import (
+    App,
+    AreaUnreadable,
+    Endpoint,
+    NotReady,
+    Reader,
+    Route,
+    TableNotFound,
+    TableNotReady,
+    TableValueError,
+)
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.table import TableKind, watch_tables
 from shmroute.resources.table_definition import TableDefinition
@@ -29,6 +39,7 @@ from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import Changed, Deleted, Replaced
 from shmroute.tables import Index
 from shmroute.worker.table_changes import TableChange, TableReset
+from tests.routing import NAMESPACE, RoutesArea, endpoint, route
 from tests.shm.ground import poke
 
 
@@ -505,3 +516,151 @@ def test_the_default_readers_table_reads_the_area_of_the_environment(
 def test_errors_of_tables_pass_through_pickle(error: Exception) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+# --- built-in tables -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def routes(area: str) -> Iterator[RoutesArea]:
+    with RoutesArea(area) as made:
+        yield made
+
+
+def app(name: str, version: str = "v1") -> App:
+    return App(name, version, NAMESPACE, name, f"{NAMESPACE}/{name}", (("model", "v1"),))
+
+
+def test_the_built_in_tables_show_what_resolve_reads(routes: RoutesArea, reader: Reader) -> None:
+    routes.publish(route("model", "iiot"), route("other", "iiot"))
+    routes.apps(app("iiot"), app("iiot", "v0"))
+    ready, gone = endpoint("10.0.0.1:80"), endpoint("10.0.0.2:80", ready=False)
+    routes.endpoints("iiot", ready, gone)
+    models, apps, endpoints = reader.table("models"), reader.table("apps"), reader.table("endpoints")
+    assert models["model"] is reader.resolve("model"), "decoded once"
+    assert dict(models) == reader.models()
+    assert dict(apps) == reader.apps() == {"iiot": app("iiot")}
+    assert dict(endpoints) == {"ns/iiot": (Endpoint("10.0.0.1", 80),)}
+    assert endpoints["ns/iiot"] == models["model"].endpoints
+    assert (len(models), len(apps), len(endpoints)) == (2, 1, 1)
+    assert set(models.keys()) == {"model", "other"}
+    assert ("model" in models, "nobody" in models) == (True, False)
+    for each in (models, apps, endpoints):
+        assert each.ready
+        assert each.generation == reader.generation
+        assert each.get("nobody") is None
+        for key in ("nobody", 5, b"model", None):
+            with pytest.raises(KeyError):
+                each[key]  # type: ignore[index]
+        with pytest.raises(TypeError, match="unhashable"):
+            each[[]]  # type: ignore[index]
+        with pytest.raises(KeyError, match="has no index 'app'; it has none"):
+            each.by("app", "iiot")
+        with pytest.raises(TypeError, match="is built in"):
+            each.metadata("model")
+
+
+def test_rows_of_built_in_tables_change_and_others_stay_decoded(routes: RoutesArea, reader: Reader) -> None:
+    routes.publish(route("model", "iiot"), route("other", "iiot"))
+    routes.apps(app("iiot"))
+    routes.apps(app("still"))
+    routes.endpoints("iiot", "10.0.0.1:80")
+    models, apps, endpoints = reader.table("models"), reader.table("apps"), reader.table("endpoints")
+    kept = models["other"], apps["still"]
+    for number in range(3):
+        routes.route("model", "iiot", f"v{number}")
+        routes.apps(app("iiot", f"v{number}"))
+        routes.endpoints("iiot", f"10.0.0.{number}:80")
+        assert (models["model"].version, apps["iiot"].version) == (f"v{number}", f"v{number}")
+        assert endpoints["ns/iiot"][0].host == f"10.0.0.{number}"
+        assert (models["other"] is kept[0], apps["still"] is kept[1]) == (True, True)
+    routes.remove("model")
+    assert ("model" in models, models.get("model")) == (False, None)
+
+
+def test_a_built_in_table_takes_the_type_of_its_values_alone(reader: Reader) -> None:
+    assert reader.table("models", Route) is reader.table("models")
+    assert reader.table("apps", App) is reader.table("apps")
+    assert reader.table("endpoints", tuple[Endpoint, ...]) is reader.table("endpoints")
+    for name, words in (("models", "Route"), ("apps", "App"), ("endpoints", r"tuple\[Endpoint, \.\.\.\]")):
+        with pytest.raises(TypeError, match=f"table '{name}' is built in, and its values are {words}: name that type"):
+            reader.table(name, Tenant)
+
+
+def test_endpoints_are_not_ready_before_the_slices_have_been_listed(routes: RoutesArea, reader: Reader) -> None:
+    models, endpoints = reader.table("models"), reader.table("endpoints")
+    assert not models.ready
+    with pytest.raises(NotReady):
+        models["model"]
+    routes.route("model", "iiot")
+    routes.apps(app("iiot"))
+    models.wait_ready(0)
+    assert not endpoints.ready
+    for read in (lambda: endpoints["ns/iiot"], lambda: len(endpoints), lambda: list(endpoints)):
+        with pytest.raises(TableNotReady):
+            read()
+    assert list(endpoints.changes(timeout=0)) == [], "they wait too"
+    with pytest.raises(TableNotReady, match="'endpoints'"), reader.snapshot() as now:
+        now.table("endpoints")
+    routes.endpoints("iiot")
+    assert endpoints["ns/iiot"] == ()
+    endpoints.wait_ready(0)
+
+
+def test_the_age_of_built_in_tables_is_that_of_the_routes(routes: RoutesArea, reader: Reader) -> None:
+    models = reader.table("models")
+    assert models.age == float("inf")
+    routes.route("model")
+    routes.in_step(7.0)
+    assert 7.0 <= models.age <= reader.age < 60.0
+
+
+def test_changes_of_built_in_tables_begin_with_all_rows_and_follow(routes: RoutesArea, reader: Reader) -> None:
+    routes.route("model", "iiot")
+    routes.apps(app("iiot"))
+    routes.endpoints("iiot", "10.0.0.1:80")
+    every = [reader.table(name).changes(timeout=0) for name in ("models", "apps", "endpoints")]
+    first = [next(changes) for changes in every]
+    assert [each.rows for each in first if isinstance(each, TableReset)] == [
+        {"model": route("model", "iiot")},
+        {"iiot": app("iiot")},
+        {"ns/iiot": (Endpoint("10.0.0.1", 80),)},
+    ]
+    routes.route("model", "iiot", "v2")
+    routes.apps(app("iiot", "v2"))
+    routes.endpoints("iiot", "10.0.0.2:80")
+    routes.remove("model")
+    found = [
+        [(each.kind, each.key, each.new) for each in changes if isinstance(each, TableChange)] for changes in every
+    ]
+    assert found == [
+        [("changed", "model", route("model", "iiot", "v2")), ("removed", "model", None)],
+        [("changed", "iiot", app("iiot", "v2"))],
+        [("changed", "ns/iiot", (Endpoint("10.0.0.2", 80),))],
+    ]
+
+
+def test_a_snapshot_has_the_built_in_tables_of_its_generation(routes: RoutesArea, reader: Reader) -> None:
+    routes.publish(route("model", "iiot"))
+    routes.apps(app("iiot"))
+    routes.endpoints("iiot", "10.0.0.1:80")
+    routes.metadata("model", {"unit": "bar"}, app="iiot")
+    with reader.snapshot() as now:
+        routes.route("model", "later")
+        routes.endpoints("iiot", "10.0.0.2:80")
+        routes.apps(app("later"))
+        models = now.table("models", Route)
+        assert models["model"] is now.resolve("model")
+        assert (models["model"].app, models["model"].metadata) == ("iiot", {"unit": "bar"})
+        assert dict(now.table("apps")) == {"iiot": app("iiot")}
+        assert now.table("endpoints")["ns/iiot"] == (Endpoint("10.0.0.1", 80),)
+        assert (len(models), list(models.values())) == (1, [route("model", "iiot")])
+        with pytest.raises(TypeError, match="is built in"):
+            now.table("apps", Tenant)
+    assert reader.table("models")["model"].app == "later"
+
+
+def test_a_table_that_is_named_by_no_str_is_refused(reader: Reader) -> None:
+    for name in (b"tenants", None, 5):
+        with pytest.raises(TypeError, match=r"a table's name is a str, not (bytes|NoneType|int)"):
+            reader.table(name)  # type: ignore[call-overload]

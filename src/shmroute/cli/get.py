@@ -14,8 +14,10 @@ from click.shell_completion import CompletionItem
 from shmroute.cli import options, output
 from shmroute.cli.follow import follow, follow_table, short
 from shmroute.errors import ShmrouteError, TableNotReady
+from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES
 from shmroute.resources.table_definition import TABLE_NAME
 from shmroute.rows import (
+    BUILT_IN_TABLES,
     ConflictRow,
     EndpointsRow,
     EndpointsState,
@@ -32,6 +34,7 @@ from shmroute.watcher.report import age_words, status_of
 from shmroute.worker import environment
 from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.routes import App, Route
+from shmroute.worker.table_view import endpoints_ready
 
 Item = dict[str, Any]
 T = TypeVar("T")
@@ -151,6 +154,32 @@ def _conflict_items(_key: str, value: bytes) -> list[Item]:
             "table": row.table or "models",
         }
     ]
+
+
+_BUILT_IN: Final = {
+    "models": (APPMODELS, frozenset({APPMODELS.kind})),
+    "apps": (APPMODELS, frozenset({APPMODELS.kind, "App"})),
+    "endpoints": (ENDPOINTSLICES, frozenset({ENDPOINTSLICES.kind, "Endpoints", "Port"})),
+}
+"""Built-in table -> what its rows are made from, and the kinds of INVALID rows that belong to it."""
+
+
+def _built_in_tables(rows: RowReader) -> list[tuple[str, bytes]]:
+    """Return name and row of each built-in table, as the TABLES rows of the declared ones."""
+    invalid = [_invalid(value).kind for _, _, value in rows.rows(Kind.INVALID)]
+    conflicts = sum(not _conflict(value).table for _, _, value in rows.rows(Kind.CONFLICT))
+    found = []
+    for name, (source, kinds) in _BUILT_IN.items():
+        row = TableRow(
+            number=int(BUILT_IN_TABLES[name]),
+            resource=f"{source.plural}.{source.version}.{source.group}",
+            ready=name != "endpoints" or endpoints_ready(rows),
+            rows=sum(1 for _ in rows.keys(BUILT_IN_TABLES[name])),
+            conflicts=conflicts if name == "models" else 0,
+            invalid=sum(kind in kinds for kind in invalid),
+        )
+        found.append((name, msgspec.msgpack.encode(row)))
+    return found
 
 
 def _table_items(key: str, value: bytes) -> list[Item]:
@@ -357,9 +386,10 @@ def command(
         return
     rows = RowReader(area)
     view, keys = _view_of(what, rows, by)
-    items = [
-        item for _, key, value in rows.rows(view.kind) if keys is None or key in keys for item in view.items(key, value)
-    ]
+    found = [(key, value) for _, key, value in rows.rows(view.kind) if keys is None or key in keys]
+    if what == "tables":
+        found += _built_in_tables(rows)
+    items = [item for key, value in found for item in view.items(key, value)]
     items = [
         item
         for item in items

@@ -17,12 +17,13 @@ from shmroute.resources.field_selector import parse_field_selector
 from shmroute.resources.registry import BUILT_IN, WatchedKind
 from shmroute.resources.table_definition import TABLE_NAME, DefinitionError, TableDefinition, TableLimits
 from shmroute.resources.table_parser import TableParser
-from shmroute.rows import FIRST_TABLE_NUMBER, LAST_TABLE_NUMBER, TABLE_KINDS
+from shmroute.rows import BUILT_IN_TABLES, FIRST_TABLE_NUMBER, LAST_TABLE_NUMBER, TABLE_KINDS
 
 __all__ = ["TableKind", "parse_resource", "watch_tables"]
 
 RESERVED_NAMES: Final = frozenset(
-    {"models", "apps", "endpoints", "metadata", "conflicts", "invalid", "tables", "workers", "settings"}
+    BUILT_IN_TABLES.keys()
+    | {"metadata", "conflicts", "invalid", "tables", "workers", "settings"}
     | {kind.name for kind in BUILT_IN}
 )
 """Names of the built-in tables and views, which `shmroute get` shows."""

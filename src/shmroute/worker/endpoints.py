@@ -17,7 +17,7 @@ import msgspec
 from shmroute.errors import NoEndpoints
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState
 
-__all__ = ["Busy", "Endpoint", "Lease", "Pool"]
+__all__ = ["Busy", "Endpoint", "Lease", "Pool", "usable_endpoints"]
 
 Busy: TypeAlias = dict[str, deque[None]]
 """Address -> one entry for each call under way. Appending and popping need no lock, which a fork could copy locked."""
@@ -230,6 +230,11 @@ class Pool:
         one, other = members[first], members[second + (second >= first)]
         busy = self._busy
         return one if len(busy.get(one[0], ())) <= len(busy.get(other[0], ())) else other
+
+
+def usable_endpoints(row: EndpointsRow) -> tuple[Endpoint, ...]:
+    """Return the addresses that requests may be sent to, as `Route.endpoints` has them."""
+    return tuple(map(_endpoint, _usable(row.endpoints)))
 
 
 def _usable(rows: tuple[EndpointRow, ...]) -> tuple[EndpointRow, ...]:

@@ -37,6 +37,8 @@ _MAX_ABSENT_NAME: Final = 512
 _RETRY_NS: Final = 1_000_000_000
 """Nanoseconds until a generation that could not be read is tried again, if no newer one comes: the reason may pass."""
 
+_NANOSECONDS: Final = 1_000_000_000
+
 _ATTEMPTS: Final = 100
 """Maximum attempts to read a row in a newer generation. Before each, the writer has built two whole tables."""
 
@@ -117,6 +119,8 @@ class Position:
         self.parts = RowCache(cached_rows)
         self.absent: dict[str, None] = {}
         """Names that no model has in this generation."""
+        self.area_with_endpoints = 0
+        """Identity of the area in which the endpoints' first complete list has been seen; 0: none."""
         self.in_child: Callable[[], None] = lambda: None
         """Called in a forked child to reset the endpoints' busy counts."""
         register(self)
@@ -352,6 +356,19 @@ class Position:
         if self.fault is not None:  # the control block itself may be damaged
             contact = max(self._contact_ns, min(contact, self._fault_ns))
         return contact
+
+    @property
+    def age(self) -> float:
+        """Seconds since `contact_ns`; infinite before the first time.
+
+        Raises:
+            AreaUnreadable, NoAccess: the area cannot be read at all.
+        """
+        try:
+            contact = self.contact_ns
+        except NotReady:
+            return float("inf")
+        return max(0.0, (time.monotonic_ns() - contact) / _NANOSECONDS) if contact else float("inf")
 
     def snapshot(self) -> RowReader:
         """Return a view of the rows of the newest generation. It stays there when this position moves.

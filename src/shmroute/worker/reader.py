@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
 
 import msgspec
 
@@ -17,22 +17,24 @@ from shmroute.errors import (
     SnapshotExpired,
     StaleRoutes,
 )
-from shmroute.rows import Kind, SettingsRow
+from shmroute.rows import BUILT_IN_TABLES, Kind, SettingsRow
 from shmroute.worker.binding import ReaderBinding
+from shmroute.worker.built_in import BuiltInTable, Models, check_type, decode_app, decode_apps, decode_endpoints
 from shmroute.worker.lookup import RouteLookup
 from shmroute.worker.position import Position
 from shmroute.worker.routes import App, Route, route_in
 from shmroute.worker.row_cache import CACHED_ROWS, make_room
 from shmroute.worker.snapshot import Snapshot
+from shmroute.worker.table_view import decoder
 from shmroute.worker.tables import Table
 
 if TYPE_CHECKING:
     from shmroute.worker.changes import AsyncChanges, Changes
+    from shmroute.worker.endpoints import Endpoint
 
 __all__ = ["Reader"]
 
 _WAIT_STEP_SECONDS: Final = 0.005
-_NANOSECONDS: Final = 1_000_000_000
 
 _MODEL: Final = int(Kind.MODEL)
 """The kind as a plain int, which is faster than an enum member as a key of a dict."""
@@ -44,8 +46,6 @@ _STRINGS_OF_A_ROUTE: Final = Route.__struct_fields__.index("others")
 """Number of string fields before `others`. The native look-up makes a route from them without a decoder."""
 
 T = TypeVar("T")
-
-_decode_apps = msgspec.msgpack.Decoder(tuple[App, ...]).decode
 
 
 def _describe(position: Position, kind: Kind, name: str, namespace: str | None) -> str:
@@ -151,7 +151,7 @@ class Reader(RouteLookup):
             AppNotFound: no AppModel names the app (in that namespace).
             NotReady, AreaUnreadable, NoAccess: as `resolve`.
         """
-        found = self._position.part(Kind.APP, name, lambda value: _decode_apps(value) if value else ())
+        found = self._position.part(Kind.APP, name, lambda value: decode_apps(value) if value else ())
         for app in found:
             if namespace is None or app.namespace == namespace:
                 return app
@@ -164,24 +164,50 @@ class Reader(RouteLookup):
     def apps(self) -> dict[str, App]:
         """Return all apps of one generation: name -> app; the oldest AppModel's entry if several name the app."""
         listing = self._position.listing(Kind.APP)
-        return {key: self._position.decoded(_decode_apps, value)[0] for key, value in listing}
+        return {key: self._position.decoded(decode_app, value) for key, value in listing}
 
+    @overload
+    def table(self, name: Literal["models"]) -> Table[Route]: ...
+    @overload
+    def table(self, name: Literal["apps"]) -> Table[App]: ...
+    @overload
+    def table(self, name: Literal["endpoints"]) -> Table[tuple[Endpoint, ...]]: ...
     @overload
     def table(self, name: str) -> Table[Any]: ...
     @overload
     def table(self, name: str, type: type[T]) -> Table[T]: ...
     def table(self, name: str, type: Any = Any) -> Table[Any]:  # noqa: A002 - as msgspec calls it
-        """Return the declared table `name`, whose values are decoded into `type`.
+        """Return the table `name`, whose values are decoded into `type`.
 
         Reads nothing yet: the table may be declared later. `type` is any type that msgspec decodes: a Struct, a
         dataclass, a TypedDict; by default plain dicts, lists and numbers. The same arguments return the same table, so
         that calling this for each request does not lose its decoded values.
+
+        `models`, `apps` and `endpoints` need no declaration. Their values are `Route`, `App` and tuples of `Endpoint`.
+
+        Raises:
+            TypeError: `name` is not a str, or is a built-in table's and `type` is another than that of its values.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"a table's name is a str, not {name.__class__.__name__}")
+        if name in BUILT_IN_TABLES:
+            check_type(name, type)
+            type = Any  # noqa: A001 - see above
         table = self._tables.get((name, type))
         if table is None:
             make_room(self._tables, _TABLES)
-            table = self._tables[name, type] = Table(self._position, name, type)
+            table = self._tables[name, type] = self._make_table(name, type)
         return table
+
+    def _make_table(self, name: str, type: Any) -> Table[Any]:  # noqa: A002 - as msgspec calls it
+        match name:
+            case "models":
+                return Models(self._position, self._decode_route, self.resolve)
+            case "apps":
+                return BuiltInTable(self._position, name, decode_app)
+            case "endpoints":
+                return BuiltInTable(self._position, name, decode_endpoints)
+        return Table(self._position, name, decoder(type))
 
     def snapshot(self) -> Snapshot:
         """Return the routes and tables of the newest generation as an immutable view: see `Snapshot`.
@@ -255,11 +281,7 @@ class Reader(RouteLookup):
         Raises:
             AreaUnreadable, NoAccess: the area cannot be read at all.
         """
-        try:
-            contact = self._position.contact_ns
-        except NotReady:
-            return float("inf")
-        return max(0.0, (time.monotonic_ns() - contact) / _NANOSECONDS) if contact else float("inf")
+        return self._position.age
 
     @property
     def misses(self) -> int:

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 import msgspec
 
 from shmroute.errors import ModelNotFound, SnapshotExpired
-from shmroute.rows import Kind, TableRow
+from shmroute.rows import BUILT_IN_TABLES, Kind, TableRow
+from shmroute.worker.built_in import check_type, decode_app, decode_endpoints
 from shmroute.worker.metadata import MetadataValue, decode_row
 from shmroute.worker.routes import route_in
-from shmroute.worker.table_view import TableView, ready_row
+from shmroute.worker.table_view import TableView, decoder, ready_row, table_row
 
 if TYPE_CHECKING:
     from shmroute.shm.reader import RowReader
+    from shmroute.worker.endpoints import Endpoint
     from shmroute.worker.position import Position
-    from shmroute.worker.routes import Route
+    from shmroute.worker.routes import App, Route
 
 __all__ = ["Snapshot"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-_decode_table = msgspec.msgpack.Decoder(TableRow).decode
 
 
 class Snapshot:
@@ -90,18 +90,37 @@ class Snapshot:
         return {key: self._with_metadata(self._route_of(value)) for key, value in found}
 
     @overload
+    def table(self, name: Literal["models"]) -> TableView[Route]: ...
+    @overload
+    def table(self, name: Literal["apps"]) -> TableView[App]: ...
+    @overload
+    def table(self, name: Literal["endpoints"]) -> TableView[tuple[Endpoint, ...]]: ...
+    @overload
     def table(self, name: str) -> TableView[Any]: ...
     @overload
     def table(self, name: str, type: type[T]) -> TableView[T]: ...
     def table(self, name: str, type: Any = Any) -> TableView[Any]:  # noqa: A002 - as msgspec calls it
-        """Return the declared table `name` as a read-only mapping. `type` is as for `shmroute.table`.
+        """Return the table `name` as a read-only mapping. Name and `type` are as for `shmroute.table`.
+
+        The addresses in the table `endpoints` are those of this generation; those of a `Route` are the current ones.
 
         Raises:
             TableNotReady, TableNotFound: in this generation the table was not ready, or did not exist.
+            TypeError: as `shmroute.table`.
         """
-        area, row = self._position.area, self._reader.get(Kind.TABLES, name)
-        table = ready_row(name, area, self._position.decoded(_decode_table, row) if row is not None else None)
-        return _Table(self, table, name, type)
+        if not isinstance(name, str):
+            raise TypeError(f"a table's name is a str, not {name.__class__.__name__}")
+        if name in BUILT_IN_TABLES:
+            check_type(name, type)
+        table = ready_row(name, self._position.area, table_row(self._position, self._reader, name))
+        match name:
+            case "models":
+                return _BuiltIn(self, table, name, lambda row: self._with_metadata(self._route_of(row)), self._routes)
+            case "apps":
+                return _BuiltIn(self, table, name, decode_app, {})
+            case "endpoints":
+                return _BuiltIn(self, table, name, decode_endpoints, {})
+        return _Table(self, table, name, decoder(type), {})
 
     def close(self) -> None:
         """Release the rows, as the end of a `with` block does."""
@@ -136,11 +155,14 @@ class Snapshot:
 class _Table(TableView[T], Generic[T]):
     """A table of a snapshot."""
 
-    def __init__(self, snapshot: Snapshot, table: TableRow, name: str, type: Any) -> None:  # noqa: A002
-        super().__init__(name, type)
+    def __init__(
+        self, snapshot: Snapshot, table: TableRow, name: str, decode: Callable[[bytes], T], values: dict[str, T]
+    ) -> None:
+        super().__init__(name, decode)
         self._snapshot = snapshot
         self._table = table
-        self._values: dict[str, T] = {}
+        self._values = values
+        """The decoded values: key -> value."""
 
     def __getitem__(self, key: str) -> T:
         if key in self._values:
@@ -156,3 +178,10 @@ class _Table(TableView[T], Generic[T]):
 
     def __repr__(self) -> str:
         return f"<table {self.name!r} of {self._snapshot!r}>"
+
+
+class _BuiltIn(_Table[T]):
+    """A table of a snapshot whose rows exist without a declaration."""
+
+    def _value(self, key: str, row: bytes) -> T:  # noqa: ARG002 - the type is ours: a row that does not fit is damaged
+        return self._snapshot._position.decoded(self._decode, row)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 import msgspec
 
 from shmroute.errors import NotReady
-from shmroute.rows import Kind, TableRow
 from shmroute.worker.changes import AsyncChanges, Changes, Follower
+from shmroute.worker.table_view import table_row
 
 if TYPE_CHECKING:
     from shmroute.shm.reader import RowChange, RowReader
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["AsyncTableChanges", "TableChange", "TableChanges", "TableReset"]
 
 T = TypeVar("T")
-
-_decode_table = msgspec.msgpack.Decoder(TableRow).decode
 
 
 class TableChange(msgspec.Struct, Generic[T], frozen=True):
@@ -132,6 +130,5 @@ class _TableFollower(Follower):
         return TableReset(rows.generation, values, reason)
 
     def _ready_number(self, rows: RowReader) -> int:
-        row = rows.get(Kind.TABLES, self._name)
-        table = _decode_table(row) if row is not None else None
+        table = table_row(self._position, rows, self._name)
         return table.number if table is not None and table.ready else 0

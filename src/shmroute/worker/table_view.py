@@ -1,4 +1,4 @@
-"""`TableView`: a declared table as a read-only mapping; the base of the tables of a reader and of a snapshot.
+"""`TableView`: a table as a read-only mapping; the base of the tables of a reader and of a snapshot.
 
 A table in `shmroute.worker.tables` reads the newest generation, one in `shmroute.worker.snapshot` a fixed generation.
 """
@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
 import msgspec
 
 from shmroute.errors import TableNotFound, TableNotReady, TableValueError
-from shmroute.rows import TableRow, bucket_key, index_value, table_kinds
+from shmroute.rows import (
+    BUILT_IN_TABLES,
+    FIRST_TABLE_NUMBER,
+    Kind,
+    TableRow,
+    bucket_key,
+    index_value,
+    table_kinds,
+)
 
 if TYPE_CHECKING:
     from shmroute.shm.reader import RowReader
+    from shmroute.worker.position import Position
     from shmroute.worker.table_metadata import TableMetadata
 
-__all__ = ["TableView", "ready_row"]
+__all__ = ["TableView", "decoder", "endpoints_ready", "ready_row", "table_row"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -32,12 +41,51 @@ _decode_first = msgspec.msgpack.Decoder(tuple[int, list[str]]).decode
 _decode_bucket = msgspec.msgpack.Decoder(list[str]).decode
 
 
+_decode_table = msgspec.msgpack.Decoder(TableRow).decode
+
+
+def decoder(type: Any) -> Callable[[bytes], Any]:  # noqa: A002 - as msgspec calls it
+    """Return what makes values of this type from rows; any type that msgspec decodes."""
+    return msgspec.msgpack.Decoder(type).decode
+
+
+def table_row(position: Position, rows: RowReader, name: str) -> TableRow | None:
+    """Return a table's own row at the generation of `rows`; None if there is no such table.
+
+    A built-in table has no TABLES row, so it is made here, without a number of rows. Models and apps are complete in
+    every generation.
+    """
+    kind = BUILT_IN_TABLES.get(name)
+    if kind is None:
+        row = rows.get(Kind.TABLES, name)
+        return position.decoded(_decode_table, row) if row is not None else None
+    ready = True
+    if kind == Kind.ENDPOINTS and position.area_with_endpoints != rows.control.area_id:
+        ready = endpoints_ready(rows)
+        if ready and next(rows.keys(kind), None) is not None:
+            position.area_with_endpoints = rows.control.area_id
+    return TableRow(int(kind), "", ready, rows=0)
+
+
+def endpoints_ready(rows: RowReader) -> bool:
+    """Return whether the first complete list of EndpointSlices has been published.
+
+    It may be missing, for instance for want of the right to list them: then there are apps, and no ENDPOINTS row. Once
+    it has been published, each AppModel has one.
+    """
+    return next(rows.keys(Kind.ENDPOINTS), None) is not None or next(rows.keys(Kind.APP), None) is None
+
+
 def _bucket_in(rows: RowReader, table: TableRow) -> Bucket:
     def bucket(key: str, decode: Callable[[bytes], Any]) -> Any:
         row = rows.get(table_kinds(table.number)[1], key)
         return decode(row) if row is not None else None
 
     return bucket
+
+
+def _count(rows: RowReader, table: TableRow) -> int:
+    return table.rows if table.number >= FIRST_TABLE_NUMBER else sum(1 for _ in rows.keys(table.number))
 
 
 def ready_row(name: str, area: str, row: TableRow | None) -> TableRow:
@@ -55,18 +103,18 @@ def ready_row(name: str, area: str, row: TableRow | None) -> TableRow:
 
 
 class TableView(Mapping[str, T], Generic[T]):
-    """A declared table as a mapping of decoded values, with its indexes. Each method reads one generation.
+    """A table as a mapping of decoded values, with its indexes. Each method reads one generation.
 
     `in`, `len`, iteration and `keys_by` copy no value: a table may hold objects of 1.5 MB.
 
     Args:
         name: the table's name.
-        type: the type of the decoded values; any type that msgspec decodes.
+        decode: makes a value from a row.
     """
 
-    def __init__(self, name: str, type: Any) -> None:  # noqa: A002 - as msgspec calls it
+    def __init__(self, name: str, decode: Callable[[bytes], T]) -> None:
         self.name = name
-        self._decode = msgspec.msgpack.Decoder(type).decode
+        self._decode = decode
 
     @abstractmethod
     def _read(self, read: Callable[[RowReader, TableRow], R]) -> R:
@@ -91,7 +139,7 @@ class TableView(Mapping[str, T], Generic[T]):
         return isinstance(key, str) and self._read(lambda rows, table: rows.has(table.number, key))
 
     def __len__(self) -> int:
-        return self._read(lambda _, table: table.rows)
+        return self._read(_count)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._read(lambda rows, table: list(rows.keys(table.number))))
@@ -136,7 +184,10 @@ class TableView(Mapping[str, T], Generic[T]):
         Raises:
             KeyError: there is no such row.
             TableValueError: the value is not JSON, or does not fit the type.
+            TypeError: the table is a built-in one.
         """
+        if self.name in BUILT_IN_TABLES:
+            raise TypeError(f"table {self.name!r} is built in: a model's metadata is `metadata` of its `Route`")
         from shmroute.worker.table_metadata import decoded
 
         def read(rows: RowReader, table: TableRow) -> tuple[bool, bytes | None]:

@@ -1,5 +1,7 @@
 """`Table`: a declared table as a read-only mapping, published together with the routes.
 
+`shmroute.worker.built_in` has the tables that need no declaration.
+
 Never imports the watcher.
 
     class Tenant(msgspec.Struct):
@@ -46,7 +48,9 @@ _decode_table = msgspec.msgpack.Decoder(TableRow).decode
 
 
 class Table(TableLookup, TableView[T], Generic[T]):
-    """One declared table. Made by `shmroute.table` and `Reader.table`. For any thread, before and after a fork.
+    """One table, declared or built in. Made by `shmroute.table` and `Reader.table`.
+
+    For any thread, before and after a fork.
 
     Each iteration and each call of `items`, `values` and `by` reads one generation.
 
@@ -57,8 +61,8 @@ class Table(TableLookup, TableView[T], Generic[T]):
         AreaUnreadable, NoAccess: as `Reader.resolve`.
     """
 
-    def __init__(self, position: Position, name: str, type: Any = Any) -> None:  # noqa: A002 - as msgspec calls it
-        TableView.__init__(self, name, type)
+    def __init__(self, position: Position, name: str, decode: Callable[[bytes], T]) -> None:
+        TableView.__init__(self, name, decode)
         self._position = position
         self._number = 0
         self._moves = -1
