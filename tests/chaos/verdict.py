@@ -15,7 +15,7 @@ from shmroute.errors import NotReady
 from shmroute.resources.appmodel import AppModel, InvalidAppModel, parse_appmodel
 from shmroute.resources.endpointslice import EndpointSlice, parse_endpointslice
 from shmroute.rows import Kind, MetadataRow, MetadataState
-from shmroute.shm import posix
+from shmroute.shm.names import segment_names
 from shmroute.shm.reader import RowReader
 from shmroute.sources.base import Replaced
 from shmroute.tables import Index
@@ -44,7 +44,7 @@ def verdict(stage: Stage) -> list[str]:
     problems += _converged(stage)
     falls = [(a, b) for a, b in zip(stage.generations, stage.generations[1:], strict=False) if b < a]
     problems += [f"generation fell from {before} to {after}" for before, after in falls[:3]]
-    segments = posix.segment_names(stage.area)
+    segments = segment_names(stage.area)
     if len(segments) > MAX_SEGMENTS:
         problems.append(f"{len(segments)} segments are left: {segments}")
     problems += _grown(stage)

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from shmroute.rows import Kind, encode
-from shmroute.shm import posix
+from shmroute.shm.names import DIRECTORY
 from shmroute.shm.reader import RowReader
 from shmroute.shm.writing import publisher as publishing
 from shmroute.shm.writing.publisher import Publisher
@@ -122,5 +122,5 @@ def look_up(pipe: Pipe, area: str, times: int) -> None:
 
 def taken_bytes() -> int:
     """Bytes of /dev/shm in use: of some use only in a mount namespace of one's own."""
-    status = os.statvfs(posix.DIRECTORY)
+    status = os.statvfs(DIRECTORY)
     return (status.f_blocks - status.f_bfree) * status.f_frsize

@@ -19,6 +19,7 @@ import pytest
 from shmroute.errors import AreaUnreadable, ModelNotFound, NoAccess, OutOfSharedMemory
 from shmroute.rows import Kind, encode
 from shmroute.shm import layout, posix
+from shmroute.shm.names import control_name, lock_name, path_of
 from shmroute.shm.reader import RowReader
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.worker.reader import Reader
@@ -191,7 +192,7 @@ def too_small_for_anything(pipe: Pipe, area: str) -> None:
     with Publisher(area) as publisher:
         with pytest.raises(OutOfSharedMemory):
             publisher.replace(routes(5000))
-        assert objects(area) == [posix.control_name(area), posix.lock_name(area)]
+        assert objects(area) == [control_name(area), lock_name(area)]
         resize_own_shm("4m")
         assert publisher.replace(routes(5000)) == 1
         publisher.close(remove=True)
@@ -295,14 +296,14 @@ def damaged_then_mended(area: str, damage: Callable[[Publisher], None], *, seen:
 @pytest.mark.parametrize("word", [float("nan"), float("-inf"), 0.0, -1.0, 0.5, 7.5, 1e300, 2.0**53])
 def test_a_worker_keeps_its_rows_when_the_generation_is_damaged(area: str, word: float) -> None:
     def damage(publisher: Publisher) -> None:
-        poke(posix.control_name(area), layout.GENERATION_AT, struct.pack("<d", word))
+        poke(control_name(area), layout.GENERATION_AT, struct.pack("<d", word))
 
     damaged_then_mended(area, damage, seen=True)
 
 
 def test_worker_keeps_its_rows_when_a_generation_is_missing(area: str) -> None:
     def damage(publisher: Publisher) -> None:
-        poke(posix.control_name(area), layout.GENERATION_AT, struct.pack("<d", 1000.0))
+        poke(control_name(area), layout.GENERATION_AT, struct.pack("<d", 1000.0))
 
     damaged_then_mended(area, damage, seen=True)
 
@@ -310,7 +311,7 @@ def test_worker_keeps_its_rows_when_a_generation_is_missing(area: str) -> None:
 @pytest.mark.parametrize("offset", [*range(0, 64, 4), *range(layout.SEGMENT_AT, layout.SYNCED_AT + 16, 8), 5000, 65535])
 def test_attached_worker_ignores_damage_read_only_when_attaching(area: str, offset: int) -> None:
     def damage(publisher: Publisher) -> None:
-        poke(posix.control_name(area), offset, b"\xff")
+        poke(control_name(area), offset, b"\xff")
 
     damaged_then_mended(area, damage, seen=False)
 
@@ -320,7 +321,7 @@ def test_worker_keeps_its_rows_when_the_control_block_is_damaged(area: str, numb
     garbage = random.Random(number).randbytes(layout.CONTROL_BYTES)
 
     def damage(publisher: Publisher) -> None:
-        poke(posix.control_name(area), 0, garbage)
+        poke(control_name(area), 0, garbage)
 
     damaged_then_mended(area, damage, seen=True)
 
@@ -354,7 +355,7 @@ def test_age_does_not_hide_a_fault(area: str) -> None:
         publisher.replace(routes(5))
         reader = Reader(area)
         reader.attach()
-        poke(posix.control_name(area), layout.GENERATION_AT, struct.pack("<d", 1000.0))
+        poke(control_name(area), layout.GENERATION_AT, struct.pack("<d", 1000.0))
         reader.resolve("model-1")
         time.sleep(0.05)
         now = time.monotonic_ns()
@@ -368,7 +369,7 @@ def test_a_damaged_row_is_refused_and_the_others_are_served(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.replace(routes(50, "good"))
         segment = current_segment(area)
-        at = Path(posix.path_of(segment)).read_bytes().index(b"model-7")
+        at = Path(path_of(segment)).read_bytes().index(b"model-7")
         reader = Reader(area)
         poke(segment, at, b"M")
         with pytest.raises(AreaUnreadable, match="damaged"):
@@ -395,7 +396,7 @@ def test_foreign_rows_are_no_routes(area: str) -> None:
 def test_worker_refuses_a_foreign_file_named_like_an_area(area: str, make: Make, which: str) -> None:
     with Publisher(area) as publisher:
         publisher.replace(routes(5))
-    path = Path(posix.path_of(posix.control_name(area) if which == "control block" else current_segment(area)))
+    path = Path(path_of(control_name(area) if which == "control block" else current_segment(area)))
     path.unlink()
     make(path)
     try:
@@ -419,7 +420,7 @@ def test_worker_refuses_a_foreign_file_named_like_an_area(area: str, make: Make,
 def test_truncated_files_are_refused(area: str, size: int, which: str) -> None:
     with Publisher(area) as publisher:
         publisher.replace(routes(5))
-    path = Path(posix.path_of(posix.control_name(area) if which == "control block" else current_segment(area)))
+    path = Path(path_of(control_name(area) if which == "control block" else current_segment(area)))
     content = path.read_bytes()[:size]
     path.unlink()  # a file that is cut while it is mapped is beyond anybody's help: nobody but the owner can
     path.write_bytes(content)
@@ -436,7 +437,7 @@ def test_other_format_version_is_refused_until_it_is_replaced(area: str) -> None
         publisher.replace(routes(5, "old"))
         staying = Reader(area)
         assert staying.resolve("model-1").version == "old"
-    poke(posix.control_name(area), 8, struct.pack("<I", layout.FORMAT_VERSION + 1))
+    poke(control_name(area), 8, struct.pack("<I", layout.FORMAT_VERSION + 1))
     reader = Reader(area)
     with pytest.raises(AreaUnreadable, match=rf"version {layout.FORMAT_VERSION + 1}.* version {layout.FORMAT_VERSION}"):
         reader.resolve("model-1")
@@ -449,7 +450,7 @@ def test_other_format_version_is_refused_until_it_is_replaced(area: str) -> None
 def test_a_worker_that_starts_before_the_watcher_of_its_version_waits_for_it(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.replace(routes(5, "old"))
-    poke(posix.control_name(area), 8, struct.pack("<I", layout.FORMAT_VERSION + 1))
+    poke(control_name(area), 8, struct.pack("<I", layout.FORMAT_VERSION + 1))
 
     def wait(pipe: Pipe) -> None:
         reader = Reader(area)

@@ -21,6 +21,7 @@ from shmroute.errors import AreaBusy, ConfigError, NoAccess
 from shmroute.rows import Kind, encode
 from shmroute.shm import layout, posix
 from shmroute.shm.control import ControlReader
+from shmroute.shm.names import control_name, lock_name, path_of
 from shmroute.shm.reader import RowReader
 from shmroute.shm.trust import trusted_users
 from shmroute.shm.writing.publisher import Publisher
@@ -106,7 +107,7 @@ def test_names_taken_in_advance_by_a_stranger_stop_no_watcher(area: str) -> None
 
         def take() -> None:
             for number in range(2, 30):
-                Path(posix.path_of(f"shmroute-{area}.{number}")).mkdir()
+                Path(path_of(f"shmroute-{area}.{number}")).mkdir()
 
         as_stranger(take)
         try:
@@ -118,20 +119,20 @@ def test_names_taken_in_advance_by_a_stranger_stop_no_watcher(area: str) -> None
                 assert following.get(1, "a") == b"7"
         finally:
             for number in range(2, 30):
-                Path(posix.path_of(f"shmroute-{area}.{number}")).rmdir()
+                Path(path_of(f"shmroute-{area}.{number}")).rmdir()
 
 
 @pytest.mark.fault(44)
 @as_root
 @pytest.mark.parametrize("which", ["control block", "lock"])
 def test_a_strangers_file_is_neither_trusted_nor_removed(area: str, which: str) -> None:
-    name = posix.control_name(area) if which == "control block" else posix.lock_name(area)
+    name = control_name(area) if which == "control block" else lock_name(area)
 
     def make() -> None:
         if which == "control block":
             with Publisher(area) as publisher:
                 publisher.publish(row("theirs"))
-        path = Path(posix.path_of(name))
+        path = Path(path_of(name))
         path.touch()
         path.chmod(0o666)
 
@@ -142,7 +143,7 @@ def test_a_strangers_file_is_neither_trusted_nor_removed(area: str, which: str) 
     for use in uses:
         with pytest.raises(NoAccess, match=f"user {NOBODY} owns it.*SHMROUTE_TRUST={NOBODY}"):
             use()
-    assert Path(posix.path_of(name)).stat().st_uid == NOBODY
+    assert Path(path_of(name)).stat().st_uid == NOBODY
 
 
 @as_root
@@ -174,8 +175,8 @@ def test_users_that_are_no_numbers_are_refused(monkeypatch: pytest.MonkeyPatch, 
 def test_a_file_that_others_may_write_is_refused_by_readers(area: str, mode: int, which: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish(row("v1"))
-        name = posix.control_name(area) if which == "control block" else current_segment(area)
-        Path(posix.path_of(name)).chmod(mode)
+        name = control_name(area) if which == "control block" else current_segment(area)
+        Path(path_of(name)).chmod(mode)
         with pytest.raises(NoAccess, match=f"mode {mode:04o} lets other users write it"):
             Reader(area).resolve("model")
 
@@ -187,10 +188,10 @@ def test_a_reader_in_the_group_cannot_hold_the_lock(area: str) -> None:
 
     def work(pipe: Pipe) -> None:
         become_nobody([4711])
-        descriptor = os.open(posix.path_of(posix.control_name(area)), os.O_RDONLY)
+        descriptor = os.open(path_of(control_name(area)), os.O_RDONLY)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with pytest.raises(PermissionError):
-            os.open(posix.path_of(posix.lock_name(area)), os.O_RDONLY)
+            os.open(path_of(lock_name(area)), os.O_RDONLY)
         pipe.send("locked")
         signal.pause()
 
@@ -209,9 +210,9 @@ def test_a_reader_in_the_group_cannot_hold_the_lock(area: str) -> None:
 
 def hold_as_format_2(pipe: Pipe, area: str) -> None:
     """A control block with the version of format 2 and its lock, held."""
-    path = Path(posix.path_of(posix.control_name(area)))
+    path = Path(path_of(control_name(area)))
     path.write_bytes(layout.CONTROL_HEADER.pack(layout.CONTROL_MAGIC, 2, 0).ljust(layout.CONTROL_BYTES, b"\0"))
-    Path(posix.path_of(f"shmroute-{area}.1")).write_bytes(b"a segment of format 2")
+    Path(path_of(f"shmroute-{area}.1")).write_bytes(b"a segment of format 2")
     descriptor = os.open(path, os.O_RDWR)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     pipe.send("held")
@@ -225,17 +226,17 @@ def test_live_format_2_watcher_is_kept_and_a_dead_one_replaced(area: str) -> Non
         for _ in range(3):
             with pytest.raises(AreaBusy):
                 Publisher(area)
-        assert Path(posix.path_of(f"shmroute-{area}.1")).exists(), "its readers still need it"
+        assert Path(path_of(f"shmroute-{area}.1")).exists(), "its readers still need it"
         old.kill()
         with Publisher(area) as publisher:
             publisher.publish(row("v1"))
-            assert not Path(posix.path_of(f"shmroute-{area}.1")).exists()
+            assert not Path(path_of(f"shmroute-{area}.1")).exists()
             assert Reader(area).resolve("model").version == "v1"
 
 
 def test_a_watcher_of_format_2_finds_its_lock_taken(area: str) -> None:
     with Publisher(area):
-        descriptor = os.open(posix.path_of(posix.control_name(area)), os.O_RDWR)
+        descriptor = os.open(path_of(control_name(area)), os.O_RDWR)
         with pytest.raises(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(descriptor)
@@ -247,7 +248,7 @@ def test_a_watcher_of_format_2_finds_its_lock_taken(area: str) -> None:
 @pytest.mark.parametrize("make", NO_SHARED_MEMORY[:3])
 @pytest.mark.parametrize("which", ["control block", "lock"])
 def test_a_watcher_waits_while_something_else_has_its_names(area: str, tmp_path: Path, make: Make, which: str) -> None:
-    path = Path(posix.path_of(posix.control_name(area) if which == "control block" else posix.lock_name(area)))
+    path = Path(path_of(control_name(area) if which == "control block" else lock_name(area)))
     make(path)
     folder = tmp_path / "manifests"
     write(folder, "model")
@@ -280,12 +281,12 @@ def test_files_removed_under_a_watcher_are_made_anew_and_workers_follow(
         generation = reader.generation
         names = {
             "all": objects(area),
-            "control block": [posix.control_name(area)],
-            "lock": [posix.lock_name(area)],
+            "control block": [control_name(area)],
+            "lock": [lock_name(area)],
             "segment": segments(area),
         }[removed]
         for name in names:
-            Path(posix.path_of(name)).unlink()
+            Path(path_of(name)).unlink()
         wait_for(lambda: "it was made anew" in said(folder), "the watcher notices")
         write(folder, "other")
         wait_for(lambda: reader.get("other") is not None, "a worker that had mapped the old area follows")

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from shmroute.errors import AreaBusy, NotReady, SnapshotExpired
-from shmroute.shm import layout, posix
+from shmroute.shm import layout
+from shmroute.shm.names import control_name, path_of, segment_name
 from shmroute.shm.reader import RowReader
 from shmroute.shm.writing import publisher as publishing
 from shmroute.shm.writing.publisher import Publisher
+from shmroute.shm.writing.segment_memory import WritableSegment
 from tests.faults.processes import (
     BIG_BYTES,
     ROWS,
@@ -291,7 +293,7 @@ def test_new_writer_sweeps_leftovers_of_any_age(area: str) -> None:
         publish_stamped(publisher)
     served = objects(area)
     for start in (publisher.generation + 1, publisher.generation + 7, 1 << 40):
-        Path(posix.path_of(posix.segment_name(area, start))).write_bytes(b"left by a crash")
+        Path(path_of(segment_name(area, start))).write_bytes(b"left by a crash")
     assert len(objects(area)) == len(served) + 3
     with Publisher(area):
         assert objects(area) == served
@@ -459,7 +461,7 @@ def kill_and_freeze(pipe: Pipe, area: str, killed: int, frozen: int) -> None:
         for child in to_freeze:
             child.kill(signal.SIGSTOP)
         log_bytes = publishing.MIN_LOG_BYTES * publishing.MIN_LOG_SPACES
-        reserved = posix.WritableSegment.RESERVE_STEP_BYTES
+        reserved = WritableSegment.RESERVE_STEP_BYTES
         segment = layout.SLOTS_AT + layout.MIN_SLOTS * 8 + 2 * BIG_BYTES + log_bytes + reserved
         bound = layout.CONTROL_BYTES + 2 * segment
         used = []
@@ -467,7 +469,7 @@ def kill_and_freeze(pipe: Pipe, area: str, killed: int, frozen: int) -> None:
             for _ in range(25):
                 publish_stamped(publisher)
             used.append(taken_bytes())
-            assert Path(posix.path_of(posix.control_name(area))).exists()
+            assert Path(path_of(control_name(area))).exists()
             assert len(segments(area)) <= 2
             check_stamps(RowReader(area))
         print(f"{alone:,} bytes alone, at most {max(used):,} with {killed} readers killed and {frozen} frozen")
@@ -516,7 +518,7 @@ def memory_bound(table: Mapping[tuple[int, str], bytes | None]) -> int:
     records = sum(layout.record_size(key.encode(), value) for (_, key), value in table.items())
     log = max(publishing.MIN_LOG_BYTES * publishing.MIN_LOG_SPACES, records // publishing.LOG_SPACE_FRACTION)
     slots = layout.SLOTS_AT + layout.slots_for(len(table)) * layout.WORD_BYTES
-    segment = slots + records + log + posix.WritableSegment.RESERVE_STEP_BYTES
+    segment = slots + records + log + WritableSegment.RESERVE_STEP_BYTES
     return layout.CONTROL_BYTES + layout.REGISTER_BYTES + layout.EVENTS_BYTES + 2 * segment
 
 

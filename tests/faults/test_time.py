@@ -25,7 +25,7 @@ SHOWN_OR_KEPT = {
     "cli/events.py": "the time span of events to show",
     "cli/explain.py": "how long ago a model was served last, shown",
     "cli/follow.py": "the time of a change, shown",
-    "cli/get.py": "how long metadata has been in its state, shown",
+    "cli/row_views.py": "how long metadata has been in its state, shown",
     "kube/connection.py": "a date in the header Retry-After",
     "metadata/loader.py": "since when metadata is in its state, shown",
     "sources/folder/reader.py": "when an AppModel was first seen, which orders claims and is kept",

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from shmroute.errors import AreaUnreadable, ModelNotFound, NotReady
 from shmroute.rows import Kind, encode
-from shmroute.shm import layout, posix
+from shmroute.shm import layout
+from shmroute.shm.names import control_name, path_of, segment_name
 from shmroute.shm.reader import RowReader
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.worker.reader import Reader
@@ -83,8 +84,8 @@ def make_original() -> Area:
             end = writer.end + layout.LOG_SPARE_BYTES
             log_at = writer.header.log_at
             identity = writer.identity
-    control = Path(posix.path_of(posix.control_name(area))).read_bytes()
-    segment = Path(posix.path_of(posix.segment_name(area, identity))).read_bytes()
+    control = Path(path_of(control_name(area))).read_bytes()
+    segment = Path(path_of(segment_name(area, identity))).read_bytes()
     remove_area(area)
     return Area(control, segment, identity, log_at, end, states)
 
@@ -95,8 +96,8 @@ class Laid:
     def __init__(self, original: Area) -> None:
         self.original = original
         self.area = new_area()
-        self._control = Path(posix.path_of(f"shmroute-{self.area}"))
-        self._segment = Path(posix.path_of(posix.segment_name(self.area, original.identity)))
+        self._control = Path(path_of(f"shmroute-{self.area}"))
+        self._segment = Path(path_of(segment_name(self.area, original.identity)))
         self._control.write_bytes(original.control)
         self._segment.write_bytes(original.segment)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shmroute.shm import posix
+from shmroute.shm.names import DIRECTORY, path_of
 
 NOBODY = 65534
 
@@ -68,17 +69,18 @@ def become_nobody(groups: list[int] | None = None) -> None:
 
 def poke(name: str, offset: int, data: bytes) -> bytes:
     """Overwrite bytes of a shared memory object. Returns what was there."""
-    with Path(posix.path_of(name)).open("r+b") as file:
+    with Path(path_of(name)).open("r+b") as file:
         before = os.pread(file.fileno(), len(data), offset)
         os.pwrite(file.fileno(), data, offset)
     return before
 
 
 def descriptors() -> int:
-    """How many this process has open."""
+    """Number of descriptors that this process has open, once what earlier tests have dropped is collected."""
+    gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def objects(area: str) -> list[str]:
     """Names of all shared memory of the area, the control block included."""
-    return sorted(path.name for path in Path(posix.DIRECTORY).glob(f"shmroute-{area}*"))
+    return sorted(path.name for path in Path(DIRECTORY).glob(f"shmroute-{area}*"))

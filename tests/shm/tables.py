@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from shmroute.shm import posix
 from shmroute.shm.control import ControlReader
+from shmroute.shm.names import segment_name, segment_names
 from shmroute.shm.reader import RowReader
 from shmroute.shm.writing.publisher import Publisher
 
@@ -41,9 +41,9 @@ def published(area: str) -> Table:
 
 def current_segment(area: str) -> str:
     """The name of the segment that the control block names."""
-    return posix.segment_name(area, ControlReader(area).segment)
+    return segment_name(area, ControlReader(area).segment)
 
 
 def segments(area: str) -> list[str]:
     """Names in /dev/shm of the area's segments, and whatever else begins like one."""
-    return posix.segment_names(area)
+    return segment_names(area)

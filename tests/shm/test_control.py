@@ -14,6 +14,7 @@ import pytest
 from shmroute.errors import AreaBusy, AreaUnreadable
 from shmroute.shm import layout, posix
 from shmroute.shm.control import ControlReader
+from shmroute.shm.names import control_name, lock_name, path_of, segment_names
 from shmroute.shm.writing.control import ControlWriter
 from shmroute.shm.writing.publisher import Publisher
 from tests.forks import Forks, Pipe
@@ -23,7 +24,7 @@ from tests.shm.ground import descriptors, objects
 
 def poke(area: str, offset: int, data: bytes) -> None:
     """Overwrite bytes of the control block."""
-    ground.poke(posix.control_name(area), offset, data)
+    ground.poke(control_name(area), offset, data)
 
 
 def test_a_fresh_area_has_generation_0_and_no_segment(area: str) -> None:
@@ -88,7 +89,7 @@ def test_a_half_written_status_page_gives_way_to_the_one_before(area: str) -> No
         publisher.control.store_status(b"two")
         newest = layout.STATUS_AT[0]
         for damage in range(layout.STATUS_HEADER.size + 3):
-            before = Path(posix.path_of(f"shmroute-{area}")).read_bytes()[newest + damage]
+            before = Path(path_of(f"shmroute-{area}")).read_bytes()[newest + damage]
             poke(area, newest + damage, bytes([before ^ 0xFF]))
             assert ControlReader(area).status() in (b"one", b"two")
             poke(area, newest + damage, bytes([before]))
@@ -214,7 +215,7 @@ def test_a_block_of_another_format_version_is_replaced_and_its_segments_go(area:
         ControlReader(area)
     with Publisher(area) as publisher:
         assert publisher.generation == 0
-        assert posix.segment_names(area) == []
+        assert segment_names(area) == []
         assert publisher.publish({(1, "a"): b"2"}) == 1
 
 
@@ -227,13 +228,13 @@ def test_a_writer_of_another_format_version_that_lives_is_not_replaced(area: str
 
 @pytest.mark.parametrize("content", [b"", b"short", b"something else" * 10_000])
 def test_an_unlocked_foreign_file_of_that_name_is_replaced(area: str, content: bytes) -> None:
-    Path(posix.path_of(f"shmroute-{area}")).write_bytes(content)
+    Path(path_of(f"shmroute-{area}")).write_bytes(content)
     with Publisher(area) as publisher:
         assert publisher.publish({(1, "a"): b"1"}) == 1
 
 
 def test_a_directory_of_that_name_is_refused_and_left_alone(area: str) -> None:
-    directory = Path(posix.path_of(f"shmroute-{area}"))
+    directory = Path(path_of(f"shmroute-{area}"))
     directory.mkdir()
     try:
         with pytest.raises(AreaUnreadable, match="no shared memory object"):
@@ -244,7 +245,7 @@ def test_a_directory_of_that_name_is_refused_and_left_alone(area: str) -> None:
 
 
 def test_a_directory_among_the_leftovers_is_kept_and_harmless(area: str, caplog: pytest.LogCaptureFixture) -> None:
-    directory = Path(posix.path_of(f"shmroute-{area}.77"))
+    directory = Path(path_of(f"shmroute-{area}.77"))
     directory.mkdir()
     try:
         with Publisher(area) as publisher:
@@ -276,7 +277,7 @@ def test_one_of_many_writers_that_start_at_once_gets_the_area(area: str) -> None
         writers = [result for result in results if isinstance(result, ControlWriter)]
         assert len(results) == 4
         assert len(writers) == 1
-        assert objects(area) == [posix.control_name(area), posix.lock_name(area)]
+        assert objects(area) == [control_name(area), lock_name(area)]
         writers[0].close()
         posix.unlink(f"shmroute-{area}")
 
@@ -289,7 +290,7 @@ def test_an_unfinished_removal_is_finished_by_the_next_writer(area: str) -> None
     assert old.retired
     with Publisher(area) as publisher:
         assert publisher.generation == 0
-        assert posix.segment_names(area) == []
+        assert segment_names(area) == []
         assert old.retired, "whoever maps the old block goes on looking for the new one"
         assert not ControlReader(area).retired
 
@@ -299,7 +300,7 @@ def test_reading_a_control_block_does_not_give_the_lock_back(area: str) -> None:
     with Publisher(area):
         for _ in range(3):
             ControlReader(area)
-        descriptor = os.open(posix.path_of(posix.control_name(area)), os.O_RDWR)
+        descriptor = os.open(path_of(control_name(area)), os.O_RDWR)
         try:
             with pytest.raises(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -319,7 +320,7 @@ def test_a_control_block_that_is_replaced_before_it_is_locked_is_not_written(
     def replaced_first(descriptor: int, operation: int) -> None:
         if not opened:
             opened.append(os.fstat(descriptor).st_ino)
-            posix.unlink(posix.control_name(area))
+            posix.unlink(control_name(area))
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", replaced_first)

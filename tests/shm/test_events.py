@@ -10,11 +10,12 @@ import pytest
 from shmroute.errors import AreaUnreadable
 from shmroute.shm import layout, posix
 from shmroute.shm.events import EventWriter, LoggedEvent, read_events
+from shmroute.shm.names import events_name, path_of
 from shmroute.shm.writing.publisher import Publisher
 
 
 def path(area: str) -> Path:
-    return Path(posix.path_of(posix.events_name(area)))
+    return Path(path_of(events_name(area)))
 
 
 def writer(area: str, area_id: int = 7) -> EventWriter:

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from shmroute.shm import posix
 from shmroute.shm.layout import MAX_KEY_BYTES, MAX_VALUE_BYTES
+from shmroute.shm.names import segment_name
 from shmroute.shm.reader import RowReader
 from shmroute.shm.writing import packing, publisher, segment_writer
 from shmroute.shm.writing.packing import Row
 from shmroute.shm.writing.publisher import Publisher
+from shmroute.shm.writing.segment_memory import FRESH_BYTES, WritableSegment
 from shmroute.shm.writing.segment_writer import SegmentWriter
 from tests.shm.tables import Table, table
 from tests.twins import NATIVE, needs_native
@@ -69,8 +71,8 @@ def test_both_twins_write_the_same_segment(area: str, monkeypatch: pytest.Monkey
     written = []
     for twin in ("plain", "native"):
         use(monkeypatch, twin)
-        name = posix.segment_name(area, 7)
-        memory = posix.WritableSegment.create(name, posix.FRESH_BYTES, posix.Ownership(None))
+        name = segment_name(area, 7)
+        memory = WritableSegment.create(name, FRESH_BYTES, posix.Ownership(None))
         sizes = {"rows": len(made), "base_bytes": 100 * len(made), "log_bytes": 4096}
         writer = SegmentWriter(memory, 7, 1, hash_key=HASH_KEY, **sizes)
         for _ in itertools.chain(writer.clear(), writer.fill(made)):

@@ -11,63 +11,44 @@ from pathlib import Path
 
 import pytest
 
-from shmroute.errors import AreaUnreadable, ConfigError, NoAccess, OutOfSharedMemory
+from shmroute.errors import AreaUnreadable, ConfigError, NoAccess
 from shmroute.shm import posix
+from shmroute.shm.names import control_name, path_of, segment_names
 from shmroute.shm.reader import RowReader
 from shmroute.shm.writing.publisher import Publisher
 from tests.forks import Forks, Pipe
 from tests.processes import bound
 from tests.shm.ground import NO_SHARED_MEMORY, Make, as_root, become_nobody, limit, objects, remove
-from tests.shm.tables import current_segment
-
-
-@pytest.mark.parametrize("area", ["", "-a", "_a", "a.b", "a/b", "../a", "a b", "ä", "x" * 101, "a\n"])
-def test_a_name_that_could_leave_the_folder_or_be_mistaken_is_refused(area: str) -> None:
-    with pytest.raises(ConfigError, match="cannot be a name"):
-        posix.control_name(area)
-
-
-@pytest.mark.parametrize("area", ["a", "A-1_b", "0", "x" * 100])
-def test_a_name_of_letters_digits_dashes_and_underscores_is_taken(area: str) -> None:
-    assert posix.control_name(area) == f"shmroute-{area}"
-
-
-def test_areas_with_a_common_name_prefix_share_no_object(area: str) -> None:
-    with Publisher(area) as one, Publisher(f"{area}-b") as other:
-        one.publish({(1, "a"): b"1"})
-        other.publish({(1, "a"): b"1"})
-        assert posix.segment_names(area) == [current_segment(area)]
-        other.close(remove=True)
 
 
 @pytest.mark.parametrize("make", NO_SHARED_MEMORY)
 @pytest.mark.parametrize("write", [False, True])
 def test_fifos_and_other_objects_are_refused_without_waiting(area: str, make: Make, write: bool) -> None:
-    name = posix.control_name(area)
-    make(Path(posix.path_of(name)))
+    name = control_name(area)
+    make(Path(path_of(name)))
     try:
         with pytest.raises(AreaUnreadable, match="no shared memory object"):
             posix.attach(name, write=write)
     finally:
-        remove(Path(posix.path_of(name)))
+        remove(Path(path_of(name)))
 
 
 def test_an_empty_object_is_refused(area: str) -> None:
-    Path(posix.path_of(posix.control_name(area))).touch()
+    Path(path_of(control_name(area))).touch()
     with pytest.raises(AreaUnreadable, match="it is empty"):
-        posix.attach(posix.control_name(area))
+        posix.attach(control_name(area))
 
 
 def test_a_missing_object_differs_from_one_that_may_not_be_opened(area: str) -> None:
     with pytest.raises(FileNotFoundError):
-        posix.attach(posix.control_name(area))
+        posix.attach(control_name(area))
 
 
 def test_running_out_of_descriptors_or_address_space_is_an_error_of_shmroute(area: str) -> None:
     """In a child: both limits hold for the whole process."""
 
     def work(pipe: Pipe) -> None:
-        name = posix.control_name(area)
+        name = control_name(area)
         with limit(resource.RLIMIT_NOFILE, 3), pytest.raises(NoAccess, match="Too many open files"):
             posix.attach(name)
         with limit(resource.RLIMIT_AS, 1 << 20), pytest.raises(NoAccess, match="Cannot allocate memory"):
@@ -81,8 +62,8 @@ def test_running_out_of_descriptors_or_address_space_is_an_error_of_shmroute(are
 
 
 def modes(area: str) -> dict[str, int]:
-    names = [posix.control_name(area), *posix.segment_names(area)]
-    return {name: stat.S_IMODE(Path(posix.path_of(name)).stat().st_mode) for name in names}
+    names = [control_name(area), *segment_names(area)]
+    return {name: stat.S_IMODE(Path(path_of(name)).stat().st_mode) for name in names}
 
 
 def test_objects_are_for_their_user_alone(area: str) -> None:
@@ -154,54 +135,6 @@ def test_a_number_that_no_group_can_have_is_refused(number: int) -> None:
         posix.Ownership(number)
 
 
-# --- room ------------------------------------------------------------------------------------------------------
-
-
-def test_memory_is_taken_as_it_is_written_not_by_the_size_of_the_object(area: str) -> None:
-    name = posix.segment_name(area, 1)
-    segment = posix.WritableSegment.create(name, 1 << 30, posix.Ownership())
-    assert posix.taken_bytes(segment.name) == 0
-    segment.ensure(5000, exactly=True)
-    assert posix.taken_bytes(segment.name) == 8192
-    segment.ensure(5000)
-    assert posix.taken_bytes(segment.name) == 8192
-    segment.ensure(5001)
-    assert posix.taken_bytes(segment.name) == align_to_page(5001 + segment.RESERVE_STEP_BYTES)
-    segment.close()
-
-
-@pytest.mark.fault(27)
-def test_only_needed_pages_are_taken_where_a_whole_step_has_no_room(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    room, reserve = 8192, posix.reserve
-
-    def limited(descriptor: int, name: str, start: int, length: int) -> None:
-        if start + length > room:
-            raise posix.no_room(name, length)
-        reserve(descriptor, name, start, length)
-
-    monkeypatch.setattr(posix, "reserve", limited)
-    segment = posix.WritableSegment.create(posix.segment_name(area, 1), 1 << 20, posix.Ownership())
-    segment.ensure(room)
-    assert posix.taken_bytes(segment.name) == room
-    with pytest.raises(OutOfSharedMemory):
-        segment.ensure(room + 1)
-    assert posix.taken_bytes(segment.name) == room
-    segment.close()
-
-
-def test_no_room_says_what_was_needed_and_what_is_free(area: str) -> None:
-    name = posix.segment_name(area, 1)
-    segment = posix.WritableSegment.create(name, 1 << 46, posix.Ownership())
-    with pytest.raises(OutOfSharedMemory) as caught:
-        segment.ensure(1 << 45, exactly=True)
-    assert caught.value.needed_bytes == 1 << 45
-    assert 0 < caught.value.free_bytes < 1 << 45
-    assert str(1 << 45) in str(caught.value)
-    assert name in str(caught.value)
-    assert posix.taken_bytes(segment.name) == 0
-    segment.close()
-
-
 # --- the resource tracker --------------------------------------------------------------------------------------
 
 WITHOUT_TRACKER = """
@@ -259,31 +192,11 @@ def test_multiprocessing_readers_that_end_unlink_nothing(area: str, tmp_path: Pa
     script.write_text(READING_CHILDREN)
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
-        before = posix.segment_names(area)
+        before = segment_names(area)
         finished = subprocess.run(
             bound([sys.executable, "-W", "ignore", str(script), area]), capture_output=True, text=True, timeout=100
         )
         assert finished.returncode == 0, finished.stderr
         assert "leaked" not in finished.stderr
-        assert posix.segment_names(area) == before
-        assert Path(posix.path_of(posix.control_name(area))).exists()
-
-
-def test_a_segment_that_cannot_be_mapped_for_writing_is_not_unlinked(area: str) -> None:
-    """The stdlib's class would take the last good copy away."""
-
-    def work(pipe: Pipe) -> None:
-        name = current_segment(area)
-        with limit(resource.RLIMIT_AS, 1 << 20), pytest.raises(NoAccess, match="Cannot allocate memory"):
-            posix.WritableSegment(name, posix.Ownership())
-        assert Path(posix.path_of(name)).exists()
-
-    with Publisher(area) as publisher:
-        publisher.publish({(1, "a"): b"1"})
-        with Forks() as forks:
-            forks.start(work).finish()
-
-
-def align_to_page(size: int) -> int:
-    page = resource.getpagesize()
-    return -(-size // page) * page
+        assert segment_names(area) == before
+        assert Path(path_of(control_name(area))).exists()

@@ -14,10 +14,12 @@ import pytest
 from shmroute.errors import AreaUnreadable, OutOfSharedMemory
 from shmroute.shm import layout, posix
 from shmroute.shm.control import ControlReader
+from shmroute.shm.names import path_of, segment_name
 from shmroute.shm.reader import RowReader
 from shmroute.shm.writing import publisher as publishing
 from shmroute.shm.writing import segment_writer
 from shmroute.shm.writing.publisher import Publisher
+from shmroute.shm.writing.segment_memory import WritableSegment
 from shmroute.shm.writing.segment_writer import SegmentWriter
 from tests.shm.ground import objects, poke
 from tests.shm.tables import Table, current_segment, published, segments, table
@@ -286,7 +288,7 @@ def test_sizes_are_what_the_file_system_says(area: str) -> None:
     with Publisher(area) as publisher:
         assert publisher.sizes.segment_bytes == layout.CONTROL_BYTES
         publisher.publish({(1, f"k{number}"): bytes(1000) for number in range(1000)})
-        taken = sum(Path(posix.path_of(name)).stat().st_blocks * 512 for name in [f"shmroute-{area}", *segments(area)])
+        taken = sum(Path(path_of(name)).stat().st_blocks * 512 for name in [f"shmroute-{area}", *segments(area)])
         assert publisher.sizes.segment_bytes == taken
         assert publisher.sizes.rows == 1000
 
@@ -318,7 +320,7 @@ def test_leftovers_are_swept_by_whoever_gets_the_lock(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
     for name in ("shmroute-%s.999", "shmroute-%s.0123456789abcdef", "shmroute-%s.new-0123456789abcdef"):
-        Path(posix.path_of(name % area)).write_bytes(b"left by a crash")
+        Path(path_of(name % area)).write_bytes(b"left by a crash")
     with Publisher(area):
         assert segments(area) == [current_segment(area)]
 
@@ -354,7 +356,7 @@ def test_unadoptable_rows_are_dropped_and_generations_continue(
         publisher.publish({(1, "a"): b"3"})
         end = publisher._writer.end if publisher._writer else 0
     reader = RowReader(area)
-    segment = Path(posix.path_of(current_segment(area)))
+    segment = Path(path_of(current_segment(area)))
     data = bytearray(segment.read_bytes())
     segment.unlink()  # not cut while it is mapped: nobody who reads it would survive that
     if damage == "cut":
@@ -375,7 +377,7 @@ def test_a_damaged_row_is_mended_by_publishing_the_whole_table(area: str, caplog
     rows: Table = {(1, f"k{number}"): b"some value %d" % number for number in range(20)}
     with Publisher(area) as publisher:
         publisher.publish(rows)
-        segment = Path(posix.path_of(current_segment(area)))
+        segment = Path(path_of(current_segment(area)))
         at = segment.read_bytes().index(b"some value 7")
         with segment.open("r+b") as file:
             os.pwrite(file.fileno(), b"?", at)
@@ -462,20 +464,20 @@ def test_base_without_room_is_retried_while_the_old_one_serves(
 ) -> None:
     with Publisher(area) as publisher:
         publisher.replace({(1, f"k{number}"): b"0" for number in range(20)})
-        create = posix.WritableSegment.create
+        create = WritableSegment.create
 
-        def full(name: str, size: int, ownership: posix.Ownership) -> posix.WritableSegment:
+        def full(name: str, size: int, ownership: posix.Ownership) -> WritableSegment:
             raise posix.no_room(name, size)
 
         with monkeypatch.context() as patched:
-            patched.setattr(posix.WritableSegment, "create", full)
+            patched.setattr(WritableSegment, "create", full)
             number = 0
             while "a new base cannot be built" not in caplog.text:
                 publisher.publish({(1, "k1"): b"%d" % number})
                 number += 1
                 assert number < 1000
             assert not publisher.rebuilding
-        assert posix.WritableSegment.create == create
+        assert WritableSegment.create == create
         before = ControlReader(area).segment
         while ControlReader(area).segment == before:
             publisher.publish({(1, "k1"): b"%d" % number})
@@ -505,8 +507,8 @@ def test_new_table_not_named_yet_is_adopted_with_its_own_counts(area: str, monke
         publisher.publish({(1, f"k{number}"): b"" for number in range(10)})
         publisher.publish({(1, "later"): b""})
         monkeypatch.setattr(publisher, "_advance", killed)
-        name = posix.segment_name(area, publisher.control.segment)
-        hint = Path(posix.path_of(name)).read_bytes()[layout.HINT_AT :][: layout.WORD_BYTES]
+        name = segment_name(area, publisher.control.segment)
+        hint = Path(path_of(name)).read_bytes()[layout.HINT_AT :][: layout.WORD_BYTES]
         with pytest.raises(SystemExit):
             publisher._publish_anew({(1, "only"): b"1"})
     poke(name, layout.HINT_AT, hint)  # killed right after the seal was valid

@@ -16,6 +16,7 @@ from shmroute import shm
 from shmroute.errors import AreaUnreadable, NoAccess, NotReady, SnapshotExpired
 from shmroute.shm import layout, posix
 from shmroute.shm import reader as reading
+from shmroute.shm.names import control_name, path_of
 from shmroute.shm.reader import RowChange, RowReader
 from shmroute.shm.segment import Segment
 from shmroute.shm.writing import publisher as publishing
@@ -258,7 +259,7 @@ def test_reader_attaches_when_the_writer_died_before_publishing(area: str) -> No
         publisher.publish({(1, "a"): b"1"})
         publisher.publish({(1, "a"): bytes(10_000_000)})
         assert len(segments(area)) == 2
-    poke(posix.control_name(area), layout.GENERATION_AT, struct.pack("<d", 1.0))
+    poke(control_name(area), layout.GENERATION_AT, struct.pack("<d", 1.0))
     reader = RowReader(area)
     assert reader.generation == 2
     assert reader.refresh() == []
@@ -277,7 +278,7 @@ def test_reader_attaches_when_the_writer_died_before_publishing(area: str) -> No
 def test_a_foreign_file_of_that_name_is_refused(area: str, make: Make, which: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
-    path = Path(posix.path_of(posix.control_name(area) if which == "control block" else current_segment(area)))
+    path = Path(path_of(control_name(area) if which == "control block" else current_segment(area)))
     path.unlink()
     make(path)
     try:
@@ -292,7 +293,7 @@ def test_a_foreign_file_of_that_name_is_refused(area: str, make: Make, which: st
 def test_truncated_or_foreign_areas_are_refused(area: str, content: bytes, which: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
-    path = Path(posix.path_of(posix.control_name(area) if which == "control block" else current_segment(area)))
+    path = Path(path_of(control_name(area) if which == "control block" else current_segment(area)))
     path.unlink()
     path.write_bytes(content)
     with pytest.raises(AreaUnreadable, match=path.name):
@@ -336,7 +337,7 @@ def test_a_damaged_generation_is_refused_and_the_reader_stays(area: str, word: f
         for number in range(5):
             publisher.publish({(1, "a"): b"%d" % number})
         reader, follower = RowReader(area), RowReader(area)
-        poke(posix.control_name(area), layout.GENERATION_AT, struct.pack("<d", word))
+        poke(control_name(area), layout.GENERATION_AT, struct.pack("<d", word))
         for _ in range(3):
             with pytest.raises(AreaUnreadable, match="generation"):
                 reader.refresh()

@@ -13,7 +13,8 @@ import pytest
 
 from shmroute.errors import AreaUnreadable
 from shmroute.native import native
-from shmroute.shm import layout, posix
+from shmroute.shm import layout
+from shmroute.shm.names import path_of, register_name
 from shmroute.shm.register import Register, WorkerNote, read_workers
 from shmroute.shm.writing.publisher import Publisher
 from tests.forks import Forks, Pipe
@@ -21,7 +22,7 @@ from tests.shm.ground import NO_SHARED_MEMORY, Make, as_root, become_nobody, des
 
 
 def path(area: str) -> Path:
-    return Path(posix.path_of(posix.register_name(area)))
+    return Path(path_of(register_name(area)))
 
 
 def test_a_process_is_seen_with_its_generation_until_it_leaves(area: str) -> None:
@@ -162,7 +163,7 @@ def test_unusable_register_costs_nothing_and_is_used_again_later(area: str, dama
         if damage == "cut":
             os.truncate(path(area), 10)
         elif damage == "foreign":
-            poke(posix.register_name(area), 0, b"x")
+            poke(register_name(area), 0, b"x")
         else:
             path(area).unlink()
         now += 2_000_000_000
@@ -224,7 +225,7 @@ def test_workers_of_the_group_write_it_and_others_do_not(area: str) -> None:
 
 def test_damaged_register_notes_are_ignored(area: str) -> None:
     with Publisher(area):
-        name = posix.register_name(area)
+        name = register_name(area)
         register = Register(area)
         register.note(5)
         at = layout.REGISTER_HEADER_BYTES + register._place * layout.WORKER_BYTES

@@ -10,6 +10,7 @@ import pytest
 from shmroute.rows import ConflictRow, InvalidRow, Kind, MetadataRow, MetadataState, RouteRow, encode
 from shmroute.shm import layout, posix
 from shmroute.shm.events import EventWriter
+from shmroute.shm.names import events_name
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.shm.writing.segment_writer import Planned
 from shmroute.sources.base import Changed, Deleted, Replaced, SourceState
@@ -69,7 +70,7 @@ def test_removed_log_costs_no_generation(area: str) -> None:
     with running(area) as it:
         it.source.put(Replaced("appmodels", (appmodel("one"),)))
         wait_for(lambda: it.watcher.status.models == 1)
-        posix.unlink(posix.events_name(area))
+        posix.unlink(events_name(area))
         it.source.put(Deleted("appmodels", appmodel("one").key))
         wait_for(lambda: seen(area) == ["model one removed: 1 by app one v1 (test/one)"])
 

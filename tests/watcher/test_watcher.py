@@ -22,8 +22,8 @@ from shmroute.metadata.loader import MetadataLoader
 from shmroute.metadata.store import Reading
 from shmroute.resources.appmodel import AppModel, InvalidAppModel
 from shmroute.rows import EndpointsRow, EndpointsState, InvalidRow, Kind, SettingsRow, encode
-from shmroute.shm import posix
 from shmroute.shm.control import ControlReader
+from shmroute.shm.names import path_of, segment_name
 from shmroute.shm.reader import RowReader
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import AuditResult, Changed, Deleted, Replaced, Resync, Sink, SourceState
@@ -329,7 +329,7 @@ def test_without_room_the_age_grows_though_the_source_is_in_step(area: str, monk
 
 def damage_rows(area: str, contents: bytes | None) -> None:
     """Change a byte of every record that holds that; None: all bytes of the segment."""
-    path = Path(posix.path_of(posix.segment_name(area, ControlReader(area).segment)))
+    path = Path(path_of(segment_name(area, ControlReader(area).segment)))
     data = path.read_bytes()
     if contents is None:
         poke(path.name, 0, b"\xff" * len(data))

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from shmroute.native import native
 from shmroute.shm import posix
+from shmroute.shm.names import register_name
 from shmroute.shm.register import Register
 from shmroute.sources.base import Replaced
 from shmroute.watcher.metrics import WatcherCollector
@@ -54,7 +55,7 @@ def test_unreadable_register_makes_workers_unknown_not_zero(area: str) -> None:
     with running(area) as it:
         it.source.put(Replaced("appmodels", ()))
         wait_for(lambda: it.watcher.status.synced)
-        posix.unlink(posix.register_name(area))
+        posix.unlink(register_name(area))
         found = workers(area)
         assert found["known"] is False
         assert found["count"] is None

@@ -17,7 +17,8 @@ import pytest
 
 from shmroute.errors import AreaUnreadable
 from shmroute.rows import Kind, encode
-from shmroute.shm import layout, posix
+from shmroute.shm import layout
+from shmroute.shm.names import control_name, path_of
 from shmroute.shm.writing import publisher as publishing
 from shmroute.worker.changes import Change, Changes, Reset
 from shmroute.worker.reader import Reader
@@ -218,7 +219,7 @@ def test_a_generation_that_cannot_be_read_is_caught_up_with_later(given: RoutesA
     since = given.route("a")
     changes = reader.changes(since, timeout=0)
     assert list(changes) == []
-    poke(posix.control_name(area), layout.GENERATION_AT, struct.pack("<d", 1e6))
+    poke(control_name(area), layout.GENERATION_AT, struct.pack("<d", 1e6))
     assert list(changes) == []
     given.route("a", version="v2")
     deadline = time.monotonic() + WAIT_SECONDS
@@ -229,7 +230,7 @@ def test_a_generation_that_cannot_be_read_is_caught_up_with_later(given: RoutesA
 
 
 def test_an_area_that_cannot_be_read_at_all_is_an_error(area: str, reader: Reader) -> None:
-    with open(posix.path_of(posix.control_name(area)), "wb") as file:  # noqa: PTH123
+    with open(path_of(control_name(area)), "wb") as file:  # noqa: PTH123
         file.write(b"something else")
     for _ in range(2):
         with pytest.raises(AreaUnreadable):
@@ -541,7 +542,7 @@ def test_async_iteration_reports_a_gap(given: RoutesArea, reader: Reader) -> Non
 
 
 def test_async_raises_where_the_area_cannot_be_read_at_all(area: str, reader: Reader) -> None:
-    with open(posix.path_of(posix.control_name(area)), "wb") as file:  # noqa: PTH123
+    with open(path_of(control_name(area)), "wb") as file:  # noqa: PTH123
         file.write(b"something else")
 
     async def work() -> None:

@@ -616,7 +616,8 @@ def test_a_signals_handler_may_look_up_in_the_middle_of_a_look_up(given: RoutesA
 
 def test_a_loggers_handler_may_look_up(given: RoutesArea, reader: Reader, area: str) -> None:
     """The one thing a look-up ever logs is a fault, and it is logged in the middle of a look-up."""
-    from shmroute.shm import layout, posix
+    from shmroute.shm import layout
+    from shmroute.shm.names import control_name
     from tests.shm.ground import poke
 
     answers: list[str] = []
@@ -631,7 +632,7 @@ def test_a_loggers_handler_may_look_up(given: RoutesArea, reader: Reader, area: 
     try:
         given.publish(route("a"))
         reader.attach()
-        poke(posix.control_name(area), layout.GENERATION_AT, b"\xff" * 8)
+        poke(control_name(area), layout.GENERATION_AT, b"\xff" * 8)
         assert reader.resolve("a").version == "v1"
         assert answers == ["v1"]
     finally:

@@ -35,6 +35,7 @@ from shmroute.resources.table_parser import TableObject
 from shmroute.rows import Kind, encode, index_value
 from shmroute.shm import posix
 from shmroute.shm.layout import GENERATION_AT, RECORD_BYTES
+from shmroute.shm.names import control_name
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import Changed, Deleted, Replaced
 from shmroute.tables import Index
@@ -339,13 +340,13 @@ def test_a_table_answers_from_its_generation_while_newer_ones_cannot_be_read(
     tenants = reader.table("tenants", Tenant)
     acme = tenants["acme"]
     word = bytes(reader._position.newest().control.buffer[GENERATION_AT : GENERATION_AT + 8])
-    poke(posix.control_name(area), GENERATION_AT, b"\xff" * 8)
+    poke(control_name(area), GENERATION_AT, b"\xff" * 8)
     for _ in range(2):
         assert tenants["acme"] is acme
         assert tenants["umbrella"].quota == 1, "also what was not decoded yet"
         assert tenants.by("region", "eu") == (acme,)
         assert isinstance(reader.fault, AreaUnreadable)
-    poke(posix.control_name(area), GENERATION_AT, word)
+    poke(control_name(area), GENERATION_AT, word)
     given.put("acme", {"quota": 5})
     assert tenants["acme"].quota == 5
     assert reader.fault is None

@@ -20,7 +20,7 @@ def command() -> None:
 @options.output("table", "json", "yaml", "name")
 def list_areas(output: str) -> None:
     """List the areas in the shared folder (/dev/shm, or SHMROUTE_DIR)."""
-    from shmroute.shm.posix import DIRECTORY, area_names
+    from shmroute.shm.names import DIRECTORY, area_names
 
     items = [_item(name) for name in area_names()]
     table = {"area": "area", "state": "state", "generation": "generation", "memory": "memory", "watcher": "watcher"}
@@ -38,7 +38,7 @@ def remove(name: str) -> None:
     find the next area of that name by themselves.
     """
     from shmroute.errors import AreaBusy, ShmrouteError
-    from shmroute.shm.posix import area_names
+    from shmroute.shm.names import area_names
     from shmroute.supervise.cleanup import remove_unused_area
 
     if name not in area_names():
@@ -56,7 +56,8 @@ def remove(name: str) -> None:
 def _item(name: str) -> dict[str, Any]:
     from shmroute.errors import AreaUnreadable, NoAccess
     from shmroute.shm.control import ControlReader
-    from shmroute.shm.posix import area_bytes, control_name
+    from shmroute.shm.names import control_name
+    from shmroute.shm.posix import area_bytes
     from shmroute.watcher.report import age_words
     from shmroute.watcher.status import ENDED, FROZEN_SECONDS, decode_status
 

@@ -89,7 +89,7 @@ def _platform() -> Iterator[Finding]:
 
 def _memory() -> Iterator[Finding]:
     from shmroute.errors import ConfigError
-    from shmroute.shm.posix import DIRECTORY
+    from shmroute.shm.names import DIRECTORY
     from shmroute.shm.trust import trusted_users
 
     try:

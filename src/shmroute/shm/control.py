@@ -33,6 +33,7 @@ from shmroute.shm.layout import (
     WRITER_STARTED_AT,
     check_control_header,
 )
+from shmroute.shm.names import control_name
 
 __all__ = ["ControlReader"]
 
@@ -47,7 +48,7 @@ class ControlReader:
     """
 
     def __init__(self, area: str) -> None:
-        self.name = posix.control_name(area)
+        self.name = control_name(area)
         self._map = posix.attach(self.name)
         check_control_header(self.name, self._map[:CONTROL_BYTES])
         self.buffer = memoryview(self._map)[:CONTROL_BYTES]

@@ -29,6 +29,7 @@ from shmroute.shm.layout import (
     MAX_EVENT_BYTES,
     REGISTER_HEADER,
 )
+from shmroute.shm.names import events_name, path_of
 
 __all__ = ["EventWriter", "LoggedEvent", "read_events"]
 
@@ -59,7 +60,7 @@ class EventWriter:
 
     def __init__(self, area: str, ownership: posix.Ownership, area_id: Callable[[], int]) -> None:
         self._area = area
-        self._name = posix.events_name(area)
+        self._name = events_name(area)
         self._ownership = ownership
         self._area_id = area_id
         self._sequence = 0
@@ -104,7 +105,7 @@ class EventWriter:
             posix.reserve(descriptor, self._name, 0, EVENTS_BYTES)
             os.pwrite(descriptor, header, 0)
             self._ownership.apply(descriptor)
-            os.rename(posix.path_of(temporary), posix.path_of(self._name))  # noqa: PTH104
+            os.rename(path_of(temporary), path_of(self._name))  # noqa: PTH104
         except BaseException:
             os.close(descriptor)
             posix.unlink(temporary)
@@ -119,7 +120,7 @@ def read_events(area: str) -> list[LoggedEvent]:
         FileNotFoundError: the area has no event log.
         NoAccess, AreaUnreadable: the log cannot be read.
     """
-    name = posix.events_name(area)
+    name = events_name(area)
     descriptor = posix.open_object(name)
     try:
         data = _content(descriptor)

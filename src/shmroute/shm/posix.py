@@ -14,7 +14,6 @@ import fcntl
 import grp
 import mmap
 import os
-import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -22,27 +21,11 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from shmroute.errors import AreaUnreadable, ConfigError, NoAccess, OutOfSharedMemory
+from shmroute.shm.names import DIRECTORY, fixed_names, path_of, segment_names
 from shmroute.shm.trust import MAX_ID, TRUST_VARIABLE, check_opened
-
-_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - each file in it is checked
-
-
-def _default_directory() -> str:
-    """`/dev/shm`; where there is none, as on a Mac, the user's folder of temporary files."""
-    return _SHARED_MEMORY if os.path.isdir(_SHARED_MEMORY) else os.environ.get("TMPDIR") or "/tmp"  # noqa: PTH112, S108
-
-
-DIRECTORY: Final = os.environ.get("SHMROUTE_DIR") or _default_directory()
-"""Folder of all areas. Read once; all processes of an area must use the same folder."""
-
-_AREA_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-"""Valid names of areas. There is no dot, since in a file's name a dot follows the area."""
 
 FIRST_DESCRIPTOR: Final = 3
 """Lowest descriptor to use. 0 to 2 are the standard streams: a file there would receive text that libraries print."""
-
-FRESH_BYTES: Final = 1 << 20
-"""Address space of a new segment, before its writer enlarges it."""
 
 _STEP_BYTES: Final = 1 << 20
 """Bytes that are copied at once where pages are taken by writing."""
@@ -53,75 +36,6 @@ _BLOCK_BYTES: Final = 512
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 _NO_REGULAR_FILE: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
 """Errors of opening a symbolic link (not followed), a directory or a socket."""
-
-
-# --- names -------------------------------------------------------------------------------------------------
-
-
-def control_name(area: str) -> str:
-    """Return the name of an area's control block.
-
-    Raises:
-        ConfigError: `area` is not a letter or digit followed by at most 99 letters, digits, "-" and "_".
-    """
-    if not _AREA_NAME.fullmatch(area):
-        raise ConfigError(
-            f"area {area!r} cannot be a name: use 1 to 100 letters, digits, '-' and '_', a letter or digit first"
-        )
-    return f"shmroute-{area}"
-
-
-def segment_name(area: str, identity: int) -> str:
-    """Return the name of the segment of `area` with this random number."""
-    return f"{control_name(area)}.{identity:016x}"
-
-
-def lock_name(area: str) -> str:
-    """Return the name of the file whose lock the writer holds."""
-    return f"{control_name(area)}.lock"
-
-
-def register_name(area: str) -> str:
-    """Return the name of the workers' register."""
-    return f"{control_name(area)}.workers"
-
-
-def events_name(area: str) -> str:
-    """Return the name of the event log."""
-    return f"{control_name(area)}.events"
-
-
-def segment_names(area: str) -> list[str]:
-    """Return the names of the area's segments, and of unfinished files of a crash: all files without fixed names."""
-    kept = {lock_name(area), register_name(area), events_name(area)}
-    prefix = control_name(area) + "."
-    return sorted(name for name in os.listdir(DIRECTORY) if name.startswith(prefix) and name not in kept)  # noqa: PTH208
-
-
-def area_bytes(area: str) -> int:
-    """Return the memory that all files of the area take, in bytes."""
-    return sum(map(taken_bytes, (*fixed_names(area), *segment_names(area))))
-
-
-def area_names() -> list[str]:
-    """Return the names of all areas that have files in the folder, sorted."""
-    prefix = control_name("x")[:-1]
-    try:
-        names = os.listdir(DIRECTORY)  # noqa: PTH208
-    except FileNotFoundError:
-        return []
-    found = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
-    return sorted(name for name in found if _AREA_NAME.fullmatch(name))
-
-
-def fixed_names(area: str) -> tuple[str, ...]:
-    """Return the area's fixed file names. The lock is the last one, since its holder may remove the other files."""
-    return control_name(area), register_name(area), events_name(area), lock_name(area)
-
-
-def path_of(name: str) -> str:
-    """Return the path of a file as a plain string: pathlib would cost each worker its import."""
-    return f"{DIRECTORY}/{name}"
 
 
 # --- files -------------------------------------------------------------------------------------------------
@@ -227,6 +141,11 @@ def taken_bytes(name: str) -> int:
         return 0
 
 
+def area_bytes(area: str) -> int:
+    """Return the memory that all files of the area take, in bytes."""
+    return sum(map(taken_bytes, (*fixed_names(area), *segment_names(area))))
+
+
 def leads_to(name: str, identity: tuple[int, int]) -> bool:
     """Return whether the name still belongs to the file with this identity."""
     try:
@@ -279,6 +198,21 @@ def no_room(name: str, needed_bytes: int) -> OutOfSharedMemory:
     return OutOfSharedMemory(name, needed_bytes, file_system.f_bavail * file_system.f_frsize)
 
 
+def set_size(descriptor: int, name: str, size: int) -> None:
+    """Set a file's size, which takes no memory.
+
+    Raises:
+        OutOfSharedMemory: the file may not become so large.
+        NoAccess: the operating system refuses it.
+    """
+    try:
+        os.ftruncate(descriptor, size)
+    except OSError as error:  # EFBIG: RLIMIT_FSIZE
+        if error.errno in (*_NO_ROOM, errno.EFBIG, errno.EINVAL):
+            raise no_room(name, size) from error
+        raise _no_access(name, error) from error
+
+
 class Ownership:
     """The users who may read an area: its owner alone (0600), or also a group (0640).
 
@@ -321,12 +255,17 @@ def attach(name: str, *, write: bool = False) -> Mapping:
     """
     descriptor = open_object(name, write=write)
     try:
-        return _map(descriptor, name, write=write)
+        return map_file(descriptor, name, write=write)
     finally:
         os.close(descriptor)
 
 
-def _map(descriptor: int, name: str, *, write: bool) -> Mapping:
+def map_file(descriptor: int, name: str, *, write: bool) -> Mapping:
+    """Map the whole file of a descriptor, which may be closed afterwards.
+
+    Raises:
+        NoAccess, AreaUnreadable: as `attach`.
+    """
     access = mmap.PROT_READ | mmap.PROT_WRITE if write else mmap.PROT_READ
     try:
         if sys.version_info >= (3, 13):
@@ -386,129 +325,3 @@ class Mapping(mmap.mmap):
         def __del__(self, abandoned: list[Any] = _abandoned) -> None:
             if not self._owns_descriptor():
                 abandoned.append(self)
-
-
-class WritableSegment:
-    """A segment's file, mapped for its writer. Pages are reserved as they are needed.
-
-    No descriptor stays open: to grow, the file is opened by name and compared with the mapped one.
-
-    Args:
-        name: name of an existing file.
-        ownership: the users who may read the file.
-
-    Raises:
-        FileNotFoundError, NoAccess, AreaUnreadable: as `attach`.
-        ConfigError: this process may not give the file to the group.
-    """
-
-    RESERVE_STEP_BYTES: Final = 256 * 1024
-    """Bytes reserved at a time. Reserving costs a system call and zeroing: this step keeps both rare and short."""
-
-    def __init__(self, name: str, ownership: Ownership) -> None:
-        self.name = name
-        self.fresh = False
-        """Whether `create` has made the file."""
-        self._reserved = 0
-        descriptor = open_object(name, write=True)
-        try:
-            self._identity = file_identity(descriptor)
-            ownership.apply(descriptor)
-            self._map = _map(descriptor, name, write=True)
-        finally:
-            os.close(descriptor)
-        self.buffer = memoryview(self._map)
-
-    @classmethod
-    def create(cls, name: str, size: int, ownership: Ownership) -> WritableSegment:
-        """Create a file with `size` bytes of address space. Only `ensure` takes memory.
-
-        Raises:
-            OutOfSharedMemory, NoAccess, ConfigError: the file cannot be made; none is left behind.
-        """
-        descriptor = create_object(name)
-        try:
-            try:
-                _set_size(descriptor, name, size)
-            finally:
-                os.close(descriptor)
-            self = cls(name, ownership)
-        except BaseException:
-            unlink(name)
-            raise
-        self.fresh = True
-        return self
-
-    @property
-    def size(self) -> int:
-        """Address space of the file, in bytes."""
-        return len(self._map)
-
-    @property
-    def present(self) -> bool:
-        """Whether the name still leads to this file."""
-        return leads_to(self.name, self._identity)
-
-    def enlarge(self, size: int) -> None:
-        """Grow the address space to at least `size` bytes. Readers' mappings stay valid; `buffer` is replaced.
-
-        Raises:
-            OutOfSharedMemory: the file may not become so large.
-            AreaUnreadable, NoAccess: the file has been removed or replaced.
-        """
-        if size <= self.size:
-            return
-        with self._opened() as descriptor:
-            _set_size(descriptor, self.name, size)
-            larger = _map(descriptor, self.name, write=True)
-        self.buffer.release()
-        self._map.close()
-        self._map = larger
-        self.buffer = memoryview(larger)
-
-    def ensure(self, end: int, *, exactly: bool = False) -> None:
-        """Reserve pages for all bytes up to `end`.
-
-        Raises:
-            OutOfSharedMemory: there is no room; nothing has changed.
-            AreaUnreadable, NoAccess: the file has been removed or replaced.
-        """
-        if end <= self._reserved:
-            return
-        target = end if exactly else min(self.size, end + self.RESERVE_STEP_BYTES)
-        with self._opened() as descriptor:
-            try:
-                reserve(descriptor, self.name, self._reserved, target - self._reserved)
-            except OutOfSharedMemory:
-                if target == end:
-                    raise
-                target = end
-                reserve(descriptor, self.name, self._reserved, target - self._reserved)
-        self._reserved = target
-
-    @contextmanager
-    def _opened(self) -> Iterator[int]:
-        try:
-            descriptor = open_object(self.name, write=True)
-        except FileNotFoundError as error:
-            raise AreaUnreadable(self.name, "somebody has removed it") from error
-        try:
-            if file_identity(descriptor) != self._identity:
-                raise AreaUnreadable(self.name, "somebody has replaced it")
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-    def close(self) -> None:
-        """Unmap the file, which stays until it is unlinked."""
-        self.buffer.release()
-        self._map.close()
-
-
-def _set_size(descriptor: int, name: str, size: int) -> None:
-    try:
-        os.ftruncate(descriptor, size)
-    except OSError as error:  # EFBIG: RLIMIT_FSIZE
-        if error.errno in (*_NO_ROOM, errno.EFBIG, errno.EINVAL):
-            raise no_room(name, size) from error
-        raise _no_access(name, error) from error

@@ -16,10 +16,10 @@ from itertools import islice
 from typing import Final, NamedTuple, Self
 
 from shmroute.errors import AreaUnreadable, NotReady, ShmrouteError, SnapshotExpired
-from shmroute.shm import posix
 from shmroute.shm.control import ControlReader
 from shmroute.shm.fences import LOADS_IN_ORDER, fence, fence_loads
 from shmroute.shm.layout import MAX_GENERATION, RESET, SEALED, WORD_BYTES, Batch
+from shmroute.shm.names import segment_name
 from shmroute.shm.segment import Record, Segment
 
 __all__ = ["RowChange", "RowReader"]
@@ -324,7 +324,7 @@ class RowReader:
             fence_loads()
             times = times + 1 if seen == (published, identity) else 1
             seen = published, identity
-            name = posix.segment_name(self.area, identity)
+            name = segment_name(self.area, identity)
             try:
                 segment = Segment(name)
                 place = _Place(segment, *segment.position())
@@ -378,7 +378,7 @@ class RowReader:
     def _behind(self, seal: Batch) -> _Place | None:
         """Return the place where a sealed log continues, after the sealing generation; None if the segment is gone."""
         try:
-            segment = Segment(posix.segment_name(self.area, seal.next_segment))
+            segment = Segment(segment_name(self.area, seal.next_segment))
         except (FileNotFoundError, AreaUnreadable):
             return None
         generation, end = segment.position()

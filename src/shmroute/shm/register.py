@@ -37,6 +37,7 @@ from shmroute.shm.layout import (
     WORKER,
     WORKER_BYTES,
 )
+from shmroute.shm.names import register_name
 
 __all__ = ["Register", "WorkerNote", "create_register", "read_workers"]
 
@@ -136,7 +137,7 @@ class Register:
         self._forget()
         if not _HAS_LOCKS:
             raise OSError("this system has no OFD locks")
-        descriptor = posix.open_object(posix.register_name(self._area), write=True, group_writes=True)
+        descriptor = posix.open_object(register_name(self._area), write=True, group_writes=True)
         try:
             _check(self._area, os.pread(descriptor, REGISTER_HEADER.size, 0), os.fstat(descriptor).st_size)
             first = os.getpid() % REGISTER_PLACES  # most processes find this place free
@@ -162,7 +163,7 @@ class Register:
             return False
         if now_ns - self._named_ns > _NAME_CHECK_NS:
             self._named_ns = now_ns
-            return posix.leads_to(posix.register_name(self._area), self._identity)
+            return posix.leads_to(register_name(self._area), self._identity)
         return True
 
     def _forget(self) -> None:
@@ -181,7 +182,7 @@ def create_register(area: str, ownership: posix.Ownership, area_id: int) -> None
     Raises:
         OutOfSharedMemory, NoAccess, AreaUnreadable, ConfigError: the register cannot be made.
     """
-    name = posix.register_name(area)
+    name = register_name(area)
     with suppress(FileNotFoundError):
         descriptor = posix.open_object(name, write=True, group_writes=True)
         try:
@@ -212,7 +213,7 @@ def read_workers(area: str) -> list[WorkerNote]:
         FileNotFoundError: the area has no register.
         NoAccess, AreaUnreadable: the register cannot be read.
     """
-    name = posix.register_name(area)
+    name = register_name(area)
     if not _HAS_LOCKS:
         raise AreaUnreadable(name, "this system has no OFD locks (F_OFD_SETLK), which show which workers are alive")
     descriptor = posix.open_object(name, group_writes=True)
@@ -236,10 +237,10 @@ def _header(area_id: int) -> bytes:
 
 def _check(area: str, header: bytes, size: int) -> None:
     if size < REGISTER_BYTES or len(header) < REGISTER_HEADER.size:
-        raise AreaUnreadable(posix.register_name(area), f"{size} bytes are too few for a register")
+        raise AreaUnreadable(register_name(area), f"{size} bytes are too few for a register")
     magic, version, _, _ = REGISTER_HEADER.unpack(header)
     if magic != REGISTER_MAGIC or version != FORMAT_VERSION:
-        raise AreaUnreadable(posix.register_name(area), "it is not a register of this format version")
+        raise AreaUnreadable(register_name(area), "it is not a register of this format version")
 
 
 def _place_at(place: int) -> int:

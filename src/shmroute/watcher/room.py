@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from shmroute.errors import ConfigError
-from shmroute.shm import posix
+from shmroute.shm.names import DIRECTORY
 from shmroute.tables.shares import Crowded, Room, Share
 
 __all__ = ["SHARE_PERCENT", "area_room", "check_share", "words_of"]
@@ -52,13 +52,13 @@ def area_room(percent: float, *, several_namespaces: bool, metadata: bool, table
         ConfigError: `SHMROUTE_DIR` is not the absolute path of a folder.
     """
     try:
-        folder = os.statvfs(posix.DIRECTORY)
+        folder = os.statvfs(DIRECTORY)
     except OSError as error:
-        raise ConfigError(f"SHMROUTE_DIR={posix.DIRECTORY} cannot be used: {error.strerror}") from error
-    path = Path(posix.DIRECTORY)
+        raise ConfigError(f"SHMROUTE_DIR={DIRECTORY} cannot be used: {error.strerror}") from error
+    path = Path(DIRECTORY)
     if not path.is_absolute() or not path.is_dir():
         # Each process would look for a relative path in its own current folder.
-        raise ConfigError(f"SHMROUTE_DIR={posix.DIRECTORY} is not the absolute path of a folder")
+        raise ConfigError(f"SHMROUTE_DIR={DIRECTORY} is not the absolute path of a folder")
     rows = max(0, folder.f_blocks * folder.f_frsize - _FIXED_BYTES) // _COPIES
     in_all = rows // 2
     if not several_namespaces or percent >= _UNSHARED:

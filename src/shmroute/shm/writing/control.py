@@ -40,6 +40,7 @@ from shmroute.shm.layout import (
     WRITER_STARTED_AT,
     check_control_header,
 )
+from shmroute.shm.names import control_name, lock_name, path_of
 from shmroute.shm.writing.lock import AreaLock
 
 __all__ = ["ControlWriter", "stand_by"]
@@ -78,7 +79,7 @@ class ControlWriter(ControlReader):
             AreaUnreadable: the name of the block or the lock belongs to something other than a file.
             ConfigError: this process may not give files to the group.
         """
-        name = posix.control_name(area)
+        name = control_name(area)
         lock = AreaLock.acquire(area)
         try:
             for _ in range(_ATTEMPTS):
@@ -100,14 +101,14 @@ class ControlWriter(ControlReader):
             raise AreaUnreadable(name, "it keeps being replaced")  # noqa: TRY301 - the lock is released in one place
         except BaseException:
             if not posix.exists(name):
-                posix.unlink(posix.lock_name(area))
+                posix.unlink(lock_name(area))
             lock.release()
             raise
 
     @classmethod
     def _opened(cls, area: str, lock: AreaLock, descriptor: int, ownership: posix.Ownership) -> ControlWriter | None:
         """Return the writer of the control block at `descriptor`; None if the block was replaced or removed."""
-        name = posix.control_name(area)
+        name = control_name(area)
         try:
             # The lock of watchers before format version 3. Held as long as ours, so that such a watcher stands by.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -256,7 +257,7 @@ os.register_at_fork(after_in_child=_after_fork)
 def stand_by(area: str, now_ns: int) -> None:
     """Note that a watcher waits for the area, so that its writer does not remove it at the end. Needs no lock."""
     with suppress(FileNotFoundError, AreaUnreadable, NoAccess):
-        name = posix.control_name(area)
+        name = control_name(area)
         descriptor = posix.open_object(name, write=True)
         try:
             check_control_header(name, os.pread(descriptor, CONTROL_BYTES, 0))
@@ -273,7 +274,7 @@ def new_identity() -> int:
 def _create(name: str, ownership: posix.Ownership) -> None:
     """Make a control block under a temporary name and link it into place. Harmless if another process was faster."""
     temporary = f"{name}.new-{secrets.token_hex(8)}"
-    path = posix.path_of(temporary)
+    path = path_of(temporary)
     descriptor = posix.create_object(temporary)
     try:
         posix.reserve(descriptor, name, 0, CONTROL_BYTES)
@@ -282,7 +283,7 @@ def _create(name: str, ownership: posix.Ownership) -> None:
         ownership.apply(descriptor)
         # Not found: a faster process has removed our temporary file.
         with suppress(FileExistsError, FileNotFoundError):
-            os.link(path, posix.path_of(name))
+            os.link(path, path_of(name))
     finally:
         os.close(descriptor)
         posix.unlink(temporary)

@@ -15,6 +15,7 @@ from typing import Final
 from shmroute.errors import AreaBusy, AreaUnreadable, NoAccess
 from shmroute.shm import posix
 from shmroute.shm.control import ControlReader
+from shmroute.shm.names import lock_name
 
 __all__ = ["AreaLock"]
 
@@ -41,7 +42,7 @@ class AreaLock:
             AreaUnreadable: the name belongs to something other than a file.
             OutOfSharedMemory: no more files are allowed.
         """
-        name = posix.lock_name(area)
+        name = lock_name(area)
         for _ in range(_ATTEMPTS):
             try:
                 descriptor = posix.open_object(name, write=True)

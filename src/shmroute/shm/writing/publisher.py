@@ -22,11 +22,13 @@ from shmroute.shm.layout import (
     WORD_BYTES,
     Batch,
 )
+from shmroute.shm.names import fixed_names, register_name, segment_name
 from shmroute.shm.register import create_register
 from shmroute.shm.segment import NO_END, Segment
 from shmroute.shm.writing.control import ControlWriter, new_identity
 from shmroute.shm.writing.packing import Rows, Value, encode_rows, measure_rows
 from shmroute.shm.writing.rebuild import Rebuild
+from shmroute.shm.writing.segment_memory import FRESH_BYTES, WritableSegment
 from shmroute.shm.writing.segment_writer import Change, NoRoom, Planned, SegmentWriter
 
 __all__ = ["Publisher", "PublisherSizes"]
@@ -144,13 +146,13 @@ class Publisher:
             _log.warning("area %s: %s", self.area, error)
         if self.control.segment:
             try:
-                self._adopt(Segment(posix.segment_name(self.area, self.control.segment)))
+                self._adopt(Segment(segment_name(self.area, self.control.segment)))
             except (FileNotFoundError, AreaUnavailable) as error:
                 _log.warning("area %s: the former writer's rows cannot be adopted: %s", self.area, error)
         if self._writer is None:
             self.control.store_segments(0, 0)
         self._retired_at = perf_counter()
-        keep = tuple(posix.segment_name(self.area, identity) for identity in self.control.segments if identity)
+        keep = tuple(segment_name(self.area, identity) for identity in self.control.segments if identity)
         for problem in posix.sweep(self.area, keep):
             _log.warning("area %s: a leftover stays: %s", self.area, problem)
 
@@ -160,7 +162,7 @@ class Publisher:
         newest: Batch | None = None
         while (batch := segment.batch_at(offset, generation + 1)) is not None:
             if batch.flags & SEALED:
-                segment = Segment(posix.segment_name(self.area, batch.next_segment))
+                segment = Segment(segment_name(self.area, batch.next_segment))
                 generation, offset = segment.position()
                 newest = None
                 continue
@@ -223,7 +225,7 @@ class Publisher:
             self.control.check_held()
             writer = self._writer
             if self.control.intact and (writer is None or writer.memory.present):
-                if not posix.exists(posix.register_name(self.area)):
+                if not posix.exists(register_name(self.area)):
                     self._create_register()
                 return ""
             self._lost = self._table()
@@ -443,9 +445,7 @@ class Publisher:
         memory = self._retired_memory(retired) if retired and self._writer is not None else None
         if memory is None:
             retired = new_identity()
-            memory = posix.WritableSegment.create(
-                posix.segment_name(self.area, retired), posix.FRESH_BYTES, self._ownership
-            )
+            memory = WritableSegment.create(segment_name(self.area, retired), FRESH_BYTES, self._ownership)
             self.control.store_segments(current, retired)
         elif self._writer is not None:
             # Readers must know that the segment is void before its first byte is overwritten.
@@ -458,10 +458,10 @@ class Publisher:
             memory.close()
             raise
 
-    def _retired_memory(self, identity: int) -> posix.WritableSegment | None:
-        name = posix.segment_name(self.area, identity)
+    def _retired_memory(self, identity: int) -> WritableSegment | None:
+        name = segment_name(self.area, identity)
         try:
-            return posix.WritableSegment(name, self._ownership)
+            return WritableSegment(name, self._ownership)
         except FileNotFoundError:
             return None
         except AreaUnavailable as error:
@@ -548,7 +548,7 @@ class Publisher:
     def sizes(self) -> PublisherSizes:
         """Current size of the area: both segments, and the control block."""
         taken = CONTROL_BYTES + sum(
-            posix.taken_bytes(posix.segment_name(self.area, identity)) for identity in self.control.segments if identity
+            posix.taken_bytes(segment_name(self.area, identity)) for identity in self.control.segments if identity
         )
         writer = self._writer
         if writer is None:
@@ -566,7 +566,7 @@ class Publisher:
         if held and remove:
             self.control.retire()
             posix.sweep(self.area)
-            for name in posix.fixed_names(self.area):
+            for name in fixed_names(self.area):
                 posix.unlink(name)
         if self._writer is not None:
             self._writer.close()

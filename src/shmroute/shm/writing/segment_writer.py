@@ -34,6 +34,7 @@ from shmroute.shm.layout import (
 )
 from shmroute.shm.segment import NO_END, Segment
 from shmroute.shm.writing.packing import Row, pack_rows, point_slots
+from shmroute.shm.writing.segment_memory import WritableSegment
 
 __all__ = ["Change", "NoRoom", "Planned", "SegmentWriter"]
 
@@ -87,7 +88,7 @@ class SegmentWriter:
 
     def __init__(
         self,
-        memory: posix.WritableSegment,
+        memory: WritableSegment,
         identity: int,
         start: int,
         *,
@@ -135,7 +136,7 @@ class SegmentWriter:
         self.live_rows = newest.live_rows if newest else segment.header.rows
         self._log_bytes = log_bytes
         self._reading = segment
-        self.memory = posix.WritableSegment(segment.name, ownership)
+        self.memory = WritableSegment(segment.name, ownership)
         self.fresh = False
         self._map_words()
         return self
