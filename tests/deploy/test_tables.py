@@ -100,8 +100,17 @@ def test_the_chart_refuses_a_table_beyond_its_namespace(beyond: dict[str, Any]) 
 
 
 @needs_kubectl
-@pytest.mark.parametrize(("base", "kind"), [("sidecar", "Deployment"), ("node", "DaemonSet")])
-def test_the_component_carries_the_file_and_the_rights_for_it(tmp_path: Path, base: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("base", "kind", "component", "container"),
+    [
+        ("sidecar", "Deployment", "tables", "shmroute"),
+        ("node", "DaemonSet", "tables", "shmroute"),
+        ("child", "Deployment", "tables-child", "server"),
+    ],
+)
+def test_the_component_carries_the_file_and_the_rights_for_it(
+    tmp_path: Path, base: str, kind: str, component: str, container: str
+) -> None:
     (tmp_path / "kustomize").symlink_to(KUSTOMIZE)
     overlay = tmp_path / "overlay"
     overlay.mkdir()
@@ -114,7 +123,7 @@ def test_the_component_carries_the_file_and_the_rights_for_it(tmp_path: Path, ba
     kustomization = {
         "namespace": NAMESPACE,
         "resources": [f"../kustomize/{base}"],
-        "components": ["../kustomize/tables"],
+        "components": [f"../kustomize/{component}"],
         "configMapGenerator": [generated],
         "patches": [{"path": "role.yaml", "target": {"kind": "(Cluster)?Role"}}],
     }
@@ -130,6 +139,8 @@ def test_the_component_carries_the_file_and_the_rights_for_it(tmp_path: Path, ba
     assert granted == {*built_in, ("", "configmaps"), ("iidp.com", "tenants")}
     (workload,) = [each for each in manifests if each["kind"] == kind]
     pod = workload["spec"]["template"]["spec"]
-    (watcher,) = [each for each in (*pod.get("initContainers", ()), *pod["containers"]) if each["name"] == "shmroute"]
+    every = (*pod.get("initContainers", ()), *pod["containers"])
+    assert all(each.get("image") for each in every), "the component patches containers that exist"
+    (watcher,) = [each for each in every if each["name"] == container]
     assert {"name": "SHMROUTE_TABLES", "value": "/etc/shmroute/tables/tables.yaml"} in watcher["env"]
     assert "/etc/shmroute/tables" in [mount["mountPath"] for mount in watcher["volumeMounts"]]
