@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from shmroute.calls import Attempts, Outcome, Policy, Settings
-from shmroute.calls.attempts import Callee
+from shmroute.calls.callee import Callee
 from shmroute.errors import CallFailed
 from shmroute.rows import EndpointsRow, EndpointsState
 from shmroute.worker.endpoints import Busy, Pool

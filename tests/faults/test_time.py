@@ -29,7 +29,7 @@ SHOWN_OR_KEPT = {
     "kube/connection.py": "a date in the header Retry-After",
     "metadata/loader.py": "since when metadata is in its state, shown",
     "sources/folder/reader.py": "when an AppModel was first seen, which orders claims and is kept",
-    "testing.py": "since when metadata is in its state, shown",
+    "testing/answers.py": "since when metadata is in its state, shown",
     "watcher/checkpoint.py": "a file outlives the monotonic clock",
     "watcher/events.py": "when an event happened, kept and shown",
     "watcher/views.py": "the time span of events to show",

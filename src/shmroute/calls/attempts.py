@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 import errno
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar, cast
 
+from shmroute.calls.callee import Callee, EndpointLike, LeaseLike, PoolLike
 from shmroute.calls.events import AttemptFailed, AttemptStarted, AttemptSucceeded
 from shmroute.errors import (
     CallAttemptsFailed,
@@ -26,60 +27,10 @@ from shmroute.errors import (
 if TYPE_CHECKING:
     from shmroute.calls.policy import Policy
 
-__all__ = ["Attempt", "Attempts", "Callee", "Outcome", "Raises"]
+__all__ = ["Attempt", "Attempts", "Outcome", "Raises"]
 
 K = TypeVar("K", bound=CallFailed)
 
-
-class EndpointLike(Protocol):
-    """The part of `shmroute.Endpoint` that a call uses."""
-
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-
-
-class LeaseLike(Protocol):
-    """The part of `shmroute.worker.endpoints.Lease` that a call uses."""
-
-    @property
-    def endpoint(self) -> EndpointLike: ...
-    @property
-    def address(self) -> str: ...
-    def end(self) -> None: ...
-
-
-class PoolLike(Protocol):
-    """The part of `shmroute.worker.endpoints.Pool` that a call uses."""
-
-    @property
-    def by_address(self) -> Mapping[str, EndpointLike]: ...
-    def pick(self, key: str | bytes | None = None, leave_out: Container[str] = ()) -> EndpointLike: ...
-    def lease(
-        self,
-        key: str | bytes | None = None,
-        leave_out: Container[str] = (),
-        dice: Callable[[], float] | None = None,
-    ) -> LeaseLike: ...
-    def lease_of(self, address: str) -> LeaseLike | None: ...
-
-
-class RouteLike(Protocol):
-    """The part of `shmroute.Route` that a call uses."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def app(self) -> str: ...
-    @property
-    def namespace(self) -> str: ...
-    @property
-    def appmodel(self) -> str: ...
-
-
-Callee: TypeAlias = tuple[RouteLike, PoolLike]
-"""The model's route, and the endpoints of its app."""
 
 Raises: TypeAlias = Callable[[type[CallFailed], BaseException | None], type[CallFailed]]
 """Takes the class of an error and its cause; returns the class to raise, such as one made by `joined`."""

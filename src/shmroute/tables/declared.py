@@ -19,16 +19,14 @@ from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import Item
 from shmroute.resources.table import TableKind
 from shmroute.resources.table_parser import InvalidTableObject, TableObject
-from shmroute.rows import ConflictRow, InvalidRow, RowKey, TableRow, bucket_key, bucket_of, encode, table_kinds
+from shmroute.rows import ConflictRow, InvalidRow, RowKey, TableRow, encode, table_kinds
 from shmroute.tables.handler import Announcement
+from shmroute.tables.indexes import TableIndexes
 from shmroute.tables.problems import Problems
 from shmroute.tables.shares import Share, Shares
 from shmroute.tables.table import RowChanges, WantedMetadata
 
 __all__ = ["DeclaredTable"]
-
-BUCKET_KEYS: Final = 16
-"""Average number of keys in a bucket of an index. A change writes at most four buckets, whatever the entry's size."""
 
 MAX_LISTED_LOSERS: Final = 100
 """Maximum number of losers named in one CONFLICT row, as for models."""
@@ -81,8 +79,7 @@ class DeclaredTable:
         self._listed: set[ObjectKey] = set()
         """Objects of either kind: each has an INVALID row."""
         self._rows = RowChanges(kind.feeds)
-        self._entries: dict[str, _Entry] = {}
-        self._touched_buckets: dict[tuple[str, int], None] = {}
+        self._indexes = TableIndexes(table_kinds(kind.feeds)[1])
         self._touched_metadata: dict[str, None] = {}
         self._problems = problems
         self._conflicts = conflicts
@@ -270,18 +267,7 @@ class DeclaredTable:
         self._rows.set(row_key, new.value if new is not None else None)
         if (old.metadata if old is not None else None) != (new.metadata if new is not None else None):
             self._touched_metadata[row_key] = None
-        before = old.index if old is not None else ()
-        after = new.index if new is not None else ()
-        for entry in before:
-            if entry not in after:
-                for bucket in self._entries[entry].remove(row_key):
-                    self._touched_buckets[entry, bucket] = None
-                if not self._entries[entry].count:
-                    del self._entries[entry]
-        for entry in after:
-            if entry not in before:
-                for bucket in self._entries.setdefault(entry, _Entry()).add(row_key):
-                    self._touched_buckets[entry, bucket] = None
+        self._indexes.move(row_key, old.index if old is not None else (), new.index if new is not None else ())
 
     def _invalid_key(self, key: ObjectKey) -> str:
         return f"{self.kind.name}: {key}"
@@ -325,9 +311,7 @@ class DeclaredTable:
     def take_changes(self) -> Iterator[tuple[RowKey, bytes | None]]:
         """See `Table`."""
         yield from self._rows.take_changes()
-        touched, self._touched_buckets = self._touched_buckets, {}
-        for entry, bucket in touched:
-            yield self._bucket_row(entry, bucket)
+        yield from self._indexes.take_changes()
 
     def take_metadata(self) -> Iterator[tuple[RowKey, WantedMetadata | None]]:
         """For each row whose metadata key or version has changed since the last call: both, None for a row that is
@@ -350,60 +334,7 @@ class DeclaredTable:
     def rows(self) -> Iterator[tuple[RowKey, bytes]]:
         """See `Table`."""
         yield from self._rows.rows()
-        for entry, found in self._entries.items():
-            for bucket in range(len(found.buckets)):
-                key, row = self._bucket_row(entry, bucket)
-                if row is not None:
-                    yield key, row
-
-    def _bucket_row(self, entry: str, bucket: int) -> tuple[RowKey, bytes | None]:
-        found = self._entries.get(entry)
-        row = None
-        if found is not None and bucket < len(found.buckets):
-            keys = sorted(found.buckets[bucket])
-            row = encode((len(found.buckets), keys)) if bucket == 0 else encode(keys)
-        return (table_kinds(self.kind.feeds)[1], bucket_key(entry, bucket)), row
-
-
-class _Entry:
-    """The keys of the rows that share one value of one index, in buckets by linear hashing.
-
-    Adding a key splits at most one bucket, and removing one merges at most two: a change at a value with
-    100,000 rows writes only a few small rows.
-    """
-
-    def __init__(self) -> None:
-        self.buckets: list[set[str]] = [set()]
-        self.count = 0
-
-    def add(self, key: str) -> set[int]:
-        """Add a key. Return the buckets that have changed."""
-        bucket = bucket_of(key, len(self.buckets))
-        self.buckets[bucket].add(key)
-        self.count += 1
-        if self.count <= BUCKET_KEYS * len(self.buckets):
-            return {bucket}
-        new = len(self.buckets)
-        split = new - (1 << (new.bit_length() - 1))
-        keys = self.buckets[split]
-        self.buckets.append(set())
-        moved = {each for each in keys if bucket_of(each, new + 1) == new}
-        keys -= moved
-        self.buckets[new] |= moved
-        return {0, bucket, split, new}
-
-    def remove(self, key: str) -> set[int]:
-        """Remove a key. Return the buckets that have changed."""
-        bucket = bucket_of(key, len(self.buckets))
-        self.buckets[bucket].discard(key)
-        self.count -= 1
-        last = len(self.buckets) - 1
-        if not last or self.count > BUCKET_KEYS // 2 * last:
-            return {bucket}
-        keys = self.buckets.pop()
-        into = last - (1 << (last.bit_length() - 1))
-        self.buckets[into] |= keys
-        return {0, bucket, into, last}
+        yield from self._indexes.rows()
 
 
 def claim_of(item: TableObject) -> Claim:
