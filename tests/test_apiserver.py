@@ -182,7 +182,7 @@ TOKENS = {"list-forbidden": "viewer-token", "list-unauthorized": "nobody's"}
 
 
 @pytest.mark.parametrize("name", sorted(STATES))
-def test_the_answer_is_the_recorded_one(story: Story, name: str) -> None:
+def test_answers_equal_the_recorded_ones(story: Story, name: str) -> None:
     STATES[name](story)
     assert_recorded(story.replay(name, TOKENS.get(name)), recording(name))
 
@@ -211,7 +211,7 @@ def test_an_unchanged_apply_writes_nothing(story: Story) -> None:
     assert story.api.store.find("appmodels").last_revision == 219
 
 
-def test_an_expired_continue_token_brings_a_fresh_one(story: Story) -> None:
+def test_an_expired_continue_token_is_replaced_by_a_new_one(story: Story) -> None:
     story.first_objects()
     story.api.faults.compact(219)
     assert_recorded(story.replay("list-expired-continue"), recording("list-expired-continue"))
@@ -311,7 +311,7 @@ def test_a_watch_of_endpoint_slices_shows_the_recorded_events(story: Story) -> N
         assert exchange.chunk() == b""
 
 
-def test_a_watch_from_zero_begins_with_what_is_there(story: Story) -> None:
+def test_a_watch_from_version_0_begins_with_existing_objects(story: Story) -> None:
     story.first_objects()
     with watch(story, "watch-rv0") as exchange:
         assert [exchange.chunk(), exchange.chunk()] == recording("watch-rv0").chunks[:2]

@@ -319,7 +319,7 @@ def test_events_are_cut_across_chunks(api: ApiServer) -> None:
         assert [len(exchange.chunk()) for _ in range(10)] == [7] * 10
 
 
-def test_a_slow_client_of_one_watch_does_not_hold_up_another(api: ApiServer) -> None:
+def test_a_slow_client_of_one_watch_does_not_delay_another(api: ApiServer) -> None:
     api.preload(app_models(3))
     api.faults.trickle(1, 10.0, times=1)
     with watch(api), watch(api, from_now(api)) as exchange:
@@ -376,7 +376,7 @@ def test_malformed_objects_are_stored_unchanged(api: ApiServer) -> None:
     assert fetch(api, ONE)[1]["spec"] == {"app": 7, "models": "none"}
 
 
-def test_a_definition_is_served_once_it_is_established() -> None:
+def test_a_definition_is_served_after_it_is_established() -> None:
     with ApiServer(crd=False, establish_after=None) as api:
         assert fetch(api)[0] == 404
         with pytest.raises(KeyError):
@@ -411,7 +411,7 @@ def test_a_cache_that_cannot_ask_the_storage_calls_a_bookmark_too_large() -> Non
 # -- the rest -------------------------------------------------------------------------------
 
 
-def test_requests_are_logged_with_what_they_ask_for(api: ApiServer) -> None:
+def test_requests_are_logged_with_verb_and_resource(api: ApiServer) -> None:
     api.apply(endpoint_slice("one-a", "one", ["10.0.0.1"]))
     fetch(api, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?limit=5")
     (request,) = api.requests.wait(1, "list", "endpointslices")

@@ -114,9 +114,7 @@ def test_an_apply_removes_what_it_no_longer_claims(api: ApiServer) -> None:
     assert stored["metadata"]["annotations"] == {"kept": "by another"}
 
 
-def test_an_apply_that_changes_nothing_writes_nothing_however_late_it_comes(
-    api: ApiServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unchanged_apply_writes_nothing_at_any_time(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     first = api.apply(app_model("one"), manager="b")
     monkeypatch.setattr(api.writer, "clock", lambda: datetime.now(UTC) + timedelta(seconds=5))
     second = api.apply(app_model("one"), manager="a")
@@ -164,7 +162,7 @@ def test_a_streaming_list_asks_for_its_own_revision_match(api: ApiServer) -> Non
     assert (code, status["details"]["causes"][0]["field"]) == (422, "resourceVersionMatch")
 
 
-def test_bookmarks_come_in_their_interval_once_there_was_an_event() -> None:
+def test_bookmarks_follow_events_in_their_interval() -> None:
     with ApiServer(settings=Settings(bookmark_every=0.01)) as api:
         query = f"watch=1&allowWatchBookmarks=true&resourceVersion={api.revision}"
         with send(api, f"{ALL}?{query}") as exchange:

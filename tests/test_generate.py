@@ -17,7 +17,7 @@ def test_the_same_seed_gives_the_same_data_and_another_seed_other_data() -> None
     assert list(endpointslices(20, 5, seed=1)) == list(endpointslices(20, 5, seed=1))
 
 
-def test_every_object_survives_its_way_over_the_wire() -> None:
+def test_every_object_is_decoded_as_it_was_encoded() -> None:
     for stored in (True, False):
         for item in appmodels(20, 5, stored=stored):
             assert parse_appmodel(body(item)) == item
@@ -29,28 +29,28 @@ def test_names_do_not_depend_on_how_many_models_an_app_has() -> None:
     assert [item.key for item in appmodels(50, 0)] == [item.key for item in appmodels(50, 10)]
 
 
-def test_no_model_and_no_app_comes_twice() -> None:
+def test_models_and_apps_are_unique() -> None:
     items = list(appmodels(500, 10))
     assert len({item.app for item in items}) == len({item.key for item in items}) == 500
     assert len({model.name for item in items for model in item.models}) == 5_000
 
 
-def test_no_address_comes_twice() -> None:
+def test_addresses_are_unique() -> None:
     addresses = [each.address for piece in endpointslices(50, 30, per_slice=7) for each in piece.endpoints]
     assert len(addresses) == len(set(addresses)) == 50 * 30
 
 
-def test_a_million_models_are_not_made_before_they_are_asked_for() -> None:
+def test_models_are_generated_lazily() -> None:
     assert len(list(islice(appmodels(100_000, 10), 3))) == 3
     assert len(list(islice(rows(100_000, 10), 3))) == 3
 
 
-def test_a_manifest_of_a_folder_has_no_fields_of_the_server() -> None:
+def test_manifests_have_no_fields_set_by_the_server() -> None:
     (item,) = appmodels(1, 2, stored=False)
     assert set(manifest(item)["metadata"]) == {"name", "namespace", "labels"}
 
 
-def test_the_rows_are_those_that_the_index_makes_of_the_same_objects() -> None:
+def test_rows_equal_those_of_the_index_for_the_same_objects() -> None:
     index = Index()
     index.apply(Replaced("appmodels", tuple(appmodels(30, 4))))
     assert dict(rows(30, 4)) == dict(index.rows())

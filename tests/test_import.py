@@ -80,5 +80,5 @@ def test_first_look_up_loads_nothing_heavy_and_nothing_of_the_watcher(area: str)
 
 
 @pytest.mark.parametrize("name", sorted(HEAVY & {"kubernetes", "redis", "yaml"}))
-def test_a_heavy_import_would_be_noticed(name: str) -> None:
+def test_the_check_notices_a_heavy_import(name: str) -> None:
     assert name in of_those(loaded_by(f"import {name}"), HEAVY)

@@ -57,7 +57,7 @@ def test_the_resource_tracker_of_multiprocessing_may_stay() -> None:
         multiprocessing.get_context("spawn").Lock()
 
 
-def test_a_process_that_is_about_to_end_is_waited_for() -> None:
+def test_a_process_that_is_ending_is_not_reported() -> None:
     with nothing_left():
         process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "pass"])
         with pytest.MonkeyPatch.context() as patch:
@@ -103,7 +103,7 @@ def test_shared_memory_outside_the_tests_own_areas_is_named(leftover: Path, monk
         leftover.write_bytes(b"x")
 
 
-def test_a_run_with_several_workers_looks_for_strays_at_its_end(
+def test_a_parallel_run_looks_for_stray_processes_at_its_end(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
@@ -137,7 +137,7 @@ def test_shared_memory_is_not_blamed_while_other_runs_are_active(
 
 
 @pytest.mark.parametrize("beside", [[], [*SLEEP, "shmroute watch"]], ids=["alone", "beside another"])
-def test_neither_this_run_nor_what_started_it_counts_as_others(beside: list[str]) -> None:
+def test_this_run_and_its_parents_are_not_other_runs(beside: list[str]) -> None:
     code = (
         "import os, sys, tests.leftovers as leftovers, tests.processes as processes;"
         "family = {os.getpid(), *processes.ancestors(os.getpid())};"
@@ -168,7 +168,7 @@ def test_a_tests_area_is_removed_with_the_test(make_area: Callable[[], str]) -> 
     neighbour.unlink()
 
 
-def test_blocked_signals_are_named_and_let_through_again() -> None:
+def test_blocked_signals_are_reported_and_unblocked() -> None:
     with pytest.raises(AssertionError, match="left behind: SIGTERM blocked"), nothing_left():
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -181,13 +181,13 @@ def test_a_leftover_signal_handler_is_named_and_removed() -> None:
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
-def test_a_run_that_adopts_orphans_is_named_and_set_back() -> None:
+def test_adopting_orphans_is_reported_and_undone() -> None:
     with pytest.raises(AssertionError, match="left behind: the test run adopts orphans"), nothing_left():
         adopt_orphans(True)
     assert not adopts_orphans()
 
 
-def test_a_changed_environment_is_named_and_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_environment_is_reported_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHMROUTE_TEST_THERE", "before")
     with (
         pytest.raises(AssertionError, match=r"left behind: .*SHMROUTE_TEST_NEW; .*SHMROUTE_TEST_THERE"),
@@ -198,7 +198,7 @@ def test_a_changed_environment_is_named_and_set_back(monkeypatch: pytest.MonkeyP
     assert os.environ["SHMROUTE_TEST_THERE"] == "before"
 
 
-def test_another_current_folder_is_named_and_left(tmp_path: Path) -> None:
+def test_a_changed_current_folder_is_reported_and_restored(tmp_path: Path) -> None:
     before = Path.cwd()
     with pytest.raises(AssertionError, match=f"left behind: the current folder {tmp_path}"), nothing_left():
         os.chdir(tmp_path)

@@ -54,11 +54,11 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-def test_nothing_of_the_package_unpickles() -> None:
+def test_the_package_unpickles_nothing() -> None:
     assert [(name, found) for name, tree in trees() for found in imported(tree) if found in RUNS_DATA] == []
 
 
-def test_nothing_of_the_package_runs_text_as_code() -> None:
+def test_the_package_runs_no_text_as_code() -> None:
     called = [
         f"{name}:{node.lineno}"
         for name, tree in trees()
@@ -68,7 +68,7 @@ def test_nothing_of_the_package_runs_text_as_code() -> None:
     assert called == []
 
 
-def test_yaml_is_read_by_its_safe_loader_only() -> None:
+def test_yaml_is_read_by_the_safe_loader_only() -> None:
     used = {
         (name, node.attr)
         for name, tree in trees()
@@ -163,7 +163,7 @@ def test_neither_tokens_nor_passwords_are_ever_logged_or_shown(area: str, tmp_pa
         ("apply", "app", "--version", "1", "--model", "a=1", "--metadata", ".", "--redis", "nonsense://:{}@h"),
     ],
 )
-def test_a_url_that_is_refused_is_not_repeated(arguments: tuple[str, ...], area: str) -> None:
+def test_a_refused_url_is_not_shown(arguments: tuple[str, ...], area: str) -> None:
     quoted = urllib.parse.quote(PASSWORD, safe="")
     finished = subprocess.run(
         [sys.executable, "-m", "shmroute", *(each.format(quoted) for each in arguments)],

@@ -66,7 +66,7 @@ def test_counting_starts_again_after_a_reset(redis_server: RedisServer) -> None:
     assert "get" not in redis_server.commandstats()
 
 
-def test_a_frozen_server_takes_connections_and_answers_nothing_until_thawed(redis_server: RedisServer) -> None:
+def test_a_frozen_server_accepts_connections_and_answers_nothing(redis_server: RedisServer) -> None:
     redis_server.freeze()
     with socket.create_connection(("127.0.0.1", redis_server.port), WAIT_SECONDS) as connection:
         connection.sendall(b"PING\r\n")
@@ -101,7 +101,7 @@ def test_redis_server_block_leaves_no_process_even_if_frozen() -> None:
     assert not directory.exists()
 
 
-def test_a_port_that_is_taken_is_given_up_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_port_is_tried_if_one_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         ports = iter([taken.getsockname()[1], free.getsockname()[1]])

@@ -54,7 +54,7 @@ def own_memory() -> list[str]:
 # --- routes ------------------------------------------------------------------------------------------------
 
 
-def test_resolve_gives_the_answers_that_were_set_within_the_block() -> None:
+def test_resolve_returns_the_set_answers_within_the_block() -> None:
     with routes({"iiot_dataservice": "iiot"}) as given:
         assert resolve("iiot_dataservice").app == "iiot"
         given.set({"other": "iiot2"})
@@ -65,7 +65,7 @@ def test_resolve_gives_the_answers_that_were_set_within_the_block() -> None:
         resolve("other")
 
 
-def test_an_answer_says_all_that_a_route_does() -> None:
+def test_an_answer_can_set_every_field_of_a_route() -> None:
     answer = Answer(
         app="iiot",
         version="v-2",
@@ -83,7 +83,7 @@ def test_an_answer_says_all_that_a_route_does() -> None:
             resolve("model", namespace="elsewhere")
 
 
-def test_endpoints_that_are_not_known_differ_from_none() -> None:
+def test_unknown_endpoints_differ_from_an_empty_tuple() -> None:
     with routes({"unknown": "iiot", "empty": Answer(app="iiot", endpoints=())}):
         for model, reason in (("unknown", "not known"), ("empty", "known empty")):
             with pytest.raises(NoEndpoints) as error:
@@ -102,14 +102,14 @@ def test_routes_keep_age_0_unless_an_age_is_set() -> None:
         assert resolve("model", max_age=0.001).app == "iiot2"
 
 
-def test_the_innermost_answers_count() -> None:
+def test_answers_of_the_innermost_block_are_used() -> None:
     with routes({"model": "outer"}):
         with routes({"model": "inner"}):
             assert resolve("model").app == "inner"
         assert resolve("model").app == "outer"
 
 
-def test_own_readers_forks_and_other_programs_see_the_answers() -> None:
+def test_readers_forks_and_subprocesses_see_the_answers() -> None:
     code = "import shmroute; print(shmroute.resolve('model').app)"
     with routes({"model": "iiot"}), Forks() as forks:
         assert Reader().resolve("model").app == "iiot"
@@ -117,7 +117,7 @@ def test_own_readers_forks_and_other_programs_see_the_answers() -> None:
         assert subprocess.check_output(bound([sys.executable, "-c", code]), text=True, timeout=240) == "iiot\n"
 
 
-def test_an_endpoint_that_is_none_is_refused_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_endpoint_is_refused_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHMROUTE_AREA", "former")
     before = own_memory()
     with pytest.raises(ConfigError, match="write host:port"), routes({"model": Answer(app="a", endpoints=("a",))}):
@@ -126,7 +126,7 @@ def test_an_endpoint_that_is_none_is_refused_and_nothing_is_left(monkeypatch: py
     assert os.environ["SHMROUTE_AREA"] == "former"
 
 
-def test_zones_of_pods_are_preferred_as_their_hints_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pods_are_preferred_by_their_zone_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     pods = (Pod("10.0.0.1:80", zone="a", hints=("a",)), Pod("10.0.0.2:80", zone="b", hints=("b",)))
     monkeypatch.setenv("SHMROUTE_ZONE", "b")
     with routes({"model": Answer(app="iiot", endpoints=pods)}):
@@ -174,7 +174,7 @@ def test_metadata_has_the_state_that_was_set(answer: Answer, state: str, version
         assert route.metadata == (value if version == "v1" else None)
 
 
-def test_not_ready_is_what_resolve_says_within_its_block() -> None:
+def test_resolve_raises_not_ready_within_the_block() -> None:
     with routes({"model": "outer"}):
         with not_ready(), pytest.raises(NotReady):
             resolve("model")
@@ -195,7 +195,7 @@ def test_not_ready_is_what_resolve_says_within_its_block() -> None:
         ({"": "a"}, "not a model's name"),
     ],
 )
-def test_a_failed_set_says_what_to_write_and_changes_nothing(answers: Answers, reason: str) -> None:
+def test_a_failed_set_gives_the_remedy_and_changes_nothing(answers: Answers, reason: str) -> None:
     with routes({"model": "before"}) as given:
         with pytest.raises(ConfigError, match=reason):
             given.set(answers)
@@ -209,7 +209,7 @@ class Tenant(msgspec.Struct):
     region: str = ""
 
 
-def test_tables_hold_the_objects_that_were_set_within_the_block() -> None:
+def test_tables_hold_the_set_objects_within_the_block() -> None:
     tenants, flags = table("tenants", Tenant), table("flags")
     with tables({"flags": {"checkout": {"enabled": "true"}, "none": None}}) as given:
         assert dict(flags) == {"checkout": {"enabled": "true"}, "none": None}
@@ -233,7 +233,7 @@ def test_tables_hold_the_objects_that_were_set_within_the_block() -> None:
         flags["checkout"]
 
 
-def test_tables_of_a_routes_block_are_beside_its_routes() -> None:
+def test_a_routes_block_has_tables_too() -> None:
     with routes({"model": "iiot"}) as given:
         given.tables.set("flags", {"a": 1})
         given.set({"other": "iiot2"})
@@ -264,7 +264,7 @@ def test_a_table_that_cannot_be_set_changes_nothing(
         assert (table("flags")["a"], table("later")["b"]) == (1, 2)
 
 
-def test_another_folder_serves_where_there_is_no_dev_shm(tmp_path: Path) -> None:
+def test_another_folder_can_replace_dev_shm(tmp_path: Path) -> None:
     code = (
         "import os, shmroute; from shmroute.testing import routes\n"
         "with routes({'model': 'iiot'}) as given:\n"
@@ -283,7 +283,7 @@ def test_another_folder_serves_where_there_is_no_dev_shm(tmp_path: Path) -> None
 # --- a watched folder --------------------------------------------------------------------------------------
 
 
-def test_what_is_written_to_a_watched_folder_is_served_on_return(tmp_path: Path) -> None:
+def test_writing_to_a_watched_folder_returns_once_it_is_served(tmp_path: Path) -> None:
     with watched_folder(tmp_path) as folder:
         assert get("model") is None
         first = folder.write("app.yaml", appmodel("iiot", "model"))
@@ -305,7 +305,7 @@ def test_a_watched_folders_watcher_takes_options(tmp_path: Path) -> None:
         assert resolve("model").namespace == "mine"
 
 
-def test_the_watcher_of_a_killed_test_run_ends_and_takes_its_memory_along(tmp_path: Path) -> None:
+def test_watcher_of_a_killed_test_run_ends_and_removes_its_area(tmp_path: Path) -> None:
     code = (
         "import sys; from shmroute.shm.control import ControlReader; from shmroute.testing import watched_folder\n"
         "with watched_folder(sys.argv[1]) as folder:\n"
@@ -366,7 +366,7 @@ def test_the_fixtures_work_where_every_warning_is_an_error(pytester: pytest.Pyte
     result.stdout.no_fnmatch_line("*warnings summary*")
 
 
-def test_the_fixtures_are_listed_with_what_they_do(pytester: pytest.Pytester) -> None:
+def test_pytest_lists_the_fixtures_with_their_purpose(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("--fixtures", timeout=240)
     result.stdout.fnmatch_lines(["shmroute_routes*", "*Answers for `shmroute.resolve`*"])
     result.stdout.fnmatch_lines(["shmroute_tables*", "*Objects for `shmroute.table`*"])
@@ -399,7 +399,7 @@ def test_the_plugin_loads_nothing_until_a_fixture_is_used() -> None:
     ],
     ids=lambda wrong: ascii(wrong)[:60],
 )
-def test_refused_answer_says_the_form_and_harms_no_later_one(wrong: Answers) -> None:
+def test_a_refused_answer_gives_the_form_and_affects_no_later_one(wrong: Answers) -> None:
     with routes({"ok": "app"}) as given:
         with pytest.raises(ConfigError, match=r"write|give an app's name|cannot be written"):
             given.set(wrong)

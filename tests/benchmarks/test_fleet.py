@@ -91,7 +91,7 @@ def test_after_a_network_split_each_watcher_cut_off_compares_once() -> None:
     assert outcome.staleness(SPLIT).max < scenario.split_seconds + 15.0
 
 
-def test_a_server_without_seats_refuses_and_all_come_through_in_the_end() -> None:
+def test_overloaded_server_refuses_watchers_and_all_sync_in_the_end() -> None:
     scenario = Scenario(watchers=200, seats=2, objects=20_000, rollout_at=float("inf"), split_at=float("inf"))
     outcome = Simulation(scenario).run()
 
@@ -113,7 +113,7 @@ def test_figures_plot_and_page_are_written(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "scaling.json").read_text())["runs"]) == 2
 
 
-def test_the_page_shows_the_figures_that_are_kept_with_it() -> None:
+def test_the_page_shows_the_figures_stored_beside_it() -> None:
     kept = msgspec.json.decode((report.DOCS / "scaling.json").read_bytes(), type=report.Figures)
 
     assert report.table(kept.runs) in (report.DOCS / "scaling.md").read_text()

@@ -63,7 +63,7 @@ def test_attempts_are_bounded_and_each_goes_to_another_pod() -> None:
     assert len(failed(world.call(attempts=1)).attempts) == 1
 
 
-def test_a_pod_that_refuses_is_not_asked_twice_by_one_call() -> None:
+def test_one_call_tries_a_refusing_pod_once() -> None:
     world = World(2)
     for address in world.addresses:
         world.pods[address] = REFUSES
@@ -72,14 +72,14 @@ def test_a_pod_that_refuses_is_not_asked_twice_by_one_call() -> None:
     assert error.why == "every endpoint has been tried"
 
 
-def test_a_lone_pod_whose_kept_connection_broke_is_asked_again() -> None:
+def test_single_pod_is_retried_after_a_broken_idle_connection() -> None:
     world = World(1)
     call = world.attempts(idempotent=True)
     call.next().failed(Outcome.BROKEN, sent=True)
     assert call.next().address == world.addresses[0]
 
 
-def test_a_pod_that_came_meanwhile_is_tried() -> None:
+def test_a_pod_added_during_a_call_is_tried() -> None:
     world = World(1)
     call = world.attempts()
     first = call.next()
@@ -103,7 +103,7 @@ def test_the_budget_bounds_all_attempts_of_a_process() -> None:
 # --- time -----------------------------------------------------------------------------------------------------
 
 
-def test_a_deadline_is_shared_out_to_attempts_that_can_be_repeated() -> None:
+def test_a_deadline_is_divided_among_repeatable_attempts() -> None:
     world = World(3)
     call = world.attempts(idempotent=True, deadline=8.0)
     first = call.next()
@@ -134,7 +134,7 @@ def test_a_single_pod_gets_the_whole_deadline() -> None:
     assert (first.seconds, first.connect_seconds) == (8.0, 8.0)
 
 
-def test_an_attempt_timeout_of_the_settings_counts_where_another_may_follow() -> None:
+def test_attempt_timeout_applies_only_if_another_attempt_may_follow() -> None:
     world = World(2, Settings(attempt_timeout=0.5))
     call = world.attempts(idempotent=True)
     first = call.next()
@@ -176,7 +176,7 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
 # --- errors ---------------------------------------------------------------------------------------------------
 
 
-def test_the_error_names_model_app_addresses_and_what_each_said() -> None:
+def test_the_error_names_model_app_addresses_and_each_failure() -> None:
     world = World(2)
     for address in world.addresses:
         world.pods[address] = REFUSES
@@ -186,7 +186,7 @@ def test_the_error_names_model_app_addresses_and_what_each_said() -> None:
         assert part in str(error)
 
 
-def test_no_endpoint_says_why() -> None:
+def test_the_error_says_why_there_is_no_endpoint() -> None:
     world = World(1)
     world.pods.clear()
     world.changed()

@@ -46,7 +46,7 @@ def test_a_pod_is_in_use_within_15_s_of_its_return(
     assert world.calls(60, per_second).count(dead) > 5
 
 
-def test_calls_that_cannot_be_repeated_let_others_probe_first() -> None:
+def test_unrepeatable_calls_leave_probing_to_repeatable_ones() -> None:
     """A pod that takes requests and swallows them fails no POST while there are GETs."""
     world = World(3)
     world.pods[world.addresses[0]] = HANGS
@@ -64,7 +64,7 @@ def test_calls_that_cannot_be_repeated_let_others_probe_first() -> None:
     percent=st.sampled_from([0, 10, 50, 100]),
     panic=st.sampled_from([0, 50, 100]),
 )
-def test_at_most_the_share_is_left_out_and_no_pod_in_panic(
+def test_at_most_the_allowed_share_is_ejected_and_none_in_panic(
     count: int, fates: list[tuple[int, tuple[Outcome, bool] | None]], percent: int, panic: int
 ) -> None:
     world = World(count, Settings(max_ejection_percent=percent, healthy_panic_threshold=panic))
@@ -184,7 +184,7 @@ def test_a_withdrawn_address_is_forgotten_with_its_row() -> None:
     assert dead in world.calls(20), "a new pod at an old address starts afresh"
 
 
-def test_nothing_is_kept_of_apps_whose_pods_are_all_well_again() -> None:
+def test_apps_whose_pods_have_all_recovered_use_no_memory() -> None:
     world = World(3)
     world.pods[world.addresses[0]] = REFUSES
     world.calls(100)
@@ -194,7 +194,7 @@ def test_nothing_is_kept_of_apps_whose_pods_are_all_well_again() -> None:
     assert not world.policy.outliers.knows("ns/app")
 
 
-def test_one_endpoint_alone_is_never_left_out() -> None:
+def test_a_single_endpoint_is_never_ejected() -> None:
     world = World(1)
     world.pods[world.addresses[0]] = REFUSES
     assert all(isinstance(answer, CallFailed) for answer in world.calls(100))

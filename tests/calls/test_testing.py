@@ -32,7 +32,7 @@ def calls(count: int = 6, **extensions: object) -> set[int]:
         return {client.get("model://m/there", extensions=extensions).json()["is"] for _ in range(count)}
 
 
-def test_a_pod_answers_and_keeps_what_was_asked(one: PodServer) -> None:
+def test_pod_server_answers_and_records_its_requests(one: PodServer) -> None:
     connection = http.client.HTTPConnection(one.address)
     for method in ("GET", "POST", "PURGE", "HEAD"):
         connection.request(method, f"/{method}", body=b"x" if method == "POST" else None)

@@ -48,7 +48,7 @@ def test_every_kind_is_listed_in_every_form(cli: Cli, area: str, what: str) -> N
             )
 
 
-def test_one_namespace_and_names_narrow_the_answer(cli: Cli, area: str) -> None:
+def test_get_filters_by_namespace_and_names(cli: Cli, area: str) -> None:
     with published(area):
         assert cli("get", "models", "-n", "west", "-o", "name", "--area", area).out == "other\n"
         assert cli("get", "models", "model2", "-o", "name", "--area", area).out == "model2\n"
@@ -57,7 +57,7 @@ def test_one_namespace_and_names_narrow_the_answer(cli: Cli, area: str) -> None:
         assert answered.err == "error: models 'absent' not found\n"
 
 
-def test_a_route_as_json_has_all_a_script_needs_and_keeps_its_letters(cli: Cli, area: str) -> None:
+def test_route_as_json_is_complete_and_keeps_non_ascii_letters(cli: Cli, area: str) -> None:
     with published(area):
         route = json.loads(cli("resolve", "model1", "-o", "json", "--area", area).out)
         assert route["endpoints"] == ["10.0.0.1:80", "[fd00::1]:81"]
@@ -69,14 +69,14 @@ def test_a_route_as_json_has_all_a_script_needs_and_keeps_its_letters(cli: Cli, 
         assert [item["model"] for item in several["items"]] == ["model1", "model2"]
 
 
-def test_found_rows_are_shown_beside_those_not_found(cli: Cli, area: str) -> None:
+def test_get_shows_found_rows_and_reports_missing_ones(cli: Cli, area: str) -> None:
     with published(area):
         answered = cli("resolve", "absent", "model1", "-o", "name", "--area", area)
     assert answered.out == "model1\n"
     assert answered.err.startswith(f"error: no app serves model 'absent' in area '{area}' (3 models, in step ")
 
 
-def test_explain_says_why_and_why_not(cli: Cli, area: str) -> None:
+def test_explain_gives_the_reasons_for_a_route_and_against_others(cli: Cli, area: str) -> None:
     with published(area):
         out = cli("explain", "model1", "--area", area).out
         assert "served by app sdkApp v1" in out
@@ -106,7 +106,7 @@ def test_status_distinguishes_dead_frozen_and_live_watchers(cli: Cli, area: str)
     assert state["age"] >= 60
 
 
-def test_a_dead_watcher_is_named_and_its_sources_grow_older(cli: Cli, area: str) -> None:
+def test_status_names_a_dead_watcher_and_its_growing_ages(cli: Cli, area: str) -> None:
     publish(area)
     status = msgspec.structs.replace(waiting_status(area, "appmodels", "watching", ""), synced=True, source_ages=(0.3,))
     with Publisher(area) as publisher:
@@ -133,7 +133,7 @@ def test_audit_without_a_watcher_or_a_server_says_so(cli: Cli, area: str, tmp_pa
     assert "cannot be signalled" in answered.err
 
 
-def test_get_w_prints_each_change_until_it_is_interrupted(area: str) -> None:
+def test_get_watch_prints_each_change_until_interrupted(area: str) -> None:
     with published(area) as routes:
         process = start("get", "models", "-w", "-o", "json", "--area", area)
         try:
@@ -161,7 +161,7 @@ def test_get_w_prints_each_change_until_it_is_interrupted(area: str) -> None:
             process.communicate()
 
 
-def test_get_table_w_prints_old_and_new_values_and_follows_an_index(area: str) -> None:
+def test_get_table_watch_prints_old_and_new_values_of_an_index(area: str) -> None:
     with published(area) as routes:
         index = {"region": ".region"}
         routes.tables.set("tenants", {"acme": {"region": "eu"}, "umbrella": {"region": "us"}}, index)
@@ -196,7 +196,7 @@ def test_get_table_w_prints_old_and_new_values_and_follows_an_index(area: str) -
                 process.communicate()
 
 
-def test_get_table_takes_every_form_and_refuses_what_does_not_fit(cli: Cli, area: str) -> None:
+def test_get_table_has_every_output_form_and_refuses_wrong_options(cli: Cli, area: str) -> None:
     with published(area) as routes:
         routes.tables.set("tenants", {"acme": {"region": "eu", "n": 1}}, {"n": ".n", "region": ".region"})
         assert cli("get", "tenants", "-o", "name", "--area", area).out == "acme\n"
@@ -217,7 +217,7 @@ def test_get_table_takes_every_form_and_refuses_what_does_not_fit(cli: Cli, area
             assert (answered.code, reason in answered.err) == (2, True), answered.err
 
 
-def test_get_tables_lists_the_built_in_ones_with_what_is_known_of_them(cli: Cli, area: str) -> None:
+def test_get_tables_lists_the_built_in_tables_with_their_counts(cli: Cli, area: str) -> None:
     with published(area) as routes:
         routes.tables.set("tenants", {"acme": {"region": "eu"}}, {"region": ".region"})
         apps, endpoints, models = (
@@ -272,7 +272,7 @@ def test_closed_standard_streams_print_no_traceback(area: str, closed: str) -> N
 
 
 @pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}], ids=str)
-def test_what_is_piped_has_no_colours(area: str, variables: dict[str, str]) -> None:
+def test_piped_output_has_no_colours(area: str, variables: dict[str, str]) -> None:
     with published(area):
         for command in (("status",), ("get", "models"), ("explain", "model1"), ("--help",)):
             process = start(*command, **variables, SHMROUTE_AREA=area)
@@ -305,7 +305,7 @@ def test_explain_suggests_similar_names_and_says_where_it_looked(cli: Cli, area:
         )
 
 
-def test_explain_of_an_unknown_model_names_the_source_and_what_hinders_it(cli: Cli, area: str) -> None:
+def test_explain_of_an_unknown_model_names_source_and_obstacle(cli: Cli, area: str) -> None:
     publish(area)
     with Publisher(area) as publisher:
         publisher.control.store_status(encode_status(waiting_status(area, "appmodels", "backing-off", "404 of a kind")))

@@ -41,7 +41,7 @@ def test_unknown_field_is_an_error_with_a_suggestion(cli: Cli, tmp_path: Path) -
         ("kind: AppModel", "kind: AppModels", "did you mean AppModel?"),
     ],
 )
-def test_an_appmodel_of_another_version_or_in_other_letters_is_not_skipped(
+def test_appmodel_with_wrong_version_or_case_is_reported_not_skipped(
     cli: Cli, tmp_path: Path, right: str, wrong: str, problem: str
 ) -> None:
     (tmp_path / "a.yaml").write_text((GOOD % "a").replace(right, wrong))
@@ -58,7 +58,7 @@ def test_every_broken_file_is_reported(cli: Cli, tmp_path: Path) -> None:
     assert len([line for line in answered.out.splitlines() if line.startswith("error: ")]) >= 3
 
 
-def test_tables_files_are_checked_and_each_table_has_its_mistake(cli: Cli, tmp_path: Path) -> None:
+def test_each_mistake_of_a_tables_file_is_reported_by_table(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "tables.yaml"
     path.write_text("tables:\n  flags: {resource: configmaps.v1}\n")
     answered = cli("check", str(path))

@@ -23,7 +23,7 @@ spec: {app: appTwo, version: v1, models: [{name: model2, version: v-1}]}
 """
 
 
-def test_events_and_explain_say_what_served_a_model_until_when(cli: Cli, area: str, tmp_path: Path) -> None:
+def test_events_and_explain_show_what_happened_to_a_model(cli: Cli, area: str, tmp_path: Path) -> None:
     manifests, metadata = tmp_path / "manifests", tmp_path / "metadata"
     for folder in (manifests, metadata):
         folder.mkdir()

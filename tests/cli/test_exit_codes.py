@@ -17,13 +17,13 @@ FORBIDDEN = {3, 4}
 """A gunicorn up to 23 stops the whole server if a child of it ends so."""
 
 
-def test_exit_code_0_is_an_answer(cli: Cli, area: str) -> None:
+def test_exit_code_0_means_success(cli: Cli, area: str) -> None:
     with published(area):
         for command in (("resolve", "model1"), ("get", "models"), ("explain", "model1"), ("status",), ("wait",)):
             assert cli(*command, "--area", area).code == 0, command
 
 
-def test_exit_code_2_is_a_usage_error(cli: Cli, area: str, tmp_path: Path) -> None:
+def test_exit_code_2_means_usage_error(cli: Cli, area: str, tmp_path: Path) -> None:
     wrong: list[tuple[str, ...]] = [
         ("absent",),
         ("resolve",),
@@ -56,7 +56,7 @@ def check_usage(answered: Answered, command: tuple[str, ...]) -> None:
     assert "Traceback" not in answered.err
 
 
-def test_exit_code_5_is_not_found(cli: Cli, area: str) -> None:
+def test_exit_code_5_means_not_found(cli: Cli, area: str) -> None:
     with published(area):
         for command in (
             ("resolve", "absent"),
@@ -68,7 +68,7 @@ def test_exit_code_5_is_not_found(cli: Cli, area: str) -> None:
             assert cli(*command, "--area", area).code == 5, command
 
 
-def test_exit_code_6_is_stale(cli: Cli, area: str) -> None:
+def test_exit_code_6_means_stale(cli: Cli, area: str) -> None:
     publish(area)
     age(area, 100.0)
     for command in (("resolve", "model1"), ("status",)):
@@ -77,7 +77,7 @@ def test_exit_code_6_is_stale(cli: Cli, area: str) -> None:
         assert cli(*command, "--area", area, SHMROUTE_MAX_AGE="50").code == 6, command
 
 
-def test_exit_code_7_is_not_ready(cli: Cli, area: str) -> None:
+def test_exit_code_7_means_not_ready(cli: Cli, area: str) -> None:
     commands = (
         ("resolve", "model1"),
         ("get", "models"),
@@ -94,7 +94,7 @@ def test_exit_code_7_is_not_ready(cli: Cli, area: str) -> None:
             assert cli(*command, "--area", area).code == 7, command
 
 
-def test_exit_code_1_is_a_failure(cli: Cli, area: str) -> None:
+def test_exit_code_1_means_failure(cli: Cli, area: str) -> None:
     Path(f"/dev/shm/shmroute-{area}").write_bytes(b"foreign" * 2000)
     for command in (("resolve", "model1"), ("get", "models"), ("status",), ("explain", "model1")):
         answered = cli(*command, "--area", area)
@@ -114,7 +114,7 @@ def test_every_error_has_one_of_the_documented_codes() -> None:
     assert codes == {1, 2, 5, 6, 7}
 
 
-def test_no_code_of_the_package_ends_a_process_with_3_or_4() -> None:
+def test_package_never_exits_with_code_3_or_4() -> None:
     ends = {"exit", "_exit", "SystemExit", "Exit"}
     found = []
     for path in Path(shmroute.__file__).parent.rglob("*.py"):
@@ -128,6 +128,6 @@ def test_no_code_of_the_package_ends_a_process_with_3_or_4() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 5, 77])
-def test_run_ends_as_its_command_does(tmp_path: Path, code: int, area: str) -> None:
+def test_run_exits_with_the_code_of_its_command(tmp_path: Path, code: int, area: str) -> None:
     arguments = ("run", "--area", area, "--manifests", str(tmp_path), "--log-level", "error", "--")
     assert called(*arguments, "sh", "-c", f"exit {code}").code == code

@@ -58,7 +58,7 @@ def test_every_option_has_a_variable_and_its_help_names_it() -> None:
             assert f"env var: {variable}" in text, (context.command_path, option.name)
 
 
-def test_no_variable_is_one_that_kubernetes_sets_for_a_service() -> None:
+def test_no_variable_name_clashes_with_kubernetes_service_variables() -> None:
     variables = {variable for _, _, variable in options()}
     assert not variables & {f"SHMROUTE{suffix}" for suffix in KUBERNETES_SUFFIXES}
 
@@ -82,7 +82,7 @@ def test_every_variable_works() -> None:
         assert converted != option.get_default(context), (context.command_path, option.name)
 
 
-def test_an_option_given_beats_its_variable(cli: Cli, area: str) -> None:
+def test_an_option_overrides_its_variable(cli: Cli, area: str) -> None:
     with published(area):
         answered = cli("resolve", "model1", "-o", "json", SHMROUTE_AREA=area, SHMROUTE_OUTPUT="name")
         assert json.loads(answered.out)["model"] == "model1"
@@ -97,7 +97,7 @@ def test_variables_of_other_programs_are_ignored(cli: Cli, area: str, variable: 
         )
 
 
-def test_every_command_has_help_of_its_own_and_a_line_in_the_list(cli: Cli) -> None:
+def test_every_command_has_help_and_a_line_in_the_overview(cli: Cli) -> None:
     out = cli("--help").out
     for name, text in COMMANDS.items():
         assert name in out
@@ -226,7 +226,7 @@ def test_a_namespace_that_cannot_exist_is_refused(cli: Cli, namespace: str, tmp_
         assert "not the name of a namespace" in done.err, done.err
 
 
-def test_two_namespaces_for_a_command_of_one_are_a_usage_error(cli: Cli) -> None:
+def test_two_namespaces_where_one_is_allowed_are_a_usage_error(cli: Cli) -> None:
     for command in ("get", "resolve", "delete", "apply"):
         done = cli(command, "-n", "a", "-n", "b")
         assert "give one namespace, or -A for all" in done.err

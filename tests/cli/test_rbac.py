@@ -47,5 +47,5 @@ def test_each_namespace_gets_a_role_with_its_resources(cli: Cli, tmp_path: Path)
     }
 
 
-def test_all_namespaces_take_a_cluster_role(cli: Cli) -> None:
+def test_all_namespaces_need_a_cluster_role(cli: Cli) -> None:
     assert rights(cli, "-A", "--table", "flags=configmaps.v1") == {("ClusterRole", ""): {*BUILT_IN, "configmaps."}}

@@ -89,7 +89,7 @@ VIEWS = (
 )
 
 
-def test_every_view_fits_eighty_columns(cli: Cli, terminal: Terminal, area: str, watched: Path) -> None:
+def test_every_view_fits_80_columns(cli: Cli, terminal: Terminal, area: str, watched: Path) -> None:
     for view in (*VIEWS, ("doctor", "--manifests", str(watched))):
         shown = COLOUR.sub("", terminal(*view, SHMROUTE_AREA=area, SHMROUTE_OUTPUT="table"))
         assert shown.strip(), view
@@ -108,7 +108,7 @@ def test_state_has_a_colour_and_a_word(terminal: Terminal, area: str, watched: P
 
 
 @pytest.mark.parametrize("colour", [True, False])
-def test_get_w_shows_time_and_both_values_in_eighty_columns(area: str, colour: bool) -> None:
+def test_get_watch_fits_time_and_both_values_in_80_columns(area: str, colour: bool) -> None:
     with published(area) as routes:
         master, slave = pty.openpty()
         variables = {"COLUMNS": "80", **({} if colour else {"NO_COLOR": "1"})}
@@ -140,7 +140,7 @@ def test_get_w_shows_time_and_both_values_in_eighty_columns(area: str, colour: b
     assert max(map(len, plain)) <= 80
 
 
-def test_names_cannot_steer_the_terminal(terminal: Terminal, area: str) -> None:
+def test_names_cannot_send_control_sequences_to_the_terminal(terminal: Terminal, area: str) -> None:
     routes = Routes(area)
     routes.set({"bad\x1b[31m\u202e": Answer(app="app\x9b")})
     try:

@@ -191,7 +191,7 @@ def test_a_body_that_cannot_be_read_twice_is_not_sent_twice(pods: Team) -> None:
         ask("PUT", "http://m.model/", data=parts())
 
 
-def test_a_503_is_asked_of_another_pod_if_idempotent(pods: Team) -> None:
+def test_a_503_is_retried_on_another_pod_if_idempotent(pods: Team) -> None:
     pods.pods[0].behave("status 503")
     assert set(many("GET")) == {200}
     assert set(many("POST")) == {200, 503}
@@ -229,7 +229,7 @@ def test_options_hold_for_one_request(pods: Team) -> None:
     assert len(run(work)) == 1
 
 
-def test_every_failure_is_aiohttps_too_and_survives_copies(pods: Team) -> None:
+def test_every_failure_is_an_error_of_aiohttp_and_survives_copies(pods: Team) -> None:
     dead = [PodProcess(), PodProcess()]
     pods.publish(*dead)
     errors: list[tuple[CallFailed, type]] = []

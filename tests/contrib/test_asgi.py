@@ -38,7 +38,7 @@ async def until_ready_takes_turns(waiting: asyncio.Task[Any], area: str) -> None
         await asyncio.wait_for(waiting, LONG_SECONDS)
 
 
-def test_ready_waits_for_the_first_snapshot_while_the_loop_does_other_things(area: str) -> None:
+def test_ready_waits_without_blocking_the_event_loop(area: str) -> None:
     async def main() -> None:
         await until_ready_takes_turns(asyncio.create_task(ready(LONG_SECONDS)), area)
 
@@ -100,7 +100,7 @@ def test_wrapper_waits_at_start_up_and_passes_the_rest_on(area: str) -> None:
     assert inner.scopes == ["http", "lifespan"]
 
 
-def test_the_wrapper_leaves_a_lifespan_of_the_applications_own_in_place(area: str) -> None:
+def test_wrapper_keeps_the_applications_own_lifespan(area: str) -> None:
     sent: list[str] = []
 
     async def receive() -> Message:

@@ -130,7 +130,7 @@ def test_a_plain_name_is_the_host_of_the_url(pods: Team, call: Call) -> None:
     assert (answer["method"], answer["target"], answer["body"]) == ("POST", "/query?x=a%20b", '{"a":1}')
 
 
-def test_a_name_with_capitals_that_is_not_found_says_what_to_do(pods: Team, call: Call) -> None:
+def test_error_for_a_missing_name_with_capitals_gives_the_remedy(pods: Team, call: Call) -> None:
     pods.publish(*pods.pods, model="IIoT")
     with pytest.raises(CallModelNotFound, match="url_for"):
         call("GET", "model://IIoT/")
@@ -191,7 +191,7 @@ def test_a_redirect_that_names_the_pod_leads_back_to_the_model(
     assert response.extensions["endpoint"] == pods.pods[0].address
 
 
-def test_a_redirect_of_a_name_by_extension_leads_back_to_it(pods: Team, call: Call) -> None:
+def test_a_redirect_keeps_a_model_named_by_extension(pods: Team, call: Call) -> None:
     pods.publish(pods.pods[0], model="IIoT")
     pods.pods[0].behave("redirect /there")
     response = call("GET", "model://any/redirect", extensions={"model": "IIoT"})
@@ -199,7 +199,7 @@ def test_a_redirect_of_a_name_by_extension_leads_back_to_it(pods: Team, call: Ca
     assert response.url == url_for("IIoT", "/there")
 
 
-def test_a_redirect_to_another_model_leads_there(pods: Team, call: Call) -> None:
+def test_a_redirect_to_another_model_is_followed(pods: Team, call: Call) -> None:
     pods.publish(pods.pods[0])
     pods.publish(pods.pods[1], model="other", app="other")
     pods.pods[0].behave("redirect model://other/there")
@@ -208,7 +208,7 @@ def test_a_redirect_to_another_model_leads_there(pods: Team, call: Call) -> None
     assert (said(response)["pod"], said(response)["target"]) == (pods.pods[1].address, "/there")
 
 
-def test_a_redirect_elsewhere_is_left_alone(pods: Team, call: Call) -> None:
+def test_a_redirect_to_another_host_is_not_changed(pods: Team, call: Call) -> None:
     elsewhere = pods.pods[1]
     pods.publish(pods.pods[0])
     pods.pods[0].behave(f"redirect http://{elsewhere.address}/there")
@@ -233,7 +233,7 @@ def test_cookies_are_shared_by_the_pods_of_a_model_and_by_no_other(pods: Team) -
 # --- bodies and streams ---------------------------------------------------------------------------------------
 
 
-def test_bodies_of_every_kind_arrive(one: PodProcess, tmp_path: Path) -> None:
+def test_request_bodies_of_every_kind_arrive(one: PodProcess, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     with (
         httpx.Client(verify=CONTEXT, mounts={"model://": Transport(policy=Policy())}) as client,
@@ -246,7 +246,7 @@ def test_bodies_of_every_kind_arrive(one: PodProcess, tmp_path: Path) -> None:
         assert client.head("model://m/").status_code == 200
 
 
-def test_an_async_body_arrives(one: PodProcess) -> None:
+def test_an_async_request_body_arrives(one: PodProcess) -> None:
     async def parts() -> AsyncIterator[bytes]:
         yield b"a"
         yield b"b"
@@ -403,7 +403,7 @@ def test_a_body_that_cannot_be_read_twice_is_not_sent_twice(pods: Team) -> None:
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
-def test_a_503_is_asked_of_another_pod_if_idempotent(status: int, pods: Team) -> None:
+def test_a_503_is_retried_on_another_pod_if_idempotent(status: int, pods: Team) -> None:
     pods.pods[0].behave(f"status {status}")
     assert {answer.status_code for answer in many(pods, "GET") if isinstance(answer, httpx.Response)} == {200}
     statuses = {answer.status_code for answer in many(pods, "POST") if isinstance(answer, httpx.Response)}
@@ -464,7 +464,7 @@ def test_the_clients_own_timeouts_hold(one: PodProcess, call: Call) -> None:
     assert isinstance(caught.value, CallAttemptsFailed)
 
 
-def test_the_body_has_the_clients_timeout_and_not_the_attempts(pods: Team, call: Call) -> None:
+def test_reading_a_body_uses_the_clients_timeout(pods: Team, call: Call) -> None:
     pods.behave("slowbody 0.5")
     options = {"policy": Policy(Settings(attempt_timeout=0.2))}
     assert said(call("POST", "model://m/", options=options, timeout=5))["method"] == "POST"
@@ -523,7 +523,7 @@ def test_the_error_names_what_each_address_said(pods: Team, call: Call) -> None:
         assert part in str(error)
 
 
-def test_a_request_that_no_pod_could_take_fails_no_pod(one: PodProcess, call: Call) -> None:
+def test_an_invalid_request_counts_against_no_pod(one: PodProcess, call: Call) -> None:
     policy = Policy()
     with pytest.raises(httpx.LocalProtocolError):
         call("GET", "model://m/", headers={"X": "a\nb"}, options={"policy": policy})
@@ -605,7 +605,7 @@ def test_threads_share_a_client(pods: Team) -> None:
     assert answers == [200] * 200
 
 
-def test_a_cancelled_call_leaves_nothing_behind(one: PodProcess) -> None:
+def test_a_cancelled_call_releases_its_lease_and_connection(one: PodProcess) -> None:
     one.behave("hang")
     policy = Policy()
 

@@ -158,7 +158,7 @@ def test_a_rolling_restart_with_readiness_first_fails_no_call(client: Client) ->
     assert {result.status for result in run.results} == {200}
 
 
-def test_a_model_that_moves_fails_no_call(client: Client) -> None:
+def test_moving_a_model_to_another_app_fails_no_call(client: Client) -> None:
     policy = Policy()
     with team(4) as pods, load(policy, client(policy)) as run:
         before, after = pods.pods[:2], pods.pods[2:]
@@ -170,7 +170,7 @@ def test_a_model_that_moves_fails_no_call(client: Client) -> None:
     assert run.failed == []
 
 
-def test_scaled_to_zero_says_so_and_the_first_pod_serves(client: Client) -> None:
+def test_scaled_to_zero_is_reported_and_the_first_new_pod_serves(client: Client) -> None:
     policy = Policy()
     with team(2) as pods, load(policy, client(policy)) as run:
         run.run_for(50)
@@ -184,7 +184,7 @@ def test_scaled_to_zero_says_so_and_the_first_pod_serves(client: Client) -> None
 
 
 @pytest.mark.fault(49)
-def test_all_pods_down_is_no_storm_and_the_first_one_serves_at_once(client: Client) -> None:
+def test_all_pods_down_causes_no_storm_and_the_first_one_serves(client: Client) -> None:
     policy = Policy()
     with team(3) as pods, load(policy, client(policy)) as run:
         run.run_for(100)
@@ -206,7 +206,7 @@ def test_all_pods_down_is_no_storm_and_the_first_one_serves_at_once(client: Clie
 
 
 @pytest.mark.fault(49)
-def test_two_of_three_killed_pods_leave_all_calls_to_the_third(client: Client) -> None:
+def test_third_pod_gets_all_calls_once_two_are_killed(client: Client) -> None:
     policy = Policy()
     with team(3) as pods, load(policy, client(policy)) as run:
         run.run_for(200)

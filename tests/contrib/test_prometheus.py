@@ -48,7 +48,7 @@ def test_requests_lost_after_they_were_sent_are_counted_apart() -> None:
     assert told['shmroute_calls_total{app="app",result="CallAttemptsFailed"}'] == 3
 
 
-def test_registering_the_default_needs_no_call_before() -> None:
+def test_default_policy_is_registered_before_any_call() -> None:
     registry = CollectorRegistry()
     registry.register(CallsCollector())
     assert b"shmroute_calls_out_of_budget_total" in generate_latest(registry)

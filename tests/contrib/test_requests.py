@@ -166,7 +166,7 @@ def test_a_body_that_cannot_be_read_twice_is_not_sent_twice(pods: Team) -> None:
         ask("PUT", "http+model://m/", data=iter([b"a"]))
 
 
-def test_a_503_is_asked_of_another_pod_if_idempotent(pods: Team) -> None:
+def test_a_503_is_retried_on_another_pod_if_idempotent(pods: Team) -> None:
     pods.pods[0].behave("status 503")
     assert set(many("GET")) == {200}
     assert set(many("POST")) == {200, 503}

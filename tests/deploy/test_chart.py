@@ -53,7 +53,7 @@ EVERYTHING: dict[str, Any] = {
 """Every value that the chart's own manifests use, other than by default."""
 
 
-def test_the_chart_is_of_this_version() -> None:
+def test_the_chart_has_the_version_of_the_package() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == __version__
 
@@ -64,12 +64,14 @@ def test_the_chart_carries_no_definition_that_helm_would_never_update() -> None:
 
 
 @pytest.mark.parametrize(("name", "settings"), [("namespaced", ()), ("cluster", ("scope=cluster",)), ("node", NODE)])
-def test_the_chart_says_what_the_kustomization_says(kustomize: Kustomize, name: str, settings: tuple[str, ...]) -> None:
+def test_the_chart_renders_the_same_as_the_kustomization(
+    kustomize: Kustomize, name: str, settings: tuple[str, ...]
+) -> None:
     assert _meaning(templated(*settings)) == _meaning(kustomize(name))
 
 
 @pytest.mark.parametrize("values", [{}, {"scope": "cluster"}, EVERYTHING], ids=["default", "cluster", "everything"])
-def test_what_the_chart_renders_fits_the_published_schema(values: dict[str, Any]) -> None:
+def test_rendered_chart_fits_the_published_schema(values: dict[str, Any]) -> None:
     manifests = templated(values=values)
     for manifest in manifests:
         check_schema(manifest)
@@ -177,7 +179,7 @@ def test_two_releases_have_no_name_in_common(
     ],
     ids=str,
 )
-def test_values_that_mean_nothing_are_refused_by_name(values: dict[str, Any], problem: str) -> None:
+def test_meaningless_values_of_the_chart_are_refused_by_name(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
         templated(values=values)
     assert problem in refused.value.stderr
@@ -238,7 +240,7 @@ def test_a_network_policy_without_sources_admits_no_connection() -> None:
 # -- the sidecar in a user's own chart
 
 
-def test_the_chart_on_the_page_gets_the_sidecar_of_the_kustomization(kustomize: Kustomize, tmp_path: Path) -> None:
+def test_chart_on_the_page_has_the_sidecar_of_the_kustomization(kustomize: Kustomize, tmp_path: Path) -> None:
     manifests = templated(chart=dependent(tmp_path))
     for manifest in manifests:
         check_schema(manifest)
@@ -291,7 +293,7 @@ def test_every_common_value_reaches_the_sidecar(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not REAL_CLUSTER, reason="SHMROUTE_TEST_KUBECONFIG is not set")
-def test_a_real_api_server_takes_what_the_chart_renders_in_a_dry_run(tmp_path: Path) -> None:
+def test_real_api_server_accepts_the_rendered_chart_in_a_dry_run(tmp_path: Path) -> None:
     node = {**EVERYTHING["node"], "readers": [], "priorityClassName": ""}
     for manifest in (
         *templated(namespace="default"),

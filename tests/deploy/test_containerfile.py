@@ -15,7 +15,7 @@ from tests.docs.pages import ROOT
 CONTAINERFILE = (DEPLOY / "Containerfile").read_text()
 
 
-def test_the_package_builds_from_what_is_copied(tmp_path: Path) -> None:
+def test_image_build_copies_all_files_that_the_package_needs(tmp_path: Path) -> None:
     source = tmp_path / "source"
     copies = re.findall(r"^COPY (?!--from)(.+) (/source\S*)$", CONTAINERFILE, re.MULTILINE)
     for words, into in copies:

@@ -72,7 +72,7 @@ def test_each_manifest_fits_the_published_schema(kustomize: Kustomize, name: str
 
 @pytest.mark.skipif(not REAL_CLUSTER, reason="SHMROUTE_TEST_KUBECONFIG is not set")
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_real_api_server_takes_each_manifest_in_a_dry_run(kustomize: Kustomize, name: str) -> None:
+def test_real_api_server_accepts_each_manifest_in_a_dry_run(kustomize: Kustomize, name: str) -> None:
     for manifest in kustomize(name, "default"):
         dry_run(manifest)
 
@@ -129,7 +129,7 @@ def test_the_areas_of_two_teams_on_one_node_are_two_folders(kustomize: Kustomize
 
 @needs_kubectl
 @pytest.mark.parametrize("name", CLUSTER_WIDE)
-def test_names_that_were_not_made_ones_own_are_refused(name: str) -> None:
+def test_unchanged_placeholder_names_are_refused(name: str) -> None:
     for manifest in kubectl_kustomized(KUSTOMIZE / name):
         if manifest["kind"] in CLUSTER_SCOPED:
             # An API server takes neither in any name (IsValidPathSegmentName of apimachinery).
@@ -140,7 +140,7 @@ def test_names_that_were_not_made_ones_own_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "level"), [("sidecar", "restricted"), ("child", "restricted"), ("node", "baseline")])
-def test_each_pod_passes_the_level_that_the_page_says(kustomize: Kustomize, name: str, level: str) -> None:
+def test_each_pod_passes_the_documented_pod_security_level(kustomize: Kustomize, name: str, level: str) -> None:
     assert re.search(rf"^\|.*\| `{name}` \|.*{level}", PAGE.read_text(), re.MULTILINE)
     check = {"restricted": breaches_of_restricted, "baseline": breaches_of_baseline}[level]
     [pod] = pods_of(kustomize(name))
@@ -148,7 +148,7 @@ def test_each_pod_passes_the_level_that_the_page_says(kustomize: Kustomize, name
 
 
 @pytest.mark.parametrize("name", ["sidecar", "child", "node"])
-def test_what_runs_for_long_has_no_root_and_a_read_only_file_system(kustomize: Kustomize, name: str) -> None:
+def test_containers_run_without_root_on_a_read_only_file_system(kustomize: Kustomize, name: str) -> None:
     [pod] = pods_of(kustomize(name))
     for container in containers(pod):
         security = {**pod["securityContext"], **container["securityContext"]}
@@ -214,7 +214,7 @@ def _probes(container: Manifest) -> list[str]:
     return [name for name in container if name.endswith("Probe") and "exec" in container[name]]
 
 
-def test_the_folder_of_a_node_is_given_to_the_watchers_user_once(kustomize: Kustomize, tmp_path: Path) -> None:
+def test_the_folder_on_the_node_is_chowned_to_the_watcher_once(kustomize: Kustomize, tmp_path: Path) -> None:
     [pod] = pods_of(kustomize("node"))
     (init,) = pod["initContainers"]
     command = [word.replace("/run/shmroute", str(tmp_path / "node")) for word in init["command"]]
@@ -311,7 +311,7 @@ def test_the_kustomizations_on_the_page_set_images_and_the_namespace_of_all(
             assert container["image"].startswith("registry.example.com/")
 
 
-def test_every_namespace_of_the_pages_is_created_before_it_is_used() -> None:
+def test_pages_create_each_namespace_before_using_it() -> None:
     for page in ("kubernetes.md", "cluster.md"):
         made: set[str] = set()
         text = "\n".join(block.text for block in blocks(ROOT / "docs" / page) if block.language == "sh").replace(

@@ -78,7 +78,7 @@ def used(expressions: Iterator[str]) -> set[str]:
     return {name for expression in expressions for name in _NAME.findall(expression)}
 
 
-def test_the_scrape_passes_the_parser_and_names_carry_their_unit() -> None:
+def test_metrics_parse_and_their_names_end_with_the_unit() -> None:
     found = names()
     assert {"shmroute_build_info", "shmroute_generation", "shmroute_snapshot_age_seconds"} <= found
     assert "shmroute_watch_restarts_total" in found
@@ -108,7 +108,7 @@ def test_the_alert_on_old_routes_follows_the_probe_period(probe_seconds: float, 
 
 
 @pytest.mark.parametrize("file", ["alerts.yaml", "dashboard.json"])
-def test_only_metrics_that_exist_are_named(file: str) -> None:
+def test_dashboards_and_alerts_name_only_existing_metrics(file: str) -> None:
     text = (MONITORING / file).read_text()
     if file == "alerts.yaml":
         expressions = used(rule["expr"] for rule in rules())

@@ -36,7 +36,7 @@ TABLES: dict[str, Any] = {
 }
 
 
-def test_the_published_schema_is_that_of_the_definitions() -> None:
+def test_published_schema_equals_the_table_definitions() -> None:
     published = (DEPLOY / "tables.schema.json").read_text()
     assert published == json.dumps(schema(), indent=2) + "\n", "write it again: json.dumps(schema(), indent=2)"
 
@@ -59,7 +59,7 @@ def test_the_chart_checks_tables_by_the_same_schema() -> None:
         {"Flags": "configmaps.v1"},
     ],
 )
-def test_the_schema_takes_and_refuses_what_the_watcher_does(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_the_schema_accepts_exactly_what_the_watcher_accepts(tmp_path: Path, change: dict[str, Any]) -> None:
     content = {"tables": {**TABLES, **change}}
     path = tmp_path / "tables.yaml"
     path.write_text(yaml.safe_dump(content))

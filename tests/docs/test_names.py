@@ -52,12 +52,12 @@ def spoken(page: Path) -> list[str]:
     return [*re.findall(r"`([^`]+)`", prose), *lines]
 
 
-def test_links_lead_to_files_that_are_there(page: Path) -> None:
+def test_links_lead_to_existing_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         assert re.match(r"https?:", target) or (page.parent / target).exists(), target
 
 
-def test_commands_take_the_options_that_are_shown(page: Path) -> None:
+def test_documented_commands_have_the_shown_options(page: Path) -> None:
     for text in spoken(page):
         for name, rest in re.findall(r"(?:^|[|;&]\s*)shmroute ([a-z]+)\b([^|;&]*)", text):
             assert name in cli.COMMANDS, text
@@ -65,19 +65,19 @@ def test_commands_take_the_options_that_are_shown(page: Path) -> None:
             assert set(shown) <= options(command(name)), text
 
 
-def test_an_option_named_alone_belongs_to_some_command(page: Path) -> None:
+def test_every_option_on_the_pages_belongs_to_a_command(page: Path) -> None:
     known = OF_OTHERS.union(*(options(command(name)) for name in cli.COMMANDS))
     for text in spoken(page):
         if option := re.match(r"--[a-z][a-z-]*", text):
             assert option[0] in known, text
 
 
-def test_variables_are_read_by_something(page: Path) -> None:
+def test_every_documented_variable_is_read_by_the_code(page: Path) -> None:
     known = variables() | {"SHMROUTE_TEST_KUBECONFIG", "SHMROUTE_NATIVE"}  # the latter: when the package is built
     assert set(re.findall(r"\bSHMROUTE_[A-Z_]*[A-Z]\b", page.read_text())) <= known
 
 
-def test_metrics_exist_and_all_are_explained(page: Path) -> None:
+def test_every_metric_is_documented_and_exists(page: Path) -> None:
     text = page.read_text()
     exposed = {re.sub(r"_(?:sum|count)$", "", name) for name in metric_names()}
     if page.name == "metrics.md":
@@ -92,7 +92,7 @@ def test_metrics_exist_and_all_are_explained(page: Path) -> None:
     assert page.name != "metrics.md" or of_workers <= shown
 
 
-def test_names_taken_from_the_library_are_there(page: Path) -> None:
+def test_documented_names_exist_in_the_library(page: Path) -> None:
     for module, imported in re.findall(r"^ *from (shmroute[\w.]*) import ([\w, ]+)$", page.read_text(), re.MULTILINE):
         for name in map(str.strip, imported.split(",")):
             found = hasattr(importlib.import_module(module), name) or importlib.util.find_spec(f"{module}.{name}")

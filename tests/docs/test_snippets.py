@@ -22,9 +22,7 @@ PORTS = ("9901", "8000")
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
-def test_a_page_can_be_followed_from_top_to_bottom(
-    page: Path, tmp_path: Path, area: str, redis_server: RedisServer
-) -> None:
+def test_snippets_of_a_page_run_in_order(page: Path, tmp_path: Path, area: str, redis_server: RedisServer) -> None:
     with ApiServer() as api:
         kubeconfig = tmp_path / "kubeconfig"
         api.kubeconfig(kubeconfig)
@@ -56,7 +54,7 @@ def test_a_page_can_be_followed_from_top_to_bottom(
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-def test_what_is_not_run_says_why() -> None:
+def test_a_snippet_that_is_not_run_gives_its_reason() -> None:
     left_out = [block for page in pages() for block in blocks(page) if block.why]
     assert all(len(block.why) > 10 for block in left_out)
     assert len(left_out) <= 10, "so few that each can be read"

@@ -67,7 +67,7 @@ def test_handler_is_called_for_every_change_and_resync(
     assert lines("read newSdkApp_model1 for v-1: b'one'") == 1
 
 
-def test_the_embedding_example_prints_what_its_model_is_served_by(tmp_path: Path, area: str) -> None:
+def test_embedding_example_prints_the_app_of_its_model(tmp_path: Path, area: str) -> None:
     (tmp_path / "a.json").write_text(
         '{"apiVersion": "iidp.com/v1", "kind": "AppModel", "metadata": {"name": "a"},'
         ' "spec": {"app": "appA", "version": "v1", "models": [{"name": "m", "version": "1"}]}}'

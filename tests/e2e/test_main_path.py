@@ -58,7 +58,7 @@ def test_every_worker_sees_a_change_a_removed_label_and_a_deletion(cluster: Clus
         assert [worker.ask()["errors"] for worker in team] == [[]] * WORKERS
 
 
-def test_the_worker_that_resolves_all_models_agrees_with_the_server(cluster: Cluster, area: str) -> None:
+def test_worker_resolving_all_models_agrees_with_the_server(cluster: Cluster, area: str) -> None:
     apps, models = 200, 10
     for number in range(apps):
         cluster.apply(

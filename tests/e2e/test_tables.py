@@ -52,7 +52,7 @@ def follow(area: str) -> Any:
     return reader.table("widgets", Widget)
 
 
-def test_a_folder_gives_a_table(area: str, tmp_path: Path) -> None:
+def test_a_folder_feeds_a_table(area: str, tmp_path: Path) -> None:
     folder = tmp_path / "manifests"
     folder.mkdir()
 

@@ -41,7 +41,7 @@ def reason(watcher: Watcher, table: str) -> str:
     return "".join(state.reason for state in watcher.status.sources if state.resource == table)
 
 
-def test_config_maps_by_selector_come_change_and_go(cluster: Cluster, core: client.CoreV1Api, area: str) -> None:
+def test_config_maps_are_followed_by_selector(cluster: Cluster, core: client.CoreV1Api, area: str) -> None:
     space = cluster.namespace
     core.create_namespaced_config_map(space, config_map("dark", {**SELECTED}, on="1"))
     core.create_namespaced_config_map(space, config_map("other", on="1"))
@@ -258,7 +258,7 @@ def test_a_definition_that_is_deleted_leaves_the_last_rows_until_it_is_back(
         until(lambda: "fourth" in table, "change under the new definition")
 
 
-def test_an_object_is_seen_whichever_served_version_it_was_written_in(cluster: Cluster, widgets: Widgets) -> None:
+def test_an_object_written_in_any_served_version_is_seen(cluster: Cluster, widgets: Widgets) -> None:
     code, size = {"code": {"type": "string"}}, {"size": {"type": "integer"}}
     widgets.define(versions={"v1": schema_of(code), "v1beta1": schema_of({**code, **size})})
     widgets.create("one", code="first")

@@ -57,7 +57,7 @@ def read_until(process: subprocess.Popen[str], head: str) -> str:
     raise AssertionError(f"the demo has ended with {process.wait()} before it said {head!r}")
 
 
-def test_the_demo_ends_by_itself_and_says_what_it_proved(tmp_path: Path) -> None:
+def test_the_demo_ends_by_itself_with_a_summary(tmp_path: Path) -> None:
     with demo(TMPDIR=str(tmp_path), HOME=str(tmp_path / "home")) as process:
         output, _ = process.communicate(timeout=DEMO_SECONDS)
         assert process.returncode == 0, output
@@ -75,7 +75,7 @@ def test_the_demo_ends_by_itself_and_says_what_it_proved(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [], "no folder and no home is left"
 
 
-def test_a_terminal_gets_a_live_table_of_the_workers() -> None:
+def test_demo_shows_a_live_table_on_a_terminal() -> None:
     own, theirs = pty.openpty()
     try:
         with demo(stdout=theirs, TERM="xterm-256color", COLUMNS="200") as process:
@@ -102,7 +102,7 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
-def test_keep_leaves_it_running_until_ctrl_c(tmp_path: Path) -> None:
+def test_demo_with_keep_runs_until_ctrl_c(tmp_path: Path) -> None:
     with demo("--keep", "--folder", str(tmp_path / "manifests")) as process:
         line = read_until(process, "running on")
         below = descendants(process.pid)
@@ -119,7 +119,7 @@ def test_keep_leaves_it_running_until_ctrl_c(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )
-def test_nothing_is_left_when_it_is_ended_in_the_middle(tmp_path: Path, number: int, code: int) -> None:
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: int, code: int) -> None:
     with demo(TMPDIR=str(tmp_path)) as process:
         read_until(process, "move")
         below = descendants(process.pid)
@@ -131,7 +131,7 @@ def test_nothing_is_left_when_it_is_ended_in_the_middle(tmp_path: Path, number: 
         assert list(tmp_path.iterdir()) == []
 
 
-def test_without_gunicorn_it_says_what_to_install(tmp_path: Path) -> None:
+def test_demo_without_gunicorn_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "gunicorn.py").write_text("raise ImportError")
     finished = subprocess.run(
         bound([sys.executable, "-m", "examples.demo"]),

@@ -179,7 +179,7 @@ def fill_with_changes(pipe: Pipe, area: str) -> None:
 
 @pytest.mark.fault(27)
 @needs_own_shm
-def test_the_last_page_of_dev_shm_is_written_without_a_bus_error_in_anyone(area: str) -> None:
+def test_filling_dev_shm_causes_no_sigbus_in_any_process(area: str) -> None:
     with Forks() as forks:
         forks.start(in_own_shm, "1m", fill_with_changes, area).finish(100.0)
 
@@ -199,7 +199,7 @@ def too_small_for_anything(pipe: Pipe, area: str) -> None:
 
 
 @needs_own_shm
-def test_the_very_first_table_is_refused_and_published_once_there_is_room(area: str) -> None:
+def test_first_snapshot_without_room_is_published_once_there_is_room(area: str) -> None:
     with Forks() as forks:
         forks.start(in_own_shm, "48k", too_small_for_anything, area).finish()
 
@@ -381,7 +381,7 @@ def test_a_damaged_row_is_refused_and_the_others_are_served(area: str) -> None:
         assert reader.resolve("model-7").version == "good"
 
 
-def test_foreign_rows_are_no_routes(area: str) -> None:
+def test_foreign_rows_do_not_become_routes(area: str) -> None:
     """An area written by `Publisher` for another use."""
     with Publisher(area) as publisher:
         publisher.replace({(kind, "x"): b"no msgpack of ours" for kind in range(1, 8)})
@@ -447,7 +447,7 @@ def test_other_format_version_is_refused_until_it_is_replaced(area: str) -> None
         assert staying.resolve("model-1").version == "old", "and grows stale"
 
 
-def test_a_worker_that_starts_before_the_watcher_of_its_version_waits_for_it(area: str) -> None:
+def test_worker_waits_for_a_watcher_of_its_own_version(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.replace(routes(5, "old"))
     poke(control_name(area), 8, struct.pack("<I", layout.FORMAT_VERSION + 1))
@@ -512,7 +512,7 @@ def test_a_worker_of_another_user_in_the_group_reads_and_follows(area: str) -> N
 
 
 @as_root
-def test_a_worker_that_loses_its_right_to_read_keeps_what_it_has(area: str) -> None:
+def test_worker_without_read_access_keeps_its_rows(area: str) -> None:
     """The group is taken away from the area; its next segment cannot be opened any more."""
 
     def work(pipe: Pipe) -> None:

@@ -163,7 +163,7 @@ def test_a_reader_trusts_the_users_it_is_configured_to_trust(area: str, monkeypa
 
 
 @pytest.mark.parametrize("value", ["root", "1;2", "-1", "1.5", "٣", str(1 << 32)])
-def test_users_that_are_no_numbers_are_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_trusted_users_that_are_not_numbers_are_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("SHMROUTE_TRUST", value)
     with pytest.raises(ConfigError, match="SHMROUTE_TRUST"):
         trusted_users()
@@ -247,7 +247,7 @@ def test_a_watcher_of_format_2_finds_its_lock_taken(area: str) -> None:
 
 @pytest.mark.parametrize("make", NO_SHARED_MEMORY[:3])
 @pytest.mark.parametrize("which", ["control block", "lock"])
-def test_a_watcher_waits_while_something_else_has_its_names(area: str, tmp_path: Path, make: Make, which: str) -> None:
+def test_watcher_waits_while_other_files_have_its_names(area: str, tmp_path: Path, make: Make, which: str) -> None:
     path = Path(path_of(control_name(area) if which == "control block" else lock_name(area)))
     make(path)
     folder = tmp_path / "manifests"
@@ -389,7 +389,7 @@ def test_writer_takes_its_lock_again_when_descriptors_are_closed(area: str) -> N
 
 
 @pytest.mark.fault(51)
-def test_standard_streams_that_are_closed_do_not_become_the_areas_files(area: str) -> None:
+def test_closed_standard_streams_never_become_files_of_the_area(area: str) -> None:
     def work(pipe: Pipe) -> None:
         for descriptor in range(3):
             os.close(descriptor)

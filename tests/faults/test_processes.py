@@ -342,7 +342,7 @@ def test_standby_takes_over_within_2_s_of_the_writers_death(area: str, frozen_fi
 
 
 @pytest.mark.fault(25)
-def test_of_many_writers_that_race_for_a_dead_ones_area_one_gets_it(area: str) -> None:
+def test_one_of_many_racing_writers_gets_a_dead_writers_area(area: str) -> None:
     def race(pipe: Pipe) -> None:
         pipe.recv()
         try:
@@ -560,7 +560,7 @@ def rebuild_often(pipe: Pipe, area: str, rebuilds: int) -> None:
 @pytest.mark.fault(26)
 @needs_own_shm
 @pytest.mark.parametrize("rebuilds", [60, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
-def test_idle_workers_never_block_a_publish_in_memory_of_the_bound(area: str, rebuilds: int) -> None:
+def test_idle_workers_never_block_publishing_within_the_memory_bound(area: str, rebuilds: int) -> None:
     def work(pipe: Pipe) -> None:
         small_logs()
         bytes_of_pages = -(-memory_bound(stamped(10**9)) // 4096) * 4096

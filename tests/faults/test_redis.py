@@ -52,7 +52,7 @@ def test_routes_are_served_without_redis_and_metadata_follows(redis_server: Redi
         assert it.loader.problem == ""
 
 
-def test_only_changed_versions_are_read_when_redis_is_back(redis_server: RedisServer, area: str) -> None:
+def test_only_changed_versions_are_read_after_a_redis_outage(redis_server: RedisServer, area: str) -> None:
     fill(redis_server, {"app_a": value("v-1"), "app_b": value("v-1")})
     with watching(area, RedisStore(redis_server.url)) as it:
         it.list([appmodel("app", {"a": "v-1", "b": "v-1"})])
@@ -180,7 +180,7 @@ def one_change(it: Watching, models: int, number: int, rate: int) -> float:
     return took
 
 
-def test_a_slow_redis_is_waited_for(redis_server: RedisServer, area: str) -> None:
+def test_values_of_a_slow_redis_arrive_later(redis_server: RedisServer, area: str) -> None:
     with far_away(redis_server.port, 0.05) as port, watching(area, RedisStore(f"redis://127.0.0.1:{port}")) as it:
         begin(redis_server, it, 100, 1_000)
         assert it.counters.failures == 0

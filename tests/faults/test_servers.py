@@ -114,7 +114,7 @@ def test_32_child_of_a_fork_in_c_during_a_look_up_can_look_up() -> None:
         "gunicorn-preload-gevent",
     ],
 )
-def test_32_look_ups_are_right_around_forks_with_threads_and_gevent(
+def test_32_look_ups_survive_forks_with_threads_and_gevent(
     tmp_path: Path, area: str, command: str, application: str
 ) -> None:
     manifests = Manifests(tmp_path / "manifests")

@@ -64,7 +64,7 @@ def watching(folder: Path, area: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.fault(25)
-def test_25_of_two_watchers_one_writes_and_the_other_takes_over(folder: Path, area: str) -> None:
+def test_25_standby_takes_over_when_the_writing_watcher_ends(folder: Path, area: str) -> None:
     with watching(folder, area) as first, Reader(area) as reader:
         reader.wait_ready(WAIT_SECONDS)
         with watching(folder, area) as second:

@@ -505,7 +505,7 @@ def test_07_objects_deleted_before_a_410_are_no_longer_served(
 
 @pytest.mark.fault(7)
 @pytest.mark.parametrize("http", [False, True], ids=["in the stream", "as HTTP status"])
-def test_07_a_410_lists_again_and_what_vanished_meanwhile_is_deleted(
+def test_07_a_list_after_a_410_deletes_objects_that_vanished(
     api: ApiServer, connection: Connection, http: bool
 ) -> None:
     for name in ("one", "two"):
@@ -540,7 +540,7 @@ def test_07_a_410_again_and_again_backs_off(api: ApiServer, connection: Connecti
         assert follow.source.stats.restarts["gone"] <= len(waits(follow)) + 1  # the first lists at once
 
 
-def test_07_an_expired_page_makes_the_whole_list_begin_again(api: ApiServer, connection: Connection) -> None:
+def test_07_an_expired_page_restarts_the_whole_list(api: ApiServer, connection: Connection) -> None:
     api.settings.streaming_lists = False
     api.preload(app_model(f"m{number:04}") for number in range(600))
     with Following(connection) as follow:
@@ -580,7 +580,7 @@ def test_08_a_504_too_large_is_followed_by_one_list_at_the_newest_at_once(
         assert lists[2:] == [""]
 
 
-def test_08_a_list_at_the_newest_is_made_once_and_then_waits(api: ApiServer, connection: Connection) -> None:
+def test_08_repeated_lists_at_the_newest_version_back_off(api: ApiServer, connection: Connection) -> None:
     api.faults.refuse_streaming_lists(http=True)
     with Following(connection) as follow:
         follow.wait_watched(api)
@@ -831,7 +831,7 @@ def test_15_repeated_garbage_backs_off(api: ApiServer, connection: Connection) -
 
 
 @pytest.mark.fault(15)
-def test_15_an_event_that_stays_unreadable_is_passed_by_a_list(api: ApiServer, connection: Connection) -> None:
+def test_15_a_list_skips_an_event_that_stays_unreadable(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection) as follow:
         follow.wait_watched(api)
@@ -857,7 +857,9 @@ def test_15_an_event_that_stays_unreadable_is_passed_by_a_list(api: ApiServer, c
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_15_a_stream_cut_into_any_pieces_says_the_same(api: ApiServer, connection: Connection, size: int) -> None:
+def test_15_a_stream_cut_into_any_pieces_gives_the_same_events(
+    api: ApiServer, connection: Connection, size: int
+) -> None:
     api.apply(app_model("one"))
     api.faults.chunk(size)
     with Following(connection) as follow:

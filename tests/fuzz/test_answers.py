@@ -167,7 +167,7 @@ ONE = st.builds(
     max_examples=EXAMPLES,
 )
 @given(st.lists(ONE, min_size=1, max_size=4))
-def test_any_answer_leaves_the_source_at_work(followed: Followed, answers: list[Answer]) -> None:
+def test_the_source_survives_any_answer_of_the_server(followed: Followed, answers: list[Answer]) -> None:
     server, follow, bounds = followed
     for answer in answers:
         server.answers.put(answer)

@@ -64,7 +64,7 @@ def shaped(draw: st.DrawFn) -> bytes:
 @example(NESTED)
 @example(b'{"metadata":{"name":"a"},"spec":{"app":"a","version":"1","models":' + NESTED + b"}}")
 @example(b'{"metadata":{"name":"a","resourceVersion":5},"spec":null}')
-def test_object_of_any_shape_is_a_value_a_reason_or_no_json(body: bytes) -> None:
+def test_any_object_gives_a_value_a_reason_or_invalid_json(body: bytes) -> None:
     check_object(body)
 
 

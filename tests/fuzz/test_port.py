@@ -124,7 +124,9 @@ def port() -> Iterator[Port]:
     cuts=st.lists(st.integers(0, 400), max_size=4),
     leave=st.booleans(),
 )
-def test_a_probe_is_answered_whatever_others_send(port: Port, data: bytes, cuts: list[int], leave: bool) -> None:
+def test_health_probes_are_answered_during_hostile_requests(
+    port: Port, data: bytes, cuts: list[int], leave: bool
+) -> None:
     ends = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
     port.send([data[start:end] for start, end in zip([0, *ends], ends, strict=False)], leave)
     began = time.monotonic()

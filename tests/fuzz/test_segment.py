@@ -176,7 +176,7 @@ def check_reader(reader: Reader, state: Table) -> None:
             assert encode(Route(*found._public())) == value
 
 
-def test_the_original_is_read_as_it_was_written(laid: Laid) -> None:
+def test_an_undamaged_segment_is_read_completely(laid: Laid) -> None:
     rows = RowReader(laid.area)
     assert rows.generation == 6
     assert {(kind, key): value for kind, key, value in rows.rows()} == laid.original.newest

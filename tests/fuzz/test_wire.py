@@ -55,7 +55,7 @@ def check_item(item: object) -> None:
 @example(line=b'{"type":"DELETED","object":{"x":' + NESTED + b',"metadata":{"name":"a"}}}', kind=ENDPOINTSLICES)
 @example(line=b'{"type":"ERROR","object":{"code":410,"details":{"x":' + NESTED + b"}}}", kind=ENDPOINTSLICES)
 @example(line=b'{"type":"ERROR","object":{"code":410,"message":"' + b"x" * 9_999 + b'"}}', kind=APPMODELS)
-def test_a_damaged_line_is_an_event_one_bad_object_or_garbage(line: bytes, kind: WatchedKind) -> None:
+def test_a_damaged_line_gives_an_event_an_invalid_object_or_garbage(line: bytes, kind: WatchedKind) -> None:
     check_line(line, kind)
 
 
@@ -83,7 +83,7 @@ def check_line(line: bytes, kind: WatchedKind) -> None:
 @given(body=mutated(PAGES), kind=st.sampled_from([APPMODELS, ENDPOINTSLICES]))
 @example(body=b'{"x":' + NESTED + b',"metadata":{"resourceVersion":"1"},"items":[]}', kind=APPMODELS)
 @example(body=b'{"metadata":{"resourceVersion":"1"},"items":[' + NESTED + b"]}", kind=APPMODELS)
-def test_a_damaged_list_is_a_whole_list_or_garbage_in_both_readings(body: bytes, kind: WatchedKind) -> None:
+def test_a_damaged_list_gives_a_complete_list_or_garbage(body: bytes, kind: WatchedKind) -> None:
     check_page(body, kind)
 
 
@@ -109,7 +109,7 @@ def check_page(body: bytes, kind: WatchedKind) -> None:
     data=st.lists(st.binary(max_size=50) | st.just(b"\n") | st.sampled_from(EVENTS), max_size=30).map(b"".join),
     cuts=st.lists(st.integers(0, 3_000), max_size=30),
 )
-def test_lines_are_the_same_wherever_the_stream_was_cut(data: bytes, cuts: list[int]) -> None:
+def test_a_stream_cut_anywhere_gives_the_same_lines(data: bytes, cuts: list[int]) -> None:
     check_lines(data, cuts)
 
 

@@ -40,7 +40,7 @@ def write(path: Path, *, port: int = 1, namespace: str = "") -> Path:
     return path
 
 
-def test_a_path_that_is_given_comes_before_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_explicit_kubeconfig_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(write(tmp_path / "env", port=10)))
 
     assert Connection(str(write(tmp_path / "given", port=20))).host == "http://127.0.0.1:20"
@@ -53,7 +53,7 @@ def test_kubeconfig_comes_before_the_home_directory(tmp_path: Path, monkeypatch:
     assert Connection().host == "http://127.0.0.1:10"
 
 
-def test_user_without_a_home_directory_gets_the_other_places_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_a_home_directory_names_the_other_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
     with pytest.raises(ConfigError, match="no cluster is configured"):
@@ -104,13 +104,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         Connection(str(tmp_path / "missing"))
 
 
-def test_a_context_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_context_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="context 'nowhere' cannot be used"):
         Connection(str(write(tmp_path / "k")), "nowhere")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "a: b", "clusters: 1\ncurrent-context: x\ncontexts: 2\nusers: 3"])
-def test_a_file_that_is_no_kubeconfig_is_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_kubeconfig_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "k"
     path.write_text(text)
 

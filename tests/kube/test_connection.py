@@ -86,7 +86,7 @@ def test_a_request_carries_credentials_and_user_agent(api: ApiServer, api_connec
     assert request.headers["user-agent"] == f"shmroute/{__version__}"
 
 
-def test_connections_of_many_tables_are_used_again(
+def test_connections_of_many_tables_are_reused(
     api: ApiServer, api_connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     together = threading.Barrier(24)
@@ -105,7 +105,7 @@ def test_connections_of_many_tables_are_used_again(
     assert len(api.requests) == 72
 
 
-def test_a_body_goes_out_as_it_is_under_its_content_type(api: ApiServer, api_connection: Connection) -> None:
+def test_a_body_is_sent_unchanged_with_its_content_type(api: ApiServer, api_connection: Connection) -> None:
     path = path_of("apis", "iidp.com", "v1", "namespaces", "default", "appmodels", "one")
     body = yaml.safe_dump(app_model("one")).encode()
 
@@ -170,7 +170,7 @@ def test_a_rotated_token_file_is_read_before_any_refusal(api: ApiServer, tmp_pat
     assert [request.status for request in api.requests] == [200, 200]
 
 
-def test_a_token_is_read_again_after_a_401_where_its_file_looks_the_same(api: ApiServer, tmp_path: Path) -> None:
+def test_token_is_reread_after_a_401_even_if_its_file_looks_unchanged(api: ApiServer, tmp_path: Path) -> None:
     token_file = tmp_path / "token"
     connection = Connection(str(api.kubeconfig(tmp_path / "kubeconfig", token_file=token_file)))
     before = token_file.stat()
@@ -182,7 +182,7 @@ def test_a_token_is_read_again_after_a_401_where_its_file_looks_the_same(api: Ap
     assert [request.status for request in api.requests] == [401, 200]
 
 
-def test_a_credential_that_stays_refused_is_tried_twice_and_no_more(api: ApiServer, api_connection: Connection) -> None:
+def test_a_refused_credential_is_tried_at_most_twice(api: ApiServer, api_connection: Connection) -> None:
     api.auth.rotate()
 
     with pytest.raises(ApiError) as caught:
@@ -256,7 +256,7 @@ def test_a_server_with_an_untrusted_certificate_is_refused(
         assert not list(api.requests)
 
 
-def test_an_authority_that_kubectl_takes_is_taken_by_every_python(tmp_path: Path) -> None:
+def test_authorities_that_kubectl_accepts_are_accepted_by_every_python(tmp_path: Path) -> None:
     """One without key usage: from Python 3.13 on that is refused by default."""
     ca, ca_key, certificate, key = (tmp_path / name for name in ("ca.crt", "ca.key", "own.crt", "own.key"))
     (tmp_path / "openssl.cnf").write_text(
@@ -298,7 +298,7 @@ def test_a_server_whose_certificate_has_another_name_is_refused(
 
 
 @pytest.mark.parametrize("embedded", [False, True], ids=["as a file", "within the kubeconfig"])
-def test_a_rotated_authority_counts_on_the_next_connect(
+def test_a_rotated_authority_is_used_at_the_next_connect(
     certificates: tuple[Certificates, Certificates], tmp_path: Path, embedded: bool
 ) -> None:
     first, second = certificates
@@ -348,7 +348,7 @@ def test_tls_failure_reads_the_configuration_again(
         assert connection.request("GET", ALL).status == 200
 
 
-def test_an_idle_connection_is_not_used_once_the_authority_has_changed(
+def test_idle_connections_are_dropped_once_the_authority_changes(
     certificates: tuple[Certificates, Certificates], tmp_path: Path
 ) -> None:
     first, second = certificates
@@ -365,7 +365,7 @@ def test_an_idle_connection_is_not_used_once_the_authority_has_changed(
             connection.request("GET", ALL)
 
 
-def test_one_connection_is_kept_for_request_after_request(api: ApiServer, api_connection: Connection) -> None:
+def test_consecutive_requests_share_one_connection(api: ApiServer, api_connection: Connection) -> None:
     for _ in range(3):
         api_connection.request("GET", ALL)
 
@@ -383,7 +383,7 @@ def test_a_refused_connection_raises(tmp_path: Path) -> None:
     assert caught.value.status == 0
 
 
-def test_an_answer_cut_short_is_no_answer(api: ApiServer, api_connection: Connection) -> None:
+def test_a_truncated_answer_is_an_error(api: ApiServer, api_connection: Connection) -> None:
     api.preload(app_model(f"m{number}") for number in range(50))
     api.faults.cut_body(2_000)
 
@@ -391,12 +391,12 @@ def test_an_answer_cut_short_is_no_answer(api: ApiServer, api_connection: Connec
         api_connection.request("GET", ALL)
 
 
-def test_a_server_that_never_answers_is_given_up(api: ApiServer, api_connection: Connection) -> None:
+def test_a_server_that_never_answers_is_a_timeout(api: ApiServer, api_connection: Connection) -> None:
     with api.faults.hang(), pytest.raises(ApiError, match=r"[Tt]imed out"):
         api_connection.request("GET", ALL, timeout_seconds=0.2)
 
 
-def test_an_answer_that_trickles_in_for_ever_is_given_up(api: ApiServer, api_connection: Connection) -> None:
+def test_an_answer_that_trickles_in_for_ever_is_a_timeout(api: ApiServer, api_connection: Connection) -> None:
     api.preload(app_model(f"m{number}") for number in range(50))
     api.faults.trickle(10, 0.01)
 
@@ -426,7 +426,7 @@ def test_a_stream_that_is_cut_raises_instead_of_ending(api: ApiServer, api_conne
             stream.read()
 
 
-def test_a_stream_waits_for_its_head_no_longer_than_it_should(api: ApiServer, api_connection: Connection) -> None:
+def test_waiting_for_the_head_of_a_stream_is_bounded(api: ApiServer, api_connection: Connection) -> None:
     with api.faults.hang(), pytest.raises(ApiError, match=r"[Tt]imed out"):
         api_connection.open(ALL, {"watch": "1"}, read_timeout_seconds=60, answer_timeout_seconds=0.2)
 
@@ -540,7 +540,7 @@ def test_a_connection_made_after_an_abort_is_closed(api: ApiServer, api_connecti
     api.wait_until(lambda: api.http.connections == 0 and api.open_watches() == 0)
 
 
-def test_the_kernel_gives_up_a_peer_that_is_gone_within_30_s(api: ApiServer, api_connection: Connection) -> None:
+def test_the_kernel_closes_a_dead_peers_connection_within_30_s(api: ApiServer, api_connection: Connection) -> None:
     def option(stream: Stream, name: str, level: int = socket.IPPROTO_TCP) -> int:
         connection: Any = stream._response.connection
         return int(connection.sock.getsockopt(level, getattr(socket, name)))

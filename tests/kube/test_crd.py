@@ -56,7 +56,7 @@ def bare(tmp_path: Path) -> Any:
         connection.close()
 
 
-def test_the_shipped_definition_and_the_one_for_kubectl_are_the_same_text() -> None:
+def test_shipped_definition_equals_the_one_for_kubectl() -> None:
     assert (Path(__file__).parents[2] / "crds" / "appmodels.yaml").read_text() == crd_yaml()
 
 
@@ -96,7 +96,7 @@ def test_installing_again_changes_nothing(cluster: Cluster) -> None:
     assert install_crd(cluster.connection) is Outcome.UNCHANGED
 
 
-def test_appmodels_can_be_written_as_soon_as_the_installation_is_over(bare: tuple[ApiServer, Connection]) -> None:
+def test_appmodels_can_be_written_once_the_definition_is_installed(bare: tuple[ApiServer, Connection]) -> None:
     server, connection = bare
     assert install_crd(connection) is Outcome.CREATED
     body = json.dumps(app_model("first")).encode()
@@ -144,7 +144,7 @@ def test_a_missing_right_is_named_with_verb_and_resource(bare: tuple[ApiServer, 
     assert "get, create and patch on customresourcedefinitions.apiextensions.k8s.io" in str(caught.value)
 
 
-def test_a_definition_that_is_never_established_ends_the_wait_and_says_so(tmp_path: Path) -> None:
+def test_a_definition_never_established_is_a_timeout_that_says_so(tmp_path: Path) -> None:
     with ApiServer(crd=False, establish_after=None) as server:
         connection = Connection(str(server.kubeconfig(tmp_path / "kubeconfig")))
         with pytest.raises(ApiError, match=r"not served within 0\.3 s: condition Established is Unknown"):

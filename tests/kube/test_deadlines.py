@@ -134,7 +134,7 @@ def test_a_hanging_dns_look_up_is_abandoned(tmp_path: Path, monkeypatch: pytest.
     assert_no_request_is_left()
 
 
-def test_no_thread_for_a_request_is_an_error_of_that_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_without_a_thread_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -148,7 +148,7 @@ def test_no_thread_for_a_request_is_an_error_of_that_request(tmp_path: Path, mon
 
 
 @pytest.mark.fault(45)
-def test_an_answer_beyond_its_limit_is_refused_before_all_of_it_is_read(tmp_path: Path) -> None:
+def test_too_long_an_answer_is_refused_before_it_is_read_completely(tmp_path: Path) -> None:
     sent = 0
 
     def serve(sock: socket.socket) -> None:
@@ -189,7 +189,7 @@ def test_an_answer_beyond_its_limit_is_refused_before_all_of_it_is_read(tmp_path
         "nothing",
     ],
 )
-def test_an_answer_out_of_shape_is_no_answer(head: bytes, tmp_path: Path) -> None:
+def test_a_malformed_answer_is_an_error(head: bytes, tmp_path: Path) -> None:
     def serve(sock: socket.socket) -> None:
         read_head(sock)
         sock.sendall(head)
@@ -228,7 +228,7 @@ def test_retry_after_is_a_number_of_seconds_within_bounds(value: str | None, sec
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-def test_a_stream_whose_connection_will_close_may_be_silent_as_long(
+def test_a_stream_with_connection_close_may_be_silent_as_long(
     tls: bool, certificates: Certificates, tmp_path: Path
 ) -> None:
     go_on = threading.Event()
@@ -248,7 +248,7 @@ def test_a_stream_whose_connection_will_close_may_be_silent_as_long(
             assert b"".join(iter(stream.read, b"")) == b"at last"
 
 
-def test_a_stream_whose_connection_will_close_can_be_interrupted(tmp_path: Path) -> None:
+def test_a_stream_with_connection_close_can_be_interrupted(tmp_path: Path) -> None:
     def serve(sock: socket.socket) -> None:
         read_head(sock)
         sock.sendall(EMPTY.replace(b"Content-Length: 2", b"Connection: close")[:-2])

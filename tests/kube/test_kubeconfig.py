@@ -213,7 +213,7 @@ REFUSED_BY_US: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.fault(52)
 @pytest.mark.parametrize("case", [*REFUSED, *REFUSED_BY_US])
-def test_what_is_not_understood_is_refused_by_name(server: Server, case: str) -> None:
+def test_unsupported_kubeconfig_fields_are_refused_by_name(server: Server, case: str) -> None:
     parts, problem = (REFUSED | REFUSED_BY_US)[case]
     with pytest.raises(ConfigError, match=problem):
         Connection(server.kubeconfig(**parts))
@@ -239,12 +239,12 @@ def test_kubectl_refuses_the_same(server: Server, case: str) -> None:
         "https://h h",
     ],
 )
-def test_a_server_that_is_no_plain_url_is_refused(tmp_path: Path, url: str) -> None:
+def test_a_server_that_is_not_a_plain_url_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError, match="server is not a URL"):
         Connection(write_kubeconfig(tmp_path / "kubeconfig", url))
 
 
-def test_credentials_leave_this_machine_by_tls_only(tmp_path: Path) -> None:
+def test_credentials_are_sent_to_other_machines_by_tls_only(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="credentials are not sent without TLS"):
         Connection(write_kubeconfig(tmp_path / "kubeconfig", "http://kubernetes.example:8080"))
 
@@ -261,7 +261,7 @@ def test_an_embedded_authority_needs_no_file(server: Server) -> None:
     assert server.identity() == [f"{BEARER} test-token"]
 
 
-def test_a_client_certificate_is_shown_from_files_and_from_data(tmp_path: Path, certificates: Certificates) -> None:
+def test_client_certificates_from_files_and_data_are_presented(tmp_path: Path, certificates: Certificates) -> None:
     shown: list[Any] = []
     context = certificates.context()
     context.load_verify_locations(certificates.ca)
@@ -321,7 +321,7 @@ def test_missing_files_and_empty_elements_are_skipped(server: Server) -> None:
     assert server.identity() == [f"{BEARER} test-token"]
 
 
-def test_a_file_that_appears_later_counts(server: Server) -> None:
+def test_a_kubeconfig_that_appears_later_is_used(server: Server) -> None:
     later = server.folder / "later"
     connection = Connection(f"{later}:{server.kubeconfig()}")
     connection.request("GET", PATH)

@@ -45,7 +45,7 @@ def connection(api: ApiServer, script: Plugin, tmp_path: Path) -> Connection:
 
 
 @pytest.mark.fault(13)
-def test_a_plugin_that_failed_is_asked_again_and_nothing_is_sent_meanwhile(
+def test_a_failed_plugin_is_retried_and_no_request_is_sent_meanwhile(
     api: ApiServer, script: Plugin, connection: Connection
 ) -> None:
     script.does("echo no network >&2; exit 3")
@@ -67,14 +67,14 @@ def test_a_plugin_runs_once_for_many_requests(api: ApiServer, script: Plugin, co
     assert script.runs == 1
 
 
-def test_an_expired_credential_is_asked_for_again(api: ApiServer, script: Plugin, connection: Connection) -> None:
+def test_an_expired_credential_is_requested_again(api: ApiServer, script: Plugin, connection: Connection) -> None:
     script.gives(token=api.auth.token, expirationTimestamp="2020-01-01T00:00:00Z")
     connection.request("GET", PATH)
     connection.request("GET", PATH)
     assert script.runs == 2
 
 
-def test_a_refused_credential_is_asked_for_again_once(api: ApiServer, script: Plugin, connection: Connection) -> None:
+def test_a_refused_credential_is_requested_again_once(api: ApiServer, script: Plugin, connection: Connection) -> None:
     script.gives(token="old")
     with pytest.raises(ApiError, match="401"):
         connection.request("GET", PATH)
@@ -85,7 +85,7 @@ def test_a_refused_credential_is_asked_for_again_once(api: ApiServer, script: Pl
 
 
 @pytest.mark.fault(13)
-def test_a_plugin_that_fails_when_asked_again_is_no_reason_to_be_anonymous(
+def test_a_failing_plugin_never_leads_to_anonymous_requests(
     api: ApiServer, script: Plugin, connection: Connection
 ) -> None:
     script.gives(token=api.auth.token)
@@ -119,7 +119,7 @@ def test_a_plugin_that_fails_when_asked_again_is_no_reason_to_be_anonymous(
         (credential(token="a\nX-More: b"), "control characters"),
     ],
 )
-def test_an_answer_that_is_no_credential_is_refused(
+def test_plugin_output_that_is_not_a_credential_is_refused(
     api: ApiServer, script: Plugin, connection: Connection, output: str, problem: str
 ) -> None:
     script.does(f"cat <<'END'\n{output}\nEND")
@@ -129,7 +129,7 @@ def test_an_answer_that_is_no_credential_is_refused(
 
 
 @pytest.mark.fault(13)
-def test_a_plugin_that_hangs_is_ended_with_what_it_started(
+def test_a_hanging_plugin_is_killed_with_its_children(
     script: Plugin, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plugin, "RUN_SECONDS", 0.5)
@@ -197,7 +197,7 @@ def test_an_interactive_plugin_needs_a_terminal(api: ApiServer, script: Plugin, 
         connection.request("GET", PATH)
 
 
-def test_a_plugin_gets_the_input_it_asked_for(api: ApiServer, script: Plugin, tmp_path: Path) -> None:
+def test_a_plugin_gets_the_standard_input_it_requires(api: ApiServer, script: Plugin, tmp_path: Path) -> None:
     script.gives(token=api.auth.token)
     cluster = {"extensions": [{"name": "client.authentication.k8s.io/exec", "extension": {"audience": "a"}}]}
     environment = [{"name": "GREETING", "value": "hello"}]
@@ -213,7 +213,7 @@ def test_a_plugin_gets_the_input_it_asked_for(api: ApiServer, script: Plugin, tm
     }
 
 
-def test_a_certificate_of_a_plugin_is_shown_and_a_new_one_replaces_it(tmp_path: Path, script: Plugin) -> None:
+def test_a_plugins_certificate_is_presented_and_replaced_by_a_new_one(tmp_path: Path, script: Plugin) -> None:
     first, second = (make_certificates(tmp_path, name) for name in ("first", "second"))
     context = first.context()
     for each in (first, second):
@@ -256,7 +256,7 @@ def test_a_plugin_that_runs_ends_with_the_process_that_is_killed(script: Plugin,
     wait_for(lambda: not is_running(pid))
 
 
-def test_secrets_of_a_plugin_are_not_shown(
+def test_secrets_of_a_plugin_are_not_logged_or_printed(
     script: Plugin, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")

@@ -85,7 +85,7 @@ def test_user_and_password_become_a_header_and_leave_the_url() -> None:
     "url", ["socks5://p:1", "socks5h://u:secret@p:1", "ftp://p", "http://", "http://p:x", "http://p p"]
 )
 @pytest.mark.parametrize("by", ["kubeconfig", "environment"])
-def test_a_proxy_that_cannot_be_used_is_refused_by_where_it_is_named(url: str, by: str) -> None:
+def test_the_error_for_a_bad_proxy_names_where_it_is_configured(url: str, by: str) -> None:
     with pytest.raises(ConfigError, match="proxy-url" if by == "kubeconfig" else "HTTPS_PROXY") as caught:
         find_proxy(SERVER, url if by == "kubeconfig" else "", {"HTTPS_PROXY": url} if by == "environment" else {})
     assert "secret" not in str(caught.value)

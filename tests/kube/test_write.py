@@ -63,7 +63,7 @@ def outcomes(results: Sequence[Written]) -> dict[str, str]:
     return {result.key.name: str(result.outcome) for result in results}
 
 
-def test_appmodel_is_applied_as_the_platform_does(cluster: Cluster) -> None:
+def test_applied_appmodel_equals_the_platforms(cluster: Cluster) -> None:
     def apply(text: str) -> dict[str, str]:
         return outcomes(
             apply_appmodels(cluster.connection, decode(text.encode(), "app.yaml"), namespace=cluster.namespace)
@@ -81,7 +81,7 @@ def test_appmodel_is_applied_as_the_platform_does(cluster: Cluster) -> None:
     ]
 
 
-def test_a_model_taken_out_of_the_manifest_is_taken_out_of_the_object(cluster: Cluster) -> None:
+def test_a_model_removed_from_the_manifest_is_removed_from_the_object(cluster: Cluster) -> None:
     models = {"model1": "v1", "model2": "v1"}
     apply_appmodels(cluster.connection, [appmodel_manifest("app", "v1", models, namespace=cluster.namespace)])
     del models["model1"]
@@ -97,7 +97,7 @@ def test_fields_of_another_writer_are_taken_over(cluster: Cluster) -> None:
     assert cluster.get("app")["spec"]["models"] == [{"name": "model", "version": "v2"}]
 
 
-def test_what_was_exported_from_a_cluster_can_be_applied_again(cluster: Cluster) -> None:
+def test_an_object_exported_from_a_cluster_can_be_applied_again(cluster: Cluster) -> None:
     manifest = appmodel_manifest("app", "v1", {"model": "v1"}, namespace=cluster.namespace)
     apply_appmodels(cluster.connection, [manifest])
     exported = cluster.get("app")
@@ -106,7 +106,7 @@ def test_what_was_exported_from_a_cluster_can_be_applied_again(cluster: Cluster)
     assert outcomes(apply_appmodels(cluster.connection, [exported])) == {"app": "unchanged"}
 
 
-def test_the_largest_number_of_models_that_is_taken_can_be_written(cluster: Cluster) -> None:
+def test_the_largest_accepted_number_of_models_can_be_written(cluster: Cluster) -> None:
     models = {f"model-{number:05}": "v1" for number in range(10_000)}
     manifest = appmodel_manifest("large", "v1", models, namespace=cluster.namespace)
     assert outcomes(apply_appmodels(cluster.connection, [manifest])) == {"large": "created"}
@@ -144,7 +144,7 @@ def test_one_object_given_twice_is_refused(api: ApiServer, api_connection: Conne
     assert len(api.requests) == 0
 
 
-def test_no_manifest_at_all_is_refused(api_connection: Connection) -> None:
+def test_an_empty_list_of_manifests_is_refused(api_connection: Connection) -> None:
     with pytest.raises(InvalidObject, match="no AppModel was given"):
         apply_appmodels(api_connection, [])
 
@@ -162,9 +162,7 @@ def test_other_labels_stay_beside_the_added_one(api: ApiServer, api_connection: 
     assert stored["metadata"]["labels"] == {"iidp": "iidp", "team": "x"}
 
 
-def test_the_namespace_is_the_manifests_then_the_option_then_the_contexts(
-    api: ApiServer, api_connection: Connection
-) -> None:
+def test_namespace_comes_from_manifest_then_option_then_context(api: ApiServer, api_connection: Connection) -> None:
     named, open_ = appmodel_manifest("a", "v", {"m": "1"}, namespace="its-own"), appmodel_manifest("b", "v", {"n": "1"})
     assert [result.key.namespace for result in apply_appmodels(api_connection, [named, open_], namespace="option")] == [
         "its-own",
@@ -174,9 +172,7 @@ def test_the_namespace_is_the_manifests_then_the_option_then_the_contexts(
     assert "namespace" not in open_["metadata"]
 
 
-def test_a_refusal_names_the_object_and_what_came_before_it_is_written(
-    api: ApiServer, api_connection: Connection
-) -> None:
+def test_a_refused_object_is_named_and_earlier_ones_are_written(api: ApiServer, api_connection: Connection) -> None:
     api.auth.grant("admin", "get,create,patch", "appmodels", "allowed")
     manifests = [
         appmodel_manifest("a", "v1", {"m": "v1"}, namespace="allowed"),
@@ -254,7 +250,7 @@ def test_a_hanging_apply_ends_when_it_is_aborted(api: ApiServer, api_connection:
     assert failures[0].reason == "Aborted"
 
 
-def test_deleting_says_what_was_there_and_what_was_not(cluster: Cluster) -> None:
+def test_delete_reports_which_objects_existed(cluster: Cluster) -> None:
     manifest = appmodel_manifest("app", "v1", {"m": "v1"}, namespace=cluster.namespace)
     apply_appmodels(cluster.connection, [manifest])
     keys = find_keys([manifest, app_model("never", namespace=cluster.namespace)], namespace="elsewhere")
@@ -267,7 +263,7 @@ def test_deleting_says_what_was_there_and_what_was_not(cluster: Cluster) -> None
     assert len(told) == 2
 
 
-def test_an_appmodel_that_a_finalizer_holds_is_not_called_deleted(cluster: Cluster) -> None:
+def test_an_appmodel_held_by_a_finalizer_is_not_reported_deleted(cluster: Cluster) -> None:
     manifest = appmodel_manifest("app", "v1", {"m": "v1"}, namespace=cluster.namespace)
     manifest["metadata"]["finalizers"] = ["acme.com/hold"]
     apply_appmodels(cluster.connection, [manifest])
@@ -364,7 +360,7 @@ def test_an_appmodel_is_made_from_its_parts() -> None:
     }
 
 
-def test_the_functions_for_clusters_cost_a_worker_nothing() -> None:
+def test_a_worker_never_loads_the_cluster_functions() -> None:
     code = (
         "import sys, shmroute, shmroute.kube; print([m for m in ('yaml', 'urllib3', 'kubernetes') if m in sys.modules])"
     )

@@ -91,7 +91,7 @@ def test_values_stay_as_they_were_written(text: str, value: object) -> None:
         ("\x00", "control characters are not allowed"),
     ],
 )
-def test_what_cannot_be_read_is_reported_with_its_line(text: str, reason: str) -> None:
+def test_unreadable_yaml_is_reported_with_its_line(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         decode_text(text.encode())
 
@@ -103,7 +103,7 @@ def test_deep_nesting_ends_neither_the_process_nor_the_stack(opening: str) -> No
             decode_text(text.encode())
 
 
-def test_nesting_is_taken_up_to_its_bound() -> None:
+def test_nesting_is_accepted_up_to_its_bound() -> None:
     assert decode_text(b"[" * DEPTH_MAX + b"a" + b"]" * DEPTH_MAX) is not None
     with pytest.raises(ValueError, match="line 1, column 101: nested more than 100 levels deep"):
         decode_text(b"[" * (DEPTH_MAX + 1) + b"a" + b"]" * (DEPTH_MAX + 1))
@@ -122,7 +122,7 @@ def test_yaml_over_its_limit_is_refused_and_json_is_not() -> None:
         decode_text(b"a: " + long)
 
 
-def test_an_alias_reaches_no_further_than_its_document() -> None:
+def test_an_alias_cannot_refer_to_another_document() -> None:
     with pytest.raises(ValueError, match="line 3, column 4: found undefined alias"):
         decode_text(b"a: &a 1\n---\nb: *a")
 
@@ -164,7 +164,7 @@ def test_a_typed_list_gives_its_items_their_kind() -> None:
         (b"\xff\xfe\x00", "f.yaml: 'utf-8' codec can't decode byte 0xff"),
     ],
 )
-def test_what_is_no_kubernetes_object_is_reported_with_its_line(text: bytes, reason: str) -> None:
+def test_documents_without_a_kind_are_reported_with_their_line(text: bytes, reason: str) -> None:
     with pytest.raises(InvalidObject, match=reason):
         decode(text, "f.yaml")
 
@@ -208,7 +208,7 @@ def test_a_missing_path_or_empty_folder_is_reported(tmp_path: Path) -> None:
         read([tmp_path])
 
 
-def test_a_file_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
+def test_a_file_over_the_limit_is_refused_without_reading_it(tmp_path: Path) -> None:
     large = tmp_path / "large.yaml"
     with large.open("wb") as file:
         file.truncate(manifests.FILE_MAX_BYTES + 1)

@@ -36,7 +36,7 @@ def test_a_value_is_the_file_named_by_its_key_or_by_key_and_json(tmp_path: Path)
     }
 
 
-def test_a_batch_ends_when_it_has_its_bytes(tmp_path: Path) -> None:
+def test_a_batch_ends_at_its_byte_limit(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / f"m{number}").write_bytes(b"x" * 400)
     reading = FolderStore(tmp_path).read([f"m{n}" for n in range(5)], limit_bytes=LIMIT_BYTES, batch_bytes=1_000)
@@ -50,7 +50,7 @@ def test_a_value_of_the_limit_is_read_and_one_byte_more_is_too_large(tmp_path: P
     assert one(tmp_path, "large") == Absent(MetadataState.TOO_LARGE, "the value has 1001 bytes, the limit is 1000")
 
 
-def test_folder_or_fifo_of_that_name_is_the_wrong_type(tmp_path: Path) -> None:
+def test_folders_and_fifos_in_place_of_a_value_have_the_wrong_type(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")
     assert state(tmp_path, "folder") == MetadataState.WRONG_TYPE
@@ -58,7 +58,7 @@ def test_folder_or_fifo_of_that_name_is_the_wrong_type(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["../outside", "/etc/hostname", "a/b", "..", ".", "", "a\0b"])
-def test_no_key_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
+def test_no_key_reads_a_file_outside_the_folder(tmp_path: Path, key: str) -> None:
     (tmp_path / "outside").write_bytes(b"secret")
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -69,7 +69,7 @@ def test_no_key_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
         FolderStore(folder).write({key: b"value"})
 
 
-def test_a_file_that_cannot_be_opened_concerns_only_its_own_key(tmp_path: Path) -> None:
+def test_an_unreadable_file_affects_only_its_own_key(tmp_path: Path) -> None:
     (tmp_path / "there").write_bytes(b"value")
     (tmp_path / "loop").symlink_to("loop")
     found = FolderStore(tmp_path).read(["loop", "x" * 300, "there"], limit_bytes=LIMIT_BYTES, batch_bytes=10**6).found

@@ -135,7 +135,7 @@ def rows(area: str) -> dict[str, MetadataRow]:
 # --- what a worker is told ---------------------------------------------------------------------------------
 
 
-def test_absent_not_yet_loaded_and_loaded_metadata_differ(redis_server: RedisServer, area: str) -> None:
+def test_states_absent_pending_and_loaded_are_distinguished(redis_server: RedisServer, area: str) -> None:
     fill(redis_server, {"app_json": b'{"a": 1}', "app_raw": b"\xff\x00not JSON"})
     with watching(area, RedisStore(redis_server.url)) as it:
         redis_server.freeze()
@@ -206,7 +206,7 @@ def test_held_route_gives_the_value_of_its_version_when_asked_later(redis_server
 # --- never an old value under a new version ----------------------------------------------------------------
 
 
-def test_a_value_that_is_still_the_old_one_stays_under_the_old_version(redis_server: RedisServer, area: str) -> None:
+def test_an_old_value_stays_under_its_old_version(redis_server: RedisServer, area: str) -> None:
     fill(redis_server, {"app_m": value("v-1")})
     with watching(area, RedisStore(redis_server.url)) as it:
         it.list([appmodel("app", {"m": "v-1"})])
@@ -259,7 +259,7 @@ def test_route_that_is_held_never_gives_the_value_of_another_app(redis_server: R
         assert (held.app, held.metadata, held.last_metadata, held.metadata_version) == ("one", None, None, None)
 
 
-def test_a_key_that_is_missing_is_there_soon_after_it_is_written(redis_server: RedisServer, area: str) -> None:
+def test_a_missing_key_is_loaded_soon_after_it_is_written(redis_server: RedisServer, area: str) -> None:
     with watching(area, RedisStore(redis_server.url)) as it:
         it.list([appmodel("app", {"m": "v-1"})])
         it.wait_state("m", "missing", "no such key")
@@ -284,7 +284,7 @@ def test_the_last_value_stays_while_the_new_one_is_missing(redis_server: RedisSe
         assert (route.metadata, route.last_metadata, route.metadata_version) == (None, "one", "v-1")
 
 
-def test_a_resync_asks_again_for_what_failed_and_for_nothing_else(redis_server: RedisServer, area: str) -> None:
+def test_a_resync_retries_only_failed_values(redis_server: RedisServer, area: str) -> None:
     fill(redis_server, {"app_small": b"1", "app_large": b"x" * 2_000, "app_other": b"2"})
     with watching(area, RedisStore(redis_server.url), limits=MetadataLimits(value_bytes=1_000)) as it:
         it.list([appmodel("app", {"small": "v-1", "large": "v-1", "other": "v-1"})])
@@ -305,7 +305,7 @@ def test_a_resync_asks_again_for_what_failed_and_for_nothing_else(redis_server: 
 # --- a new watcher -----------------------------------------------------------------------------------------
 
 
-def test_a_new_watcher_serves_what_was_loaded_and_reads_it_again(redis_server: RedisServer, area: str) -> None:
+def test_a_new_watcher_serves_loaded_values_while_rereading_them(redis_server: RedisServer, area: str) -> None:
     fill(redis_server, {"app_same": b"1", "app_other": b"2", "app_gone": b"3"})
     store = RedisStore(redis_server.url, read_timeout_seconds=0.5)
     with watching(area, store) as it:

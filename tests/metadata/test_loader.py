@@ -158,7 +158,7 @@ class AwayStore(FolderStore):
 
 
 @pytest.mark.fault(22)
-def test_unavailable_store_is_not_asked_before_its_time(tmp_path: Path) -> None:
+def test_an_unavailable_store_is_not_retried_before_its_delay(tmp_path: Path) -> None:
     store, seconds = AwayStore(tmp_path), [1_000.0]
     with loading(MetadataLoader(store, clock=lambda: Now(seconds[0], 0.0))) as it:
         it.want("first")
@@ -214,7 +214,7 @@ class Defective(FolderStore):
         return super().read(keys, limit_bytes=limit_bytes, batch_bytes=batch_bytes)
 
 
-def test_a_defect_of_the_store_is_a_store_that_is_unavailable(tmp_path: Path) -> None:
+def test_an_exception_in_the_store_counts_as_unavailable(tmp_path: Path) -> None:
     (tmp_path / "app_m").write_bytes(b"1")
     store = Defective(tmp_path)
     store.error = RecursionError("maximum recursion depth exceeded")
@@ -255,7 +255,7 @@ class Hanging(FolderStore):
         return super().read(keys, limit_bytes=limit_bytes, batch_bytes=batch_bytes)
 
 
-def test_a_read_that_hangs_is_reported_and_counts_when_it_comes_back(tmp_path: Path) -> None:
+def test_a_hanging_read_is_reported_and_its_late_result_is_used(tmp_path: Path) -> None:
     (tmp_path / "app_m").write_bytes(b"1")
     store, seconds = Hanging(tmp_path), [1_000.0]
     with loading(MetadataLoader(store, clock=lambda: Now(seconds[0], 0.0))) as it:
@@ -274,9 +274,7 @@ def test_a_read_that_hangs_is_reported_and_counts_when_it_comes_back(tmp_path: P
 # --- what it says ------------------------------------------------------------------------------------------
 
 
-def test_unavailable_store_is_logged_once_and_once_when_it_is_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_store_outage_and_recovery_are_each_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     folder = tmp_path / "later"
     with loading(MetadataLoader(FolderStore(folder))) as it:
@@ -292,7 +290,7 @@ def test_unavailable_store_is_logged_once_and_once_when_it_is_back(
     ]
 
 
-def test_what_the_owner_asks_never_waits_for_the_store(redis_server: RedisServer) -> None:
+def test_requests_of_the_owner_thread_never_wait_for_the_store(redis_server: RedisServer) -> None:
     redis_server.freeze()
     store = RedisStore(redis_server.url, read_timeout_seconds=3_600.0)
     with loading(MetadataLoader(store)) as it:

@@ -56,6 +56,6 @@ def test_deleted_key_is_reported_after_a_restart_and_its_value_kept() -> None:
     assert carried(missing, LOADED_1) == msgspec.structs.replace(missing, value=b"one", version="v-1")
 
 
-def test_a_row_that_a_former_watcher_wrote_otherwise_counts_as_none() -> None:
+def test_an_undecodable_row_of_a_former_watcher_counts_as_absent() -> None:
     assert merge_with_published(PENDING_2, b"\xc1") == encode(PENDING_2)
     assert merge_with_published(PENDING_2, encode(("only", "two"))) == encode(PENDING_2)

@@ -68,20 +68,20 @@ def test_a_batch_of_values_is_one_command(redis_server: RedisServer) -> None:
     }
 
 
-def test_any_bytes_are_given_as_they_are(redis_server: RedisServer) -> None:
+def test_values_of_any_bytes_are_returned_unchanged(redis_server: RedisServer) -> None:
     values = {"empty": b"", "binary": bytes(range(256)), "\u00fc \u2603 key": b"\xff"}
     fill(redis_server, values)
     with opened(redis_server.unix_url) as store:
         assert read(store, *values) == list(values.values())
 
 
-def test_the_same_key_may_be_asked_for_twice_in_a_batch(redis_server: RedisServer) -> None:
+def test_a_batch_may_contain_a_key_twice(redis_server: RedisServer) -> None:
     fill(redis_server, {"a": b"1"})
     with opened(redis_server.url) as store:
         assert read(store, "a", "b", "a", "b") == [b"1", MISSING, b"1", MISSING]
 
 
-def test_missing_keys_cost_one_more_command_however_many_they_are(redis_server: RedisServer) -> None:
+def test_any_number_of_missing_keys_costs_one_more_command(redis_server: RedisServer) -> None:
     with opened(redis_server.url) as store:
         reading = store.read(
             [f"key-{number}" for number in range(500)], limit_bytes=LIMIT_BYTES, batch_bytes=BATCH_BYTES
@@ -104,7 +104,7 @@ def test_a_key_of_the_wrong_type_differs_from_a_missing_one(redis_server: RedisS
         ]
 
 
-def test_a_value_over_the_limit_is_not_given(redis_server: RedisServer) -> None:
+def test_a_value_over_the_limit_is_not_returned(redis_server: RedisServer) -> None:
     fill(redis_server, {"fits": b"x" * LIMIT_BYTES, "large": b"x" * (LIMIT_BYTES + 1)})
     with opened(redis_server.url) as store:
         fits, large = read(store, "fits", "large")
@@ -179,7 +179,7 @@ def test_redis_store_is_available_as_soon_as_the_server_is(redis_server: RedisSe
         assert read(store, "a") == [MISSING]
 
 
-def test_a_late_answer_is_never_taken_for_that_of_a_later_question(redis_server: RedisServer) -> None:
+def test_a_late_reply_is_never_used_for_a_later_command(redis_server: RedisServer) -> None:
     fill(redis_server, {"a": b"of a", "b": b"of b"})
     with opened(redis_server.url, read_timeout_seconds=0.2) as store:
         redis_server.freeze()
@@ -206,7 +206,7 @@ def test_redis_without_free_connections_counts_as_unavailable() -> None:
             read(store, "a")
 
 
-def test_a_read_under_way_ends_when_the_store_is_closed(redis_server: RedisServer) -> None:
+def test_closing_the_store_ends_a_running_read(redis_server: RedisServer) -> None:
     store = RedisStore(redis_server.url, read_timeout_seconds=60.0)
     assert read(store, "a") == [MISSING]
     redis_server.freeze()
@@ -247,7 +247,7 @@ def test_commands_denied_by_an_acl_hide_no_other_value(redis_server: RedisServer
         assert read(store, "c", check_size_first=("c",)) == [b"2"]
 
 
-def test_a_key_that_may_not_be_read_does_not_take_the_others_along(redis_server: RedisServer) -> None:
+def test_a_forbidden_key_does_not_hide_the_others(redis_server: RedisServer) -> None:
     fill(redis_server, {"mine_a": b"1", "theirs_b": b"2"})
     with redis_server.client() as client:
         client.rpush("mine_list", "a")

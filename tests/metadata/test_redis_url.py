@@ -83,7 +83,7 @@ def test_options_of_tls_are_used() -> None:
     ["decode_responses=True", "protocol=3", "retry_on_timeout=yes", "max_connections=5", "encoding=latin1", "port=1"],
 )
 @pytest.mark.parametrize("url", ["redis://redis", "redis+sentinel://one/main", "redis+cluster://one"])
-def test_option_that_does_not_work_is_refused_with_those_that_do(url: str, option: str) -> None:
+def test_an_unknown_option_is_refused_with_the_known_ones(url: str, option: str) -> None:
     with pytest.raises(ConfigError) as caught:
         at(f"{url}?{option}")
     text = str(caught.value)
@@ -93,7 +93,7 @@ def test_option_that_does_not_work_is_refused_with_those_that_do(url: str, optio
     assert "ssl_" not in text, "these take rediss://"
 
 
-def test_every_option_that_is_offered_works() -> None:
+def test_every_documented_option_works() -> None:
     values = {"ssl_cert_reqs": "none", "ssl_check_hostname": "true", "socket_timeout": "5", "db": "1"}
     for name in OPTIONS:
         value = values.get(name, "5" if name.endswith("timeout") else "x")
@@ -147,7 +147,7 @@ def test_every_option_that_is_offered_works() -> None:
         "unix://user:secret@host/run/redis.sock",
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_at_once_and_never_repeated(url: str) -> None:
+def test_an_unusable_url_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         at(url)
     text = "".join(traceback.format_exception(caught.value, chain=True))

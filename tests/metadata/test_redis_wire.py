@@ -96,7 +96,7 @@ def test_reply_out_of_shape_is_followed_by_right_ones() -> None:
         assert read(store, "a", "b") == {"a": b"1", "b": b"2"}
 
 
-def test_replies_that_come_unasked_are_never_taken_for_later_ones() -> None:
+def test_unsolicited_replies_are_never_used_for_later_commands() -> None:
     """The second reply comes after the first has been read."""
 
     def answer(command: list[bytes], connection: socket.socket) -> None:
@@ -160,7 +160,7 @@ def peak_bytes() -> int:
 
 
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
-def test_a_value_of_any_announced_length_is_not_read(scheme: str) -> None:
+def test_a_value_announced_over_the_limit_is_not_read(scheme: str) -> None:
     """400 MB and far more are announced; what is read before the connection is closed is counted."""
     sent = [0]
 
@@ -204,7 +204,7 @@ def test_replies_that_never_end_are_bounded_in_bytes() -> None:
     assert peak_bytes() - before < 64 * MIB
 
 
-def test_values_that_are_large_together_are_read_in_parts(redis_server: RedisServer) -> None:
+def test_values_that_are_large_in_total_are_read_in_parts(redis_server: RedisServer) -> None:
     values = {f"key-{number}": bytes([number]) * MIB for number in range(40)}
     with redis_server.client() as client:
         client.mset(values)

@@ -28,7 +28,7 @@ def test_value_written_with_the_appmodel_is_found_within_250_ms() -> None:
     assert attempts(1.0)[:3] == [0.0, 0.25, 0.5]
 
 
-def test_a_key_that_never_comes_is_asked_for_once_a_minute_in_the_end() -> None:
+def test_a_key_that_stays_missing_is_read_once_a_minute() -> None:
     assert key_delay(1e9, 1, 0, never) == 60.0
     assert len(attempts(86_400.0)) < 2_000
 
@@ -37,13 +37,13 @@ def test_jitter_only_shortens_the_wait() -> None:
     assert 1.1 < key_delay(60.0, 1, 0, lambda: 1.0) < key_delay(60.0, 1, 0, lambda: 0.5) < 1.5
 
 
-def test_many_missing_keys_and_many_old_values_are_asked_for_less_often() -> None:
+def test_many_missing_or_outdated_keys_are_read_less_often() -> None:
     assert key_delay(10.0, 10_000, 0, never) == 1.5
     assert key_delay(10.0, 1_000_000, 0, never) == 50.0
     assert key_delay(10.0, 1, 10_000 * 4_096, never) == pytest.approx(2.44, abs=0.01)
 
 
-def test_unavailable_store_is_asked_less_often_and_is_back_within_5_s() -> None:
+def test_unavailable_store_is_retried_less_often_and_used_within_5_s() -> None:
     backoff = StoreBackoff(never)
     assert [backoff.failed() for _ in range(6)] == [0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
     backoff.answered()

@@ -75,7 +75,7 @@ def test_a_new_model_is_read_once() -> None:
 
 
 @pytest.mark.fault(7)
-def test_what_is_loaded_is_not_read_again() -> None:
+def test_a_loaded_value_is_not_read_again() -> None:
     it = loaded("a", "b", "c")
     it.retry(at(10))
     assert take(it, 1_000) == []
@@ -93,7 +93,7 @@ def test_a_model_that_moves_to_another_app_is_read_under_its_new_key() -> None:
     assert keys(take(it, 10)) == ["other_a"]
 
 
-def test_a_retry_reads_just_what_failed() -> None:
+def test_a_retry_reads_only_failed_keys() -> None:
     it = loaded("a", "b")
     request(it, "c", "v-1", at(0))
     answer(it, MISSING)
@@ -101,7 +101,7 @@ def test_a_retry_reads_just_what_failed() -> None:
     assert keys(take(it, 0.01)) == ["app_c"]
 
 
-def test_a_retry_does_not_read_twice_what_is_being_read() -> None:
+def test_a_retry_does_not_repeat_a_running_read() -> None:
     it = scheduler()
     request(it, "a", "v-1", at(0))
     [want] = take(it)
@@ -113,7 +113,7 @@ def test_a_retry_does_not_read_twice_what_is_being_read() -> None:
     assert keys(take(it, 100)) == ["app_a"]
 
 
-def test_batches_are_no_larger_than_asked_for_and_in_order() -> None:
+def test_batches_keep_the_requested_size_and_order() -> None:
     it = scheduler()
     for number in range(5):
         request(it, f"m{number}", "v-1", at(0))
@@ -145,7 +145,7 @@ def test_version_changed_twice_during_a_read_discards_its_answer() -> None:
     assert len(take(it, 3)) == 1
 
 
-def test_a_value_that_says_another_version_has_not_arrived_yet() -> None:
+def test_a_value_that_names_another_version_counts_as_outdated() -> None:
     it = scheduler()
     request(it, "a", "v-2", at(0))
     [read] = answer(it, b'{"version": "v-1"}')
@@ -157,7 +157,7 @@ def test_a_value_that_says_another_version_has_not_arrived_yet() -> None:
     assert (read.state, read.value) == (MetadataState.LOADED, b'{"version": "v-2"}')
 
 
-def test_a_missing_key_is_asked_for_again_until_it_is_there() -> None:
+def test_a_missing_key_is_read_again_until_it_exists() -> None:
     it = scheduler()
     request(it, "a", "v-1", at(0))
     [read] = answer(it, MISSING)
@@ -177,7 +177,7 @@ def test_a_missing_key_is_asked_for_again_until_it_is_there() -> None:
     assert it.next_due() is None
 
 
-def test_since_is_the_time_at_which_the_state_began() -> None:
+def test_since_is_the_start_time_of_the_state() -> None:
     it = scheduler()
     request(it, "a", "v-2", at(0))
     answer(it, MISSING, 1)
@@ -208,7 +208,7 @@ def test_too_large_value_is_not_read_again_until_its_version_changes() -> None:
     assert [want.check_size_first for want in take(it)] == [False]
 
 
-def test_a_retry_asks_for_its_size_first() -> None:
+def test_a_retry_reads_the_size_first() -> None:
     it = scheduler()
     request(it, "a", "v-1", at(0))
     answer(it, too_large(5_000_000, 1_000_000))
@@ -222,7 +222,7 @@ def test_a_retry_asks_for_its_size_first() -> None:
     assert (it.too_large, it.pending_count) == (0, 0)
 
 
-def test_however_often_a_retry_is_asked_for_its_size_is_asked_for_once() -> None:
+def test_several_retries_of_a_key_read_its_size_once() -> None:
     it = scheduler()
     request(it, "a", "v-1", at(0))
     answer(it, too_large(5_000_000, 1_000_000))
@@ -262,7 +262,7 @@ def test_missing_values_stay_missing_while_the_store_is_unavailable() -> None:
     assert len(take(it, 1)) == 1
 
 
-def test_waiting_begins_anew_when_the_store_is_back() -> None:
+def test_retry_delays_start_anew_after_a_store_outage() -> None:
     it = scheduler()
     request(it, "a", "v-1", at(0))
     answer(it, MISSING)
@@ -303,7 +303,7 @@ def test_memory_is_bounded_by_models_while_the_store_is_unavailable() -> None:
     assert len(it._timers) <= 1_100
 
 
-def test_timers_of_what_is_asked_for_again_do_not_pile_up() -> None:
+def test_timers_of_repeated_requests_do_not_accumulate() -> None:
     it = scheduler()
     for model in range(100):
         request(it, f"m{model}", "v-1", at(0))
@@ -314,7 +314,7 @@ def test_timers_of_what_is_asked_for_again_do_not_pile_up() -> None:
     assert len(take(it, 100)) == 100
 
 
-def test_many_late_values_are_read_again_no_faster_than_the_wire_can_bear() -> None:
+def test_many_late_values_are_reread_at_a_bounded_rate() -> None:
     it = scheduler()
     for model in range(100):
         request(it, f"m{model}", "v-2", at(0))
@@ -336,7 +336,7 @@ def test_requests_that_are_put_back_are_due_again_at_once() -> None:
     assert answer_to == []
 
 
-def test_what_was_missing_is_due_at_once_after_it_is_put_back() -> None:
+def test_a_missing_key_put_back_is_due_at_once() -> None:
     it = scheduler()
     request(it, "a", "v-1", at(0))
     answer(it, MISSING)

@@ -30,11 +30,11 @@ def test_all_four_names_and_literal_braces_may_be_used() -> None:
         ("{model}}", "Single '}'"),
     ],
 )
-def test_a_template_that_cannot_work_is_refused_with_its_reason(template: str, complaint: str) -> None:
+def test_an_unusable_template_is_refused_with_the_reason(template: str, complaint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         KeyTemplate(template)
     assert complaint in str(caught.value)
 
 
-def test_names_that_look_like_templates_are_taken_as_they_are() -> None:
+def test_names_with_braces_are_used_literally() -> None:
     assert KeyTemplate().key("n", "{model}", "{0}", "v") == "{model}_{0}"

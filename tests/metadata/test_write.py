@@ -37,14 +37,14 @@ def test_a_folder_holds_a_file_for_each_key_or_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"m1": ', b"\xff", b'{"m1": 1} 2'])
-def test_a_file_that_is_no_json_object_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_a_json_object_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "values.json"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="write a JSON object"):
         MetadataFiles(path)
 
 
-def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         MetadataFiles(tmp_path / "nowhere")
 

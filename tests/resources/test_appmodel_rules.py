@@ -103,7 +103,7 @@ def test_reason_to_set_aside_is_the_same_before_applying(manifest: dict[str, Any
         (with_metadata(labels={"x": 1}), "metadata.labels['x'] is a number: write a string, in quotes"),
     ],
 )
-def test_what_only_an_api_server_refuses_is_reported_before_applying(manifest: dict[str, Any], problem: str) -> None:
+def test_rules_of_the_api_server_are_checked_before_applying(manifest: dict[str, Any], problem: str) -> None:
     assert find_problems(manifest) == [problem]
     if "newSdkApp" not in problem:
         assert not isinstance(parse_appmodel(msgspec.json.encode(manifest)), InvalidAppModel)
@@ -136,12 +136,12 @@ def test_at_most_a_hundred_mistakes_are_reported() -> None:
 @pytest.mark.parametrize(
     "metadata", [None, [], "x", {"name": 5}, {"name": "a", "annotations": 5}, {"name": "a", "annotations": {"x": 5}}]
 )
-def test_metadata_of_any_form_gives_a_readable_problem(metadata: object) -> None:
+def test_object_metadata_of_any_form_gives_a_readable_problem(metadata: object) -> None:
     (problem,) = find_problems({**GOOD, "metadata": metadata})
     assert problem.startswith("metadata")
 
 
-def test_bytes_that_are_no_json_are_a_problem_not_an_exception() -> None:
+def test_invalid_json_is_a_problem_not_an_exception() -> None:
     assert find_problems(b"{") == ["the manifest is no JSON: Input data was truncated"]
     assert find_problems(b'"x"') == ["the manifest is a plain string: write a map"]
     assert len(find_problems(b'{"x":"\xff"}')) == 1

@@ -65,7 +65,7 @@ def reason_of(body: bytes) -> str:
 # --- AppModels -----------------------------------------------------------------------------------------------
 
 
-def test_an_appmodel_as_an_api_server_sends_it_is_read_whole() -> None:
+def test_every_field_of_an_appmodel_is_read() -> None:
     kind, body = watched_in("watch-events")[1]
     assert kind == "MODIFIED"
     assert parse_appmodel(body) == AppModel(
@@ -101,7 +101,7 @@ def test_every_kind_of_buffer_is_accepted(kind: Any) -> None:
         ("create-without-app", "wire/noapp", "spec.app is missing"),
     ],
 )
-def test_object_without_its_parts_is_invalid_with_a_reason(name: str, key: str, reason: str) -> None:
+def test_an_object_without_metadata_or_spec_is_invalid_with_a_reason(name: str, key: str, reason: str) -> None:
     parsed = parse_appmodel(object_in(name))
     assert isinstance(parsed, InvalidAppModel)
     assert str(parsed.key) == key
@@ -115,7 +115,7 @@ def test_an_object_without_a_namespace_gets_the_given_one() -> None:
     assert parse_appmodel(body, default_namespace="other").key == ObjectKey("other", "a")
 
 
-def test_unused_fields_may_hold_anything() -> None:
+def test_unused_fields_may_have_any_value() -> None:
     body = b'{"metadata":{"name":"a","labels":5,"x":1e999},"spec":%b,"status":[[null]]}' % written(SPEC)
     assert isinstance(parse_appmodel(body), AppModel)
 
@@ -198,7 +198,7 @@ def test_an_object_of_an_unusable_namespace_is_an_error(namespace: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b'"x"', b"5", b"{}", b'{"metadata":null}', b'{"metadata":[]}'])
-def test_json_that_is_no_object_is_an_error(body: bytes) -> None:
+def test_json_that_is_not_an_object_is_an_error(body: bytes) -> None:
     for parse in (parse_appmodel, parse_endpointslice, parse_key):
         with pytest.raises(InvalidObject):
             parse(body)
@@ -233,7 +233,7 @@ def test_json_that_is_no_object_is_an_error(body: bytes) -> None:
         "deep",
     ],
 )
-def test_bytes_that_are_no_json_are_a_damaged_stream_not_a_bad_object(body: bytes) -> None:
+def test_invalid_json_means_a_damaged_stream_not_an_invalid_object(body: bytes) -> None:
     for parse in (parse_appmodel, parse_endpointslice, parse_key):
         if parse is parse_appmodel or b"spec" not in body:
             with pytest.raises(msgspec.DecodeError) as raised:
@@ -251,7 +251,7 @@ def test_every_cut_of_a_real_object_is_a_damaged_stream() -> None:
 # --- limits --------------------------------------------------------------------------------------------------
 
 
-def test_names_of_253_characters_are_taken_and_longer_ones_are_not() -> None:
+def test_names_have_at_most_253_characters() -> None:
     longest = "ä" * 253
     body = with_spec(app=longest, version=longest, models=[{"name": longest, "version": longest}])
     assert isinstance(parse_appmodel(body), AppModel)
@@ -264,7 +264,7 @@ def test_names_of_253_characters_are_taken_and_longer_ones_are_not() -> None:
         assert reason_of(with_spec(**spec)) == f"{field} has 254 characters, at most 253 are taken"
 
 
-def test_an_app_of_12000_models_is_taken_and_a_larger_one_is_not() -> None:
+def test_an_app_has_at_most_12000_models() -> None:
     models = [{"name": f"assembly_defect_classifier_{number:06d}", "version": "v-1"} for number in range(12_001)]
     parsed = parse_appmodel(with_models(*models[:-1]))
     assert isinstance(parsed, AppModel)
@@ -306,7 +306,7 @@ def test_the_reason_lists_the_first_few_problems_of_many() -> None:
 # --- EndpointSlices ------------------------------------------------------------------------------------------
 
 
-def test_an_endpointslice_as_an_api_server_sends_it_is_read_whole() -> None:
+def test_every_field_of_an_endpointslice_is_read() -> None:
     first, second = (parse_endpointslice(raw) for raw in raw_items_in("endpointslices-list"))
     assert first == EndpointSlice(
         key=ObjectKey("wire", "iiot-a1"),
@@ -322,7 +322,7 @@ def test_an_endpointslice_as_an_api_server_sends_it_is_read_whole() -> None:
     assert isinstance(second, EndpointSlice)
 
 
-def test_a_terminating_endpoint_is_read_as_such() -> None:
+def test_a_terminating_endpoint_is_marked_as_terminating() -> None:
     parsed = parse_endpointslice(watched_in("endpointslices-watch")[0][1])
     assert isinstance(parsed, EndpointSlice)
     (endpoint,) = parsed.endpoints
@@ -368,13 +368,13 @@ def test_zone_node_pod_and_hints_are_read() -> None:
 
 
 @pytest.mark.parametrize("target", [None, {}, {"kind": "Node", "name": "n1"}, {"kind": "Pod", "name": None}])
-def test_a_target_that_is_no_pod_gives_no_pod(target: object) -> None:
+def test_a_target_that_is_not_a_pod_gives_no_pod_name(target: object) -> None:
     (endpoint,) = slice_of(endpoints=[{"addresses": ["10.0.0.1"], "targetRef": target}]).endpoints
     assert endpoint.pod == ""
 
 
 @pytest.mark.parametrize("hints", [None, {}, {"forZones": None}, {"forZones": []}])
-def test_absent_hints_are_none(hints: object) -> None:
+def test_absent_hints_give_an_empty_tuple(hints: object) -> None:
     (endpoint,) = slice_of(endpoints=[{"addresses": ["10.0.0.1"], "hints": hints}]).endpoints
     assert endpoint.hints == ()
 
@@ -385,17 +385,17 @@ def test_null_endpoints_and_ports_count_as_absent() -> None:
     assert slice_of() == parsed
 
 
-def test_a_port_without_a_number_is_no_port() -> None:
+def test_a_port_without_a_number_is_ignored() -> None:
     parsed = slice_of(ports=[{"name": "any", "port": None}, {"name": None, "port": 80}, {"port": 81}])
     assert parsed.ports == (SlicePort("", 80), SlicePort("", 81))
 
 
-def test_of_several_addresses_of_an_endpoint_the_first_counts() -> None:
+def test_the_first_of_several_addresses_is_used() -> None:
     parsed = slice_of(endpoints=[{"addresses": ["10.0.0.1", "10.0.0.2"]}, {"addresses": []}, {"addresses": None}])
     assert [endpoint.address for endpoint in parsed.endpoints] == ["10.0.0.1"]
 
 
-def test_ipv6_is_taken() -> None:
+def test_ipv6_addresses_are_read() -> None:
     parsed = slice_of(addressType="IPv6", endpoints=[{"addresses": ["fd00::1"]}])
     assert (parsed.address_type, parsed.endpoints[0].address) == ("IPv6", "fd00::1")
 
@@ -424,12 +424,12 @@ def test_slices_without_a_service_or_of_host_names_are_ignored(manifest: dict[st
         {"ports": [{"port": "http"}]},
     ],
 )
-def test_a_slice_that_breaks_the_apis_schema_is_an_error_that_says_where(fields: dict[str, object]) -> None:
+def test_a_slice_against_the_schema_is_an_error_that_names_the_field(fields: dict[str, object]) -> None:
     with pytest.raises(InvalidObject, match=r"EndpointSlice n/s: .* - at `\$\."):
         slice_of(**fields)
 
 
-def test_a_slice_whose_service_is_no_name_is_an_error() -> None:
+def test_a_slice_with_an_invalid_service_name_is_an_error() -> None:
     metadata = {"name": "s", "labels": {"kubernetes.io/service-name": "a/b"}}
     with pytest.raises(InvalidObject, match="no Service's name"):
         parse_endpointslice(written({"metadata": metadata, "addressType": "IPv4"}))

@@ -22,7 +22,7 @@ def names_kind(module: Path) -> list[int]:
     return [node.lineno for node in nodes if isinstance(node, ast.Constant) and node.value in NAMES]
 
 
-def test_no_module_outside_resources_names_a_kind() -> None:
+def test_kinds_are_named_in_resources_only() -> None:
     found = {
         str(module.relative_to(ROOT)): lines
         for module in ROOT.rglob("*.py")
@@ -36,7 +36,7 @@ def test_names_of_kinds_are_unique(kind: WatchedKind) -> None:
     assert [other for other in BUILT_IN if other.name == kind.name or other.feeds == kind.feeds] == [kind]
 
 
-def test_paths_and_names_are_those_of_the_api() -> None:
+def test_paths_and_names_match_the_api() -> None:
     assert APPMODELS.full_name == "appmodels.iidp.com"
     assert APPMODELS.api_path == ("apis", "iidp.com", "v1")
     assert ENDPOINTSLICES.api_version == "discovery.k8s.io/v1"

@@ -57,7 +57,7 @@ def tenant(**spec: Any) -> dict[str, Any]:
         ("widgets.v1alpha1.a.b.c", ("a.b.c", "v1alpha1", "widgets")),
     ],
 )
-def test_a_resource_is_read_in_kubectls_full_form(resource: str, parts: tuple[str, str, str]) -> None:
+def test_a_resource_is_given_in_kubectls_full_form(resource: str, parts: tuple[str, str, str]) -> None:
     assert parse_resource(resource) == parts
 
 
@@ -88,7 +88,7 @@ def test_values_of_json_reach_the_row_unchanged() -> None:
     assert found["metadata"]["name"] == "acme"
 
 
-def test_key_value_and_index_follow_their_paths() -> None:
+def test_key_value_and_index_are_taken_from_their_paths() -> None:
     found = row(
         tenant(code="ACME", region="eu", tags=["a", "b", None, "a"], active=True, size=3),
         key=".spec.code",
@@ -106,7 +106,7 @@ def test_an_escaped_dot_is_part_of_a_name() -> None:
     assert row(tenant(), key=".metadata.labels['app.kubernetes.io/name']").row_key == "gateway"
 
 
-def test_the_default_key_holds_the_namespace_where_there_are_several() -> None:
+def test_default_key_includes_the_namespace_if_there_are_several() -> None:
     assert row(tenant()).row_key == "acme"
     assert row(tenant(), several=True).row_key == "default/acme"
     assert row(tenant(), namespace="*").row_key == "default/acme"
@@ -156,7 +156,7 @@ tables:
 """
 
 
-def test_a_file_and_options_declare_tables(tmp_path: Path) -> None:
+def test_tables_are_declared_by_file_and_options(tmp_path: Path) -> None:
     path = tmp_path / "tables.yaml"
     path.write_text(FILE)
     kinds = read_tables(str(path), ["nodes=nodes.v1"], several_namespaces=False)
@@ -263,7 +263,7 @@ tables:
         read_tables(str(path), [], several_namespaces=False)
 
 
-def test_tables_that_stay_keep_their_kind_and_others_avoid_its_number() -> None:
+def test_unchanged_tables_keep_their_number_and_no_other_gets_it() -> None:
     one, other = TableDefinition(resource="nodes.v1"), TableDefinition(resource="pods.v1")
     before = watch_tables({"a": one, "b": one}, several_namespaces=False)
     after = watch_tables({"a": other, "b": one, "c": other}, several_namespaces=False, current=before)
@@ -272,7 +272,7 @@ def test_tables_that_stay_keep_their_kind_and_others_avoid_its_number() -> None:
     assert watch_tables({"a": one, "b": one}, several_namespaces=False, current=before) == before
 
 
-def test_the_key_of_metadata_is_made_of_names_and_paths() -> None:
+def test_metadata_key_may_contain_names_and_paths() -> None:
     manifest = tenant(app="x", count=3, ratio=0.5, version="v2", none=None)
     redis = TableRedis(key="{{{.spec.app}}}:{namespace}/{name}_{key}@{.spec.count}", version=".spec.version")
     assert row(manifest, redis=redis, key=".spec.app").metadata == ("{x}:default/acme_x@3", "v2")
@@ -301,7 +301,7 @@ def test_a_field_selector_compares_as_an_api_server_does(selector: str, selected
     assert matches_fields(parse_field_selector(selector), manifest) is selected
 
 
-def test_secrets_are_read_where_a_table_allows_it() -> None:
+def test_secrets_are_read_if_the_table_allows_it() -> None:
     definition = TableDefinition(resource="secrets.v1", secrets="allowed")
     (kind,) = watch_tables({"keys": definition}, several_namespaces=False)
     assert kind.full_name == "secrets"

@@ -52,7 +52,7 @@ print(json.dumps(found))
 """
 
 
-def test_every_pool_process_sees_a_change_and_nothing_is_left(
+def test_celery_pool_processes_see_a_change_and_leave_nothing(
     tmp_path: Path, area: str, manifests: Manifests, redis_server: RedisServer
 ) -> None:
     port = free_port()

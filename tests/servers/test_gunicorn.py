@@ -28,9 +28,7 @@ def gunicorn(folder: Path, area: str, manifests: Manifests, *options: str, app: 
         yield server
 
 
-def test_workers_see_a_change_a_restart_fails_no_request_and_nothing_is_left(
-    tmp_path: Path, area: str, manifests: Manifests
-) -> None:
+def test_workers_see_changes_and_a_restart_fails_no_request(tmp_path: Path, area: str, manifests: Manifests) -> None:
     with gunicorn(tmp_path, area, manifests) as server:
         restart_under_load(server, manifests)
         assert server.end(signal.SIGTERM) == 0
@@ -79,7 +77,7 @@ def restart_under_load(server: Server, manifests: Manifests, attempts: int = 1) 
     assert writer(server.area) == watcher, "the watcher outlives the workers"
 
 
-def test_a_binary_upgrade_fails_no_request_and_hands_the_area_over(
+def test_binary_upgrade_fails_no_request_and_passes_on_the_area(
     tmp_path: Path, area: str, manifests: Manifests
 ) -> None:
     with gunicorn(tmp_path, area, manifests, "--pid", "pid") as server:
@@ -115,7 +113,7 @@ def test_watcher_ends_with_the_last_worker_of_a_killed_arbiter(tmp_path: Path, a
         server.gone(left)
 
 
-def test_a_dead_watcher_is_started_again_beside_the_server(tmp_path: Path, area: str, manifests: Manifests) -> None:
+def test_a_dead_watcher_is_restarted_beside_the_server(tmp_path: Path, area: str, manifests: Manifests) -> None:
     with gunicorn(tmp_path, area, manifests) as server:
         os.kill(writer(area), signal.SIGKILL)
         manifests.write("iiot2")
@@ -152,7 +150,7 @@ def test_workers_without_root_follow_to_the_next_segment(tmp_path: Path, area: s
         assert server.end(signal.SIGTERM) == 0
 
 
-def test_workers_that_wait_for_routes_can_be_ended(tmp_path: Path, area: str, manifests: Manifests) -> None:
+def test_workers_waiting_for_routes_can_be_terminated(tmp_path: Path, area: str, manifests: Manifests) -> None:
     manifests.path.rename(tmp_path / "elsewhere")
     port = free_port()
     words = ["gunicorn", "--config", "gunicorn.conf.py", "--bind", f"127.0.0.1:{port}", "app:application"]

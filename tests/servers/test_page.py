@@ -24,7 +24,7 @@ def test_every_file_of_the_examples_is_on_the_page() -> None:
     assert {path for path in files if not {"__pycache__", *OF_OTHER_PAGES} & set(path.parts)} == shown
 
 
-def test_a_servers_configuration_takes_ten_lines_at_the_most() -> None:
+def test_configuration_of_each_server_has_at_most_ten_lines() -> None:
     for shown in shown_files():
         if shown.path.name not in APPLICATIONS:
             assert len(shown.text.splitlines()) <= LINES, shown.path

@@ -65,7 +65,7 @@ SLOW_KINDS = {
     [*KINDS.values(), *(pytest.param(kind, marks=pytest.mark.long) for kind in SLOW_KINDS.values())],
     ids=[*KINDS, *SLOW_KINDS],
 )
-def test_workers_see_a_change_a_restart_fails_no_request_and_nothing_is_left(
+def test_workers_see_changes_and_a_restart_fails_no_request(
     kind: Kind, tmp_path: Path, area: str, manifests: Manifests
 ) -> None:
     port = free_port()

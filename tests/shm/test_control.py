@@ -49,7 +49,7 @@ def test_heartbeat_is_seen_and_a_contact_of_0_keeps_the_last_one(area: str) -> N
         assert (control.heartbeat_ns, control.contact_ns, control.synced) == (20, 9, False)
 
 
-def test_a_contact_may_lie_before_the_clock_began(area: str) -> None:
+def test_a_contact_may_lie_before_time_0_of_the_clock(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.control.beat(10, -9, synced=True)
         assert ControlReader(area).contact_ns == -9
@@ -65,7 +65,7 @@ def test_the_next_writer_stores_its_pid_and_keeps_the_last_contact(area: str) ->
         assert not control.synced, "it has not listed yet"
 
 
-def test_status_pages_are_whole_and_the_newest(area: str) -> None:
+def test_readers_get_the_newest_complete_status_page(area: str) -> None:
     with Publisher(area) as publisher:
         control = ControlReader(area)
         for number in range(5):
@@ -83,7 +83,7 @@ def test_a_status_page_that_is_too_long_is_left_out(area: str) -> None:
         assert ControlReader(area).status() == longest
 
 
-def test_a_half_written_status_page_gives_way_to_the_one_before(area: str) -> None:
+def test_half_written_status_page_is_ignored_for_the_previous_one(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.control.store_status(b"one")
         publisher.control.store_status(b"two")
@@ -96,7 +96,7 @@ def test_a_half_written_status_page_gives_way_to_the_one_before(area: str) -> No
         assert ControlReader(area).status() == b"two"
 
 
-def test_a_status_page_continues_from_the_former_writers(area: str) -> None:
+def test_next_writer_continues_the_former_writers_status_page(area: str) -> None:
     with Publisher(area) as publisher:
         for number in range(3):
             publisher.control.store_status(b"%d" % number)
@@ -125,7 +125,7 @@ def test_a_second_writer_is_refused_with_the_pid_of_the_first(area: str) -> None
         assert str(os.getpid()) in str(caught.value)
 
 
-def test_a_refused_writer_takes_no_descriptor_with_it(area: str) -> None:
+def test_a_refused_writer_leaves_no_descriptor_open(area: str) -> None:
     with Publisher(area):
         before = descriptors()
         for _ in range(50):
@@ -207,7 +207,7 @@ def test_a_closed_writer_can_be_closed_again(area: str) -> None:
 # --- taking over ----------------------------------------------------------------------------------------------
 
 
-def test_a_block_of_another_format_version_is_replaced_and_its_segments_go(area: str) -> None:
+def test_control_block_of_another_format_is_replaced_with_its_segments(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
     poke(area, 8, struct.pack("<I", 99))
@@ -219,7 +219,7 @@ def test_a_block_of_another_format_version_is_replaced_and_its_segments_go(area:
         assert publisher.publish({(1, "a"): b"2"}) == 1
 
 
-def test_a_writer_of_another_format_version_that_lives_is_not_replaced(area: str) -> None:
+def test_a_live_writer_of_another_format_is_not_replaced(area: str) -> None:
     with Publisher(area):
         poke(area, 8, struct.pack("<I", 99))
         with pytest.raises(AreaBusy):
@@ -244,7 +244,7 @@ def test_a_directory_of_that_name_is_refused_and_left_alone(area: str) -> None:
         directory.rmdir()
 
 
-def test_a_directory_among_the_leftovers_is_kept_and_harmless(area: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_directory_among_the_leftovers_is_kept(area: str, caplog: pytest.LogCaptureFixture) -> None:
     directory = Path(path_of(f"shmroute-{area}.77"))
     directory.mkdir()
     try:
@@ -295,7 +295,7 @@ def test_an_unfinished_removal_is_finished_by_the_next_writer(area: str) -> None
         assert not ControlReader(area).retired
 
 
-def test_reading_a_control_block_does_not_give_the_lock_back(area: str) -> None:
+def test_reading_a_control_block_does_not_release_the_lock(area: str) -> None:
     """As a POSIX record lock would be by any close of the same file in the process."""
     with Publisher(area):
         for _ in range(3):

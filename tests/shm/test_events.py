@@ -36,7 +36,7 @@ def test_ring_keeps_the_newest_events_and_a_new_writer_continues(area: str) -> N
         assert path(area).stat().st_mode & 0o777 == 0o600
 
 
-def test_log_of_another_area_of_that_name_is_replaced(area: str) -> None:
+def test_event_log_of_a_former_area_of_that_name_is_replaced(area: str) -> None:
     with Publisher(area):
         writer(area, 1).append(5, [b"old"])
         writer(area, 2).append(5, [b"new"])
@@ -64,7 +64,7 @@ def test_damaged_log_is_recreated_by_the_next_event(area: str, harm: str) -> Non
         assert [each.payload for each in read_events(area)] == [b"after"]
 
 
-def test_damaged_place_is_left_out_and_the_others_are_read(area: str) -> None:
+def test_a_damaged_event_is_skipped_and_others_are_read(area: str) -> None:
     with Publisher(area):
         writer(area).append(5, [b"one", b"two", b"three"])
         with path(area).open("r+b") as file:

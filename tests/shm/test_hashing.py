@@ -31,14 +31,14 @@ def test_this_python_uses_the_fast_hash() -> None:
 
 
 @pytest.mark.parametrize("other", [lambda key, data: b"other!!!", lambda: b"", None])
-def test_a_python_whose_function_differs_uses_the_slow_one(monkeypatch: pytest.MonkeyPatch, other: object) -> None:
+def test_a_python_with_another_hash_function_uses_the_slow_one(monkeypatch: pytest.MonkeyPatch, other: object) -> None:
     monkeypatch.setattr("_imp.source_hash", other)
     assert hashing._choose() is hashing.siphash13
     monkeypatch.delattr("_imp.source_hash")
     assert hashing._choose() is hashing.siphash13
 
 
-def test_slots_do_not_depend_on_which_implementation_runs(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_hash_implementations_find_the_same_slots(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {(kind, f"model-{number}"): b"x" for number in range(50) for kind in (1, 300)}
     with Publisher(area) as publisher:
         publisher.replace(rows)

@@ -25,7 +25,7 @@ def header(**changes: int) -> SegmentHeader:
 
 
 @pytest.mark.fault(34)
-def test_every_word_that_is_stored_or_loaded_as_one_is_aligned() -> None:
+def test_atomic_words_are_aligned() -> None:
     words = {
         name: value
         for name, value in vars(layout).items()
@@ -36,7 +36,7 @@ def test_every_word_that_is_stored_or_loaded_as_one_is_aligned() -> None:
     assert all(start % 8 == 0 for start in layout.STATUS_AT)
 
 
-def test_the_generation_has_a_cache_line_of_its_own() -> None:
+def test_the_generation_has_its_own_cache_line() -> None:
     line_bytes = 64
     words = (
         layout.SEGMENT_AT,
@@ -83,7 +83,7 @@ def test_alignment_is_asserted_where_the_layout_is_defined() -> None:
     log=st.integers(0, 2**20).map(lambda words: words * 8),
     rows=st.integers(0, 2**32),
 )
-def test_a_segments_header_comes_back_as_it_was_packed(
+def test_a_segment_header_is_unpacked_as_it_was_packed(
     start: int, identity: int, key: int, slots: int, records: int, log: int, rows: int
 ) -> None:
     records_at = layout.SLOTS_AT + slots * 8
@@ -132,7 +132,7 @@ def test_inconsistent_header_is_refused_despite_a_right_checksum(
         layout.unpack_segment_header("name", data, 1 << 40)
 
 
-def test_a_segment_that_was_cut_short_is_refused_with_both_sizes() -> None:
+def test_truncated_segment_is_refused_with_both_sizes() -> None:
     data = layout.pack_segment_header(header()).ljust(layout.SLOTS_AT, b"\0")
     with pytest.raises(AreaUnreadable, match=f"cut short: 5000 bytes.*{header().capacity}"):
         layout.unpack_segment_header("name", data, 5000)
@@ -154,18 +154,18 @@ def test_another_format_version_is_refused_with_both_versions(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("data", [b"", b"short", b"something else".ljust(layout.CONTROL_BYTES, b"\0")])
-def test_a_file_that_is_no_control_block_is_refused(data: bytes) -> None:
+def test_a_file_that_is_not_a_control_block_is_refused(data: bytes) -> None:
     with pytest.raises(AreaUnreadable):
         layout.check_control_header("name", data)
 
 
-def test_a_control_block_that_was_cut_short_is_refused() -> None:
+def test_a_truncated_control_block_is_refused() -> None:
     data = layout.CONTROL_HEADER.pack(layout.CONTROL_MAGIC, layout.FORMAT_VERSION, 0)
     with pytest.raises(AreaUnreadable, match="cut short"):
         layout.check_control_header("name", data.ljust(1000, b"\0"))
 
 
-def test_a_records_checksum_covers_all_that_follows_it() -> None:
+def test_record_checksum_covers_all_its_other_bytes() -> None:
     record = layout.pack_record(3, b"key", b"value", 77)
     (checksum, *_) = layout.RECORD.unpack_from(record)
     assert crc32(record[layout.CHECKSUM_BYTES :]) == checksum
@@ -173,7 +173,7 @@ def test_a_records_checksum_covers_all_that_follows_it() -> None:
 
 
 @given(kind=st.integers(0, layout.MAX_KIND), key=st.binary(max_size=40), value=st.binary(max_size=40))
-def test_a_record_without_its_link_is_the_record_of_a_new_row(kind: int, key: bytes, value: bytes) -> None:
+def test_a_record_of_a_new_row_has_no_link(kind: int, key: bytes, value: bytes) -> None:
     record = layout.pack_record(kind, key, value, 12345)
     assert layout.unlinked_record(record) == layout.pack_record(kind, key, value, 0)
     assert layout.unlinked_record(layout.unlinked_record(record)) == layout.pack_record(kind, key, value, 0)
@@ -199,7 +199,7 @@ def test_a_key_contained_in_its_value_is_not_stored_again(kind: int, key: bytes,
     assert (stored[: len(value)], stored[at : at + len(key)]) == (value, key)
 
 
-def test_a_batchs_checksum_covers_its_header_and_its_records() -> None:
+def test_batch_checksum_covers_header_and_records() -> None:
     records = layout.pack_record(1, b"key", b"value", 0)
     batch = Batch(9, 0, layout.BATCH_BYTES + len(records), 1, 0, 1, 1)
     good = layout.batch_checksum(batch, records)
@@ -209,5 +209,5 @@ def test_a_batchs_checksum_covers_its_header_and_its_records() -> None:
 
 
 @given(rows=st.integers(0, 10**7))
-def test_half_of_the_slots_of_a_base_are_free_and_no_more(rows: int) -> None:
+def test_half_of_the_slots_of_a_base_are_free(rows: int) -> None:
     assert layout.slots_for(rows) == max(layout.MIN_SLOTS, rows * 2)

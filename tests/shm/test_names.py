@@ -11,17 +11,17 @@ from tests.shm.tables import current_segment
 
 
 @pytest.mark.parametrize("area", ["", "-a", "_a", "a.b", "a/b", "../a", "a b", "ä", "x" * 101, "a\n"])
-def test_a_name_that_could_leave_the_folder_or_be_mistaken_is_refused(area: str) -> None:
+def test_an_area_name_with_unsafe_characters_is_refused(area: str) -> None:
     with pytest.raises(ConfigError, match="cannot be a name"):
         control_name(area)
 
 
 @pytest.mark.parametrize("area", ["a", "A-1_b", "0", "x" * 100])
-def test_a_name_of_letters_digits_dashes_and_underscores_is_taken(area: str) -> None:
+def test_area_names_have_letters_digits_dashes_and_underscores(area: str) -> None:
     assert control_name(area) == f"shmroute-{area}"
 
 
-def test_areas_with_a_common_name_prefix_share_no_object(area: str) -> None:
+def test_areas_with_a_common_name_prefix_share_no_file(area: str) -> None:
     with Publisher(area) as one, Publisher(f"{area}-b") as other:
         one.publish({(1, "a"): b"1"})
         other.publish({(1, "a"): b"1"})

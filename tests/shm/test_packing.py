@@ -129,7 +129,7 @@ def test_invalid_rows_are_refused_in_c(row: object, error: type[Exception]) -> N
 
 
 @needs_native
-def test_slots_that_have_no_room_end_the_search_in_c() -> None:
+def test_full_slot_table_ends_the_search_in_c() -> None:
     assert NATIVE is not None
     slots = memoryview(bytearray(16)).cast("Q")
     with pytest.raises(ValueError, match="no slot is free"):

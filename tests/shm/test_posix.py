@@ -39,12 +39,12 @@ def test_an_empty_object_is_refused(area: str) -> None:
         posix.attach(control_name(area))
 
 
-def test_a_missing_object_differs_from_one_that_may_not_be_opened(area: str) -> None:
+def test_a_missing_file_differs_from_a_forbidden_one(area: str) -> None:
     with pytest.raises(FileNotFoundError):
         posix.attach(control_name(area))
 
 
-def test_running_out_of_descriptors_or_address_space_is_an_error_of_shmroute(area: str) -> None:
+def test_lack_of_descriptors_or_address_space_raises_no_access(area: str) -> None:
     """In a child: both limits hold for the whole process."""
 
     def work(pipe: Pipe) -> None:
@@ -66,7 +66,7 @@ def modes(area: str) -> dict[str, int]:
     return {name: stat.S_IMODE(Path(path_of(name)).stat().st_mode) for name in names}
 
 
-def test_objects_are_for_their_user_alone(area: str) -> None:
+def test_files_are_readable_by_their_owner_only(area: str) -> None:
     umask = os.umask(0)
     try:
         with Publisher(area) as publisher:
@@ -76,7 +76,7 @@ def test_objects_are_for_their_user_alone(area: str) -> None:
         os.umask(umask)
 
 
-def test_a_group_may_read_and_not_write_whatever_the_umask(area: str) -> None:
+def test_the_group_may_read_and_not_write_under_any_umask(area: str) -> None:
     umask = os.umask(0o077)
     try:
         with Publisher(area, group=os.getegid()) as publisher:
@@ -87,7 +87,7 @@ def test_a_group_may_read_and_not_write_whatever_the_umask(area: str) -> None:
         os.umask(umask)
 
 
-def test_what_a_former_writer_left_is_shared_with_the_group_of_the_next(area: str) -> None:
+def test_next_writer_shares_its_predecessors_files_with_its_group(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
     with Publisher(area, group=os.getegid()):
@@ -112,7 +112,7 @@ def test_a_member_of_the_group_reads_what_another_user_publishes(area: str) -> N
 
 
 @as_root
-def test_a_group_this_process_is_not_in_is_refused_and_leaves_nothing(area: str) -> None:
+def test_group_without_this_process_is_refused_and_leaves_nothing(area: str) -> None:
     def work(pipe: Pipe) -> None:
         become_nobody()
         for _ in range(2):
@@ -130,7 +130,7 @@ def test_a_group_that_does_not_exist_is_named() -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 2**32 - 1, 99_999_999_999])
-def test_a_number_that_no_group_can_have_is_refused(number: int) -> None:
+def test_an_impossible_group_number_is_refused(number: int) -> None:
     with pytest.raises(ConfigError, match=f"cannot have the number {number}"):
         posix.Ownership(number)
 

@@ -109,7 +109,7 @@ def test_publish_stores_batch_then_slots_then_hint_then_generation(area: str) ->
 
 
 @pytest.mark.fault(34)
-def test_segment_is_named_only_after_the_generation_that_leads_there(area: str) -> None:
+def test_segment_number_is_stored_after_the_generation(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
         log: list[str] = []
@@ -138,7 +138,7 @@ def test_oldest_is_stored_before_the_first_byte_is_overwritten(area: str) -> Non
 
 
 @pytest.mark.fault(23)
-def test_a_reader_loads_nothing_of_a_generation_before_a_fence(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_loads_rows_only_after_a_fence(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[str] = []
     monkeypatch.setattr(reader, "fence_loads", lambda: note(log, FENCE))
     monkeypatch.setattr(Segment, "batch_at", noted(Segment.batch_at, "batch", log))

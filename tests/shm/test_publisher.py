@@ -52,13 +52,13 @@ def test_unchanged_rows_are_not_published(area: str) -> None:
         assert publisher.replace({(1, "a"): b"1"}) == 1
 
 
-def test_an_empty_table_is_a_table(area: str) -> None:
+def test_an_area_without_rows_can_be_published(area: str) -> None:
     with Publisher(area) as publisher:
         assert publisher.replace({}) == 1
         assert table(RowReader(area)) == {}
 
 
-def test_replacing_removes_what_is_not_given_in_one_generation(area: str) -> None:
+def test_replace_removes_all_other_rows_in_one_generation(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1", (1, "b"): b"2", (2, "a"): b"3"})
         assert publisher.replace({(1, "b"): b"22", (3, "c"): b"4"}) == 2
@@ -117,7 +117,7 @@ def test_a_value_beyond_the_limit_is_refused(area: str) -> None:
 
 
 @pytest.mark.fault(28)
-def test_a_batch_beyond_its_limit_becomes_a_whole_table(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_over_its_limit_is_published_as_a_new_base(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
         before = ControlReader(area).segment
@@ -127,7 +127,7 @@ def test_a_batch_beyond_its_limit_becomes_a_whole_table(area: str, monkeypatch: 
         assert set(table(RowReader(area))) == {(1, "a"), (1, "b")}
 
 
-def test_heart_beats_in_each_long_part_of_a_publish(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeat_continues_in_each_long_part_of_a_publish(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "_ROWS_BETWEEN_PAUSES", 10)
     monkeypatch.setattr(segment_writer, "CHANGES_BETWEEN_PAUSES", 10)
     monkeypatch.setattr(segment_writer, "CHUNK_ROWS", 10)
@@ -242,7 +242,7 @@ def test_deleted_rows_are_left_out_of_a_new_base(area: str) -> None:
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_more_than_fits_is_published_as_a_whole_new_table(area: str) -> None:
+def test_changes_that_do_not_fit_are_published_as_a_new_base(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
         reader = RowReader(area)
@@ -256,7 +256,7 @@ def test_more_than_fits_is_published_as_a_whole_new_table(area: str) -> None:
 
 @pytest.mark.fault(28)
 @pytest.mark.usefixtures("small_segments")
-def test_slots_never_fill_up_however_rows_come_and_go(area: str) -> None:
+def test_slots_never_fill_up_as_rows_are_added_and_removed(area: str) -> None:
     with Publisher(area) as publisher:
         for number in range(2000):
             publisher.publish({(1, f"k{number}"): b"x", (1, f"k{number - 3}"): None})
@@ -284,7 +284,7 @@ def test_counts_stay_exact_over_rebuilds_and_adoptions(area: str) -> None:
             assert writer.slots_used == sum(map(bool, writer._slots.tolist()))
 
 
-def test_sizes_are_what_the_file_system_says(area: str) -> None:
+def test_reported_sizes_equal_those_of_the_file_system(area: str) -> None:
     with Publisher(area) as publisher:
         assert publisher.sizes.segment_bytes == layout.CONTROL_BYTES
         publisher.publish({(1, f"k{number}"): bytes(1000) for number in range(1000)})
@@ -316,7 +316,7 @@ def test_a_removed_area_leaves_no_file(area: str) -> None:
     assert objects(area) == []
 
 
-def test_leftovers_are_swept_by_whoever_gets_the_lock(area: str) -> None:
+def test_leftovers_are_removed_by_the_next_lock_holder(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
     for name in ("shmroute-%s.999", "shmroute-%s.0123456789abcdef", "shmroute-%s.new-0123456789abcdef"):
@@ -373,7 +373,7 @@ def test_unadoptable_rows_are_dropped_and_generations_continue(
         assert table(reader) == table(RowReader(area)) == {(1, "a"): b"4"}
 
 
-def test_a_damaged_row_is_mended_by_publishing_the_whole_table(area: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_row_is_repaired_by_publishing_all_rows(area: str, caplog: pytest.LogCaptureFixture) -> None:
     rows: Table = {(1, f"k{number}"): b"some value %d" % number for number in range(20)}
     with Publisher(area) as publisher:
         publisher.publish(rows)
@@ -439,7 +439,7 @@ def test_an_exception_in_the_middle_of_a_publish_leaves_no_half_state(
 
 
 @pytest.mark.fault(27)
-def test_a_whole_table_that_finds_no_room_changes_nothing(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replace_without_room_changes_nothing(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real thing, on a small file system, is in tests/faults/test_memory.py."""
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
@@ -499,7 +499,7 @@ def test_log_shorter_than_the_generation_is_not_adopted(area: str, caplog: pytes
 
 
 @pytest.mark.fault(23)
-def test_new_table_not_named_yet_is_adopted_with_its_own_counts(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segment_of_an_unfinished_switch_is_adopted_with_its_counts(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(_generation: int) -> None:
         raise SystemExit
 
@@ -534,7 +534,7 @@ def test_base_with_crowded_slots_is_rebuilt_in_time(area: str) -> None:
         assert len(table(reader)) == 40
 
 
-def test_rows_with_empty_values_disturb_no_other_row(area: str) -> None:
+def test_rows_with_empty_values_do_not_affect_others(area: str) -> None:
     rows = {(1, f"k{number}"): b"x" * (number % 3) for number in range(300)}
     with Publisher(area) as publisher:
         publisher.replace(rows)

@@ -26,7 +26,7 @@ from tests.shm.ground import NO_SHARED_MEMORY, Make, as_root, become_nobody, lim
 from tests.shm.tables import Table, changed, current_segment, segments, table
 
 
-def test_there_is_nothing_to_read_before_the_first_publish(area: str) -> None:
+def test_reading_before_the_first_publish_is_not_ready(area: str) -> None:
     with pytest.raises(NotReady, match=area):
         RowReader(area)
     with Publisher(area) as publisher:
@@ -50,7 +50,7 @@ def test_a_reader_stays_at_its_generation_until_it_is_refreshed(area: str) -> No
         assert reader.refresh() == []
 
 
-def test_a_snapshot_stays_where_it_was_made(area: str) -> None:
+def test_a_snapshot_stays_at_its_generation(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
         reader = RowReader(area)
@@ -61,7 +61,7 @@ def test_a_snapshot_stays_where_it_was_made(area: str) -> None:
         assert (reader.generation, reader.get(1, "a")) == (2, b"2")
 
 
-def test_a_key_that_cannot_be_in_a_table_is_absent(area: str) -> None:
+def test_an_impossible_key_is_absent(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
         reader = RowReader(area)
@@ -89,7 +89,7 @@ def test_reader_follows_to_a_new_base_and_knows_what_changed(area: str) -> None:
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_reader_several_bases_behind_gets_the_newest_rows(area: str) -> None:
+def test_reader_several_bases_behind_reads_the_newest_rows(area: str) -> None:
     with Publisher(area) as publisher:
         rows: Table = {(1, f"k{number}"): b"0" for number in range(50)}
         publisher.replace(rows)
@@ -105,7 +105,7 @@ def test_reader_several_bases_behind_gets_the_newest_rows(area: str) -> None:
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_a_view_outlives_one_base_and_says_so_when_it_has_expired(area: str) -> None:
+def test_a_snapshot_outlives_one_base_and_then_raises_expired(area: str) -> None:
     with Publisher(area) as publisher:
         rows: Table = {(1, f"k{number}"): b"%d" % number for number in range(50)}
         publisher.replace(rows)
@@ -142,7 +142,7 @@ def test_a_view_outlives_one_base_and_says_so_when_it_has_expired(area: str) -> 
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_a_view_of_an_area_that_was_removed_never_expires(area: str) -> None:
+def test_a_snapshot_of_a_removed_area_never_expires(area: str) -> None:
     publisher = Publisher(area)
     rows: Table = {(1, f"k{number}"): b"%d" % number for number in range(50)}
     publisher.replace(rows)
@@ -178,7 +178,7 @@ def test_advance_reports_exactly_what_each_generation_changed(area: str) -> None
 @pytest.mark.fault(23)
 @pytest.mark.usefixtures("small_segments")
 @pytest.mark.parametrize("stay_behind", [1, 3, 50, 500])
-def test_changes_reported_by_advance_add_up_to_the_newest_table(area: str, stay_behind: int) -> None:
+def test_changes_from_advance_add_up_to_the_newest_rows(area: str, stay_behind: int) -> None:
     with Publisher(area) as publisher:
         rows: Table = {(1, f"k{number}"): b"0" for number in range(40)}
         publisher.replace(rows)
@@ -207,7 +207,7 @@ def test_changes_reported_by_advance_add_up_to_the_newest_table(area: str, stay_
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_seeking_goes_back_as_far_as_the_segment_reaches(area: str) -> None:
+def test_seek_goes_back_to_the_base_of_the_segment(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.replace({(1, "a"): b"0"})
         for number in range(1, 500):
@@ -318,7 +318,7 @@ def test_missing_segment_is_an_error_after_a_few_retries(area: str, monkeypatch:
 
 
 @as_root
-def test_another_users_area_is_an_error_that_says_whose_it_is(area: str) -> None:
+def test_the_error_for_another_users_area_names_the_owner(area: str) -> None:
     def work(pipe: Pipe) -> None:
         become_nobody()
         with pytest.raises(NoAccess, match="user 0 owns it, mode 0600; this process is user 65534"):
@@ -349,7 +349,7 @@ def test_a_damaged_generation_is_refused_and_the_reader_stays(area: str, word: f
         assert follower.advance() == [RowChange(1, "a", b"4", b"mended")]
 
 
-def test_a_damaged_batch_is_passed_by_attaching_again(area: str) -> None:
+def test_a_reader_skips_a_damaged_batch_by_attaching_again(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"0"})
         reader, follower = RowReader(area), RowReader(area)
@@ -361,7 +361,7 @@ def test_a_damaged_batch_is_passed_by_attaching_again(area: str) -> None:
         assert follower.advance() == [RowChange(1, "a", b"0", b"3")]
 
 
-def test_running_out_of_descriptors_leaves_the_reader_where_it_was(area: str) -> None:
+def test_a_reader_without_descriptors_stays_at_its_generation(area: str) -> None:
     def work(pipe: Pipe) -> None:
         with Publisher(area) as publisher:
             publisher.publish({(1, "a"): b"1"})
@@ -394,7 +394,7 @@ def test_a_reader_unmaps_segments_it_no_longer_reads(area: str, monkeypatch: pyt
         assert maps.count(f"shmroute-{area}.") <= 6, "the publisher maps a segment twice, each reader once"
 
 
-def test_the_package_gives_its_names_without_loading_the_publisher() -> None:
+def test_importing_shm_does_not_load_the_publisher() -> None:
     code = (
         "import sys, shmroute.shm as shm; shm.RowReader; shm.RowChange;"
         "assert not {'logging', 'multiprocessing', 'shmroute.shm.writing'} & set(sys.modules), sys.modules.keys();"

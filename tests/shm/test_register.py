@@ -25,7 +25,7 @@ def path(area: str) -> Path:
     return Path(path_of(register_name(area)))
 
 
-def test_a_process_is_seen_with_its_generation_until_it_leaves(area: str) -> None:
+def test_register_shows_a_process_and_its_generation_until_it_leaves(area: str) -> None:
     with Publisher(area):
         assert read_workers(area) == []
         times = iter(range(100, 200))
@@ -66,7 +66,7 @@ def test_register_notes_moves_every_10_ms_and_stuck_workers_at_once(area: str) -
         register.leave()
 
 
-def test_a_killed_process_is_gone_at_once(area: str) -> None:
+def test_a_killed_process_leaves_the_register_at_once(area: str) -> None:
     def work(pipe: Pipe) -> None:
         register = Register(area)
         register.note(3)
@@ -82,7 +82,7 @@ def test_a_killed_process_is_gone_at_once(area: str) -> None:
         assert sorted(note.pid for note in read_workers(area)) == sorted(child.pid for child in children[1:])
 
 
-def test_forked_child_takes_a_place_of_its_own_and_leaves_no_ghost(area: str) -> None:
+def test_a_forked_child_registers_itself_and_leaves_no_ghost(area: str) -> None:
     with Publisher(area), Forks() as forks:
         register = Register(area)
         register.note(1)
@@ -139,7 +139,7 @@ def test_a_closed_descriptor_reused_by_others_is_not_written(area: str, tmp_path
                 os.close(other)
 
 
-def test_places_locked_by_a_stranger_make_a_worker_unknown_and_nothing_else(area: str) -> None:
+def test_a_worker_without_a_free_register_slot_works_unseen(area: str) -> None:
     with Publisher(area):
         with path(area).open("rb") as file:
             shared = layout.REGISTER_HEADER_BYTES, layout.REGISTER_BYTES - layout.REGISTER_HEADER_BYTES
@@ -199,7 +199,7 @@ def test_foreign_register_file_stops_neither_writer_nor_worker(
 
 
 @as_root
-def test_workers_of_the_group_write_it_and_others_do_not(area: str) -> None:
+def test_only_workers_of_the_group_may_write_the_register(area: str) -> None:
     def member(pipe: Pipe) -> None:
         become_nobody([4711])
         register = Register(area)
@@ -238,7 +238,7 @@ def test_damaged_register_notes_are_ignored(area: str) -> None:
         register.leave()
 
 
-def test_many_processes_are_listed_and_descriptors_are_given_back(area: str) -> None:
+def test_leaving_processes_close_their_register_descriptors(area: str) -> None:
     with Publisher(area):
         before = descriptors()
         registers = [Register(area) for _ in range(50)]

@@ -25,7 +25,7 @@ from tests.shm.tables import Changes, Table, changed, current_segment
         max_size=12,
     )
 )
-def test_each_end_of_the_log_shows_exactly_its_generation(batches: list[Changes]) -> None:
+def test_each_end_of_the_log_gives_exactly_its_generation(batches: list[Changes]) -> None:
     area = new_area()
     try:
         with Publisher(area) as publisher:
@@ -64,7 +64,7 @@ def walked(segment: Segment) -> int:
     return generation - segment.header.start
 
 
-def test_position_is_one_batch_before_the_newest_for_any_log_length(area: str) -> None:
+def test_the_newest_batch_is_found_for_any_log_length(area: str) -> None:
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"0"})
         segment = Segment(current_segment(area))
@@ -144,7 +144,7 @@ def word(value: int) -> bytes:
     return value.to_bytes(8, "little")
 
 
-def test_a_slot_that_leads_to_another_row_is_found_out(area: str) -> None:
+def test_a_slot_that_leads_to_another_row_is_detected(area: str) -> None:
     states = build(area)
     segment = Segment(current_segment(area))
     end_word = states[-1][0] // 8
@@ -156,7 +156,7 @@ def test_a_slot_that_leads_to_another_row_is_found_out(area: str) -> None:
         list(segment.rows(end_word))
 
 
-def test_a_slot_whose_hash_was_changed_does_not_make_its_row_look_absent(area: str) -> None:
+def test_a_slot_with_a_changed_hash_is_an_error_not_an_absent_row(area: str) -> None:
     states = build(area)
     segment = Segment(current_segment(area))
     at = slot_offset(segment, 1, b"a")
@@ -169,7 +169,7 @@ def test_a_slot_whose_hash_was_changed_does_not_make_its_row_look_absent(area: s
         list(segment.rows(states[-1][0] // 8))
 
 
-def test_changed_slot_offset_does_not_lead_to_an_older_row(area: str) -> None:
+def test_a_changed_slot_offset_never_gives_an_older_row(area: str) -> None:
     states = build(area)
     segment = Segment(current_segment(area))
     newest = word_of(segment, 1, b"a")
@@ -182,7 +182,7 @@ def test_changed_slot_offset_does_not_lead_to_an_older_row(area: str) -> None:
 
 
 @pytest.mark.parametrize("target", [0, 1, 8, 1 << 20, 0xFFFFFFFF])
-def test_a_slot_that_leads_out_of_the_records_is_found_out(area: str, target: int) -> None:
+def test_a_slot_that_leads_outside_the_records_is_detected(area: str, target: int) -> None:
     states = build(area)
     segment = Segment(current_segment(area))
     at = slot_offset(segment, 1, b"a")
@@ -218,7 +218,7 @@ def test_a_walk_over_records_that_supersede_each_other_ends(area: str) -> None:
             search()
 
 
-def test_a_damaged_link_between_versions_does_not_lead_to_a_third(area: str) -> None:
+def test_a_damaged_link_between_versions_is_detected(area: str) -> None:
     """The chain of row (1, a) is "1" -> "ONE" -> "one"; one that stands at "ONE" must not be given "one"."""
     states = build(area)
     segment = Segment(current_segment(area))

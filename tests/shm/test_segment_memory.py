@@ -17,7 +17,7 @@ from tests.shm.ground import limit
 from tests.shm.tables import current_segment
 
 
-def test_memory_is_taken_as_it_is_written_not_by_the_size_of_the_object(area: str) -> None:
+def test_memory_use_grows_with_writes_not_with_the_file_size(area: str) -> None:
     name = segment_name(area, 1)
     segment = WritableSegment.create(name, 1 << 30, posix.Ownership())
     assert posix.taken_bytes(segment.name) == 0
@@ -31,7 +31,7 @@ def test_memory_is_taken_as_it_is_written_not_by_the_size_of_the_object(area: st
 
 
 @pytest.mark.fault(27)
-def test_only_needed_pages_are_taken_where_a_whole_step_has_no_room(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_needed_pages_are_reserved_without_room_for_a_step(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     room, reserve = 8192, posix.reserve
 
     def limited(descriptor: int, name: str, start: int, length: int) -> None:
@@ -49,7 +49,7 @@ def test_only_needed_pages_are_taken_where_a_whole_step_has_no_room(area: str, m
     segment.close()
 
 
-def test_no_room_says_what_was_needed_and_what_is_free(area: str) -> None:
+def test_error_without_room_gives_needed_and_free_bytes(area: str) -> None:
     name = segment_name(area, 1)
     segment = WritableSegment.create(name, 1 << 46, posix.Ownership())
     with pytest.raises(OutOfSharedMemory) as caught:

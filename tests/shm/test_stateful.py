@@ -220,7 +220,7 @@ class AgainstADict(RuleBasedStateMachine):
 
 
 @pytest.mark.hypothesis
-def test_an_area_holds_what_a_dict_holds_whatever_happens() -> None:
+def test_an_area_equals_a_dict_after_any_operations() -> None:
     profile = settings.default
     assert profile is not None
     run_state_machine_as_test(

@@ -37,7 +37,7 @@ def test_each_wait_is_jittered_up_to_its_double(clock: Clock, dice: float) -> No
     assert backoff.failed() == pytest.approx(FIRST_SECONDS * (1 + dice))
 
 
-def test_health_makes_the_next_failure_the_first_again(clock: Clock) -> None:
+def test_a_healthy_period_resets_the_back_off(clock: Clock) -> None:
     backoff = make(clock)
     for _ in range(5):
         clock.now += backoff.failed()
@@ -56,19 +56,19 @@ def test_waiting_does_not_count_as_healthy(clock: Clock) -> None:
     assert backoff.failed() == CAP_SECONDS
 
 
-def test_a_refusal_that_says_when_is_obeyed_as_it_says(clock: Clock) -> None:
+def test_a_wait_requested_by_the_server_is_obeyed(clock: Clock) -> None:
     backoff = make(clock)
 
     assert [backoff.refused(1.0) for _ in range(9)] == [1.0] * 9
 
 
-def test_the_jitter_after_refusals_grows_so_that_many_come_back_apart(clock: Clock) -> None:
+def test_jitter_grows_with_each_refusal_to_spread_clients(clock: Clock) -> None:
     backoff = make(clock, dice=1.0)
 
     assert [backoff.refused(1.0) for _ in range(4)] == pytest.approx([1.8, 2.6, 4.2, 7.4])
 
 
-def test_a_reset_makes_the_next_failure_the_first(clock: Clock) -> None:
+def test_a_reset_makes_the_next_wait_the_shortest(clock: Clock) -> None:
     backoff = make(clock)
     for _ in range(4):
         backoff.failed()

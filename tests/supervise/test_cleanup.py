@@ -37,7 +37,7 @@ def test_memory_of_an_area_with_a_standby_watcher_is_kept(area: str) -> None:
     assert len(memory_of(area)) == 4
 
 
-def test_standby_of_long_ago_does_not_keep_the_memory(area: str) -> None:
+def test_a_standby_that_has_ended_does_not_keep_the_memory(area: str) -> None:
     publish(area).close()
     stand_by(area, time.monotonic_ns() - int(AWAITED_SECONDS * 1e9) - 1)
     remove_area(area)

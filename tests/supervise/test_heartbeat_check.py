@@ -62,7 +62,7 @@ def writer(area: str) -> Iterator[Writer]:
 
 
 @pytest.mark.fault(24)
-def test_a_watcher_without_a_heartbeat_that_does_nothing_is_frozen(writer: Writer) -> None:
+def test_a_watcher_without_heartbeat_and_cpu_use_is_frozen(writer: Writer) -> None:
     writer.pulse.look()
     assert writer.looks(FROZEN_CHECKS) == [False] * (FROZEN_CHECKS - 1) + [True]
 

@@ -61,14 +61,14 @@ def test_exit_code_is_128_plus_the_signal_that_ended_the_command(area: str, mani
         assert running.wait() == 128 + signal.SIGKILL
 
 
-def test_a_command_that_is_not_found_ends_it_with_127(area: str, manifests: Manifests) -> None:
+def test_a_command_that_is_not_found_ends_run_with_127(area: str, manifests: Manifests) -> None:
     with run(area, manifests.path, ["no-such-command"]) as running:
         assert running.wait() == 127
     assert "no-such-command: command not found" in running.errors[-1]
     assert memory_of(area) == []
 
 
-def test_a_command_that_cannot_be_executed_ends_it_with_126(area: str, manifests: Manifests, tmp_path: Path) -> None:
+def test_a_command_that_cannot_be_executed_ends_run_with_126(area: str, manifests: Manifests, tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("no program")
     with run(area, manifests.path, [str(tmp_path / "plain")]) as running:
         assert running.wait() == 126
@@ -89,14 +89,14 @@ def test_the_command_starts_without_routes_when_none_come_in_time(area: str, tmp
     assert any("the command starts without any" in line for line in running.errors), running.errors
 
 
-def test_options_that_the_watcher_cannot_use_end_it_before_the_command(area: str, manifests: Manifests) -> None:
+def test_invalid_watcher_options_end_run_before_the_command_starts(area: str, manifests: Manifests) -> None:
     with run(area, manifests.path, python("print('started')"), "-n", "one", "--all-namespaces") as running:
         assert running.wait() == 2
     assert running.lines == []
     assert any("exclude each other" in line for line in running.errors)
 
 
-def test_options_of_the_environment_stay_out_of_the_list_of_processes(area: str, manifests: Manifests) -> None:
+def test_options_from_variables_do_not_appear_in_the_process_list(area: str, manifests: Manifests) -> None:
     secret = {"SHMROUTE_REDIS": "redis://:secret@127.0.0.1:1/0"}
     with run(area, manifests.path, python(SLEEP), "--resync", "77", environment=secret) as running:
         running.line()
@@ -106,7 +106,7 @@ def test_options_of_the_environment_stay_out_of_the_list_of_processes(area: str,
         running.wait()
 
 
-def test_sockets_that_it_was_started_with_reach_the_command(area: str, manifests: Manifests) -> None:
+def test_inherited_sockets_reach_the_command(area: str, manifests: Manifests) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         number = listener.fileno()
@@ -144,7 +144,7 @@ def test_a_signal_that_was_ignored_from_the_start_stays_ignored(area: str, manif
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_it_while_it_waits_for_the_first_snapshot(area: str, tmp_path: Path, number: int) -> None:
+def test_a_signal_ends_run_during_the_wait_for_the_first_snapshot(area: str, tmp_path: Path, number: int) -> None:
     with run(area, tmp_path / "missing", python("print('started')")) as running:
         writer(area)
         running.send(number)
@@ -293,7 +293,7 @@ sys.exit(7)
     assert any("runs as another user" in line for line in running.errors)
 
 
-def test_a_second_signal_kills_what_does_not_end(area: str, manifests: Manifests) -> None:
+def test_a_second_signal_kills_a_command_that_does_not_end(area: str, manifests: Manifests) -> None:
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
     code = (
         f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {stubborn!r}], stdout=subprocess.PIPE);"
@@ -307,7 +307,7 @@ def test_a_second_signal_kills_what_does_not_end(area: str, manifests: Manifests
         assert not is_running(left)
 
 
-def test_as_process_1_it_reaps_whatever_the_command_orphans(area: str, manifests: Manifests) -> None:
+def test_as_process_1_run_reaps_orphans_of_the_command(area: str, manifests: Manifests) -> None:
     unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no pid namespaces for this user")

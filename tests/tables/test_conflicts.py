@@ -12,7 +12,7 @@ from shmroute.worker.routes import App
 from tests.tables.builders import EARLY, LATE, Followed, appmodel
 
 
-def test_of_two_claims_the_older_wins_whichever_comes_first() -> None:
+def test_the_older_of_two_claims_wins_in_any_order() -> None:
     older, newer = appmodel("z", created=EARLY), appmodel("a", created=LATE)
     for order in permutations((older, newer)):
         followed = Followed()
@@ -20,7 +20,7 @@ def test_of_two_claims_the_older_wins_whichever_comes_first() -> None:
         assert followed.served_by("model1") == "default/z"
 
 
-def test_of_two_claims_of_one_age_the_smaller_name_wins() -> None:
+def test_among_claims_of_equal_age_the_smaller_name_wins() -> None:
     followed = Followed()
     followed.put(appmodel("b"), appmodel("a"))
     assert followed.served_by("model1") == "default/a"
@@ -33,7 +33,7 @@ def test_an_object_without_a_timestamp_counts_as_the_oldest() -> None:
 
 
 @pytest.mark.fault(18)
-def test_the_winner_and_the_losers_are_the_same_in_every_order_of_events() -> None:
+def test_winner_and_losers_do_not_depend_on_the_order_of_events() -> None:
     claims = [
         appmodel("d", created=EARLY),
         appmodel("c", created=LATE),
@@ -50,7 +50,7 @@ def test_the_winner_and_the_losers_are_the_same_in_every_order_of_events() -> No
     assert len(tables) == 1
 
 
-def test_the_loser_takes_over_the_moment_the_winner_is_deleted() -> None:
+def test_the_loser_takes_over_when_the_winner_is_deleted() -> None:
     followed = Followed()
     winner = appmodel("winner", "model1=v-1", created=EARLY)
     followed.put(winner, appmodel("loser", "model1=v-2", created=LATE))
@@ -90,7 +90,7 @@ def test_an_object_replaced_under_its_name_loses_its_age() -> None:
     assert followed.row(Kind.CONFLICT, "default/model1").losers == ("b",)
 
 
-def test_other_namespaces_claims_do_not_conflict_and_the_oldest_comes_first() -> None:
+def test_claims_of_several_namespaces_are_sorted_by_age() -> None:
     followed = Followed()
     followed.put(
         appmodel("west/a", "model1=w", created=LATE),
@@ -116,7 +116,7 @@ def test_a_model_name_with_slashes_is_a_name_like_any_other() -> None:
     assert followed.served_by("team/model") == "default/a"
 
 
-def test_an_app_lists_every_appmodel_that_names_it_the_oldest_first() -> None:
+def test_an_app_lists_its_appmodels_oldest_first() -> None:
     followed = Followed()
     followed.put(
         appmodel("new", "m2=2 m1=1", app="shared", created=LATE, service="web/front"),

@@ -199,7 +199,7 @@ def test_rows_of_a_table_equal_the_oracle_after_any_events(kind: TableKind, batc
 
 
 @pytest.mark.parametrize("count", [1, 16, 17, 500, 5_000])
-def test_an_index_entry_holds_all_keys_whatever_their_number(count: int) -> None:
+def test_an_index_entry_holds_any_number_of_keys(count: int) -> None:
     index = Index(kinds=[KIND])
     items = [item(f"o{number}", f"key-{number}", index="x") for number in range(count)]
     index.apply(Replaced("t", tuple(items)))

@@ -23,7 +23,7 @@ def test_an_app_without_slices_is_not_known() -> None:
     assert followed.row(Kind.ENDPOINTS, "default/app") == EndpointsRow("default/app", EndpointsState.UNKNOWN)
 
 
-def test_slices_that_came_before_their_appmodel_are_not_lost() -> None:
+def test_slices_listed_before_their_appmodel_are_not_lost() -> None:
     followed = Followed()
     followed.put(endpointslice("s", "10.0.0.1", service="app"))
     assert followed.take() == {}
@@ -69,7 +69,7 @@ def test_a_slice_that_only_got_a_new_resource_version_changes_nothing() -> None:
     assert followed.take() == {}
 
 
-def test_an_appmodel_that_changes_its_models_leaves_its_endpoints_alone() -> None:
+def test_changing_an_appmodels_models_keeps_its_endpoints() -> None:
     followed = Followed()
     followed.put(appmodel("app", "m1"), endpointslice("s", "10.0.0.1", service="app"))
     followed.take()
@@ -77,7 +77,7 @@ def test_an_appmodel_that_changes_its_models_leaves_its_endpoints_alone() -> Non
     assert not any(kind == Kind.ENDPOINTS for kind, _ in followed.take())
 
 
-def test_the_annotation_switches_the_service_and_back() -> None:
+def test_the_annotation_chooses_the_service() -> None:
     followed = Followed()
     followed.put(
         endpointslice("s", "10.0.0.1", service="app"),
@@ -126,7 +126,7 @@ def test_a_service_whose_last_slice_is_deleted_stays_known_empty() -> None:
     assert followed.index._endpoints._emptied == {}, "it is not kept for one that has slices"
 
 
-def test_an_emptied_service_that_a_complete_list_does_not_hold_is_not_known() -> None:
+def test_emptied_service_missing_in_a_list_is_not_known() -> None:
     followed = Followed()
     item, other = endpointslice("s", "10.0.0.1", service="app"), endpointslice("o", service="other")
     followed.put(appmodel("app"), item)
@@ -230,7 +230,7 @@ def test_appmodel_recreated_between_two_takes_keeps_its_endpoints() -> None:
     assert followed.take() == {}
 
 
-def test_an_endpoint_that_moves_from_slice_to_slice_is_there_all_the_while() -> None:
+def test_an_endpoint_moved_between_slices_never_disappears() -> None:
     followed = Followed()
     followed.put(appmodel("app"), endpointslice("s", "10.0.0.1", "10.0.0.2", service="app", version=1))
     followed.put(endpointslice("t", "10.0.0.3", "10.0.0.2", service="app", version=2))
@@ -260,7 +260,7 @@ def test_an_ambiguous_port_is_listed_until_it_is_chosen() -> None:
     assert followed.index.invalid_count == 0
 
 
-def test_a_deleted_appmodel_takes_its_ports_problem_with_it() -> None:
+def test_deleting_an_appmodel_removes_its_port_problem() -> None:
     followed = Followed()
     ports = "api:8080 grpc:9090"
     followed.put(appmodel("app"), endpointslice("s", "10.0.0.1", service="app", ports=ports))
@@ -271,7 +271,7 @@ def test_a_deleted_appmodel_takes_its_ports_problem_with_it() -> None:
     assert changes[Kind.ENDPOINTS, "default/app"] is None
 
 
-def test_the_default_port_is_taken_where_an_appmodel_names_none() -> None:
+def test_the_default_port_is_used_if_an_appmodel_names_none() -> None:
     followed = Followed(default_port="grpc")
     followed.put(
         appmodel("app", "m1"),
@@ -282,7 +282,7 @@ def test_the_default_port_is_taken_where_an_appmodel_names_none() -> None:
     assert followed.addresses("twin") == ["10.0.0.1:8080"]
 
 
-def test_everything_known_of_an_endpoint_reaches_its_row() -> None:
+def test_every_field_of_an_endpoint_reaches_its_row() -> None:
     followed = Followed()
     whole = msgspec.structs.replace(
         endpoint("fd00::1", ready=False, serving=True, terminating=True),
@@ -313,7 +313,7 @@ def test_everything_known_of_an_endpoint_reaches_its_row() -> None:
         *("::1", "fe80::1", "ff02::1", "::", "::ffff:127.0.0.1", "fe80::1%eth0", "localhost"),
     ],
 )
-def test_an_address_that_no_pod_has_is_left_out_and_listed(address: str) -> None:
+def test_impossible_pod_addresses_are_left_out_and_listed(address: str) -> None:
     index = Index(EndpointRules(special_addresses=False))
     index.apply(Changed("appmodels", appmodel("app")))
     item = endpointslice("s", address, "10.0.0.1", service="app")
@@ -333,7 +333,7 @@ def test_an_address_that_no_pod_has_is_left_out_and_listed(address: str) -> None
     assert index.invalid_count == 0
 
 
-def test_special_addresses_are_taken_where_they_are_allowed() -> None:
+def test_special_addresses_are_used_if_allowed() -> None:
     followed = Followed()
     followed.put(appmodel("app"))
     followed.put(endpointslice("s", "127.0.0.1", "localhost", service="app"))

@@ -60,7 +60,9 @@ def problem(*slices: EndpointSlice, port: str = "", default_port: str = "") -> s
         "default number where none is declared",
     ],
 )
-def test_the_port_is_chosen_by_the_first_rule_that_holds(ports: str, port: str, default_port: str, chosen: int) -> None:
+def test_the_port_is_chosen_by_the_first_rule_that_applies(
+    ports: str, port: str, default_port: str, chosen: int
+) -> None:
     assert addresses(one(ports), port=port, default_port=default_port) == [f"10.0.0.1:{chosen}"]
 
 
@@ -74,7 +76,7 @@ def test_the_port_is_chosen_by_the_first_rule_that_holds(ports: str, port: str, 
         ("", "http", "port 'http' is not a TCP port of Service default/app, which has no port"),
     ],
 )
-def test_the_problem_names_the_ports_where_no_rule_chooses_one(ports: str, port: str, words: str) -> None:
+def test_the_problem_names_the_ports_if_no_rule_applies(ports: str, port: str, words: str) -> None:
     assert problem(one(ports), port=port).startswith(words)
 
 
@@ -83,7 +85,7 @@ def test_long_list_of_ports_is_cut_in_the_message() -> None:
     assert problem(one(ports)).count(", ") == 10
 
 
-def test_slices_without_endpoints_have_no_say_in_the_port() -> None:
+def test_slices_without_endpoints_do_not_affect_the_port() -> None:
     assert addresses(one("web:80"), endpointslice("e", service="app", ports="api:1 grpc:2")) == ["10.0.0.1:80"]
 
 
@@ -91,7 +93,7 @@ def test_slices_of_one_service_may_carry_the_port_under_different_numbers() -> N
     assert addresses(one("http:80", "10.0.0.1"), one("http:8080", "10.0.0.2")) == ["10.0.0.1:80", "10.0.0.2:8080"]
 
 
-def test_while_a_port_gets_its_first_name_every_slice_has_its_own_number() -> None:
+def test_slices_differ_in_port_while_it_is_being_named() -> None:
     assert addresses(one(":80", "10.0.0.1"), one("api:8080", "10.0.0.2")) == ["10.0.0.1:80", "10.0.0.2:8080"]
 
 
@@ -100,12 +102,12 @@ def test_a_pod_without_the_chosen_port_is_left_out() -> None:
     assert addresses(*slices) == ["10.0.0.1:80"]
 
 
-def test_a_pod_that_lacks_a_port_does_not_make_its_other_port_the_only_one() -> None:
+def test_a_pod_lacking_a_port_does_not_change_the_choice() -> None:
     slices = one("web:80 metrics:9100", "10.0.0.1"), one("metrics:9100", "10.0.0.2")
     assert problem(*slices).startswith("ambiguous port")
 
 
-def test_an_address_in_two_slices_is_there_once() -> None:
+def test_an_address_in_two_slices_is_one_endpoint() -> None:
     first = endpointslice("s", "10.0.0.1", "10.0.0.2", service="app")
     second = endpointslice("t", "10.0.0.2", "10.0.0.3", service="app")
     assert addresses(first, second) == ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]
@@ -127,7 +129,7 @@ def test_address_ready_in_one_of_two_slices_counts_as_ready(first: int, second: 
 
 
 @pytest.mark.parametrize("version", ["", "abc", "-1", "9" * 40, "٣"])
-def test_a_resource_version_that_is_no_number_is_taken_for_none(version: str) -> None:
+def test_a_non_numeric_resource_version_counts_as_none(version: str) -> None:
     item = EndpointSlice(
         key=one("").key,
         resource_version=version,
@@ -160,7 +162,7 @@ def test_only_tcp_ports_are_chosen(ports: tuple[SlicePort, ...], port: str, chos
 
 
 @pytest.mark.parametrize("port", ["http", "8443"])
-def test_a_udp_port_is_not_taken_even_if_it_is_asked_for(port: str) -> None:
+def test_a_udp_port_is_not_used_even_if_named(port: str) -> None:
     assert problem(with_ports(one(""), GRPC, HTTP_UDP), port=port) == (
         f"port '{port}' is not a TCP port of Service default/app, which has grpc 8060, http 8443/UDP"
     )

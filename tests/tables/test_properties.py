@@ -141,7 +141,7 @@ DEFAULT_PORTS = st.sampled_from(["", "grpc", "8080"])
 
 @settings(max_examples=50, deadline=None)
 @given(histories(), DEFAULT_PORTS)
-def test_the_rows_are_what_the_rules_say_after_any_events(batches: list[list[Event]], default_port: str) -> None:
+def test_rows_equal_the_oracle_after_any_events(batches: list[list[Event]], default_port: str) -> None:
     index, oracle = Index(EndpointRules(default_port)), Oracle(default_port)
     published: dict[RowKey, bytes] = {}
     for batch in batches:
@@ -173,7 +173,7 @@ def test_the_rows_are_what_the_rules_say_after_any_events(batches: list[list[Eve
     st.lists(EVENTS, max_size=10),
     st.randoms(use_true_random=False),
 )
-def test_the_rows_do_not_depend_on_the_order_or_the_history(
+def test_rows_do_not_depend_on_the_order_of_events(
     items: list[AppModel], slices: list[EndpointSlice], history: list[Event], shuffled: random.Random
 ) -> None:
     fresh = Index()

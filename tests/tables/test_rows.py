@@ -41,7 +41,7 @@ IN_ROUTE = {"key", "app", "version"}
 IN_APP = {"key", "created", "app", "version", "models", "service", "port", "first_seen", "deleting"}
 
 
-def test_every_field_of_an_appmodel_is_considered() -> None:
+def test_the_test_covers_every_field_of_an_appmodel() -> None:
     assert {*CHANGES, "resource_version"} == set(AppModel.__struct_fields__)
 
 
@@ -53,7 +53,7 @@ def test_a_changed_field_changes_the_rows_that_show_it(field: str) -> None:
 
 
 @pytest.mark.parametrize("field", [field for field in CHANGES if field != "key"])
-def test_a_changed_field_is_given_out(field: str) -> None:
+def test_a_changed_field_is_announced(field: str) -> None:
     followed = Followed()
     followed.put(BEFORE)
     followed.take()
@@ -64,7 +64,7 @@ def test_a_changed_field_is_given_out(field: str) -> None:
     assert (Kind.MODEL in kinds) == (field in {*IN_ROUTE, "models"})
 
 
-def test_a_changed_resource_version_alone_gives_out_nothing() -> None:
+def test_a_new_resource_version_alone_is_not_announced() -> None:
     followed = Followed()
     followed.put(BEFORE)
     followed.take()
@@ -73,7 +73,7 @@ def test_a_changed_resource_version_alone_gives_out_nothing() -> None:
 
 
 @pytest.mark.parametrize(("row", "answer"), [(RouteRow, Route), (AppRow, App)])
-def test_the_workers_class_has_the_fields_of_the_row(row: type[msgspec.Struct], answer: type[msgspec.Struct]) -> None:
+def test_worker_classes_have_the_fields_of_their_rows(row: type[msgspec.Struct], answer: type[msgspec.Struct]) -> None:
     public = [name for name in answer.__struct_fields__ if not name.startswith("_")]
     assert public == list(row.__struct_fields__)
     assert answer.__struct_fields__[: len(public)] == tuple(public), "private fields come last"

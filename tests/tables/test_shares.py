@@ -46,7 +46,9 @@ def prefix(items: list[tuple[Any, Share]], limit: Share) -> list[Any]:
 @given(
     st.lists(st.tuples(SPACES, NAMES, st.integers(0, 5), st.integers(0, 4), st.booleans(), st.booleans()), max_size=40)
 )
-def test_the_oldest_that_fit_are_served_after_any_changes(steps: list[tuple[str, str, int, int, bool, bool]]) -> None:
+def test_the_oldest_fitting_objects_are_served_after_any_changes(
+    steps: list[tuple[str, str, int, int, bool, bool]],
+) -> None:
     limit = Share(3, 6, PLENTY)
     shares = Shares(limit)
     objects: dict[tuple[str, str], tuple[tuple[int, str], Share]] = {}
@@ -78,7 +80,7 @@ def test_the_oldest_that_fit_are_served_after_any_changes(steps: list[tuple[str,
     st.lists(EVENTS.filter(lambda event: not _empties(event)), max_size=25),
     st.lists(endpointslices(), max_size=5, unique_by=lambda item: item.key),
 )
-def test_rows_under_shares_are_those_of_what_fits(events: list[Event], slices: list[Any]) -> None:
+def test_rows_under_a_share_are_those_of_the_fitting_objects(events: list[Event], slices: list[Any]) -> None:
     index, oracle = Index(room=SMALL), Oracle()
     published: dict[RowKey, bytes] = {}
     in_force: dict[ObjectKey, AppModel] = {}
@@ -160,7 +162,7 @@ def _follow(in_force: dict[ObjectKey, AppModel], announcement: Announcement) -> 
     st.lists(EVENTS, max_size=10),
     st.randoms(use_true_random=False),
 )
-def test_what_fits_does_not_depend_on_the_order_of_events(
+def test_the_fitting_objects_do_not_depend_on_the_order(
     items: list[AppModel], history: list[Event], shuffled: random.Random
 ) -> None:
     fresh = Index(room=SMALL)
@@ -175,7 +177,7 @@ def test_what_fits_does_not_depend_on_the_order_of_events(
     assert dict(index.rows()) == dict(fresh.rows())
 
 
-def test_the_next_one_gets_the_room_that_an_older_one_leaves() -> None:
+def test_freed_room_goes_to_the_next_oldest_object() -> None:
     index = Index(room=Room(routes=Share(PLENTY, 3, PLENTY)))
     old, young, other = appmodel("evil/a", "m1 m2 m3"), appmodel("evil/b", "m4", created="2027"), appmodel("ns/c", "m5")
     for item in (young, other, old):
@@ -203,7 +205,7 @@ def test_invalid_change_without_room_reports_that_nothing_is_served() -> None:
 
 
 @pytest.mark.parametrize("crowd", [20, 2_000])
-def test_a_change_among_objects_without_room_costs_the_same_however_many(crowd: int) -> None:
+def test_changes_without_room_cost_the_same_for_any_number(crowd: int) -> None:
     index = Index(room=Room(routes=Share(10, PLENTY, PLENTY)))
     many = tuple(appmodel(f"evil/a{number:05}", f"m{number}", created="2027") for number in range(crowd))
     index.apply(Replaced("appmodels", many))
@@ -247,7 +249,7 @@ def test_a_tenant_cannot_grow_the_row_of_anothers_app(monkeypatch: pytest.Monkey
     assert index.take_changes()[Kind.INVALID, "App shop"] is None
 
 
-def test_one_app_row_stays_within_what_a_row_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_app_row_stays_within_the_size_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shmroute.tables.models.MAX_APP_MODELS", 5)
     index = Index()
     for n in range(4):
@@ -257,7 +259,7 @@ def test_one_app_row_stays_within_what_a_row_may_hold(monkeypatch: pytest.Monkey
     assert "2 of the younger ones" in rows[Kind.INVALID, "App shop"].reason
 
 
-def test_addresses_beyond_a_rows_size_are_a_problem_of_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_over_the_size_of_a_row_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shmroute.tables.endpoints.MAX_ROW_BYTES", 200)
     index = Index()
     index.apply(Changed("appmodels", appmodel("ns/a", "m")))

@@ -26,7 +26,7 @@ def test_an_empty_index_has_no_rows_and_an_empty_list_changes_nothing() -> None:
 
 
 @pytest.mark.fault(7)
-def test_the_same_object_again_is_no_change_and_is_not_announced() -> None:
+def test_an_unchanged_object_is_not_announced() -> None:
     followed = Followed()
     first = appmodel("a", "m1 m2", port="http", resource_version="1")
     assert followed.put(first) == [Announcement("add", None, first)]
@@ -52,14 +52,14 @@ def test_the_same_object_again_is_no_change_and_is_not_announced() -> None:
     ],
     ids=["version", "app", "model version", "model gone", "model new", "order", "service", "port", "age"],
 )
-def test_a_change_of_what_matters_is_announced_with_both_states(changed: object) -> None:
+def test_a_relevant_change_is_announced_with_both_states(changed: object) -> None:
     followed = Followed()
     first = appmodel("a", "m1 m2")
     followed.put(first)
     assert followed.put(changed) == [Announcement("update", first, changed)]  # type: ignore[arg-type]
 
 
-def test_one_model_that_changes_changes_one_route_and_its_app_alone() -> None:
+def test_a_changed_model_changes_only_its_route_and_app() -> None:
     followed = Followed()
     followed.put(appmodel("a", "m1 m2 m3"), appmodel("b", "m4"))
     followed.take()
@@ -67,7 +67,7 @@ def test_one_model_that_changes_changes_one_route_and_its_app_alone() -> None:
     assert set(followed.take()) == {(Kind.MODEL, "m2"), (Kind.APP, "a")}
 
 
-def test_a_new_version_of_an_app_changes_every_route_of_it_and_no_other() -> None:
+def test_a_new_app_version_changes_exactly_its_routes() -> None:
     followed = Followed()
     followed.put(appmodel("a", "m1 m2"), appmodel("b", "m3"))
     followed.take()
@@ -109,7 +109,7 @@ def test_changes_come_in_the_same_order_for_the_same_events() -> None:
 # --- complete lists ------------------------------------------------------------------------------------------
 
 
-def test_what_a_complete_list_does_not_hold_is_gone_and_announced() -> None:
+def test_objects_missing_in_a_complete_list_are_removed() -> None:
     followed = Followed()
     kept, gone, new = appmodel("kept", "m1"), appmodel("gone", "m2"), appmodel("new", "m3")
     followed.put(kept, gone)
@@ -122,14 +122,14 @@ def test_what_a_complete_list_does_not_hold_is_gone_and_announced() -> None:
     assert not any(key[1] in ("m1", "kept", "default/kept") for key in changes)
 
 
-def test_an_object_listed_twice_counts_as_listed_last() -> None:
+def test_the_last_of_two_entries_for_one_object_is_used() -> None:
     followed = Followed()
     followed.replace(appmodel("a", "m1"), appmodel("a", "m2"))
     assert followed.served_by("m1") is None
     assert followed.served_by("m2") == "default/a"
 
 
-def test_a_list_of_one_resource_says_nothing_about_the_other() -> None:
+def test_a_list_of_one_resource_keeps_the_other() -> None:
     followed = Followed()
     followed.put(appmodel("a"), endpointslice("s", "10.0.0.1", service="a"))
     followed.replace(appmodel("a"))
@@ -138,7 +138,7 @@ def test_a_list_of_one_resource_says_nothing_about_the_other() -> None:
     assert followed.served_by("model1") == "default/a"
 
 
-def test_a_deletion_of_what_is_not_there_is_no_event() -> None:
+def test_deleting_an_unknown_object_has_no_effect() -> None:
     followed = Followed()
     assert followed.delete(appmodel("a")) == []
     assert followed.delete(endpointslice("s", service="a")) == []
@@ -186,7 +186,7 @@ def test_the_last_valid_state_keeps_its_claim() -> None:
     assert followed.served_by("model1") == "default/loser"
 
 
-def test_a_mended_object_is_no_longer_listed_as_invalid() -> None:
+def test_a_fixed_object_is_no_longer_listed_as_invalid() -> None:
     followed = Followed()
     first = appmodel("a")
     followed.put(first, invalid("a"))
@@ -195,7 +195,7 @@ def test_a_mended_object_is_no_longer_listed_as_invalid() -> None:
     assert followed.take() == {(Kind.INVALID, "AppModel default/a"): None}
 
 
-def test_a_deleted_invalid_object_takes_its_last_valid_state_with_it() -> None:
+def test_deleting_an_invalid_object_removes_its_last_valid_state() -> None:
     followed = Followed()
     first = appmodel("a")
     followed.put(first, invalid("a"))
@@ -204,7 +204,7 @@ def test_a_deleted_invalid_object_takes_its_last_valid_state_with_it() -> None:
     assert followed.index.invalid_count == 0
 
 
-def test_an_invalid_object_that_a_list_no_longer_holds_is_gone() -> None:
+def test_an_invalid_object_missing_in_a_list_is_removed() -> None:
     followed = Followed()
     followed.put(invalid("never-valid"), appmodel("was-valid", "m1"), invalid("was-valid"))
     followed.take()
@@ -215,7 +215,7 @@ def test_an_invalid_object_that_a_list_no_longer_holds_is_gone() -> None:
     assert changes[Kind.MODEL, "m1"] is None
 
 
-def test_another_reason_is_a_change_of_the_row() -> None:
+def test_a_new_reason_changes_the_row() -> None:
     followed = Followed()
     followed.put(invalid("a", "spec is missing"))
     followed.take()
@@ -225,7 +225,7 @@ def test_another_reason_is_a_change_of_the_row() -> None:
     assert followed.row(Kind.INVALID, "AppModel default/a").reason == "spec.app is missing"
 
 
-def test_broken_file_is_listed_under_its_path_until_it_is_mended() -> None:
+def test_a_broken_file_is_listed_by_path_until_fixed() -> None:
     followed = Followed()
     followed.index.apply(FileProblem("apps/a.yaml", "line 3: a tab", last_good=True))
     assert followed.take() == {
@@ -239,7 +239,7 @@ def test_broken_file_is_listed_under_its_path_until_it_is_mended() -> None:
     assert followed.take() == {}
 
 
-def test_a_file_whose_name_is_no_text_is_listed_under_a_readable_one() -> None:
+def test_a_file_with_a_binary_name_is_listed_readably() -> None:
     followed = Followed()
     path = os.fsdecode(b"apps/\xff.yaml")
     followed.index.apply(FileProblem(path, f"cannot read {path}"))
@@ -272,7 +272,7 @@ def test_the_state_of_a_source_changes_no_row() -> None:
     assert followed.take() == {}
 
 
-def test_the_complete_table_shows_what_has_not_been_taken_yet() -> None:
+def test_rows_include_changes_that_were_not_taken_yet() -> None:
     followed = Followed()
     followed.put(appmodel("a"), endpointslice("s", "10.0.0.1", service="a"))
     followed.take()

@@ -16,20 +16,20 @@ from shmroute.watcher.options import WatchOptions
 @pytest.mark.parametrize(
     "name", ["manifests", "kubeconfig", "context", "tables", "redis", "metadata", "checkpoint", "group"]
 )
-def test_an_empty_option_is_refused_and_not_taken_as_left_out(name: str, tmp_path: Path) -> None:
+def test_an_empty_option_is_refused_not_ignored(name: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"manifests": str(tmp_path), name: ""}
     with pytest.raises(ConfigError, match=f"--{name} is empty"):
         build(WatchOptions(**options))
 
 
 @pytest.mark.parametrize("port", ["0", "70000", "-1", "http ", "HTTP", "a_b", "8080/tcp"])
-def test_a_port_that_no_service_can_have_is_refused(port: str, tmp_path: Path) -> None:
+def test_an_impossible_port_is_refused(port: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--port"):
         build(WatchOptions(manifests=str(tmp_path), port=port))
 
 
 @pytest.mark.parametrize("port", ["", "http", "8080", "65535", "grpc-web"])
-def test_a_port_by_name_or_number_is_taken(port: str, tmp_path: Path) -> None:
+def test_a_port_is_given_by_name_or_number(port: str, tmp_path: Path) -> None:
     build(WatchOptions(manifests=str(tmp_path), port=port))
 
 

@@ -52,7 +52,7 @@ def test_lines_are_limited_and_the_rest_is_counted(caplog: pytest.LogCaptureFixt
     assert caplog.records[-1].getMessage().startswith("7 more conflicts")
 
 
-def test_watch_says_what_it_follows_and_what_it_found_as_json(area: str, tmp_path: Path) -> None:
+def test_watch_logs_its_settings_and_first_snapshot_as_json(area: str, tmp_path: Path) -> None:
     manifests = Manifests(tmp_path / "manifests")
     (manifests.path / "bad.json").write_text(
         '{"apiVersion": "iidp.com/v1", "kind": "AppModel", "metadata": {"name": "b"}}'

@@ -87,7 +87,7 @@ def with_facts(contact: float, rows: object) -> bytes:
 # -- what is in it
 
 
-def test_what_was_published_is_read_back_with_its_age(area: str, tmp_path: Path) -> None:
+def test_published_rows_are_read_back_with_their_age(area: str, tmp_path: Path) -> None:
     publish(area, ROWS, age_seconds=100.0).close()
     save(tmp_path / "checkpoint", area)
 
@@ -197,7 +197,7 @@ def test_no_cut_goes_unnoticed(whole: bytes, data: st.DataObject) -> None:
         parse(whole[: data.draw(st.integers(0, len(whole) - 1))])
 
 
-def test_a_foreign_file_and_another_version_are_named_as_such(whole: bytes) -> None:
+def test_a_foreign_file_and_another_version_are_distinguished(whole: bytes) -> None:
     with pytest.raises(ValueError, match="not a checkpoint"):
         parse(b"PK\3\4" + bytes(100))
     with pytest.raises(ValueError, match=f"version {VERSION + 1} with rows of format version {FORMAT_VERSION}, and"):
@@ -207,7 +207,7 @@ def test_a_foreign_file_and_another_version_are_named_as_such(whole: bytes) -> N
 
 
 @pytest.mark.parametrize("contact", [math.nan, math.inf, -math.inf, 1e300, -1e300, -1.0])
-def test_an_age_that_is_no_number_is_damage(contact: float) -> None:
+def test_a_non_numeric_age_counts_as_damage(contact: float) -> None:
     with pytest.raises(ValueError, match="last contact"):
         parse(with_facts(contact, []))
 
@@ -299,7 +299,7 @@ def put_huge(path: Path, whole: bytes) -> None:
     [put_fifo, put_folder, put_device, put_link, put_strangers, put_writable, put_huge],
     ids=lambda put: put.__name__,
 )
-def test_what_is_no_file_of_ours_is_neither_read_nor_replaced(
+def test_a_foreign_file_is_neither_read_nor_replaced(
     put: Callable[[Path, bytes], None], area: str, whole: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "checkpoint"
@@ -332,7 +332,7 @@ def test_fifo_as_checkpoint_leaves_the_watcher_able_to_stop(area: str, tmp_path:
     assert "it is not a regular file" in text
 
 
-def test_a_name_that_a_stranger_has_taken_beside_it_is_avoided(area: str, tmp_path: Path) -> None:
+def test_a_temporary_name_in_use_by_others_is_avoided(area: str, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.new").mkdir()
     publish(area, ROWS).close()
     save(tmp_path / "checkpoint", area)
@@ -407,9 +407,7 @@ def test_pod_without_its_source_serves_the_checkpoint_as_not_in_step(
         wait_for(lambda: not reader.stale(30.0))
 
 
-def test_a_checkpoint_from_before_the_machine_started_is_as_old_as_it_is(
-    make_area: Callable[[], str], area: str, tmp_path: Path
-) -> None:
+def test_age_of_a_checkpoint_survives_a_reboot(make_area: Callable[[], str], area: str, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     age = time.monotonic() + 86_400.0
     publish(area, ROWS, age_seconds=age).close()
@@ -433,7 +431,7 @@ def test_an_area_that_holds_rows_is_newer_than_the_checkpoint(area: str, tmp_pat
         assert set(reader.models()) == {"one"}
 
 
-def test_a_watcher_publishes_on_whatever_becomes_of_its_checkpoint(
+def test_a_failing_checkpoint_never_stops_publishing(
     area: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.01)

@@ -109,9 +109,7 @@ def test_announcements_come_in_order_in_a_thread_of_their_own() -> None:
         ([delete("v1"), add(version="v2"), delete("v2")], [("delete", "v1", None)]),
     ],
 )
-def test_several_changes_before_a_call_are_announced_as_one(
-    meanwhile: Sequence[Announcement], told: list[Call]
-) -> None:
+def test_changes_before_a_handlers_call_are_merged(meanwhile: Sequence[Announcement], told: list[Call]) -> None:
     handler = Noting()
     with dispatching(handler) as dispatcher:
         handler.go_on.clear()

@@ -90,7 +90,7 @@ def test_a_bad_handler_is_refused_with_the_reason(module: str, name: str, reason
     assert reason in str(refused.value)
 
 
-def test_a_bad_handler_ends_the_command_before_anything_is_served(module: str, tmp_path: Path, area: str) -> None:
+def test_a_bad_handler_ends_the_command_at_start(module: str, tmp_path: Path, area: str) -> None:
     ended = subprocess.run(
         [
             sys.executable,
@@ -168,7 +168,7 @@ def test_waiting_for_an_embedded_watcher_ends_with_the_reason(tmp_path: Path, ar
         assert time.monotonic() - started >= 0.2
 
 
-def test_an_embedded_watchers_error_reaches_who_waits(tmp_path: Path) -> None:
+def test_the_error_of_an_embedded_watcher_is_raised_by_its_wait(tmp_path: Path) -> None:
     with Watcher(WatchOptions(area="no/such/name", manifests=str(tmp_path))) as watcher, pytest.raises(ConfigError):
         watcher.wait_synced(WAIT_SECONDS)
 
@@ -185,7 +185,7 @@ def test_the_public_names_of_the_watcher_can_be_imported() -> None:
         _ = shmroute.watcher.nothing
 
 
-def test_in_a_folder_the_first_seen_wins_also_over_a_restart(tmp_path: Path, area: str) -> None:
+def test_in_a_folder_the_first_seen_appmodel_wins_after_a_restart(tmp_path: Path, area: str) -> None:
     options = WatchOptions(area=area, manifests=str(tmp_path))
 
     def served_by() -> str:

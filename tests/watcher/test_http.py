@@ -62,7 +62,7 @@ def test_an_unreachable_api_server_does_not_fail_liveness(area: str) -> None:
         assert "connection refused" in text
 
 
-def test_readiness_begins_with_a_snapshot_and_outlives_the_server(area: str) -> None:
+def test_readiness_begins_with_a_snapshot_and_survives_outages(area: str) -> None:
     with running(area) as it, serving(it.watcher) as port:
         assert ask(port, "/readyz")[0] == 503
         it.source.put(Replaced("appmodels", ()))
@@ -245,7 +245,7 @@ def test_garbage_on_the_port_prints_nothing(area: str, garbage: bytes, capfd: py
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_all_addresses_of_both_families_are_bound_where_none_is_named(area: str) -> None:
+def test_without_a_host_both_ip_families_are_bound(area: str) -> None:
     watcher = WatcherLoop(area, [Told()], settings=SETTINGS)
     with serving(watcher, ":0") as port:
         assert ask(port, "/healthz")[0] == 200

@@ -29,7 +29,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_share_is_a_part_of_what_the_area_may_hold() -> None:
+def test_a_share_is_a_fraction_of_the_areas_size() -> None:
     room = area_room(40.0, several_namespaces=True, metadata=True, tables=2)
     assert room == Room(
         routes=Share.of_bytes(2 * MIB),
@@ -46,12 +46,12 @@ def test_a_share_is_a_part_of_what_the_area_may_hold() -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(("percent", "several"), [(25.0, False), (100.0, True)])
-def test_one_namespace_alone_and_100_percent_have_no_share(percent: float, several: bool) -> None:
+def test_a_single_namespace_and_100_percent_have_no_limit(percent: float, several: bool) -> None:
     assert area_room(percent, several_namespaces=several, metadata=True, tables=1) == Room(metadata_in_all=5 * MIB)
 
 
 @pytest.mark.parametrize("percent", [0.0, -1.0, 100.1, float("nan")])
-def test_a_share_that_is_no_percentage_is_refused(percent: float, tmp_path: Any) -> None:
+def test_a_share_that_is_not_a_percentage_is_refused(percent: float, tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match=r"--share .*from 0\.1 to 100"):
         check_share(percent)
     with pytest.raises(ConfigError, match="--share"):

@@ -59,7 +59,7 @@ def place(area: str, tmp_path: Path) -> Place:
     return Place(area, tmp_path)
 
 
-def test_tables_come_go_and_are_declared_anew_while_others_stay(place: Place) -> None:
+def test_tables_are_added_removed_and_redefined_while_others_stay(place: Place) -> None:
     place.put(config_map("gold", {"price": "9"}, kind="plan"), config_map("dark", {"on": "1"}))
     place.declare(FLAGS)
     with place.watching():
@@ -92,7 +92,7 @@ def test_tables_come_go_and_are_declared_anew_while_others_stay(place: Place) ->
         assert (only.kind, only.key, only.new) == ("changed", "dark", {"on": "2"})
 
 
-def test_a_redefined_table_is_served_as_before_until_its_new_rows_are_there(place: Place) -> None:
+def test_a_redefined_table_serves_its_old_rows_until_new_ones_arrive(place: Place) -> None:
     place.put(config_map("gold", {"price": "9"}, kind="plan"))
     place.declare(PLANS)
     with place.watching() as watcher:
@@ -120,7 +120,7 @@ def test_a_redefined_table_is_served_as_before_until_its_new_rows_are_there(plac
         assert plans.age < 60
 
 
-def test_a_mistake_in_the_file_is_a_problem_and_the_tables_stay(place: Place) -> None:
+def test_a_mistake_in_the_file_is_reported_and_keeps_the_tables(place: Place) -> None:
     place.put(config_map("dark", {"on": "1"}))
     place.declare(FLAGS)
     with place.watching() as watcher:
@@ -176,7 +176,7 @@ class Noting:
         self.calls.append(("delete", item.value, None))
 
 
-def test_a_handler_of_a_table_hears_of_its_objects_only(place: Place) -> None:
+def test_a_handler_of_a_table_gets_only_its_objects(place: Place) -> None:
     place.put(config_map("dark", {"on": "1"}), config_map("gold", {"price": "9"}, kind="plan"))
     place.declare(FLAGS, PLANS)
     place.options = msgspec.structs.replace(place.options, resync_seconds=1.0)
@@ -193,7 +193,7 @@ def test_a_handler_of_a_table_hears_of_its_objects_only(place: Place) -> None:
         wait_for(lambda: noting.calls[-1] == ("delete", {"price": "10"}, None))
 
 
-def test_a_handler_of_a_table_that_is_not_declared_is_refused(place: Place) -> None:
+def test_a_handler_of_an_undeclared_table_is_refused(place: Place) -> None:
     place.declare(FLAGS)
     with pytest.raises(ConfigError, match="there is no table 'plans'"):
         Watcher(place.options, table_handlers={"plans": Noting()})
@@ -261,7 +261,7 @@ def by_kubelet(file: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("write", [by_rename, in_place, by_kubelet])
-def test_every_way_of_writing_the_file_is_seen(place: Place, write: Callable[[Path, str], None]) -> None:
+def test_every_way_of_replacing_the_file_is_noticed(place: Place, write: Callable[[Path, str], None]) -> None:
     place.put(config_map("gold", {"price": "9"}, kind="plan"))
     place.declare(FLAGS)
     if write is by_kubelet:

@@ -89,7 +89,7 @@ def supervising(target: Target) -> Iterator[Supervising]:
         (None, "it returned before it was to stop"),
     ],
 )
-def test_thread_that_ends_is_seen_and_started_again(failure: BaseException | None, reason: str) -> None:
+def test_a_thread_that_ends_is_restarted(failure: BaseException | None, reason: str) -> None:
     target = Target(failure)
     with supervising(target) as it:
         it.threads.start("reader", target, restartable=True)
@@ -133,7 +133,7 @@ def test_delays_grow_and_stay_under_ten_seconds() -> None:
         assert it.threads.lost == ""
 
 
-def test_thread_that_cannot_be_restarted_is_lost() -> None:
+def test_the_end_of_a_non_restartable_thread_is_final() -> None:
     target = Target(RuntimeError("a defect"))
     with supervising(target) as it:
         it.threads.start("source", target, restartable=False)
@@ -213,7 +213,7 @@ def _starts_a_thread(frame: FrameType | None) -> bool:
 
 
 @pytest.mark.parametrize("name", ["metadata", "metadata reader", "checkpoint", "handler Quiet"])
-def test_killed_helper_thread_is_back_and_routes_flow_on(area: str, tmp_path: Path, name: str) -> None:
+def test_a_killed_helper_thread_is_restarted_and_routes_follow(area: str, tmp_path: Path, name: str) -> None:
     (tmp_path / "one_m").write_bytes(b"1")
     others = set(threading.enumerate())
     feed = MetadataFeed(MetadataLoader(FolderStore(tmp_path)))
@@ -245,7 +245,7 @@ HELPERS = {
 
 @pytest.mark.fault(42)
 @pytest.mark.parametrize("at_once", [8, pytest.param(1, marks=pytest.mark.long)])
-def test_every_helper_thread_that_is_killed_is_seen_and_is_back(area: str, tmp_path: Path, at_once: int) -> None:
+def test_every_killed_helper_thread_is_reported_and_restarted(area: str, tmp_path: Path, at_once: int) -> None:
     (tmp_path / "one_m").write_bytes(b"1")
     others = set(threading.enumerate())
     watched, held = os.pipe()

@@ -80,7 +80,7 @@ def test_nothing_is_published_before_a_complete_list(area: str) -> None:
         assert reader.generation == 1
 
 
-def test_an_empty_list_is_a_snapshot_too(area: str) -> None:
+def test_an_empty_list_is_published_as_a_snapshot(area: str) -> None:
     with running(area) as it:
         it.source.put(Replaced("appmodels", ()))
         with reading(area) as reader:
@@ -98,7 +98,7 @@ def test_routes_and_endpoints_come_in_one_generation_when_both_are_listed(area: 
             assert reader.generation == 1
 
 
-def test_routes_do_not_wait_for_ever_for_endpoint_slices_that_never_come(area: str) -> None:
+def test_routes_wait_a_bounded_time_for_endpoint_slices(area: str) -> None:
     clock = Clock()
     with running(area, "appmodels", "endpointslices", clock=clock) as it:
         it.source.put(Replaced("appmodels", (appmodel("one"),)))
@@ -126,7 +126,7 @@ def take_over(area: str) -> None:
 
 
 @pytest.mark.fault(1)
-def test_what_was_served_is_served_until_a_complete_list_has_come(area: str) -> None:
+def test_former_rows_are_served_until_a_complete_list_arrives(area: str) -> None:
     take_over(area)
     clock = Clock()
     with running(area, "appmodels", "endpointslices", clock=clock) as it, reading(area) as reader:
@@ -148,7 +148,7 @@ def test_what_was_served_is_served_until_a_complete_list_has_come(area: str) -> 
 
 
 @pytest.mark.fault(17)
-def test_object_invalid_by_now_keeps_the_state_of_the_former_watcher(area: str) -> None:
+def test_an_object_invalid_after_a_restart_keeps_its_state(area: str) -> None:
     take_over(area)
     with running(area) as it, reading(area) as reader:
         broken = InvalidAppModel(appmodel("one").key, "2", "spec.app is missing")
@@ -341,7 +341,7 @@ def damage_rows(area: str, contents: bytes | None) -> None:
 @pytest.mark.fault(29)
 @pytest.mark.parametrize("damaged", [b"two", b"from", b"10.0.0.", b"test", None])
 @pytest.mark.parametrize("times_without_room", [0, 3])
-def test_damaged_area_is_mended_by_the_next_change(
+def test_a_damaged_area_is_repaired_by_the_next_change(
     area: str, damaged: bytes | None, times_without_room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PUBLISH_RETRY_SECONDS", 0.05)
@@ -461,7 +461,7 @@ def test_run_returns_and_frees_the_area_even_if_a_source_hangs(area: str) -> Non
 
 
 @pytest.mark.fault(21)
-def test_a_storm_is_published_in_few_generations_and_nothing_of_it_is_lost(area: str) -> None:
+def test_a_storm_is_published_completely_in_few_generations(area: str) -> None:
     with running(area) as it:
         it.source.put(Replaced("appmodels", ()))
         with reading(area) as reader:
@@ -565,7 +565,7 @@ def test_the_watchers_loop_waits_only_for_its_queue(area: str, tmp_path: Path) -
 
 
 @pytest.mark.fault(2)
-def test_age_of_the_routes_is_that_of_the_oldest_source(area: str) -> None:
+def test_the_routes_age_is_that_of_the_oldest_source(area: str) -> None:
     with running(area, "appmodels", "endpointslices") as it:
         it.source.put(Replaced("appmodels", ()), Replaced("endpointslices", ()))
         it.source.in_step(time.monotonic_ns() - int(100e9))

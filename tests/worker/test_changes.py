@@ -147,7 +147,7 @@ def test_changes_include_metadata_if_asked_for(given: RoutesArea, reader: Reader
 
 
 @pytest.mark.usefixtures("small_logs")
-def test_a_generation_that_lies_too_far_back_is_answered_with_all_routes(given: RoutesArea, reader: Reader) -> None:
+def test_changes_since_a_generation_too_old_begin_with_all_routes(given: RoutesArea, reader: Reader) -> None:
     given.publish(*(route(f"m{number}") for number in range(20)))
     for number in range(200):
         given.route(f"m{number % 20}", version=f"v{number}")
@@ -199,7 +199,7 @@ def test_changes_add_up_to_the_table_over_bases_and_writers(area: str, reader: R
     given.publisher.close()
 
 
-def test_an_area_that_is_removed_and_made_again_is_followed_by_what_differs(area: str, reader: Reader) -> None:
+def test_changes_of_a_recreated_area_are_the_differences(area: str, reader: Reader) -> None:
     changes = reader.changes(timeout=0)
     with RoutesArea(area) as given:
         given.publish(route("a"), route("b"), route("c"))
@@ -215,7 +215,7 @@ def test_an_area_that_is_removed_and_made_again_is_followed_by_what_differs(area
         assert [change.kind for change in changes if isinstance(change, Change)] == ["removed"]
 
 
-def test_a_generation_that_cannot_be_read_is_caught_up_with_later(given: RoutesArea, reader: Reader, area: str) -> None:
+def test_changes_of_an_unreadable_generation_arrive_later(given: RoutesArea, reader: Reader, area: str) -> None:
     since = given.route("a")
     changes = reader.changes(since, timeout=0)
     assert list(changes) == []
@@ -229,7 +229,7 @@ def test_a_generation_that_cannot_be_read_is_caught_up_with_later(given: RoutesA
     assert told == [Change(2, "changed", "a", route("a"), route("a", version="v2"))]
 
 
-def test_an_area_that_cannot_be_read_at_all_is_an_error(area: str, reader: Reader) -> None:
+def test_an_unreadable_area_is_an_error(area: str, reader: Reader) -> None:
     with open(path_of(control_name(area)), "wb") as file:  # noqa: PTH123
         file.write(b"something else")
     for _ in range(2):
@@ -277,7 +277,7 @@ def test_a_timeout_ends_the_loop_and_the_next_loop_continues(given: RoutesArea, 
     assert [change.generation for change in changes] == [2, 3]
 
 
-def test_a_timeout_of_0_gives_all_there_is_however_much(given: RoutesArea, reader: Reader) -> None:
+def test_a_timeout_of_0_gives_all_available_changes(given: RoutesArea, reader: Reader) -> None:
     since = given.route("a")
     for number in range(500):
         given.endpoints("app", f"10.0.0.1:{number + 1}")
@@ -302,7 +302,7 @@ def test_a_timeout_ends_despite_endless_changes_of_other_kinds(area: str, reader
             assert list(reader.changes(reader.generation, timeout=timeout)) == []
 
 
-def test_changes_can_be_left_midway_and_continued_elsewhere(given: RoutesArea, reader: Reader) -> None:
+def test_iteration_over_changes_can_be_continued_later(given: RoutesArea, reader: Reader) -> None:
     since = given.publish(route("a"))
     given.publish(route("a", version="v2"), route("b"))
     given.publish(route("c"))
@@ -476,7 +476,7 @@ def test_async_lets_other_tasks_run_while_it_waits_and_ends_with_the_reader(give
     assert run(work) == [1, 2, 3, 4, 5]
 
 
-def test_async_loses_nothing_when_a_wait_is_cancelled(area: str, reader: Reader) -> None:
+def test_cancelling_an_async_wait_loses_no_change(area: str, reader: Reader) -> None:
     async def work() -> Table:
         known = Table()
         changes = reader.achanges()
@@ -541,7 +541,7 @@ def test_async_iteration_reports_a_gap(given: RoutesArea, reader: Reader) -> Non
     assert (reset.reason, reset.routes) == ("gap", reader.models())
 
 
-def test_async_raises_where_the_area_cannot_be_read_at_all(area: str, reader: Reader) -> None:
+def test_async_iteration_raises_if_the_area_is_unreadable(area: str, reader: Reader) -> None:
     with open(path_of(control_name(area)), "wb") as file:  # noqa: PTH123
         file.write(b"something else")
 

@@ -47,7 +47,7 @@ def test_an_endpoint_is_written_as_host_and_port() -> None:
     assert str(Endpoint("fd00::1", 80)) == "[fd00::1]:80"
 
 
-def test_endpoints_carry_what_is_known_of_them(given: RoutesArea, area: str) -> None:
+def test_endpoints_have_every_field_of_their_row(given: RoutesArea, area: str) -> None:
     given.endpoints("app", endpoint("[fd00::1]:80", zone="a", node="n", pod="p"), endpoint("10.0.0.1:81"))
     assert Reader(area).resolve("m").endpoints == (
         Endpoint("fd00::1", 80, "a", "n", "p", ready=True),
@@ -105,7 +105,7 @@ def test_threads_share_one_round() -> None:
 KEYS = [f"user-{number}" for number in range(5000)]
 
 
-def test_a_key_leads_to_one_endpoint_in_every_process_and_order(area: str, given: RoutesArea) -> None:
+def test_a_key_picks_the_same_endpoint_in_every_process(area: str, given: RoutesArea) -> None:
     def pick(pipe: Pipe) -> None:
         route = Reader(area).resolve("m")
         pipe.send([str(route.pick(key)) for key in KEYS])
@@ -119,7 +119,7 @@ def test_a_key_leads_to_one_endpoint_in_every_process_and_order(area: str, given
     assert [str(reversed_pool.pick(key.encode())) for key in KEYS] == answers[0]
 
 
-def test_which_endpoint_a_key_leads_to_is_the_same_in_every_release() -> None:
+def test_a_key_picks_the_same_endpoint_in_every_release() -> None:
     """Workers of two releases run beside each other during a roll-out."""
     picked = pool(*addresses(5))
     chosen = [addresses(5).index(str(picked.pick(key))) for key in ("a", "b", "user-1", "", "ä")]
@@ -133,7 +133,7 @@ def test_keys_spread_evenly() -> None:
     assert all(abs(count - 5000) < 300 for count in counts.values()), "four standard deviations"
 
 
-def test_endpoints_that_share_a_checksum_share_the_keys_too() -> None:
+def test_endpoints_with_equal_checksums_share_their_keys() -> None:
     """`plumless` and `buckeroo` have the same CRC-32, and so has whatever begins with them and goes on alike."""
     picked = pool("plumless:80", "buckeroo:80")
     counts = Counter(str(picked.pick(key)) for key in KEYS)
@@ -142,7 +142,7 @@ def test_endpoints_that_share_a_checksum_share_the_keys_too() -> None:
 
 
 @pytest.mark.parametrize("endpoints", [2, 5, 20])
-def test_only_the_keys_of_an_endpoint_that_goes_move(endpoints: int) -> None:
+def test_removing_an_endpoint_moves_only_its_keys(endpoints: int) -> None:
     all_of_them = addresses(endpoints)
     full = pool(*all_of_them)
     before = {key: str(full.pick(key)) for key in KEYS}
@@ -156,7 +156,7 @@ def test_only_the_keys_of_an_endpoint_that_goes_move(endpoints: int) -> None:
 @for_all(
     ports=st.sets(st.integers(1, 65535), min_size=1, max_size=20), key=st.text() | st.binary(), gone=st.integers(0, 19)
 )
-def test_a_key_moves_only_when_its_own_endpoint_goes(ports: set[int], key: str | bytes, gone: int) -> None:
+def test_a_key_moves_only_when_its_endpoint_is_removed(ports: set[int], key: str | bytes, gone: int) -> None:
     rows = [f"10.0.0.1:{port}" for port in sorted(ports)]
     if isinstance(key, str):
         key = key.encode(errors="replace")
@@ -178,7 +178,7 @@ def test_the_less_busy_of_two_is_picked() -> None:
             assert str(chosen) == "10.0.0.1:8060"
 
 
-def test_connections_spread_far_more_evenly_than_by_chance() -> None:
+def test_least_busy_spreads_leases_more_evenly_than_chance() -> None:
     """Two choices leave a maximum of about log log n over the mean, one choice about log n / log log n."""
     busy: Busy = {}
     picked = pool(*addresses(50), busy=busy)
@@ -192,7 +192,7 @@ def test_connections_spread_far_more_evenly_than_by_chance() -> None:
     assert busy == {}, "and nothing is left"
 
 
-def test_a_connection_ends_with_its_block_whatever_ends_it() -> None:
+def test_a_lease_ends_with_its_block_even_on_an_error() -> None:
     busy: Busy = {}
     picked = pool(*addresses(3), busy=busy)
 
@@ -282,9 +282,7 @@ def near(number: int, *hints: str, **changes: bool) -> EndpointRow:
         pytest.param("a", [near(1, "a"), near(2, ready=False)], {1}, id="hints of ready ones alone count"),
     ],
 )
-def test_zones_are_preferred_where_every_endpoint_has_hints(
-    zone: str, rows: list[EndpointRow], picked: set[int]
-) -> None:
+def test_zones_are_preferred_if_every_endpoint_has_hints(zone: str, rows: list[EndpointRow], picked: set[int]) -> None:
     zoned = pool(*rows, zone=zone)
     assert {str(zoned.next()) for _ in range(10)} == {f"10.0.0.{number}:80" for number in picked}
     assert {str(zoned.pick(f"{number}")) for number in range(100)} == {f"10.0.0.{number}:80" for number in picked}

@@ -54,7 +54,7 @@ def reader(publisher: Publisher) -> Iterator[Reader]:
         yield reader
 
 
-def test_a_row_that_was_superseded_is_read_as_its_newest(publisher: Publisher, reader: Reader) -> None:
+def test_a_superseded_row_is_read_in_its_newest_version(publisher: Publisher, reader: Reader) -> None:
     publisher.publish(rows(route("a", "old"), route("b")))
     assert reader.resolve("a").app == "old"
     publisher.publish(rows(route("a", "new")))
@@ -69,7 +69,7 @@ def test_a_value_too_long_for_the_quick_part_is_found(publisher: Publisher, read
         assert reader.resolve(long.model) == long
 
 
-def test_a_deleted_row_is_absent_and_comes_back(publisher: Publisher, reader: Reader) -> None:
+def test_a_deleted_row_is_absent_until_published_again(publisher: Publisher, reader: Reader) -> None:
     publisher.publish(rows(route("a"), route("b")))
     publisher.publish({(Kind.MODEL, "a"): None})
     with pytest.raises(ModelNotFound):
@@ -100,7 +100,7 @@ def test_two_models_whose_names_share_a_hash_differ(publisher: Publisher, reader
     assert (reader.resolve(one.model), reader.resolve(other.model)) == (one, other)
 
 
-def test_a_models_name_that_is_no_str_is_refused(publisher: Publisher, reader: Reader) -> None:
+def test_a_model_name_that_is_not_a_str_is_refused(publisher: Publisher, reader: Reader) -> None:
     publisher.publish(rows(route("a")))
     reader.resolve("a")
     for wrong in (5, b"a", None, ("a",)):
@@ -133,7 +133,7 @@ def test_no_byte_of_a_record_can_be_damaged_unnoticed(publisher: Publisher, read
     shared.close()
 
 
-def test_readers_threads_and_generations_never_meet_an_old_row(publisher: Publisher) -> None:
+def test_threads_never_read_a_row_of_an_older_generation(publisher: Publisher) -> None:
     names = [f"model-{number}" for number in range(50)]
     publisher.publish(rows(*(route(name, "0") for name in names)))
     stamps: dict[int, int] = {}
@@ -170,7 +170,7 @@ def test_a_full_memo_makes_room_and_never_holds_more_than_its_limit(publisher: P
             assert len(reader._cache) <= 16
 
 
-def test_row_that_a_full_memo_has_dropped_is_new_after_its_change(publisher: Publisher) -> None:
+def test_a_row_evicted_from_the_memo_is_new_after_its_change(publisher: Publisher) -> None:
     names = [f"model-{number}" for number in range(5000)]  # more than the native twin has places for recent keys
     publisher.publish(rows(*(route(name, "old") for name in names)))
     with Reader(publisher.area, memo_rows=1000) as reader:
@@ -186,7 +186,7 @@ def test_row_that_a_full_memo_has_dropped_is_new_after_its_change(publisher: Pub
                 reader.resolve(name)
 
 
-def test_keys_that_share_a_place_of_the_recent_cache_differ(publisher: Publisher, reader: Reader) -> None:
+def test_keys_in_the_same_cache_slot_are_distinguished(publisher: Publisher, reader: Reader) -> None:
     places = 4096
     by_place: dict[int, list[str]] = {}
     for number in range(40_000):
@@ -220,7 +220,7 @@ def test_first_touch_finds_the_row_as_it_was_in_its_generation(publisher: Publis
     assert (table["a"], table["b"], table["late"]) == (b"second", b"b", None)
 
 
-def test_signal_handler_in_the_middle_of_a_look_up_leaves_no_old_row(publisher: Publisher, reader: Reader) -> None:
+def test_a_look_up_in_a_signal_handler_leaves_no_old_row(publisher: Publisher, reader: Reader) -> None:
     publisher.publish(rows(route("a", "old" * 100), route("b")))
     reader.attach()
     decode = reader._decode_route
@@ -270,7 +270,7 @@ def test_resolve_can_be_pickled_by_name() -> None:
     assert pickle.loads(pickle.dumps(shmroute.resolve)) == shmroute.resolve
 
 
-def test_help_and_signature_of_resolve_say_how_it_is_called() -> None:
+def test_resolve_has_its_documented_help_and_signature() -> None:
     assert str(inspect.signature(shmroute.resolve)).startswith("(model")
     parameters = inspect.signature(shmroute.resolve).parameters
     assert [(each.name, each.kind.name) for each in parameters.values()] == [

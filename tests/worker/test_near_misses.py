@@ -31,7 +31,7 @@ def missing(reader: Reader, name: str, namespace: str | None = None) -> ModelNot
     return raised.value
 
 
-def test_text_names_area_age_and_similar_names(reader: Reader) -> None:
+def test_error_text_names_area_age_and_similar_models(reader: Reader) -> None:
     text = str(missing(reader, "modle1"))
     assert text.startswith(f"no app serves model 'modle1' in area {reader.area!r} (3 models, in step ")
     assert text.endswith(" s ago); did you mean 'model1'?")
@@ -51,14 +51,14 @@ def test_error_text_is_made_once_and_kept_in_copies(reader: Reader) -> None:
         assert vars(twin) == vars(error)
 
 
-def test_miss_looks_for_no_similar_names(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caught_miss_searches_for_no_similar_names(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_misses, "describe", lambda *_: pytest.fail("a miss paid for its text"))
     assert reader.get("modle1") is None
     missing(reader, "modle1")
     missing(reader, "modle1", "west")
 
 
-def test_search_for_similar_names_takes_at_most_its_share_of_time(
+def test_search_for_similar_names_takes_a_bounded_share_of_time(
     reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(near_misses._budget, "left", -60.0)
@@ -67,7 +67,7 @@ def test_search_for_similar_names_takes_at_most_its_share_of_time(
     assert "did you mean" not in text
 
 
-def test_area_that_cannot_be_read_leaves_the_bare_text(reader: Reader) -> None:
+def test_an_unreadable_area_gives_the_error_without_suggestions(reader: Reader) -> None:
     error = missing(reader, "modle1")
     reader._position.named_area = "there-is-no-such-area"
     assert str(error) == "no app serves model 'modle1'"

@@ -63,7 +63,7 @@ def test_resolve_gives_the_app_of_a_model(given: RoutesArea, reader: Reader) -> 
     )
 
 
-def test_the_same_route_is_given_until_its_row_changes(given: RoutesArea, reader: Reader) -> None:
+def test_the_same_route_object_is_returned_until_its_row_changes(given: RoutesArea, reader: Reader) -> None:
     given.publish(route("a"), route("b"))
     a, b = reader.resolve("a"), reader.resolve("b")
     assert reader.resolve("a") is a
@@ -74,7 +74,7 @@ def test_the_same_route_is_given_until_its_row_changes(given: RoutesArea, reader
     assert b.version == "v1", "a route is a value"
 
 
-def test_a_row_that_is_published_again_as_it_was_stays_warm(given: RoutesArea, reader: Reader) -> None:
+def test_republishing_an_unchanged_row_keeps_it_cached(given: RoutesArea, reader: Reader) -> None:
     given.publish(route("a"))
     found = reader.resolve("a")
     given.publish(route("a"), route("b"))
@@ -96,7 +96,7 @@ def test_a_model_that_is_not_served_is_not_found_until_it_appears(given: RoutesA
     assert reader.resolve("a").model == "a"
 
 
-def test_get_gives_its_default_for_what_is_not_found_and_nothing_else(given: RoutesArea, reader: Reader) -> None:
+def test_get_returns_its_default_only_for_missing_models(given: RoutesArea, reader: Reader) -> None:
     with pytest.raises(NotReady):
         reader.get("a")
     given.route("a")
@@ -109,7 +109,7 @@ def test_get_gives_its_default_for_what_is_not_found_and_nothing_else(given: Rou
 
 
 @pytest.mark.parametrize("model", [7, None, b"a", ("a",)])
-def test_only_a_str_is_a_models_name(given: RoutesArea, reader: Reader, model: object) -> None:
+def test_a_model_name_must_be_a_str(given: RoutesArea, reader: Reader, model: object) -> None:
     given.route("a")
     for _ in range(2):  # at the first use, and attached
         with pytest.raises(TypeError, match="a model's name is a str"):
@@ -161,7 +161,7 @@ def test_routes_of_other_namespaces_lead_to_endpoints_of_their_own(given: Routes
         reader.resolve("m").pick()
 
 
-def test_an_app_says_what_its_appmodel_says(given: RoutesArea, reader: Reader) -> None:
+def test_an_app_has_the_fields_of_its_appmodel(given: RoutesArea, reader: Reader) -> None:
     given.route("m")
     one = App("app", "v1", "one", "app", "one/app", (("m", "v1"), ("n", "v2")))
     two = App("app", "v9", "two", "app-two", "two/app", ())
@@ -178,7 +178,7 @@ def test_an_app_says_what_its_appmodel_says(given: RoutesArea, reader: Reader) -
     assert reader.app("app") == two
 
 
-def test_listings_are_of_one_generation_and_answer_like_look_ups(given: RoutesArea, reader: Reader) -> None:
+def test_listings_show_one_generation_and_agree_with_look_ups(given: RoutesArea, reader: Reader) -> None:
     given.publish(*(route(f"m{number}") for number in range(50)))
     given.apps(App("app", "v1", "ns", "app", "ns/app", ()), App("app", "v2", "other", "app", "other/app", ()))
     given.endpoints("app", "10.0.0.1:80")
@@ -226,7 +226,7 @@ def test_age_does_not_follow_the_wall_clock(given: RoutesArea, reader: Reader, m
         assert 50.0 <= reader.age < 1000.0
 
 
-def test_an_age_can_be_asked_for_with_the_look_up(given: RoutesArea, reader: Reader) -> None:
+def test_a_look_up_can_limit_the_age(given: RoutesArea, reader: Reader) -> None:
     given.route("m")
     given.in_step(100.0)
     assert reader.resolve("m", max_age=10_000.0).model == "m"
@@ -278,7 +278,7 @@ def test_waiting_ends_with_the_first_snapshot(given: RoutesArea, reader: Reader)
     later.join()
 
 
-def test_waiting_in_vain_says_how_long(given: RoutesArea, reader: Reader) -> None:
+def test_a_wait_that_times_out_names_its_seconds(given: RoutesArea, reader: Reader) -> None:
     with pytest.raises(NotReady) as caught:
         reader.wait_ready(0.03)
     assert caught.value.waited_seconds >= 0.03
@@ -286,7 +286,7 @@ def test_waiting_in_vain_says_how_long(given: RoutesArea, reader: Reader) -> Non
         reader.wait_ready(0.0)
 
 
-def test_look_up_never_waits_whatever_the_environment_says(
+def test_a_look_up_never_waits_even_with_shmroute_wait_set(
     area: str, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An event loop would stand still meanwhile; waiting is for `wait_ready`, which a server's start calls."""
@@ -301,7 +301,7 @@ def test_look_up_never_waits_whatever_the_environment_says(
 # --- areas ----------------------------------------------------------------------------------------------------
 
 
-def test_area_is_the_argument_then_the_variable_then_default(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_area_comes_from_argument_then_variable_then_default(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SHMROUTE_AREA", raising=False)
     assert Reader().area == DEFAULT_AREA == "default"
     monkeypatch.setenv("SHMROUTE_AREA", "from-environment")
@@ -338,7 +338,7 @@ def test_closed_reader_releases_memory_and_attaches_again_when_used(
     assert reader.resolve("m").version == "v2"
 
 
-def test_a_reader_follows_its_area_when_it_is_removed_and_made_again(area: str, reader: Reader) -> None:
+def test_a_reader_follows_its_recreated_area(area: str, reader: Reader) -> None:
     with RoutesArea(area) as given:
         given.publish(route("a"), route("b"))
         given.endpoints("app", "10.0.0.1:80")
@@ -420,7 +420,7 @@ def test_endpoints_evicted_from_the_cache_still_change(area: str) -> None:
         assert [str(each.pick()) for each in held] == [f"10.1.0.{number}:80" for number in range(20)]
 
 
-def test_a_change_of_one_service_leaves_every_route_warm(given: RoutesArea, reader: Reader) -> None:
+def test_a_change_of_one_service_keeps_all_routes_cached(given: RoutesArea, reader: Reader) -> None:
     given.publish(*(route(f"m{number}") for number in range(100)), route("other", "other"))
     given.endpoints("app", "10.0.0.1:80")
     given.endpoints("other", "10.0.0.9:80")
@@ -437,7 +437,7 @@ def test_a_change_of_one_service_leaves_every_route_warm(given: RoutesArea, read
 # --- routes as values -----------------------------------------------------------------------------------------
 
 
-def test_a_route_goes_through_pickle_without_its_reader(given: RoutesArea, reader: Reader) -> None:
+def test_a_route_is_pickled_without_its_reader(given: RoutesArea, reader: Reader) -> None:
     given.publish(route("m", others=(route("m", "second", namespace="two"),)))
     given.endpoints("app", "10.0.0.1:80")
     found = reader.resolve("m")
@@ -459,7 +459,7 @@ def test_a_route_goes_through_pickle_without_its_reader(given: RoutesArea, reade
     assert pickle.loads(pickle.dumps(Endpoint("fd00::1", 80))) == Endpoint("fd00::1", 80)
 
 
-def test_routes_are_equal_by_what_they_say(given: RoutesArea, reader: Reader, area: str) -> None:
+def test_routes_with_equal_fields_are_equal(given: RoutesArea, reader: Reader, area: str) -> None:
     given.route("m")
     one = reader.resolve("m")
     with Reader(area) as other:
@@ -492,7 +492,7 @@ def test_unused_readers_are_garbage_collected(given: RoutesArea, area: str) -> N
 # --- threads, signals, forks ----------------------------------------------------------------------------------
 
 
-def test_threads_look_up_while_rows_change_and_none_goes_back(area: str) -> None:
+def test_threads_never_see_a_change_undone(area: str) -> None:
     """Each model's version counts up; no thread may ever see one that is lower than what it saw before."""
     threads = 8
     models = [f"m{number}" for number in range(30)]
@@ -555,7 +555,7 @@ class OutOfTime(Exception):
     """As Celery's SoftTimeLimitExceeded: raised by a signal's handler, anywhere."""
 
 
-def test_a_time_limit_in_the_middle_of_a_look_up_leaves_no_old_row_behind(area: str) -> None:
+def test_an_interrupted_look_up_caches_no_old_row(area: str) -> None:
     """At each line of a look-up that goes on to the next generation, in turn."""
     models = [f"m{number}" for number in range(6)]
     files = ("worker/reader.py", "worker/position.py", "worker/row_cache.py", "worker/lookup.py", "shm/reader.py")
@@ -596,7 +596,7 @@ def test_a_time_limit_in_the_middle_of_a_look_up_leaves_no_old_row_behind(area: 
         assert line > 40
 
 
-def test_a_signals_handler_may_look_up_in_the_middle_of_a_look_up(given: RoutesArea, reader: Reader) -> None:
+def test_a_signal_handler_may_look_up_during_a_look_up(given: RoutesArea, reader: Reader) -> None:
     given.publish(route("a"), route("b"))
     answers: list[str] = []
 
@@ -614,7 +614,7 @@ def test_a_signals_handler_may_look_up_in_the_middle_of_a_look_up(given: RoutesA
     assert answers == ["v1", "v2"]
 
 
-def test_a_loggers_handler_may_look_up(given: RoutesArea, reader: Reader, area: str) -> None:
+def test_a_logging_handler_may_look_up(given: RoutesArea, reader: Reader, area: str) -> None:
     """The one thing a look-up ever logs is a fault, and it is logged in the middle of a look-up."""
     from shmroute.shm import layout
     from shmroute.shm.names import control_name
@@ -698,7 +698,7 @@ def test_forked_children_do_not_all_pick_the_same_endpoint(area: str) -> None:
         assert len(firsts) > 1
 
 
-def test_a_connection_that_is_open_during_a_fork_does_not_count_in_the_child(area: str) -> None:
+def test_a_lease_open_during_a_fork_does_not_count_in_the_child(area: str) -> None:
     def count(pipe: Pipe, reader: Reader, held: Route) -> None:
         assert reader._binding.busy == {}
         with held.lease():

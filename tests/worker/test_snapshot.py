@@ -79,7 +79,7 @@ def test_a_snapshot_stays_at_its_generation_over_routes_and_tables(given: Routes
             read()
 
 
-def test_endpoints_of_a_snapshots_route_are_those_of_the_moment(given: RoutesArea, reader: Reader) -> None:
+def test_a_snapshots_route_has_the_current_endpoints(given: RoutesArea, reader: Reader) -> None:
     given.route("m")
     given.endpoints("app", "10.0.0.1:80")
     with reader.snapshot() as now:
@@ -88,7 +88,7 @@ def test_endpoints_of_a_snapshots_route_are_those_of_the_moment(given: RoutesAre
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_a_snapshot_whose_memory_was_used_again_says_that_it_expired(given: RoutesArea, reader: Reader) -> None:
+def test_a_snapshot_whose_memory_was_reused_raises_expired(given: RoutesArea, reader: Reader) -> None:
     put(given, a={"on": True})
     given.route("m")
     now = reader.snapshot()
@@ -101,7 +101,7 @@ def test_a_snapshot_whose_memory_was_used_again_says_that_it_expired(given: Rout
     assert reader.snapshot().table("flags")["a"] == {"on": True}
 
 
-def test_a_snapshot_says_what_is_not_ready_or_does_not_fit(given: RoutesArea, reader: Reader) -> None:
+def test_a_snapshot_raises_for_tables_not_ready_or_unfit(given: RoutesArea, reader: Reader) -> None:
     with pytest.raises(NotReady):
         reader.snapshot()
     put(given, ready=False)

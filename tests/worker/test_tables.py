@@ -188,7 +188,7 @@ def test_a_table_is_not_ready_before_its_first_complete_list_and_never_empty(giv
     tenants.wait_ready(0)
 
 
-def test_an_area_without_the_table_says_so(given: Given, reader: Reader) -> None:
+def test_an_area_without_the_table_raises_table_not_found(given: Given, reader: Reader) -> None:
     with pytest.raises(TableNotFound, match="has no table 'nothing'"):
         reader.table("nothing")["a"]
     assert not reader.table("nothing").ready
@@ -245,7 +245,7 @@ def test_rows_of_other_tables_stay_decoded_when_one_changes(given: Given, reader
 
 
 @pytest.mark.usefixtures("small_segments")
-def test_values_are_new_after_the_memory_of_the_generation_was_used_again(given: Given, reader: Reader) -> None:
+def test_values_are_decoded_anew_after_their_memory_was_reused(given: Given, reader: Reader) -> None:
     given.replace(acme=ACME)
     tenants = reader.table("tenants", Tenant)
     assert tenants["acme"].quota == 3
@@ -313,7 +313,7 @@ def test_no_byte_of_a_tables_record_can_be_damaged_unnoticed(given: Given, reade
     shared.close()
 
 
-def test_a_type_that_looks_up_while_it_is_decoded_leaves_no_old_value(given: Given, reader: Reader) -> None:
+def test_a_look_up_while_decoding_leaves_no_old_value(given: Given, reader: Reader) -> None:
     given.replace(acme=ACME)
 
     class Restless(msgspec.Struct):
@@ -352,7 +352,7 @@ def test_a_table_answers_from_its_generation_while_newer_ones_cannot_be_read(
     assert reader.fault is None
 
 
-def test_a_table_follows_its_area_when_it_is_removed_and_made_again(given: Given, reader: Reader, area: str) -> None:
+def test_a_table_follows_its_recreated_area(given: Given, reader: Reader, area: str) -> None:
     given.replace(acme=ACME)
     tenants = reader.table("tenants", Tenant)
     assert tenants["acme"].quota == 3
@@ -394,7 +394,7 @@ def test_children_forked_during_look_ups_of_a_table_look_up_too(given: Given, re
         thread.join(WAIT_SECONDS)
 
 
-def test_threads_look_up_while_a_table_changes_and_none_goes_back(given: Given, reader: Reader) -> None:
+def test_threads_never_see_a_table_change_undone(given: Given, reader: Reader) -> None:
     keys = [f"t{number}" for number in range(20)]
     given.replace(**{key: {"quota": 0} for key in keys})
     tenants = reader.table("tenants", Tenant)
@@ -422,7 +422,7 @@ def test_threads_look_up_while_a_table_changes_and_none_goes_back(given: Given, 
     assert {tenants[key].quota for key in keys} == {149}
 
 
-def test_large_values_are_not_copied_before_they_are_asked_for(given: Given, reader: Reader) -> None:
+def test_large_values_are_not_copied_before_they_are_read(given: Given, reader: Reader) -> None:
     large = 1_500_000
     rows = {f"big-{number}": {"quota": number, "region": "eu", "data": "x" * large} for number in range(4)}
     given.replace(small=ACME, **rows)
@@ -579,7 +579,7 @@ def test_rows_of_built_in_tables_change_and_others_stay_decoded(routes: RoutesAr
     assert ("model" in models, models.get("model")) == (False, None)
 
 
-def test_a_built_in_table_takes_the_type_of_its_values_alone(reader: Reader) -> None:
+def test_a_built_in_table_accepts_only_its_own_type(reader: Reader) -> None:
     assert reader.table("models", Route) is reader.table("models")
     assert reader.table("apps", App) is reader.table("apps")
     assert reader.table("endpoints", tuple[Endpoint, ...]) is reader.table("endpoints")
@@ -661,7 +661,7 @@ def test_a_snapshot_has_the_built_in_tables_of_its_generation(routes: RoutesArea
     assert reader.table("models")["model"].app == "later"
 
 
-def test_a_table_that_is_named_by_no_str_is_refused(reader: Reader) -> None:
+def test_a_table_name_that_is_not_a_str_is_refused(reader: Reader) -> None:
     for name in (b"tenants", None, 5):
         with pytest.raises(TypeError, match=r"a table's name is a str, not (bytes|NoneType|int)"):
             reader.table(name)  # type: ignore[call-overload]

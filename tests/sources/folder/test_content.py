@@ -85,7 +85,7 @@ def widget(api_version: str, name: str) -> dict[str, Any]:
     return {"apiVersion": api_version, "kind": "Widget", "metadata": {"name": name}}
 
 
-def test_a_table_shows_custom_resources_of_every_version_in_its_own() -> None:
+def test_a_table_shows_all_objects_in_its_own_version() -> None:
     content = read(widget("example.com/v1", "a"), widget("example.com/v1beta1", "b"), kinds=TABLES)
     rows = {
         (table, item.row_key): bytes(item.value)
@@ -103,12 +103,12 @@ def test_a_table_shows_custom_resources_of_every_version_in_its_own() -> None:
         ({"kind": "Widget", "metadata": {"name": "a"}}, "apiVersion of Widget is missing: write example.com/v1"),
     ],
 )
-def test_a_table_refuses_what_no_conversion_can_read(manifest: dict[str, Any], reason: str) -> None:
+def test_a_table_sets_aside_inconvertible_objects(manifest: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidObject, match=reason):
         read(manifest, kinds=TABLES)
 
 
-def test_unusable_slices_are_noted_and_the_rest_is_read() -> None:
+def test_unusable_slices_are_reported_and_the_rest_is_read() -> None:
     unlabelled = endpointslice("a-1", "a") | {"metadata": {"name": "a-1"}}
     named = endpointslice("a-2", "a", "host.example") | {"addressType": "FQDN"}
     content = read(unlabelled, named, appmodel("a"), appmodel("a", version="v2"))
@@ -123,16 +123,16 @@ def test_unusable_slices_are_noted_and_the_rest_is_read() -> None:
     assert taken.version == "v1"
 
 
-def test_objects_without_a_namespace_get_the_sources() -> None:
+def test_objects_without_a_namespace_get_that_of_the_source() -> None:
     assert names(read(appmodel("a"), appmodel("b", namespace="own"))) == ["default/a", "own/b"]
     assert names(read(appmodel("a"), appmodel("b", namespace="own"), namespace="own")) == ["own/a", "own/b"]
 
 
-def test_objects_of_other_namespaces_do_not_count_where_one_is_asked_for() -> None:
+def test_objects_of_other_namespaces_are_ignored() -> None:
     assert names(read(appmodel("a", namespace="other"), endpointslice("s", "a"), namespace="own")) == ["own/s"]
 
 
-def test_a_selector_counts_for_appmodels_only_if_there_is_one() -> None:
+def test_a_selector_applies_to_appmodels_only() -> None:
     labelled = appmodel("b", labels={"iidp": "iidp"})
     odd = appmodel("c", labels=["iidp"])
     slice_ = endpointslice("s", "a")
@@ -140,12 +140,12 @@ def test_a_selector_counts_for_appmodels_only_if_there_is_one() -> None:
     assert names(read(appmodel("a"), labelled, odd, slice_, selector="iidp=iidp")) == ["default/b", "default/s"]
 
 
-def test_kinds_that_are_not_asked_for_are_not_looked_at() -> None:
+def test_kinds_that_are_not_watched_are_ignored() -> None:
     unreadable = endpointslice("s", "a") | {"ports": "8060"}
     assert names(read(appmodel("a"), unreadable, kinds=(APPMODELS,))) == ["default/a"]
 
 
-def test_an_objects_version_changes_with_its_content_and_with_nothing_else() -> None:
+def test_an_objects_version_depends_on_its_content_only() -> None:
     exported = appmodel("a", resourceVersion="7")
     edited = appmodel("a", resourceVersion="7", version="v2")
     versions = [

@@ -67,7 +67,7 @@ OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
 
 
 @given(st.lists(OPERATIONS, max_size=30))
-def test_events_lead_to_the_files_content_after_any_changes(
+def test_events_reproduce_the_files_content_after_any_changes(
     operations: list[Operation],
 ) -> None:
     folder = Folder()
@@ -100,11 +100,11 @@ def test_events_lead_to_the_files_content_after_any_changes(
     assert folder.tell() == []
 
 
-def test_the_first_events_are_complete_lists_even_of_nothing() -> None:
+def test_the_first_events_are_complete_lists_even_if_empty() -> None:
     assert Folder().tell() == [Replaced("appmodels", (), 1), Replaced("endpointslices", (), 1)]
 
 
-def test_one_change_is_one_event_whatever_the_folder_holds() -> None:
+def test_one_change_is_one_event_for_any_size_of_folder() -> None:
     folder = Folder()
     for number in range(100):
         folder.put(f"{number:03}", content(a(f"app{number}")))
@@ -127,7 +127,7 @@ def test_several_changes_at_once_are_one_event_for_each_kind() -> None:
     assert changed == Changed("endpointslices", item("endpointslices", "s", "2"), 1)
 
 
-def test_the_first_file_counts_and_the_second_takes_over_when_it_lets_go() -> None:
+def test_second_file_with_an_object_takes_over_from_the_first() -> None:
     folder = Folder()
     folder.put("b", content(a("x", "2")))
     folder.put("a", content(a("x", "1")))
@@ -139,7 +139,7 @@ def test_the_first_file_counts_and_the_second_takes_over_when_it_lets_go() -> No
     assert folder.follower.problems == {}
 
 
-def test_a_broken_file_keeps_what_it_held_until_it_is_mended_or_gone() -> None:
+def test_a_broken_file_keeps_its_objects_until_fixed_or_deleted() -> None:
     folder = Folder()
     folder.put("a", content(a("x")))
     folder.tell()

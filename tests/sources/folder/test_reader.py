@@ -51,12 +51,12 @@ def reading(tmp_path: Path) -> Reading:
     return Reading(tmp_path)
 
 
-def test_an_empty_folder_is_complete_at_the_first_look(reading: Reading) -> None:
+def test_an_empty_folder_is_complete_at_the_first_scan(reading: Reading) -> None:
     assert reading.look()
     assert reading.follower.complete == {"appmodels", "endpointslices"}
 
 
-def test_a_file_is_reported_when_it_comes_changes_and_goes(reading: Reading) -> None:
+def test_a_file_is_reported_when_added_changed_and_deleted(reading: Reading) -> None:
     reading.settle()
     reading.write("a.yaml", text(appmodel("a")))
     assert reading.settle().apps() == {"a": "v1"}
@@ -110,7 +110,7 @@ def test_a_file_moved_and_rewritten_withdraws_nothing(reading: Reading) -> None:
     assert reading.follower.apps() == {"a": "v2"}
 
 
-def test_a_file_that_always_changes_holds_the_others_up_for_a_second_only(
+def test_a_file_that_always_changes_delays_others_by_at_most_1_s(
     reading: Reading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def growing(path: Path) -> bytes:
@@ -132,7 +132,7 @@ def test_a_file_that_always_changes_holds_the_others_up_for_a_second_only(
     assert reading.follower.reason("log.json") == "the file keeps changing"
 
 
-def test_a_broken_file_keeps_its_last_good_state_until_it_is_mended(reading: Reading) -> None:
+def test_a_broken_file_keeps_its_last_good_state_until_fixed(reading: Reading) -> None:
     reading.write("a.yaml", text(appmodel("a")))
     reading.write("b.yaml", text(appmodel("b")))
     reading.settle()
@@ -144,7 +144,7 @@ def test_a_broken_file_keeps_its_last_good_state_until_it_is_mended(reading: Rea
     assert reading.follower.problems == {}
 
 
-def test_the_place_of_a_problem_in_its_file_is_named(reading: Reading) -> None:
+def test_a_problem_is_reported_with_file_and_line(reading: Reading) -> None:
     reading.write("a.yaml", text(appmodel("a"), {"name": "x"}))
     assert reading.settle().reason("a.yaml") == "document 2: kind is missing: not a Kubernetes object"
 
@@ -160,12 +160,12 @@ def test_an_emptied_file_keeps_its_objects_and_is_reported(reading: Reading, con
     assert (reading.settle().apps(), reading.follower.problems) == ({"a": "v2"}, {})
 
 
-def test_an_empty_file_that_never_held_anything_is_no_problem(reading: Reading) -> None:
+def test_an_empty_new_file_is_not_a_problem(reading: Reading) -> None:
     reading.write("a.yaml", "")
     assert reading.settle().problems == {}
 
 
-def test_a_file_without_objects_any_more_withdraws_them(reading: Reading) -> None:
+def test_a_file_that_lost_its_objects_withdraws_them(reading: Reading) -> None:
     reading.write("a.yaml", text(appmodel("a")))
     reading.settle()
     reading.write("a.yaml", "# nothing any more\n")
@@ -191,9 +191,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
     assert len(reading.follower.changes) == 2  # the first complete lists, and nothing of the old file
 
 
-def test_a_file_that_is_deleted_while_it_is_read_is_no_problem(
-    reading: Reading, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_deleted_while_it_is_read_is_not_a_problem(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
     reading.write("a.yaml", text(appmodel("a")))
 
     def gone(path: Path) -> bytes:
@@ -213,7 +211,7 @@ def test_a_file_over_the_limit_is_set_aside_unread(reading: Reading) -> None:
     assert reading.settle().reason("a.yaml").startswith("16777217 bytes, more than the 16 MiB that are read")
 
 
-def test_a_link_to_nothing_is_set_aside_and_keeps_what_it_held(reading: Reading, tmp_path: Path) -> None:
+def test_a_dangling_link_is_reported_and_keeps_its_objects(reading: Reading, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text(text(appmodel("a")))
     (reading.folder / "a.yaml").symlink_to(target)
@@ -291,7 +289,7 @@ class Volume:
         self.switch(self.prepare(files))
 
 
-def test_all_files_of_a_volume_change_at_once(tmp_path: Path) -> None:
+def test_all_files_of_a_volume_change_in_one_scan(tmp_path: Path) -> None:
     volume = Volume(tmp_path / "volume")
     volume.update({"a.yaml": text(appmodel("a", "m")), "b.yaml": text(appmodel("b"))})
     reading = Reading(volume.path)

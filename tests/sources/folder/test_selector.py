@@ -24,7 +24,7 @@ from shmroute.sources.folder.selector import parse_selector
         ("app.kubernetes.io/name=x", [{"app.kubernetes.io/name": "x"}], [{}]),
     ],
 )
-def test_a_selector_selects_what_the_api_would(
+def test_a_selector_selects_the_same_as_the_api(
     selector: str, selected: list[dict[str, str]], not_selected: list[dict[str, str]]
 ) -> None:
     select = parse_selector(selector)
@@ -33,6 +33,6 @@ def test_a_selector_selects_what_the_api_would(
 
 
 @pytest.mark.parametrize("selector", ["=x", "a=b=c", "a in b", "a in (b", "a,,b", "a > 3", "a b"])
-def test_text_that_is_no_selector_is_refused(selector: str) -> None:
+def test_an_invalid_selector_text_is_refused(selector: str) -> None:
     with pytest.raises(ConfigError, match="label selector"):
         parse_selector(selector)

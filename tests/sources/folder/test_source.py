@@ -139,7 +139,7 @@ def test_a_volume_is_followed_from_version_to_version(tmp_path: Path, follow: Fo
     assert owner.problems == {}
 
 
-def test_a_file_behind_a_link_is_followed_where_it_is(tmp_path: Path, follow: Follow) -> None:
+def test_changes_of_a_file_behind_a_link_are_noticed(tmp_path: Path, follow: Follow) -> None:
     folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
     folder.mkdir()
     elsewhere.mkdir()
@@ -230,7 +230,7 @@ def test_no_event_comes_before_a_missing_folder_appears(tmp_path: Path, running:
     owner.wait_for_apps(a="v1")
 
 
-def test_removed_folder_keeps_its_last_state_served_and_may_come_back(tmp_path: Path, follow: Follow) -> None:
+def test_removed_folder_keeps_its_last_state_and_may_reappear(tmp_path: Path, follow: Follow) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in "ab":
@@ -281,7 +281,7 @@ def test_resync_of_a_folder_announces_every_object_again(tmp_path: Path, follow:
     assert {event.resource for event in owner.told if isinstance(event, Resync)} == {"appmodels", "endpointslices"}
 
 
-def test_namespace_and_resources_are_what_the_source_was_asked_for(tmp_path: Path, follow: Follow) -> None:
+def test_source_reports_its_namespace_and_resources(tmp_path: Path, follow: Follow) -> None:
     (tmp_path / "a.yaml").write_text(text(appmodel("a"), appmodel("b", namespace="other"), endpointslice("s", "a")))
     owner = follow(tmp_path, namespace="meta-test", kinds=(APPMODELS,))
     assert owner.names == ["meta-test/a"]

@@ -60,7 +60,7 @@ def test_a_lost_event_is_found_counted_and_repaired(api: ApiServer, follow: Foll
 
 
 @pytest.mark.fault(35)
-def test_an_event_that_comes_late_is_no_difference(api: ApiServer, connection: Connection) -> None:
+def test_a_late_event_is_not_a_difference(api: ApiServer, connection: Connection) -> None:
     for name in ("one", "two"):
         api.apply(app_model(name))
     with Following(connection, timing=msgspec.structs.replace(CALM, audit_grace_seconds=1.5)) as follow:
@@ -77,7 +77,7 @@ def test_an_event_that_comes_late_is_no_difference(api: ApiServer, connection: C
         assert len(follow.of(Replaced)) == 1
 
 
-def test_an_audit_that_finds_nothing_hands_nothing_out(api: ApiServer, follow: Following) -> None:
+def test_an_audit_without_differences_sends_no_event(api: ApiServer, follow: Following) -> None:
     with follow:
         follow.wait_for(api)
 
@@ -86,7 +86,7 @@ def test_an_audit_that_finds_nothing_hands_nothing_out(api: ApiServer, follow: F
         assert follow.source.stats.audits == 1
 
 
-def test_invalid_slices_and_those_without_a_service_are_no_difference(api: ApiServer, connection: Connection) -> None:
+def test_audit_ignores_invalid_and_unowned_slices(api: ApiServer, connection: Connection) -> None:
     nobody = endpoint_slice("nobody", "gone")
     del nobody["metadata"]["labels"]
     api.put(nobody)
@@ -102,7 +102,7 @@ def test_invalid_slices_and_those_without_a_service_are_no_difference(api: ApiSe
 
 
 @pytest.mark.parametrize("code", [403, 500, 503])
-def test_an_audit_that_cannot_list_says_so_and_counts_nothing(api: ApiServer, follow: Following, code: int) -> None:
+def test_an_audit_whose_list_fails_is_reported_and_not_counted(api: ApiServer, follow: Following, code: int) -> None:
     with follow:
         follow.wait_for(api)
         api.faults.fail(code, times=1, verb="list")
@@ -113,7 +113,7 @@ def test_an_audit_that_cannot_list_says_so_and_counts_nothing(api: ApiServer, fo
         assert (follow.source.stats.audits, follow.source.stats.audit_differences) == (0, 0)
 
 
-def test_an_audit_before_the_first_list_says_so(api: ApiServer, follow: Following) -> None:
+def test_an_audit_before_the_first_list_is_reported(api: ApiServer, follow: Following) -> None:
     with api.faults.forbidden(), follow:
         api.requests.wait(1)
 
@@ -121,7 +121,7 @@ def test_an_audit_before_the_first_list_says_so(api: ApiServer, follow: Followin
 
 
 @pytest.mark.fault(35)
-def test_a_new_list_during_an_audit_makes_it_void(api: ApiServer, connection: Connection) -> None:
+def test_a_new_list_cancels_a_running_audit(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=msgspec.structs.replace(CALM, audit_grace_seconds=1.0)) as follow:
         follow.wait_for(api)
@@ -136,7 +136,7 @@ def test_a_new_list_during_an_audit_makes_it_void(api: ApiServer, connection: Co
 
 
 @pytest.mark.fault(35)
-def test_a_lost_watch_during_an_audit_makes_it_void(api: ApiServer, connection: Connection) -> None:
+def test_a_lost_watch_cancels_a_running_audit(api: ApiServer, connection: Connection) -> None:
     """What it has not told yet is late, not lost: it comes when the watch resumes."""
     api.apply(app_model("one"))
     timing = msgspec.structs.replace(
@@ -155,7 +155,7 @@ def test_a_lost_watch_during_an_audit_makes_it_void(api: ApiServer, connection: 
         assert (result.differences, result.error) == (0, "the watch was lost meanwhile")
 
 
-def test_audits_come_by_themselves(api: ApiServer, connection: Connection) -> None:
+def test_audits_run_periodically(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=msgspec.structs.replace(CALM, audit_seconds=0.1)) as follow:
         follow.wait(lambda: follow.source.stats.audits >= 3)
 

@@ -182,7 +182,7 @@ def test_objects_of_a_definition_of_scope_cluster_are_not_served(api: ApiServer,
         assert follow.names == set()
 
 
-def test_discovery_that_is_refused_leaves_the_reason_open(api: ApiServer, connection: Connection) -> None:
+def test_refused_discovery_leaves_the_reason_unknown(api: ApiServer, connection: Connection) -> None:
     api.delete("customresourcedefinitions", "appmodels.iidp.com")
     api.faults.fail(403, verb="")
     with Following(connection) as follow:

@@ -76,7 +76,7 @@ def running(it: Guarded) -> Iterator[Guarded]:
     assert not thread.is_alive()
 
 
-def test_a_deletion_by_a_user_is_passed_on_once_discovery_lists_the_resource(it: Guarded) -> None:
+def test_a_deletion_is_believed_once_discovery_lists_the_resource(it: Guarded) -> None:
     it.guard.put(deleted("a"))
     it.asked.get(timeout=WAIT_SECONDS)
     assert it.events.empty(), "not before the answer"
@@ -86,7 +86,7 @@ def test_a_deletion_by_a_user_is_passed_on_once_discovery_lists_the_resource(it:
     assert it.next() == [deleted("a")]
 
 
-def test_an_object_made_again_meanwhile_is_not_deleted(it: Guarded) -> None:
+def test_an_object_recreated_during_the_wait_is_not_deleted(it: Guarded) -> None:
     it.guard.put(deleted("a"))
     it.asked.get(timeout=WAIT_SECONDS)
     it.guard.put(Changed("t", item("a", "2")))
@@ -122,7 +122,7 @@ def test_objects_stay_while_their_definition_is_being_deleted(it: Guarded) -> No
     assert not [event for event in found if isinstance(event, Deleted)]
 
 
-def test_what_was_dropped_by_mistake_is_listed_again(it: Guarded) -> None:
+def test_objects_dropped_by_mistake_are_listed_again(it: Guarded) -> None:
     it.guard.put(deleted("a"))
     it.asked.get(timeout=WAIT_SECONDS)
     it.answers.put("another API server does not serve it yet")
@@ -131,7 +131,7 @@ def test_what_was_dropped_by_mistake_is_listed_again(it: Guarded) -> None:
     assert it.relisted.wait(WAIT_SECONDS)
 
 
-def test_deletions_are_believed_where_discovery_never_answers(it: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deletions_are_believed_if_discovery_never_answers(it: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deletions, "MOST_SECONDS", 0.0)
     it.guard.put(deleted("a"))
     it.asked.get(timeout=WAIT_SECONDS)
@@ -139,7 +139,7 @@ def test_deletions_are_believed_where_discovery_never_answers(it: Guarded, monke
     assert it.next() == [deleted("a")]
 
 
-def test_a_shorter_list_waits_and_takes_changes_in(it: Guarded) -> None:
+def test_a_shorter_list_waits_and_includes_later_changes(it: Guarded) -> None:
     it.guard.put(listed("a"))
     it.asked.get(timeout=WAIT_SECONDS)
     it.guard.put(Changed("t", item("b", "2")))

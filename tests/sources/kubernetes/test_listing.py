@@ -32,9 +32,7 @@ def test_a_server_without_streaming_lists_is_asked_for_one_once(
 
 
 @pytest.mark.parametrize("code", [429, 503])
-def test_a_server_that_is_only_busy_is_asked_for_a_streaming_list_again(
-    api: ApiServer, connection: Connection, code: int
-) -> None:
+def test_a_busy_server_is_asked_for_a_streaming_list_again(api: ApiServer, connection: Connection, code: int) -> None:
     api.faults.fail(code, times=3, verb="watch")
     with Following(connection) as follow:
         follow.wait_watched(api)
@@ -54,7 +52,7 @@ def test_streaming_lists_without_a_bookmark_fall_back_to_pages(api: ApiServer, c
         assert api.requests.count("list") == 1
 
 
-def test_list_made_after_a_doubt_is_not_a_streaming_list(api: ApiServer, connection: Connection) -> None:
+def test_a_list_after_a_suspicion_is_not_a_streaming_list(api: ApiServer, connection: Connection) -> None:
     with Following(connection) as follow:
         follow.wait_watched(api)
         follow.source.relist("doubt")

@@ -26,7 +26,7 @@ def test_a_probe_is_a_pair_of_small_requests(api: ApiServer, connection: Connect
         assert quorum.query == name
 
 
-def test_the_storage_is_asked_only_when_its_time_has_come(api: ApiServer, connection: Connection) -> None:
+def test_the_storage_is_probed_only_when_due(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=msgspec.structs.replace(LIVELY, confirm_seconds=3600.0)) as follow:
         follow.wait_watched(api)
         follow.wait_probes(4)
@@ -38,7 +38,7 @@ def test_the_storage_is_asked_only_when_its_time_has_come(api: ApiServer, connec
         assert 0 < follow.state.confirmed_ns < follow.contact_ns
 
 
-def test_without_probes_nothing_is_asked(api: ApiServer, connection: Connection) -> None:
+def test_with_probes_off_no_request_is_sent(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=CALM) as follow:
         follow.wait_watched(api)
         follow.stop.wait(0.3)
@@ -46,7 +46,7 @@ def test_without_probes_nothing_is_asked(api: ApiServer, connection: Connection)
         assert api.requests.count("list") == 0
 
 
-def test_a_watch_that_brings_events_is_probed_half_as_often(api: ApiServer, connection: Connection) -> None:
+def test_a_watch_with_events_is_probed_half_as_often(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=msgspec.structs.replace(PATIENT, confirm_seconds=3600.0)) as follow:
         follow.wait_watched(api)
         follow.wait_probes(1)
@@ -59,7 +59,7 @@ def test_a_watch_that_brings_events_is_probed_half_as_often(api: ApiServer, conn
         assert follow.source.stats.probes - before < 0.7 * periods
 
 
-def test_a_quiet_server_is_never_peeked_at(api: ApiServer, connection: Connection) -> None:
+def test_a_quiet_server_is_never_peeked(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=LIVELY) as follow:
         follow.wait_watched(api)
         before = follow.contact_ns
@@ -70,7 +70,7 @@ def test_a_quiet_server_is_never_peeked_at(api: ApiServer, connection: Connectio
 
 
 @pytest.mark.fault(5)
-def test_a_peek_that_sees_nothing_is_remembered(api: ApiServer, connection: Connection) -> None:
+def test_a_peek_that_sees_nothing_is_not_repeated_at_each_probe(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=PATIENT) as follow:
         follow.wait_watched(api)
@@ -115,7 +115,7 @@ def test_events_held_back_are_fetched_by_a_new_watch_without_a_list(api: ApiServ
         assert follow.source.stats.lists == 1
 
 
-def test_late_peek_makes_the_source_compare_by_itself(api: ApiServer, connection: Connection) -> None:
+def test_a_late_peek_starts_a_comparison(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=msgspec.structs.replace(LIVELY, grace_seconds=2.0)) as follow:
         dead = follow.wait_watched(api)
@@ -160,7 +160,7 @@ def test_comparison_finds_events_that_no_stream_delivers(api: ApiServer, connect
         assert follow.source.stats.restarts == {"doubt": 1}
 
 
-def test_a_probe_without_an_answer_once_is_no_alarm(api: ApiServer, connection: Connection) -> None:
+def test_one_unanswered_probe_is_not_an_alarm(api: ApiServer, connection: Connection) -> None:
     with Following(connection, timing=msgspec.structs.replace(LIVELY, probe_timeout_seconds=1.0)) as follow:
         follow.wait_watched(api)
         api.faults.hang(times=1, verb="list")
@@ -258,9 +258,7 @@ def test_restored_backup_is_noticed_even_from_an_older_position(api: ApiServer, 
 
 
 @pytest.mark.fault(6)
-def test_an_event_from_before_what_came_last_makes_the_source_list_again(
-    api: ApiServer, connection: Connection
-) -> None:
+def test_an_event_older_than_the_last_one_causes_a_new_list(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     backup = api.faults.backup()
     with Following(connection, timing=CALM) as follow:
@@ -334,7 +332,7 @@ def test_an_object_made_again_at_the_same_resource_version_differs(api: ApiServe
         follow.wait(lambda: [item.version for item in follow.items.values()] == ["new"])  # type: ignore[attr-defined]
 
 
-def test_a_broken_connection_is_compared_once_and_served_at_once(api: ApiServer, connection: Connection) -> None:
+def test_after_a_broken_connection_one_comparison_runs(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one"))
     with Following(connection, timing=msgspec.structs.replace(CALM, compare_spread_seconds=2.0)) as follow:
         follow.wait_watched(api)
@@ -362,7 +360,7 @@ def test_a_watch_that_ends_cleanly_needs_no_comparison(api: ApiServer, connectio
         assert follow.source.stats.comparisons == 0
 
 
-def test_breaking_connections_are_compared_once_per_spacing(api: ApiServer, connection: Connection) -> None:
+def test_comparisons_of_a_flapping_connection_are_spaced(api: ApiServer, connection: Connection) -> None:
     timing = msgspec.structs.replace(CALM, compare_spacing_seconds=3600.0, short_watch_seconds=0.0)
     with Following(connection, timing=timing) as follow:
         for count in range(1, 6):
@@ -420,7 +418,7 @@ def test_failed_probe_thread_is_reported_and_restarted(
 
 
 @pytest.mark.fault(42)
-def test_an_audit_that_gets_no_thread_once_comes_the_next_time(
+def test_an_audit_without_a_thread_runs_at_its_next_time(
     api: ApiServer, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = threading.Thread.start

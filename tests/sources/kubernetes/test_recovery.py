@@ -45,7 +45,7 @@ def waits(recovery: Recovery, clock: Clock, error: Exception, count: int) -> lis
 
 
 @pytest.mark.parametrize("minutes", [1, 10, 600])
-def test_unreachable_server_is_asked_again_within_8_seconds(clock: Clock, minutes: int) -> None:
+def test_unreachable_server_is_retried_within_8_seconds(clock: Clock, minutes: int) -> None:
     recovery = make(clock)
     end = clock.now + minutes * 60
     while clock.now < end:
@@ -89,7 +89,7 @@ def test_second_403_in_a_row_counts_as_a_missing_role(clock: Clock) -> None:
     assert third >= 30.0
 
 
-def test_a_403_long_after_a_refused_connection_is_a_missing_role(clock: Clock) -> None:
+def test_a_late_403_after_a_refused_connection_is_a_missing_role(clock: Clock) -> None:
     recovery = make(clock)
     waits(recovery, clock, REFUSED, 3)
     clock.now += STARTING_SECONDS
@@ -99,7 +99,7 @@ def test_a_403_long_after_a_refused_connection_is_a_missing_role(clock: Clock) -
 
 @pytest.mark.fault(12)
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_obeyed_as_it_says_whatever_failed_before(clock: Clock, status: int) -> None:
+def test_retry_after_overrides_the_back_off(clock: Clock, status: int) -> None:
     recovery = make(clock)
     waits(recovery, clock, BROKEN, 9)
     waits(recovery, clock, REFUSED, 9)
@@ -127,7 +127,7 @@ def test_a_failure_of_another_kind_does_not_lengthen_the_first_wait(clock: Clock
     assert recovery.failed(error) <= 1.5
 
 
-def test_a_definition_made_anew_is_seen_within_8_seconds(clock: Clock) -> None:
+def test_a_recreated_definition_is_noticed_within_8_seconds(clock: Clock) -> None:
     recovery = make(clock)
     recovery.opened()
 
@@ -151,7 +151,7 @@ def test_restarts_in_quick_succession_do_not_add_up(clock: Clock) -> None:
         recovery.opened()
 
 
-def test_lists_that_lead_to_a_410_again_and_again_back_off(clock: Clock) -> None:
+def test_repeated_410s_after_lists_back_off(clock: Clock) -> None:
     recovery = make(clock, dice=0.0)
 
     assert [recovery.gone() for _ in range(4)] == [0.0, 0.8, 1.6, 3.2]

@@ -18,7 +18,7 @@ def make(probe_seconds: float = 30.0, dice: float = 0.5) -> Schedule:
 
 
 @pytest.mark.parametrize("period", PERIODS)
-def test_probes_and_storage_reads_come_within_their_periods(period: float) -> None:
+def test_probes_and_storage_reads_happen_within_their_periods(period: float) -> None:
     schedule = Schedule(Timing(probe_seconds=period), 0.0, random.Random(1).random)
     before = confirmed = 0.0
     for _ in range(200):
@@ -33,7 +33,7 @@ def test_probes_and_storage_reads_come_within_their_periods(period: float) -> No
 
 
 @pytest.mark.parametrize("period", PERIODS)
-def test_events_excuse_every_other_probe(period: float) -> None:
+def test_events_replace_every_other_probe(period: float) -> None:
     schedule = make(period)
     schedule.confirmed(float("1e12"))
     probes = []
@@ -49,7 +49,7 @@ def test_events_excuse_every_other_probe(period: float) -> None:
     assert len(probes) == 50
 
 
-def test_an_event_from_before_the_last_probe_excuses_nothing() -> None:
+def test_an_event_before_the_last_probe_replaces_none() -> None:
     schedule = make()
     schedule.heard(1.0)
     schedule.probed(2.0)
@@ -57,7 +57,7 @@ def test_an_event_from_before_the_last_probe_excuses_nothing() -> None:
     assert not schedule.excuse(schedule.next()[1])
 
 
-def test_without_probes_nothing_is_due_but_comparisons() -> None:
+def test_with_probes_off_only_comparisons_are_due() -> None:
     schedule = make(0.0)
     assert schedule.next()[1] == float("inf")
 
@@ -66,7 +66,7 @@ def test_without_probes_nothing_is_due_but_comparisons() -> None:
     assert (due, 5.0 <= at <= 35.0) == (Due.COMPARE, True)
 
 
-def test_a_watch_behind_the_cache_is_looked_at_only_after_a_bookmark_was_due() -> None:
+def test_a_watch_behind_the_cache_is_peeked_after_a_missed_bookmark() -> None:
     schedule = make()
     schedule.probed(100.0)
     schedule.ahead(500, 100.0)
@@ -115,7 +115,7 @@ def test_comparisons_are_spread_and_five_minutes_apart() -> None:
     assert schedule.next() == (Due.COMPARE, 1_300.0)
 
 
-def test_a_complete_list_takes_the_comparison_back() -> None:
+def test_a_complete_list_cancels_the_comparison() -> None:
     schedule = make(0.0)
     schedule.broken(0.0)
     schedule.listed()
@@ -124,7 +124,7 @@ def test_a_complete_list_takes_the_comparison_back() -> None:
     assert schedule.next()[1] == float("inf")
 
 
-def test_nothing_is_due_before_a_retry_after_has_passed() -> None:
+def test_no_request_is_due_before_retry_after_has_passed() -> None:
     schedule = make()
     schedule.wait_for(3_600.0, 0.0)
 

@@ -47,7 +47,7 @@ def keys(*names: str) -> set[ObjectKey]:
     return {ObjectKey(*name.split("/")) for name in names}
 
 
-def test_nothing_is_handed_out_before_the_last_namespace_is_listed(filled: ApiServer, connection: Connection) -> None:
+def test_no_event_is_sent_before_the_last_namespace_is_listed(filled: ApiServer, connection: Connection) -> None:
     filled.auth.forbid("list,watch", namespaces="c")
     with follow(connection) as three:
         three.wait(lambda: "c: not allowed" in three.reason)
@@ -65,9 +65,7 @@ def test_nothing_is_handed_out_before_the_last_namespace_is_listed(filled: ApiSe
         three.wait(lambda: three.reason == "" and three.contact_ns > 0)
 
 
-def test_changes_of_each_namespace_follow_and_others_are_not_asked_for(
-    filled: ApiServer, connection: Connection
-) -> None:
+def test_only_the_watched_namespaces_are_requested(filled: ApiServer, connection: Connection) -> None:
     with follow(connection) as three:
         three.wait(lambda: three.items.keys() == keys("a/one", "b/one", "c/one"))
         filled.apply(app_model("two", namespace="b"))
@@ -94,7 +92,7 @@ def test_a_new_list_of_one_namespace_leaves_the_others_as_they_are(filled: ApiSe
         assert [event.key for event in three.of(Deleted)] == [ObjectKey("b", "one")]
 
 
-def test_a_resync_comes_once_for_all(filled: ApiServer, connection: Connection) -> None:
+def test_a_resync_of_several_namespaces_is_one_event(filled: ApiServer, connection: Connection) -> None:
     with follow(connection, resync_seconds=0.2) as three:
         three.wait(lambda: len(three.of(Resync)) >= 2)
         counts = [source.stats.lists for source in three.source._sources.values()]  # type: ignore[attr-defined]
@@ -102,7 +100,7 @@ def test_a_resync_comes_once_for_all(filled: ApiServer, connection: Connection) 
         assert counts == [1, 1, 1]
 
 
-def test_a_namespace_whose_source_ends_ends_all(filled: ApiServer, connection: Connection) -> None:
+def test_the_end_of_one_namespaces_source_ends_all(filled: ApiServer, connection: Connection) -> None:
     three = follow(connection)
     several = three.source
     broken: list[BaseException] = []
@@ -132,7 +130,7 @@ def test_a_namespace_whose_source_ends_ends_all(filled: ApiServer, connection: C
 @pytest.mark.parametrize(
     "name", [" a", "a\n", "Meta-Test", "*", "", "a b", "-a", "a-", "a_b", "a.b", "ä", "x" * 64, "a,b", "\u0661"]
 )
-def test_a_name_that_no_namespace_can_have_is_refused(api: ApiServer, tmp_path: Path, name: str) -> None:
+def test_an_impossible_namespace_name_is_refused(api: ApiServer, tmp_path: Path, name: str) -> None:
     kubeconfig = str(api.kubeconfig(tmp_path / "kubeconfig"))
 
     with pytest.raises(ConfigError, match="not a namespace's name"):

@@ -49,7 +49,7 @@ def one(cluster: Cluster, there: Connection) -> Iterator[Following]:
 # -- on either cluster
 
 
-def test_the_first_thing_handed_out_is_the_complete_list(one: Following, cluster: Cluster) -> None:
+def test_the_first_event_is_the_complete_list(one: Following, cluster: Cluster) -> None:
     [first] = [event for event in one.events if not isinstance(event, SourceState)]
 
     assert isinstance(first, Replaced)
@@ -59,7 +59,7 @@ def test_the_first_thing_handed_out_is_the_complete_list(one: Following, cluster
     assert 0 < first.received_ns <= time.monotonic_ns()
 
 
-def test_what_is_added_changed_and_deleted_follows_in_order(one: Following, cluster: Cluster) -> None:
+def test_additions_changes_and_deletions_arrive_in_order(one: Following, cluster: Cluster) -> None:
     cluster.apply(app_model("two"))
     cluster.apply(app_model("two", version="v2"))
     cluster.delete("AppModel", "two")
@@ -80,7 +80,7 @@ def test_removing_the_label_withdraws_an_object_and_adding_restores_it(one: Foll
     one.wait(lambda: one.names == {"one"})
 
 
-def test_an_invalid_object_is_handed_out_with_its_reason_and_stops_nothing(one: Following, cluster: Cluster) -> None:
+def test_an_invalid_object_is_sent_with_its_reason(one: Following, cluster: Cluster) -> None:
     cluster.apply({**app_model("empty"), "spec": {"app": "a"}})
     cluster.apply(app_model("two"))
 
@@ -126,7 +126,7 @@ def test_a_quiet_resource_among_busy_ones_is_never_reconnected(
     assert (one.source.stats.lists, one.source.stats.watches) == (1, 1)
 
 
-def test_an_audit_on_demand_finds_no_difference_where_there_is_none(one: Following, cluster: Cluster) -> None:
+def test_an_audit_of_equal_states_finds_no_difference(one: Following, cluster: Cluster) -> None:
     cluster.apply(app_model("two"))
     one.wait(lambda: one.names == {"one", "two"})
 
@@ -169,7 +169,7 @@ def test_first_list_is_at_resource_version_0_and_the_watch_follows(api: ApiServe
         assert follow.source.stats.lists == 1
 
 
-def test_without_a_namespace_all_are_followed(api: ApiServer, connection: Connection) -> None:
+def test_without_a_namespace_all_namespaces_are_followed(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one", namespace="a"))
     api.apply(app_model("one", namespace="b"))
     with Following(connection) as follow:
@@ -177,7 +177,7 @@ def test_without_a_namespace_all_are_followed(api: ApiServer, connection: Connec
         assert len(follow.items) == 2
 
 
-def test_with_a_namespace_the_others_are_not_asked_for(api: ApiServer, connection: Connection) -> None:
+def test_with_a_namespace_no_other_is_requested(api: ApiServer, connection: Connection) -> None:
     api.apply(app_model("one", namespace="a"))
     api.apply(app_model("one", namespace="b"))
     with Following(connection, namespace="a") as follow:
@@ -186,7 +186,7 @@ def test_with_a_namespace_the_others_are_not_asked_for(api: ApiServer, connectio
         assert {request.namespace for request in api.requests} == {"a"}
 
 
-def test_a_paged_list_is_handed_out_when_its_last_page_has_come(api: ApiServer, connection: Connection) -> None:
+def test_a_paged_list_is_sent_after_its_last_page(api: ApiServer, connection: Connection) -> None:
     api.settings.streaming_lists = False
     api.preload(app_model(f"m{number:04}") for number in range(1_234))
     with Following(connection) as follow:
@@ -232,7 +232,7 @@ def test_a_resync_is_local_and_costs_no_request(api: ApiServer, connection: Conn
         assert len(api.requests) == 2
 
 
-def test_there_is_nothing_to_resync_before_the_first_list(api: ApiServer, connection: Connection) -> None:
+def test_no_resync_is_sent_before_the_first_list(api: ApiServer, connection: Connection) -> None:
     with api.faults.hang(), Following(connection, resync_seconds=0.02) as follow:
         api.requests.wait(1)
         follow.stop.wait(0.2)
@@ -273,7 +273,7 @@ def test_no_event_comes_after_run_has_returned(api: ApiServer, connection: Conne
 
 
 @pytest.mark.parametrize("where", ["a streaming list", "a page", "a watch"])
-def test_a_stop_ends_it_whatever_it_waits_for(api: ApiServer, connection: Connection, where: str) -> None:
+def test_a_stop_ends_every_kind_of_wait(api: ApiServer, connection: Connection, where: str) -> None:
     patient = msgspec.structs.replace(CALM, answer_seconds=60.0, list_silence_seconds=60.0)
     follow = Following(connection, timing=patient)
     with contextlib.ExitStack() as stack:
@@ -323,7 +323,7 @@ def test_a_sink_that_fails_once_does_not_end_the_watch(
 
 
 @pytest.mark.fault(15)
-def test_a_sink_that_fails_to_take_a_list_is_given_it_again(
+def test_a_list_that_the_sink_refused_is_sent_again(
     api: ApiServer, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.apply(app_model("one"))
@@ -350,5 +350,5 @@ def test_a_sink_that_fails_to_take_a_list_is_given_it_again(
         assert "a defect of the owner" in caplog.text
 
 
-def test_a_source_says_what_it_follows(connection: Connection) -> None:
+def test_a_source_reports_what_it_follows(connection: Connection) -> None:
     assert KubernetesSource(connection, ENDPOINTSLICES, namespace=None).kinds == (ENDPOINTSLICES,)

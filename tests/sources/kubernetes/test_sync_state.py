@@ -20,16 +20,16 @@ def ledger() -> Ledger:
 
 
 @pytest.mark.parametrize(("text", "number"), [("17", 17), ("", 0), ("abc", 0), ("-1", 0), ("\u0661\u0667", 0)])
-def test_a_resource_version_that_is_no_number_is_behind_everything(text: str, number: int) -> None:
+def test_a_non_numeric_resource_version_is_older_than_all(text: str, number: int) -> None:
     assert revision_of(text) == number
 
 
-def test_an_identity_is_of_uid_and_resource_version() -> None:
+def test_an_identity_consists_of_uid_and_resource_version() -> None:
     assert identity_of("u", "7") == identity_of("u", "7")
     assert len({identity_of("u", "7"), identity_of("v", "7"), identity_of("u", "8")}) == 3
 
 
-def test_a_resource_version_beyond_etcds_range_is_behind_everything() -> None:
+def test_a_resource_version_out_of_range_is_older_than_all() -> None:
     assert revision_of("9" * 20) > 0
     assert revision_of("9" * 5_000) == 0
 
@@ -49,13 +49,13 @@ def test_events_and_bookmarks_advance_the_position(ledger: Ledger) -> None:
 
 
 @pytest.mark.fault(6)
-def test_a_bookmark_from_before_moves_nothing(ledger: Ledger) -> None:
+def test_an_older_bookmark_does_not_move_the_position(ledger: Ledger) -> None:
     ledger.advance("9")
 
     assert ledger.resource_version == "10"
 
 
-def test_an_event_without_a_resource_version_moves_nothing(ledger: Ledger) -> None:
+def test_an_event_without_a_version_does_not_move_the_position(ledger: Ledger) -> None:
     ledger.put(C, 0, "")
 
     assert ledger.resource_version == "10"
@@ -77,7 +77,7 @@ def test_an_older_proof_does_not_reset_a_newer_one(ledger: Ledger) -> None:
     assert (ledger.proven, ledger.highest) == (80, 80)
 
 
-def test_the_highest_revision_is_kept_however_it_was_learned(ledger: Ledger) -> None:
+def test_the_highest_revision_from_any_response_is_kept(ledger: Ledger) -> None:
     ledger.saw(20)
     ledger.saw(15)
     ledger.put(A, 12, "12")
@@ -85,14 +85,14 @@ def test_the_highest_revision_is_kept_however_it_was_learned(ledger: Ledger) -> 
     assert (ledger.highest, ledger.position) == (20, 12)
 
 
-def test_differences_are_what_is_missing_too_many_or_of_another_version(ledger: Ledger) -> None:
+def test_differences_are_missing_surplus_and_changed_objects(ledger: Ledger) -> None:
     assert ledger.differences({A: 3, B: 7}) == set()
     assert ledger.differences({A: 3}) == {B}
     assert ledger.differences({A: 3, B: 8}) == {B}
     assert ledger.differences({A: 3, B: 7, C: 9}) == {C}
 
 
-def test_an_event_during_an_audit_accounts_for_its_key(ledger: Ledger) -> None:
+def test_an_event_during_an_audit_excludes_its_object(ledger: Ledger) -> None:
     with ledger.viewed() as view:
         candidates = ledger.differences({A: 3, B: 11, C: 12})
         ledger.put(B, 11, "11")
@@ -108,7 +108,7 @@ def test_a_whole_new_list_ends_an_audit(ledger: Ledger) -> None:
         assert view.superseded
 
 
-def test_nothing_is_noted_once_an_audit_is_over(ledger: Ledger) -> None:
+def test_no_event_is_recorded_after_an_audit(ledger: Ledger) -> None:
     with ledger.viewed() as view:
         pass
     ledger.put(B, 11, "11")
@@ -116,7 +116,7 @@ def test_nothing_is_noted_once_an_audit_is_over(ledger: Ledger) -> None:
     assert not view.touched
 
 
-def test_changes_count_what_was_new(ledger: Ledger) -> None:
+def test_only_new_events_are_counted_as_changes(ledger: Ledger) -> None:
     before = ledger.changes
     ledger.replace("11", {A: 3, B: 7})
     ledger.advance("12")
@@ -133,7 +133,7 @@ def test_a_wait_ends_when_the_position_is_reached(ledger: Ledger) -> None:
     assert ledger.wait_past(20, 10.0, threading.Event())
 
 
-def test_a_wait_for_what_does_not_come_ends_in_time(ledger: Ledger) -> None:
+def test_a_wait_for_a_missing_event_times_out(ledger: Ledger) -> None:
     assert not ledger.wait_past(20, 0.05, threading.Event())
 
 

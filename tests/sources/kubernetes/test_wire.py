@@ -53,7 +53,7 @@ def decode(kind: WatchedKind, *pieces: bytes) -> list[WatchEvent]:
 
 
 @pytest.mark.parametrize(("name", "kind"), STREAMS, ids=[name for name, _ in STREAMS])
-def test_a_recorded_stream_reads_the_same_wherever_it_was_cut(name: str, kind: WatchedKind) -> None:
+def test_a_recorded_stream_cut_anywhere_gives_the_same_events(name: str, kind: WatchedKind) -> None:
     stream = recording(name).stream
     whole = decode(kind, stream)
 
@@ -75,7 +75,7 @@ def test_a_recorded_stream_that_ends_within_a_line_is_garbled(name: str, kind: W
                 decode(kind, stream[:at])
 
 
-def test_recorded_events_say_what_happened() -> None:
+def test_recorded_events_are_decoded() -> None:
     added, modified, left, back, deleted, bookmark = decode(APPMODELS, recording("watch-events").stream)
 
     key = ObjectKey("wire", "late")
@@ -92,7 +92,7 @@ def test_recorded_events_say_what_happened() -> None:
     assert int(deleted.resource_version) <= int(bookmark.resource_version)
 
 
-def test_a_streaming_list_says_where_its_list_ends_and_lists_what_is_invalid() -> None:
+def test_a_streaming_list_marks_its_end_and_lists_invalid_objects() -> None:
     *listed, bookmark = decode(APPMODELS, recording("watch-initial-events").stream)
 
     assert bookmark == Bookmark("228", initial_events_end=True)
@@ -129,7 +129,7 @@ def test_a_recorded_error_event_is_a_refusal(name: str, code: int, reason: str) 
     assert (caught.value.status, caught.value.reason) == (code, reason)
 
 
-def test_an_error_event_may_say_when_to_come_back() -> None:
+def test_an_error_event_may_carry_retry_after() -> None:
     status = {"code": 429, "reason": "TooManyRequests", "details": {"retryAfterSeconds": 5}}
 
     with pytest.raises(ApiError) as caught:
@@ -138,7 +138,7 @@ def test_an_error_event_may_say_when_to_come_back() -> None:
     assert caught.value.retry_after_seconds == 5.0
 
 
-def test_recorded_pages_are_joined_by_their_token() -> None:
+def test_recorded_pages_are_linked_by_their_token() -> None:
     first, second = (decode_page(APPMODELS, recording(f"list-page-{number}").body, "x") for number in (1, 2))
 
     assert first.next_page
@@ -210,7 +210,7 @@ SURROGATES = [
 
 
 @pytest.mark.parametrize(("escaped", "read"), SURROGATES)
-def test_a_lone_surrogate_is_read_as_go_does_and_stops_nothing(escaped: bytes, read: str) -> None:
+def test_a_lone_surrogate_is_replaced_as_in_go(escaped: bytes, read: str) -> None:
     head = b'{"metadata":{"name":"one","namespace":"n","resourceVersion":"5"},"spec":{"app":"a","version":"'
     one = head + escaped + b'","models":[{"name":"m","version":"v"}]}}'
     body = APPMODEL_LIST % (b'"metadata":{"resourceVersion":"5"},"items":[%s]' % one)
@@ -224,7 +224,7 @@ def test_a_lone_surrogate_is_read_as_go_does_and_stops_nothing(escaped: bytes, r
 
 
 @pytest.mark.parametrize("seconds", [b"9" * 400, b"-1", b"true", b'"1"', b"1.5", b"null"])
-def test_a_retry_after_that_makes_no_sense_is_ignored(seconds: bytes) -> None:
+def test_an_invalid_retry_after_is_ignored(seconds: bytes) -> None:
     line = b'{"type":"ERROR","object":{"code":429,"details":{"retryAfterSeconds":%s}}}' % seconds
 
     with pytest.raises((ApiError, Garbled)) as caught:
@@ -232,7 +232,7 @@ def test_a_retry_after_that_makes_no_sense_is_ignored(seconds: bytes) -> None:
     assert getattr(caught.value, "retry_after_seconds", None) is None
 
 
-def test_identities_are_those_of_the_objects() -> None:
+def test_a_list_gives_the_identity_of_each_object() -> None:
     body = recording("list-rv0").body
     revision, token, versions = decode_identities(APPMODELS, body, "x")
     page = decode_page(APPMODELS, body, "x")
@@ -243,7 +243,7 @@ def test_identities_are_those_of_the_objects() -> None:
 
 
 @pytest.mark.parametrize("name", ["list-forbidden", "list-unknown-resource", "list-expired-continue", "watch-events"])
-def test_an_answer_that_is_no_list_is_not_an_empty_list(name: str) -> None:
+def test_an_answer_that_is_not_a_list_is_not_an_empty_list(name: str) -> None:
     for read in (partial(decode_page, APPMODELS), partial(decode_identities, APPMODELS)):
         with pytest.raises(Garbled):
             read(recording(name).body, "x")
@@ -265,7 +265,7 @@ def test_an_error_event_without_a_code_is_read_by_its_reason(reason: bytes) -> N
 
 
 @pytest.mark.parametrize("cut", [1, 100, 1000, -2])
-def test_a_list_cut_short_is_no_list(cut: int) -> None:
+def test_a_truncated_list_is_an_error(cut: int) -> None:
     with pytest.raises(Garbled):
         decode_page(APPMODELS, recording("list-page-1").body.rstrip()[:cut], "x")
 
@@ -310,7 +310,7 @@ def test_an_object_without_a_name_is_skipped_and_the_stream_continues(
     assert event.reason
 
 
-def test_an_object_against_its_schema_is_skipped_under_its_name() -> None:
+def test_an_object_against_its_schema_is_skipped_and_named() -> None:
     metadata = {"name": "s", "namespace": "n", "resourceVersion": "9"}
     line = json.dumps({"type": "ADDED", "object": {"metadata": metadata, "endpoints": "none"}}).encode()
 
@@ -320,7 +320,7 @@ def test_an_object_against_its_schema_is_skipped_under_its_name() -> None:
     assert (event.key, event.resource_version) == (ObjectKey("n", "s"), "9")
 
 
-def test_an_endless_line_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_line_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "LINE_MAX_BYTES", 1_000)
     lines = Lines()
     lines.feed(b"x" * 1_000)
@@ -330,7 +330,7 @@ def test_an_endless_line_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.lists(st.binary(max_size=30), max_size=20))
-def test_lines_are_the_same_wherever_the_chunks_end(pieces: list[bytes]) -> None:
+def test_chunks_of_any_size_give_the_same_lines(pieces: list[bytes]) -> None:
     lines = Lines()
     fed = [line for piece in pieces for line in lines.feed(piece)]
     *whole, rest = b"".join(pieces).split(b"\n")
@@ -371,7 +371,7 @@ json_values = st.recursive(
     st.sampled_from([(APPMODELS, "spec"), *((ENDPOINTSLICES, name) for name in ("endpoints", "ports", "addressType"))]),
     json_values,
 )
-def test_an_object_of_any_shape_is_known_by_its_name(where: tuple[WatchedKind, str], value: object) -> None:
+def test_an_object_of_any_shape_is_identified_by_its_name(where: tuple[WatchedKind, str], value: object) -> None:
     kind, field = where
     obj = {"metadata": {"name": "n", "namespace": "s"}, field: value}
 
