@@ -47,7 +47,7 @@ class Meter:
         self._idle = (read() - before) / (time.monotonic() - began)
 
     def milliseconds(self, work: Callable[[], int]) -> float:
-        """Milliseconds of processor time for each of as many requests as `work` says that it made."""
+        """Return the milliseconds of processor time for each of as many requests as `work` says that it made."""
         before, began = self._read(), time.monotonic()
         count = work()
         taken = self._read() - before - self._idle * (time.monotonic() - began)
@@ -55,7 +55,7 @@ class Meter:
 
 
 def measure(connection: Connection, meter: Meter, namespace: str, count: int, watchers: int) -> dict[str, float]:
-    """Each kind of request, `count` times; events to `watchers` watches."""
+    """Measure each kind of request, `count` times; events to `watchers` watches."""
     api = ResourceApi(connection, APPMODELS, namespace, f"{LABEL}={LABEL}", Timing())
     abort = Abort()
     found: dict[str, float] = {}
@@ -106,7 +106,7 @@ def measure(connection: Connection, meter: Meter, namespace: str, count: int, wa
 
 @contextlib.contextmanager
 def _objects(connection: Connection, namespace: str, count: int) -> Iterator[Callable[[], None]]:
-    """AppModels of our own; gives a function that changes one."""
+    """Yield AppModels of our own; gives a function that changes one."""
     path = path_of(*APPMODELS.api_path, "namespaces", namespace, APPMODELS.plural)
     prefix = f"{LABEL}-{secrets.token_hex(3)}"
     names = [f"{prefix}-{number}" for number in range(count)]
@@ -164,13 +164,13 @@ def _watches(api: ResourceApi, revision: str, count: int) -> Iterator[None]:
 
 
 def of_process(pid: int) -> float:
-    """Processor seconds of a process, from /proc."""
+    """Return the processor seconds of a process, from /proc."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
 
 
 def of_metrics(connection: Connection) -> float:
-    """Processor seconds of the server by its own metrics."""
+    """Return the processor seconds of the server by its own metrics."""
     body = connection.request("GET", "/metrics", max_bytes=1 << 28).data.decode()
     found = re.search(r"^process_cpu_seconds_total (\S+)$", body, re.MULTILINE)
     if found is None:

@@ -34,7 +34,7 @@ GZIP: Final = 31
 
 
 def listed(size: int) -> bytes:
-    """A list of about that many bytes."""
+    """Return a list of about that many bytes."""
     dice = random.Random(1)
     with ApiServer() as api, tempfile.TemporaryDirectory() as folder:
         api.apply(app_model("some-app", [f"model-{number}" for number in range(10)]))
@@ -53,7 +53,7 @@ def listed(size: int) -> bytes:
 
 
 def _milliseconds(work: Callable[[], object]) -> float:
-    """Least processor time of several rounds."""
+    """Return the least processor time of several rounds."""
     taken = []
     for _ in range(ROUNDS):
         before = time.process_time()
@@ -68,7 +68,7 @@ def _compress(body: bytes) -> bytes:
 
 
 def measure(size: int) -> dict[str, float]:
-    """Bytes and milliseconds for a list of about `size` bytes."""
+    """Return the bytes and milliseconds for a list of about `size` bytes."""
     body = listed(size)
     packed = _compress(body)
 

@@ -104,7 +104,7 @@ def warm(count: int, rounds: int) -> list[Measured]:
 
 
 def _plain(what: str, count: int, taken: Figure, compared: str, value: float, target: float) -> Measured:
-    """The row of the plain twin."""
+    """Return the row of the plain twin."""
     at = f"{count:,} models"
     return Measured(
         what=f"{what}, plain twin", at=at, unit="s", ours=taken, compared=compared, value=value, target=target
@@ -203,7 +203,7 @@ def typed_first_touch(count: int, rounds: int) -> list[Measured]:
 
 
 def refresh(count: int, rounds: int) -> list[Measured]:
-    """What a worker with 50,000 warm rows does after one app of 10 models has changed, by both twins."""
+    """Measure what a worker with 50,000 warm rows does after one app of 10 models has changed, by both twins."""
     table = models(count)
     warm_rows = list(table)[:50_000]
     taken: dict[str, list[float]] = {}

@@ -40,7 +40,7 @@ class Worker:
         )
 
     def tell(self) -> dict[str, Any]:
-        """The next line."""
+        """Return the next line."""
         assert self._process.stdout is not None
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer
@@ -63,7 +63,8 @@ def workers(count: int, job: str, *arguments: str) -> Iterator[list[Worker]]:
 
 @contextmanager
 def dumped(given: Table | list[str]) -> Iterator[str]:
-    """A table in a file, for workers that keep their own copy; or its names, for those that look all of them up."""
+    """Yield a table in a file, for workers that keep their own copy; or its names, for those that look all of them
+    up."""
     with tempfile.NamedTemporaryFile(prefix="shmroute-bench-", dir="/dev/shm") as file:
         file.write(msgspec.msgpack.encode(given))
         file.flush()

@@ -24,7 +24,7 @@ Changes = dict[RowKey, "bytes | None"]
 
 @contextmanager
 def published(count: int) -> Iterator[tuple[Publisher, dict[RowKey, bytes], list[float], int]]:
-    """An area with the rows of `count` models: publisher, rows, seconds of the build, peak bytes of /dev/shm."""
+    """Yield an area with the rows of `count` models: publisher, rows, seconds of the build, peak bytes of /dev/shm."""
     table = complete(count)
     area = f"bench-{os.getpid()}-{count}"
     publisher = Publisher(area)
@@ -38,7 +38,7 @@ def published(count: int) -> Iterator[tuple[Publisher, dict[RowKey, bytes], list
 
 
 def _taken(what: str, taken_bytes: float, table_bytes: float, models: int, target: float) -> Measured:
-    """Shared memory beside the bytes of the table's keys and values."""
+    """Return shared memory beside the bytes of the table's keys and values."""
     return Measured(
         what=what,
         at=f"{models:,} models",
@@ -65,7 +65,7 @@ class Apps:
         self._stamp = 0
 
     def change(self, dice: random.Random) -> Changes:
-        """One app's version changes: its ten models and its own row."""
+        """Return one app's version changes: its ten models and its own row."""
         self._stamp += 1
         name = dice.choice(self._names)
         (app,) = msgspec.msgpack.decode(self._table[Kind.APP, name])
@@ -78,7 +78,7 @@ class Apps:
 
 
 def publishing(small: int, large: int, changes: int) -> list[Measured]:
-    """One changed app at two sizes, in turn; the first build; publishes while a base is rebuilt."""
+    """Measure one changed app at two sizes, in turn; the first build; publishes while a base is rebuilt."""
     dice = random.Random(4)
     measured: list[Measured] = []
     with (
@@ -167,7 +167,7 @@ def _while_rebuilding(publisher: Publisher, apps: Apps, dice: random.Random, cou
 def _refreshing(
     publisher: Publisher, apps: Apps, table: dict[RowKey, bytes], dice: random.Random, count: int
 ) -> Measured:
-    """A worker with 50,000 warm rows goes to the next generation."""
+    """Return a worker with 50,000 warm rows goes to the next generation."""
     warm = dice.sample([key for kind, key in table if kind == Kind.MODEL], min(50_000, count))
     taken = []
     with Reader(publisher.area) as reader:

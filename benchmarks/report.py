@@ -33,7 +33,7 @@ _BAR_WIDTH, _ROW_HEIGHT, _LABEL_WIDTH = 380, 22, 250
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Return what the figures were taken on."""
     model = next(
         (
             line.split(":", 1)[1].strip()
@@ -67,7 +67,7 @@ def versions() -> dict[str, str]:
 
 
 def text(value: float, unit: str) -> str:
-    """A figure for the eye."""
+    """Return a figure for the eye."""
     if unit == "bytes":
         return f"{value / 2**20:.1f} MiB"
     if unit == "per s":
@@ -79,7 +79,7 @@ def text(value: float, unit: str) -> str:
 
 
 def figure_text(figure: Figure | None, unit: str) -> str:
-    """A median with its spread."""
+    """Return a median with its spread."""
     if figure is None:
         return "cannot"
     if figure.samples == 1 or figure.low == figure.high:
@@ -88,7 +88,7 @@ def figure_text(figure: Figure | None, unit: str) -> str:
 
 
 def target_text(row: Measured) -> str:
-    """The target and whether it is met."""
+    """Return the target and whether it is met."""
     if row.target is None:
         return ""
     sign = ">=" if row.at_least else "<="
@@ -104,7 +104,7 @@ def _measured_on(results: Results) -> str:
 
 
 def table(results: Results) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     lines = [
         _measured_on(results),
         "",
@@ -133,7 +133,7 @@ def table(results: Results) -> str:
 
 
 def plot(results: Results) -> str:
-    """A bar for each competitor's first touch and warm look-up, on a logarithmic scale, as SVG."""
+    """Return a bar for each competitor's first touch and warm look-up, on a logarithmic scale, as SVG."""
     import math
 
     bars: list[tuple[str, str, float]] = []
@@ -169,7 +169,7 @@ def plot(results: Results) -> str:
 
 
 def brief(results: Results) -> str:
-    """The four rows of README."""
+    """Return the four rows of README."""
     lines = ["| what | at | shmroute | beside |", "|---|---|---|---|"]
     lines += [
         f"| {row.what} | {row.at} | {text(row.ours.median, row.unit)} | {_beside(row)} |"

@@ -9,7 +9,7 @@ from benchmarks.measured import Measured
 
 
 def steps(quick: bool) -> dict[str, Callable[[], list[Measured]]]:
-    """What is measured, in order. `quick`: smaller tables and fewer rounds, in about a minute."""
+    """Return what is measured, in order. `quick`: smaller tables and fewer rounds, in about a minute."""
     large = 100_000 if quick else 1_000_000
     middle = 20_000 if quick else 100_000
     team = 4 if quick else 8
@@ -37,5 +37,6 @@ def steps(quick: bool) -> dict[str, Callable[[], list[Measured]]]:
 
 
 def measure(name: str, quick: bool) -> list[Measured]:
-    """One step. In a process of its own: else it would find the memory in the disorder that others have left."""
+    """Measure one step. In a process of its own: else it would find the memory in the disorder that others have
+    left."""
     return steps(quick)[name]()

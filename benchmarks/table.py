@@ -19,5 +19,5 @@ def models(count: int) -> Table:
 
 
 def complete(count: int) -> dict[tuple[int, str], bytes]:
-    """All rows of `count` models, their apps and endpoints."""
+    """Return all rows of `count` models, their apps and endpoints."""
     return dict(rows(count // MODELS_PER_APP, MODELS_PER_APP, endpoints=2))

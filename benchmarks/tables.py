@@ -198,7 +198,7 @@ def _indexed(reader: Reader, informer: _Informer, count: int, rounds: int) -> li
 
 
 def _changed(given: _Area, reader: Reader, informer: _Informer, count: int, changes: int) -> list[Measured]:
-    """Each change of one row: published, refreshed, and applied by an informer."""
+    """Measure each change of one row: published, refreshed, and applied by an informer."""
     table = reader.table("tenants", Tenant)
     warm = [name(number) for number in range(min(50_000, count))]
     for key in warm:
@@ -271,7 +271,7 @@ def storm(rows: int, changes: int) -> list[Measured]:
 
 
 def index_change(small: int, large: int, changes: int) -> list[Measured]:
-    """One more row under a value of an index that few rows have, and that many have."""
+    """Measure one more row under a value of an index that few rows have, and that many have."""
     few, many = _grown(small, changes), _grown(large, changes)
     return [
         Measured(
@@ -298,7 +298,7 @@ def index_change(small: int, large: int, changes: int) -> list[Measured]:
 
 
 def _grown(rows: int, changes: int) -> tuple[list[float], list[float]]:
-    """Seconds and log bytes of each row that is added under a value which so many have."""
+    """Return the seconds and log bytes of each row that is added under a value which so many have."""
     kind, *_ = watch_tables({"t": TableDefinition(resource="t.v1.x.y", index={"i": ".i"})}, several_namespaces=False)
     entry = index_value("i", "x")
     assert entry is not None
@@ -326,7 +326,8 @@ def _grown(rows: int, changes: int) -> tuple[list[float], list[float]]:
 
 
 def memory(count: int, processes: int) -> list[Measured]:
-    """Private memory of workers that looked up a tenth of the rows, or all; beside a dict of all in each."""
+    """Measure the private memory of workers that looked up a tenth of the rows, or all; beside a dict of all in
+    each."""
     with closing(_Area(count)) as given:
         names = [name(number) for number in range(count)]
         ours = {}
@@ -351,7 +352,8 @@ def memory(count: int, processes: int) -> list[Measured]:
 
 
 def watcher(tables: int, objects: int, changes: int) -> list[Measured]:
-    """A real watcher of several tables beside as many informers of the official client in one Python process."""
+    """Measure a real watcher of several tables beside as many informers of the official client in one Python
+    process."""
     from tests.apiserver import ApiServer
 
     found = {}
@@ -450,7 +452,7 @@ def watcher(tables: int, objects: int, changes: int) -> list[Measured]:
 
 
 def _used(pid: int) -> dict[str, float]:
-    """Processor seconds and resident bytes of a process, shared memory left out of the bytes."""
+    """Return the processor seconds and resident bytes of a process, shared memory left out of the bytes."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     anonymous = next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))

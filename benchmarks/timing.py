@@ -27,24 +27,25 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 def figure(values: Sequence[float]) -> Figure:
-    """The median and spread of some values."""
+    """Return the median and spread of some values."""
     ordered = sorted(values)
     return Figure(statistics.median(ordered), quantile(ordered, 0.1), quantile(ordered, 0.9), len(ordered))
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which that share of the values lies."""
+    """Return the value below which that share of the values lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the ratios of pairs measured side by side: the machine's speed drops out."""
+    """Return the median of the ratios of pairs measured side by side: the machine's speed drops out."""
     return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
 
 
 def loop_over(look_up: Callable[[str], object]) -> Loop:
-    """A loop with code of its own, so that the interpreter specialises each competitor's call site for itself."""
+    """Return a loop with code of its own, so that the interpreter specialises each competitor's call site for
+    itself."""
     scope: dict[str, object] = {"look_up": look_up}
     exec(_LOOP, scope)
     loop: Loop = scope["loop"]  # type: ignore[assignment]
@@ -58,7 +59,7 @@ def interleaved(
     before: Callable[[str], None] = lambda _: None,
     limits: dict[str, int] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds a look-up for each competitor, round by round, over the same keys.
+    """Return the seconds a look-up for each competitor, round by round, over the same keys.
 
     `before` is called ahead of each measurement and not timed. `limits` says how many keys a slow competitor gets.
 
@@ -90,7 +91,7 @@ def interleaved(
 
 
 def affordable(look_up: Callable[[str], object], keys: Sequence[str], seconds: float) -> int:
-    """How many keys a competitor can look up in about `seconds`, at least one."""
+    """Return how many keys a competitor can look up in about `seconds`, at least one."""
     started = time.perf_counter()
     count = 0
     for key in keys:
@@ -102,6 +103,6 @@ def affordable(look_up: Callable[[str], object], keys: Sequence[str], seconds: f
 
 
 def at_quantile(values: list[float], share: float) -> Figure:
-    """A quantile of the values as a figure without a spread."""
+    """Return a quantile of the values as a figure without a spread."""
     value = quantile(values, share)
     return Figure(value, value, value, len(values))

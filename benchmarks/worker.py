@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def private_bytes() -> int:
-    """Private memory of this process."""
+    """Return the private memory of this process."""
     with open("/proc/self/smaps_rollup") as file:  # noqa: PTH123 - pathlib is not imported here
         return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Private_"))
 
@@ -142,7 +142,7 @@ def follow(area: str, model: str) -> None:
 
 
 def tenant_type() -> "type[object]":
-    """The value of a row: `benchmarks.tables.Tenant`."""
+    """Return the value of a row: `benchmarks.tables.Tenant`."""
     import msgspec
 
     fields = [("code", str), ("quota", int), ("team", str), ("hosts", list[str])]

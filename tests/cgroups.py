@@ -15,7 +15,7 @@ _ROOT: Final = Path("/sys/fs/cgroup")
 
 @contextmanager
 def memory_cgroup(limit_bytes: int) -> Iterator[tuple[Path, Path] | None]:
-    """The file that takes process ids, and the one that shows the bytes in use. None: there can be no cgroup."""
+    """Yield the file that takes process ids, and the one that shows the bytes in use. None: there can be no cgroup."""
     for parent, limit, usage in (
         (_ROOT / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
         (_ROOT, "memory.max", "memory.current"),

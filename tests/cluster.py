@@ -62,7 +62,7 @@ class Cluster:
         return self._call("get", kind, name)
 
     def list(self, kind: str, *, selector: str = "") -> list[Manifest]:
-        """The objects of the kind in the namespace, as the server has them now."""
+        """Return the objects of the kind in the namespace, as the server has them now."""
         group, version, plural = _RESOURCES[kind]
         found = self.api.list_namespaced_custom_object(group, version, self.namespace, plural, label_selector=selector)
         return cast("dict[str, list[Manifest]]", found)["items"]
@@ -85,7 +85,7 @@ def test_server_cluster(kubeconfig: Path) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def real_cluster(kubeconfig: Path) -> Iterator[Cluster]:
-    """A new namespace in the cluster of that kubeconfig, deleted afterwards. The CRD is installed and stays."""
+    """Yield a new namespace in the cluster of that kubeconfig, deleted afterwards. The CRD is installed and stays."""
     with contextlib.closing(Connection(str(kubeconfig))) as connection:
         install_crd(connection)
     namespace = f"shmroute-test-{secrets.token_hex(4)}"

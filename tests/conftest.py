@@ -81,7 +81,7 @@ def _nothing_left() -> Iterator[None]:
 
 @pytest.fixture
 def make_area() -> Iterator[Callable[[], str]]:
-    """Names of areas of the test's own; their shared memory goes with the test."""
+    """Yield the names of areas of the test's own; their shared memory goes with the test."""
     areas: list[str] = []
 
     def make() -> str:
@@ -95,13 +95,13 @@ def make_area() -> Iterator[Callable[[], str]]:
 
 @pytest.fixture
 def area(make_area: Callable[[], str]) -> str:
-    """The name of an area of the test's own; its shared memory goes with the test."""
+    """Return the name of an area of the test's own; its shared memory goes with the test."""
     return make_area()
 
 
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:
-    """A real Redis server of the test's own."""
+    """Yield a real Redis server of the test's own."""
     with RedisServer() as server:
         yield server
 

@@ -77,7 +77,7 @@ def appmodels(
 def endpointslices(
     apps: int, endpoints: int, *, per_slice: int = 100, seed: int = 0, namespace: str = "meta-test"
 ) -> Iterator[EndpointSlice]:
-    """The slices of the Services of `appmodels(apps, ..., seed=seed)`: `endpoints` ready addresses for each."""
+    """Yield the slices of the Services of `appmodels(apps, ..., seed=seed)`: `endpoints` ready addresses for each."""
     number = 0
     for appmodel in appmodels(apps, 0, seed=seed, namespace=namespace):
         service = appmodel.service
@@ -97,7 +97,7 @@ def endpointslices(
 
 
 def manifest(item: AppModel | EndpointSlice) -> dict[str, Any]:
-    """The object as a user would write it; `creationTimestamp` and `resourceVersion` only where it has them."""
+    """Return the object as a user would write it; `creationTimestamp` and `resourceVersion` only where it has them."""
     metadata: dict[str, Any] = {"name": item.key.name, "namespace": item.key.namespace}
     if item.resource_version:
         metadata["resourceVersion"] = item.resource_version
@@ -126,7 +126,7 @@ def manifest(item: AppModel | EndpointSlice) -> dict[str, Any]:
 
 
 def body(item: AppModel | EndpointSlice) -> bytes:
-    """The object as an API server sends it: JSON without spaces, with the fields that nobody reads."""
+    """Return the object as an API server sends it: JSON without spaces, with the fields that nobody reads."""
     stored = manifest(item)
     metadata = stored["metadata"]
     metadata["generation"] = 1
@@ -150,7 +150,7 @@ def body(item: AppModel | EndpointSlice) -> bytes:
 def rows(
     apps: int, models: int, *, endpoints: int = 0, seed: int = 0, namespace: str = "meta-test"
 ) -> Iterator[tuple[RowKey, bytes]]:
-    """The MODEL, APP and ENDPOINTS rows of that shape. `endpoints` 0: their Services are not known."""
+    """Yield the MODEL, APP and ENDPOINTS rows of that shape. `endpoints` 0: their Services are not known."""
     of_app = endpointslices(apps, endpoints, per_slice=max(endpoints, 1), seed=seed, namespace=namespace)
     for appmodel in appmodels(apps, models, seed=seed, namespace=namespace):
         key, app, version = appmodel.key, appmodel.app, appmodel.version
@@ -233,7 +233,8 @@ def _uuid(key: ObjectKey) -> str:
 
 
 def colliding_names(count: int) -> list[str]:
-    """Names of 16 letters from p to w with one CRC-32: the sums of any two of its null vectors are null vectors too.
+    """Return the names of 16 letters from p to w with one CRC-32: the sums of any two of its null vectors are null
+    vectors too.
 
     The letters differ in their three low bits only, so a name is 48 free bits, and the CRC is linear in them.
     """

@@ -74,7 +74,7 @@ _TOKEN = secrets.token_hex(3)
 
 
 def new_area() -> str:
-    """The name of an area that no other test has, in no other run either."""
+    """Return the name of an area that no other test has, in no other run either."""
     return f"{_own_areas()}{next(_numbers)}"
 
 
@@ -208,12 +208,13 @@ def _processes(before: set[int], mark: str) -> set[int]:
 
 
 def segments() -> set[Path]:
-    """All shared memory of any area."""
+    """Return all shared memory of any area."""
     return set(SHARED_MEMORY.glob("shmroute-*"))
 
 
 def strays(before: set[Path]) -> list[str]:
-    """What a whole test run has left behind: shared memory new since `before`, unless others may have made it."""
+    """Return what a whole test run has left behind: shared memory new since `before`, unless others may have made
+    it."""
     return _outside_own_areas(segments() - before)
 
 

@@ -63,7 +63,7 @@ def _call(name: str, *arguments: Any) -> None:
 
 
 def _problem() -> str:
-    """Why there cannot be one; empty if there can."""
+    """Return why there cannot be one; empty if there can."""
 
     def attempt(pipe: Pipe) -> None:
         try:

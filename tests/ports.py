@@ -14,7 +14,7 @@ _numbers = itertools.count(os.getpid() * 97)
 
 
 def free_port(above: int = 0) -> int:
-    """A port of the loopback interface that nobody listens on.
+    """Return a port of the loopback interface that nobody listens on.
 
     This process keeps the port until it ends: an abstract Unix socket marks it as taken for every other test process on
     this machine, as the time until the server binds it may be long.

@@ -68,18 +68,18 @@ def is_running(pid: int) -> bool:
 
 
 def command_line(pid: int) -> str:
-    """What the process was started with; empty if it has gone."""
+    """Return what the process was started with; empty if it has gone."""
     return _read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has taken of the processors so far, all its threads together."""
+    """Return what a process has taken of the processors so far, all its threads together."""
     user, system = _read(pid, "stat").rpartition(b")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def children(pid: int) -> set[int]:
-    """The process's own children that run."""
+    """Return the process's own children that run."""
     found: set[int] = set()
     for task in (_PROC / str(pid) / "task").iterdir():
         try:
@@ -90,13 +90,14 @@ def children(pid: int) -> set[int]:
 
 
 def marked(pids: Iterable[int], name: str, value: str) -> set[int]:
-    """Those that run and were executed with the environment variable `name` at `value`, whoever their parent is."""
+    """Return those that run and were executed with the environment variable `name` at `value`, whoever their parent
+    is."""
     entry = f"{name}={value}".encode()
     return {pid for pid in pids if entry in _read(pid, "environ").split(b"\0") and is_running(pid)}
 
 
 def ancestors(pid: int) -> set[int]:
-    """The processes above it."""
+    """Return the processes above it."""
     found: set[int] = set()
     while pid > 1:
         stat = _read(pid, "stat").rpartition(b")")[2].split()
@@ -106,7 +107,7 @@ def ancestors(pid: int) -> set[int]:
 
 
 def running() -> set[int]:
-    """All processes there are."""
+    """Return all processes there are."""
     return {int(directory.name) for directory in _PROC.iterdir() if directory.name.isdecimal()}
 
 

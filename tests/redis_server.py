@@ -53,7 +53,7 @@ class RedisServerMissing(RuntimeError):
 
 
 def find_redis_server() -> Path:
-    """The program.
+    """Return the program.
 
     Raises:
         RedisServerMissing
@@ -210,7 +210,7 @@ class RedisServer:
     # --- what it has done ----------------------------------------------------------------------------------
 
     def client(self) -> redis.Redis:
-        """A client over the Unix socket, for a `with`; it does not retry and gives up after some seconds."""
+        """Return a client over the Unix socket, for a `with`; it does not retry and gives up after some seconds."""
         return redis.Redis(
             unix_socket_path=str(self.socket_path),
             password=self.password,
@@ -219,7 +219,8 @@ class RedisServer:
         )
 
     def commandstats(self) -> dict[str, int]:
-        """Calls by command, in lower case, since the start or `reset_stats`, those of this class included."""
+        """Return the calls by command, in lower case, since the start or `reset_stats`, those of this class
+        included."""
         with self.client() as client:
             stats: dict[str, dict[str, Any]] = client.info("commandstats")
         return {name.removeprefix("cmdstat_"): int(figures["calls"]) for name, figures in stats.items()}

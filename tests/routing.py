@@ -20,13 +20,13 @@ NAMESPACE = "ns"
 
 
 def route(model: str, app: str = "app", version: str = "v1", **others: Any) -> Route:
-    """A route whose AppModel has the app's name."""
+    """Return a route whose AppModel has the app's name."""
     fields = {"app_version": "v1", "namespace": NAMESPACE, "appmodel": app} | others
     return Route(model=model, version=version, app=app, **fields)
 
 
 def endpoint(address: str, **changes: Any) -> EndpointRow:
-    """A ready endpoint at `host:port`."""
+    """Return a ready endpoint at `host:port`."""
     host, _, port = address.rpartition(":")
     fields: dict[str, Any] = {"ready": True, "serving": True, "terminating": False} | changes
     return EndpointRow(host.strip("[]"), int(port), **fields)

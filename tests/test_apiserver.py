@@ -71,7 +71,7 @@ class Story:
         return RawExchange("127.0.0.1", self.api.port, request)
 
     def request(self, method: str, target: str, body: Object | None = None, content_type: str = "") -> Object:
-        """A request that was made but not recorded; without a User-Agent, as all of them."""
+        """Return a request that was made but not recorded; without a User-Agent, as all of them."""
         data = json.dumps(body).encode() if body is not None else b""
         head = (
             f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"

@@ -39,7 +39,7 @@ SAMPLES: dict[str, Any] = {
 
 
 def subclasses(of: type[ShmrouteError]) -> set[type[ShmrouteError]]:
-    """All errors below `of` in every module of the package."""
+    """Return all errors below `of` in every module of the package."""
     return {of}.union(*(subclasses(each) for each in of.__subclasses__()))
 
 
@@ -54,7 +54,7 @@ def every_error() -> list[type[ShmrouteError]]:
 
 
 def sample(kind: type[ShmrouteError]) -> ShmrouteError:
-    """An error of this class, with a value for each argument."""
+    """Return an error of this class, with a value for each argument."""
     if kind.__init__ in (Exception.__init__, ShmrouteError.__init__):
         return kind("what happened")
     arguments = list(inspect.signature(kind).parameters.values())

@@ -54,7 +54,7 @@ WATCHER_SIDE = {
 
 
 def loaded_by(code: str) -> set[str]:
-    """Modules that are loaded after `code` in a fresh interpreter, and are not in a bare one."""
+    """Return the modules that are loaded after `code` in a fresh interpreter, and are not in a bare one."""
     report = "import sys; print(*sys.modules)"
     bare, after = (
         set(subprocess.check_output([sys.executable, "-c", text], text=True, timeout=60).split())

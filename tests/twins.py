@@ -24,7 +24,7 @@ TWINS = ("plain", "native")
 
 
 def _native() -> ModuleType | None:
-    """The extension module, also where SHMROUTE_PURE has kept `shmroute` from loading it."""
+    """Return the extension module, also where SHMROUTE_PURE has kept `shmroute` from loading it."""
     if loaded.native is not None:
         return loaded.native
     try:
@@ -54,7 +54,8 @@ def _module_again(name: str) -> ModuleType:
 
 
 def _reader_on(route_lookup: Any, table_lookup: Any) -> type[Reader]:
-    """The class `Reader` and its tables on other bases: their modules, run once more with those bases in place."""
+    """Return the class `Reader` and its tables on other bases: their modules, run once more with those bases in
+    place."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(lookup, "RouteLookup", route_lookup)
         patched.setattr(lookup, "TableLookup", table_lookup)

@@ -113,7 +113,7 @@ def run(per: str, watchers: int, seed: int) -> Run:
 
 
 def table(runs: list[Run]) -> str:
-    """The page's table."""
+    """Return the page's table."""
     lines = [
         "| watchers | requests/s | cores | cores, events | peak: restart | peak: rollout | lists at once | late |",
         "|---|---|---|---|---|---|---|---|",
@@ -129,7 +129,8 @@ def table(runs: list[Run]) -> str:
 
 
 def plot(runs: list[Run]) -> str:
-    """Requests a second over the scenario, for each number of watchers, on a logarithmic scale; light and dark."""
+    """Return the requests a second over the scenario, for each number of watchers, on a logarithmic scale; light and
+    dark."""
     width, height, left, top = 700, 260, 60, 20
     colours = ("#2471a3", "#c0392b", "#1e8449", "#b9770e", "#7d3c98", "#566573")
     decades = 5

@@ -101,7 +101,7 @@ class Server:
         """When the lists under way end."""
 
     def phase_error(self, now: float) -> ApiError | None:
-        """Why nothing is answered properly now; None while all is."""
+        """Return why nothing is answered properly now; None while all is."""
         since = now - self.scenario.restart_at
         if not 0 <= since < self.scenario.restart_seconds + STARTING_SECONDS + INITIALIZING_SECONDS:
             return None
@@ -139,20 +139,20 @@ class Server:
         self.most_open = max(self.most_open, self.open)
 
     def rate(self, first: float, last: float, kinds: Iterable[Request] = Request) -> float:
-        """Requests a second in a span of time."""
+        """Return the requests a second in a span of time."""
         return sum(self._in(self.requests[kind], first, last) for kind in kinds) / (last - first)
 
     def byte_rate(self, first: float, last: float) -> float:
-        """Bytes a second in a span of time, those of events left out."""
+        """Return the bytes a second in a span of time, those of events left out."""
         return self._in(self.bytes, first, last) / (last - first)
 
     def peak(self, first: float, last: float) -> int:
-        """Most requests in one second of a span of time."""
+        """Return the most requests in one second of a span of time."""
         span = range(int(first), int(last))
         return max((sum(counts[second] for counts in self.requests.values()) for second in span), default=0)
 
     def total(self, kind: Request) -> int:
-        """Requests of that kind in all."""
+        """Return the requests of that kind in all."""
         return self.requests[kind].total()
 
     def _list_bytes(self, kind: Request) -> int:

@@ -89,7 +89,7 @@ def _bench(query: dict[str, str]) -> dict[str, Any]:
 
 
 def _memory(query: dict[str, str]) -> dict[str, Any]:
-    """Private memory of this worker for the models it uses, and for a dict of all models, in bytes."""
+    """Return the private memory of this worker for the models it uses, and for a dict of all models, in bytes."""
     reader = Reader()
     before = _private_bytes()
     for number in range(int(query["hot"])):

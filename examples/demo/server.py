@@ -35,7 +35,7 @@ LOG_BYTES: Final = 2000
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = STEP_SECONDS) -> Any:
-    """The first true answer of `condition`.
+    """Return the first true answer of `condition`.
 
     Raises:
         ShmrouteError: there is none within `seconds`.
@@ -104,8 +104,8 @@ class Server:
             connection.close()
 
     def ask_every_worker(self, path: str) -> dict[int, dict[str, Any]]:
-        """One answer of each worker, by process id. The kernel chooses who takes a request, so all are asked at once,
-        again and again until each has answered."""
+        """Return one answer of each worker, by process id. The kernel chooses who takes a request, so all are asked at
+        once, again and again until each has answered."""
         answers: dict[int, dict[str, Any]] = {}
         problems: list[str] = []
 
@@ -134,7 +134,7 @@ class Server:
         return answers
 
     def log(self) -> list[str]:
-        """What it has written last, to standard error."""
+        """Return what it has written last, to standard error."""
         text = os.pread(self._log.fileno(), LOG_BYTES, max(0, os.fstat(self._log.fileno()).st_size - LOG_BYTES))
         return text.decode(errors="replace").splitlines()
 

@@ -110,5 +110,5 @@ class LiveView:
 
 
 def view() -> View:
-    """The view that fits where standard output goes."""
+    """Return the view that fits where standard output goes."""
     return LiveView() if sys.stdout.isatty() else PlainView()

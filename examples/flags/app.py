@@ -24,7 +24,7 @@ class Flag(msgspec.Struct, frozen=True):
     percent: Annotated[str, msgspec.Meta(pattern="^([0-9]{1,2}|100)$")] = "100"
 
     def is_on_for(self, user: str) -> bool:
-        """The same users stay in when the percentage grows."""
+        """Return whether the flag is on for the user. Raising the percentage keeps it on for everyone who had it."""
         return self.enabled == "true" and crc32(user.encode()) % 100 < int(self.percent)
 
 
@@ -33,7 +33,7 @@ flags = table("flags", Flag)
 
 
 def flag(name: str) -> Flag:
-    """The flag of that name; off where there is none, or where its ConfigMap does not fit."""
+    """Return the flag of that name; off where there is none, or where its ConfigMap does not fit."""
     try:
         return flags.get(name, OFF)
     except TableValueError as error:  # says table, key and field; the other flags are served

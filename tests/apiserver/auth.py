@@ -82,7 +82,7 @@ class Auth:
             self._bans.pop(user, None)
 
     def authenticate(self, header: str) -> str:
-        """The user of a request; ApiError 401."""
+        """Return the user of a request; ApiError 401."""
         kind, _, token = header.partition(" ")
         with self._lock:
             user = self._tokens.get(token.strip()) if kind.lower() == "bearer" else None

@@ -19,7 +19,7 @@ _NAME_MESSAGE = (
 
 
 def pruned(kind: Kind, obj: Object, strict: bool) -> tuple[Object, list[str]]:
-    """The object without undeclared fields, and a warning for each; ApiError 400 if strict."""
+    """Return the object without undeclared fields, and a warning for each; ApiError 400 if strict."""
     if kind.schema is None:
         return obj, []
     kept, dropped = schema.prune(kind.schema, obj)

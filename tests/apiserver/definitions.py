@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def complete_definition(live: Object, new: Object) -> Object:
-    """A definition with what the server defaults; its status is not the writer's to change."""
+    """Return a definition with what the server defaults; its status is not the writer's to change."""
     spec = dict(new.get("spec") or {})
     names = dict(spec.get("names") or {})
     if kind := names.get("kind"):

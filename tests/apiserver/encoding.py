@@ -28,7 +28,7 @@ Order: TypeAlias = "Mapping[str, Any] | MapOf | None"
 
 
 def arrange(value: Any, order: Order) -> Any:
-    """A copy of value whose keys stand in the order the server would write them."""
+    """Return a copy of value whose keys stand in the order the server would write them."""
     if isinstance(value, list):
         return [arrange(each, order) for each in value]
     if not isinstance(value, dict):

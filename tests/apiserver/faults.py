@@ -165,7 +165,7 @@ class Faults(WatchFaults):
         return self._store.compact(revision)
 
     def backup(self) -> Backup:
-        """The store as it is, for a later `rewind`."""
+        """Return the store as it is, for a later `rewind`."""
         return self._store.backup()
 
     # -- the whole server -------------------------------------------------------------------

@@ -55,17 +55,17 @@ class Kind:
         return [self.version] if self.versions is None else sorted(self.versions)
 
     def in_version(self, version: str) -> Kind:
-        """The kind as another served version has it."""
+        """Return the kind as another served version has it."""
         if version == self.version or self.versions is None:
             return self
         return replace(self, version=version, schema=self.versions[version])
 
     def encode(self, obj: Object) -> bytes:
-        """An object as an element of a list: built-in kinds leave out apiVersion and kind."""
+        """Return an object as an element of a list: built-in kinds leave out apiVersion and kind."""
         return dumps_sorted(obj) if self.custom else dumps(arrange(obj, self.order))
 
     def whole(self, element: bytes) -> bytes:
-        """The object by itself, made from its form in a list."""
+        """Return the object by itself, made from its form in a list."""
         if self.custom:
             return element
         head = f'{{"kind":"{self.kind}","apiVersion":"{self.api_version}",'
@@ -243,7 +243,7 @@ BUILT_IN = (ENDPOINT_SLICES, SERVICES, CONFIG_MAPS, CUSTOM_RESOURCE_DEFINITIONS)
 
 
 def kind_of_definition(definition: Object) -> Kind:
-    """The kind that a CustomResourceDefinition declares, in its storage version."""
+    """Return the kind that a CustomResourceDefinition declares, in its storage version."""
     spec = definition["spec"]
     names = spec["names"]
     schemas = {each["name"]: each.get("schema", {}).get("openAPIV3Schema") for each in spec["versions"]}

@@ -25,7 +25,7 @@ PARTIAL_VERSION = "meta.k8s.io/v1"
 
 
 def encode_token(revision: int, start: str) -> str:
-    """A continue token: where the next page starts, and at which revision the list stands."""
+    """Return a continue token: where the next page starts, and at which revision the list stands."""
     text = json.dumps({"v": TOKEN_VERSION, "rv": revision, "start": start}, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
@@ -56,7 +56,7 @@ def _bad_token(text: str) -> status.ApiError:
 
 
 def parse_number(query: Mapping[str, str], name: str) -> int | None:
-    """A parameter such as resourceVersion or limit; None where it is not given."""
+    """Return a parameter such as resourceVersion or limit; None where it is not given."""
     text = query.get(name, "")
     if not text:
         return None
@@ -78,7 +78,7 @@ class Lister:
         self.storage_away = ""
 
     def list(self, table: Table, selector: Selector, query: Mapping[str, str], *, metadata_only: bool = False) -> bytes:
-        """The body of the answer to a list request, newline included; with `metadata_only` a
+        """Return the body of the answer to a list request, newline included; with `metadata_only` a
         PartialObjectMetadataList."""
         body = self._list(table, selector, query)
         return partial_metadata(body) if metadata_only else body
@@ -145,7 +145,7 @@ class Lister:
 
 
 def partial_metadata(body: bytes) -> bytes:
-    """A list as metadata alone: each item says its kind, `PartialObjectMetadata`, and holds nothing else."""
+    """Return a list as metadata alone: each item says its kind, `PartialObjectMetadata`, and holds nothing else."""
     whole = loads(body)
     items = [
         {"kind": "PartialObjectMetadata", "apiVersion": PARTIAL_VERSION, "metadata": each["metadata"]}

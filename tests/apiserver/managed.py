@@ -28,7 +28,7 @@ _UNOWNED_METADATA = (
 
 
 def owned_part(obj: Object) -> Object:
-    """The object without what nobody owns: its type, its identity, its bookkeeping."""
+    """Return the object without what nobody owns: its type, its identity, its bookkeeping."""
     part = {key: value for key, value in obj.items() if key not in ("apiVersion", "kind")}
     metadata = obj.get("metadata") or {}
     part["metadata"] = {k: v for k, v in metadata.items() if k not in _UNOWNED_METADATA}
@@ -42,7 +42,7 @@ def _step(element: Any, keys: tuple[str, ...]) -> str:
 
 
 def children(value: Any, path: Path, lists: Associative) -> dict[str, Any] | None:
-    """The separately owned parts of a value, by step; None where it is owned as a whole."""
+    """Return the separately owned parts of a value, by step; None where it is owned as a whole."""
     if isinstance(value, dict):
         return {f"f:{key}": each for key, each in value.items()}
     keys = lists.get(path)
@@ -52,7 +52,7 @@ def children(value: Any, path: Path, lists: Associative) -> dict[str, Any] | Non
 
 
 def applied_fields(kind: Kind, config: Object) -> Fields:
-    """What an apply lays claim to: the leaves of its configuration."""
+    """Return what an apply lays claim to: the leaves of its configuration."""
 
     def walk(value: Any, path: Path) -> Iterator[Path]:
         parts = children(value, path, kind.associative)
@@ -81,7 +81,7 @@ _ABSENT = object()
 
 
 def compare(kind: Kind, before: Object, after: Object) -> Changes:
-    """Which owned fields differ; a container that comes or goes counts along with its parts."""
+    """Return which owned fields differ; a container that comes or goes counts along with its parts."""
     changes = Changes()
 
     def whole(value: Any, path: Path, into: set[Path]) -> None:
@@ -154,7 +154,7 @@ def read(obj: Object) -> list[Manager]:
 
 
 def write(managers: list[Manager]) -> list[Object]:
-    """The entries in the server's order; managers that own nothing are left out."""
+    """Return the entries in the server's order; managers that own nothing are left out."""
     entries = []
     for each in sorted(managers, key=lambda m: (m.operation, m.time, m.name)):
         if not each.fields:
@@ -213,7 +213,7 @@ def conflict(found: list[tuple[Manager, Fields]]) -> ApiError:
 
 
 def show(path: Path) -> str:
-    """A path as messages write it: .spec.models, .status.conditions[type="Ready"]."""
+    """Return a path as messages write it: .spec.models, .status.conditions[type="Ready"]."""
     text = ""
     for step in path:
         kind, _, name = step.partition(":")

@@ -13,7 +13,7 @@ from .status import ApiError, bad_request
 
 
 def merge_applied(live: Any, config: Any, path: Path, lists: Associative) -> Any:
-    """The live value with an applied configuration laid over it."""
+    """Return the live value with an applied configuration laid over it."""
     if isinstance(live, dict) and isinstance(config, dict):
         merged = dict(live)
         for key, each in config.items():

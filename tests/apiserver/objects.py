@@ -111,13 +111,13 @@ class Objects:
         return count
 
     def get(self, resource: str, name: str, namespace: str = "default") -> Object | None:
-        """The object as stored, or None. resource: "appmodels", "AppModel", ..."""
+        """Return the object as stored, or None. resource: "appmodels", "AppModel", ..."""
         table = self.store.find(resource)
         item = table.items.get(object_key(namespace if table.kind.namespaced else "", name))
         return _whole(table.kind, item) if item else None
 
     def list(self, resource: str, namespace: str | None = None) -> list[Object]:
-        """All objects of a kind, sorted by namespace and name."""
+        """Return all objects of a kind, sorted by namespace and name."""
         table = self.store.find(resource)
         with self.store.lock:
             items = [table.items[key] for key in table.keys]

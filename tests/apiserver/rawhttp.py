@@ -33,7 +33,7 @@ class RawExchange:
         return None
 
     def chunk(self) -> bytes:
-        """The next chunk, b"" the last; EOFError where the connection ends without it."""
+        """Return the next chunk, b"" the last; EOFError where the connection ends without it."""
         line = self._file.readline()
         if not line:
             raise EOFError("the connection ended within a chunked body")
@@ -45,7 +45,7 @@ class RawExchange:
         return data
 
     def body(self) -> bytes:
-        """The rest of the body; EOFError where it is cut."""
+        """Return the rest of the body; EOFError where it is cut."""
         if self.header("Transfer-Encoding") == "chunked":
             return b"".join(iter(self.chunk, b""))
         length = int(self.header("Content-Length") or 0)

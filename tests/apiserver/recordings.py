@@ -48,7 +48,7 @@ def names() -> list[str]:
 
 @cache
 def recording(name: str) -> Recording:
-    """The recording of a name, such as "list-page-1"."""
+    """Return the recording of a name, such as "list-page-1"."""
     text = (FOLDER / f"{name}.txt").read_bytes()
     title, _, rest = text.partition(b"\n\n>>> request\n")
     request, _, response = rest.partition(b"\n<<< response\n")
@@ -68,7 +68,7 @@ def recording(name: str) -> Recording:
 
 
 def _sent(shown: bytes, head: bytes) -> bytes:
-    """The request's body as it was sent: the recording shows it spread over lines."""
+    """Return the request's body as it was sent: the recording shows it spread over lines."""
     announced = re.search(rb"\nContent-Length: ([0-9]+)", head)
     return _sized(json.dumps(json.loads(shown)).encode(), int(announced[1])) if announced else b""
 

@@ -159,7 +159,7 @@ class Reply:
 
 
 def go_chunks(lines: list[bytes]) -> list[bytes]:
-    """The chunks that Go's buffered writer makes of these writes and one flush."""
+    """Return the chunks that Go's buffered writer makes of these writes and one flush."""
     chunks: list[bytes] = []
     buffered = b""
     for line in lines:

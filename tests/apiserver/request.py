@@ -98,7 +98,7 @@ class RequestLog:
         return self._requests[index]
 
     def select(self, verb: str | None = None, resource: str | None = None) -> list[Request]:
-        """Those with this verb ("list", "watch", "get", ...) and resource ("appmodels", ...)."""
+        """Return those with this verb ("list", "watch", "get", ...) and resource ("appmodels", ...)."""
         return [each for each in self if verb in (None, each.verb) and resource in (None, each.resource)]
 
     def count(self, verb: str | None = None, resource: str | None = None) -> int:

@@ -113,7 +113,7 @@ class Routes:
                 reply.send(200, dumps(found) + b"\n")
 
     def _discovery(self, path: str) -> Object | None:
-        """Enough of the discovery API for clients that ask for it."""
+        """Return enough of the discovery API for clients that ask for it."""
         with self.store.lock:
             kinds = [table.kind for table in self.store.tables.values()]
         if path == "/api":
@@ -259,7 +259,7 @@ def _options(request: Request, kind: Kind) -> Options:
 
 
 def parse_body(request: Request) -> Any:
-    """The body as an object: JSON, or YAML where the content type says so."""
+    """Return the body as an object: JSON, or YAML where the content type says so."""
     content_type = request.headers.get("content-type", "")
     try:
         return loads(request.body)

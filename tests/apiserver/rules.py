@@ -113,7 +113,7 @@ class Rules:
             raise status.invalid_options("ListOptions", name, "FieldValueForbidden", text)
 
     def _page(self, request: Request) -> int:
-        """Which page of a list a request is for, counted from 1."""
+        """Return which page of a list a request is for, counted from 1."""
         if request.verb != "list":
             return 0
         with self._lock:
@@ -125,7 +125,7 @@ class Rules:
         return self._take_for(action, request.verb, request.resource, page)
 
     def _take_for(self, action: str, verb: str, resource: str, page: int = 0) -> Fault | None:
-        """The first fault of an action that fits; counts as a hit."""
+        """Return the first fault of an action that fits; counts as a hit."""
         with self._lock:
             for fault in self._faults:
                 if fault.action != action or not fault.covers(verb, resource):
@@ -207,7 +207,8 @@ def _hit(fault: Fault) -> None:
 
 
 def _starting(request: Request, *, admin: bool) -> ApiError:
-    """What a server answers that has just started: it has read no roles yet, and knows no resource of a definition."""
+    """Return what a server answers that has just started: it has read no roles yet, and knows no resource of a
+    definition."""
     if admin:
         text = "the request has been made before all known HTTP paths have been installed, please try again"
         details: Object = {"retryAfterSeconds": 5}

@@ -10,7 +10,7 @@ LABELS = {"iidp": "iidp"}
 
 
 def app_model_definition() -> Object:
-    """The AppModel CustomResourceDefinition as first published."""
+    """Return the AppModel CustomResourceDefinition as first published."""
     model: Object = {
         "type": "object",
         "required": ["name", "version"],
@@ -60,7 +60,7 @@ def app_model(
     labels: dict[str, str] | None = None,
     annotations: dict[str, str] | None = None,
 ) -> Object:
-    """An AppModel. models: names, or name -> version; labels default to the platform's."""
+    """Return an AppModel. models: names, or name -> version; labels default to the platform's."""
     versions = models if isinstance(models, dict) else dict.fromkeys(models, version)
     metadata: Object = {
         "name": name,
@@ -101,7 +101,7 @@ def endpoint(
     zone: str | None = None,
     namespace: str = "default",
 ) -> Object:
-    """One endpoint of a slice; a condition of None is left out, as the API allows."""
+    """Return one endpoint of a slice; a condition of None is left out, as the API allows."""
     given = {"ready": ready, "serving": serving, "terminating": terminating}
     result: Object = {
         "addresses": [address],
@@ -126,7 +126,7 @@ def endpoint_slice(
     namespace: str = "default",
     address_type: str = "IPv4",
 ) -> Object:
-    """An EndpointSlice of a Service; an endpoint given as text is a ready address."""
+    """Return an EndpointSlice of a Service; an endpoint given as text is a ready address."""
     ports = [{"name": port_name, "protocol": "TCP", "port": port}] if port else []
     return {
         "apiVersion": "discovery.k8s.io/v1",

@@ -20,7 +20,7 @@ def _open(schema: Object) -> bool:
 
 
 def _declared(schema: Object, key: str, root: bool) -> Object | None:
-    """The schema of a field, {} where anything goes, None where it is not declared."""
+    """Return the schema of a field, {} where anything goes, None where it is not declared."""
     if root and key in _ROOT_FIELDS:
         return {}
     properties: Object = schema.get("properties") or {}
@@ -34,7 +34,7 @@ def _declared(schema: Object, key: str, root: bool) -> Object | None:
 
 
 def prune(schema: Object, value: Any, path: str = "") -> tuple[Any, list[str]]:
-    """The value without undeclared fields, and their paths."""
+    """Return the value without undeclared fields, and their paths."""
     dropped: list[str] = []
     if isinstance(value, dict) and not (path and _open(schema)):
         kept: Object = {}
@@ -81,7 +81,7 @@ def _fits(wanted: str, got: str, value: Any) -> bool:
 
 
 def validate(schema: Object, value: Any, path: str = "") -> list[Cause]:
-    """What is invalid, as (field, reason, message)."""
+    """Return what is invalid, as (field, reason, message)."""
     if _open(schema) and path:
         return []
     causes: list[Cause] = []
@@ -118,7 +118,7 @@ def validate(schema: Object, value: Any, path: str = "") -> list[Cause]:
 
 
 def typed_patch_errors(schema: Object, value: Any, path: str = "") -> list[str]:
-    """Why server-side apply cannot read a configuration as an object of its type."""
+    """Return why server-side apply cannot read a configuration as an object of its type."""
     if value is None or (_open(schema) and path):
         return []
     wanted = schema.get("type", "object")
@@ -152,7 +152,7 @@ def typed_patch_errors(schema: Object, value: Any, path: str = "") -> list[str]:
 
 
 def _go_pointer(value: Any) -> str:
-    """How Go prints a value wrapped in a struct behind a pointer: &{model1}."""
+    """Return how Go prints a value wrapped in a struct behind a pointer: &{model1}."""
     return "&{" + _go(value, False) + "}"
 
 

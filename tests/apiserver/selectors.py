@@ -61,7 +61,7 @@ def _requirement(text: str) -> Callable[[Labels], bool]:
 
 
 def parse(kind: Kind, namespace: str | None, label_text: str, field_text: str) -> Selector:
-    """The selector of one request; ApiError 400 where the server would say so."""
+    """Return the selector of one request; ApiError 400 where the server would say so."""
     tests = tuple(_requirement(part.strip()) for part in _COMMA_OUTSIDE_PARENTHESES.split(label_text) if label_text)
     name: str | None = None
     excludes: list[tuple[str, str]] = []

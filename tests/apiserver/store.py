@@ -38,7 +38,7 @@ class Item:
         self.element = kind.encode(obj)
 
     def decode(self) -> Object:
-        """A fresh copy, in the element's form: built-in kinds lack apiVersion and kind."""
+        """Return a fresh copy, in the element's form: built-in kinds lack apiVersion and kind."""
         obj: Object = loads(self.element)
         return obj
 
@@ -62,7 +62,7 @@ class Event:
         return item
 
     def line(self, event_type: str) -> bytes:
-        """The event as a watch shows it; encoded once for all watches."""
+        """Return the event as a watch shows it; encoded once for all watches."""
         line = self._lines.get(event_type)
         if line is None:
             line = self._lines[event_type] = event_line(event_type, self._object(event_type))
@@ -151,7 +151,7 @@ class Table:
         return self.log[-1].revision if self.log else self.floor
 
     def state_at(self, revision: int) -> State:
-        """What was there at a revision; the caller makes sure it is not compacted."""
+        """Return what was there at a revision; the caller makes sure it is not compacted."""
         revision = min(revision, self.last_revision)
         state = self._states.get(revision)
         if state is None:
@@ -197,7 +197,7 @@ class Store:
         self.tables: dict[tuple[str, str], Table] = {}
 
     def serve(self, kind: Kind) -> Table:
-        """The table of a kind, made if need be; a new schema replaces the old one."""
+        """Return the table of a kind, made if need be; a new schema replaces the old one."""
         with self.lock:
             table = self.tables.get((kind.group, kind.plural))
             if table is None:
@@ -219,7 +219,7 @@ class Store:
         return self.tables.get((group, plural))
 
     def find(self, word: str) -> Table:
-        """A table by its plural, its kind, or plural.group, for tests; KeyError if unknown."""
+        """Return a table by its plural, its kind, or plural.group, for tests; KeyError if unknown."""
         for table in self.tables.values():
             if word in (table.kind.plural, table.kind.kind, table.kind.resource):
                 return table

@@ -23,7 +23,7 @@ class Certificates:
 
 
 def make_certificates(folder: Path, name: str = "first", names: str = "IP:127.0.0.1,DNS:localhost") -> Certificates:
-    """A new authority and server certificate in a folder; needs the openssl command.
+    """Return a new authority and server certificate in a folder; needs the openssl command.
 
     They say all that RFC 5280 asks for: Python 3.13 and newer check that.
     """

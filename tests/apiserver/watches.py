@@ -258,7 +258,7 @@ class Watches:
 
 
 def classify(event: Event, selector: Selector) -> str:
-    """What an event is to a selector: an object that stops matching is DELETED to it."""
+    """Return what an event is to a selector: an object that stops matching is DELETED to it."""
 
     def matches(item: Item | None) -> bool:
         return item is not None and selector.matches(item.namespace, item.name, item.labels)

@@ -98,7 +98,7 @@ class Writer:
         name: str,
         options: Options,
     ) -> Outcome:
-        """A merge patch or JSON patch: change makes the new object from the present one."""
+        """Return a merge patch or JSON patch: change makes the new object from the present one."""
         kind = table.kind
         with self.store.lock:
             before = self._existing(table, namespace, name)
@@ -173,7 +173,7 @@ class Writer:
         return item
 
     def _incoming(self, kind: Kind, obj: Object, namespace: str) -> Object:
-        """A copy of what a client sent, one level deep, checked against where it was sent."""
+        """Return a copy of what a client sent, one level deep, checked against where it was sent."""
         if not isinstance(obj, dict) or not isinstance(obj.get("metadata", {}), dict):
             raise bad_request("the object provided is unrecognized (must be of type object)")
         for key, wanted in (("apiVersion", kind.api_version), ("kind", kind.kind)):
@@ -262,7 +262,7 @@ class Writer:
 
 
 def _countable(kind: Kind, fields: Iterable[managed.Path]) -> managed.Fields:
-    """The fields that a write to the object itself can own: a built-in's status is apart."""
+    """Return the fields that a write to the object itself can own: a built-in's status is apart."""
     return frozenset(path for path in fields if kind.custom or path[0] != "f:status")
 
 
@@ -272,14 +272,14 @@ def _other_name(given: str, name: str) -> ApiError:
 
 
 def _defaulted(kind: Kind, live: Object, new: Object) -> Object:
-    """What the server fills in before it looks at who owns what."""
+    """Return what the server fills in before it looks at who owns what."""
     if kind is CUSTOM_RESOURCE_DEFINITIONS:
         return complete_definition(live, new)
     return new
 
 
 def _content(kind: Kind, obj: Object) -> Object:
-    """What generation counts the changes of."""
+    """Return what generation counts the changes of."""
     outside = ("apiVersion", "kind", "metadata") if kind.custom else ("metadata", "status")
     return {key: value for key, value in obj.items() if key not in outside}
 

@@ -131,7 +131,7 @@ class Stage:
 
 @contextmanager
 def stage(seed: int) -> Iterator[Stage]:
-    """The parts, started; ended in any case."""
+    """Yield the parts, started; ended in any case."""
     with (
         tempfile.TemporaryDirectory(prefix="shmroute-chaos-") as folder,
         ApiServer() as api,

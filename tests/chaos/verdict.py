@@ -37,7 +37,7 @@ _FOLLOWED = (Kind.MODEL, Kind.APP, Kind.ENDPOINTS, Kind.CONFLICT)
 
 
 def verdict(stage: Stage) -> list[str]:
-    """Everything that does not hold."""
+    """Return everything that does not hold."""
     problems = [f"look-up: {defect}" for defect in stage.defects[:10]]
     if len(stage.defects) > 10:
         problems.append(f"and {len(stage.defects) - 10} more look-ups")
@@ -86,7 +86,7 @@ def _differences(stage: Stage) -> list[str]:
 
 
 def _expected(stage: Stage) -> dict[tuple[int, str], bytes]:
-    """The rows an index makes of a list taken now, by a path that shares nothing with the watcher."""
+    """Return the rows an index makes of a list taken now, by a path that shares nothing with the watcher."""
     index = Index()
     appmodels: list[AppModel | InvalidAppModel] = [
         parse_appmodel(msgspec.json.encode(item)) for item in stage.api.list("appmodels", NAMESPACE)

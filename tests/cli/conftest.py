@@ -7,5 +7,5 @@ from tests.cli.running import Cli
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """The command within the test's process."""
+    """Return the command within the test's process."""
     return Cli(monkeypatch, capsys)

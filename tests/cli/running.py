@@ -63,7 +63,7 @@ class Cli:
 
 @contextmanager
 def published(area: str) -> Iterator[Routes]:
-    """An area with some routes, as a watcher would leave it."""
+    """Yield an area with some routes, as a watcher would leave it."""
     routes = Routes(area)
     routes.set(
         {
@@ -93,7 +93,7 @@ def age(area: str, seconds: float) -> None:
 
 
 def start(*arguments: str | Path, stdout: Any = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
-    """The command as a process of its own; `stdout`: its standard output, by default a pipe."""
+    """Return the command as a process of its own; `stdout`: its standard output, by default a pipe."""
     return subprocess.Popen(
         bound([sys.executable, "-m", "shmroute", *arguments]),
         stdout=stdout,
@@ -104,14 +104,14 @@ def start(*arguments: str | Path, stdout: Any = subprocess.PIPE, **variables: st
 
 
 def called(*arguments: str | Path, **variables: str) -> Answered:
-    """The same, to its end: for commands that take the process's signals."""
+    """Return the same, to its end: for commands that take the process's signals."""
     process = start(*arguments, **variables)
     out, err = process.communicate(timeout=WAIT_SECONDS)
     return Answered(process.returncode, out, err)
 
 
 def waiting_status(area: str, resource: str, phase: str, reason: str) -> Status:
-    """The status of a watcher that has no complete list yet."""
+    """Return the status of a watcher that has no complete list yet."""
     numbers: dict[str, Any] = {name: 0 for name, kind in Status.__annotations__.items() if kind in ("int", "float")}
     source = SourceState(resource, phase, 0, reason)  # type: ignore[arg-type]
     return Status(

@@ -40,7 +40,7 @@ def _with_parts(
 
 
 def options() -> Iterator[tuple[click.Context, click.Option, str]]:
-    """Each option, with the variable it can be given as."""
+    """Yield each option, with the variable it can be given as."""
     for context, command in commands():
         for parameter in command.params:
             if isinstance(parameter, click.Option):

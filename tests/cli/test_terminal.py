@@ -41,7 +41,7 @@ spec: {app: unfinishedApp, version: v1}
 
 @pytest.fixture
 def watched(area: str, tmp_path: Path) -> Iterator[Path]:
-    """The folder of a real watcher whose area a worker has open."""
+    """Yield the folder of a real watcher whose area a worker has open."""
     (tmp_path / "appmodels.yaml").write_text(MANIFESTS)
     process = start("watch", "--manifests", tmp_path, "--area", area)
     with Reader(area) as reader:
@@ -53,7 +53,7 @@ def watched(area: str, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Calls the command with a terminal of 80 columns as its standard output; gives what that shows."""
+    """Return the calls the command with a terminal of 80 columns as its standard output; gives what that shows."""
 
     def call(*arguments: str, **variables: str) -> str:
         shown = b""

@@ -95,7 +95,7 @@ class Load:
 
 @contextmanager
 def load(policy: Policy, client: Callable[[], Any]) -> Iterator[Load]:
-    """Calls by `client`, an asynchronous context manager that gives a `Send`, until the block is left."""
+    """Yield the calls by `client`, an asynchronous context manager that gives a `Send`, until the block is left."""
     made = Load(policy, client)
     made._thread.start()
     try:

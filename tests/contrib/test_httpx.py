@@ -86,7 +86,7 @@ def two() -> Iterator[Team]:
 
 @pytest.fixture
 def pods(two: Team) -> Team:
-    """Two pods that answer."""
+    """Return two pods that answer."""
     two.behave("ok")
     two.publish(*two.pods)
     return two
@@ -94,7 +94,7 @@ def pods(two: Team) -> Team:
 
 @pytest.fixture
 def one(pods: Team) -> PodProcess:
-    """One pod that answers."""
+    """Return one pod that answers."""
     pods.publish(pods.pods[0])
     return pods.pods[0]
 
@@ -342,7 +342,7 @@ def refusing(pods: Team) -> None:
 def many(
     pods: Team, method: str, count: int = 12, timeout: float = 10.0, **request: Any
 ) -> list[httpx.Response | Exception]:
-    """Requests by one client, so that it meets each pod."""
+    """Return the requests by one client, so that it meets each pod."""
     answers: list[httpx.Response | Exception] = []
     policy = Policy(Settings(consecutive_failures=1000))
     with httpx.Client(verify=CONTEXT, mounts={"model://": Transport(policy=policy)}, timeout=timeout) as client:

@@ -24,20 +24,20 @@ def one() -> Iterator[Team]:
 
 @pytest.fixture
 def pod(one: Team) -> PodProcess:
-    """The only pod of model "m"; it answers."""
+    """Return the only pod of model "m"; it answers."""
     one.behave("ok")
     one.publish(*one.pods)
     return one.pods[0]
 
 
 def clients(pod: PodProcess) -> Iterator[httpx.Client]:
-    """One that calls the pod's address, and one that calls the model."""
+    """Yield one that calls the pod's address, and one that calls the model."""
     yield httpx.Client(base_url=f"http://{pod.address}", trust_env=False)
     yield httpx.Client(base_url="model://m", mounts={"model://": Transport(policy=Policy())}, trust_env=False)
 
 
 def said(response: httpx.Response) -> list[Any]:
-    """What the pod was asked, and the course of the answer."""
+    """Return what the pod was asked, and the course of the answer."""
     answer = response.json()
     course = [(each.status_code, each.request.method, each.url.path) for each in (*response.history, response)]
     return [answer["method"], answer["target"], answer["body"], answer["headers"].get("authorization"), course]

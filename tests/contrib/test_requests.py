@@ -35,7 +35,7 @@ def two() -> Iterator[Team]:
 
 @pytest.fixture
 def pods(two: Team) -> Iterator[Team]:
-    """Two pods that answer."""
+    """Yield two pods that answer."""
     two.behave("ok")
     two.publish(*two.pods)
     yield two

@@ -22,7 +22,8 @@ Manifest = dict[str, Any]
 
 
 def kustomized(name: str, folder: Path, namespace: str = NAMESPACE) -> list[Manifest]:
-    """What kubectl makes of a kustomization in `folder` that builds on a base, as docs/kubernetes.md shows it."""
+    """Return what kubectl makes of a kustomization in `folder` that builds on a base, as docs/kubernetes.md shows
+    it."""
     assert KUBECTL
     overlay = folder / f"{name}-{namespace}"
     overlay.mkdir()
@@ -42,7 +43,7 @@ def kustomized(name: str, folder: Path, namespace: str = NAMESPACE) -> list[Mani
 
 
 def kubectl_kustomized(folder: Path) -> list[Manifest]:
-    """What `kubectl kustomize FOLDER` prints."""
+    """Return what `kubectl kustomize FOLDER` prints."""
     assert KUBECTL
     return _printed([KUBECTL, "kustomize", str(folder)])
 
@@ -50,7 +51,7 @@ def kubectl_kustomized(folder: Path) -> list[Manifest]:
 def templated(
     *settings: str, chart: Path = CHART, release: str = "shmroute", namespace: str = NAMESPACE, values: Any = None
 ) -> list[Manifest]:
-    """What `helm template` makes of a chart with `--set` SETTINGS and a file of values."""
+    """Return what `helm template` makes of a chart with `--set` SETTINGS and a file of values."""
     assert HELM
     command = [HELM, "template", release, str(chart), "--namespace", namespace, "--values", "-"]
     for setting in settings:
@@ -64,5 +65,5 @@ def _printed(command: list[str], given: str = "") -> list[Manifest]:
 
 
 def by_identity(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
-    """Manifests by kind and name."""
+    """Return the manifests by kind and name."""
     return {(each["kind"], each["metadata"]["name"]): each for each in manifests}

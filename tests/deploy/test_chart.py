@@ -311,7 +311,7 @@ def yaml_blocks() -> list[str]:
 
 
 def dependent(folder: Path) -> Path:
-    """A user's chart that depends on ours, and takes its sidecar as docs/kubernetes.md shows."""
+    """Return a user's chart that depends on ours, and takes its sidecar as docs/kubernetes.md shows."""
     [shown] = (text for text in yaml_blocks() if "{{" in text)
     chart = folder / "gateway"
     shutil.copytree(CHART, chart / "charts" / "shmroute")
@@ -328,7 +328,8 @@ def dependent(folder: Path) -> Path:
 
 
 def _meaning(manifests: list[Manifest]) -> Any:
-    """Manifests by kind, without names and labels, which differ, and what the kustomization leaves to its user."""
+    """Return the manifests by kind, without names and labels, which differ, and what the kustomization leaves to its
+    user."""
     plain: list[Manifest] = json.loads(json.dumps(manifests).replace(f'"shmroute:{__version__}"', '"shmroute"'))
     meaning: dict[str, Any] = {}
     for manifest in plain:

@@ -55,7 +55,7 @@ def pods_of(manifests: list[Manifest]) -> list[Manifest]:
 
 
 def taken(manifests: list[Manifest]) -> Iterator[tuple[str, ...]]:
-    """What a cluster, a namespace or a node has only one of."""
+    """Yield what a cluster, a namespace or a node has only one of."""
     for manifest in manifests:
         metadata = manifest["metadata"]
         yield (manifest["kind"], metadata.get("namespace", ""), metadata["name"])
@@ -233,7 +233,7 @@ def test_the_folder_on_the_node_is_chowned_to_the_watcher_once(kustomize: Kustom
 
 
 def snippets(*words: str) -> list[list[Any]]:
-    """The documents of each YAML block of the page that has all words in it."""
+    """Return the documents of each YAML block of the page that has all words in it."""
     texts = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     found = (text for text in texts if all(word in text for word in words) and "{{" not in text)
     return [list(yaml.safe_load_all(text)) for text in found]

@@ -30,7 +30,7 @@ _NAME = re.compile(r"\bshmroute_[a-z0-9_]+")
 
 
 def names() -> set[str]:
-    """Every sample name a watcher with everything switched on exposes."""
+    """Return every sample name a watcher with everything switched on exposes."""
     area = new_area()
     registry = CollectorRegistry()
     registry.register(WatcherCollector(_watcher(area)))
@@ -46,7 +46,7 @@ def names() -> set[str]:
 
 
 def _watcher(area: str = "unused", steady_seconds: float = 0.0) -> WatcherLoop:
-    """A watcher that has never run, with a status in which every metric has a sample."""
+    """Return a watcher that has never run, with a status in which every metric has a sample."""
     from msgspec.structs import replace
 
     class Source:

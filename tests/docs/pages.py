@@ -27,12 +27,12 @@ class Block(NamedTuple):
 
 
 def blocks(page: Path) -> list[Block]:
-    """The page's blocks, in order."""
+    """Return the page's blocks, in order."""
     return [Block(found["language"], found["text"], found["why"] or "") for found in _BLOCK.finditer(page.read_text())]
 
 
 def script(page: Path) -> str:
-    """A bash script of all that is to be run; it ends whatever it started in the background."""
+    """Return a bash script of all that is to be run; it ends whatever it started in the background."""
     lines = ["set -euo pipefail", "trap 'jobs -p | xargs -r kill; wait' EXIT"]
     for number, block in enumerate(blocks(page)):
         if block.why:

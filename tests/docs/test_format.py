@@ -29,7 +29,7 @@ STRUCTS = {
 
 
 def tables(section: str) -> list[list[list[str]]]:
-    """The tables under a heading, each a list of rows of cells; the head and the line below it left out."""
+    """Return the tables under a heading, each a list of rows of cells; the head and the line below it left out."""
     begin = re.search(rf"^#+ {section}$", PAGE, re.MULTILINE)
     assert begin, section
     text = re.split(r"^#", PAGE[begin.end() :], maxsplit=1, flags=re.MULTILINE)[0]
@@ -42,7 +42,7 @@ def number(text: str) -> int:
 
 
 def fields(text: str) -> list[str]:
-    """The names behind the struct's, without what stands in brackets."""
+    """Return the names behind the struct's, without what stands in brackets."""
     return re.sub(r"\(.*?\)", "", text.partition(":")[2]).replace(" ", "").rstrip(".").split(",")
 
 

@@ -20,7 +20,7 @@ STEP_SECONDS = 0.01
 
 
 def appmodel(name: str, app: str, version: str, models: dict[str, str]) -> Manifest:
-    """An AppModel as its users write it."""
+    """Return an AppModel as its users write it."""
     return {
         "apiVersion": "iidp.com/v1",
         "kind": "AppModel",
@@ -34,7 +34,7 @@ def appmodel(name: str, app: str, version: str, models: dict[str, str]) -> Manif
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
-    """The first true answer of `condition`; fails if there is none in time."""
+    """Return the first true answer of `condition`; fails if there is none in time."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"no {what} within {WAIT_SECONDS:g} s"
@@ -81,7 +81,7 @@ class Worker:
         )
 
     def ask(self) -> dict[str, Any]:
-        """What the worker sees now: each model's answer, its generation, and the errors it has met."""
+        """Return what the worker sees now: each model's answer, its generation, and the errors it has met."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("tell\n")
@@ -107,7 +107,7 @@ def workers(area: str, count: int, *models: str) -> Iterator[list[Worker]]:
 
 
 def ready(area: str) -> Reader:
-    """A reader, once the area holds a first snapshot."""
+    """Return a reader, once the area holds a first snapshot."""
     reader = Reader(area)
     reader.wait_ready(WAIT_SECONDS)
     return reader

@@ -16,7 +16,7 @@ Slices = dict[str, dict[str, Any]]
 
 
 def endpoint_slice(name: str, service: str, endpoints: list[dict[str, Any]], port: int = 8060) -> dict[str, Any]:
-    """An EndpointSlice as the controller writes it."""
+    """Return an EndpointSlice as the controller writes it."""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -28,7 +28,7 @@ def endpoint_slice(name: str, service: str, endpoints: list[dict[str, Any]], por
 
 
 def endpoint(address: str, ready: bool | None = True, terminating: bool = False) -> dict[str, Any]:
-    """One endpoint; `ready` None leaves the condition out, which means ready."""
+    """Return one endpoint; `ready` None leaves the condition out, which means ready."""
     conditions: dict[str, Any] = {"serving": True, "terminating": terminating}
     if ready is not None:
         conditions["ready"] = ready
@@ -36,7 +36,8 @@ def endpoint(address: str, ready: bool | None = True, terminating: bool = False)
 
 
 def expected(slices: list[dict[str, Any]], service: str) -> set[str]:
-    """An independent computation: the ready addresses of the Service's slices, else the serving terminating ones."""
+    """Return an independent computation: the ready addresses of the Service's slices, else the serving terminating
+    ones."""
     ready, draining = set(), set()
     for item in slices:
         if item["metadata"]["labels"].get("kubernetes.io/service-name") != service:

@@ -16,7 +16,7 @@ WORKERS = 8
 
 
 def example(version: str = "v1", model2: str = "v-2") -> dict[str, Any]:
-    """The platform's documented example."""
+    """Return the platform's documented example."""
     return appmodel("newsdkapp", "newSdkApp", version, {"model1": "v-1", "model2": model2, "model3": "v-3"})
 
 

@@ -108,7 +108,8 @@ def account(cluster: Cluster, tmp_path: Path) -> Account:
 
 @contextlib.contextmanager
 def watching(cluster: Cluster, account: Account, area: str) -> Iterator[Callable[[str], tuple[int, str]]]:
-    """A watcher as `shmroute watch` puts it together, but one that is quick to ask again; gives how to ask its port."""
+    """Yield a watcher as `shmroute watch` puts it together, but one that is quick to ask again; gives how to ask its
+    port."""
     connection = Connection(str(account.kubeconfig))
     sources = [KubernetesSource(connection, each, namespace=cluster.namespace, timing=SOON) for each in BUILT_IN]
     watcher = WatcherLoop(area, sources, settings=SettingsRow(cluster.namespace, "", connection.host))
@@ -132,7 +133,7 @@ def watching(cluster: Cluster, account: Account, area: str) -> Iterator[Callable
 
 
 def missing(verb: str, resource: str, cluster: Cluster) -> str:
-    """The words for a right that is missing."""
+    """Return the words for a right that is missing."""
     where = f"{resource}.{GROUPS[resource]} in namespace '{cluster.namespace}'"
     return f"not allowed to {verb} {where}: a role must grant the verb '{verb}'"
 

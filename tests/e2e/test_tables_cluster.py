@@ -154,7 +154,7 @@ class Widgets:
 
     @contextlib.contextmanager
     def watched(self, cluster: Cluster, *versions: str) -> Iterator[list[Table[Widget]]]:
-        """A watcher with one table for each version, named after it."""
+        """Yield a watcher with one table for each version, named after it."""
         entry = "{resource: widgets.%s.%s, key: .spec.code, value: .spec, index: {tag: '.spec.tags[*]'}}"
         entries = {version: entry % (version, self.group) for version in versions}
         self.file.write_text("tables:\n" + "".join(f"  {name}: {what}\n" for name, what in entries.items()))
@@ -167,7 +167,7 @@ class Widgets:
         return decode_status(payload) if payload else None
 
     def reason(self) -> str:
-        """What the tables' sources wait for, as the watcher says."""
+        """Return what the tables' sources wait for, as the watcher says."""
         status = self.status()
         return "".join(state.reason for state in status.sources if state.resource == "v1") if status else ""
 

@@ -27,7 +27,7 @@ DEMO_SECONDS = 100.0
 
 @contextmanager
 def demo(*options: str, stdout: int = subprocess.PIPE, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A running demo of small size; killed at the end with all that is below it."""
+    """Yield a running demo of small size; killed at the end with all that is below it."""
     command = bound([sys.executable, "-m", "examples.demo", *SMALL, *options])
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stdout, text=True, env={**os.environ, **environment}
@@ -49,7 +49,7 @@ def memory_of(process: subprocess.Popen[str]) -> list[Path]:
 
 
 def read_until(process: subprocess.Popen[str], head: str) -> str:
-    """The first line that begins with `head`."""
+    """Return the first line that begins with `head`."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(head):

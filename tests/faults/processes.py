@@ -38,7 +38,7 @@ def small_logs() -> None:
 
 
 def stamped(stamp: int) -> dict[tuple[int, str], bytes | None]:
-    """A table in which every model's row carries the stamp, as the route's version."""
+    """Return a table in which every model's row carries the stamp, as the route's version."""
     return {(Kind.MODEL, model): encode(Route(model, str(stamp), "app", "v1", "ns", "app")) for model in MODELS}
 
 
@@ -64,7 +64,7 @@ def publish_for_ever(pipe: Pipe, area: str) -> None:
 
 
 def check_stamps(reader: RowReader) -> int:
-    """The stamp that all rows at the reader's generation carry.
+    """Return the stamp that all rows at the reader's generation carry.
 
     Raises:
         AssertionError: they do not, or it is of another generation.
@@ -121,6 +121,6 @@ def look_up(pipe: Pipe, area: str, times: int) -> None:
 
 
 def taken_bytes() -> int:
-    """Bytes of /dev/shm in use: of some use only in a mount namespace of one's own."""
+    """Return the bytes of /dev/shm in use: of some use only in a mount namespace of one's own."""
     status = os.statvfs(DIRECTORY)
     return (status.f_blocks - status.f_bfree) * status.f_frsize

@@ -23,13 +23,13 @@ _TESTS: Final = Path(__file__).parents[1]
 
 
 def marked_rows() -> set[int]:
-    """The rows for which some test carries a marker."""
+    """Return the rows for which some test carries a marker."""
     source = "".join(path.read_text() for path in _TESTS.rglob("test_*.py"))
     return {int(number) for number in re.findall(r"^ *@pytest\.mark\.fault\((\d+)\)$", source, re.MULTILINE)}
 
 
 def page(tests: Mapping[int, Sequence[str]]) -> str:
-    """A page of Markdown that lists the tests of each row."""
+    """Return a page of Markdown that lists the tests of each row."""
     lines = [
         "# Tests for each fault",
         "",

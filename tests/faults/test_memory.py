@@ -36,7 +36,7 @@ MIB = 1 << 20
 
 
 def routes(count: int, version: str = "v1") -> Table:
-    """Rows of `count` models, about 80 bytes each."""
+    """Return the rows of `count` models, about 80 bytes each."""
     return {
         (Kind.MODEL, f"model-{number}"): encode(Route(f"model-{number}", version, "app", "v1", "ns", "app"))
         for number in range(count)
@@ -63,7 +63,7 @@ def watch_area(pipe: Pipe, area: str) -> None:
 
 
 def ask(child: Child) -> tuple[int, int, str]:
-    """What the worker sees now; it must be alive to say so."""
+    """Return what the worker sees now; it must be alive to say so."""
     child.pipe.send("say")
     wait_for_message(child, 30.0)
     seen: tuple[int, int, str] = child.pipe.recv()

@@ -63,7 +63,7 @@ def write(folder: Path, model: str) -> None:
 
 @contextmanager
 def watcher(folder: Path, area: str, **options: object) -> Iterator[subprocess.Popen[str]]:
-    """A real watcher of a folder of manifests; its log is in `folder.log`."""
+    """Yield a real watcher of a folder of manifests; its log is in `folder.log`."""
     with folder.with_suffix(".log").open("a") as log:
         process = subprocess.Popen(
             bound([sys.executable, "-m", "shmroute", "watch", "--manifests", str(folder), "--area", area]),

@@ -514,7 +514,7 @@ def idle(pipe: Pipe, area: str) -> None:
 
 
 def memory_bound(table: Mapping[tuple[int, str], bytes | None]) -> int:
-    """The documented bound of an area with that table, in bytes: docs/tuning.md."""
+    """Return the documented bound of an area with that table, in bytes: docs/tuning.md."""
     records = sum(layout.record_size(key.encode(), value) for (_, key), value in table.items())
     log = max(publishing.MIN_LOG_BYTES * publishing.MIN_LOG_SPACES, records // publishing.LOG_SPACE_FRACTION)
     slots = layout.SLOTS_AT + layout.slots_for(len(table)) * layout.WORD_BYTES

@@ -169,7 +169,7 @@ def test_redis_hung_for_30_s_delays_none_of_100_changes_a_second(redis_server: R
 
 
 def one_change(it: Watching, models: int, number: int, rate: int) -> float:
-    """Seconds from the change to the worker, `rate` times a second."""
+    """Return the seconds from the change to the worker, `rate` times a second."""
     began = time.perf_counter()
     version = changing(it, models, number)
     while it.reader.resolve(f"m-{number % models}").version != version:
@@ -408,6 +408,6 @@ def test_redis_sending_garbage_stops_no_route(area: str, tmp_path: Path, answer:
 
 
 def status_problem(area: str) -> str:
-    """Why the watcher of the area cannot read metadata."""
+    """Return why the watcher of the area cannot read metadata."""
     status = decode_status(ControlReader(area).status() or b"")
     return status.metadata.problem if status is not None and status.metadata is not None else ""

@@ -50,7 +50,7 @@ def quick() -> Iterator[ApiServer]:
 
 
 def restart(api: ApiServer, follow: Following, number: int, down: float, by: float) -> tuple[float, int]:
-    """Seconds from the server's first 200 until a change is seen, and the requests that it took."""
+    """Return the seconds from the server's first 200 until a change is seen, and the requests that it took."""
     asked = len(api.requests)
     ready = api.faults.restart(down / by, starting_seconds=2.0 / by, initializing_seconds=0.1 / by)
     time.sleep(max(0.0, ready - time.monotonic()))
@@ -136,7 +136,7 @@ def test_a_definition_deleted_and_made_anew_is_followed(
 
 
 def command(name: str) -> list[str]:
-    """The command of a variable; skips the test where there is none."""
+    """Return the command of a variable; skips the test where there is none."""
     text = os.environ.get(name)
     if not text:
         pytest.skip(f"{name} is not set: it holds the command that does so to the real cluster")

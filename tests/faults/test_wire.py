@@ -50,7 +50,7 @@ REAL_TIMES = Timing(contact_report_seconds=0.0)
 
 
 def server_at(kubeconfig: Path, port: int, *, host: str = "127.0.0.1") -> Connection:
-    """A connection that goes through another port than the server's own, or another host."""
+    """Return a connection that goes through another port than the server's own, or another host."""
     config = yaml.safe_load(kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = f"http://{host}:{port}"
     kubeconfig.write_text(yaml.safe_dump(config))
@@ -58,7 +58,7 @@ def server_at(kubeconfig: Path, port: int, *, host: str = "127.0.0.1") -> Connec
 
 
 def anonymous(api: ApiServer, kubeconfig: Path) -> Connection:
-    """A connection without credentials, which are not sent to another host without TLS."""
+    """Return a connection without credentials, which are not sent to another host without TLS."""
     api.auth.required = False
     config = yaml.safe_load(api.kubeconfig(kubeconfig).read_text())
     config["users"][0]["user"] = {}
@@ -67,7 +67,7 @@ def anonymous(api: ApiServer, kubeconfig: Path) -> Connection:
 
 
 def waits(follow: Following) -> list[float]:
-    """The seconds of each wait after a failure, in order."""
+    """Return the seconds of each wait after a failure, in order."""
     return [state.backoff_seconds for state in follow.of(SourceState) if state.phase == "backing-off"]
 
 

@@ -140,7 +140,7 @@ class BlackHole:
 
 @contextmanager
 def black_hole() -> Iterator[BlackHole]:
-    """A namespace and its cable, gone afterwards. Skips the test where that is not allowed."""
+    """Yield a namespace and its cable, gone afterwards. Skips the test where that is not allowed."""
     # The kernel takes a while to forget a namespace: no name is used twice.
     number = (os.getpid() + 97 * next(_numbers)) % 16_000
     name, near_end, far_end = f"shmroute-test-{number}", f"shmr-a{number}", f"shmr-b{number}"

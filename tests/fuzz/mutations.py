@@ -36,7 +36,7 @@ TOKENS = (
 
 
 def lines_of(name: str) -> list[bytes]:
-    """The lines of a recorded watch."""
+    """Return the lines of a recorded watch."""
     return [line.rstrip(b"\n") for line in recording(name).lines]
 
 
@@ -47,7 +47,7 @@ def check_told(error: Exception) -> None:
 
 @st.composite
 def mutated(draw: st.DrawFn, originals: list[bytes]) -> bytes:
-    """One of `originals` with some bytes changed, cut out, doubled or thrown in."""
+    """Return one of `originals` with some bytes changed, cut out, doubled or thrown in."""
     data = bytearray(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))

@@ -39,7 +39,7 @@ def load() -> None:
 
 
 def runtime(name: str) -> str:
-    """The path of one of the compiler's libraries."""
+    """Return the path of one of the compiler's libraries."""
     compiler = os.environ.get("CC", "gcc")
     return subprocess.run(
         [compiler, f"-print-file-name={name}"], check=True, capture_output=True, text=True

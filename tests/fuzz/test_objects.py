@@ -39,7 +39,7 @@ values = st.recursive(
 
 @st.composite
 def shaped(draw: st.DrawFn) -> bytes:
-    """An object whose fields have the right names, and anything at all in them."""
+    """Return an object whose fields have the right names, and anything at all in them."""
     obj: Any = msgspec.json.decode(draw(st.sampled_from(OBJECTS)))
     for _ in range(draw(st.integers(1, 4))):
         place = obj

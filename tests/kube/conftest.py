@@ -32,7 +32,7 @@ class Cluster:
         return path_of("apis", "iidp.com", "v1", "namespaces", self.namespace, "appmodels", *more)
 
     def get(self, name: str) -> Any:
-        """An AppModel of the namespace as the server has it; None where there is none."""
+        """Return an AppModel of the namespace as the server has it; None where there is none."""
         try:
             return json.loads(self.connection.request("GET", self.path(name)).data)
         except ApiError as error:
@@ -47,7 +47,7 @@ class Cluster:
 
 @pytest.fixture
 def api() -> Iterator[ApiServer]:
-    """The test API server, for what only it can be told to do."""
+    """Yield the test API server, for what only it can be told to do."""
     with ApiServer() as server:
         yield server
 

@@ -20,7 +20,7 @@ EMPTY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2
 
 @contextlib.contextmanager
 def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """The port of a listener on the loopback interface. Its connections are cut when the test is over."""
+    """Yield the port of a listener on the loopback interface. Its connections are cut when the test is over."""
     stopping = threading.Event()
     open_now: list[socket.socket] = []
     threads: list[threading.Thread] = []
@@ -63,7 +63,7 @@ def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> Iterator[int]:
 
 
 def read_head(sock: socket.socket) -> list[str]:
-    """The lines of a request's head; none where the peer has gone."""
+    """Return the lines of a request's head; none where the peer has gone."""
     received = b""
     while b"\r\n\r\n" not in received:
         if not (data := sock.recv(65536)):
@@ -84,7 +84,7 @@ def recorder(heads: list[list[str]]) -> Serve:
 
 
 def proxy(to: int, asked: list[list[str]], user: str = "") -> Serve:
-    """A CONNECT proxy: whatever is asked for, it connects to that port. `user` is "user:password"."""
+    """Return a CONNECT proxy: whatever is asked for, it connects to that port. `user` is "user:password"."""
     needed = f"Proxy-Authorization: Basic {base64.b64encode(user.encode()).decode()}"
 
     def serve(sock: socket.socket) -> None:
@@ -120,7 +120,7 @@ def write_kubeconfig(
     context: dict[str, Any] | None = None,
     **top: Any,
 ) -> str:
-    """A kubeconfig of one cluster "c", one user "u" (with a token unless given) and one context "x"."""
+    """Return a kubeconfig of one cluster "c", one user "u" (with a token unless given) and one context "x"."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",

@@ -21,7 +21,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(path: Path, *, port: int = 1, namespace: str = "") -> Path:
-    """A kubeconfig of two contexts: "here" (current) and "there", one port further."""
+    """Return a kubeconfig of two contexts: "here" (current) and "there", one port further."""
     path.parent.mkdir(parents=True, exist_ok=True)
     here = {"cluster": "here", "user": "u", **({"namespace": namespace} if namespace else {})}
     config = {

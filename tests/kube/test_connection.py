@@ -36,7 +36,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Certificates
 
 @pytest.fixture
 def deaf_port() -> Iterator[int]:
-    """A port that neither accepts nor refuses: its queue of connections is full."""
+    """Yield a port that neither accepts nor refuses: its queue of connections is full."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))

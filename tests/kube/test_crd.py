@@ -34,7 +34,7 @@ def served_schema(definition: Any) -> Any:
 
 
 def rules_of(schema: Any) -> Any:
-    """A schema without what only explains, or says the default."""
+    """Return a schema without what only explains, or says the default."""
     if isinstance(schema, dict):
         words = {"description": str, "x-kubernetes-list-type": str}
         kept = {k: v for k, v in schema.items() if not (k in words and isinstance(v, words[k]))}
@@ -49,7 +49,7 @@ def first_published() -> Any:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Any:
-    """A test server without the CRD, and a connection to it."""
+    """Return a test server without the CRD, and a connection to it."""
     with ApiServer(crd=False) as server:
         connection = Connection(str(server.kubeconfig(tmp_path / "kubeconfig")))
         yield server, connection

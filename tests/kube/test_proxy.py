@@ -101,7 +101,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def behind(certificates: Certificates) -> Iterator[tuple[int, list[list[str]]]]:
-    """A server's port, and the requests that have come to it."""
+    """Yield a server's port, and the requests that have come to it."""
     heads: list[list[str]] = []
     with listening(recorder(heads), certificates.context()) as port:
         yield port, heads

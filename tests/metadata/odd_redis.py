@@ -80,7 +80,7 @@ def mget(values: dict[bytes, bytes]) -> Answer:
 
 
 def well_formed(command: list[bytes], values: dict[bytes, bytes]) -> Iterator[bytes]:
-    """The parts of the right reply to `command`."""
+    """Yield the parts of the right reply to `command`."""
     name, *keys = command
     if name == b"MGET":
         yield b"*%d\r\n" % len(keys)
@@ -97,5 +97,5 @@ def well_formed(command: list[bytes], values: dict[bytes, bytes]) -> Iterator[by
 
 
 def bulk(value: bytes | None) -> bytes:
-    """One value on the wire."""
+    """Return one value on the wire."""
     return b"$-1\r\n" if value is None else b"$%d\r\n%s\r\n" % (len(value), value)

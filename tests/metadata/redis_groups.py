@@ -60,7 +60,7 @@ class Sentinelled:
 
 @contextmanager
 def sentinelled(folder: Path) -> Iterator[Sentinelled]:
-    """A group under Sentinel, of processes of its own."""
+    """Yield a group under Sentinel, of processes of its own."""
     with RedisServer() as master:
         replica = RedisServer(options=("--replicaof", "127.0.0.1", str(master.port)))
         with replica:
@@ -85,7 +85,7 @@ def sentinelled(folder: Path) -> Iterator[Sentinelled]:
 
 @contextmanager
 def one_node_cluster() -> Iterator[RedisServer]:
-    """A Cluster whose one node has all slots."""
+    """Yield a Cluster whose one node has all slots."""
     server = RedisServer(options=("--cluster-enabled", "yes"))
     server.port = free_port(above=_BUS_OFFSET)
     with server:
@@ -97,7 +97,7 @@ def one_node_cluster() -> Iterator[RedisServer]:
 
 @contextmanager
 def three_node_cluster() -> Iterator[list[RedisServer]]:
-    """A Cluster of three nodes with a third of the slots each, which serve on when one of them is away."""
+    """Yield a Cluster of three nodes with a third of the slots each, which serve on when one of them is away."""
     with ExitStack() as stack:
         servers = []
         for _ in range(3):
@@ -119,14 +119,15 @@ def three_node_cluster() -> Iterator[list[RedisServer]]:
 
 @contextmanager
 def behind_tls(port: int, context: ssl.SSLContext) -> Iterator[int]:
-    """A port of 127.0.0.1 that speaks TLS and leads to `port`; for one connection at a time."""
+    """Yield a port of 127.0.0.1 that speaks TLS and leads to `port`; for one connection at a time."""
     with _forwarder(port, lambda accepted: context.wrap_socket(accepted, server_side=True), 0.0) as forwarded:
         yield forwarded
 
 
 @contextmanager
 def far_away(port: int, seconds: float) -> Iterator[int]:
-    """A port of 127.0.0.1 that leads to `port`, and whatever passes takes `seconds`; for one connection at a time."""
+    """Yield a port of 127.0.0.1 that leads to `port`, and whatever passes takes `seconds`; for one connection at a
+    time."""
     with _forwarder(port, lambda accepted: accepted, seconds) as forwarded:
         yield forwarded
 

@@ -90,7 +90,7 @@ class FeedMachine(RuleBasedStateMachine):
                 self.table[named(key)] = row
 
     def model_row(self, model: str) -> dict[RowKey, bytes | None]:
-        """The MODEL row, with a route for each namespace that serves the model."""
+        """Return the MODEL row, with a route for each namespace that serves the model."""
         routes = [
             RouteRow(model, version, app, "1", namespace, "appmodel")
             for (namespace, name), (app, version) in sorted(self.wanted.items())
@@ -100,7 +100,7 @@ class FeedMachine(RuleBasedStateMachine):
         return {(Kind.MODEL, model): row}
 
     def follow(self, model: str) -> list[MetadataRequest]:
-        """The owner publishes the model's row; returns what the feed requests."""
+        """Return the owner publishes the model's row; returns what the feed requests."""
         self.loader.requested.clear()
         self.publish(self.feed.follow(self.model_row(model), self.look_up))
         for each in self.loader.requested:
@@ -146,7 +146,7 @@ class FeedMachine(RuleBasedStateMachine):
         self.store.pop(self.key(namespace, model), None)
 
     def key(self, namespace: str, model: str) -> str:
-        """The key that is wanted of the model."""
+        """Return the key that is wanted of the model."""
         app, version = self.wanted.get((namespace, model), ("alpha", "v-1"))
         return self.template.key(namespace, app, model, version)
 

@@ -26,13 +26,13 @@ def fill(server: RedisServer, values: dict[str, bytes | str]) -> None:
 
 
 def commands(server: RedisServer) -> int:
-    """How often the server was asked for anything that concerns a key."""
+    """Return how often the server was asked for anything that concerns a key."""
     stats = server.commandstats()
     return sum(stats.get(name, 0) for name in READS)
 
 
 def keys_read(server: RedisServer) -> int:
-    """How many keys it looked up, found or not."""
+    """Return how many keys it looked up, found or not."""
     with server.client() as client:
         stats: dict[str, int] = client.info("stats")
     return stats["keyspace_hits"] + stats["keyspace_misses"]
@@ -46,7 +46,7 @@ def value(version: str, size: int = 0) -> bytes:
 
 
 def ten_thousand() -> list[dict[str, str]]:
-    """The models of 100 apps."""
+    """Return the models of 100 apps."""
     return [{f"model-{app:02}-{number:03}": "v-1" for number in range(100)} for app in range(100)]
 
 
@@ -127,7 +127,7 @@ def test_the_metadata_row_of_a_removed_model_is_removed(redis_server: RedisServe
 
 
 def rows(area: str) -> dict[str, MetadataRow]:
-    """The METADATA rows as they are published."""
+    """Return the METADATA rows as they are published."""
     found = RowReader(area).rows(Kind.METADATA)
     return {key: msgspec.msgpack.decode(row, type=MetadataRow) for _, key, row in found}
 

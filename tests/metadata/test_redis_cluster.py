@@ -45,7 +45,7 @@ def reads(store: RedisStore, *keys: str) -> bool:
 
 
 def third_of(key: str) -> int:
-    """Which of three nodes has the key."""
+    """Return which of three nodes has the key."""
     return key_slot(key.encode()) * 3 // SLOTS
 
 

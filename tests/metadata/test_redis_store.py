@@ -31,7 +31,8 @@ BATCH_BYTES = 8 * 1024 * 1024
 
 
 def read(store: RedisStore, *keys: str, check_size_first: tuple[str, ...] = ()) -> list[Found]:
-    """What each key holds; the store is asked again while it leaves some to the next read, as the loader does."""
+    """Return what each key holds; the store is asked again while it leaves some to the next read, as the loader
+    does."""
     found: dict[str, Found] = {}
     while left := [key for key in keys if key not in found]:
         reading = store.read(left, limit_bytes=LIMIT_BYTES, batch_bytes=BATCH_BYTES, check_size_first=check_size_first)

@@ -14,7 +14,7 @@ def at(url: str) -> Target:
 
 
 def connection(server: Any) -> Any:
-    """The connection of the `redis` package, not connected."""
+    """Return the connection of the `redis` package, not connected."""
     return server._connection
 
 

@@ -25,7 +25,7 @@ JOIN_SECONDS = 10.0
 
 
 def appmodel(name: str, models: dict[str, str], *, version: str = "v-1", app: str = "", created: str = "") -> AppModel:
-    """An AppModel whose app is named as it is, unless `app` says otherwise."""
+    """Return an AppModel whose app is named as it is, unless `app` says otherwise."""
     key = ObjectKey(NAMESPACE, name)
     pairs = tuple(ModelVersion(model, of) for model, of in models.items())
     return AppModel(key, created, "", app or name, version, pairs, key)
@@ -143,7 +143,7 @@ class Watching:
 def watching(
     area: str, store: Store, *, limits: MetadataLimits | None = None, template: KeyTemplate | None = None
 ) -> Iterator[Watching]:
-    """A watcher on an area of the test's own."""
+    """Yield a watcher on an area of the test's own."""
     it = Watching(area, store, limits, template)
     it.start()
     try:

@@ -20,7 +20,7 @@ SPEC = {"app": "app", "version": "v-1", "models": [{"name": "m", "version": "1"}
 
 
 def object_in(name: str) -> bytes:
-    """The object in the response of a recording."""
+    """Return the object in the response of a recording."""
     return recording(name).body
 
 

@@ -25,7 +25,7 @@ class Shown(NamedTuple):
 
 
 def shown_files() -> list[Shown]:
-    """Every file on the page: the last one named before each block of a language other than the shell's."""
+    """Return every file on the page: the last one named before each block of a language other than the shell's."""
     page = PAGE.read_text()
     return [
         Shown(ROOT / _FILE.findall(page[: block.start()])[-1], block[2])
@@ -35,11 +35,11 @@ def shown_files() -> list[Shown]:
 
 
 def commands(heading: str) -> list[str]:
-    """The commands of the section that has this heading."""
+    """Return the commands of the section that has this heading."""
     section = PAGE.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return [block[2].strip() for block in _FENCED.finditer(section) if block[1] == "bash"]
 
 
 def command(heading: str, port: int, number: int = 0) -> list[str]:
-    """The section's command of that number, on another port."""
+    """Return the section's command of that number, on another port."""
     return shlex.split(commands(heading)[number].replace(str(PORT), str(port)))

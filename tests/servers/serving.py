@@ -35,7 +35,7 @@ TRY_SECONDS = 0.7
 
 
 def example(folder: Path, *names: str, port: int = PORT) -> Path:
-    """A folder with the files of these examples, on another port."""
+    """Return a folder with the files of these examples, on another port."""
     for name in names:
         for file in (EXAMPLES / name).iterdir():
             if file.is_file():
@@ -143,7 +143,7 @@ class Server:
         self.process.send_signal(number)
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
-        """The first true answer of `condition`; shows what the server has written if there is none in time."""
+        """Return the first true answer of `condition`; shows what the server has written if there is none in time."""
         try:
             return until(condition, what, SERVER_SECONDS)
         except AssertionError as error:
@@ -158,7 +158,7 @@ class Server:
             return False
 
     def workers(self, app: str) -> set[int]:
-        """The process ids of the workers, once each of them has answered with `app`.
+        """Return the process ids of the workers, once each of them has answered with `app`.
 
         Of workers that share a socket the kernel has favourites; so whoever has answered is stopped until all have.
         """
@@ -195,7 +195,7 @@ class Server:
 
 
 def descendants(pid: int) -> set[int]:
-    """All processes below `pid`."""
+    """Return all processes below `pid`."""
     found: set[int] = set()
     waiting = [pid]
     while waiting:

@@ -51,7 +51,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def limit(which: int, value: int) -> Iterator[None]:
-    """A limit of this process, one of `resource.RLIMIT_*`, for a while. In a child: others share it."""
+    """Yield a limit of this process, one of `resource.RLIMIT_*`, for a while. In a child: others share it."""
     before = resource.getrlimit(which)
     resource.setrlimit(which, (value, before[1]))
     try:
@@ -76,11 +76,12 @@ def poke(name: str, offset: int, data: bytes) -> bytes:
 
 
 def descriptors() -> int:
-    """Number of descriptors that this process has open, once what earlier tests have dropped is collected."""
+    """Return the number of descriptors that this process has open, once what earlier tests have dropped is
+    collected."""
     gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def objects(area: str) -> list[str]:
-    """Names of all shared memory of the area, the control block included."""
+    """Return the names of all shared memory of the area, the control block included."""
     return sorted(path.name for path in Path(DIRECTORY).glob(f"shmroute-{area}*"))

@@ -16,7 +16,7 @@ Changes: TypeAlias = Mapping[Key, bytes | None]
 
 
 def table(reader: RowReader) -> Table:
-    """All rows at the reader's generation, each found twice: listed, and looked up."""
+    """Return all rows at the reader's generation, each found twice: listed, and looked up."""
     listed = {(kind, key): value for kind, key, value in reader.rows()}
     assert {key: reader.get(*key) for key in listed} == listed
     return listed
@@ -34,16 +34,16 @@ def changed(rows: Table, changes: Changes) -> Table:
 
 
 def published(area: str) -> Table:
-    """What the next writer finds."""
+    """Return what the next writer finds."""
     with Publisher(area) as publisher:
         return {(kind, key): value for kind in range(256) for key, value in publisher.rows(kind)}
 
 
 def current_segment(area: str) -> str:
-    """The name of the segment that the control block names."""
+    """Return the name of the segment that the control block names."""
     return segment_name(area, ControlReader(area).segment)
 
 
 def segments(area: str) -> list[str]:
-    """Names in /dev/shm of the area's segments, and whatever else begins like one."""
+    """Return the names in /dev/shm of the area's segments, and whatever else begins like one."""
     return segment_names(area)

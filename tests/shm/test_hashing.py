@@ -51,7 +51,7 @@ def test_both_hash_implementations_find_the_same_slots(area: str, monkeypatch: p
 
 
 def looked_at(publisher: Publisher, names: list[str]) -> tuple[int, int]:
-    """The most and the sum of slots that the searches for these rows look at."""
+    """Return the most and the sum of slots that the searches for these rows look at."""
     writer = publisher._writer
     assert writer is not None
     header = writer.header

@@ -49,7 +49,7 @@ def note(log: list[str], name: str) -> None:
 
 
 def noted(function: Callable[..., Any], name: str, log: list[str]) -> Any:
-    """The same function, its calls noted."""
+    """Return the same function, its calls noted."""
 
     def call(*arguments: Any) -> Any:
         note(log, name)

@@ -54,7 +54,7 @@ def test_each_end_of_the_log_gives_exactly_its_generation(batches: list[Changes]
 
 
 def walked(segment: Segment) -> int:
-    """How many batches lead from the log's beginning to its end."""
+    """Return how many batches lead from the log's beginning to its end."""
     generation, offset = segment.header.start, segment.header.log_at
     while (batch := segment.batch_at(offset, generation + 1)) is not None:
         keys = [(record.kind, record.key) for _, record in segment.records_of(offset, batch)]
@@ -109,7 +109,7 @@ def test_pages_behind_the_log_are_reserved_before_readers_look(area: str) -> Non
 
 
 def build(area: str) -> list[tuple[int, Table]]:
-    """A small segment with a log. Returns its states with their ends."""
+    """Return a small segment with a log. Returns its states with their ends."""
     with Publisher(area) as publisher:
         state: Table = {(1, "a"): b"one", (1, "b"): b"two", (2, "c"): b"three"}
         publisher.replace(state)

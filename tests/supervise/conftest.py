@@ -11,5 +11,5 @@ from tests.supervise.running import Manifests
 
 @pytest.fixture
 def manifests(tmp_path: Path) -> Manifests:
-    """A folder in which app "iiot" serves the model."""
+    """Return a folder in which app "iiot" serves the model."""
     return Manifests(tmp_path / "manifests")

@@ -25,7 +25,7 @@ MODEL = "iiot_dataservice"
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
-    """The first true answer of `condition`; fails if there is none in time."""
+    """Return the first true answer of `condition`; fails if there is none in time."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"no {what} within {seconds:g} s"
@@ -73,11 +73,11 @@ class Run:
             thread.start()
 
     def line(self, number: int = 0) -> str:
-        """A line of the command's output, once it is there."""
+        """Return a line of the command's output, once it is there."""
         return str(until(lambda: self.lines[number : number + 1], f"line {number}, but {self.errors}")[0])
 
     def wait(self) -> int:
-        """The exit code, once it has ended and all it started has closed its output."""
+        """Return the exit code, once it has ended and all it started has closed its output."""
         code = self.process.wait(WAIT_SECONDS)
         for thread in self._threads:
             thread.join(WAIT_SECONDS)
@@ -99,7 +99,7 @@ def _collect(stream: Any, lines: list[str]) -> None:
 
 
 def writer(area: str) -> int:
-    """The process id of the area's present writer, once there is one."""
+    """Return the process id of the area's present writer, once there is one."""
 
     def find() -> int:
         try:
@@ -112,7 +112,7 @@ def writer(area: str) -> int:
 
 
 def memory_of(area: str) -> list[Path]:
-    """What there is of the area in /dev/shm."""
+    """Return what there is of the area in /dev/shm."""
     return [path for path in SHARED_MEMORY.glob(f"shmroute-{area}*") if path.name.partition(".")[0].endswith(area)]
 
 
@@ -146,5 +146,5 @@ def run(
 
 
 def python(code: str) -> list[str]:
-    """The command line of a Python program, unbuffered so that a test sees each line at once."""
+    """Return the command line of a Python program, unbuffered so that a test sees each line at once."""
     return [sys.executable, "-u", "-c", code]

@@ -92,7 +92,7 @@ class Followed:
         return self.index.apply(Replaced(_resource(items[0]), items))
 
     def take(self) -> Table:
-        """The rows that have changed, decoded; None for those that are gone."""
+        """Return the rows that have changed, decoded; None for those that are gone."""
         changes = self.index.take_changes()
         gone = {key: None for key, value in changes.items() if value is None}
         changed = {key: value for key, value in changes.items() if value is not None}
@@ -102,7 +102,7 @@ class Followed:
         return {**decoded(changed.items()), **gone}
 
     def row(self, kind: Kind, key: str) -> Any:
-        """A row as published; None if there is none. Takes what has changed first."""
+        """Return a row as published; None if there is none. Takes what has changed first."""
         self.take()
         return decoded(self.published.items()).get((kind, key))
 

@@ -32,7 +32,7 @@ _TYPES: dict[int, Any] = {
 
 
 def decoded(rows: Iterable[tuple[RowKey, bytes]]) -> Table:
-    """Rows as the index gives them out, decoded as a worker does; no key may come twice."""
+    """Return the rows as the index gives them out, decoded as a worker does; no key may come twice."""
     table: Table = {}
     for key, value in rows:
         assert key not in table
@@ -141,7 +141,7 @@ class Oracle:
         return EndpointsRow(service, EndpointsState.KNOWN, _union(slices, number)), None
 
     def _numbers(self, slices: list[EndpointSlice], annotation: str) -> Mapping[ObjectKey, int]:
-        """The slices that take part, and with which port."""
+        """Return the slices that take part, and with which port."""
         if annotation:
             return _matching(slices, annotation)
         if self.default_port and (found := _matching(slices, self.default_port)):

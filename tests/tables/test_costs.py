@@ -23,7 +23,7 @@ TraceFunction: TypeAlias = Callable[[FrameType, str, object], "TraceFunction"]
 
 
 def calls_of(work: Callable[[], object]) -> int:
-    """How many calls `work` makes, of Python functions and of C ones: a deterministic measure of its cost."""
+    """Return how many calls `work` makes, of Python functions and of C ones: a deterministic measure of its cost."""
     count = 0
 
     def counted(frame: FrameType, event: str, argument: object) -> None:
@@ -39,7 +39,7 @@ def calls_of(work: Callable[[], object]) -> int:
 
 
 def opcodes_of(work: Callable[[], object]) -> int:
-    """How many of Python's instructions `work` takes: finer than calls, and slow to count."""
+    """Return how many of Python's instructions `work` takes: finer than calls, and slow to count."""
     count = 0
 
     def traced(frame: FrameType, event: str, argument: object) -> TraceFunction:
@@ -58,7 +58,7 @@ def opcodes_of(work: Callable[[], object]) -> int:
 
 
 def flip(index: Index) -> list[Event]:
-    """Two states of the same slice."""
+    """Return two states of the same slice."""
     ready = endpointslice("s", "10.0.0.1", service="app")
     return [
         Changed("endpointslices", ready),

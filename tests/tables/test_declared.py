@@ -106,7 +106,7 @@ class Oracle:
         return sorted(self.valid.values(), key=lambda each: (each.created, each.first_seen, each.key))
 
     def served(self) -> list[TableObject]:
-        """The oldest objects, as far as the limits go."""
+        """Return the oldest objects, as far as the limits go."""
         served: list[TableObject] = []
         size = 0
         limits = self.kind.definition.limits
@@ -118,7 +118,7 @@ class Oracle:
         return served
 
     def wanted(self) -> dict[RowKey, WantedMetadata]:
-        """What metadata the rows want, by the row that it is published in."""
+        """Return what metadata the rows want, by the row that it is published in."""
         found: dict[RowKey, WantedMetadata] = {}
         for key in {each.row_key for each in self.served()}:
             first = next(each for each in self.served() if each.row_key == key)

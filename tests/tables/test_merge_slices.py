@@ -188,7 +188,7 @@ def test_a_pod_whose_slice_does_not_declare_the_number_is_left_out(options: dict
 
 
 def dual(family: IpFamily) -> list[str]:
-    """Two pods with both families, one with IPv6 only, and an address of each family without a pod."""
+    """Return two pods with both families, one with IPv6 only, and an address of each family without a pod."""
     pairs = [("10.0.0.1", "a"), ("10.0.0.2", "b"), ("10.0.0.9", "")]
     more = [("fd00::1", "a"), ("fd00::2", "b"), ("fd00::3", "c"), ("fd00::9", "")]
     v4, v6 = (

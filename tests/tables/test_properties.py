@@ -99,7 +99,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[list[Event]]:
-    """Events in batches. Every other one is close to an earlier one, as real changes are."""
+    """Return the events in batches. Every other one is close to an earlier one, as real changes are."""
     batches: list[list[Event]] = []
     changed: list[AppModel | EndpointSlice] = []
     for _ in range(draw(st.integers(0, 8))):
@@ -120,7 +120,7 @@ def histories(draw: st.DrawFn) -> list[list[Event]]:
 
 
 def followers(item: AppModel | EndpointSlice) -> st.SearchStrategy[Event]:
-    """What may well come after an object: itself, itself with one field changed, its end."""
+    """Return what may well come after an object: itself, itself with one field changed, its end."""
     resource: Resource = "appmodels" if isinstance(item, AppModel) else "endpointslices"
     other = appmodels() if isinstance(item, AppModel) else endpointslices()
     fields = [field for field in item.__struct_fields__ if field != "key"]

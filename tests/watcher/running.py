@@ -24,7 +24,8 @@ SETTINGS = SettingsRow(NAMESPACE, "", "the test")
 
 
 def appmodel(name: str, *models: str, version: str = "v1") -> AppModel:
-    """An AppModel whose app is called as it is; its models are in version "1" where none is given by `name=version`."""
+    """Return an AppModel whose app is called as it is; its models are in version "1" where none is given by
+    `name=version`."""
     key = ObjectKey(NAMESPACE, name)
     pairs = [model.partition("=") for model in models or (name,)]
     return AppModel(key, "", "", name, version, tuple(ModelVersion(model, of or "1") for model, _, of in pairs), key)
@@ -113,7 +114,7 @@ class Running:
 
 @contextmanager
 def running(area: str, *resources: Resource, **options: Any) -> Iterator[Running]:
-    """A watcher of a `Told` source, stopped at the end."""
+    """Yield a watcher of a `Told` source, stopped at the end."""
     it = Running(area, Told(*resources), **options)
     it.thread.start()
     try:
@@ -124,7 +125,7 @@ def running(area: str, *resources: Resource, **options: Any) -> Iterator[Running
 
 @contextmanager
 def reading(area: str) -> Iterator[Reader]:
-    """A reader, once there is a first snapshot."""
+    """Yield a reader, once there is a first snapshot."""
     with Reader(area) as reader:
         reader.wait_ready(WAIT_SECONDS)
         yield reader

@@ -49,7 +49,7 @@ def save(path: Path, area: str) -> None:
 
 
 def checkpoint(path: Path, area: str) -> Checkpoint:
-    """One of the watcher in `tests.watcher.running`."""
+    """Return one of the watcher in `tests.watcher.running`."""
     return Checkpoint(path, Identity(area, SETTINGS))
 
 
@@ -74,7 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def sealed(contact: float, identity: Identity, rows: object) -> bytes:
-    """A checkpoint whose checksum is right, whatever it says."""
+    """Return a checkpoint whose checksum is right, whatever it says."""
     body = msgspec.msgpack.encode((identity, rows))
     rest = struct.pack("<dQ", contact, len(body)) + body
     return struct.pack("<8sHHI", b"shmrckpt", VERSION, FORMAT_VERSION, crc32(rest)) + rest
@@ -353,7 +353,7 @@ def test_missing_folder_of_the_checkpoint_is_logged_and_harmless(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
+    """Yield a file system of 64 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)

@@ -34,7 +34,7 @@ from tests.watcher.running import SETTINGS, Clock, Told, appmodel, reading, runn
 
 @contextmanager
 def serving(watcher: WatcherLoop, listen: str = "127.0.0.1:0") -> Iterator[int]:
-    """The port on which the watcher's health is served."""
+    """Yield the port on which the watcher's health is served."""
     server = serve(watcher, listen)
     try:
         yield server.port

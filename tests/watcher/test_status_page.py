@@ -32,7 +32,7 @@ SCRIPT = "<script>alert(1)</script>"
 
 @contextmanager
 def page_of(area: str, page: PageFor = "loopback", *, show_values: bool = False) -> Iterator[int]:
-    """The port of a watcher that serves the model `one` and one named like a script."""
+    """Yield the port of a watcher that serves the model `one` and one named like a script."""
     with running(area) as it:
         server = serve(it.watcher, "127.0.0.1:0", page, show_values=show_values)
         try:

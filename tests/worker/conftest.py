@@ -18,7 +18,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The twin that this test's `Reader` is on: "plain" or "native"."""
+    """Return the twin that this test's `Reader` is on: "plain" or "native"."""
     name: str = request.param
     monkeypatch.setattr(request.module, "Reader", reader_type(name), raising=False)
     return name

@@ -49,7 +49,7 @@ def small_logs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def now(reader: Reader, since: int | None = None, **options: Any) -> list[Change | Reset]:
-    """What there is, without waiting."""
+    """Return what there is, without waiting."""
     return list(reader.changes(since, timeout=0, **options))
 
 

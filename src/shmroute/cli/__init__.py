@@ -55,7 +55,7 @@ _EXIT_CODES: Final[tuple[tuple[type[errors.ShmrouteError], int], ...]] = (
 
 
 def exit_code(error: errors.ShmrouteError) -> int:
-    """The exit code for `error`, so that a script can tell what to do."""
+    """Return the exit code for `error`, so that a script can tell what to do."""
     if isinstance(error, errors.ApiError) and error.status == 404:
         return 5
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)

@@ -79,7 +79,7 @@ def _of(namespace: str) -> str:
 
 
 def _kind_problems(document: Document) -> list[str] | None:
-    """The problems of the document's kind; None if it is not one of shmroute's.
+    """Return the problems of the document's kind; None if it is not one of shmroute's.
 
     An AppModel in other letters or of another group, and another kind of its group, are mistakes and not skipped.
     """

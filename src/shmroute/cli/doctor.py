@@ -127,7 +127,7 @@ def _area(area: str) -> Iterator[Finding]:
 
 
 def _followed_folder(area: str) -> str:
-    """The folder that the area's watcher follows; "" if it follows a cluster, or is not known."""
+    """Return the folder that the area's watcher follows; "" if it follows a cluster, or is not known."""
     from shmroute.errors import ShmrouteError
     from shmroute.watcher.report import onlooker, report
 

@@ -93,7 +93,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _file_of(route: Route, source: dict[str, str] | None) -> str | None:
-    """Which file of a watched folder holds the route's AppModel now; None for a cluster's, or where none does."""
+    """Return which file of a watched folder holds the route's AppModel now; None for a cluster's, or where none
+    does."""
     if source is None or not Path(source["source"]).is_dir():
         return None
     try:
@@ -110,7 +111,7 @@ def _file_of(route: Route, source: dict[str, str] | None) -> str | None:
 
 
 def _until(area: str, model: str) -> Iterator[str]:
-    """What served the model until when, if the event log still says so."""
+    """Yield what served the model until when, if the event log still says so."""
     with suppress(AreaUnavailable):
         event = last_served(area, model)
         if event is not None:
@@ -120,7 +121,7 @@ def _until(area: str, model: str) -> Iterator[str]:
 
 
 def _why_not(rows: RowReader, model: str, namespace: str | None, about: dict[str, Any]) -> Iterator[str]:
-    """What may explain why nothing serves the model."""
+    """Yield what may explain why nothing serves the model."""
     route = find_route(rows, model, None)
     if route is not None:
         others = ", ".join(sorted({each.namespace for each in (route, *route.others)}))

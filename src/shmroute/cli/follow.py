@@ -34,7 +34,7 @@ _MAX_SHOWN: Final = 40
 
 
 def short(value: object, limit: int) -> str:
-    """A value of a table as JSON, cut after `limit` characters; `-o json` and yaml show all of it."""
+    """Return a value of a table as JSON, cut after `limit` characters; `-o json` and yaml show all of it."""
     text = msgspec.json.encode(value).decode()
     return text if len(text) <= limit else f"{text[:limit]}..."
 
@@ -104,14 +104,14 @@ def follow(
 
 
 def _served(item: Item | None) -> str:
-    """What a model's row says, in a column."""
+    """Return what a model's row says, in a column."""
     return f"{item['version']} {item['app']} {item['app_version']}" if item else "-"
 
 
 def _events(
     change: Change | Reset, items_of: Callable[[Route], list[Item]], known: dict[str, dict[str, Item]]
 ) -> Iterator[tuple[str, Item | None, Item | None]]:
-    """The change of each model in each namespace: what happened, the item before and after.
+    """Yield the change of each model in each namespace: what happened, the item before and after.
 
     `known` is what was printed so far, by model and namespace.
     """
@@ -173,7 +173,8 @@ def _wanted(
     keys: tuple[str, ...],
     by: tuple[str, list[Any]] | None,
 ) -> list[tuple[str, Any]]:
-    """What a change means for the rows that are wanted: `(key, value)`, `_GONE` for one that is none of them now."""
+    """Return what a change means for the rows that are wanted: `(key, value)`, `_GONE` for one that is none of them
+    now."""
     if isinstance(change, TableReset):
         now = {**dict.fromkeys(known, _GONE), **change.rows}
     else:

@@ -45,7 +45,7 @@ class _What(click.ParamType[str]):
 
 
 def _view_of(what: str, rows: RowReader, by: str | None) -> tuple[View, frozenset[str] | None]:
-    """The view of a name, and the keys to restrict it to; None for all. Raises `TableNotFound`, `UsageError`."""
+    """Return the view of a name, and the keys to restrict it to; None for all. Raises `TableNotFound`, `UsageError`."""
     if what in VIEWS:
         if by:
             raise click.UsageError("--by is for declared tables")
@@ -60,7 +60,7 @@ def _view_of(what: str, rows: RowReader, by: str | None) -> tuple[View, frozense
 
 
 def _index_of(name: str, table: TableRow, by: str) -> tuple[str, list[Any]]:
-    """The index that `--by` names, and the values that it may mean: `1` is a number and a text."""
+    """Return the index that `--by` names, and the values that it may mean: `1` is a number and a text."""
     index, equals, text = by.partition("=")
     if not equals:
         raise click.UsageError(f"--by {by!r}: write INDEX=VALUE")

@@ -39,7 +39,7 @@ def command(tables: str | None, table: tuple[str, ...], namespace: str, all_name
 
 
 def _places(kind: WatchedKind, namespace: str, all_namespaces: bool) -> tuple[str, ...]:
-    """The namespaces whose Roles have the right; "" for the ClusterRole."""
+    """Return the namespaces whose Roles have the right; "" for the ClusterRole."""
     everywhere = kind.namespaces == ("*",) or (all_namespaces and not kind.namespaces)
     return ("",) if everywhere or not kind.namespaced else kind.namespaces or (namespace,)
 

@@ -61,7 +61,7 @@ def command(
 
 
 def item_of(route: Route) -> dict[str, Any]:
-    """A route with its endpoints and metadata, of builtin types."""
+    """Return a route with its endpoints and metadata, of builtin types."""
     endpoints_state = "known"
     try:
         route.pick()
@@ -85,7 +85,7 @@ def item_of(route: Route) -> dict[str, Any]:
 
 
 def _last_metadata(route: Route) -> Any:
-    """The value of `metadata_version`, as text if it is not JSON."""
+    """Return the value of `metadata_version`, as text if it is not JSON."""
     try:
         return route.last_metadata
     except MetadataNotJson:

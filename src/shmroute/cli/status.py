@@ -51,7 +51,7 @@ def command(area: str, watch: bool, max_age: float | None, output: str) -> None:
 
 
 def lines(facts: dict[str, Any]) -> Iterator[str]:
-    """The facts as lines for people."""
+    """Yield the facts as lines for people."""
     watcher = facts["watcher"]
     word, sentence = health(facts)
     yield f"area        {facts['area']}"

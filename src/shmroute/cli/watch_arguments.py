@@ -11,7 +11,8 @@ __all__ = ["watch_arguments"]
 
 
 def watch_arguments(context: click.Context) -> list[str]:
-    """The options of `shmroute watch` that stood on this command's line, as its arguments; area and lifeline left out.
+    """Return the options of `shmroute watch` that stood on this command's line, as its arguments; area and lifeline
+    left out.
 
     Those from environment variables are not among them: they are in the watcher's environment too, and a Redis URL
     may hold a password, which does not belong in a list of processes.

@@ -46,7 +46,7 @@ def misspelt_variables(command: click.Command, names: Iterable[str]) -> Iterator
 
 
 def probe_seconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
-    """The probe period of the option's text; 0 for none."""
+    """Return the probe period of the option's text; 0 for none."""
     try:
         return 0.0 if value == "off" else check_probe_seconds(float(value))
     except (ValueError, ConfigError) as error:
@@ -55,12 +55,12 @@ def probe_seconds(_context: click.Context, _parameter: click.Parameter, value: s
 
 
 def namespaces(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """Each name; one value may hold several, separated by commas."""
+    """Return each name; one value may hold several, separated by commas."""
     return tuple(name for value in values for name in value.split(","))
 
 
 def watch_options(function: F) -> F:
-    """All options of `shmroute.watcher.options.WatchOptions` that users give, and `--listen`."""
+    """Return all options of `shmroute.watcher.options.WatchOptions` that users give, and `--listen`."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function

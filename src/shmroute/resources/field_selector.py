@@ -29,7 +29,7 @@ class FieldTerm(NamedTuple):
 
 
 def parse_field_selector(text: str) -> tuple[FieldTerm, ...]:
-    """The conditions that `text` writes, such as `metadata.name=flags,spec.tier!=free`; "" is none.
+    """Return the conditions that `text` writes, such as `metadata.name=flags,spec.tier!=free`; "" is none.
 
     Raises:
         DefinitionError: text that no API server takes, with what to write instead.

@@ -60,7 +60,7 @@ def watch_tables(
     current: Iterable[TableKind] = (),
     place: Callable[[str, tuple[str, ...]], str] = lambda table, field: "",  # noqa: ARG005
 ) -> tuple[TableKind, ...]:
-    """The kinds to watch for tables, by name.
+    """Return the kinds to watch for tables, by name.
 
     A table's number follows from its name and definition, so that a watcher that takes over finds its rows again and a
     redefined table gets another one.
@@ -131,7 +131,7 @@ def _watch_table(name: str, definition: TableDefinition, number: int, several_na
 
 
 def _problems(definition: TableDefinition) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What no type says: fields and what to write in them."""
+    """Yield what no type says: fields and what to write in them."""
     for index in definition.index:
         if not TABLE_NAME.fullmatch(index):
             yield ("index", index), f"index {index!r}: write lower-case letters, digits, '-' and '_'"
@@ -153,7 +153,7 @@ def _problems(definition: TableDefinition) -> Iterator[tuple[tuple[str, ...], st
 
 
 def _number(name: str, definition: TableDefinition, used: set[int]) -> int:
-    """A number for the table's rows, the first of `TABLE_KINDS`."""
+    """Return a number for the table's rows, the first of `TABLE_KINDS`."""
     slots = (LAST_TABLE_NUMBER + 1 - FIRST_TABLE_NUMBER) // TABLE_KINDS
     slot = crc32(msgspec.json.encode([name, definition], order="sorted")) % slots
     while (number := FIRST_TABLE_NUMBER + TABLE_KINDS * slot) in used:

@@ -126,7 +126,7 @@ class TablesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a tables file, draft 2020-12."""
+    """Return the JSON Schema of a tables file, draft 2020-12."""
     found = msgspec.json.schema(TablesFile)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -193,7 +193,7 @@ class _MetadataKey:
 
 
 def _one_word(field: str, path: str, values: list[Any]) -> str:
-    """The only value of a path, as text. A number is written as in JSON."""
+    """Return the only value of a path, as text. A number is written as in JSON."""
     if len(values) != 1:
         raise _Refused(f"{field} {path} gives {_counted(values)}: it must give one")
     (value,) = values

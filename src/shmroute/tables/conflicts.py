@@ -155,7 +155,7 @@ class Claims:
             self._held[name] = before.winners[0]
 
     def take_touched(self) -> dict[str, Claimants]:
-        """The names touched since the last call, with who claimed them then.
+        """Return the names touched since the last call, with who claimed them then.
 
         A `Contest` among them shows who claims the name now: it is changed in place.
         """

@@ -118,9 +118,9 @@ class DeclaredTable:
         return [Announcement("update", item, item, self.kind.name) for item in served]
 
     def close(self) -> list[Announcement]:
-        """The table is declared no more: its entries in the shared listings go, and its objects are announced as gone.
+        """Remove the table's entries from the shared listings, since it is no longer declared.
 
-        Its own rows are left to whoever publishes.
+        Returns the announcements that its objects are gone. The publisher removes the table's own rows.
         """
         for key in self._listed:
             self._problems.set(key.namespace, self._invalid_key(key), None)
@@ -147,7 +147,7 @@ class DeclaredTable:
         self._note_invalid(key)
 
     def _replace(self, key: ObjectKey, old: TableObject | None, new: TableObject | None) -> None:
-        """`new` takes the place of `old`, two states of one object, as far as there is room."""
+        """Replace one state of an object by another, as far as there is room."""
         served = old if key not in self._beyond else None
         moves = self._moves(key, new)
         for other, reason in moves.items():
@@ -170,7 +170,7 @@ class DeclaredTable:
                 self._note_invalid(other)
 
     def _moves(self, key: ObjectKey, new: TableObject | None) -> dict[ObjectKey, str]:
-        """The objects that a change may move in or out, `key` among them: why each has no room, "" if it has."""
+        """Return the objects that a change may move in or out, `key` among them: why each has no room, "" if it has."""
         moves: dict[ObjectKey, str] = {key: ""}
         if self.shares.limit is None and self._limits is None:
             return moves
@@ -201,7 +201,7 @@ class DeclaredTable:
         return ", ".join(f"limits.{name}: {limit}" for name, limit in each if limit is not None)
 
     def _note_invalid(self, key: ObjectKey) -> None:
-        """The INVALID row of an object is as its state demands."""
+        """Set or remove the INVALID row of an object, as its state requires."""
         reason, row = self._set_aside.get(key) or self._beyond.get(key), None
         if reason is None:
             self._listed.discard(key)
@@ -213,7 +213,7 @@ class DeclaredTable:
         self._problems.set(key.namespace, self._invalid_key(key), row)
 
     def _exchange(self, old: TableObject | None, new: TableObject | None) -> None:
-        """`new` takes the place of `old` among the claimants; both are states of one object where both are there."""
+        """Replace one state of an object by another among the claimants. None: the object has no such state."""
         self._announce(old, new)
         if old is not None and (new is None or (old.row_key, claim_of(old)) != (new.row_key, claim_of(new))):
             self._let_go(old)
@@ -273,7 +273,7 @@ class DeclaredTable:
         return f"{self.kind.name}: {key}"
 
     def _settle(self) -> list[Announcement]:
-        """End of an event: the table's own row is up to date. Returns what is to be announced."""
+        """End of an event: bring the table's own row up to date. Returns the announcements to make."""
         definition = self.kind.definition
         row = TableRow(
             number=self.kind.feeds,
@@ -294,7 +294,8 @@ class DeclaredTable:
         return len(self._rows)
 
     def object_of(self, row_key: str) -> ObjectKey | None:
-        """The object whose value the row of this key has. Any thread may ask: it reads what one instruction gives."""
+        """Return the object whose value the row of this key has. Any thread may ask: it reads what one instruction
+        gives."""
         claims = self._claims.get(row_key, ())
         return next((claim[2] for claim in claims), None)
 
@@ -338,10 +339,10 @@ class DeclaredTable:
 
 
 def claim_of(item: TableObject) -> Claim:
-    """An object as a claimant of a key. Sorts by the conflict rule: the oldest first."""
+    """Return an object as a claimant of a key. Sorts by the conflict rule: the oldest first."""
     return item.created, item.first_seen, item.key
 
 
 def _size(item: TableObject) -> int:
-    """What an object's row takes of the table's limit, in bytes."""
+    """Return what an object's row takes of the table's limit, in bytes."""
     return len(item.row_key.encode(errors="surrogatepass")) + len(item.value)

@@ -72,7 +72,7 @@ class TableItem(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, table: str, item: TableObject) -> TableItem:
-        """The item of an object."""
+        """Return the item of an object."""
         return cls(table, item.row_key, _decode(item.value), item.key.namespace, item.key.name, item.created)
 
 

@@ -92,12 +92,12 @@ class Index:
     # --- metadata of declared tables ----------------------------------------------------------------------
 
     def take_metadata(self) -> Iterator[tuple[RowKey, WantedMetadata | None]]:
-        """What metadata the rows of declared tables want, as far as that has changed; see `DeclaredTable`."""
+        """Yield what metadata the rows of declared tables want, as far as that has changed; see `DeclaredTable`."""
         for table in self._declared.values():
             yield from table.take_metadata()
 
     def metadata(self) -> Iterator[tuple[RowKey, WantedMetadata]]:
-        """What metadata the rows of declared tables want."""
+        """Yield what metadata the rows of declared tables want."""
         for table in self._declared.values():
             yield from table.metadata()
 
@@ -114,7 +114,7 @@ class Index:
         return self._appmodels.routes.app_count
 
     def object_of(self, table: str, row_key: str) -> ObjectKey | None:
-        """The object that a row of a declared table is made from; None if there is none. Any thread may ask."""
+        """Return the object that a row of a declared table is made from; None if there is none. Any thread may ask."""
         declared = self._declared.get(table)
         return declared.object_of(row_key) if declared is not None else None
 

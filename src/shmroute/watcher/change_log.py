@@ -107,7 +107,7 @@ def _conflict_line(key: str, value: bytes | None) -> tuple[int, str]:
 
 
 def _claimed(key: str) -> str:
-    """A CONFLICT row's key in words: `namespace/model`, or `table:key`."""
+    """Return a CONFLICT row's key in words: `namespace/model`, or `table:key`."""
     table, colon, row_key = key.partition(":")
     return f"key {row_key} of table {table}" if colon and "/" not in table else f"model {key}"
 

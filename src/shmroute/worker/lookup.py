@@ -101,7 +101,7 @@ class PlainRouteLookup(Lookup):
     """A cache of routes, and the look-up in it."""
 
     def resolve(self, model: str, *, namespace: str | None = None, max_age: float | None = None) -> Route:
-        """Which app serves `model`.
+        """Return which app serves `model`.
 
         Takes well under a microsecond once this process has looked the model up, never waits, and may be called from
         any thread, from `async def` functions, and before and after a fork.

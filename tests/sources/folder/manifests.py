@@ -13,7 +13,7 @@ Objects = dict[tuple[Resource, ObjectKey], Item]
 
 
 def appmodel(name: str, *models: str, version: str = "v1", **metadata: Any) -> dict[str, Any]:
-    """An AppModel; each model in the app's version."""
+    """Return an AppModel; each model in the app's version."""
     return {
         "apiVersion": "iidp.com/v1",
         "kind": "AppModel",
@@ -27,7 +27,7 @@ def appmodel(name: str, *models: str, version: str = "v1", **metadata: Any) -> d
 
 
 def endpointslice(name: str, service: str, *addresses: str, **metadata: Any) -> dict[str, Any]:
-    """An EndpointSlice of ready IPv4 addresses on port 8060."""
+    """Return an EndpointSlice of ready IPv4 addresses on port 8060."""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -39,7 +39,7 @@ def endpointslice(name: str, service: str, *addresses: str, **metadata: Any) -> 
 
 
 def text(*manifests: dict[str, Any]) -> str:
-    """A file of several documents: JSON, which is YAML."""
+    """Return a file of several documents: JSON, which is YAML."""
     return "\n---\n".join(json.dumps(manifest) for manifest in manifests)
 
 
@@ -77,11 +77,11 @@ class Follower:
         return sorted(str(key) for _, key in self.objects)
 
     def apps(self) -> dict[str, str]:
-        """AppModels by name, with their app's version, or the reason why they are invalid."""
+        """Return AppModels by name, with their app's version, or the reason why they are invalid."""
         found = ((key.name, item) for (resource, key), item in self.objects.items() if resource == "appmodels")
         return {name: str(getattr(item, "version", "") or getattr(item, "reason", "")) for name, item in found}
 
     def reason(self, name: str) -> str:
-        """Why the file of this name is set aside; "" if it is not."""
+        """Return why the file of this name is set aside; "" if it is not."""
         reasons = [problem.reason for path, problem in self.problems.items() if path.rpartition("/")[2] == name]
         return reasons[0] or "" if reasons else ""

@@ -78,7 +78,8 @@ T = TypeVar("T")
 
 
 def scaled(probe_seconds: float, by: float = FASTER) -> Timing:
-    """What a cluster gets with `--probe-seconds`, every wait shorter by that factor, for a server of `fast_settings`.
+    """Return what a cluster gets with `--probe-seconds`, every wait shorter by that factor, for a server of
+    `fast_settings`.
 
     A list has its real limits, so that a busy machine is not taken for a dead server.
     """
@@ -109,7 +110,7 @@ def scaled(probe_seconds: float, by: float = FASTER) -> Timing:
 
 
 def fast_settings() -> Settings:
-    """A server on whose clock a peek's 3 s are 0.3."""
+    """Return a server on whose clock a peek's 3 s are 0.3."""
     return Settings(clock=lambda: time.monotonic() * FASTER)
 
 
@@ -177,7 +178,7 @@ class Following:
         return self.state.contact_ns if self.state else 0
 
     def of(self, kind: type[T]) -> list[T]:
-        """The events of one kind so far, in order."""
+        """Return the events of one kind so far, in order."""
         with self.said:
             return [event for event in self.events if isinstance(event, kind)]
 
@@ -232,7 +233,7 @@ class Following:
 
 
 def stored(api: ApiServer, resource: str = "appmodels") -> dict[ObjectKey, str]:
-    """What a test server holds: key -> resourceVersion."""
+    """Return what a test server holds: key -> resourceVersion."""
     return {
         ObjectKey(each["metadata"]["namespace"], each["metadata"]["name"]): each["metadata"]["resourceVersion"]
         for each in api.list(resource)

@@ -30,7 +30,7 @@ REAL = Timing(contact_report_seconds=0.0, probe_seconds=0.6, confirm_seconds=0.0
 
 @pytest.fixture
 def there(cluster: Cluster) -> Iterator[Connection]:
-    """A connection to the cluster, whichever it is."""
+    """Yield a connection to the cluster, whichever it is."""
     if cluster.server is not None:
         cluster.server.settings.clock = fast_settings().clock
     with contextlib.closing(Connection(str(cluster.kubeconfig))) as made:
@@ -39,7 +39,7 @@ def there(cluster: Cluster) -> Iterator[Connection]:
 
 @pytest.fixture
 def one(cluster: Cluster, there: Connection) -> Iterator[Following]:
-    """A source on a cluster that holds the AppModel "one"."""
+    """Yield a source on a cluster that holds the AppModel "one"."""
     cluster.apply(app_model("one", app="app"))
     with Following(there, namespace=cluster.namespace, selector=SELECTOR, timing=REAL) as follow:
         follow.wait_synced()

@@ -83,7 +83,7 @@ class SeveralNamespaces:
             self._sink = None
 
     def threads(self) -> tuple[ThreadStatus, ...]:
-        """The helper threads of all namespaces, those of one name as one."""
+        """Return the helper threads of all namespaces, those of one name as one."""
         merged: dict[str, ThreadStatus] = {}
         for each in (status for source in self._sources.values() for status in source.threads()):
             so_far = merged.get(each.name, each)

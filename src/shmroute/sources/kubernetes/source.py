@@ -108,7 +108,7 @@ class KubernetesSource:
             self._sink = None
 
     def threads(self) -> tuple[ThreadStatus, ...]:
-        """The helper threads, by names that begin with the resource's. Any thread."""
+        """Return the helper threads, by names that begin with the resource's. Any thread."""
         return self._threads.status()
 
     def audit_now(self) -> None:

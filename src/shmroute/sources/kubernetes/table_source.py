@@ -133,7 +133,7 @@ class TableSource:
             self._source.relist("returned")
 
     def _goes_away(self, kind: WatchedKind, abort: Abort, rescoped: Callable[[], None]) -> str | None:
-        """Why the resource is about to be gone, or is; "" if it stays, None if the server does not say."""
+        """Return why the resource is about to be gone, or is; "" if it stays, None if the server does not say."""
         try:
             found = self._look(kind, abort)
         except ApiError as error:
@@ -151,7 +151,7 @@ class TableSource:
         return "" if "create" in found.verbs else f"the definition of {kind.full_name} is being deleted"
 
     def _look(self, kind: WatchedKind, abort: Abort | None = None) -> _Resource | None:
-        """What discovery says of the resource; None if it does not list it. Raises `ApiError`, `DecodeError`."""
+        """Return what discovery says of the resource; None if it does not list it. Raises `ApiError`, `DecodeError`."""
         path = path_of(*kind.api_path)
         answer = self._connection.request("GET", path, timeout_seconds=DISCOVERY_SECONDS, abort=abort)
         return next((each for each in _decode(answer.data).resources if each.name == kind.plural), None)
@@ -173,7 +173,7 @@ class TableSource:
         )
 
     def threads(self) -> tuple[ThreadStatus, ...]:
-        """The helper threads, once there are any."""
+        """Return the helper threads, once there are any."""
         return self._source.threads() if self._source is not None else ()
 
     def audit_now(self) -> None:
