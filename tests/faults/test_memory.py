@@ -408,7 +408,7 @@ def test_worker_refuses_a_foreign_file_named_like_an_area(area: str, make: Make,
             lambda: reader.wait_ready(0.02),
             lambda: next(reader.changes()),
         ):
-            with pytest.raises(AreaUnreadable, match="no shared memory object"):
+            with pytest.raises(AreaUnreadable, match="not a shared memory object"):
                 call()
     finally:
         remove(path)

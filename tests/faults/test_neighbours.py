@@ -254,7 +254,7 @@ def test_watcher_waits_while_other_files_have_its_names(area: str, tmp_path: Pat
     write(folder, "model")
     with watcher(folder, area):
         try:
-            wait_for(lambda: "no shared memory object" in said(folder), "the watcher says why it waits")
+            wait_for(lambda: "not a shared memory object" in said(folder), "the watcher says why it waits")
         finally:
             remove(path)
         reader = Reader(area)

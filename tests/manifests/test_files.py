@@ -79,8 +79,8 @@ def test_values_stay_as_they_were_written(text: str, value: object) -> None:
     [
         ("a: 1\nb: 2\na: 3", "line 3, column 1: key 'a' appears twice in one map"),
         ('{"a": 1, "a": 2}', "key 'a' appears twice in one map"),
-        ("a: !!binary aGk=", "line 1, column 4: JSON has nothing for tag tag:yaml.org,2002:binary"),
-        ("a: !ref x", "JSON has nothing for tag !ref"),
+        ("a: !!binary aGk=", "line 1, column 4: tag tag:yaml.org,2002:binary has no equivalent in JSON"),
+        ("a: !ref x", "tag !ref has no equivalent in JSON"),
         ("a: !!int x", "'x' is not of the type int"),
         ("a: [1", "line 2, column 1: did not find expected ',' or ']'"),
         ("a: *nowhere", "line 1, column 4: found undefined alias"),

@@ -237,7 +237,7 @@ def test_a_directory_of_that_name_is_refused_and_left_alone(area: str) -> None:
     directory = Path(path_of(f"shmroute-{area}"))
     directory.mkdir()
     try:
-        with pytest.raises(AreaUnreadable, match="no shared memory object"):
+        with pytest.raises(AreaUnreadable, match="not a shared memory object"):
             Publisher(area)
         assert directory.is_dir()
     finally:

@@ -492,7 +492,7 @@ def test_log_shorter_than_the_generation_is_not_adopted(area: str, caplog: pytes
         publisher.publish({(1, "a"): b"1"})
         publisher.control.store_generation(9)  # what has been published last has been lost
     with Publisher(area) as publisher:
-        assert "its log ends at 1, published was 9" in caplog.text
+        assert "its log ends at generation 1, but generation 9 was published" in caplog.text
         assert publisher.generation == ControlReader(area).generation == 9
         assert publisher.publish({(1, "b"): b"2"}) == 10
         assert table(RowReader(area)) == {(1, "b"): b"2"}

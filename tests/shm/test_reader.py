@@ -282,7 +282,7 @@ def test_a_foreign_file_of_that_name_is_refused(area: str, make: Make, which: st
     path.unlink()
     make(path)
     try:
-        with pytest.raises(AreaUnreadable, match="no shared memory object"):
+        with pytest.raises(AreaUnreadable, match="not a shared memory object"):
             RowReader(area)
     finally:
         remove(path)

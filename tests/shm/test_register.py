@@ -139,7 +139,7 @@ def test_a_closed_descriptor_reused_by_others_is_not_written(area: str, tmp_path
                 os.close(other)
 
 
-def test_a_worker_without_a_free_register_slot_works_unseen(area: str) -> None:
+def test_a_worker_without_a_free_register_place_works_unseen(area: str) -> None:
     with Publisher(area):
         with path(area).open("rb") as file:
             shared = layout.REGISTER_HEADER_BYTES, layout.REGISTER_BYTES - layout.REGISTER_HEADER_BYTES
@@ -191,7 +191,7 @@ def test_foreign_register_file_stops_neither_writer_nor_worker(
             assert "no workers' register" in caplog.text
             register = Register(area)
             register.note(1)
-            assert "no shared memory object" in register.problem
+            assert "not a shared memory object" in register.problem
             with pytest.raises(AreaUnreadable):
                 read_workers(area)
     finally:

@@ -35,7 +35,7 @@ def host_of(model: str) -> str:
         ValueError: the name is empty.
     """
     if not model:
-        raise ValueError("a model's name is not empty")
+        raise ValueError("the model's name is empty")
     host = "".join(
         each if _PLAIN.fullmatch(each) else "".join(f"%{byte:02x}" for byte in each.encode()) for each in model
     )

@@ -81,7 +81,7 @@ class _Commands(click.Group):
 
 
 def _show_variables(command: click.Command) -> None:
-    """Have `--help` name the environment variable of each option."""
+    """Make `--help` show the environment variable of each option."""
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             parameter.show_envvar = True

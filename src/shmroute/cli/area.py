@@ -13,7 +13,7 @@ from shmroute.cli.output import bytes_text, printable, show
 
 @click.group()
 def command() -> None:
-    """List areas, or remove one that nobody needs any more."""
+    """List areas, or remove one that is no longer needed."""
 
 
 @command.command("ls")

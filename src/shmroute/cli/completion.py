@@ -1,4 +1,4 @@
-"""`shmroute completion`: what a shell needs to complete this command."""
+"""`shmroute completion`: prints the script by which a shell completes this command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 from click.shell_completion import get_completion_class
 
 _VARIABLE: Final = "_SHMROUTE_COMPLETE"
-"""Where click looks for the shell's questions."""
+"""Environment variable by which the shell asks click for completions."""
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""`shmroute doctor`: check everything that a watcher and its workers need here, and say what is wrong."""
+"""`shmroute doctor`: checks everything that a watcher and its workers need here, and names what is wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WORDS: Final = {"ok": "ok", "old": "warning", "bad": "problem"}
 _INDENT: Final = len("warning ")
 
 SMALL_BYTES: Final = 64 * 1024 * 1024
-"""Free shared memory below this is a warning: the default /dev/shm of a container runtime."""
+"""Bytes of free shared memory below which there is a warning: the default /dev/shm of a container runtime."""
 
 
 @click.command()

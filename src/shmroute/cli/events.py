@@ -1,4 +1,4 @@
-"""`shmroute events`: what changed when."""
+"""`shmroute events`: prints the event log."""
 
 from __future__ import annotations
 

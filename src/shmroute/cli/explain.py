@@ -28,7 +28,7 @@ from shmroute.worker.routes import Route
 _INDENT: Final = 4
 
 _MAX_NEAR: Final = 3
-"""Names of similar models that are suggested."""
+"""Maximum number of similar names that are suggested."""
 
 
 @click.command()
@@ -111,7 +111,7 @@ def _file_of(route: Route, source: dict[str, str] | None) -> str | None:
 
 
 def _until(area: str, model: str) -> Iterator[str]:
-    """Yield what served the model until when, if the event log still says so."""
+    """Yield which app served the model last, and until when, if the event log still holds it."""
     with suppress(AreaUnavailable):
         event = last_served(area, model)
         if event is not None:
@@ -121,7 +121,7 @@ def _until(area: str, model: str) -> Iterator[str]:
 
 
 def _why_not(rows: RowReader, model: str, namespace: str | None, about: dict[str, Any]) -> Iterator[str]:
-    """Yield what may explain why nothing serves the model."""
+    """Yield possible reasons why no app serves the model."""
     route = find_route(rows, model, None)
     if route is not None:
         others = ", ".join(sorted({each.namespace for each in (route, *route.others)}))

@@ -40,7 +40,7 @@ def short(value: object, limit: int) -> str:
 
 
 class _Lines:
-    """Prints events in the form asked for.
+    """Prints events in one output form.
 
     Args:
         form: that of `-o`.
@@ -57,7 +57,7 @@ class _Lines:
             self._line([header.upper() for header in ("time", "event", *columns)])
 
     def show(self, event: str, generation: int, item: Item, shown: Item | None = None) -> None:
-        """One event; `shown` is what the columns show, by default the item itself."""
+        """Print one event. `shown` holds the values for the columns, by default the item itself."""
         match self._form:
             case "json" | "yaml":
                 now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -104,7 +104,7 @@ def follow(
 
 
 def _served(item: Item | None) -> str:
-    """Return what a model's row says, in a column."""
+    """Return the text of a model's row for a column."""
     return f"{item['version']} {item['app']} {item['app_version']}" if item else "-"
 
 

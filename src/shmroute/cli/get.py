@@ -23,7 +23,7 @@ _MAX_SHOWN: Final = 80
 """Longest value shown in a column, in characters; -o json and yaml show all of it."""
 
 _NAMES: Final = f"{', '.join(VIEWS)}, workers"
-"""What can be listed, besides declared tables."""
+"""Everything that can be listed besides declared tables."""
 
 
 class _What(click.ParamType[str]):

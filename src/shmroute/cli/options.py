@@ -16,13 +16,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Seconds(click.FloatRange):
-    """A finite number of seconds, not below `min`: a limit of "nan" is never reached, and "inf" is none."""
+    """A finite number of seconds, not below `min`. Refuses "nan" and "inf", which would never be reached."""
 
     def __init__(self, min: float = 0.0) -> None:  # noqa: A002 - click's name for it
         super().__init__(min=min)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number. Raises `click.BadParameter`."""
+        """Return the number. Raises `click.BadParameter`."""
         seconds = super().convert(value, param, ctx)
         if not math.isfinite(seconds):
             self.fail(f"{value!r} is not a number of seconds", param, ctx)
@@ -30,7 +30,7 @@ class Seconds(click.FloatRange):
 
 
 def area(function: F) -> F:
-    """`--area`."""
+    """Add the option `--area`."""
     return click.option(
         "--area",
         envvar="SHMROUTE_AREA",
@@ -41,7 +41,7 @@ def area(function: F) -> F:
 
 
 def output(*forms: str) -> Callable[[F], F]:
-    """`-o`, with the forms a command knows; the first is the default."""
+    """Add the option `-o`, with the forms that a command knows; the first is the default."""
     return click.option(
         "-o",
         "--output",
@@ -54,7 +54,7 @@ def output(*forms: str) -> Callable[[F], F]:
 
 
 def all_namespaces(function: F) -> F:
-    """`-A`."""
+    """Add the option `-A`."""
     return click.option(
         "-A",
         "--all-namespaces",
@@ -65,12 +65,12 @@ def all_namespaces(function: F) -> F:
 
 
 def namespaces(function: F) -> F:
-    """`-n` and `-A`."""
+    """Add the options `-n` and `-A`."""
     return namespace("One namespace.")(all_namespaces(function))
 
 
 def namespace(text: str) -> Callable[[F], F]:
-    """`-n`, which is given once: of two, click would drop the first without a word."""
+    """Add the option `-n` and refuse a second one: click would silently ignore the first."""
     return click.option(
         "-n",
         "--namespace",
@@ -89,7 +89,7 @@ def _only_one(context: click.Context, parameter: click.Parameter, value: tuple[s
 
 
 def cluster(function: F) -> F:
-    """`--kubeconfig` and `--context`."""
+    """Add the options `--kubeconfig` and `--context`."""
     function = click.option(
         "--context",
         envvar="SHMROUTE_CONTEXT",
@@ -103,7 +103,7 @@ def cluster(function: F) -> F:
 
 
 def filename(function: F) -> F:
-    """`-f`."""
+    """Add the option `-f`."""
     return click.option(
         "-f",
         "--filename",
@@ -115,7 +115,7 @@ def filename(function: F) -> F:
 
 
 def one_namespace(namespace: str | None, all_namespaces: bool) -> str | None:
-    """The namespace to restrict an answer to, None for all."""
+    """Return the namespace to restrict an answer to; None for all."""
     if namespace and all_namespaces:
         raise click.UsageError("-n and -A exclude each other")
     return namespace

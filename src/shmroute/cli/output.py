@@ -18,7 +18,7 @@ __all__ = ["bytes_text", "columns", "document", "fitted", "paint", "printable", 
 _GAP: Final = "   "
 
 _MIN_WIDTH: Final = 40
-"""Columns of the narrowest terminal that lines are fitted to."""
+"""Width of the narrowest terminal that lines are fitted to, in characters."""
 
 _UNPRINTABLE: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but the newline, line separators, and characters that reverse the direction of text."""
@@ -27,12 +27,12 @@ _COLOURS: Final = {"ok": "green", "old": "yellow", "bad": "red"}
 
 
 def printable(text: str) -> str:
-    """`text` with control characters escaped (`\\x1b`), so that a name cannot steer the terminal."""
+    """Return `text` with control characters escaped (`\\x1b`), so that a name cannot control the terminal."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\n", "\\n"))
 
 
 def paint(text: str, state: str) -> str:
-    """`text` in the colour of `state` ("ok", "old" or "bad"); plain where `NO_COLOR` is set (no-color.org).
+    """Return `text` in the colour of `state` ("ok", "old" or "bad"); plain where `NO_COLOR` is set (no-color.org).
 
     click takes the colour away again where standard output is not a terminal.
     """
@@ -40,7 +40,7 @@ def paint(text: str, state: str) -> str:
 
 
 def fitted(text: str, indent: int) -> str:
-    """`text` in lines that fit the terminal, all but the first indented; unchanged where standard output is none."""
+    """Return `text` in lines that fit the terminal, all but the first indented; unchanged without a terminal."""
     if not sys.stdout.isatty():
         return text
     width = max(_MIN_WIDTH, shutil.get_terminal_size().columns)
@@ -48,7 +48,7 @@ def fitted(text: str, indent: int) -> str:
 
 
 def bytes_text(size: int) -> str:
-    """`512 B`, `1.5 KiB`, `20 MiB`."""
+    """Return a number of bytes as text: `512 B`, `1.5 KiB`, `20 MiB`."""
     value, unit = float(size), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if value < 1024:
@@ -73,7 +73,7 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def document(value: object, form: str) -> str:
-    """`value`, of builtin types, as JSON or YAML."""
+    """Return `value`, of builtin types, as JSON or YAML."""
     if form == "json":
         text = json.dumps(value, indent=2, ensure_ascii=False)
         return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
@@ -89,7 +89,7 @@ def show(
     wide: Mapping[str, str],
     name: str,
 ) -> None:
-    """Print `items` in the form asked for.
+    """Print `items` in an output form.
 
     `table` and `wide` map a column's header to the item's field, `wide` being what `-o wide` adds; `name` is the
     field that `-o name` prints.

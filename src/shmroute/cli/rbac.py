@@ -1,4 +1,4 @@
-"""`shmroute rbac`: the rights that a watcher with these tables needs, and no more."""
+"""`shmroute rbac`: prints exactly the rights that a watcher with these tables needs."""
 
 from __future__ import annotations
 

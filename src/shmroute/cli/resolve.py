@@ -1,4 +1,4 @@
-"""`shmroute resolve`: look models up in the area, as a worker does."""
+"""`shmroute resolve`: looks models up in the area, as a worker does."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from shmroute.worker.reader import Reader
 _REFRESH_SECONDS: Final = 0.5
 
 _INDENT: Final = 12
-"""Columns of the names in front of the facts."""
+"""Width of the column of names, in characters."""
 
 
 @click.command()

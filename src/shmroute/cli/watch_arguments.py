@@ -1,4 +1,4 @@
-"""The options of a command line that the watcher it starts gets too: for `shmroute run` and `shmroute keep`."""
+"""The options on a command line that are passed on to the watcher: for `shmroute run` and `shmroute keep`."""
 
 from __future__ import annotations
 

@@ -28,14 +28,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 _OF_A_SERVICE: Final = re.compile(r"SHMROUTE.*_(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_.*)")
-"""What Kubernetes sets in every pod for a Service whose name begins with shmroute."""
+"""Matches variables that Kubernetes sets in every pod for a Service whose name begins with shmroute."""
 
 _SIMILARITY: Final = 0.8
 """Least ratio of difflib, of the names behind SHMROUTE_: one letter too many, missing or changed in five."""
 
 
 def misspelt_variables(command: click.Command, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Variables that no option of the command reads and that look like one that an option reads, and that one."""
+    """Yield each variable that no option reads and that resembles an option's variable, and the latter."""
     known = {str(option.envvar).removeprefix("SHMROUTE_") for option in command.params if option.envvar}
     for name in sorted(names):
         rest = name.removeprefix("SHMROUTE_")
@@ -55,12 +55,12 @@ def probe_seconds(_context: click.Context, _parameter: click.Parameter, value: s
 
 
 def namespaces(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """Return each name; one value may hold several, separated by commas."""
+    """Return the names; one value may hold several, separated by commas."""
     return tuple(name for value in values for name in value.split(","))
 
 
 def watch_options(function: F) -> F:
-    """Return all options of `shmroute.watcher.options.WatchOptions` that users give, and `--listen`."""
+    """Add all options of `shmroute.watcher.options.WatchOptions` that users give, and `--listen`."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function

@@ -163,7 +163,7 @@ class Failover:
         if not host.endswith(SUFFIX):
             return await handler(request)
         if url.explicit_port is not None:
-            raise aiohttp.InvalidURL(url, "a model has no port; its pods have theirs")
+            raise aiohttp.InvalidURL(url, "write no port: each pod of a model has its own")
         model = model_of(host.removesuffix(SUFFIX))
         route: list[Route] = []
 

@@ -125,7 +125,9 @@ class _Call:
         named = extensions.get("model")
         if named is None:
             if url.port is not None:
-                raise httpx.UnsupportedProtocol(f"{url}: a model has no port; its pods have theirs", request=request)
+                raise httpx.UnsupportedProtocol(
+                    f"{url}: write no port: each pod of a model has its own", request=request
+                )
             default_host = url.raw_host
             self.model = model_of(url.host)
         elif isinstance(named, str):

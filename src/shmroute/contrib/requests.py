@@ -165,7 +165,7 @@ class Adapter(BaseAdapter):
         url = urlsplit(request.url or "")
         host = url.netloc.rpartition("@")[2]
         if ":" in host:
-            raise requests.exceptions.InvalidURL(f"{request.url}: a model has no port; its pods have theirs")
+            raise requests.exceptions.InvalidURL(f"{request.url}: write no port: each pod of a model has its own")
         model = model_of(host)
         route: list[Route] = []
 

@@ -157,7 +157,7 @@ def _decode(answer: Answer) -> _Definition:
     try:
         return msgspec.json.decode(answer.data, type=_Definition)
     except msgspec.DecodeError as error:
-        raise ApiError(f"GET {_PATH}", answer.status, "Garbled", f"the answer is no definition: {error}") from error
+        raise ApiError(f"GET {_PATH}", answer.status, "Garbled", f"the answer is not a definition: {error}") from error
 
 
 def _json(text: str) -> bytes:

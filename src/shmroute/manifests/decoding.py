@@ -171,7 +171,7 @@ def _value(node: Any, depth: int) -> Any:
         return [_value(item, depth + 1) for item in node.value]
     elif tag == _MAP:
         return _map(node, depth + 1)
-    raise _error(node, f"JSON has nothing for tag {tag}")
+    raise _error(node, f"tag {tag} has no equivalent in JSON")
 
 
 def _map(node: Any, depth: int) -> dict[str, Any]:

@@ -202,7 +202,9 @@ class _ShareRead:
                 # another node. Read key by key, the other keys get their values.
                 values.update(self._one_by_one(group))
             else:
-                raise StoreUnavailable(f"the reply to MGET has not one element for each key: {explain_reply(reply)}")
+                raise StoreUnavailable(
+                    f"the reply to MGET does not have one element for each key: {explain_reply(reply)}"
+                )
         self._sort_out(values)
 
     def _one_by_one(self, keys: list[str]) -> dict[str, Any]:

@@ -95,7 +95,9 @@ def servers_at(url: str, *, connect_timeout_seconds: float, read_timeout_seconds
     """
     shape = _SHAPE.fullmatch(url)
     if shape is None or not url.isprintable() or " " in url:  # a secret's file may end with a newline
-        raise ConfigError(f"the Redis URL cannot be read: write {FORMS}; percent-encode what is special in a password")
+        raise ConfigError(
+            f"the Redis URL cannot be read: write {FORMS}; percent-encode special characters in a password"
+        )
     scheme, _, kind = shape["scheme"].partition("+")
     login = _login(shape["user"])
     query = _query(shape["query"], tls=scheme == "rediss", sentinel=kind == "sentinel")

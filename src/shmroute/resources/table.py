@@ -40,7 +40,7 @@ class TableKind(WatchedKind, frozen=True, eq=False, kw_only=True):
 
 
 def parse_resource(resource: str) -> tuple[str, str, str]:
-    """Group, version and plural of a resource in kubectl's full form. Raises `DefinitionError`."""
+    """Return group, version and plural of a resource in kubectl's full form. Raises `DefinitionError`."""
     plural, _, rest = resource.partition(".")
     version, _, group = rest.partition(".")
     complete = not resource.endswith(".")
@@ -131,7 +131,7 @@ def _watch_table(name: str, definition: TableDefinition, number: int, several_na
 
 
 def _problems(definition: TableDefinition) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield what no type says: fields and what to write in them."""
+    """Yield each field that breaks a rule beyond its type, and what to write in it."""
     for index in definition.index:
         if not TABLE_NAME.fullmatch(index):
             yield ("index", index), f"index {index!r}: write lower-case letters, digits, '-' and '_'"

@@ -1,4 +1,4 @@
-"""The form of a tables file: what can be declared of a table. Pure data.
+"""The form of a tables file: all fields of a table's declaration. Pure data.
 
 `deploy/tables.schema.json`, the JSON Schema for editors and charts, is made of these structs.
 """
@@ -47,7 +47,7 @@ class TableRedis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class TableLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits of a table. What is beyond them is set aside, the youngest objects first."""
+    """Limits of a table. The youngest objects beyond them are set aside."""
 
     objects: Annotated[int, Meta(ge=1, description="Most objects with a row.")] | None = None
     bytes: Annotated[int, Meta(ge=1, description="Most bytes of all keys and values, in msgpack.")] | None = None

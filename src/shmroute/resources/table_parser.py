@@ -23,7 +23,7 @@ MAX_KEY_BYTES: Final = 65_535
 """Longest key of a row in UTF-8: the area keeps its length in 16 bits."""
 
 MAX_ENTRY_BYTES: Final = MAX_KEY_BYTES - 16
-"""Longest entry of an index in UTF-8: the number of its bucket stands in front of it."""
+"""Longest entry of an index in UTF-8: the number of its bucket precedes it."""
 
 _Getter: TypeAlias = Callable[[dict[str, Any]], list[Any]]
 
@@ -40,7 +40,7 @@ class TableObject(msgspec.Struct, frozen=True, gc=False):
     index: tuple[str, ...] = ()
     """Entries of the indexes: `name` and tagged value, as `shmroute.rows.index_value` makes them."""
     first_seen: str = ""
-    """When a watcher first saw an object that has no `created` (in a folder), RFC 3339 in UTC; else ""."""
+    """Time at which a watcher first saw an object without `created` (in a folder), RFC 3339 in UTC; else ""."""
     metadata: tuple[str, str] | None = None
     """Key in the metadata store, and the version that its row needs; None where the table has no `redis`."""
 
@@ -205,7 +205,7 @@ def _one_word(field: str, path: str, values: list[Any]) -> str:
 
 
 def _path(field: tuple[str, ...], text: str) -> _Getter:
-    """A JSONPath as kubectl writes it (`.spec.code`, `.metadata.labels.app\\.io/name`, `{.spec}`), compiled."""
+    """Compile a JSONPath as kubectl writes it (`.spec.code`, `.metadata.labels.app\\.io/name`, `{.spec}`)."""
     name = " ".join(field) if field[0] == "index" else ".".join(field)
     plain = text.strip()
     if plain.startswith("{") and plain.endswith("}"):

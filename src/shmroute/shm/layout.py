@@ -231,7 +231,7 @@ def unpack_segment_header(name: str, data: bytes, size: int) -> SegmentHeader:
     if contradiction:
         raise AreaUnreadable(name, "its header contradicts itself")
     if header.capacity > size:
-        raise AreaUnreadable(name, f"cut short: {size} bytes, its header speaks of {header.capacity}")
+        raise AreaUnreadable(name, f"cut short: {size} bytes, its header says {header.capacity}")
     if hash_test(header.hash_key) != header.hash_test:
         raise AreaUnreadable(name, "this Python computes another hash than its writer: use the same build for both")
     return header

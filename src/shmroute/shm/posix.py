@@ -87,7 +87,7 @@ def open_object(name: str, *, write: bool = False, group_writes: bool = False) -
         raise
     except OSError as error:
         if error.errno in _NO_REGULAR_FILE:
-            raise AreaUnreadable(name, "it is no shared memory object") from error
+            raise AreaUnreadable(name, "it is not a shared memory object") from error
         raise _no_access(name, error) from error
     try:
         check_opened(name, os.fstat(descriptor), group_writes=group_writes)

@@ -265,7 +265,7 @@ class Segment:
         at = word * WORD_BYTES
         header = self.header
         if not header.records_at <= at <= header.capacity - RECORD_BYTES:
-            raise AreaUnreadable(self.name, f"an offset leads out of it ({at})")
+            raise AreaUnreadable(self.name, f"an offset lies outside it ({at})")
         checksum, key_length, kind, sized, previous = RECORD.unpack_from(self._map, at)
         length = sized & VALUE_LENGTH_MASK
         key_at = sized >> KEY_PLACE_SHIFT & MAX_KEY_PLACE or length

@@ -51,7 +51,7 @@ def check_opened(name: str, status: os.stat_result, *, group_writes: bool = Fals
         NoAccess: an untrusted user owns the file, or others may write it.
     """
     if not stat.S_ISREG(status.st_mode):
-        raise AreaUnreadable(name, "it is no shared memory object")
+        raise AreaUnreadable(name, "it is not a shared memory object")
     if status.st_uid not in trusted_users():
         raise NoAccess(
             name,

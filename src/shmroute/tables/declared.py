@@ -111,7 +111,7 @@ class DeclaredTable:
         return self._settle()
 
     def resync(self) -> list[Announcement]:
-        """Announcements that hand every object to the handlers again."""
+        """Return announcements that pass every object to the handlers again."""
         if not self._announces:
             return []
         served = (item for key, item in self._objects.items() if key not in self._beyond)
@@ -294,14 +294,13 @@ class DeclaredTable:
         return len(self._rows)
 
     def object_of(self, row_key: str) -> ObjectKey | None:
-        """Return the object whose value the row of this key has. Any thread may ask: it reads what one instruction
-        gives."""
+        """Return the object that the row of this key is made from. Any thread may ask: one instruction reads it."""
         claims = self._claims.get(row_key, ())
         return next((claim[2] for claim in claims), None)
 
     @property
     def full(self) -> str:
-        """How many objects are beyond the table's limits, as a sentence; "" for none."""
+        """Number of objects beyond the table's limits, as a sentence; "" for none."""
         count = sum(count for _, count in self._whole.crowded)
         if not count:
             return ""
@@ -315,15 +314,17 @@ class DeclaredTable:
         yield from self._indexes.take_changes()
 
     def take_metadata(self) -> Iterator[tuple[RowKey, WantedMetadata | None]]:
-        """For each row whose metadata key or version has changed since the last call: both, None for a row that is
-        gone. The row's metadata is published under the given key."""
+        """Yield each row whose metadata key or version has changed since the last call, with both; None if removed.
+
+        The row's metadata is published under the yielded key.
+        """
         touched, self._touched_metadata = self._touched_metadata, {}
         for row_key in touched:
             claims = self._claims.get(row_key)
             yield (table_kinds(self.kind.feeds)[2], row_key), self._wanted(claims) if claims else None
 
     def metadata(self) -> Iterator[tuple[RowKey, WantedMetadata]]:
-        """Metadata key and version of every row that has them."""
+        """Yield the metadata key and version of every row that has them."""
         for row_key, claims in self._claims.items():
             if (wanted := self._wanted(claims)) is not None:
                 yield (table_kinds(self.kind.feeds)[2], row_key), wanted
@@ -344,5 +345,5 @@ def claim_of(item: TableObject) -> Claim:
 
 
 def _size(item: TableObject) -> int:
-    """Return what an object's row takes of the table's limit, in bytes."""
+    """Return the bytes of the table's limit that an object's row uses."""
     return len(item.row_key.encode(errors="surrogatepass")) + len(item.value)

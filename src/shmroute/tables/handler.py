@@ -1,5 +1,5 @@
-"""`Handler`: what the watcher calls when an AppModel comes, changes or goes. `TableHandler`: the same for the objects
-of one declared table.
+"""`Handler`: called by the watcher when an AppModel is added, changed or deleted. `TableHandler`: the same for the
+objects of one declared table.
 
     class Mirror:
         def on_add(self, appmodel: AppModel) -> None: ...
@@ -80,13 +80,13 @@ class TableHandler(Protocol):
     """Called by the watcher for every valid object of one declared table; the module says when and where."""
 
     def on_add(self, item: TableItem) -> None:
-        """A valid object that was not there before."""
+        """A new valid object exists."""
 
     def on_update(self, old: TableItem, new: TableItem) -> None:
-        """An object changed, or, where `old` is `new`, is handed out again by a resync."""
+        """An object has changed; or, if `old` is `new`, a resync announces it again."""
 
     def on_delete(self, item: TableItem) -> None:
-        """An object is gone, or no longer selected; `item` is its last valid state."""
+        """An object was deleted, or is no longer selected; `item` is its last valid state."""
 
 
 class Announcement(msgspec.Struct, frozen=True, gc=False):

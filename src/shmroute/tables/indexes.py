@@ -31,7 +31,7 @@ class TableIndexes:
         """Entries and buckets that have changed since the last `take_changes`."""
 
     def move(self, row_key: str, before: Sequence[str], after: Sequence[str]) -> None:
-        """Note that a row has left the entries `before` and is in the entries `after` now."""
+        """Move a row from the entries `before` to the entries `after`."""
         for entry in before:
             if entry not in after:
                 for bucket in self._entries[entry].remove(row_key):

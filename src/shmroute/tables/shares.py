@@ -27,7 +27,7 @@ _Rank: TypeAlias = tuple[Any, ...]
 
 
 class Share(NamedTuple):
-    """Numbers of objects, models and bytes: a limit, or a sum."""
+    """Numbers of objects, models and bytes, as a limit or as a sum."""
 
     objects: int = 0
     models: int = 0

@@ -17,7 +17,7 @@ class WantedMetadata(NamedTuple):
     """The metadata that a row of a declared table wants."""
 
     namespace: str
-    """That of the object behind the row."""
+    """Namespace of the object that the row is made from."""
     key: str
     """Key in the metadata store."""
     version: str

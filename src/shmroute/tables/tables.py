@@ -67,7 +67,7 @@ class Index:
         self.declare(kind for kind in kinds if isinstance(kind, TableKind))
 
     def declare(self, kinds: Iterable[TableKind]) -> list[Announcement]:
-        """These are the declared tables from now on. One whose kind is the same object as before is left as it is.
+        """Replace the declared tables by these. A table whose kind is the same object as before is not touched.
 
         Returns the announcements of objects whose tables are gone, or made anew.
         """
@@ -92,12 +92,12 @@ class Index:
     # --- metadata of declared tables ----------------------------------------------------------------------
 
     def take_metadata(self) -> Iterator[tuple[RowKey, WantedMetadata | None]]:
-        """Yield what metadata the rows of declared tables want, as far as that has changed; see `DeclaredTable`."""
+        """Yield the metadata that rows of declared tables want, where it has changed; see `DeclaredTable`."""
         for table in self._declared.values():
             yield from table.take_metadata()
 
     def metadata(self) -> Iterator[tuple[RowKey, WantedMetadata]]:
-        """Yield what metadata the rows of declared tables want."""
+        """Yield the metadata that rows of declared tables want."""
         for table in self._declared.values():
             yield from table.metadata()
 

@@ -53,7 +53,7 @@ def build(
     if options.manifests and (options.kubeconfig or options.context):
         raise ConfigError("--manifests watches a folder: it goes without --kubeconfig and --context")
     if options.manifests and len(options.namespaces) > 1:
-        raise ConfigError("--manifests takes one namespace, or all by -A: an object that names none belongs to it")
+        raise ConfigError("--manifests takes one -n, or -A: an object without a namespace belongs to the one of -n")
     tables = _read_tables(options, ())
     called = [("", check_handler(handler, repr(handler))) for handler in handlers]
     called += [(table, check_handler(each, repr(each))) for table, each in (table_handlers or {}).items()]

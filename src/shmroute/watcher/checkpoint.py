@@ -337,7 +337,7 @@ def parse(data: bytes) -> Saved:
         raise ValueError(f"it is damaged: {error}") from error
     for each in (contact, *body.contacts.values()):
         if not 0.0 <= each <= LATEST_CONTACT_SECONDS:
-            raise ValueError(f"it is damaged: last contact at {each}")
+            raise ValueError(f"it is damaged: its last contact is {each}")
     if not all(0 < kind <= MAX_KIND and "\0" not in key for kind, key, _ in body.rows):
-        raise ValueError("it is damaged: a row of no kind")
+        raise ValueError("it is damaged: a row has an unknown kind")
     return Saved(body.identity, {(kind, key): value for kind, key, value in body.rows}, contact, body.contacts)

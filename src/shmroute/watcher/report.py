@@ -147,7 +147,7 @@ def _finite(seconds: float) -> float | None:
 
 
 def waiting_for(area: str, table: str = "") -> str:
-    """Say what the area's watcher, or its source of `table`, waits for before its first list; "" if unknown."""
+    """Return what the area's watcher, or its source of `table`, waits for before its first list; "" if unknown."""
     try:
         control, status = status_of(area)
     except ShmrouteError:

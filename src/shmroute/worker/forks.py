@@ -15,7 +15,7 @@ class Forked(Protocol):
 
     @property
     def lock(self) -> threading.RLock:
-        """Held during every change, and by the forking thread during the fork."""
+        """Lock that is held during every change, and by the forking thread during the fork."""
 
     def start_in_child(self) -> None:
         """Reset the object in the child. Called before any other code of the child runs."""

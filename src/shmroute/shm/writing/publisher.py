@@ -174,7 +174,9 @@ class Publisher:
             newest = batch
             offset += batch.length
         if generation < published:
-            raise AreaUnreadable(segment.name, f"its log ends at {generation}, published was {published}")
+            raise AreaUnreadable(
+                segment.name, f"its log ends at generation {generation}, but generation {published} was published"
+            )
         self._writer = SegmentWriter.adopt(segment, offset, newest, _log_space(segment), self._ownership)
         self.generation = generation
         first, second = self.control.segments

@@ -333,7 +333,7 @@ class SegmentWriter:
         for word, record in self.reading.records_of(offset, batch):
             hashed, slot, found, _ = self.reading.probe(record.kind, record.key, NO_END)
             if found not in (word, record.previous_word):
-                raise AreaUnreadable(self.name, "no slot leads to a row that is there")
+                raise AreaUnreadable(self.name, "no slot leads to a row that exists")
             self._point(hashed, slot, word, is_new=not found)
         fence()
         self._words[HINT_AT // WORD_BYTES] = offset

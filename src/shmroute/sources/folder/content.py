@@ -1,8 +1,8 @@
 """Decode one file's bytes into the objects it holds. Called by the folder source. Pure: no I/O, no clock.
 
-A file is taken whole or not at all: if one of its objects cannot be identified, the others might be half of a change.
-An object that is not used (a slice without a Service) is noted, and the rest is taken. Objects of kinds that are not
-watched are skipped: a folder may hold a whole rendered chart.
+A file is used completely or not at all: if one of its objects cannot be identified, the others might be half of a
+change. An object that is not used (a slice without a Service) is reported, and the rest is used. Objects of kinds that
+are not watched are skipped: a folder may hold a whole rendered chart.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class FolderObjects:
         self._reported_problems: dict[str, FileProblem] = {}
 
     def follow(self, kinds: tuple[WatchedKind, ...]) -> None:
-        """These are the kinds from now on: the next events report all objects of those that are new.
+        """Follow these kinds from now on. The next events report all objects of the new ones.
 
         What the files hold of kinds that stay is kept until the files are put again.
         """

@@ -49,7 +49,7 @@ class Look(NamedTuple):
 _NOT_YET: Final = Look([], False)
 
 _UNREAD: Final = (-1,)
-"""What no `stat` says: the file is to be read again."""
+"""A value that no `stat` returns: the file must be read again."""
 
 
 def list_files(folder: Path) -> dict[str, Seen]:
@@ -91,7 +91,7 @@ class FolderReader:
         self._changing_since: float | None = None
 
     def follow(self, scope: Scope) -> None:
-        """Other objects count from now on: the next look reads every file again."""
+        """Select other objects from now on: the next look reads every file again."""
         self._scope = scope
         self._objects.follow(scope.kinds)
         self._read = dict.fromkeys(self._read, _UNREAD)

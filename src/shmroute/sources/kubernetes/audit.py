@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["audit", "compare"]
 
-KEYS_TOLD = 10
+MAX_REPORTED_KEYS = 10
 """Maximum number of differing keys that are reported: enough to investigate."""
 
 
@@ -54,7 +54,7 @@ def audit(
             checked, differing, problem = compare(api, ledger, timing, "", watching, stop, abort)
         except (ApiError, Garbled) as error:
             problem = str(error)
-    told = tuple(sorted(differing)[:KEYS_TOLD])
+    told = tuple(sorted(differing)[:MAX_REPORTED_KEYS])
     return AuditResult(api.kind.name, checked, len(differing), told, time.monotonic() - began, problem)
 
 

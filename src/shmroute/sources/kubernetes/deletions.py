@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 __all__ = ["DeletionGuard"]
 
 SETTLE_SECONDS: Final = 0.1
-"""From a deletion to the look at discovery, which follows a definition within milliseconds."""
+"""Seconds from a deletion to the request to discovery, which follows a definition within milliseconds."""
 
 RETRY_SECONDS: Final = 0.5
-"""Between two looks while discovery does not answer."""
+"""Seconds between two requests while discovery does not answer."""
 
 MOST_SECONDS: Final = 10.0
-"""Longest time that deletions wait for discovery. After it they are believed."""
+"""Longest wait of deletions for discovery, in seconds. After it they are believed."""
 
 AWAY_SECONDS: Final = 2.0
-"""Between two looks at whether a resource that goes away is there again."""
+"""Seconds between two checks whether a resource whose definition is deleted is served again."""
 
 
 class DeletionGuard:
@@ -60,11 +60,11 @@ class DeletionGuard:
         self._held: dict[ObjectKey, Deleted] = {}
         self._held_list: Replaced | None = None
         self._since = 0.0
-        """Monotonic seconds of the oldest deletion that is held back; 0 for none."""
+        """Monotonic time of the oldest deletion that is held back, in seconds; 0 for none."""
         self._reason = ""
-        """Why the resource goes away; deletions are dropped as long as it does."""
+        """Reason why the resource is being deleted; "" if it is not. Meanwhile its deletions are dropped."""
         self._away_ns = 0
-        """When the source was last in step before that."""
+        """Monotonic time at which the source was last in step before that, in nanoseconds."""
         self._state: SourceState | None = None
 
     def put(self, event: Event) -> None:
@@ -95,7 +95,7 @@ class DeletionGuard:
                     self._sink.put(event)
 
     def run(self, stop: threading.Event) -> None:
-        """Ask about what is held back, until `stop` is set and `wake` called."""
+        """Ask discovery about the deletions that are held back, until `stop` is set and `wake` called."""
         while not stop.is_set():
             with self._changed:
                 while not (self._since or self._reason or stop.is_set()):
@@ -117,7 +117,7 @@ class DeletionGuard:
                 self._relist()  # what was dropped meanwhile may be true
 
     def wake(self) -> None:
-        """Have `run` look at its `stop`."""
+        """Make `run` check its `stop`."""
         with self._changed:
             self._changed.notify_all()
 
@@ -126,7 +126,7 @@ class DeletionGuard:
         self._changed.notify_all()
 
     def _believe(self) -> None:
-        """Pass on what is held back; the lock is held."""
+        """Pass on the deletions that are held back. The caller holds the lock."""
         self._since, self._reason = 0.0, ""
         if self._held_list is not None:
             self._keys = {item.key for item in self._held_list.items}
@@ -138,7 +138,7 @@ class DeletionGuard:
         self._tell()
 
     def _drop(self, reason: str) -> None:
-        """Forget what is held back; the lock is held."""
+        """Forget the deletions that are held back. The caller holds the lock."""
         if not self._reason and self._state is not None:
             self._away_ns = self._state.contact_ns
         self._since, self._reason = 0.0, reason
@@ -146,7 +146,7 @@ class DeletionGuard:
         self._tell()
 
     def _tell(self) -> None:
-        """Report the source's state: not in step while the resource goes away."""
+        """Report the source's state: not in step while the resource is being deleted."""
         state = self._state
         if state is None:
             return

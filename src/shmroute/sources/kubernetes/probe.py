@@ -42,7 +42,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from shmroute.errors import ApiError
-from shmroute.sources.kubernetes.audit import KEYS_TOLD, compare
+from shmroute.sources.kubernetes.audit import MAX_REPORTED_KEYS, compare
 from shmroute.sources.kubernetes.explain import explain, is_out_of_range
 from shmroute.sources.kubernetes.listing import read_events
 from shmroute.sources.kubernetes.schedule import Due, Schedule
@@ -65,7 +65,7 @@ ATTEMPTS = 2
 """Reconnect after two unanswered probes in a row: one may be lost by chance."""
 
 TURN_SECONDS = 1.0
-"""Longest sleep, in seconds: a comparison that the reflector plans meanwhile waits no longer than this."""
+"""Longest sleep, in seconds: a comparison that the reflector plans during the sleep waits no longer than this."""
 
 IDLE_SECONDS = 0.01
 """Shortest sleep, in seconds: limits the rate of turns, even if a step is always due."""
@@ -344,7 +344,7 @@ class Liveness:
             self._schedule.compared(now)
         self._stats.comparisons += 1
         if differing:
-            keys = ", ".join(map(str, sorted(differing)[:KEYS_TOLD]))
+            keys = ", ".join(map(str, sorted(differing)[:MAX_REPORTED_KEYS]))
             log.error("%s: %d objects differ from the server's: %s", self._api.what, len(differing), keys)
             self._watched.relist(reason)
             return

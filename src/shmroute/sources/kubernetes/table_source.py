@@ -40,7 +40,7 @@ DISCOVERY_SECONDS = 10.0
 """Longest wait for one discovery document, in seconds."""
 
 PAUSE_SECONDS = 0.5
-"""Seconds between two looks at `stop`, and before a resource with another scope is asked for: servers of one cluster
+"""Seconds between two checks of `stop`, and before a resource is requested in another scope: servers of one cluster
 may disagree for a moment."""
 
 MISSING_SECONDS = 10.0
@@ -133,7 +133,7 @@ class TableSource:
             self._source.relist("returned")
 
     def _goes_away(self, kind: WatchedKind, abort: Abort, rescoped: Callable[[], None]) -> str | None:
-        """Return why the resource is about to be gone, or is; "" if it stays, None if the server does not say."""
+        """Return why the resource is deleted or about to be; "" if it stays, None if the server does not say."""
         try:
             found = self._look(kind, abort)
         except ApiError as error:
@@ -151,7 +151,7 @@ class TableSource:
         return "" if "create" in found.verbs else f"the definition of {kind.full_name} is being deleted"
 
     def _look(self, kind: WatchedKind, abort: Abort | None = None) -> _Resource | None:
-        """Return what discovery says of the resource; None if it does not list it. Raises `ApiError`, `DecodeError`."""
+        """Return discovery's entry of the resource; None if it does not list it. Raises `ApiError`, `DecodeError`."""
         path = path_of(*kind.api_path)
         answer = self._connection.request("GET", path, timeout_seconds=DISCOVERY_SECONDS, abort=abort)
         return next((each for each in _decode(answer.data).resources if each.name == kind.plural), None)
