@@ -140,7 +140,7 @@ def _objects(connection: Connection, namespace: str, count: int) -> Iterator[Cal
 
 @contextlib.contextmanager
 def _watches(api: ResourceApi, revision: str, count: int) -> Iterator[None]:
-    """That many watches, each read in a thread of its own."""
+    """Open `count` watches, each read in a thread of its own."""
     abort = Abort()
 
     def follow(stream: Stream) -> None:

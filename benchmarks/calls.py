@@ -31,7 +31,7 @@ _BODY = b"x" * 200
 
 
 def overhead(rounds: int) -> list[Measured]:
-    """Both transports, with requests that can be repeated and such that cannot."""
+    """Measure both transports, with requests that can be repeated and such that cannot."""
     measured = []
     context = ssl.create_default_context()
     with team(1) as given, httpx.Client(verify=context, mounts={"model://": Transport()}) as client:

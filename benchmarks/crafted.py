@@ -26,7 +26,7 @@ MEASURES = {
 
 
 def crafted_names(count: int, rounds: int) -> list[Measured]:
-    """`count` names of one CRC-32 and as many random ones: publishing, look-ups, absent names, each in a new area."""
+    """Measure `count` names of one CRC-32 and as many random ones: publishing, look-ups, absent names."""
     crafted = colliding_names(2 * count)
     dice = random.Random(6)
     chance = ["".join(dice.choices(LETTERS, k=16)) for _ in crafted]

@@ -63,7 +63,7 @@ def opened(table: Table, names: Sequence[str]) -> Iterator[tuple[ShmroutePeer, d
 
 
 def warm(count: int, rounds: int) -> list[Measured]:
-    """Hot keys and spread keys, all of them decoded before."""
+    """Measure warm look-ups of hot keys and of spread keys: all were decoded before."""
     table = models(count)
     names = list(table)
     hot = random.Random(1).sample(names, HOT)
@@ -112,7 +112,7 @@ def _plain(what: str, count: int, taken: Figure, compared: str, value: float, ta
 
 
 def first_touch(count: int, rounds: int) -> list[Measured]:
-    """Keys that this process has not looked up since everything changed; each decoded on the way."""
+    """Measure the first look-up of keys after all rows changed; each row is decoded."""
     table = models(count)
     names = list(table)
     dice = random.Random(3)

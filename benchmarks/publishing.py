@@ -191,7 +191,7 @@ def _refreshing(
 
 
 def endpoint_flip(changes: int) -> list[Measured]:
-    """One endpoint flips, of an app of 10 models and of one of 10,000."""
+    """Measure the change of one endpoint of an app with 10 models, and of one with 10,000."""
     from tests.generate import appmodels, endpointslices
 
     from shmroute.sources.base import Changed, Replaced

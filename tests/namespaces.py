@@ -51,7 +51,7 @@ def resize_own_shm(size: str) -> None:
 
 
 def in_own_shm(pipe: Pipe, size: str, work: Callable[..., object], *arguments: Any) -> None:
-    """For `Forks.start`: call `work(pipe, *arguments)` in such a child."""
+    """Call `work(pipe, *arguments)` in a child with a /dev/shm of its own; for `Forks.start`."""
     enter_own_shm(size)
     work(pipe, *arguments)
 

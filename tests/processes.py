@@ -54,7 +54,7 @@ def adopts_orphans() -> bool:
 
 
 def adopt_orphans(adopt: bool) -> None:
-    """Have it so, or not. They are nobody's to wait for then, and stay as zombies."""
+    """Make this process adopt orphans, or stop doing so. Nobody waits for them then: they stay as zombies."""
     _prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
 
 
@@ -97,7 +97,7 @@ def marked(pids: Iterable[int], name: str, value: str) -> set[int]:
 
 
 def ancestors(pid: int) -> set[int]:
-    """Return the processes above it."""
+    """Return the ids of the process's ancestors."""
     found: set[int] = set()
     while pid > 1:
         stat = _read(pid, "stat").rpartition(b")")[2].split()

@@ -72,7 +72,7 @@ class RedisServer:
     def __init__(
         self, *, password: str | None = None, options: Sequence[str] = (), program: Path | None = None
     ) -> None:
-        """options: more of redis-server's, such as `("--maxclients", "20")`."""
+        """Prepare a server. options: further options of redis-server, such as `("--maxclients", "20")`."""
         self.password = password
         self.port = 0
         self._program = program or find_redis_server()
@@ -94,12 +94,12 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Over TCP, database 0."""
+        """URL over TCP, of database 0."""
         return f"redis://{self._login}127.0.0.1:{self.port}/0"
 
     @property
     def unix_url(self) -> str:
-        """Over the Unix socket, database 0."""
+        """URL over the Unix socket, of database 0."""
         return f"unix://{self._login}{self.socket_path}?db=0"
 
     @property
@@ -108,7 +108,7 @@ class RedisServer:
 
     @property
     def directory(self) -> Path:
-        """Its folder, with the socket and its log; there from the first start until `close`."""
+        """Folder with the server's socket and log; exists from the first start until `close`."""
         if self._directory is None:
             raise RuntimeError("the Redis server has not been started")
         return Path(self._directory.name)
@@ -186,18 +186,18 @@ class RedisServer:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the server with SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open, new ones are still accepted by the kernel, nothing answers."""
+        """Stop the server with SIGSTOP: connections stay open, the kernel accepts new ones, nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Continue the server with SIGCONT."""
         os.kill(self.pid, signal.SIGCONT)
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class RoutesArea:
         return self.publisher.publish({(Kind.MODEL, model): None for model in models})
 
     def apps(self, *apps: App) -> int:
-        """The AppModels of one app, the oldest first."""
+        """Publish the AppModels of one app, the oldest first."""
         return self.publisher.publish({(Kind.APP, apps[0].app): encode(apps)})
 
     def endpoints(
@@ -74,6 +74,6 @@ class RoutesArea:
         return self.publisher.publish({(Kind.METADATA, f"{NAMESPACE}/{model}"): encode(row)})
 
     def in_step(self, seconds_ago: float = 0.0, *, synced: bool = True) -> None:
-        """Say that the rows were in step with their source then."""
+        """Set the time at which the rows were last in step with their source."""
         now = time.monotonic_ns()
         self.publisher.control.beat(now, max(1, now - int(seconds_ago * 1e9)), synced=synced)

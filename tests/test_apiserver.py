@@ -59,7 +59,7 @@ class Story:
         self.api.writer.new_uid = lambda: next(remaining)
 
     def until(self, revision: int) -> None:
-        """Other kinds are written to until the revision is this."""
+        """Write objects of other kinds until the server has this revision."""
         self.api.bump(revision - self.api.revision)
 
     def replay(self, name: str, token: str | None = None) -> RawExchange:
@@ -99,7 +99,7 @@ class Story:
         assert self.api.revision == 212
 
     def first_objects(self) -> None:
-        """Revisions 213 to 220: what the lists show."""
+        """Make revisions 213 to 220, which the lists show."""
         self.definition_applied()
         self.until(213)
         self.api.faults.compact()
@@ -120,7 +120,7 @@ class Story:
         self.request("GET", APPMODELS)
 
     def slices(self) -> None:
-        """Revisions 232 to 235: two EndpointSlices and a Service."""
+        """Make revisions 232 to 235: two EndpointSlices and a Service."""
         self.until(231)
         slices = recorded_items("endpointslices-list")
         self.at("19:04:41", *(each["metadata"]["uid"] for each in slices))

@@ -183,7 +183,7 @@ def test_a_refused_url_is_not_shown(arguments: tuple[str, ...], area: str) -> No
 
 @pytest.fixture(scope="module")
 def tracked() -> dict[str, str]:
-    """Path -> text of every file under version control."""
+    """Return path -> text of every file under version control."""
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("not a checkout")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -44,7 +44,7 @@ BOTH = ["plain", pytest.param("native", marks=needs_native)]
 
 
 def _module_again(name: str) -> ModuleType:
-    """That module, run once more as it is now."""
+    """Return a second copy of the module, made by running its code again."""
     spec = importlib.util.find_spec(name)
     assert spec is not None
     assert spec.loader is not None
@@ -68,12 +68,12 @@ def _reader_on(route_lookup: Any, table_lookup: Any) -> type[Reader]:
 
 
 def reader_type(twin: str) -> type[Reader]:
-    """`Reader` on the plain or the native look-up."""
+    """Return `Reader` on the plain or the native look-up."""
     return _READERS[twin]
 
 
 def decode_by(reader: Reader, decode: Callable[[bytes], Route]) -> None:
-    """Have that function make the routes of a reader, in the native twin too."""
+    """Make a reader decode its routes by this function, in the native twin too."""
     reader._decode_route = decode  # type: ignore[assignment]
     route_lookup: Any = type(reader).__mro__[1]
     route_lookup.__init__(reader, Kind.MODEL, decode, msgspec.DecodeError, reader._position.cached_rows)

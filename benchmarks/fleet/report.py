@@ -167,7 +167,7 @@ def plot(runs: list[Run]) -> str:
 
 
 def write(runs: list[Run], docs: Path) -> None:
-    """The figures, the plot and the page's table."""
+    """Write the figures, the plot and the page's table."""
     figures = Figures(Scenario(watchers=0), runs)
     (docs / "scaling.json").write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=1) + b"\n")
     (docs / "scaling.svg").write_text(plot(runs))
@@ -177,5 +177,5 @@ def write(runs: list[Run], docs: Path) -> None:
 
 
 def _decades(rate: float) -> float:
-    """0 for one request a second and less."""
+    """Return the decimal logarithm of a rate; 0 for one request a second and less."""
     return max(0.0, math.log10(rate)) if rate > 0 else 0.0

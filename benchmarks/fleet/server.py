@@ -77,12 +77,12 @@ class Scenario(msgspec.Struct, frozen=True):
 
     @property
     def metadata_bytes(self) -> int:
-        """A list of metadata alone; 390 bytes an object, as recorded."""
+        """Bytes of a list of metadata: 390 for each object, as recorded."""
         return self.objects * 390
 
     @property
     def list_seconds(self) -> float:
-        """How long a list keeps a seat of the server."""
+        """Seconds for which a list occupies a seat of the server."""
         return 0.005 + self.list_bytes / (self.list_megabytes_a_second * 1e6)
 
 
@@ -112,7 +112,7 @@ class Server:
         return _busy("storage is (re)initializing")
 
     def ask(self, kind: Request, now: float) -> ApiError | None:
-        """One request; returns its refusal."""
+        """Make one request; return the error if the server refuses it."""
         error = self.phase_error(now)
         if error is None and kind in (Request.LIST, Request.COMPARE, Request.AUDIT):
             self._lists = [end for end in self._lists if end > now]
@@ -128,13 +128,13 @@ class Server:
         return error
 
     def count(self, kind: Request, now: float) -> None:
-        """One request that is answered."""
+        """Count one answered request."""
         second = int(now)
         self.requests[kind][second] += 1
         self.bytes[second] += _BYTES.get(kind) or self._list_bytes(kind)
 
     def opened(self, change: int) -> None:
-        """That many more watches are open."""
+        """Change the number of open watches by `change`."""
         self.open += change
         self.most_open = max(self.most_open, self.open)
 

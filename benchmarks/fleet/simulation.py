@@ -55,7 +55,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """By cause: how many changes were seen so many tenths of a second late, once for each follower."""
 
     def staleness(self, cause: str) -> Staleness:
-        """Of those changes that came while followers were cut off by that cause; all others take milliseconds."""
+        """Return the staleness of changes during outages of this cause; all other changes take milliseconds."""
         late = self.late[cause]
         total = late.total()
         if not total:
@@ -92,7 +92,7 @@ class _Follower:
         self.begin(simulation)
 
     def begin(self, simulation: Simulation) -> None:
-        """A new process."""
+        """Start as a new process."""
         clock, dice = simulation.clock, simulation.dice
         self.recovery = Recovery(simulation.timing, clock=clock, dice=dice)
         self.schedule = Schedule(simulation.timing, simulation.now, dice)
@@ -156,14 +156,14 @@ class Simulation:
         self._list(follower)
 
     def _replaced(self, follower: _Follower) -> None:
-        """Its pod ends, and a new one starts."""
+        """End the follower's pod and start a new one."""
         self._close(follower)
         follower.generation += 1
         follower.cut_since = NEVER
         self._start(follower)
 
     def _cut(self, follower: _Follower) -> None:
-        """Its connection breaks."""
+        """Break the follower's connection."""
         if follower.opened_at == NEVER:
             return
         self._close(follower)
@@ -215,13 +215,13 @@ class Simulation:
         self._plan(follower)
 
     def _ended(self, follower: _Follower) -> None:
-        """The server ends the watch properly; it is opened again at once."""
+        """End the watch properly, as the server does; the follower reopens it at once."""
         self._close(follower)
         follower.generation += 1
         self._watch(follower)
 
     def _turn(self, follower: _Follower) -> None:
-        """What the probe's thread does when something is due."""
+        """Take the due step, as the probe's thread does."""
         if follower.opened_at == NEVER:
             return
         schedule, now = follower.schedule, self.now
@@ -293,7 +293,7 @@ class Simulation:
         follower.cut_since = NEVER
 
     def _heard_at(self, follower: _Follower) -> float:
-        """When the open watch last brought an event or a bookmark."""
+        """Return the time at which the open watch last delivered an event or a bookmark."""
         rate = self.scenario.changes_a_second
         bookmark = follower.opened_at
         if rate or self.scenario.others_a_second:  # a quiet server has nothing to say
@@ -302,7 +302,7 @@ class Simulation:
         return max(bookmark, max(follower.opened_at, change))
 
     def _revision(self, moment: float) -> int:
-        """Of the server's cache at that time."""
+        """Return the revision of the server's cache at that time."""
         return int(max(0.0, moment) * (self.scenario.others_a_second + self.scenario.changes_a_second)) + 1
 
     def _plan(self, follower: _Follower) -> None:
@@ -313,5 +313,5 @@ class Simulation:
         heapq.heappush(self._queue, (moment, next(self._numbers), follower.generation, act, follower))
 
     def _push(self, moment: float, act: Callable[[_Follower], None], follower: _Follower) -> None:
-        """An event that concerns it whatever it is doing then."""
+        """Schedule an event for the follower, in any state that it is in then."""
         heapq.heappush(self._queue, (moment, next(self._numbers), -1, act, follower))

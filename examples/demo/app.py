@@ -44,7 +44,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 
 def _call(query: dict[str, str]) -> dict[str, Any]:
-    """From a model's name to a pod of its app, and the pod's answer."""
+    """Resolve a model, call a pod of its app, and return the pod's answer."""
     route = resolve(query["model"])
     with route.lease() as endpoint:
         connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=BACKEND_SECONDS)
@@ -57,7 +57,7 @@ def _call(query: dict[str, str]) -> dict[str, Any]:
 
 
 def _look(query: dict[str, str]) -> dict[str, Any]:
-    """When this worker saw the model in each app; the first call starts a thread that resolves it again and again."""
+    """Return when this worker saw the model in each app. The first call starts a thread that keeps resolving it."""
     with _looking:
         if not _seen:
             model = query["model"]

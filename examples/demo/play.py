@@ -129,7 +129,7 @@ def _move(view: View, server: Server, scene: Folder, reader: Reader) -> str:
 
 
 def _all_saw(server: Server, app: str) -> dict[int, int]:
-    """When each worker saw the model in `app` (monotonic nanoseconds); empty until all have."""
+    """Return when each worker saw the model in `app` (monotonic nanoseconds); empty until all have."""
     answers = server.ask_every_worker(f"/look?model={MOVING}")
     if any(app not in answer["seen"] for answer in answers.values()):
         return {}

@@ -52,7 +52,7 @@ class Folder:
         self.path = path
 
     def write_fleet(self, models: int) -> None:
-        """`models` models in apps of ten: the table's bulk."""
+        """Write AppModels with `models` models, ten in each app: most of the table."""
         apps = [
             _appmodel(
                 f"fleet-{first // MODELS_PER_APP}",
@@ -65,11 +65,11 @@ class Folder:
         self._write("fleet.json", {"apiVersion": "v1", "kind": "List", "items": apps})
 
     def write_owner(self, app: str, version: str) -> None:
-        """Have `app` serve the model that moves."""
+        """Make `app` serve the model that moves."""
         self._write("iiot.json", _appmodel("iiot", app, version, [MOVING]))
 
     def write_pods(self, pods: Iterable[tuple[Pod, bool]]) -> None:
-        """The slice of the app's Service: each pod, and whether it is ready or terminating."""
+        """Write the slice of the app's Service: each pod, and whether it is ready or terminating."""
         endpoints = [
             {
                 "addresses": ["127.0.0.1"],

@@ -94,7 +94,7 @@ class Server:
         until(all_answer, f"{self._count} workers", START_SECONDS)
 
     def ask(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Status and answer of one request, on a connection of its own."""
+        """Send one request on a connection of its own; return status and answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=STEP_SECONDS)
         try:
             connection.request("GET", path)

@@ -56,7 +56,7 @@ class PlainView:
         self.say(column, f"worker {pid}: {value}")
 
     def count(self, requests: Callable[[], dict[int, int]]) -> None:
-        """Nothing: the last lines have the totals."""
+        """Show nothing: the last lines have the totals."""
 
 
 class LiveView:
@@ -82,18 +82,18 @@ class LiveView:
         self._live.__exit__(None, None, None)
 
     def say(self, head: str, text: str) -> None:
-        """One line above the table."""
+        """Print one line above the table."""
         from rich.text import Text
 
         style = "bold green" if head == "proven" else "bold cyan"
         self._console.print(Text.assemble((f"{head:<{_HEAD_WIDTH}}", style), text))
 
     def worker(self, pid: int, column: str, value: str) -> None:
-        """One cell of the table."""
+        """Update one cell of the table."""
         self._cells.setdefault(pid, {})[column] = value
 
     def count(self, requests: Callable[[], dict[int, int]]) -> None:
-        """The last column of the table."""
+        """Update the last column of the table."""
         for pid, count in self._counting().items():
             self._requests[pid] = self._requests.get(pid, 0) + count
         self._counting = requests

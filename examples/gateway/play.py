@@ -109,7 +109,7 @@ class Play:
         self.broken = []
 
     def serve(self, app, pods, other):
-        """Have `app` serve the model at these pods, and `other` not."""
+        """Make `app` serve the model at these pods, and `other` no longer serve it."""
         for name, models, given in ((app, "[{name: m, version: '1'}]", pods), (other, "[]", [])):
             endpoints = ", ".join(f"{{addresses: [{pod.host}], conditions: {{ready: true}}}}" for pod in given)
             text = APPMODEL.format(app=name, models=models, port=PORT, endpoints=endpoints)

@@ -61,7 +61,7 @@ class Auth:
             return self.token
 
     def grant(self, user: str, verbs: str | Iterable[str], resources: str = "*", namespaces: str = "*") -> None:
-        """From the first grant on, a user may do only what is granted. verbs: "list,watch"."""
+        """Allow a user these verbs; from its first grant on, a user may do nothing else. verbs: "list,watch"."""
         with self._lock:
             self._grants.setdefault(user, []).append(rule(verbs, resources, namespaces))
 
@@ -77,7 +77,7 @@ class Auth:
             self._bans.setdefault(user, []).append(rule(verbs, resources, namespaces))
 
     def permit(self, user: str = "admin") -> None:
-        """Lift what `forbid` took away."""
+        """Undo `forbid` for a user."""
         with self._lock:
             self._bans.pop(user, None)
 
@@ -93,7 +93,7 @@ class Auth:
         return user
 
     def authorize(self, user: str, verb: str, group: str, plural: str, namespace: str, name: str) -> None:
-        """ApiError 403 where the user may not."""
+        """Raise ApiError 403 if the user may not do this."""
         with self._lock:
             grants = self._grants.get(user)
             bans = self._bans.get(user, [])

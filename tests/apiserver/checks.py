@@ -33,7 +33,7 @@ def pruned(kind: Kind, obj: Object, strict: bool) -> tuple[Object, list[str]]:
 
 
 def check_typed(kind: Kind, config: Object, namespace: str, name: str) -> None:
-    """ApiError 500 where server-side apply cannot read the configuration."""
+    """Raise ApiError 500 if server-side apply cannot read the configuration."""
     if kind.schema is None:
         return
     errors = schema.typed_patch_errors(kind.schema, config)
@@ -47,7 +47,7 @@ def check_typed(kind: Kind, config: Object, namespace: str, name: str) -> None:
 
 
 def check(kind: Kind, name: str, obj: Object) -> None:
-    """ApiError 422 where the object is invalid."""
+    """Raise ApiError 422 if the object is invalid."""
     for field in ("labels", "annotations"):
         values = obj["metadata"].get(field) or {}
         if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):

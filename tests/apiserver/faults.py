@@ -71,7 +71,7 @@ class Faults(WatchFaults):
         verb: str | None = None,
         resource: str | None = None,
     ) -> Fault:
-        """429 with Retry-After."""
+        """Answer 429 with Retry-After."""
         return self.fail(429, times, seconds, retry_after=retry_after, verb=verb, resource=resource)
 
     def unavailable(
@@ -83,15 +83,15 @@ class Faults(WatchFaults):
         verb: str | None = None,
         resource: str | None = None,
     ) -> Fault:
-        """503 with Retry-After."""
+        """Answer 503 with Retry-After."""
         return self.fail(503, times, seconds, retry_after=retry_after, verb=verb, resource=resource)
 
     def unauthorized(self, times: int | None = None, *, verb: str | None = None) -> Fault:
-        """401 whatever the token. To refuse only an old one, rotate: `api.auth.rotate()`."""
+        """Answer 401 to every token. To refuse only an old one, rotate: `api.auth.rotate()`."""
         return self.fail(401, times, verb=verb)
 
     def forbidden(self, times: int | None = None, *, verb: str | None = None, resource: str | None = None) -> Fault:
-        """403 with the server's own words."""
+        """Answer 403 with the text of a real server."""
         return self.fail(403, times, verb=verb, resource=resource)
 
     def cut_body(

@@ -10,7 +10,7 @@ from .encoding import Object
 
 
 def write_kubeconfig(path: Path, url: str, user: Object, ca: Path | None) -> Path:
-    """user: {"token": ...} or {"tokenFile": ...}; ca: the authority's certificate, for TLS."""
+    """Write a kubeconfig. user: {"token": ...} or {"tokenFile": ...}; ca: the authority's certificate, for TLS."""
     cluster: Object = {"server": url}
     if ca is not None:
         cluster["certificate-authority"] = str(ca)

@@ -196,7 +196,7 @@ def _to_v1(fields: Fields) -> Object:
 
 
 def conflict(found: list[tuple[Manager, Fields]]) -> ApiError:
-    """409: an apply without force wants fields that others own."""
+    """Return ApiError 409: an apply without force claims fields that others own."""
     causes: list[Object] = []
     lines: list[str] = []
     for manager, fields in sorted(found, key=lambda each: each[0].describe()):

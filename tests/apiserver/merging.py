@@ -53,7 +53,7 @@ def _remove_value(obj: Object, path: Path) -> None:
 
 
 def drop_empty_metadata(obj: Object) -> None:
-    """An empty map or list in metadata is no map at all to the server."""
+    """Remove empty maps and lists from the metadata, as the server does."""
     metadata = obj["metadata"]
     for name in ("labels", "annotations", "finalizers", "ownerReferences"):
         if name in metadata and not metadata[name]:
@@ -61,7 +61,7 @@ def drop_empty_metadata(obj: Object) -> None:
 
 
 def merge_patch(value: Any, patch: Any) -> Any:
-    """RFC 7386."""
+    """Return `value` changed by a merge patch (RFC 7386)."""
     if not isinstance(patch, dict):
         return copy.deepcopy(patch)
     merged = dict(value) if isinstance(value, dict) else {}
@@ -74,7 +74,7 @@ def merge_patch(value: Any, patch: Any) -> Any:
 
 
 def json_patch(value: Object, operations: list[Object]) -> Object:
-    """RFC 6902: add, replace, remove and test."""
+    """Return `value` changed by a JSON patch (RFC 6902): add, replace, remove and test."""
     result: Object = copy.deepcopy(value)
     for each in operations:
         steps = [part.replace("~1", "/").replace("~0", "~") for part in each["path"].split("/")[1:]]

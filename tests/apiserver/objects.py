@@ -46,7 +46,7 @@ class Objects:
         self.definitions.establish(obj["metadata"]["name"])
 
     def apply(self, obj: Object, *, manager: str = TEST_MANAGER, force: bool = True) -> Object:
-        """Server-side apply, straight into the store. Returns the object; ApiError if refused."""
+        """Apply an object by server-side apply, directly in the store. Returns the object; ApiError if refused."""
         table, namespace, name = self._address(obj)
         return self._result(table, self.writer.apply(table, obj, namespace, name, _options(manager, force)))
 

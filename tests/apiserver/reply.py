@@ -63,7 +63,7 @@ class Reply:
         content_type: str = "application/json",
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """A complete response."""
+        """Send a complete response."""
         whole = len(body) <= GO_BUFFER_BYTES and self.shape.chunk_bytes is None
         self._head(code, content_type, headers, len(body) if whole else None)
         if whole:
@@ -75,11 +75,11 @@ class Reply:
         self.finish()
 
     def start(self, content_type: str = "application/json") -> None:
-        """The head of a stream; lines follow, then `finish`."""
+        """Send the head of a stream; lines follow, then `finish`."""
         self._head(200, content_type, (), None)
 
     def send_lines(self, lines: list[bytes]) -> None:
-        """Lines of a stream that are ready together; flushed after the last."""
+        """Send lines of a stream that are ready together, and flush after the last."""
         size = self.shape.chunk_bytes
         if size is None:
             chunks = go_chunks(lines)

@@ -85,7 +85,7 @@ class Rules:
             fault.cancel()
 
     def shape(self, request: Request, reply: Reply) -> None:
-        """Everything that happens to a request before it is answered. Raises what it must."""
+        """Apply the faults to a request before it is answered. Raises the error of a fault."""
         page = self._page(request)
         if fault := self._take("delay", request):
             self._wait(fault, reply, fault.options["delay_seconds"])
@@ -147,7 +147,7 @@ class Rules:
                 raise Aborted
 
     def opens(self, watch: Watch) -> bool:
-        """What happens to a watch as it opens; False ends it properly, at once."""
+        """Apply the faults to a watch that opens. Returns False if the watch must end properly at once."""
         plural = watch.table.kind.plural
         if fault := self._take_for("end", "watch", plural):
             if fault.options["cut"]:

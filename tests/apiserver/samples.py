@@ -84,7 +84,7 @@ def app_model(
 def app_models(
     count: int, *, namespace: str = "default", models_each: int = 2, version: str = "v1"
 ) -> Iterator[Object]:
-    """count AppModels app-000000, ... with models m-000000-0, ..."""
+    """Yield `count` AppModels app-000000, ... with models m-000000-0, ..."""
     for index in range(count):
         models = [f"m-{index:06}-{each}" for each in range(models_each)]
         yield app_model(f"app-{index:06}", models, namespace=namespace, version=version)

@@ -44,7 +44,7 @@ class ApiServer(Objects):
         settings: Settings | None = None,
         certificates: Certificates | None = None,
     ) -> None:
-        """crd: the AppModel definition is installed. For the rest see the parts of that name."""
+        """Start the server. crd: install the AppModel definition. The parts of that name explain the others."""
         super().__init__(revision, establish_after)
         self.auth = Auth(token)
         self.settings = settings or Settings()

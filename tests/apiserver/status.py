@@ -147,7 +147,7 @@ def modified(group: str, plural: str, name: str) -> ApiError:
 
 
 def invalid(group: str, kind: str, name: str, causes: Iterable[Cause]) -> ApiError:
-    """422; group and kind name the object's type, each cause one field."""
+    """Return 422; group and kind name the object's type, each cause one field."""
     listed = list(causes)
     texts = [f"{field}: {message}" for field, _, message in listed]
     text = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
@@ -158,7 +158,7 @@ def invalid(group: str, kind: str, name: str, causes: Iterable[Cause]) -> ApiErr
 
 
 def invalid_options(kind: str, field: str, reason: str, message: str) -> ApiError:
-    """422 for what stands in the query: ListOptions, PatchOptions."""
+    """Return 422 for an option in the query: of ListOptions or PatchOptions."""
     return invalid("meta.k8s.io", kind, "", [(field, reason, message)])
 
 
@@ -189,14 +189,14 @@ def expired_continue(fresh_token: str) -> ApiError:
 
 
 def reinitializing() -> ApiError:
-    """For some 0.1 s after a start or a change of the definition."""
+    """Return the error of a server in the first 0.1 s after a start or a change of the definition."""
     text = "storage is (re)initializing"
     details: Object = {"retryAfterSeconds": 1}
     return ApiError(429, text, "TooManyRequests", details=details, headers=[("Retry-After", "1")])
 
 
 def no_watch_progress() -> ApiError:
-    """A streaming list where the storage cannot say how far it is (etcd before 3.4.31)."""
+    """Return the error for a streaming list on a storage without progress notifications (etcd before 3.4.31)."""
     message = (
         "a watch stream was requested by the client but the required storage feature RequestWatchProgress is disabled"
     )

@@ -101,7 +101,7 @@ class Watches:
         self.is_paused: Callable[[Watch], bool] = lambda _w: False
 
     def check(self, query: Mapping[str, str]) -> None:
-        """ApiError where the options are refused before a stream is opened."""
+        """Raise ApiError if the options are refused before a stream is opened."""
         parse_number(query, "resourceVersion")
         parse_number(query, "timeoutSeconds")
         match = query.get("resourceVersionMatch", "")

@@ -38,7 +38,7 @@ class WatchFaults:
         return self._add("silence", "watch", resource, None, seconds, bookmarks=bookmarks)
 
     def freeze(self, resource: str | None = None, *, seconds: float | None = None) -> Fault:
-        """Watches hold back everything until the fault ends, then say it."""
+        """Hold back everything that watches send until the fault ends, then send it."""
         return self._add("freeze", "watch", resource, None, seconds)
 
     def drop_event(
@@ -69,15 +69,15 @@ class WatchFaults:
         resource: str | None = None,
         cut: bool = False,
     ) -> Fault:
-        """Watches end as soon as they are open; cut: without a proper end."""
+        """End watches as soon as they are open; cut: without a proper end."""
         return self._add("end", "watch", resource, times, seconds, cut=cut)
 
     def cut_after_lines(self, lines: int, times: int | None = 1, *, resource: str | None = None) -> Fault:
-        """Watches opened from now on are cut after so many lines, initial events included."""
+        """Cut watches opened from now on after this number of lines, initial events included."""
         return self._add("cut_lines", "watch", resource, times, None, lines=lines)
 
     def gone(self, times: int | None = 1, *, http: bool = False, resource: str | None = None) -> Fault:
-        """New watches are told 410: as an ERROR event, or as the HTTP status."""
+        """Answer 410 to new watches: as an ERROR event, or as the HTTP status."""
         if http:
             return self._add("fail", "watch", resource, times, None, code=410)
         return self._add("gone", "watch", resource, times, None)
@@ -85,7 +85,7 @@ class WatchFaults:
     def refuse_streaming_lists(
         self, times: int | None = None, *, http: bool = False, resource: str | None = None
     ) -> Fault:
-        """sendInitialEvents is refused: in the stream (500, old etcd), or with HTTP 422."""
+        """Refuse sendInitialEvents: in the stream (500, old etcd), or with HTTP 422."""
         action = "no_streaming_http" if http else "no_streaming"
         return self._add(action, "watch", resource, times, None)
 
@@ -94,14 +94,14 @@ class WatchFaults:
         return self._each(resource, lambda watch: watch.injected.append(data))
 
     def inject_garbage(self, resource: str | None = None) -> int:
-        """A line that is no JSON."""
+        """Send a line that is not JSON to every open watch."""
         return self.inject(b"<html>502 Bad Gateway</html>\n", resource)
 
     def inject_blank_line(self, resource: str | None = None) -> int:
         return self.inject(b"\n", resource)
 
     def inject_half_line(self, resource: str | None = None) -> int:
-        """The first half of an event, then the proper end of the stream."""
+        """Send the first half of an event, then the proper end of the stream."""
         self.inject(b'{"type":"MODIFIED","object":{"apiVersion":"iidp', resource)
         return self.end_streams(resource)
 
@@ -119,7 +119,7 @@ class WatchFaults:
         message: str = "injected",
         resource: str | None = None,
     ) -> int:
-        """An ERROR event; without a code, as some proxies and old servers send it."""
+        """Send an ERROR event; without a code, as some proxies and old servers do."""
         obj: Object = ApiError(code or 0, message, reason).status
         if code is None:
             del obj["code"]

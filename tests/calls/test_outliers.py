@@ -47,7 +47,7 @@ def test_a_pod_is_in_use_within_15_s_of_its_return(
 
 
 def test_unrepeatable_calls_leave_probing_to_repeatable_ones() -> None:
-    """A pod that takes requests and swallows them fails no POST while there are GETs."""
+    """A pod that accepts requests and never answers fails no POST while there are GETs."""
     world = World(3)
     world.pods[world.addresses[0]] = HANGS
     world.calls(100, idempotent=True)
@@ -85,7 +85,7 @@ def test_at_most_the_allowed_share_is_ejected_and_none_in_panic(
 
 @given(down=st.integers(0, 5), seed=st.integers(0, 1000))
 def test_a_call_that_can_be_repeated_finds_the_last_healthy_pod(down: int, seed: int) -> None:
-    """However many are dead, once that is known."""
+    """This holds for any number of dead pods, once they are ejected."""
     world = World(6, seed=seed)
     for address in world.addresses[:down]:
         world.pods[address] = REFUSES

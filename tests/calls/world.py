@@ -41,7 +41,7 @@ class World:
         return Pool("app", row, "", self.busy, Position("unused", 1))
 
     def changed(self) -> None:
-        """The row has changed to what `pods` holds now."""
+        """Replace the row by the current `pods`."""
         self._pool = self._made()
 
     def look_up(self) -> Callee:

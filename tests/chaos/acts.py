@@ -150,7 +150,7 @@ def broken_lists(stage: Stage) -> None:
 
 
 def rewind(stage: Stage) -> None:
-    """The server is restored from a backup; what it does not know any more has gone."""
+    """Restore the server from a backup: objects newer than the backup are gone."""
     stage.api.faults.rewind(stage.backup, end_streams=stage.dice.random() < 0.5)
     stage.world.write_values()
     _wait(stage, 0.5, 3)
@@ -178,7 +178,7 @@ def lose_redis(stage: Stage) -> None:
 
 
 def fill_shared_memory(stage: Stage) -> None:
-    """Only in a /dev/shm of our own: see `__main__`."""
+    """Fill /dev/shm. Call this only in a /dev/shm of our own: see `__main__`."""
     if os.environ.get("SHMROUTE_CHAOS_OWN_SHM") != "1":
         return
     filler = SHARED_MEMORY / "chaos-filler"

@@ -99,7 +99,7 @@ def _expected(stage: Stage) -> dict[tuple[int, str], bytes]:
 
 
 def _remembering(stage: Stage, key: tuple[int, str], value: bytes) -> bytes:
-    """A Service whose slices have all gone is known to be empty to who saw them, and unknown to a fresh list."""
+    """Return the row, as known empty if the watcher saw the Service's slices: a fresh list cannot tell."""
     if key[0] != Kind.ENDPOINTS:
         return value
     served = RowReader(stage.area).get(*key)

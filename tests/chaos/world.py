@@ -31,7 +31,7 @@ class World:
             self._endpoints(number)
 
     def change(self) -> None:
-        """One random change."""
+        """Make one random change."""
         number = self._dice.randrange(APPS)
         what = self._dice.random()
         if what < 0.45:
@@ -46,7 +46,7 @@ class World:
                 self._api.delete("endpointslices", f"app-{number}-a", NAMESPACE)
 
     def storm(self, count: int) -> None:
-        """Many changes as fast as they go."""
+        """Make `count` changes as fast as possible."""
         for _ in range(count):
             self.change()
 

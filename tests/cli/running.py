@@ -42,7 +42,7 @@ class Cli:
                 monkeypatch.delenv(name)
 
     def __call__(self, *arguments: str, **variables: str) -> Answered:
-        """`variables`: environment variables of this call."""
+        """Call the command. `variables` are environment variables of this call."""
         root = logging.getLogger()
         handlers, level = root.handlers[:], root.level
         with self._monkeypatch.context() as context:
@@ -79,14 +79,14 @@ def published(area: str) -> Iterator[Routes]:
 
 
 def publish(area: str) -> None:
-    """The same, without a writer."""
+    """Publish the same routes, and leave the area without a writer."""
     routes = Routes(area)
     routes.set({"model1": Answer(app="sdkApp")})
     routes._publisher.close()
 
 
 def age(area: str, seconds: float) -> None:
-    """Have the area's last contact and heartbeat be so long ago."""
+    """Set the age of the area's last contact and heartbeat."""
     with Publisher(area) as publisher:
         then = time.monotonic_ns() - int(seconds * 1e9)
         publisher.control.beat(then, then, synced=True)

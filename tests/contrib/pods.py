@@ -52,7 +52,7 @@ class PodProcess:
         assert self._process.stdout.readline().strip() == word
 
     def kill(self) -> None:
-        """Without notice."""
+        """Kill the pod without notice."""
         self._end(signal.SIGKILL)
 
     def terminate(self) -> None:
@@ -83,7 +83,7 @@ class Team:
         self.pods = pods
 
     def publish(self, *pods: PodProcess, model: str = "m", app: str = "app") -> None:
-        """These are the endpoints of the model's app from now on."""
+        """Publish these pods as the endpoints of the model's app."""
         self.given.set({model: Answer(app=app, endpoints=tuple(pod.address for pod in pods))})
 
     def behave(self, behaviour: str) -> None:
@@ -93,7 +93,7 @@ class Team:
 
 @contextmanager
 def team(count: int, model: str = "m", **options: Any) -> Iterator[Team]:
-    """`count` pods that serve a model of app "app"."""
+    """Yield `count` pods that serve a model of app "app"."""
     pods = [PodProcess(**options) for _ in range(count)]
     try:
         for pod in pods:

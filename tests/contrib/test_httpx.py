@@ -281,7 +281,7 @@ def test_an_answer_that_breaks_off_is_an_error_that_names_the_pod(one: PodProces
 
 
 def test_http2_is_used_if_asked_for(pods: Team, call: Call) -> None:
-    """Without TLS, by prior knowledge (RFC 9113, section 3.3), to a server that speaks it."""
+    """The server speaks HTTP/2 without TLS, by prior knowledge (RFC 9113, section 3.3)."""
     pod = PodProcess()
     server = [sys.executable, "-m", "hypercorn", "--bind", pod.address, "tests.contrib.echo:app"]
     process = subprocess.Popen(bound(server), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -430,7 +430,7 @@ def test_other_error_statuses_are_returned_unchanged(status: int, pods: Team, ca
 @pytest.mark.parametrize("behaviour", ["hang", "drip"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_call_ends_with_its_deadline(behaviour: str, method: str, pods: Team, call: Call) -> None:
-    """Also where a byte now and then would satisfy every time-out of a single read."""
+    """This includes a pod that sends single bytes, each within the time-out of a read."""
     pods.behave(behaviour)
     with pytest.raises(CallTimedOut, match=r"within 0\.6 s") as caught:
         call(method, "model://m/", extensions={"deadline": 0.6}, timeout=30)

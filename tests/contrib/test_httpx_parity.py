@@ -44,7 +44,7 @@ def said(response: httpx.Response) -> list[Any]:
 
 
 def error_of(work: Callable[[], object], *kinds: type[Exception]) -> type[Exception] | None:
-    """Of which of the kinds the error is: an error of the transport's is of httpx's kind too."""
+    """Return which of the kinds the error has; an error of the transport has httpx's kind too."""
     try:
         work()
     except Exception as error:  # noqa: BLE001 - its kind is what is compared
@@ -71,7 +71,7 @@ def redirected_for_ever(client: httpx.Client) -> Any:
 
 
 def requested(client: httpx.Client) -> Any:
-    """Parameters, cookies, forms and authentication, as httpx makes a request of them."""
+    """Send a request with parameters, cookies, a form and authentication."""
     client.params = {"k": "v"}
     client.cookies.set("c", "1")
     asked = [client.get("/a", params={"x": "a b&"}), client.post("a/b", data={"f": "ü"}), client.delete("/")]

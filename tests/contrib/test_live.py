@@ -72,7 +72,7 @@ def idempotent(results: list[Result]) -> list[Result]:
 
 
 def assert_lost_after_sending(run: Load) -> None:
-    """Only requests that cannot be repeated have failed, each after it was sent, and each names its pod."""
+    """Assert that only unrepeatable requests failed, each after it was sent, with the pod's name in the error."""
     assert not idempotent(run.failed)
     for result in run.failed:
         assert isinstance(result.error, CallAttemptsFailed)
@@ -140,7 +140,7 @@ def test_a_pod_that_answers_503_is_left_out(client: Client) -> None:
 
 @pytest.mark.fault(49)
 def test_a_rolling_restart_with_readiness_first_fails_no_call(client: Client) -> None:
-    """As Kubernetes does it: the endpoint goes, the pod ends what it has begun, a new one comes."""
+    """As in Kubernetes, the endpoint is removed, the pod finishes its requests, and a new pod starts."""
     policy = Policy()
     with team(3) as pods, load(policy, client(policy)) as run:
         pods.behave("slow 0.03")

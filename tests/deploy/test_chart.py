@@ -258,7 +258,7 @@ def test_chart_on_the_page_has_the_sidecar_of_the_kustomization(kustomize: Kusto
 
 @pytest.mark.parametrize("scope", ["namespaced", "cluster"])
 def test_as_a_subchart_no_object_is_named_like_the_release(tmp_path: Path, scope: str) -> None:
-    """`helm create` calls an app's own ServiceAccount so, and a name that comes twice fails the installation."""
+    """`helm create` names an app's ServiceAccount like the release, and a second object of that name fails."""
     manifests = templated(f"shmroute.scope={scope}", chart=dependent(tmp_path), release="app")
     names = [(each["kind"], each["metadata"]["name"]) for each in manifests]
     assert len(names) == len(set(names)) > 3

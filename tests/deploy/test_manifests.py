@@ -36,7 +36,7 @@ def check_schema(manifest: Manifest) -> None:
 
 
 def dry_run(manifest: Manifest) -> None:
-    """Have the real API server say whether it would take the manifest."""
+    """Assert that the real API server accepts the manifest in a dry run."""
     with config.new_client_from_config(REAL_CLUSTER) as api:  # type: ignore[no-untyped-call]
         resources = dynamic.DynamicClient(api).resources  # type: ignore[no-untyped-call]
         resource = resources.get(api_version=manifest["apiVersion"], kind=manifest["kind"])

@@ -43,7 +43,7 @@ def script(page: Path) -> str:
 
 
 def pages() -> list[Path]:
-    """README and every page of docs/ that has something to run."""
+    """Return README and every page of docs/ that has a snippet to run."""
     return [
         page
         for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

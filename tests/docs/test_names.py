@@ -44,7 +44,7 @@ def variables() -> set[str]:
 
 
 def spoken(page: Path) -> list[str]:
-    """Inline code, and the lines of shell blocks (continued ones joined)."""
+    """Return the inline code of a page, and the lines of its shell blocks (continued ones joined)."""
     text = page.read_text()
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)

@@ -44,7 +44,7 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 
 @contextmanager
 def watcher(cluster: Cluster, area: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`shmroute watch` on the cluster's namespace; ended at the end, if it still runs."""
+    """Run `shmroute watch` on the cluster's namespace; end it at the end of the block."""
     command = [sys.executable, "-m", "shmroute", "watch", "--kubeconfig", str(cluster.kubeconfig)]
     command += ["--namespace", cluster.namespace, "--area", area, *options]
     process = subprocess.Popen(bound(command))
@@ -97,7 +97,7 @@ class Worker:
 
 @contextmanager
 def workers(area: str, count: int, *models: str) -> Iterator[list[Worker]]:
-    """`count` worker processes on the area."""
+    """Run `count` worker processes on the area."""
     started = [Worker(area, models) for _ in range(count)]
     try:
         yield started

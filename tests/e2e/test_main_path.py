@@ -120,7 +120,7 @@ def test_invalid_objects_are_listed_with_a_reason_and_all_else_is_served(cluster
 
 
 def _create(cluster: Cluster, manifest: dict[str, Any]) -> None:
-    """POST, which takes two equal model names where server-side apply might merge them."""
+    """Create an object by POST, which keeps two equal model names that server-side apply might merge."""
     cluster.api.create_namespaced_custom_object("iidp.com", "v1", cluster.namespace, "appmodels", manifest)
 
 

@@ -61,7 +61,7 @@ class Account:
             self._set([right for right in RIGHTS if right != (verb, resource)])
 
     def give_back(self) -> None:
-        """All the documented rights again."""
+        """Grant all documented rights again."""
         if self._cluster.server:
             self._cluster.server.auth.permit(self._user)
         else:

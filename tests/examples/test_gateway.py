@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.fault(49)
 @pytest.mark.long
 def test_gateway_example_loses_no_request_in_any_act() -> None:
-    """At a rate and with a deadline that a busy machine can hold: what is under test does not depend on them."""
+    """Rate and deadline suit a busy machine: the promises under test do not depend on them."""
     command = [sys.executable, "examples/gateway/play.py", "--rate", "20", "--seconds", "2", "--deadline", "12"]
     finished = subprocess.run(bound(command), cwd=ROOT, capture_output=True, text=True, timeout=380)
     assert finished.returncode == 0, finished.stdout + finished.stderr

@@ -33,7 +33,7 @@ _decode = msgspec.msgpack.Decoder(Route).decode
 
 
 def small_logs() -> None:
-    """Have a new base begun about every tenth generation. In a child, which keeps it for its life."""
+    """Make the writer begin a new base about every tenth generation. Call this in a child: it is never undone."""
     publishing.MIN_LOG_BYTES = 16 * 1024  # type: ignore[misc]
 
 
@@ -54,7 +54,7 @@ def publish_stamped(publisher: Publisher) -> None:
 
 
 def publish_for_ever(pipe: Pipe, area: str) -> None:
-    """A writer at full rate, until it is killed."""
+    """Publish at full rate until this process is killed."""
     small_logs()
     publisher = Publisher(area)
     publish_stamped(publisher)
@@ -92,7 +92,7 @@ class Usage:
 
 
 def look_up(pipe: Pipe, area: str, times: int) -> None:
-    """A reader that checks every look-up against the generation it holds. Sends its usage, early and late."""
+    """Check every look-up against the reader's generation. Sends memory and CPU use at the start and at the end."""
     gc.collect()  # what a fork has inherited of earlier tests must not go between the two measurements
     reader = Reader(area)
     reader.wait_ready(30.0)

@@ -43,7 +43,7 @@ def page(tests: Mapping[int, Sequence[str]]) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--fault-table FILE`."""
+    """Add the option `--fault-table FILE`."""
     parser.addoption("--fault-table", type=Path, help="write the tests of each row of docs/failures.md to this file")
 
 

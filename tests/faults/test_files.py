@@ -48,7 +48,7 @@ def kubeconfig(api: ApiServer, tmp_path: Path) -> Path:
 
 
 def written(api: ApiServer, kubeconfig: Path, area: str, path: Path) -> None:
-    """A pod has run with this checkpoint, and has gone with all of its shared memory."""
+    """Run a watcher with this checkpoint, then end it and remove its shared memory."""
     api.apply(app_model("iiot", MODELS))
     with watching(kubeconfig, area, "--checkpoint", path), Reader(area) as reader:
         reader.wait_ready(WAIT_SECONDS)

@@ -37,7 +37,7 @@ START_SECONDS = 120.0
 
 
 def serve_all(pipe: Pipe, kubeconfig: Path, redis: str, area: str, port: int, procs: Path | None) -> None:
-    """The watcher within the limit, and a reader; says for each version that it is asked for how long it took."""
+    """Run the watcher within the limit, and a reader; answer how long each requested version took to arrive."""
     command = [sys.executable, "-m", "shmroute", "watch", "-A", "--kubeconfig", str(kubeconfig), "--area", area]
     command += ["--redis", redis, "--listen", f"127.0.0.1:{port}", "--log-level", "error"]
     if procs is not None:
@@ -58,7 +58,7 @@ def serve_all(pipe: Pipe, kubeconfig: Path, redis: str, area: str, port: int, pr
 
 
 def hostile_redis(command: list[bytes], connection: socket.socket) -> None:
-    """A value without end, replies out of shape, one byte a second: in turns."""
+    """Answer in turn with an endless value, a malformed reply, and one byte per second."""
     match next(_TURNS) % 3:
         case 0:
             connection.sendall(b"*1\r\n$400000000\r\n")
@@ -98,7 +98,7 @@ class Clients:
 
 
 def conflict(api: ApiServer, stop: threading.Event) -> None:
-    """AppModels that come and go over the same models, in the namespace that has taken its share."""
+    """Add and delete AppModels that claim the same models, in the namespace that has used up its share."""
     for number in itertools.count():
         if stop.wait(0.02):
             return

@@ -47,7 +47,7 @@ def routes(count: int, version: str = "v1") -> Table:
 
 
 def watch_area(pipe: Pipe, area: str) -> None:
-    """A worker that reads all it can, all the time, and says at each request what it sees."""
+    """Read all rows continuously, as a worker, and answer each request with the rows seen."""
     reader = Reader(area)
     reader.wait_ready(30.0)
     while True:
@@ -71,7 +71,7 @@ def ask(child: Child) -> tuple[int, int, str]:
 
 
 def outgrow(pipe: Pipe, area: str) -> None:
-    """In a /dev/shm of 1 MiB."""
+    """Publish more than fits, in a /dev/shm of 1 MiB."""
     with Forks() as forks, Publisher(area) as publisher:
         publisher.replace(routes(1000))
         workers = [forks.start(watch_area, area) for _ in range(2)]
@@ -107,7 +107,7 @@ def test_table_beyond_1_mib_is_published_once_there_is_room(area: str) -> None:
 
 
 def fill_with_changes(pipe: Pipe, area: str) -> None:
-    """In a /dev/shm of 1 MiB: single changes until the log finds no page more; rebuilds find no room either."""
+    """Publish single changes in a /dev/shm of 1 MiB until neither the log nor a rebuild has room."""
     logging.getLogger("shmroute").setLevel(logging.CRITICAL)
     with Forks() as forks:
         publisher = Publisher(area)
@@ -269,7 +269,7 @@ def test_a_watcher_in_1_mib_keeps_serving_and_recovers_without_a_restart(area: s
 
 
 def damaged_then_mended(area: str, damage: Callable[[Publisher], None], *, seen: bool) -> None:
-    """A worker that has rows keeps them through the damage, says so, and goes on with the next that can be read."""
+    """Assert that a worker keeps its rows during the damage, reports it, and follows the next readable generation."""
     with Publisher(area) as publisher:
         publisher.replace(routes(50, "good"))
         now = time.monotonic_ns()
@@ -513,7 +513,7 @@ def test_a_worker_of_another_user_in_the_group_reads_and_follows(area: str) -> N
 
 @as_root
 def test_worker_without_read_access_keeps_its_rows(area: str) -> None:
-    """The group is taken away from the area; its next segment cannot be opened any more."""
+    """The area loses its group, so the worker cannot open the next segment."""
 
     def work(pipe: Pipe) -> None:
         become_nobody([4711])

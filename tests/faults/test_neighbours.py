@@ -101,7 +101,7 @@ def as_stranger(work: Callable[[], object]) -> None:
 @pytest.mark.fault(44)
 @as_root
 def test_names_taken_in_advance_by_a_stranger_stop_no_watcher(area: str) -> None:
-    """The next segments' names cannot be guessed; those of the numbers that format 2 used are nothing any more."""
+    """Names of the next segments cannot be guessed; names as format 2 numbered them are not used any more."""
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
 
@@ -184,7 +184,7 @@ def test_a_file_that_others_may_write_is_refused_by_readers(area: str, mode: int
 @pytest.mark.fault(44)
 @as_root
 def test_a_reader_in_the_group_cannot_hold_the_lock(area: str) -> None:
-    """It may lock the control block, which format 2 did, and nothing waits for that."""
+    """A reader may lock the control block, as format 2 did, but nothing waits for that lock."""
 
     def work(pipe: Pipe) -> None:
         become_nobody([4711])
@@ -209,7 +209,7 @@ def test_a_reader_in_the_group_cannot_hold_the_lock(area: str) -> None:
 
 
 def hold_as_format_2(pipe: Pipe, area: str) -> None:
-    """A control block with the version of format 2 and its lock, held."""
+    """Hold the lock of a control block with format version 2."""
     path = Path(path_of(control_name(area)))
     path.write_bytes(layout.CONTROL_HEADER.pack(layout.CONTROL_MAGIC, 2, 0).ljust(layout.CONTROL_BYTES, b"\0"))
     Path(path_of(f"shmroute-{area}.1")).write_bytes(b"a segment of format 2")
@@ -271,7 +271,7 @@ def test_watcher_waits_while_other_files_have_its_names(area: str, tmp_path: Pat
 def test_files_removed_under_a_watcher_are_made_anew_and_workers_follow(
     area: str, tmp_path: Path, removed: str
 ) -> None:
-    """As systemd's RemoveIPC and cleaners do."""
+    """systemd's RemoveIPC and cleaners of /dev/shm remove files like this."""
     folder = tmp_path / "manifests"
     write(folder, "model")
     with watcher(folder, area):
@@ -335,7 +335,7 @@ def test_an_area_now_of_another_watcher_is_not_removed(area: str) -> None:
 
 @pytest.mark.fault(51)
 def test_closing_all_descriptors_never_closes_foreign_ones_later(area: str) -> None:
-    """After the first look-up; the numbers then belong to somebody else, whom the reader must not close."""
+    """The descriptors are closed after the first look-up and reused by others; the reader must not close those."""
 
     def work(pipe: Pipe) -> None:
         reader = Reader(area)
@@ -415,7 +415,7 @@ def test_closed_standard_streams_never_become_files_of_the_area(area: str) -> No
 
 
 def test_a_segment_is_an_object_of_multiprocessings_shared_memory(area: str) -> None:
-    """In a process of its own: its resource tracker would unlink the segment at the end."""
+    """This runs in a process of its own, whose resource tracker would unlink the segment at the end."""
 
     def work(pipe: Pipe) -> None:
         from multiprocessing import resource_tracker

@@ -112,7 +112,7 @@ def with_rows(area: str) -> Publisher:
 
 
 def about_to_rebuild(area: str, publisher_of: Callable[[str], Publisher] = with_rows) -> Publisher:
-    """Its log is past the size at which a new base is begun; 1 KiB in these tests."""
+    """Return a publisher whose log exceeds the size at which a new base begins; 1 KiB in these tests."""
     publisher = publisher_of(area)
     number = 0
     while not publisher.rebuilding:
@@ -394,7 +394,7 @@ def wait_for_message(child: Child, seconds: float) -> None:
 
 @pytest.mark.fault(30)
 def test_readers_attach_at_full_rate_without_an_exception(area: str) -> None:
-    """The segment the control block names is often unlinked before it can be opened."""
+    """The segment named by the control block is often unlinked before the reader can open it."""
 
     def attach(pipe: Pipe) -> None:
         attached = 0
@@ -438,7 +438,7 @@ def read_for_ever(pipe: Pipe, area: str) -> None:
 
 
 def kill_and_freeze(pipe: Pipe, area: str, killed: int, frozen: int) -> None:
-    """In a /dev/shm of its own, so that every byte in it is of this area."""
+    """Kill and freeze readers, in a /dev/shm of its own, so that every byte in it belongs to this area."""
     small_logs()
     when = random.Random(SEED)
     empty = taken_bytes()
@@ -499,7 +499,7 @@ def test_killed_and_frozen_readers_do_not_disturb_the_writer(area: str, killed: 
 
 
 def idle(pipe: Pipe, area: str) -> None:
-    """A worker that looks up once, and then not again before it is told to."""
+    """Look up once, as a worker, and then wait for a request before looking up again."""
     from shmroute.worker.reader import Reader
 
     reader = Reader(area)
@@ -523,7 +523,7 @@ def memory_bound(table: Mapping[tuple[int, str], bytes | None]) -> int:
 
 
 def rebuild_often(pipe: Pipe, area: str, rebuilds: int) -> None:
-    """In a /dev/shm of exactly the documented bound: no publish is refused, whatever the workers do."""
+    """Rebuild often in a /dev/shm of exactly the documented bound: no publish may be refused."""
     small_logs()
     Path("/dev/shm/events-place").write_bytes(bytes(layout.EVENTS_BYTES))
     when = random.Random(SEED)

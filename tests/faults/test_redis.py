@@ -342,7 +342,7 @@ def test_metadata_bytes_are_in_memory_once_for_all_workers(redis_server: RedisSe
 
 @contextmanager
 def watching_process(area: str, folder: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`shmroute watch` on a folder, with metadata from `url`."""
+    """Run `shmroute watch` on a folder, with metadata from `url`."""
     command = [sys.executable, "-m", "shmroute", "watch", "--manifests", str(folder), "--area", area, "--redis", url]
     process = subprocess.Popen(bound([*command, "--log-level", "error"]))
     try:

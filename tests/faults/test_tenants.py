@@ -29,7 +29,7 @@ def told(*arguments: str) -> str:
 
 
 def serve_tenants(pipe: Pipe, kubeconfig: Path, area: str, port: int, last: str) -> None:
-    """A watcher of all namespaces in a /dev/shm of its own; answers what the test asks by the pipe."""
+    """Run a watcher of all namespaces in a /dev/shm of its own; answer the test's requests by the pipe."""
     command = [sys.executable, "-m", "shmroute", "watch", "-A", "--kubeconfig", str(kubeconfig), "--area", area]
     command += ["--listen", f"127.0.0.1:{port}", "--no-endpoints", "--log-level", "warning"]
     with subprocess.Popen(bound(command)) as watcher, Reader(area) as reader:

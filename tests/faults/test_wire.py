@@ -72,7 +72,7 @@ def waits(follow: Following) -> list[float]:
 
 
 def check_backs_off(follow: Following, timing: Timing = CALM) -> None:
-    """Each wait is drawn from [d, 2d), d doubling to the cap."""
+    """Assert that each wait is drawn from [d, 2d), with d doubling up to the cap."""
     due = timing.backoff_first_seconds
     assert waits(follow)
     for seconds in waits(follow):
@@ -86,7 +86,7 @@ def outlast_a_short_watch(follow: Following) -> None:
 
 
 def check_resumed(api: ApiServer, follow: Following, resource_version: str) -> None:
-    """The newest watch goes on from there, and there was no list but the first."""
+    """Assert that the newest watch resumed at this version, and that there was only the first list."""
     [*_, last] = [each for each in api.requests.select("watch") if each.query["timeoutSeconds"] != "3"]
     assert last.query["resourceVersion"] == resource_version
     assert len(follow.of(Replaced)) == follow.source.stats.lists == 1
@@ -317,7 +317,7 @@ def test_05_silent_watch_of_a_moving_resource_is_noticed_by_the_probe(
 
 @contextmanager
 def busy_with_others(api: ApiServer) -> Iterator[None]:
-    """Other resources are written all the time: the revision moves on, and this one has nothing to tell."""
+    """Write other resources continuously: the revision grows, and this resource has no events."""
     stop = threading.Event()
 
     def write() -> None:
@@ -339,7 +339,7 @@ def busy_with_others(api: ApiServer) -> Iterator[None]:
 def test_05_a_swallowed_event_is_noticed_within_2_periods_and_75_s(
     tmp_path: Path, swallowed: str, timing: Timing, record_property: Callable[[str, object], None]
 ) -> None:
-    """At the worst moment: right after a probe."""
+    """The event is swallowed at the worst moment, right after a probe."""
     settings = Settings() if timing is REAL_TIMES else fast_settings()
     with (
         ApiServer(settings=settings) as api,
@@ -839,7 +839,7 @@ def test_15_a_list_skips_an_event_that_stays_unreadable(api: ApiServer, connecti
         unknown = b'{"type":"PATCHED","object":{}}\n'
 
         def begin(watch: Watch) -> bool:
-            """Each stream from here on begins with an event of a type that nobody knows."""
+            """Begin each further stream with an event of an unknown type."""
             send = watch.send
             if watch.asked_revision <= poisoned:
                 watch.injected.append(unknown)

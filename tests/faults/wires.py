@@ -130,7 +130,7 @@ class BlackHole:
                     yield now
 
     def swallow(self) -> None:
-        """No packet arrives there any more, and none tells so: the neighbour's address is nobody's."""
+        """Drop all packets to the neighbour silently, by giving its address to nobody."""
         bogus = ("lladdr", "02:00:00:00:de:ad", "dev", self._cable, "nud", "permanent")
         ip("neigh", "replace", self.far, *bogus)
 

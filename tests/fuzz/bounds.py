@@ -29,7 +29,7 @@ class Bounds:
         self._bytes = self._threads = 0
 
     def check(self) -> None:
-        """After each example."""
+        """Check time and memory after each example."""
         self._examples += 1
         if self._examples == WARM_EXAMPLES:
             gc.collect()

@@ -36,7 +36,7 @@ def page(data: bytes) -> None:
 
 
 def lines(data: bytes) -> None:
-    """The first bytes say where the rest is cut."""
+    """Decode lines cut at places that the first bytes choose."""
     test_wire.check_lines(data[8:], data[:8])
 
 
@@ -46,7 +46,7 @@ def objects(data: bytes) -> None:
 
 
 def checkpoint(data: bytes) -> None:
-    """As it is, and as a body behind a right header."""
+    """Parse the data as it is, and as a body after a valid header."""
     test_checkpoint.check_file(data)
     test_checkpoint.check_file(test_checkpoint.sealed(1e9, data))
 

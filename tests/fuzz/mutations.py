@@ -41,7 +41,7 @@ def lines_of(name: str) -> list[bytes]:
 
 
 def check_told(error: Exception) -> None:
-    """Whatever is refused is refused in words, and not in a megabyte of them."""
+    """Assert that the error has a text of limited length."""
     assert 0 < len(str(error)) < 2_000
 
 

@@ -86,7 +86,7 @@ class Turn:
             self.free -= 1
 
     def good(self) -> None:
-        """A row for most of the keys, some of them with records after the end of the log."""
+        """Write a row for most of the keys, some of them with records after the end of the log."""
         for key in self.dice.sample(KEYS, 20):
             value = (
                 b"." * self.dice.choice([0, 1, 5]) + key.encode() + b"=" + self.dice.randbytes(self.dice.randrange(40))
@@ -112,7 +112,7 @@ class Turn:
             self.data[self.dice.randrange(SLOTS_AT, len(self.data))] = self.dice.randrange(256)
 
     def right_checksums(self) -> None:
-        """Records of any lengths, key places and predecessors."""
+        """Write records of any lengths, key places and predecessors, with valid checksums."""
         for key in KEYS[:26]:
             encoded = key.encode()
             length = self.dice.choice([0, len(encoded), self.dice.randrange(64), self.dice.getrandbits(26)])

@@ -28,7 +28,7 @@ WHOLE = sealed(1e9, BODY)
 
 
 def check(saved: Saved) -> None:
-    """What publishing relies on."""
+    """Assert the properties of rows that publishing relies on."""
     for (kind, key), value in saved.rows.items():
         assert 0 < kind <= MAX_KIND
         assert "\0" not in key

@@ -63,7 +63,7 @@ look_up = socket.getaddrinfo
 
 
 def loopback_only(host: Any, port: Any, *arguments: Any, **options: Any) -> Any:
-    """A damaged address must not lead out of this machine."""
+    """Refuse to connect to another machine, which a damaged address may name."""
     if host != "127.0.0.1":
         raise socket.gaierror(socket.EAI_NONAME, "not looked up in tests")
     return look_up(host, port, *arguments, **options)

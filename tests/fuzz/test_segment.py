@@ -34,7 +34,7 @@ FLIPS = (0x01, 0x10, 0x80, 0xFF)
 
 
 def route(model: str, version: int) -> bytes:
-    """Long ones too, which are not found by their quick checksum."""
+    """Return the route of a model; long names are included, as their rows are."""
     app = "app" * (100 if model == "model-3" else 1)
     return encode(Route(model, f"v-{version}", app, "v1", "ns", "appmodel"))
 
@@ -189,7 +189,7 @@ def offsets(original: Area) -> range:
 
 @pytest.mark.parametrize("part", range(8))
 def test_a_changed_byte_in_a_segment_never_makes_a_wrong_row(laid: Laid, part: int) -> None:
-    """Every byte up to behind the end of the log, in turn."""
+    """The test changes each byte in turn, up to a little after the end of the log."""
     segment = laid.original.segment
     choose = random.Random(part)
     for offset in offsets(laid.original)[part::8]:
@@ -211,7 +211,7 @@ def test_a_byte_changed_in_many_ways_never_makes_a_wrong_row(laid: Laid, flip: i
 
 
 def test_a_byte_changed_under_a_lagging_reader_never_makes_a_wrong_row(laid: Laid) -> None:
-    """One that stands at an earlier generation follows the links between versions."""
+    """A reader at an earlier generation follows the links between versions."""
     segment, states = laid.original.segment, laid.original.states
     lagging = {}
     for generation in range(1, 6):
@@ -261,7 +261,7 @@ def test_a_segment_cut_at_any_length_never_makes_a_wrong_row(original: Area, dat
 
 @given(which=st.sampled_from(["segment", "control"]), head=st.sampled_from(["none", "magic", "header"]), data=st.data())
 def test_foreign_bytes_never_make_a_row(original: Area, which: str, head: str, data: st.DataObject) -> None:
-    """From the first byte, behind a right magic and version, or behind a whole right header."""
+    """The foreign bytes begin at byte 0, after a valid magic and version, or after a valid header."""
     laid = Laid(original)
     try:
         whole = original.segment if which == "segment" else original.control

@@ -30,7 +30,7 @@ NESTED = b"[" * 100_000 + b"]" * 100_000
 
 
 def check_item(item: object) -> None:
-    """What the index relies on."""
+    """Assert the properties of an object that the index relies on."""
     if isinstance(item, AppModel):
         assert item.app
         assert item.version

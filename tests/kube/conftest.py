@@ -60,7 +60,7 @@ def api_connection(api: ApiServer, tmp_path: Path) -> Iterator[Connection]:
 
 @pytest.fixture(params=["test server", pytest.param("real", marks=pytest.mark.skipif(not REAL, reason="no cluster"))])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Each test that takes it runs against both clusters."""
+    """Yield a cluster. Each test that uses this fixture runs against both clusters."""
     if request.param == "real":
         with _real_cluster() as real:
             yield real

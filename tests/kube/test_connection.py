@@ -257,7 +257,7 @@ def test_a_server_with_an_untrusted_certificate_is_refused(
 
 
 def test_authorities_that_kubectl_accepts_are_accepted_by_every_python(tmp_path: Path) -> None:
-    """One without key usage: from Python 3.13 on that is refused by default."""
+    """The authority has no key usage, which Python refuses by default from 3.13 on."""
     ca, ca_key, certificate, key = (tmp_path / name for name in ("ca.crt", "ca.key", "own.crt", "own.key"))
     (tmp_path / "openssl.cnf").write_text(
         "[req]\ndistinguished_name = dn\nprompt = no\n[dn]\nCN = own\n"

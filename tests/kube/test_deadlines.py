@@ -274,7 +274,7 @@ def kubeconfig(folder: Path, port: int, certificates: Certificates | None = None
 
 
 def assert_no_request_is_left() -> None:
-    """While the peer goes on: what was left behind has ended by being cut."""
+    """Assert that every abandoned request has been cut, while the peer still answers."""
     for thread in threading.enumerate():
         if thread.name == "shmroute-request":
             thread.join(10)

@@ -54,7 +54,7 @@ class Server:
         return [head for head in self.heads if head[0].startswith(f"GET {PATH}")]
 
     def identity(self) -> list[str]:
-        """Who the one request for the path, since the last call, said it is. kubectl makes others beside it."""
+        """Return the identity in the only request for the path since the last call. kubectl sends others too."""
         [head] = self.asked()
         self.heads.clear()
         return sorted(line for line in head if line.lower().startswith(("authorization:", "impersonate-")))

@@ -108,7 +108,7 @@ def behind(certificates: Certificates) -> Iterator[tuple[int, list[list[str]]]]:
 
 
 def kubeconfig(folder: Path, certificates: Certificates, **cluster: Any) -> str:
-    """Of a server whose name only the proxy knows."""
+    """Write the kubeconfig of a server whose name only the proxy can resolve."""
     trust = {"certificate-authority": str(certificates.ca), "tls-server-name": "localhost"}
     return write_kubeconfig(folder / "kubeconfig", SERVER, cluster={**trust, **cluster})
 

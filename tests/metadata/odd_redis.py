@@ -57,7 +57,7 @@ class OddRedis:
 
 @contextmanager
 def odd_redis(answer: Answer) -> Iterator[OddRedis]:
-    """Such a server on a free port of 127.0.0.1."""
+    """Run such a server on a free port of 127.0.0.1."""
     server = OddRedis(socket.create_server(("127.0.0.1", 0)), answer)
     try:
         yield server

@@ -37,7 +37,7 @@ class Sentinelled:
         self._port = port
 
     def wait_for_replica(self) -> None:
-        """Until the Sentinel knows the replica, and the replica has what the master has."""
+        """Wait until the Sentinel knows the replica, and the replica is in sync with the master."""
         wait_for(lambda: self._sentinel("SENTINEL", "REPLICAS", SERVICE) != [])
         with self.master.client() as client:
             wait_for(lambda: client.wait(1, 100) == 1)

@@ -48,7 +48,7 @@ class SteppedLoader:
 
 
 def named(row: RowKey) -> tuple[str, str]:
-    """Namespace and model of a METADATA row."""
+    """Return namespace and model of a METADATA row."""
     assert row[0] == Kind.METADATA
     namespace, _, model = row[1].partition("/")
     return namespace, model
@@ -152,7 +152,7 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 4))
     def read(self, count: int) -> None:
-        """The store is asked now; its answer comes whenever `answer` says."""
+        """Send requests to the store; `answer` delivers its answers later."""
         wants = self.scheduler.take(count, self.moment())
         for want in wants:
             assert named(want.row) in self.wanted
@@ -190,7 +190,7 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule()
     def owner(self) -> None:
-        """The owner gets round to what was read."""
+        """Pass the values read so far to the owner."""
         for read in self.queue:
             rows = self.feed.settle([read], self.look_up)
             assert bool(rows) == (self.tickets.get(named(read.row)) == read.ticket)

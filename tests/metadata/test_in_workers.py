@@ -224,7 +224,7 @@ def test_an_old_value_stays_under_its_old_version(redis_server: RedisServer, are
 
 
 def test_route_gives_the_value_of_its_own_version_or_none(redis_server: RedisServer, area: str) -> None:
-    """Whatever is asked for first, and however long the route is held."""
+    """This holds in any order of reading, and for a route held for any time."""
     fill(redis_server, {"app_m": value("v-1")})
     with watching(area, RedisStore(redis_server.url)) as it:
         it.list([appmodel("app", {"m": "v-1"})])

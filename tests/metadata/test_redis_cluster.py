@@ -87,7 +87,7 @@ def test_unavailable_configured_node_affects_only_its_own_keys() -> None:
 
 @pytest.mark.fault(46)
 def test_all_nodes_at_new_addresses_are_found_by_the_configured_one() -> None:
-    """As behind a Service's name, whose pods have all been replaced."""
+    """A Service's name stays while all its pods are replaced."""
     nodes: list[RedisServer] = []
 
     def slots(_: list[bytes], connection: socket.socket) -> None:

@@ -241,7 +241,7 @@ def acl(server: RedisServer, *rules: str) -> str:
 
 @pytest.mark.parametrize("rules", ["+mget", "+@read -exists", "+@read -type", "+@read -exists -type -strlen -mget"])
 def test_commands_denied_by_an_acl_hide_no_other_value(redis_server: RedisServer, rules: str) -> None:
-    """With a key that is missing, and with one whose size is asked for first."""
+    """The keys include a missing one, and one whose size is read first."""
     fill(redis_server, {"a": b"1", "c": b"2"})
     with opened(acl(redis_server, "~*", *rules.split())) as store:
         assert read(store, "a", "b") == [b"1", MISSING]

@@ -161,7 +161,7 @@ def peak_bytes() -> int:
 
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
 def test_a_value_announced_over_the_limit_is_not_read(scheme: str) -> None:
-    """400 MB and far more are announced; what is read before the connection is closed is counted."""
+    """The server announces 400 MB and more, and counts the bytes read before the connection is closed."""
     sent = [0]
 
     def answer(command: list[bytes], connection: socket.socket) -> None:
@@ -225,7 +225,7 @@ def test_values_that_are_large_in_total_are_read_in_parts(redis_server: RedisSer
 
 @pytest.mark.parametrize("rules", ["+@read", "+mget"])
 def test_values_over_the_limit_do_not_block_the_others(redis_server: RedisServer, rules: str) -> None:
-    """Also for a user who may not ask for sizes."""
+    """This includes a user whose ACL forbids reading sizes."""
     with redis_server.client() as client:
         client.mset({f"large-{number}": b"x" * (5 * MIB) for number in range(5)})
         client.mset({f"small-{number}": b"%d" % number for number in range(20)})

@@ -43,7 +43,7 @@ def take(it: ReadScheduler, seconds: float = 0.0, count: int = EVERYTHING) -> li
 
 
 def answer(it: ReadScheduler, found: Found, seconds: float = 0.0) -> list[MetadataRead]:
-    """Everything that is due is found to be `found`."""
+    """Answer every due request with `found`."""
     wants = take(it, seconds)
     return it.answered([(want, found) for want in wants], at(seconds))
 

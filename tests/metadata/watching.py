@@ -76,7 +76,7 @@ class Watching:
         self.reader.close()
 
     def list(self, appmodels: Iterable[AppModel]) -> None:
-        """These are all there are."""
+        """Send these AppModels as the complete list."""
         self._source.put(Replaced("appmodels", tuple(appmodels)))
 
     def change(self, changed: AppModel) -> None:
@@ -91,7 +91,7 @@ class Watching:
     # --- what comes of it ------------------------------------------------------------------------------
 
     def wait_routed(self, model: str, version: str, *, app_version: str = "") -> None:
-        """Until a worker would see the route; the rows of its metadata are then published too."""
+        """Wait until a worker sees the route; the rows of its metadata are then published too."""
 
         def routed() -> bool:
             route = self.reader.get(model)
@@ -101,13 +101,13 @@ class Watching:
         wait_for(routed)
 
     def wait_loaded(self, *models: str) -> None:
-        """Until a worker would see the metadata of the models in the versions of their routes."""
+        """Wait until a worker sees the metadata of the models in the versions of their routes."""
         self.reader.wait_ready(JOIN_SECONDS)
         for model in models:
             wait_for(lambda model=model: self.state(model) == "loaded")  # type: ignore[misc]
 
     def wait_state(self, model: str, state: str, reason: str = "") -> None:
-        """Until a worker would see the state, and whoever lists what is pending the reason."""
+        """Wait until a worker sees the state, and a listing of pending metadata the reason."""
 
         def stands() -> bool:
             pending = {each.row[1].rpartition("/")[2]: each.reason for each in self.loader.pending()}
@@ -121,7 +121,7 @@ class Watching:
         return route.metadata_state if route else "no route"
 
     def settle(self) -> None:
-        """Until all events put so far have been applied and what they change is published."""
+        """Wait until all events put so far have been applied and published."""
         marker = appmodel("marker", {"marker": "v-1"}, version=f"v-{self._marks}")
         self._marks += 1
         self.change(marker)
@@ -135,7 +135,7 @@ class Watching:
 
     @property
     def skipped(self) -> int:
-        """Routes that cost no read, as their version was the same."""
+        """Number of routes that cost no read, because their version was the same."""
         return self.feed.status().skipped_by_version
 
 

@@ -44,7 +44,7 @@ def example(folder: Path, *names: str, port: int = PORT) -> Path:
 
 
 def ask(port: int, model: str = MODEL, seconds: float = ANSWER_SECONDS) -> tuple[int, dict[str, Any]]:
-    """One request on a connection of its own: status and answer.
+    """Send one request on a connection of its own. Returns status and answer.
 
     Raises:
         OSError, HTTPException, ValueError: there was none.
@@ -59,7 +59,7 @@ def ask(port: int, model: str = MODEL, seconds: float = ANSWER_SECONDS) -> tuple
 def get(
     connection: http.client.HTTPConnection, model: str = MODEL, *, keeping: bool = False
 ) -> tuple[int, dict[str, Any]]:
-    """`ask` on a connection, which is kept if `keeping`, unless the server says otherwise."""
+    """Send one request on this connection, which stays open if `keeping` and the server allow it."""
     connection.request("GET", f"/{model}", headers={} if keeping else {"Connection": "close"})
     response = connection.getresponse()
     return response.status, json.loads(response.read())
@@ -135,7 +135,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What it has written so far."""
+        """Output of the server so far."""
         return self._log.read_text(errors="replace")
 
     def send(self, number: int) -> None:

@@ -20,7 +20,7 @@ from tests.supervise.running import Manifests, memory_of, writer
 
 @contextmanager
 def gunicorn(folder: Path, area: str, manifests: Manifests, *options: str, app: str = "wsgi") -> Iterator[Server]:
-    """gunicorn with the example's configuration file, and 4 workers."""
+    """Run gunicorn with the example's configuration file and 4 workers."""
     port = free_port()
     target = "app:app" if app == "flask" else "app:application"
     words = ["gunicorn", "--config", "gunicorn.conf.py", "--bind", f"127.0.0.1:{port}", *options, target]

@@ -57,7 +57,7 @@ KINDS = {
 SLOW_KINDS = {
     "granian-hooks": Kind("Granian", ("granian", "starlette")),
 }
-"""These take their time to restart: 3.5 s for each worker, unless Granian is told otherwise."""
+"""Servers that restart slowly: Granian takes 3.5 s for each worker by default."""
 
 
 @pytest.mark.parametrize(

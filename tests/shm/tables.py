@@ -23,7 +23,7 @@ def table(reader: RowReader) -> Table:
 
 
 def changed(rows: Table, changes: Changes) -> Table:
-    """`rows` after `changes`."""
+    """Return `rows` after `changes`."""
     after = dict(rows)
     for key, value in changes.items():
         if value is None:

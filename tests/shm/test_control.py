@@ -257,7 +257,7 @@ def test_a_directory_among_the_leftovers_is_kept(area: str, caplog: pytest.LogCa
 
 
 def test_one_of_many_writers_that_start_at_once_gets_the_area(area: str) -> None:
-    """Half-made control blocks are never seen: each start finds none, a whole one, or is too late."""
+    """No writer sees a half-made control block: each finds none or a complete one, or is too late."""
     for _ in range(20):
         start = threading.Barrier(4)
         results: list[object] = []
@@ -296,7 +296,7 @@ def test_an_unfinished_removal_is_finished_by_the_next_writer(area: str) -> None
 
 
 def test_reading_a_control_block_does_not_release_the_lock(area: str) -> None:
-    """As a POSIX record lock would be by any close of the same file in the process."""
+    """A POSIX record lock would be released by any close of the same file in the process."""
     with Publisher(area):
         for _ in range(3):
             ControlReader(area)

@@ -64,7 +64,7 @@ def looked_at(publisher: Publisher, names: list[str]) -> tuple[int, int]:
 
 @pytest.mark.fault(37)
 def test_12000_crafted_names_cost_what_12000_random_ones_cost(area: str) -> None:
-    """One object may hold so many. In a table found by CRC-32 they shared one slot, and every search was as long."""
+    """One object may hold 12,000 names. With CRC-32 they would share one slot, and every search would visit all."""
     crafted = colliding_names(24_000)
     assert len({crc32(name.encode()) for name in crafted}) == 1
     present, absent = crafted[:12_000], crafted[12_000:]

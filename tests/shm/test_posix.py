@@ -45,7 +45,7 @@ def test_a_missing_file_differs_from_a_forbidden_one(area: str) -> None:
 
 
 def test_lack_of_descriptors_or_address_space_raises_no_access(area: str) -> None:
-    """In a child: both limits hold for the whole process."""
+    """This runs in a child, because both limits hold for the whole process."""
 
     def work(pipe: Pipe) -> None:
         name = control_name(area)
@@ -98,7 +98,7 @@ def test_next_writer_shares_its_predecessors_files_with_its_group(area: str) -> 
 
 @as_root
 def test_a_member_of_the_group_reads_what_another_user_publishes(area: str) -> None:
-    """In a process of its own: the child gives its rights up."""
+    """This runs in a child, which gives up its rights."""
 
     def work(pipe: Pipe) -> None:
         become_nobody([4711])

@@ -327,7 +327,7 @@ def test_leftovers_are_removed_by_the_next_lock_holder(area: str) -> None:
 
 @pytest.mark.fault(23)
 def test_bytes_left_behind_the_log_are_never_read_as_a_batch(area: str) -> None:
-    """A value may hold anything, also a batch of the generation after the next that lies just where that one will."""
+    """A value may hold any bytes, even those of a future batch at the very place of that batch."""
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
         writer = publisher._writer
@@ -440,7 +440,7 @@ def test_an_exception_in_the_middle_of_a_publish_leaves_no_half_state(
 
 @pytest.mark.fault(27)
 def test_replace_without_room_changes_nothing(area: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real thing, on a small file system, is in tests/faults/test_memory.py."""
+    """tests/faults/test_memory.py tests the same on a small file system."""
     with Publisher(area) as publisher:
         publisher.publish({(1, "a"): b"1"})
 

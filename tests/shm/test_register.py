@@ -117,7 +117,7 @@ def test_idle_forked_child_does_not_keep_its_parents_place(area: str) -> None:
 
 
 def test_a_closed_descriptor_reused_by_others_is_not_written(area: str, tmp_path: Path) -> None:
-    """As after a daemoniser that closes every descriptor."""
+    """A daemoniser may have closed every descriptor."""
     times = count(0, 1_000_000_000)
     with Publisher(area):
         register = Register(area, lambda: next(times))

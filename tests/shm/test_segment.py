@@ -93,7 +93,7 @@ def test_there_is_no_batch_beyond_the_log_nor_at_an_odd_offset(area: str) -> Non
 
 
 def test_pages_behind_the_log_are_reserved_before_readers_look(area: str) -> None:
-    """A look at a page that is not there takes memory, and kills the process where there is none."""
+    """Reading an unreserved page takes memory, and kills the process if there is none."""
     with Publisher(area) as publisher:
         for number in range(300):
             publisher.publish({(1, "a"): os.urandom(number * 7)})
@@ -132,7 +132,7 @@ def slot_offset(segment: Segment, kind: int, key: bytes) -> int:
 
 
 def word_of(segment: Segment, kind: int, key: bytes) -> int:
-    """Where the row's newest record is."""
+    """Return the offset of the row's newest record, in words."""
     return segment.probe(kind, key, NO_END)[2]
 
 
@@ -219,7 +219,7 @@ def test_a_walk_over_records_that_supersede_each_other_ends(area: str) -> None:
 
 
 def test_a_damaged_link_between_versions_is_detected(area: str) -> None:
-    """The chain of row (1, a) is "1" -> "ONE" -> "one"; one that stands at "ONE" must not be given "one"."""
+    """The versions of row (1, a) are "1" -> "ONE" -> "one"; a reader at "ONE" must not get "one"."""
     states = build(area)
     segment = Segment(current_segment(area))
     newest = word_of(segment, 1, b"a")

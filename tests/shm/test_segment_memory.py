@@ -63,7 +63,7 @@ def test_error_without_room_gives_needed_and_free_bytes(area: str) -> None:
 
 
 def test_a_segment_that_cannot_be_mapped_for_writing_is_not_unlinked(area: str) -> None:
-    """The stdlib's class would take the last good copy away."""
+    """The class of the standard library would unlink the last good copy."""
 
     def work(pipe: Pipe) -> None:
         name = current_segment(area)

@@ -108,7 +108,7 @@ class AgainstADict(RuleBasedStateMachine):
 
     @rule(changes=some_changes, line=st.integers(0, 700))
     def crash(self, changes: Changes, line: int) -> None:
-        """The next writer is killed at some line of taking over or publishing; the one after it goes on."""
+        """Kill the next writer at some line of taking over or publishing, and start another one."""
         generation = self.publisher.generation
         self.publisher.close()
 

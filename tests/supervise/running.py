@@ -42,7 +42,7 @@ class Manifests:
         self.write("iiot")
 
     def write(self, app: str, models: int = 1) -> None:
-        """Have `app` serve the model, and further ones up to `models`. In one step, as a kubelet does."""
+        """Make `app` serve the model, and further ones up to `models`, in one step as a kubelet does."""
         names = [MODEL, *(f"further-{number}" for number in range(1, models))]
         manifest = {
             "apiVersion": "iidp.com/v1",

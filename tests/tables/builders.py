@@ -16,7 +16,7 @@ EARLY, LATE = "2026-01-01T00:00:00Z", "2026-06-01T00:00:00Z"
 
 
 def key_of(name: str) -> ObjectKey:
-    """`namespace/name`, or a name in the namespace "default"."""
+    """Return the key of `namespace/name`, or of a name in the namespace "default"."""
     namespace, _, name = name.rpartition("/")
     return ObjectKey(namespace or "default", name)
 
@@ -107,12 +107,12 @@ class Followed:
         return decoded(self.published.items()).get((kind, key))
 
     def served_by(self, model: str) -> str | None:
-        """`namespace/appmodel` of the model's winner."""
+        """Return `namespace/appmodel` of the model's winner."""
         route = self.row(Kind.MODEL, model)
         return None if route is None else f"{route.namespace}/{route.appmodel}"
 
     def addresses(self, name: str) -> list[str] | None:
-        """`host:port` of every endpoint of an AppModel's app."""
+        """Return `host:port` of every endpoint of an AppModel's app."""
         row = self.row(Kind.ENDPOINTS, str(key_of(name)))
         return None if row is None else [f"{each.host}:{each.port}" for each in row.endpoints]
 

@@ -159,7 +159,7 @@ class Oracle:
 
 
 def last_good(table: dict[RowKey, bytes]) -> dict[RowKey, Any]:
-    """Without what depends on the order: whether an object was valid when it became invalid."""
+    """Return the rows without the flag that depends on the order: whether an invalid object was valid before."""
     return {
         key: msgspec.structs.replace(msgspec.msgpack.decode(row, type=InvalidRow), last_good=False)
         if key[0] == Kind.INVALID

@@ -32,7 +32,7 @@ SPACES = st.sampled_from(["east", "west"])
 
 
 def prefix(items: list[tuple[Any, Share]], limit: Share) -> list[Any]:
-    """The naive rule: the first ones whose sum stays within the limit."""
+    """Return the first items whose sum stays within the limit: the rule in its simplest form."""
     fitting, taken = [], Share()
     for key, weight in items:
         taken = taken.plus(weight)

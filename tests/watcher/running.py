@@ -93,7 +93,7 @@ class Running:
 
     @property
     def source(self) -> Told:
-        """The one source, which says what the test has it say."""
+        """The only source, which sends the events that the test puts."""
         (source,) = self.sources
         assert isinstance(source, Told)
         return source

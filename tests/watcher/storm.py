@@ -42,7 +42,7 @@ class Storm:
         self._thread = threading.Thread(target=self._loop.run, daemon=True)
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
-        """Be the source: tell the first lists, and leave the rest to `blow`."""
+        """Act as the source: send the first lists, and leave the changes to `blow`."""
         sink.put(Replaced("busy", tuple(self._busy(number, 0) for number in range(self._rows))))
         sink.put(Replaced("calm", (self._calm(0),)))
         for kind in self.kinds:

@@ -42,7 +42,7 @@ def publish(area: str, rows: dict[RowKey, bytes], *, age_seconds: float = 0.0) -
 
 
 def save(path: Path, area: str) -> None:
-    """One round of the writing thread: at its end it writes once more."""
+    """Run one round of the writing thread, which writes once more at its end."""
     stop = threading.Event()
     stop.set()
     checkpoint(path, area).run(stop)

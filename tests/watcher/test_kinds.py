@@ -85,7 +85,7 @@ class ServerPlace(Place):
         self.sources = [KubernetesSource(connection, kind, namespace=None) for kind in (APPMODELS, WIDGETS)]
 
     def _served(self) -> bool:
-        """A server serves a new definition a moment after it has taken it."""
+        """Return whether the server serves the new definition, which it does a moment after accepting it."""
         try:
             self.objects.list_cluster_custom_object("example.com", "v1", "widgets")
         except client.ApiException as error:

@@ -24,7 +24,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder of 31 MiB: ten of them for rows."""
+    """Make the area's folder appear as one of 31 MiB, ten of them for rows."""
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=31 * 256, f_frsize=4096))
 
 
@@ -85,7 +85,7 @@ class Fed:
         self.table.update(self.feed.follow({(Kind.MODEL, model): row}, self.table.get))
 
     def read(self, size: int) -> None:
-        """The store answers what was requested last."""
+        """Answer the newest requests as the store would."""
         request = self.requests.pop()
         read = MetadataRead(request.row, request.ticket, MetadataState.LOADED, 1.0, b"x" * size, "")
         self.table.update(self.feed.settle([read], self.table.get))

@@ -246,7 +246,7 @@ def in_place(file: Path, text: str) -> None:
 
 
 def by_kubelet(file: Path, text: str) -> None:
-    """As a kubelet updates a mounted ConfigMap: `tables.yaml -> ..data/tables.yaml`, `..data -> ..2026_...`."""
+    """Write the file as a kubelet does: `tables.yaml -> ..data/tables.yaml`, `..data -> ..2026_...`."""
     folder = file.parent
     versions = len(list(folder.glob("..2*")))
     version = folder / f"..2026_{versions}"

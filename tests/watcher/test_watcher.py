@@ -116,7 +116,7 @@ def test_routes_wait_a_bounded_time_for_endpoint_slices(area: str) -> None:
 
 
 def take_over(area: str) -> None:
-    """What a former watcher has published: one and two, with an endpoint each."""
+    """Publish the models one and two with an endpoint each, as a former watcher."""
     with running(area, "appmodels", "endpointslices") as it:
         it.source.put(Replaced("appmodels", (appmodel("one"), appmodel("two"))))
         slices = tuple(endpointslice(name, "10.0.0.1") for name in ("one", "two"))

@@ -167,7 +167,7 @@ def test_a_generation_that_was_never_published_is_a_gap(given: RoutesArea, reade
 @pytest.mark.usefixtures("small_logs")
 @pytest.mark.parametrize("stay_behind", [1, 7, 300])
 def test_changes_add_up_to_the_table_over_bases_and_writers(area: str, reader: Reader, stay_behind: int) -> None:
-    """By one whole base it may stay behind without a gap; by more it begins again."""
+    """An iterator may be one base behind without a gap; if it is further behind, it begins again."""
     choose = random.Random(stay_behind)
     known = Table()
     changes = reader.changes(timeout=0)
@@ -354,7 +354,7 @@ class Interrupted(Exception):
 
 
 def test_an_interrupt_while_reading_changes_loses_none(area: str, reader: Reader) -> None:
-    """At each line in turn, as a time limit's signal might come."""
+    """A signal, as of a time limit, interrupts the reading at each line in turn."""
     known = Table()
     with RoutesArea(area) as given:
         given.publish(route("a"), route("b"))
@@ -499,7 +499,7 @@ def test_cancelling_an_async_wait_loses_no_change(area: str, reader: Reader) -> 
 
 
 def test_async_continues_the_read_after_a_cancelled_wait(given: RoutesArea, reader: Reader) -> None:
-    """Two reads at once would be one too many: each goes on from the same place."""
+    """Two reads at once would both continue from the same generation."""
     reading = 0
 
     async def work() -> list[Change | Reset]:

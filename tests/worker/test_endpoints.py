@@ -134,7 +134,7 @@ def test_keys_spread_evenly() -> None:
 
 
 def test_endpoints_with_equal_checksums_share_their_keys() -> None:
-    """`plumless` and `buckeroo` have the same CRC-32, and so has whatever begins with them and goes on alike."""
+    """`plumless` and `buckeroo` have the same CRC-32, even if the same text is appended to both."""
     picked = pool("plumless:80", "buckeroo:80")
     counts = Counter(str(picked.pick(key)) for key in KEYS)
     assert all(abs(count - 2500) < 200 for count in counts.values())

@@ -201,7 +201,7 @@ def test_keys_in_the_same_cache_slot_are_distinguished(publisher: Publisher, rea
 
 @needs_native
 def test_first_touch_finds_the_row_as_it_was_in_its_generation(publisher: Publisher) -> None:
-    """Newer records of a row lie behind the end of the log, and lead back to the one before."""
+    """Newer records of the row lie after the end of the log, and link to the record before them."""
     assert NATIVE is not None
     table_kind = 16
 

@@ -128,7 +128,7 @@ def test_a_name_no_row_can_have_is_not_found(given: RoutesArea, reader: Reader, 
 
 
 def test_long_rows_and_strange_names_are_found(given: RoutesArea, reader: Reader) -> None:
-    """A look-up has a quick way for rows of up to 254 bytes; a name may also share its hash with another."""
+    """Look-ups handle rows of up to 254 bytes separately, and two names may share a hash."""
     names = ["plumless", "buckeroo", "ä\U0001f600", " ", "a/b", "x" * 250, "y" * 60_000]
     given.publish(*(route(name, "app" * size) for name in names for size in (1,)))
     given.publish(*(route(f"long-{size}", "a" * size) for size in range(100, 400)))
@@ -408,7 +408,7 @@ def test_look_ups_of_unknown_names_keep_little_memory(given: RoutesArea, reader:
 
 
 def test_endpoints_evicted_from_the_cache_still_change(area: str) -> None:
-    """A route that is held keeps its pool; the memo must not be the only one who knows of it."""
+    """A held route keeps its pool, which must be updated even after the cache has evicted it."""
     with RoutesArea(area) as given, Reader(area, memo_rows=4) as reader:
         given.publish(*(route(f"m{number}", f"app{number}") for number in range(20)))
         for number in range(20):
@@ -493,7 +493,7 @@ def test_unused_readers_are_garbage_collected(given: RoutesArea, area: str) -> N
 
 
 def test_threads_never_see_a_change_undone(area: str) -> None:
-    """Each model's version counts up; no thread may ever see one that is lower than what it saw before."""
+    """Each model's version increases; no thread may see a lower version than before."""
     threads = 8
     models = [f"m{number}" for number in range(30)]
     errors: list[BaseException] = []
@@ -534,7 +534,7 @@ def test_threads_never_see_a_change_undone(area: str) -> None:
 
 
 def test_first_touch_overtaken_by_a_generation_does_not_keep_its_row(given: RoutesArea, reader: Reader) -> None:
-    """As by another thread while it decodes what it has read."""
+    """Another thread moves to the next generation while this one decodes the row."""
     given.route("a")
     reader.attach()
     decode = reader._decode_route
@@ -556,7 +556,7 @@ class OutOfTime(Exception):
 
 
 def test_an_interrupted_look_up_caches_no_old_row(area: str) -> None:
-    """At each line of a look-up that goes on to the next generation, in turn."""
+    """The interrupt comes at each line in turn of a look-up that moves to the next generation."""
     models = [f"m{number}" for number in range(6)]
     files = ("worker/reader.py", "worker/position.py", "worker/row_cache.py", "worker/lookup.py", "shm/reader.py")
     with RoutesArea(area) as given, Reader(area) as reader:
@@ -615,7 +615,7 @@ def test_a_signal_handler_may_look_up_during_a_look_up(given: RoutesArea, reader
 
 
 def test_a_logging_handler_may_look_up(given: RoutesArea, reader: Reader, area: str) -> None:
-    """The one thing a look-up ever logs is a fault, and it is logged in the middle of a look-up."""
+    """A look-up logs only faults, and it logs them before it has finished."""
     from shmroute.shm import layout
     from shmroute.shm.names import control_name
     from tests.shm.ground import poke
@@ -684,7 +684,7 @@ def fork_despite_threads() -> int:
 
 
 def test_forked_children_do_not_all_pick_the_same_endpoint(area: str) -> None:
-    """As workers of a server that has resolved and picked before it forked."""
+    """The parent has resolved and picked before it forks, as a server with preloaded code does."""
 
     def pick(pipe: Pipe, held: Route) -> None:
         pipe.send([str(held.pick()) for _ in range(3)])

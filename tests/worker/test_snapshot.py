@@ -33,7 +33,7 @@ def reader(area: str) -> Iterator[Reader]:
 
 
 def put(given: RoutesArea, *, ready: bool = True, **flags: object) -> None:
-    """The table `flags`, whole."""
+    """Publish the table `flags` with exactly these rows."""
     rows: dict[tuple[int, str], bytes | None] = {(NUMBER, key): encode(value) for key, value in flags.items()}
     rows[Kind.TABLES, "flags"] = encode(TableRow(NUMBER, "configmaps.v1", ready, len(flags), ("team",)))
     rows[NUMBER + 1, "0:team:sweb"] = encode((1, sorted(flags)))

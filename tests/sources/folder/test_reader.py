@@ -33,7 +33,7 @@ class Reading:
         (self.folder / name).write_text(content)
 
     def look(self) -> bool:
-        """One look. Returns whether it is in step with the folder."""
+        """Look once. Returns whether the reader is in step with the folder."""
         look = self.reader.look(self.now)
         for event in look.events:
             self.follower.put(event)
@@ -273,7 +273,7 @@ class Volume:
         return version
 
     def switch(self, version: Path, *, keep_old: bool = False) -> None:
-        """Everything changes by one rename; links come after it, what is not needed any more goes last."""
+        """Switch to another version by one rename; add links after it, and remove old files last."""
         old = (self.path / "..data").resolve()
         (self.path / "..data_tmp").symlink_to(version.name)
         (self.path / "..data_tmp").rename(self.path / "..data")

@@ -137,7 +137,7 @@ def test_a_new_list_cancels_a_running_audit(api: ApiServer, connection: Connecti
 
 @pytest.mark.fault(35)
 def test_a_lost_watch_cancels_a_running_audit(api: ApiServer, connection: Connection) -> None:
-    """What it has not told yet is late, not lost: it comes when the watch resumes."""
+    """Events of a lost watch are late, not lost: they arrive when the watch resumes."""
     api.apply(app_model("one"))
     timing = msgspec.structs.replace(
         CALM, audit_grace_seconds=1.5, backoff_first_seconds=30.0, backoff_cap_seconds=30.0

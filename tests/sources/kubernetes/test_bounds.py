@@ -27,7 +27,7 @@ def follow(api: ApiServer, connection: Connection) -> Following:
 
 
 def lists_as(api: ApiServer, monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes]) -> None:
-    """Every list from now on is what `change` makes of it."""
+    """Change the body of every further list by `change`."""
     whole = api.lister._list
     monkeypatch.setattr(api.lister, "_list", lambda *arguments: change(whole(*arguments)))
 

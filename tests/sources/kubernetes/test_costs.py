@@ -30,7 +30,7 @@ WRITES_A_SECOND = 10
 
 @contextlib.contextmanager
 def busy(api: ApiServer) -> Iterator[None]:
-    """Another resource is written 10 times a second, on the server's clock; its caches follow at once."""
+    """Write another resource 10 times a second on the server's clock; its caches follow at once."""
     stop = threading.Event()
 
     def write() -> None:

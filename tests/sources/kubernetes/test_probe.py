@@ -130,7 +130,7 @@ def test_a_late_peek_starts_a_comparison(api: ApiServer, connection: Connection)
 
 @pytest.mark.fault(5)
 def test_peeks_grow_rare_where_they_cannot_show_a_missing_event(api: ApiServer, connection: Connection) -> None:
-    """A server without bookmarks, its other resources busy: it would be listed for ever."""
+    """A server without bookmarks whose other resources are busy must not be listed for ever."""
     timing = msgspec.structs.replace(
         LIVELY, probe_seconds=0.02, bookmark_seconds=0.01, peek_seconds=1, grace_seconds=0.01
     )
@@ -186,7 +186,7 @@ def test_a_probe_that_is_refused_says_why_and_leaves_the_watch_alone(api: ApiSer
 
 
 def test_unreachable_storage_is_reported_while_the_watch_continues(api: ApiServer, connection: Connection) -> None:
-    """etcd is gone: the server's cache and the watch go on, and every quorum read fails."""
+    """etcd is unreachable: the server's cache and the watch continue, and every quorum read fails."""
     with Following(connection, timing=LIVELY) as follow:
         follow.wait_watched(api)
         follow.wait(lambda: bool(follow.state and follow.state.confirmed_ns))

@@ -142,7 +142,7 @@ def test_one_410_after_a_working_watch_costs_no_wait(clock: Clock) -> None:
 
 
 def test_restarts_in_quick_succession_do_not_add_up(clock: Clock) -> None:
-    """Each cuts the watch as soon as it is open, refuses a connection, and answers 410."""
+    """Each restart cuts the watch as soon as it is open, refuses a connection, and answers 410."""
     recovery = make(clock, dice=0.0)
     for _ in range(10):
         assert recovery.failed(ApiError("watch", 0, SHORT_WATCH, "it ended at once")) == 0.8
