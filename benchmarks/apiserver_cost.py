@@ -38,7 +38,7 @@ TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Meter:
-    """The processor seconds that a server has taken, with those of an idle server taken off."""
+    """The processor seconds used by a server, minus those of an idle server."""
 
     def __init__(self, read: Callable[[], float], idle_seconds: float) -> None:
         self._read = read

@@ -1,4 +1,4 @@
-"""What a call by a model's name costs beside one of a fixed address: processor time of the client."""
+"""Client CPU time of a call by a model's name, compared with one of a fixed address."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shmroute.contrib.httpx import AsyncTransport, Transport
 
 SLICES = 30
 REQUESTS = 20
-"""Of each slice: short, and in turn with the other's, so that what else the machine does is shared out evenly."""
+"""Number of requests in each slice. Short slices of both sides alternate, so that other load affects both equally."""
 
 AT_A_TIME = 60
 """Calls in progress in a busy gateway, for instance while a pod hangs."""

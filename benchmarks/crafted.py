@@ -1,4 +1,4 @@
-"""Names that whoever writes AppModels has crafted to collide, beside random ones: neither side may be slower."""
+"""Names crafted to collide in a hash, compared with random ones: both must cost the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shmroute import ModelNotFound
 from shmroute.rows import Kind
 
 LETTERS = "pqrstuvw"
-"""Of crafted names; the random ones are made of the same, so that they differ in nothing but chance."""
+"""Letters of the crafted names, and of the random ones, so that they differ only by chance."""
 
 MEASURES = {
     "publish": "publish crafted names, in 4 generations",

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.list_compression`: what gzip would save and cost for lists of AppModels of 1 and 10 MB.
+"""`python -m benchmarks.list_compression`: savings and cost of gzip for lists of AppModels of 1 and 10 MB.
 
 The list is what the test API server answers, repeated under other names, uids and versions. It is compressed at level
 1, as a kube-apiserver does from 128 KiB on (`defaultGzipContentEncodingLevel`, `defaultGzipThresholdBytes` of its

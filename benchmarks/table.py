@@ -1,4 +1,4 @@
-"""The table everything is measured on: rows of `tests.generate`, made once for each size."""
+"""The table of all measurements: rows of `tests.generate`, made once for each size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of any resource, beside what a team has before: an informer with a dict in each worker."""
+"""Tables of any resource, compared with an informer that keeps a dict in each worker."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from shmroute.worker.lookup import NATIVE
 HOT = 500
 ROWS_A_TEAM = 100
 TEAM = 8
-"""Workers of a pod: where each has informers of its own, the API server is asked so many times."""
+"""Number of workers of a pod: with informers in each, the API server gets this many requests."""
 
 INFORMER = "an informer's dict"
 PLAIN = "plain twin"
@@ -66,7 +66,7 @@ def name(number: int) -> str:
 
 
 class _Informer:
-    """What a worker's own informer keeps: decoded objects, and an index, under a lock."""
+    """A worker's own informer: decoded objects and an index, under a lock."""
 
     def __init__(self, count: int) -> None:
         self._lock = threading.Lock()

@@ -16,7 +16,7 @@ _LOOP = "def loop(keys):\n    for key in keys:\n        look_up(key)\n"
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """A median with its spread, in seconds (or bytes, where a measure says so)."""
+    """A median with its spread, in the unit of its measurement."""
 
     median: float
     low: float

@@ -1,4 +1,4 @@
-"""A cluster to test against, the test API server or a real one, behind the same few operations.
+"""A cluster to test against: the test API server or a real one, with the same few operations.
 
 They go through the official client, on purpose: what a test does to a cluster, and what it expects to be there, must
 not pass through the code under test.
@@ -37,7 +37,7 @@ class Cluster:
     namespace: str
     api: client.CustomObjectsApi
     server: ApiServer | None
-    """The test API server, for what only it can be told to do; None where the cluster is real."""
+    """The test API server, to inject faults that only it supports; None if the cluster is real."""
 
     def apply(self, manifest: Manifest) -> Manifest:
         """Create or change the object by server-side apply, as `kubectl apply --server-side --force-conflicts` does."""

@@ -16,7 +16,7 @@ from tests.leftovers import new_area, nothing_left, remove_area, segments, stray
 from tests.redis_server import RedisServer
 
 REAL_CLUSTER = os.environ.get("SHMROUTE_TEST_KUBECONFIG")
-"""A kubeconfig: whatever takes the `cluster` fixture runs against that cluster too, in a namespace of its own."""
+"""A kubeconfig: tests with the fixture `cluster` run against that cluster too, each in a namespace of its own."""
 
 # A shell that starts a run in the background ignores SIGINT and SIGQUIT, nohup ignores SIGHUP, and all that a test
 # starts would inherit it. Whatever is executed has no handlers, so with one the run still outlives its terminal.

@@ -1,4 +1,4 @@
-"""Forked children of a test: they run a function of the test's own, and end with it at the latest.
+"""Forked children of a test: each runs a function of the test, and ends with the test at the latest.
 
     with Forks() as forks:
         child = forks.start(work, argument)
@@ -32,7 +32,7 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG: Final = 1
 
 END_SECONDS: Final = 60.0
-"""How long `finish` waits."""
+"""Longest wait of `finish`, in seconds."""
 
 _STEP_SECONDS: Final = 0.001
 

@@ -233,8 +233,7 @@ def _uuid(key: ObjectKey) -> str:
 
 
 def colliding_names(count: int) -> list[str]:
-    """Return the names of 16 letters from p to w with one CRC-32: the sums of any two of its null vectors are null
-    vectors too.
+    """Return names with the same CRC-32, of 16 letters from p to w.
 
     The letters differ in their three low bits only, so a name is 48 free bits, and the CRC is linear in them.
     """

@@ -42,10 +42,10 @@ from tests.processes import (
 SHARED_MEMORY = Path(os.environ.get("SHMROUTE_DIR") or "/dev/shm")
 
 MARK = "SHMROUTE_TEST_RUNNING"
-"""In the environment of everything a test executes: its processes are known by it even when their parent has gone."""
+"""Environment variable of every process of a test, which identifies it even after its parent has ended."""
 
 GRACE_SECONDS = 3.0
-"""For processes that were told to end, or notice by themselves that their server has gone (within 2 s)."""
+"""Longest wait for processes that are ending, or that notice within 2 s that their server has ended, in seconds."""
 
 _STEP_SECONDS = 0.01
 
@@ -64,13 +64,13 @@ _WATCHED_SIGNALS = (
     signal.SIGUSR2,
     signal.SIGCHLD,
 )
-"""Those that programs handle. SIGALRM is pytest-timeout's."""
+"""Signals that programs handle. SIGALRM belongs to pytest-timeout."""
 
 _CHANGED_BY_PYTEST = (MARK, "PYTEST_CURRENT_TEST")
 
 _numbers = itertools.count()
 _TOKEN = secrets.token_hex(3)
-"""Tells this process from an earlier one with its id, whose shared memory may still be there."""
+"""Distinguishes this process from an earlier one with its id, whose shared memory may still exist."""
 
 
 def new_area() -> str:

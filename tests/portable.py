@@ -1,4 +1,4 @@
-"""A pytest plugin that takes away what only Linux has: `pytest -p tests.portable tests/worker tests/watcher`.
+"""A pytest plugin that removes everything that only Linux has: `pytest -p tests.portable tests/worker tests/watcher`.
 
 shmroute then runs as it would on a Mac, as far as Linux can show that. Other packages still see Linux.
 """

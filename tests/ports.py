@@ -1,4 +1,4 @@
-"""Free ports for servers that tests start, which no other test process takes meanwhile."""
+"""Free ports for servers that tests start; no other test process gets the same port."""
 
 from __future__ import annotations
 

@@ -32,12 +32,12 @@ from tests.ports import free_port
 from tests.processes import bound
 
 START_SECONDS = 20.0
-"""Redis takes some 10 ms; a slow machine under full load, seconds."""
+"""Longest wait for the start, in seconds. It takes 10 ms, and seconds on a slow machine under full load."""
 
 STOP_SECONDS = 5.0
 
 _START_ATTEMPTS = 5
-"""A program that is no test may take the free port before Redis binds it."""
+"""Number of attempts to start: a program that is not a test may use the free port before Redis binds it."""
 
 _STEP_SECONDS = 0.005
 

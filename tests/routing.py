@@ -1,4 +1,4 @@
-"""Rows of an area of a test's own, said in few words, and published as a watcher would.
+"""Rows of an area of a test's own, written briefly and published as a watcher would.
 
 with RoutesArea(area) as given:
     given.route("model", app="iiot")

@@ -28,7 +28,7 @@ SLICES = "/apis/discovery.k8s.io/v1/namespaces/wire/endpointslices"
 
 
 class Clock:
-    """The clock that watches go by, turned by hand."""
+    """The clock of the watches, set by the test."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -38,7 +38,7 @@ class Clock:
 
 
 class Story:
-    """A server whose revisions, times and uids come as those of the recorded one came."""
+    """A server with the revisions, times and uids of the recorded one."""
 
     def __init__(self, progress: bool = True) -> None:
         self.clock = Clock()

@@ -1,4 +1,4 @@
-"""The test API server fails as it is told to, and only then."""
+"""The test API server fails exactly as a test requests."""
 
 from __future__ import annotations
 

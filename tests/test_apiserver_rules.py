@@ -1,4 +1,4 @@
-"""What the recordings do not show of an API server, the test server does as Kubernetes documents it."""
+"""Where no recording exists, the test server behaves as Kubernetes documents it."""
 
 from __future__ import annotations
 

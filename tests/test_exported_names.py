@@ -1,4 +1,4 @@
-"""The public names: what a release may not take away without a line in docs/renamed.md."""
+"""The public names, which a release may remove only with a line in docs/renamed.md."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ PUBLIC = {
         "Reset",
     ],
 }
-"""Module -> its names. Add a name here when it becomes public; a name that goes needs a line in docs/renamed.md."""
+"""Module -> its names. Add a name here when it becomes public; a removed name needs a line in docs/renamed.md."""
 
 
 @pytest.mark.parametrize("module", PUBLIC)

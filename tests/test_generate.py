@@ -1,4 +1,4 @@
-"""The generator of test data is itself held to the real parsers and the real index."""
+"""The generator of test data agrees with the real parsers and the real index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker pays for: `import shmroute` and the first look-up load nothing but the reader's half."""
+"""`import shmroute` and the first look-up load only the worker's half."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Look-ups and the watcher without what only Linux has, and what is refused there. It was not run on a Mac."""
+"""Look-ups and the watcher without features of Linux, and features that are refused there. Never run on a Mac."""
 
 from __future__ import annotations
 

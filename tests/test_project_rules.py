@@ -1,4 +1,4 @@
-"""Rules that no single module can keep: what is nowhere in the code, in the log, in the repository."""
+"""Rules for the whole project: things that must not occur in the code, in the log, or in the repository."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNSAFE_YAML = {
     *("load", "load_all", "unsafe_load", "unsafe_load_all", "full_load", "full_load_all"),
     *("Loader", "CLoader", "UnsafeLoader", "CUnsafeLoader", "FullLoader", "CFullLoader"),
 }
-"""What of PyYAML makes arbitrary objects, or may."""
+"""Names of PyYAML that make arbitrary objects, or may."""
 
 TOKEN = "a-token-that-nobody-else-has"
 PASSWORD = "a-password/that+nobody%else has"

@@ -1,4 +1,4 @@
-"""The Redis server for tests is a real one, and it goes with the test."""
+"""The Redis server for tests is a real one, and ends with the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What shmroute offers users' tests: answers without a watcher, a real watcher on a folder, fixtures for both."""
+"""`shmroute.testing`: answers without a watcher, a real watcher on a folder, and fixtures for both."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ needs_native = pytest.mark.skipif(
 )
 
 BOTH = ["plain", pytest.param("native", marks=needs_native)]
-"""For `pytest.mark.parametrize` and fixtures."""
+"""Names of both twins, for `pytest.mark.parametrize` and fixtures."""
 
 
 def _module_again(name: str) -> ModuleType:

@@ -27,47 +27,47 @@ split as the times of its answers are (0.9 and 2.3 ms); the others are estimates
 all of them."""
 
 SECONDS_OF_CORE_A_MEGABYTE: Final = 20e-3
-"""For lists, whole or of metadata: an estimate."""
+"""Processor seconds of an API server per megabyte of a list, complete or of metadata: an estimate."""
 
 SECONDS_OF_CORE_AN_EVENT: Final = 23e-6
-"""For one event to one watcher, measured on a kube-apiserver 1.36.2."""
+"""Processor seconds of an API server per event and watcher, measured on a kube-apiserver 1.36.2."""
 
 STEP_SECONDS: Final = 10
-"""One point of the plot."""
+"""Seconds between two points of the plot."""
 
 
 class Run(msgspec.Struct, frozen=True):
     """The figures of one simulation."""
 
     per: str
-    """What has one watcher: "pod" or "node"."""
+    """Unit that has one watcher: "pod" or "node"."""
     watchers: int
     resources: int
     open_watches: int
     requests_a_second: float
-    """While nothing happens."""
+    """Requests per second while nothing happens."""
     requests_a_resource: float
     bytes_a_second: float
-    """While nothing happens, events left out."""
+    """Bytes per second while nothing happens, without events."""
     event_bytes_a_second: float
     cores: float
-    """Of the API server, while nothing happens, events left out."""
+    """Cores of the API server that are busy while nothing happens, without events."""
     event_cores: float
     peak_start: int
-    """Most requests in one second while the fleet starts."""
+    """Maximum number of requests in one second while the fleet starts."""
     peak_restart: int
     peak_rollout: int
     peak_lists: int
-    """Lists under way at once."""
+    """Maximum number of lists at the same time."""
     late_restart: Staleness
-    """How late changes were seen that came while the server was away, in seconds."""
+    """Delay until changes made during the server's outage were seen, in seconds."""
     late_split: Staleness
     timeline: list[float]
     """Requests a second, one figure for each `STEP_SECONDS`."""
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """What docs/scaling.json holds."""
+    """The content of docs/scaling.json."""
 
     scenario: Scenario
     runs: list[Run]

@@ -1,4 +1,4 @@
-"""The API server of the simulation: what it answers at which time, and what it has been asked."""
+"""The API server of the simulation: its answers by time, and counters of its requests."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["Request", "Scenario", "Server"]
 
 STARTING_SECONDS = 2.0
-"""403 to everybody after a start, as recorded of a kube-apiserver 1.36.2."""
+"""Seconds of 403 for everybody after a start, as recorded on a kube-apiserver 1.36.2."""
 
 INITIALIZING_SECONDS = 0.1
-"""429 with Retry-After 1 after that, as recorded."""
+"""Seconds of 429 with Retry-After 1 after that, as recorded."""
 
 
 class Request(Enum):
@@ -39,37 +39,37 @@ class Request(Enum):
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """What happens to a fleet. Times in seconds from the beginning; infinite for what does not happen."""
+    """The events in a fleet's life. Times in seconds from the beginning; infinite if an event does not happen."""
 
     watchers: int
-    """Processes; one for each pod or for each node."""
+    """Number of watchers; one for each pod or for each node."""
     resources: int = 2
-    """Followed by each."""
+    """Number of resources that each watcher follows."""
     seconds: float = 1_350.0
     start_seconds: float = 60.0
-    """The watchers start within this."""
+    """Seconds within which all watchers start."""
     objects: int = 200
     object_bytes: int = 970
-    """One object in a list; in an event 150 more."""
+    """Bytes of one object in a list; an event has 150 more."""
     changes_a_second: float = 1.0
-    """Of each resource, evenly."""
+    """Changes of each resource per second, evenly distributed."""
     others_a_second: float = 10.0
-    """Writes to other resources: the server's cache is ahead of quiet watches."""
+    """Writes to other resources per second, which move the server's cache ahead of quiet watches."""
     restart_at: float = 400.0
     restart_seconds: float = 5.0
-    """From the server's end until it listens again."""
+    """Seconds from the server's end until it listens again."""
     split_at: float = 650.0
     split_seconds: float = 60.0
     split_share: float = 1 / 3
-    """Of the watchers, whose packets vanish meanwhile."""
+    """Fraction of watchers whose packets are lost during the split."""
     rollout_at: float = 900.0
     rollout_seconds: float = 300.0
-    """All watchers are replaced by new ones, evenly over this."""
+    """Seconds within which all watchers are replaced by new ones, at an even rate."""
     seats: int = 400
     """Lists that the server works on at once: kube-apiserver's `--max-requests-inflight`. Beyond it answers 429 with
     Retry-After 1."""
     list_megabytes_a_second: float = 100.0
-    """At which a list is made and sent."""
+    """Megabytes per second at which a list is made and sent."""
 
     @property
     def list_bytes(self) -> int:
@@ -87,18 +87,18 @@ class Scenario(msgspec.Struct, frozen=True):
 
 
 class Server:
-    """Answers and counts. The simulation's time is given with each question."""
+    """Answers and counts requests. Each call passes the simulation's time."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.requests: dict[Request, Counter[int]] = {kind: Counter() for kind in Request}
-        """By kind: second -> how many."""
+        """Number of requests by kind and second."""
         self.bytes: Counter[int] = Counter()
         self.open = 0
         self.most_open = 0
         self.peak_lists = 0
         self._lists: list[float] = []
-        """When the lists under way end."""
+        """End times of the running lists."""
 
     def phase_error(self, now: float) -> ApiError | None:
         """Return why nothing is answered properly now; None while all is."""
@@ -164,7 +164,7 @@ class Server:
 
 
 _BYTES = {Request.WATCH: 200, Request.CACHE: 330, Request.QUORUM: 330, Request.REFUSED: 500}
-"""Answers of a size of their own, heads included."""
+"""Size of each kind of answer with its head, in bytes."""
 
 
 def _busy(message: str) -> ApiError:

@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 __all__ = ["RESTART", "SPLIT", "Outcome", "Simulation", "Staleness"]
 
 BOOKMARK_SECONDS: Final = 60.0
-"""An API server's bookmarks come about that often."""
+"""Typical seconds between two bookmarks of an API server."""
 
 KEEPALIVE_SECONDS: Final = (10.0, 20.0)
-"""When the kernel gives a connection up whose peer is gone: probes after 10 s of silence, TCP_USER_TIMEOUT 20 s."""
+"""Seconds until the kernel closes a connection to a dead peer: probes after 10 s of silence, TCP_USER_TIMEOUT 20 s."""
 
 CONNECT_SECONDS: Final = 5.0
-"""A connect that nothing answers."""
+"""Time-out of a connect without an answer, in seconds."""
 
 NEVER: Final = math.inf
 
 RESTART, SPLIT = "restart", "split"
-"""What cuts followers off."""
+"""Causes that cut followers off."""
 
 
 class Staleness(msgspec.Struct, frozen=True):
-    """How late changes were seen by all that follow the resource, in seconds."""
+    """Delay until all followers of the resource saw a change, in seconds."""
 
     median: float
     p99: float
@@ -47,12 +47,12 @@ class Staleness(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What one simulation has shown."""
+    """The results of one simulation."""
 
     scenario: Scenario
     server: Server
     late: dict[str, Counter[int]]
-    """By cause: how many changes were seen so many tenths of a second late, once for each follower."""
+    """Number of changes by cause and delay in tenths of a second, counted for each follower."""
 
     def staleness(self, cause: str) -> Staleness:
         """Return the staleness of changes during outages of this cause; all other changes take milliseconds."""
@@ -88,7 +88,7 @@ class _Follower:
     def __init__(self, simulation: Simulation, split: bool) -> None:
         self.split = split
         self.generation = 0
-        """Of its queued events those of an older generation are void."""
+        """Number of this follower's current process or connection: queued events of an older one are void."""
         self.begin(simulation)
 
     def begin(self, simulation: Simulation) -> None:
@@ -98,7 +98,7 @@ class _Follower:
         self.schedule = Schedule(simulation.timing, simulation.now, dice)
         self.audit_at = simulation.now + audit_wait(simulation.timing, dice)
         self.opened_at = NEVER
-        """Since when its watch is open; infinite while it is not."""
+        """Time at which the watch was opened; infinite while there is none."""
         self.cut_since = NEVER
         self.broken = False
         self.listing = True
@@ -121,7 +121,7 @@ class Simulation:
         return self.now
 
     def run(self) -> Outcome:
-        """Play the scenario; returns what it has shown."""
+        """Play the scenario; return its results."""
         scenario = self.scenario
         cut_off = int(scenario.watchers * scenario.split_share)
         followers = []

@@ -10,7 +10,7 @@ import msgspec
 from shmroute.worker.routes import Route
 
 decode = msgspec.msgpack.Decoder(Route).decode
-"""What a row of any competitor is decoded with."""
+"""Decoder of the rows of all competitors."""
 
 Table = dict[str, bytes]
 """Model name -> encoded route."""

@@ -1,4 +1,4 @@
-"""A dict in each worker that the worker's own informer thread keeps: what a team has before it has shmroute.
+"""A dict in each worker that the worker's own informer thread keeps: a team's usual solution without shmroute.
 
 The thread replaces a row from time to time, under the lock that readers take too, as the official client's cache does.
 """

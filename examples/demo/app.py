@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 from shmroute import NoEndpoints, Reader, ShmrouteError, get, resolve
 
 LOOK_SECONDS: Final = 0.0005
-"""Between two look-ups of the thread that notes when this worker sees the model move."""
+"""Seconds between two look-ups of the thread that records when this worker sees the model move."""
 
 BENCH_SECONDS: Final = 0.3
 BACKEND_SECONDS: Final = 5.0

@@ -1,4 +1,4 @@
-"""The demo's gunicorn settings; those that a version does not know it leaves aside."""
+"""The demo's gunicorn settings; each version of gunicorn ignores those that it does not know."""
 
 loglevel = "warning"
 control_socket_disable = True

@@ -25,10 +25,10 @@ __all__ = ["play"]
 PODS: Final = 4
 
 DRAIN_SECONDS: Final = 0.5
-"""From the moment a pod counts as not ready to its end, like a short preStop hook."""
+"""Seconds from the moment a pod is not ready to its end, like a short preStop hook."""
 
 HOT_MODELS: Final = 500
-"""Models that each worker looks up; the table holds many more."""
+"""Number of models that each worker looks up; the table holds many more."""
 
 
 def play(view: View, *, workers: int, models: int, keep: bool, folder: str | None) -> None:

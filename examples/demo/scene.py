@@ -1,4 +1,4 @@
-"""What the demo plays on: a folder of manifests, and pods that answer on loopback."""
+"""The set-up of the demo: a folder of manifests, and pods that answer on loopback."""
 
 from __future__ import annotations
 

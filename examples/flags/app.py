@@ -1,4 +1,4 @@
-"""Live feature flags from ConfigMaps: a change is in force at the next request of every worker, without a restart.
+"""Live feature flags from ConfigMaps: a change is effective at the next request of every worker, without a restart.
 
 shmroute run --tables examples/flags/tables.yaml -- uvicorn --app-dir examples/flags --workers 4 app:app
 """

@@ -1,4 +1,4 @@
-"""A gateway: `POST /call/{model}` goes to a pod of the model's app, and past pods that fail.
+"""A gateway: `POST /call/{model}` is forwarded to a pod of the model's app; pods that fail are avoided.
 
 shmroute run --manifests manifests -- uvicorn --app-dir examples/gateway app:app
 """

@@ -1,4 +1,4 @@
-"""The gateway under load while its pods are killed, hang, answer 503, restart, move, go and come back.
+"""The gateway under load while its pods are killed, hang, answer 503, restart, move, stop and return.
 
     python examples/gateway/play.py [--rate 200] [--seconds 3] [--deadline 3]
 
@@ -72,7 +72,7 @@ class Pod:
 
 
 class Load:
-    """Calls of the gateway at an even rate, and what became of them."""
+    """Calls of the gateway at an even rate, and their results."""
 
     def __init__(self, url, rate):
         self.url, self.rate = url, rate
@@ -102,7 +102,7 @@ class Load:
 
 
 class Play:
-    """The acts."""
+    """The faults that are played, one after another."""
 
     def __init__(self, folder, load, pods, seconds):
         self.folder, self.load, self.pods, self.seconds = folder, load, pods, seconds
@@ -121,7 +121,7 @@ class Play:
             temporary.replace(self.folder / f"{name}.yaml")
 
     async def act(self, what, *, lost=(), seconds=None):
-        """Let the load run, and say what became of the calls. `lost`: statuses that calls without a key may have."""
+        """Let the load run, and print the results of the calls. `lost`: statuses that calls without a key may have."""
         self.load.counts.clear()
         self.load.said.clear()
         await asyncio.sleep(self.seconds if seconds is None else seconds)

@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens, and a table of grants per user."""
+"""Authentication and authorization: bearer tokens, and a table of grants for each user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an object may be stored: its name, its schema, and how the server says no."""
+"""Checks of an object before it is stored: its name and its schema, with the server's errors."""
 
 from __future__ import annotations
 

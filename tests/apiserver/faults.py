@@ -1,4 +1,4 @@
-"""Faults on demand: what a test can make the server do wrong.
+"""Faults that a test can inject into the server.
 
 Every fault is one method. Those that last return a `Fault`, which can be cancelled, counts its
 hits, and works as a context manager; `clear` ends them all. `verb` and `resource` narrow a fault

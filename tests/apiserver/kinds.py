@@ -1,6 +1,6 @@
 """The kinds the server knows: names, scope, and how their objects are laid out on the wire.
 
-Built-in kinds stand here; a custom kind comes from its CustomResourceDefinition.
+Built-in kinds are defined here; a custom kind comes from its CustomResourceDefinition.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who owns which field: metadata.managedFields, as server-side apply keeps it.
+"""Ownership of fields: metadata.managedFields, as server-side apply keeps it.
 
 A field set is a frozenset of paths, a path a tuple of FieldsV1 steps such as "f:spec". Pure
 functions over objects; the rules are those of structured-merge-diff as far as the kinds here need

@@ -1,4 +1,4 @@
-"""The objects of a test server, read and written by a test directly: no HTTP, same rules."""
+"""Direct access of tests to the server's objects, without HTTP and by the same rules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEST_MANAGER = "tests"
 
 
 class Objects:
-    """A store with its writer, and short ways to use both."""
+    """A store with its writer, and shortcuts for both."""
 
     def __init__(self, revision: int, establish_after: float | None) -> None:
         self.store = Store(revision)

@@ -1,4 +1,4 @@
-"""A client that shows a response as it came: status line, headers in order, chunk by chunk."""
+"""A client that shows a response as it was sent: status line, headers in order, chunk by chunk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One HTTP response on its way out: framing, chunking, and ways to spoil both.
+"""One HTTP response on its way out: framing, chunking, and faults in both.
 
 Frames as Go's net/http does: what fits its buffer gets a Content-Length, the rest is chunked, and
 watch events are cut across chunks where the buffer runs full.
@@ -25,7 +25,7 @@ BODY_CHUNK_BYTES = 32 * 1024
 
 
 class Aborted(Exception):
-    """The connection is to be closed now, in the middle of whatever it says."""
+    """The connection must be closed now, even in the middle of a response."""
 
     def __init__(self, reset: bool = False) -> None:
         super().__init__("cut on purpose")
@@ -34,7 +34,7 @@ class Aborted(Exception):
 
 @dataclass
 class Shape:
-    """How a response is spoilt; by default it is not."""
+    """Faults of one response; by default there are none."""
 
     #: Re-chunk everything into pieces of this many bytes.
     chunk_bytes: int | None = None

@@ -1,4 +1,4 @@
-"""What stands behind each path: authentication, then the list, watch, object or write asked for."""
+"""Routing of requests: authentication, then the requested list, watch, object or write."""
 
 from __future__ import annotations
 

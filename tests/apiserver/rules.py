@@ -1,4 +1,4 @@
-"""The faults at work, and what they do to requests and watches.
+"""The active faults, and their effects on requests and watches.
 
 `Faults` adds to them; the server asks them: `shape` about every request, the other hooks about
 every watch and every line of it.
@@ -24,7 +24,7 @@ from .watches import POLL_SECONDS, Watch
 
 @dataclass(eq=False)
 class Fault:
-    """One fault at work: which requests it hits, how often or how long."""
+    """One active fault: which requests it affects, how often or for how long."""
 
     action: str
     verb: str | None = None
@@ -64,7 +64,7 @@ class Fault:
 
 
 class Rules:
-    """All faults of one server that are at work, in the order they came."""
+    """All active faults of one server, in the order of their injection."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake

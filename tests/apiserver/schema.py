@@ -1,4 +1,4 @@
-"""What a custom resource's schema has to say about an object.
+"""Checks of an object against a custom resource's schema.
 
 Three ways, as the server has them: `typed_patch_errors` for server-side apply (500), `validate`
 (422), and `prune`, which drops undeclared fields on POST, PUT and merge patches.

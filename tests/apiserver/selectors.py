@@ -1,4 +1,4 @@
-"""Label and field selectors: text in, a question that an item can be asked out."""
+"""Label and field selectors: parses their text, and tests items against them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COMMA_OUTSIDE_PARENTHESES = re.compile(r",(?![^(]*\))")
 
 @dataclass(frozen=True)
 class Selector:
-    """What a list or a watch asks for. A name or namespace of None means any."""
+    """The selection of a list or a watch. A name or namespace of None means any."""
 
     labels: tuple[Callable[[Labels], bool], ...] = ()
     name: str | None = None

@@ -1,4 +1,4 @@
-"""The test API server: everything wired together, and the controls a test has over it."""
+"""The test API server: its parts combined, and the controls for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Status objects: what the API server answers where it does not answer with the thing itself.
+"""Status objects: the API server's answers that are not a resource.
 
 Every refusal in this package is an `ApiError`; the HTTP layer turns it into a response and the
 watch into an ERROR event. The messages are the recorded ones, or Kubernetes' own.

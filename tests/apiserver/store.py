@@ -44,7 +44,7 @@ class Item:
 
 
 class Event:
-    """One change: before is None where something came, after where it went."""
+    """One change: `before` is None for a new object, `after` for a deleted one."""
 
     __slots__ = ("_lines", "after", "before", "kind", "revision")
 

@@ -38,7 +38,7 @@ INITIAL_EVENTS_END = {"k8s.io/initial-events-end": "true"}
 
 @dataclass
 class Settings:
-    """How all watches of a server behave; a test may change it at any time."""
+    """Settings of all watches of a server; a test may change them at any time."""
 
     #: A bookmark this often, in seconds (a real server: about every minute).
     bookmark_every: float = 60.0
@@ -54,7 +54,7 @@ class Settings:
 
 @dataclass(eq=False)
 class Watch:
-    """One open watch. `send` writes lines to the client; `alive` says whether it is there."""
+    """One open watch. `send` writes lines to the client; `alive` says whether it is connected."""
 
     table: Table
     selector: Selector
@@ -85,7 +85,7 @@ class Watch:
 
 
 class Watches:
-    """All open watches of a server, and what they have in common."""
+    """All open watches of a server, and their common settings."""
 
     def __init__(self, store: Store, lister: Lister, settings: Settings) -> None:
         self.store = store

@@ -1,4 +1,4 @@
-"""What a test can make watches do wrong: the part of `Faults` that is about streams."""
+"""Faults that a test can inject into watches: the part of `Faults` for streams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .watches import Watch, Watches
 
 
 class WatchFaults:
-    """Faults in the watches that are open, and in those that will be."""
+    """Faults in current and future watches."""
 
     def __init__(self, watches: Watches) -> None:
         self._watches = watches

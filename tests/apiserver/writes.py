@@ -25,7 +25,7 @@ _IDENTITY = ("name", "namespace", "uid", "creationTimestamp", "generation", "del
 
 @dataclass
 class Outcome:
-    """What a write came to: the HTTP code, the object as it is now, warnings for the client."""
+    """The result of a write: the HTTP code, the current object, warnings for the client."""
 
     code: int
     item: Item
@@ -35,7 +35,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Options:
-    """What the query of a write says."""
+    """The options in the query of a write."""
 
     manager: str = "unknown"
     force: bool = False

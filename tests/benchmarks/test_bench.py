@@ -1,4 +1,4 @@
-"""The benchmark suite runs from end to end in a tiny form, and what it writes is whole."""
+"""The benchmark suite runs completely at a tiny size and writes complete files."""
 
 from __future__ import annotations
 

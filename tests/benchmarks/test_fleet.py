@@ -21,7 +21,7 @@ from tests.apiserver import ApiServer, Settings, app_model
 from tests.sources.kubernetes.following import Following, scaled
 
 BY = 10
-"""How much faster than in a cluster the real watchers run."""
+"""Factor by which the real watchers run faster than in a cluster."""
 
 DOWN_SECONDS = 5.0
 

@@ -1,4 +1,4 @@
-"""What compression saves and costs is measured on a list that the test API server sends."""
+"""The benchmark measures savings and costs of compression on a list from the test API server."""
 
 from __future__ import annotations
 

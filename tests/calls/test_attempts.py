@@ -1,4 +1,4 @@
-"""The attempts of one call: what leads to another one, what ends them, and what the caller is told."""
+"""The attempts of one call: reasons for a further attempt, reasons to stop, and the caller's error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which endpoints are left out: after failures in a row, for a growing time, and never too many."""
+"""Ejection of endpoints: after consecutive failures, for a growing time, and never too many at once."""
 
 from __future__ import annotations
 

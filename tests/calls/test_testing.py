@@ -1,4 +1,4 @@
-"""`shmroute.testing.pod_server`: a pod that users' tests can have fail."""
+"""`shmroute.testing.pod_server`: a pod that users' tests can make fail."""
 
 from __future__ import annotations
 

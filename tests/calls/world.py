@@ -19,7 +19,7 @@ HANGS = (Outcome.TIMEOUT, True)
 
 
 class World:
-    """Pods by address, each with what becomes of a request to it: None for an answer, else `(outcome, sent)`."""
+    """Pods by address, each with the result of a request to it: None for an answer, else `(outcome, sent)`."""
 
     def __init__(self, count: int, settings: Settings | None = None, seed: int = 1) -> None:
         self.now = 1000.0

@@ -14,7 +14,7 @@ from tests.chaos.stage import Stage, stage
 from tests.chaos.verdict import verdict
 
 OWN_SHM_BYTES = 64 * 1024 * 1024
-"""What a container gets: small enough to be filled in a moment."""
+"""Size of /dev/shm as in a container: small enough to be filled within a second."""
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The faults. Each act does one thing to the stage and takes it back; how long it lasts is the schedule's dice."""
+"""The faults. Each act injects one fault into the stage and removes it; the schedule draws how long it lasts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The WSGI application under load: each request resolves many models and says what was not as documented."""
+"""The WSGI application under load: each request resolves many models and reports every undocumented result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold at the end: rows equal a fresh list, metadata equals Redis, nothing has grown, nothing has failed."""
+"""Conditions at the end: rows equal a fresh list, metadata equals Redis, no memory has grown, no request failed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tests.chaos.stage import Stage
 from tests.chaos.world import NAMESPACE
 
 CONVERGE_SECONDS = 120.0
-"""Two probe periods, the longest back-off and a stalled machine."""
+"""Longest wait for the end state: two probe periods, the longest back-off, and slack for a stalled machine."""
 
 AUDIT_SECONDS = 20.0
-"""Between audits while waiting; one takes its grace of 5 s and a list."""
+"""Seconds between two audits during the wait; one takes its grace of 5 s and a list."""
 
 GROWTH_BYTES = 48 * 1024 * 1024
 DESCRIPTORS = 40

@@ -1,4 +1,4 @@
-"""The objects and values that change all the time, and what they come to in the end."""
+"""The continuously changing objects and values, and their final state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command within the test's process: what it prints where, and its exit code."""
+"""Runs the command within the test's process, and captures its output and exit code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Answered(NamedTuple):
 
 
 class Cli:
-    """Calls `main` with arguments; variables of the caller's environment are out of the way."""
+    """Calls `main` with arguments, without the `SHMROUTE_*` variables of the caller's environment."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch = monkeypatch

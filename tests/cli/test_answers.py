@@ -1,4 +1,4 @@
-"""Answers go to standard output, all else to standard error; each form is what its tools can read."""
+"""Answers go to standard output, everything else to standard error; tools can parse each output form."""
 
 from __future__ import annotations
 

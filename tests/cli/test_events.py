@@ -1,4 +1,4 @@
-"""`shmroute events`, and what `explain` says of a model's past: of a real watcher on a folder."""
+"""`shmroute events`, and the past of a model in `explain`, with a real watcher on a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exit codes are what scripts and probes go by: 0, 1, 2, 5, 6 and 7, each with its meaning. Never 3 or 4."""
+"""Exit codes for scripts and probes: 0, 1, 2, 5, 6 and 7, each with its meaning. Never 3 or 4."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shmroute.shm.writing.publisher import Publisher
 from tests.cli.running import Answered, Cli, age, called, publish, published
 
 FORBIDDEN = {3, 4}
-"""A gunicorn up to 23 stops the whole server if a child of it ends so."""
+"""Exit codes of a child process for which gunicorn up to 23 stops the whole server."""
 
 
 def test_exit_code_0_means_success(cli: Cli, area: str) -> None:

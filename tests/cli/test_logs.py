@@ -1,4 +1,4 @@
-"""Whatever a long-running command has to say goes through the logger: as JSON, every line is JSON."""
+"""All output of a long-running command goes through the logger: as JSON, every line is JSON."""
 
 from __future__ import annotations
 

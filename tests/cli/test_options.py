@@ -16,7 +16,7 @@ from tests.cli.running import Cli, published
 from tests.kube.peers import write_kubeconfig
 
 KUBERNETES_SUFFIXES = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_PORT_80_TCP")
-"""What Kubernetes sets in every pod for a Service: `SHMROUTE_PORT` for one that is called shmroute."""
+"""Endings of variables that Kubernetes sets for a Service: `SHMROUTE_PORT` for a Service named shmroute."""
 
 
 def commands() -> Iterator[tuple[click.Context, click.Command]]:

@@ -1,4 +1,4 @@
-"""`shmroute rbac` prints the rights that are needed, and no more."""
+"""`shmroute rbac` prints exactly the rights that are needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people see: 80 columns, a state as colour and as word, no colour where none is wanted."""
+"""Output on a terminal: 80 columns, each state as colour and as word, no colour with NO_COLOR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An even load of calls from a thread of its own, and what became of each call."""
+"""An even load of calls from a thread of its own, and the result of each call."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from shmroute.calls import AttemptStarted, EndpointEjected, EndpointReturned, Ev
 
 CALLS_PER_SECOND = 200
 METHODS = ("GET", "POST", "PUT", "POST")
-"""In turn: half of them idempotent."""
+"""Methods of the calls, used in turn; half of them are idempotent."""
 
 
 class Result(NamedTuple):
-    """What became of one call."""
+    """The result of one call."""
 
     method: str
     status: int
-    """0 for an error."""
+    """HTTP status; 0 for an error."""
     endpoint: str
     error: Exception | None
 
 
 class Send(Protocol):
-    """Send one request to model "m"; give status and the address that answered."""
+    """Sends one request to model "m"; returns the status and the address that answered."""
 
     def __call__(self, method: str) -> Awaitable[tuple[int, str]]: ...
 
@@ -40,7 +40,7 @@ class Load:
         self.attempts: list[str] = []
         """The address of each attempt, in order."""
         self.events: list[Event] = []
-        """What became of endpoints."""
+        """Ejections and returns of endpoints."""
         policy.listeners.append(self._hear)
         self._client = client
         self._stopped = threading.Event()

@@ -66,7 +66,7 @@ def test_worker_without_routes_starts_and_logs_it(caplog: pytest.LogCaptureFixtu
 
 
 class Started:
-    """An application that keeps the scopes it is called with, and knows no lifespan, as Django's."""
+    """An application that records its scopes and does not support lifespan, like Django's."""
 
     def __init__(self) -> None:
         self.scopes: list[str] = []

@@ -41,11 +41,11 @@ from tests.processes import bound
 ROOT = Path(__file__).parents[2]
 
 CONTEXT = ssl.create_default_context()
-"""For all clients: each would make one of its own, in 30 ms, though none of them speaks TLS."""
+"""TLS context for all clients: without it each would make its own in 30 ms, though none uses TLS."""
 
 
 class Call(Protocol):
-    """Send one request by a client with a transport of its own; the response is read."""
+    """Sends one request by a client with a transport of its own, and reads the response."""
 
     def __call__(
         self, method: str, url: str | httpx.URL, *, options: dict[str, Any] = ..., **request: Any

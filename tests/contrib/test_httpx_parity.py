@@ -1,4 +1,4 @@
-"""What httpx does by itself at a fixed address it does through the transport too: the same act, asked both ways."""
+"""The transport behaves like httpx at a fixed address: each test makes the same request both ways."""
 
 from __future__ import annotations
 

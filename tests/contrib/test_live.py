@@ -1,4 +1,4 @@
-"""Calls under load while pods are killed, hang, refuse, restart, move and go: 200 a second, half of them idempotent.
+"""Calls under load while pods are killed, hang, refuse, restart, move and stop: 200 a second, half of them idempotent.
 
 Every test runs over each asynchronous client.
 """

@@ -1,4 +1,4 @@
-"""The Helm chart says what the kustomizations say, takes the values that it documents, and shares no name."""
+"""The Helm chart renders the same as the kustomizations, accepts its documented values, and shares no name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kustomizations under deploy/ are what an API server takes, ask for no more than they need, and share no name."""
+"""An API server accepts the kustomizations under deploy/; they request only needed rights and share no name."""
 
 from __future__ import annotations
 

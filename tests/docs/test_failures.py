@@ -16,7 +16,7 @@ SHMROUTES = PAGE.partition("## What others do")[0]
 ROWS = [int(number) for number in re.findall(r"^\| (\d+) \|", SHMROUTES, re.MULTILINE)]
 
 MAX_CELL = 115
-"""Characters of a cell that a table on a screen still shows in two or three lines."""
+"""Longest cell in characters: a screen shows it in two or three lines."""
 
 
 def test_every_fault_has_a_row() -> None:

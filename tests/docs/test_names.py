@@ -1,4 +1,4 @@
-"""What README and docs/ name is there: links, commands, options, variables, metrics, Python names."""
+"""Everything that README and docs/ name exists: links, commands, options, variables, metrics, Python names."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.deploy.test_monitoring import names as metric_names
 from tests.docs.pages import ROOT
 
 GONE = "renamed.md"
-"""The page that names what is there no more."""
+"""The page that lists removed names."""
 PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != GONE)]
 OF_OTHERS = {"--metrics", "--preload", "--workers", "--worker-class", "--lifespan"}
-"""Options of servers and benchmarks, which pages name beside ours."""
+"""Options of other programs that the pages mention."""
 
 pytestmark = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

@@ -18,7 +18,7 @@ from tests.redis_server import RedisServer
 PAGE_SECONDS = 100
 
 PORTS = ("9901", "8000")
-"""Ports of metrics and applications on the pages; others here, since they may be taken."""
+"""Ports on the pages, replaced by free ones here, since they may be in use."""
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""`shmroute watch` as a process, with a kubeconfig that is not as it should be, or not yet."""
+"""`shmroute watch` as a process, with a kubeconfig that is invalid, at first or always."""
 
 from __future__ import annotations
 

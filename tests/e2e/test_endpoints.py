@@ -1,4 +1,4 @@
-"""EndpointSlices -> endpoints, with a real watcher, against every cluster there is."""
+"""EndpointSlices -> endpoints, with a real watcher, against every configured cluster."""
 
 from __future__ import annotations
 

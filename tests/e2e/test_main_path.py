@@ -1,4 +1,4 @@
-"""AppModel -> watcher -> shared memory -> resolve, with real processes, against every cluster there is."""
+"""AppModel -> watcher -> shared memory -> resolve, with real processes, against every configured cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A watcher with exactly the rights of deploy/: enough while it has them, told in words once one is taken away."""
+"""A watcher with exactly the rights of deploy/: they suffice, and the error names a right that is revoked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new watcher keeps of what a former one served."""
+"""State that a new watcher takes over from a former one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker process: resolves its models in a loop, and tells what it sees when asked (a line on standard input).
+"""A worker process: resolves its models in a loop, and reports its answers on request (a line on standard input).
 
 An error other than ModelNotFound, a generation that falls, or an answer that names another model is kept and told.
 """

@@ -1,4 +1,4 @@
-"""The demo ends by itself, says what it proved, on a pipe and on a terminal, and leaves nothing however it ends."""
+"""The demo ends by itself with a summary, on a pipe and on a terminal, and leaves nothing even if interrupted."""
 
 from __future__ import annotations
 

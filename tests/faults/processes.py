@@ -26,7 +26,7 @@ ROWS = 40
 MODELS = [f"model-{number}" for number in range(ROWS)]
 
 BIG_BYTES = 100_000
-"""A value that fits in no log here: its generation is a whole new table."""
+"""Size of a value that fits into no log here, so that its generation is a new base."""
 
 
 _decode = msgspec.msgpack.Decoder(Route).decode
@@ -80,7 +80,7 @@ def check_stamps(reader: RowReader) -> int:
 
 
 class Usage:
-    """What this process holds, to be compared later."""
+    """Resources that this process holds, to compare them later."""
 
     def __init__(self, area: str) -> None:
         self.descriptors = len(list(Path("/proc/self/fd").iterdir()))

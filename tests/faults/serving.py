@@ -23,7 +23,7 @@ STOP_SECONDS = 10.0
 
 @dataclass
 class Served:
-    """What a worker sees (`reader`), and the source behind it."""
+    """A worker's view of the routes (`reader`), and the source that feeds it."""
 
     source: KubernetesSource
     watcher: WatcherLoop

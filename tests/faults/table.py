@@ -1,4 +1,4 @@
-"""Which tests prove which row of docs/failures.md: they carry `@pytest.mark.fault(ROW)`.
+"""Lists the tests of each row of docs/failures.md: they carry `@pytest.mark.fault(ROW)`.
 
 As a pytest plugin (`-p tests.faults.table`), with `--fault-table FILE`, it writes a page that lists them; `make faults`
 does so.
@@ -17,7 +17,7 @@ import pytest
 __all__ = ["BY_CHAOS", "marked_rows", "page"]
 
 BY_CHAOS: Final = 36
-"""The row that `make chaos` proves."""
+"""The row that `make chaos` tests."""
 
 _TESTS: Final = Path(__file__).parents[1]
 

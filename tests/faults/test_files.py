@@ -1,11 +1,10 @@
-"""Row 2, on disk: what a pod that starts while its API server is away makes of the checkpoint it finds."""
+"""Row 2, on disk: a pod that starts while its API server is down uses the checkpoint on its disk."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,33 +12,12 @@ import pytest
 from shmroute import NotReady, Reader
 from shmroute.watcher.checkpoint import parse
 from tests.apiserver import ApiServer, app_model
+from tests.faults.watching import watch_process
 from tests.leftovers import remove_area
 from tests.processes import bound
 from tests.watcher.running import WAIT_SECONDS, wait_for
 
 MODELS = {"iiot_dataservice": "v-1", "iiot_other": "v-2"}
-
-
-@contextmanager
-def watching(kubeconfig: Path, area: str, *options: str | Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`shmroute watch` with a checkpoint."""
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "shmroute",
-        "watch",
-        "-A",
-        "--kubeconfig",
-        kubeconfig,
-        "--area",
-        area,
-    ]
-    process = subprocess.Popen(bound([*command, "--log-level", "error", *options]))
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(WAIT_SECONDS)
 
 
 @pytest.fixture
@@ -50,7 +28,7 @@ def kubeconfig(api: ApiServer, tmp_path: Path) -> Path:
 def written(api: ApiServer, kubeconfig: Path, area: str, path: Path) -> None:
     """Run a watcher with this checkpoint, then end it and remove its shared memory."""
     api.apply(app_model("iiot", MODELS))
-    with watching(kubeconfig, area, "--checkpoint", path), Reader(area) as reader:
+    with watch_process(area, "-A", "--kubeconfig", kubeconfig, "--checkpoint", path), Reader(area) as reader:
         reader.wait_ready(WAIT_SECONDS)
         wait_for(lambda: not reader.stale(60.0))
     assert path.exists()
@@ -64,7 +42,7 @@ def test_02_pod_restarted_without_api_server_serves_its_checkpoint(
     path = tmp_path / "checkpoint"
     written(api, kubeconfig, area, path)
     api.faults.refuse()
-    with watching(kubeconfig, area, "--checkpoint", path), Reader(area) as reader:
+    with watch_process(area, "-A", "--kubeconfig", kubeconfig, "--checkpoint", path), Reader(area) as reader:
         reader.wait_ready(WAIT_SECONDS)
         assert {model: route.version for model, route in reader.models().items()} == MODELS
         assert not reader.synced
@@ -97,7 +75,7 @@ def test_02_a_damaged_checkpoint_counts_as_missing(
     }
     path.write_bytes(kinds[damage])
     api.faults.refuse()
-    with watching(kubeconfig, area, "--checkpoint", path) as process, Reader(area) as reader:
+    with watch_process(area, "-A", "--kubeconfig", kubeconfig, "--checkpoint", path) as process, Reader(area) as reader:
         api.wait_until(lambda: Path(f"/dev/shm/shmroute-{area}").exists())
         with pytest.raises(NotReady):
             reader.wait_ready(0.5)

@@ -27,7 +27,7 @@ from tests.ports import free_port
 from tests.processes import bound
 
 LIMIT_BYTES = 512 * 1024 * 1024
-"""`deploy/kustomize/sidecar`; /dev/shm counts, which has 128 MiB there."""
+"""Memory limit of `deploy/kustomize/sidecar`, including 128 MiB of /dev/shm."""
 
 SEEN_SECONDS = 5.0
 HEALTHY_SECONDS = 1.0
@@ -76,7 +76,7 @@ _TURNS = itertools.count()
 
 
 class Clients:
-    """Keeps 1,000 slow clients at the port: half a request each, and each that is cut off comes again."""
+    """Keeps 1,000 slow clients connected: each sends half a request, and reconnects when it is cut off."""
 
     def __init__(self, port: int, stop: threading.Event) -> None:
         self._port = port

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +10,7 @@ import pytest
 from shmroute import Reader
 from shmroute.sources.base import Changed, Replaced
 from tests.apiserver import ApiServer, app_model
-from tests.processes import bound
+from tests.faults.watching import watch_process
 from tests.redis_server import RedisServer
 from tests.watcher.running import WAIT_SECONDS, appmodel, reading, running, wait_for
 
@@ -22,31 +18,9 @@ STORM_APPS = 100
 STORM_CHANGES = 3_000
 
 STORM_BYTES = 64 << 20
-"""More than a watcher of a hundred AppModels may grow by, however long the storm."""
+"""Bytes by which a watcher of 100 AppModels may not grow, in a storm of any length."""
 
 SMALL, LARGE = 2_000, 20_000
-
-
-@contextmanager
-def watching(api: ApiServer, folder: Path, area: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    kubeconfig = api.kubeconfig(folder / "kubeconfig")
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "shmroute",
-        "watch",
-        "-A",
-        "--kubeconfig",
-        kubeconfig,
-        "--area",
-        area,
-    ]
-    process = subprocess.Popen(bound([*command, "--log-level", "error", *options]))
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(WAIT_SECONDS)
 
 
 def resident_bytes(pid: int) -> int:
@@ -60,7 +34,9 @@ def test_21_storm_of_changes_with_a_hung_redis_delays_no_route(
     for number in range(STORM_APPS):
         api.apply(app_model(f"app{number}", {f"m{number}": "0"}, version="0"))
     redis_server.freeze()
-    with watching(api, tmp_path, area, "--redis", redis_server.url) as process, Reader(area) as reader:
+    kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
+    options = ("-A", "--kubeconfig", kubeconfig, "--redis", redis_server.url)
+    with watch_process(area, *options) as process, Reader(area) as reader:
         reader.wait_ready(WAIT_SECONDS)
         before = resident_bytes(process.pid)
         for change in range(1, STORM_CHANGES + 1):

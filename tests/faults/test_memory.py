@@ -1,4 +1,4 @@
-"""Faults of the memory itself: none left, damaged, foreign, cut short, another user's."""
+"""Faults of shared memory: full, damaged, foreign, truncated, owned by another user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other users of the machine, cleaners and daemonisers may do to an area: refused, noticed or mended, by real
+"""Attacks and accidents by other users, cleaners and daemonisers: refused, noticed or repaired, with real
 processes."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faults of processes around one area: killed, frozen, forked, too late, too many."""
+"""Faults of the processes of one area: killed, frozen, forked, too late, too many."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from tests.shm.tables import Changes, Table, changed, segments, table
 SEED = int(os.environ.get("SHMROUTE_SEED", "1"))
 
 MAX_SEGMENTS = 4
-"""Of one area, whatever happens to its writers."""
+"""Maximum number of segments of one area after any sequence of killed writers."""
 
 KILLED_AT_WORK = 0.8
-"""The share of writers killed after they have taken the area over; the others may be killed while they do."""
+"""Fraction of writers killed after they have taken the area; the others may be killed before."""
 
 TAKEOVER_SECONDS = 2.0
 
 LOOKS_SECONDS = 0.02
-"""Between the looks of one of 220 readers: they must not keep the writer from the processors."""
+"""Seconds between two look-ups of each of 220 readers, so that the writer gets CPU time too."""
 
 WAIT_SECONDS = 30.0
 

@@ -1,4 +1,4 @@
-"""Redis absent, dead, hung, slow, failing over, or holding what it should not: routes go on, metadata follows."""
+"""Redis missing, dead, hung, slow, failing over or with bad values: routes stay, metadata follows later."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from shmroute import MetadataNotJson, Reader
 from shmroute.metadata.redis_store import RedisStore
 from shmroute.shm.control import ControlReader
 from shmroute.watcher.status import decode_status
+from tests.faults.watching import watch_process
 from tests.metadata import worker as worker_module
 from tests.metadata.odd_redis import Answer, always, odd_redis
 from tests.metadata.redis_groups import far_away, sentinelled, wait_for
@@ -340,18 +341,6 @@ def test_metadata_bytes_are_in_memory_once_for_all_workers(redis_server: RedisSe
 # --- hostile ------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def watching_process(area: str, folder: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `shmroute watch` on a folder, with metadata from `url`."""
-    command = [sys.executable, "-m", "shmroute", "watch", "--manifests", str(folder), "--area", area, "--redis", url]
-    process = subprocess.Popen(bound([*command, "--log-level", "error"]))
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
 def manifest(folder: Path, version: str, *models: str) -> None:
     listed = ", ".join(f"{{name: {model}, version: {version}}}" for model in models)
     text = (
@@ -373,7 +362,7 @@ def test_value_of_any_size_costs_the_watcher_nothing(redis_server: RedisServer, 
         client.setrange("app_large", 200 * 1024 * 1024, b"x")
         client.mset({"app_small": value("v-1"), "app_other": value("v-1")})
     manifest(tmp_path, "v-1", "small", "large", "other")
-    with watching_process(area, tmp_path, redis_server.url) as process, Reader(area) as reader:
+    with watch_process(area, "--manifests", tmp_path, "--redis", redis_server.url) as process, Reader(area) as reader:
         reader.wait_ready(20)
         for model in ("small", "other"):
             wait_for(lambda model=model: reader.resolve(model).metadata is not None)  # type: ignore[misc]
@@ -396,7 +385,11 @@ def drip(_: list[bytes], connection: socket.socket) -> None:
 )
 def test_redis_sending_garbage_stops_no_route(area: str, tmp_path: Path, answer: Answer) -> None:
     manifest(tmp_path, "v-1", "one")
-    with odd_redis(answer) as server, watching_process(area, tmp_path, server.url) as process, Reader(area) as reader:
+    with (
+        odd_redis(answer) as server,
+        watch_process(area, "--manifests", tmp_path, "--redis", server.url) as process,
+        Reader(area) as reader,
+    ):
         reader.wait_ready(20)
         wait_for(lambda: len(server.commands) >= 2, 30.0)
         manifest(tmp_path, "v-2", "one", "two")

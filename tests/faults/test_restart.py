@@ -27,20 +27,20 @@ from tests.sources.kubernetes.following import CALM, Following, scaled
 SELECTOR = "iidp=iidp"
 
 BY = 5
-"""How much faster than in a cluster all waits are in the short form; the server's Retry-After of 1 s stays."""
+"""Factor by which all waits are shorter than in a cluster, in the short form; the server's Retry-After of 1 s stays."""
 
 SHORT = scaled(30.0, BY)
 
 SEEN_SECONDS = 10.0
-"""Within this a change is seen after the server's first answers."""
+"""Longest time from the server's first answers until a change is seen, in seconds."""
 
 MEDIAN_SECONDS = 5.0
 
 RETRY_AFTER_SECONDS = 2.0
-"""Retry-After of a starting server, with its jitter."""
+"""Longest Retry-After of a starting server, with jitter, in seconds."""
 
 ATTEMPTS = 12
-"""Most requests of one resource for one restart: two for each second of the 403, and those around it."""
+"""Maximum number of requests of one resource for one restart: two for each second of the 403, and those around it."""
 
 
 @pytest.fixture

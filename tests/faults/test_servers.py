@@ -1,4 +1,4 @@
-"""Row 32, in real servers: forked before and after the first look-up, with threads, with gevent."""
+"""Row 32, with real servers: forks before and after the first look-up, with threads, with gevent."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def application(environ, start_response):
     start_response("200 OK" if ok else "500 No", [("Content-Type", "application/json")])
     return [json.dumps({"app": found[-1], "worker": os.getpid(), "problems": problems}).encode()]
 """
-"""Looks up while it is imported, and in four threads of each request."""
+"""An application that looks up during its import, and in four threads of each request."""
 
 LOOKING = APPLICATION + "\nthreading.Thread(target=look, daemon=True).start()\n"
-"""The same, with a thread that never stops to look up: it is at it when the server forks."""
+"""The same, with a thread that looks up continuously, even while the server forks."""
 
 GUNICORN = "gunicorn --workers 4 --bind 127.0.0.1:PORT app:application "
 # With threads at work it needs its fork hooks: else it forks without Python's own lock, whatever they are doing.
@@ -54,7 +54,7 @@ UWSGI = "uwsgi --http-socket 127.0.0.1:PORT --wsgi-file app.py --master --proces
 NO_HALF_FORK = pytest.mark.skipif(
     sys.version_info >= (3, 13), reason="Python 3.13 ends a child that PyOS_AfterFork_Child meets unprepared"
 )
-"""For a server that forks in C and says so to Python in the child alone, as uWSGI does with `py-call-osafterfork`."""
+"""Settings of a server that forks in C and tells Python only in the child, as uWSGI with `py-call-osafterfork`."""
 
 FORK_IN_C = """
 import ctypes, os, threading

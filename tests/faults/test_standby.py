@@ -1,4 +1,4 @@
-"""Rows 24 and 25, with watchers as real processes: one that is frozen, two that want the same area."""
+"""Rows 24 and 25, with watchers as real processes: a frozen one, and two for the same area."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ import pytest
 from shmroute import Reader, StaleRoutes
 from shmroute.shm.control import ControlReader
 from shmroute.watcher.loop import STANDBY_RETRY_SECONDS
+from tests.faults.watching import watch_process
 from tests.processes import bound
 from tests.watcher.running import WAIT_SECONDS, wait_for
 
@@ -41,33 +40,11 @@ def write(folder: Path, version: str) -> None:
     beside.replace(folder / "iiot.json")
 
 
-@contextmanager
-def watching(folder: Path, area: str) -> Iterator[subprocess.Popen[bytes]]:
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "shmroute",
-        "watch",
-        "--manifests",
-        folder,
-        "--area",
-        area,
-        "--log-level",
-        "error",
-    ]
-    process = subprocess.Popen(bound(command))
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.mark.fault(25)
 def test_25_standby_takes_over_when_the_writing_watcher_ends(folder: Path, area: str) -> None:
-    with watching(folder, area) as first, Reader(area) as reader:
+    with watch_process(area, "--manifests", folder) as first, Reader(area) as reader:
         reader.wait_ready(WAIT_SECONDS)
-        with watching(folder, area) as second:
+        with watch_process(area, "--manifests", folder) as second:
             control = ControlReader(area)
             assert control.writer_pid == first.pid
             # Its first try of the lock comes before its first event: wait until both follow the folder.
@@ -88,7 +65,7 @@ def test_25_standby_takes_over_when_the_writing_watcher_ends(folder: Path, area:
 
 @pytest.mark.fault(24)
 def test_24_a_frozen_watcher_costs_no_answer_and_its_age_grows(folder: Path, area: str) -> None:
-    with watching(folder, area) as process, Reader(area) as reader:
+    with watch_process(area, "--manifests", folder) as process, Reader(area) as reader:
         reader.wait_ready(WAIT_SECONDS)
         wait_for(lambda: reader.age < 1.0)
         process.send_signal(signal.SIGSTOP)

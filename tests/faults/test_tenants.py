@@ -1,4 +1,4 @@
-"""One tenant's objects beside those of others, in an area's memory that they would fill: by real processes."""
+"""One tenant creates enough objects to fill the area; other tenants are served nevertheless, by real processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.processes import bound
 
 WAIT_SECONDS = 60.0
 SEEN_SECONDS = 5.0
-"""Within this time a change of another tenant is to be seen. Measured, and bounded here far more loosely."""
+"""Longest time until another tenant's change is seen, in seconds: a loose bound on the measured time."""
 
 
 def told(*arguments: str) -> str:

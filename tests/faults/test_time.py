@@ -37,7 +37,7 @@ SHOWN_OR_KEPT = {
     "watcher/metadata_feed.py": "since when metadata is in its state, shown",
     "watcher/source_states.py": "when a resource was audited, shown",
 }
-"""Modules that may ask for the wall clock, and what for."""
+"""Modules that may read the wall clock, and for which purpose."""
 
 
 @pytest.mark.fault(33)

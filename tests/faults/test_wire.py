@@ -1,4 +1,4 @@
-"""The API server and the wire to it fail: rows 1 to 16 and 35 of the table of faults, each under its sentence."""
+"""Failures of the API server and the network: rows 1 to 16 and 35 of the table of faults."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ from tests.sources.kubernetes.following import (
 IMPATIENT = msgspec.structs.replace(LIVELY, probe_timeout_seconds=0.5, answer_seconds=1.0, list_silence_seconds=1.0)
 
 FIVE = scaled(5.0)
-"""What `--probe-seconds 5` gives, all waits a tenth, for a server of `fast_settings`."""
+"""Times of `--probe-seconds 5`, all divided by ten, for a server of `fast_settings`."""
 
 REAL_TIMES = Timing(contact_report_seconds=0.0)
-"""What clusters get; for the long tests, which tell how many seconds it took."""
+"""Times as in a cluster; for the long tests, which print how many seconds each took."""
 
 
 def server_at(kubeconfig: Path, port: int, *, host: str = "127.0.0.1") -> Connection:
@@ -137,7 +137,7 @@ REFUSED_SECONDS = 60.0
 CAP = Timing().unreachable_cap_seconds
 
 LATE_SECONDS = 1.0
-"""How late a thread may get to run on a busy machine."""
+"""Longest delay until a thread runs on a busy machine, in seconds."""
 
 
 def are_backoffs(times: list[float], end: float, sources: tuple[tuple[float, float], ...]) -> bool:
@@ -273,7 +273,7 @@ PROMISED = [
     pytest.param(FIVE, id="P = 5 s, a tenth of all waits"),
     pytest.param(REAL_TIMES, id="the default", marks=pytest.mark.long),
 ]
-"""The times at which each promise of docs/failures.md is tried."""
+"""Probe periods with which each promise of docs/failures.md is tested."""
 
 
 @pytest.mark.fault(4)
@@ -437,7 +437,7 @@ def test_07_a_410_lists_again_and_an_unchanged_set_publishes_nothing(
 
 
 class Noting:
-    """A handler that notes what it is told."""
+    """A handler that records its calls."""
 
     def __init__(self) -> None:
         self.told: list[str] = []

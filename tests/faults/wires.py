@@ -1,4 +1,4 @@
-"""Wires that can be frozen or led into nowhere, for real: a forwarder to SIGSTOP, a network namespace."""
+"""Network faults made by the kernel: a forwarder that is stopped by SIGSTOP, a network namespace."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ while True:
 
 
 class Forwarder:
-    """A process that passes TCP on to a port, and can be frozen: its kernel still accepts and acknowledges."""
+    """A process that forwards TCP to a port and can be frozen: the kernel still accepts and acknowledges."""
 
     def __init__(self, to_port: int) -> None:
         command = bound([sys.executable, "-c", FORWARD, str(to_port)])
@@ -81,7 +81,7 @@ class Forwarder:
 
 
 class BlackHole:
-    """A network namespace on the other end of a cable; `swallow` leads everything sent there into nowhere."""
+    """A network namespace at the other end of a virtual cable; `swallow` drops everything sent to it."""
 
     def __init__(self, name: str, near: str, far: str, cable: str) -> None:
         self.name = name

@@ -15,10 +15,10 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 
 MORE: Final = (Path("tests/shm/test_stateful.py"),)
-"""Property tests outside of this folder that are worth the time."""
+"""Property tests outside this folder that are run too."""
 
 NO_TESTS: Final = 5
-"""pytest's exit code where nothing was selected."""
+"""pytest's exit code if no test was selected."""
 
 
 def main() -> int:

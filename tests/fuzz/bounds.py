@@ -1,4 +1,4 @@
-"""What must stay bounded however long a fuzzer runs: memory and threads of this process."""
+"""Bounds on memory and threads of this process, for a fuzzer that runs for any time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 GROWTH_BYTES: Final = 64 * 1024 * 1024
-"""Most resident memory that a fuzzer may add to what the process had after its first examples."""
+"""Maximum growth of resident memory after the first examples, in bytes."""
 
 WARM_EXAMPLES: Final = 20
-"""Examples after which the memory is taken down: caches and pools are filled by then."""
+"""Number of examples before the first measurement: caches and pools are filled by then."""
 
 
 def resident_bytes() -> int:

@@ -52,7 +52,7 @@ def checkpoint(data: bytes) -> None:
 
 
 class Segment:
-    """Bytes laid over a segment's records and log: the first two say where. (A slot of zeros is an absent row.)"""
+    """Writes bytes over a segment's records and log, at the place given by the first two bytes."""
 
     def __init__(self) -> None:
         self._original = test_segment.make_original()
@@ -76,7 +76,7 @@ TARGETS: dict[str, tuple[Callable[[], Callable[[bytes], None]], list[bytes]]] = 
     "checkpoint": (lambda: checkpoint, [test_checkpoint.WHOLE, test_checkpoint.BODY]),
     "segment": (Segment, [bytes([at, 0, 255]) for at in range(0, 256, 8)]),
 }
-"""What takes the bytes, and what to begin with."""
+"""Name of a target -> the function that takes the bytes, and the first inputs."""
 
 
 def main() -> None:

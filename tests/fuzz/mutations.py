@@ -1,4 +1,4 @@
-"""Bytes that almost are what a parser takes: real ones, damaged as wires, disks and hostile writers would."""
+"""Real input of the parsers, damaged as networks, disks and hostile writers would damage it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TOKENS = (
     b"\r\n",
     b"\0",
 )
-"""What parsers trip over, thrown in anywhere."""
+"""Tokens that are difficult for parsers, inserted anywhere."""
 
 
 def lines_of(name: str) -> list[bytes]:

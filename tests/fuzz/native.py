@@ -38,12 +38,12 @@ KIND: Final = 16
 KEYS: Final = [f"key-{number}" for number in range(24)] + ["", "ä\U0001f600", "x" * 300, "y" * 5000]
 ABSENT: Final = ["absent", "\udc80", "z" * 70_000]
 PASSES: Final = 8
-"""How often all of them are looked up in one segment, of which a byte changes each time."""
+"""Number of times that all keys are looked up in one segment; one byte changes each time."""
 GENERATION: Final = 7
 
 
 class Damaged(Exception):
-    """What the fuzzer's decoder raises for a value that it does not like."""
+    """Raised by the fuzzer's decoder for a value that it refuses."""
 
 
 def decode(value: bytes) -> bytes:

@@ -25,7 +25,7 @@ TESTS: Final = (
     "tests/shm/test_packing.py",
 )
 MODULE: Final = "SHMROUTE_TEST_NATIVE_MODULE"
-"""Environment variable: the extension module that `load` puts in the place of the installed one."""
+"""Environment variable with the extension module that `load` uses instead of the installed one."""
 
 
 def load() -> None:

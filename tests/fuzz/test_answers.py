@@ -27,13 +27,13 @@ from tests.sources.kubernetes.following import LIVELY, Following
 
 assert settings.default is not None
 EXAMPLES = settings.default.max_examples // 8
-"""Each takes 0.2 s."""
+"""Number of examples; each takes 0.2 s."""
 
 THREADS = 3
-"""Of a source: watch, probe and time."""
+"""Number of threads of a source: watch, probe and timer."""
 
 ASKED_SECONDS = 20.0
-"""Within this time the source must ask for its next answer: all of its deadlines together are far shorter."""
+"""Longest time until the source sends its next request, in seconds: the sum of its deadlines is far shorter."""
 
 TIMING = msgspec.structs.replace(
     LIVELY,
@@ -85,7 +85,7 @@ class Answer(NamedTuple):
     data: bytes
     cuts: list[int]
     silent: bool
-    """Whether the connection stays open afterwards, with nothing more."""
+    """Whether the connection stays open and silent afterwards."""
 
 
 class Server:

@@ -23,13 +23,13 @@ from tests.watcher.running import appmodel, running, wait_for
 
 assert settings.default is not None
 EXAMPLES = settings.default.max_examples // 4
-"""Each takes 20 ms."""
+"""Number of examples; each takes 20 ms."""
 
 ANSWER_SECONDS = 10.0
-"""A probe is answered in milliseconds; a busy machine must not fail the test."""
+"""Longest wait for an answer to a probe, in seconds. It takes milliseconds, except on a busy machine."""
 
 OPEN = 40
-"""Connections of hostile clients left open at a time."""
+"""Number of connections of hostile clients left open at a time."""
 
 PATHS = (
     b"/healthz",
@@ -52,7 +52,7 @@ REQUESTS = [
 
 
 class Port:
-    """A watcher's port, and the hostile clients it has."""
+    """A watcher's port, and its hostile clients."""
 
     def __init__(self, server: HttpServer, threads: Callable[[], tuple[ThreadStatus, ...]]) -> None:
         self.server = server

@@ -40,7 +40,7 @@ def route(model: str, version: int) -> bytes:
 
 
 class Area(NamedTuple):
-    """A small area as bytes, and what each of its generations holds."""
+    """A small area as bytes, with the rows of each of its generations."""
 
     control: bytes
     segment: bytes
@@ -91,7 +91,7 @@ def make_original() -> Area:
 
 
 class Laid:
-    """Bytes laid down as an area; they can be changed under its readers."""
+    """An area made from given bytes, which the test can change under its readers."""
 
     def __init__(self, original: Area) -> None:
         self.original = original

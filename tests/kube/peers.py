@@ -1,4 +1,4 @@
-"""What answers at a port: a listener whose connections a function of the test's serves."""
+"""A listener on a port, whose connections are served by a function of the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An exec plugin that does what a test writes."""
+"""An exec plugin whose script the test writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cluster is meant, and what is said where none is."""
+"""Choice of the cluster, and the error if none is configured."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from tests.apiserver import ApiServer, Certificates, app_model, make_certificate
 
 ALL = "/apis/iidp.com/v1/appmodels"
 BLOCKED_SECONDS = 20.0
-"""A wait that nobody ended; tests end theirs within a fraction of it."""
+"""Seconds after which a wait counts as never ended; tests end theirs within a fraction of it."""
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.kube.peers import EMPTY, listening, read_head, write_kubeconfig
 
 PATH = "/apis/iidp.com/v1/appmodels"
 SECONDS = 1.0
-"""The deadline that the tests give. Each peer would go on far longer."""
+"""Deadline of the requests, in seconds. Each peer would take far longer."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A kubeconfig means to us what it means to kubectl, or it is refused before anything is sent.
+"""shmroute reads a kubeconfig as kubectl does, or refuses it before anything is sent.
 
 What kubectl does is asked of kubectl itself where it is installed.
 """
@@ -208,7 +208,7 @@ REFUSED_BY_US: dict[str, tuple[dict[str, Any], str]] = {
     "a proxy for SOCKS": ({"cluster": {"proxy-url": "socks5://127.0.0.1:1"}}, "scheme 'socks5'"),
     "a header within a token": ({"user": {"token": "a\nb"}}, "control characters"),
 }
-"""What kubectl ignores or knows, and we do not serve on."""
+"""Contents that kubectl ignores or accepts, and that shmroute refuses."""
 
 
 @pytest.mark.fault(52)

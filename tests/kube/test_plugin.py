@@ -1,4 +1,4 @@
-"""Exec plugins: asked again when they fail, ended when they hang, and never without a credential by accident."""
+"""Exec plugins: run again after a failure, killed when they hang, and never skipped by accident."""
 
 from __future__ import annotations
 

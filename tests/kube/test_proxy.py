@@ -1,4 +1,4 @@
-"""The proxy that leads to a server: which one, and through a real one with a user and a password."""
+"""The proxy to a server: its choice, and requests through a real one with user and password."""
 
 from __future__ import annotations
 

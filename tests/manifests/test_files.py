@@ -1,4 +1,4 @@
-"""Manifests as text: which files and forms are taken, and how an unusable one is told of."""
+"""Manifests as text: accepted files and forms, and the report of unusable ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server on a raw socket that answers Redis clients with whatever a test says."""
+"""A server on a raw socket that answers Redis clients with bytes chosen by the test."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ WAIT_SECONDS = 20.0
 _STEP_SECONDS = 0.02
 SLOTS = 16_384
 _BUS_OFFSET = 10_000
-"""A Cluster's node listens on its port and on one that much higher."""
+"""Distance of a Cluster node's second port, its bus, from its first one."""
 
 
 class Sentinelled:

@@ -30,7 +30,7 @@ decode = msgspec.msgpack.Decoder(MetadataRow).decode
 
 
 class SteppedLoader:
-    """The loader without its thread: the machine takes its steps."""
+    """The loader without its thread: the state machine takes its steps."""
 
     def __init__(self, scheduler: ReadScheduler, now: Any) -> None:
         self.scheduler = scheduler
@@ -71,7 +71,7 @@ class FeedMachine(RuleBasedStateMachine):
         self.table: dict[tuple[str, str], bytes] = {}
         self.tickets: dict[tuple[str, str], int] = {}
         self.settled: set[int] = set()
-        """Tickets that are not to be read again: loaded, or too large and not retried since."""
+        """Tickets that must not be read again: loaded, or too large and not retried since."""
 
     def moment(self) -> Now:
         return Now(self.now, 1e9 + self.now)

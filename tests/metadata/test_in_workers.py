@@ -1,4 +1,4 @@
-"""From a Redis server to what a worker sees, counted by the server itself."""
+"""Values from a Redis server to workers; the server itself counts the reads."""
 
 from __future__ import annotations
 

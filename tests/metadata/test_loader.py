@@ -23,7 +23,7 @@ WAIT_SECONDS = 20.0
 
 
 class NotedStore(FolderStore):
-    """A folder that notes its reads: how many keys, and how many bytes came of them."""
+    """A folder store that records for each read the number of keys and of bytes."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -40,7 +40,7 @@ class NotedStore(FolderStore):
 
 
 class Loading:
-    """A loader at work; what it reads is in `reads`."""
+    """A running loader; its results are in `reads`."""
 
     def __init__(self, loader: MetadataLoader) -> None:
         self.loader = loader
@@ -144,7 +144,7 @@ def test_after_a_failure_batches_begin_small_again(tmp_path: Path) -> None:
 
 
 class AwayStore(FolderStore):
-    """Does not answer, and counts how often it was asked."""
+    """A store that never answers, and counts its requests."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -201,7 +201,7 @@ def test_idle_loader_ends_at_once(tmp_path: Path) -> None:
 
 
 class Defective(FolderStore):
-    """Fails in its first read, as `error` says."""
+    """A store whose first read raises `error`."""
 
     error: BaseException | None = None
 
@@ -240,7 +240,7 @@ def test_killed_reading_thread_ends_run_and_the_next_run_continues(tmp_path: Pat
 
 
 class Hanging(FolderStore):
-    """Hangs, as a DNS look-up may."""
+    """A store that hangs, as a DNS look-up may."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

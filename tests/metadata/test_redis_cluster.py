@@ -1,11 +1,9 @@
-"""Redis Clusters: nodes that are away, that move, and slots on their way from one to another."""
+"""Redis Clusters: unavailable nodes, moved nodes, and slots during a migration."""
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from redis.crc import key_slot
@@ -15,20 +13,12 @@ from shmroute.metadata.store import Absent, Found, StoreUnavailable
 from shmroute.rows import MetadataState
 from tests.metadata.odd_redis import bulk, odd_redis
 from tests.metadata.redis_groups import SLOTS, one_node_cluster, three_node_cluster, wait_for
+from tests.metadata.stores import opened
 from tests.redis_server import RedisServer
 
 KEYS = [f"key-{number}" for number in range(60)]
 VALUES = {key: f"value of {key}".encode() for key in KEYS}
 MISSING = Absent(MetadataState.MISSING, "no such key")
-
-
-@contextmanager
-def opened(url: str, **options: float) -> Iterator[RedisStore]:
-    store = RedisStore(url, **options)
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def read(store: RedisStore, *keys: str) -> dict[str, Found]:

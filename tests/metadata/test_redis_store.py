@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,11 @@ from shmroute.metadata.store import Absent, Found, StoreUnavailable
 from shmroute.rows import MetadataState
 from tests.apiserver.tls import make_certificates
 from tests.metadata.redis_groups import behind_tls, one_node_cluster, sentinelled, wait_for
+from tests.metadata.stores import opened
 from tests.redis_server import RedisServer
 
 LIMIT_BYTES = 1024 * 1024
 MISSING = Absent(MetadataState.MISSING, "no such key")
-
-
-@contextmanager
-def opened(url: str, **options: float) -> Iterator[RedisStore]:
-    store = RedisStore(url, **options)
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 BATCH_BYTES = 8 * 1024 * 1024

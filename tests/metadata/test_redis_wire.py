@@ -1,4 +1,4 @@
-"""What a server that is odd, hostile or broken can do to the store: nothing but be unavailable, in bounded time."""
+"""An odd, hostile or broken server makes the store unavailable within bounded time, and nothing else."""
 
 from __future__ import annotations
 

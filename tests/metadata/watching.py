@@ -1,4 +1,4 @@
-"""A real watcher with real shared memory and a real store, told by the test which AppModels there are."""
+"""A real watcher with real shared memory and a real store; the test sends the AppModels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def appmodel(name: str, models: dict[str, str], *, version: str = "v-1", app: st
 
 
 class ToldSource:
-    """Sends what the test puts."""
+    """A source that sends the events put by the test."""
 
     kinds: tuple[WatchedKind, ...] = (APPMODELS,)
 
@@ -52,7 +52,7 @@ class ToldSource:
 
 
 class Watching:
-    """The watcher at work."""
+    """The running watcher."""
 
     def __init__(self, area: str, store: Store, limits: MetadataLimits | None, template: KeyTemplate | None) -> None:
         self.area = area

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a manifest, in plain words, before it is sent."""
+"""All problems of a manifest are found before it is sent, and named in plain words."""
 
 from __future__ import annotations
 

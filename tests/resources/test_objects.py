@@ -1,4 +1,4 @@
-"""Objects out of their JSON: what a real API server sends, and what must not hurt."""
+"""Objects parsed from JSON: the output of a real API server, and hostile input."""
 
 from __future__ import annotations
 

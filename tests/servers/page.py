@@ -1,4 +1,4 @@
-"""What docs/servers.md tells its readers to write and to run."""
+"""The files and commands that docs/servers.md shows its readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real server with several workers beside a folder of manifests, clients that load it, and who has seen what."""
+"""A real server with several workers and a folder of manifests, and clients that record its answers."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ EXAMPLES = ROOT / "examples"
 WORKERS = 4
 ANSWER_SECONDS = 20.0
 SERVER_SECONDS = 60.0
-"""Servers take their time on a busy machine, to restart all workers for instance."""
+"""Longest wait for a server, in seconds: on a busy machine it may be slow, for instance to restart all workers."""
 CLIENTS = 4
 ATTEMPTS = 3
-"""Of a client that retries: the second attempt may meet another worker that is just ending."""
+"""Attempts of a client that retries: the second one may reach another worker that is ending."""
 PAUSE_SECONDS = 0.01
-"""After each request of a client: load, and yet some processor left for the server's own restart."""
+"""Pause of a client after each request, in seconds, which leaves CPU time for the server's restart."""
 LOG_CHARACTERS = 3000
 TRY_SECONDS = 0.7
-"""A request that a worker had taken just before it was stopped is made again."""
+"""Time limit of one request, in seconds: a request to a worker that was just stopped is repeated after it."""
 
 
 def example(folder: Path, *names: str, port: int = PORT) -> Path:
@@ -66,7 +66,7 @@ def get(
 
 
 class Load:
-    """Clients that ask all the time, and count the answers.
+    """Clients that send requests continuously and count the answers.
 
     Args:
         keeping: keep connections; otherwise each request opens one.

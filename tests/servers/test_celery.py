@@ -16,7 +16,7 @@ from tests.servers.serving import WORKERS, example, serve
 from tests.supervise.running import MODEL, Manifests
 
 VISIBLE_SECONDS = 0.1
-"""So long after a change no process of the pool answers as before."""
+"""Longest time after a change for which a process of the pool may give the former answer, in seconds."""
 
 TASKS = """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.servers.page import ROOT, shown_files
 
 LINES = 10
-"""What a newcomer has to write for a server, at the most."""
+"""Maximum number of lines that a newcomer has to write for a server."""
 
 APPLICATIONS = ("app.py", "tasks.py")
 

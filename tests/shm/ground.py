@@ -1,4 +1,4 @@
-"""What the ground may do to shared memory: other users, limits of the process, things that only share a name."""
+"""Conditions of the system around shared memory: other users, limits of the process, foreign files of a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The control block: the generation, the lock, and what a writer says of itself."""
+"""The control block: the generation, the lock, and the writer's status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared memory objects by name: what opening them may meet, who may read them, and that nobody else unlinks them."""
+"""Files of shared memory: errors of opening them, their access rights, and that only the writer unlinks them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of stores and fences that the protocol asks for: a strongly ordered processor tells nothing of it."""
+"""The order of stores and fences in the protocol, which tests on a strongly ordered processor cannot show."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTROL_WORDS = {layout.OLDEST_AT // 8: "oldest", layout.SEGMENT_AT // 8: "segme
 
 
 class Noted:
-    """A view whose stores are noted, once for several of one kind in a row."""
+    """A view that records its stores; consecutive stores of one kind are recorded once."""
 
     def __init__(self, view: Any, name: Callable[[Any], str], log: list[str]) -> None:
         self._view = view
@@ -93,7 +93,7 @@ def noting(publisher: Publisher, log: list[str]) -> Iterator[None]:
 
 
 BATCH = ["records", FENCE, "word", FENCE, "slots", FENCE, "word"]
-"""The last one is the hint."""
+"""The stores of one batch, in order; the last one is the hint."""
 
 SEAL = ["records", FENCE, "word", FENCE, "word"]
 

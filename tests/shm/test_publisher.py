@@ -1,4 +1,4 @@
-"""Publishing: one generation for each change, nothing lost between bases, adopted where a former writer stood."""
+"""Publishing: one generation for each change, no loss between bases, and take-over from a former writer."""
 
 from __future__ import annotations
 
@@ -393,7 +393,7 @@ def test_a_damaged_row_is_repaired_by_publishing_all_rows(area: str, caplog: pyt
 
 
 class Interrupted(BaseException):
-    """As KeyboardInterrupt, or a time limit raised by a signal's handler."""
+    """An exception raised by a signal handler, as KeyboardInterrupt or a time limit."""
 
 
 @pytest.mark.fault(23)

@@ -1,4 +1,4 @@
-"""Reading from any process: one generation at a time, onward over bases, resets and writers, and never a mixture."""
+"""Reading from any process: one complete generation at a time, across bases, resets and writers."""
 
 from __future__ import annotations
 

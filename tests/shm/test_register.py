@@ -1,4 +1,4 @@
-"""The workers' register: who reads the area, seen from outside; never a reason for a worker to fail."""
+"""The workers' register shows who reads the area; its failure never makes a worker fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A segment seen from each end of its log, and damage that is found rather than believed."""
+"""A segment read at each end of its log, and the detection of damage."""
 
 from __future__ import annotations
 

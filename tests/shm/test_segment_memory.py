@@ -1,4 +1,4 @@
-"""A segment's file in its writer: what memory it takes, and what happens where there is none."""
+"""A segment's file in its writer: the memory it uses, and its errors without memory."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def _small(small_segments: None) -> None: ...
 
 
 class Watching:
-    """A reader of some kind, and the table it must show where it stands."""
+    """A reader, and the table that it must show at its generation."""
 
     def __init__(self, reader: RowReader, rows: Table) -> None:
         self.reader = reader

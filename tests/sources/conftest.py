@@ -23,3 +23,17 @@ def api() -> Iterator[ApiServer]:
 def connection(api: ApiServer, tmp_path: Path) -> Iterator[Connection]:
     with contextlib.closing(Connection(str(api.kubeconfig(tmp_path / "kubeconfig")))) as made:
         yield made
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

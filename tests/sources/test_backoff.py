@@ -1,22 +1,11 @@
-"""How long the next attempt waits."""
+"""Delays before the next attempt."""
 
 from __future__ import annotations
 
 import pytest
 
 from shmroute.sources.backoff import CAP_SECONDS, FIRST_SECONDS, RESET_AFTER_SECONDS, Backoff
-
-
-class Clock:
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.sources.conftest import Clock
 
 
 def make(clock: Clock, dice: float = 0.0) -> Backoff:

@@ -1,4 +1,4 @@
-"""`shmroute run` as a real process beside a folder of manifests, and what it leaves behind."""
+"""`shmroute run` as a real process with a folder of manifests, and a search for its leftovers."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class Run:
         self.process = process
         self.area = area
         self.lines: list[str] = []
-        """What the command has written to standard output."""
+        """Lines that the command has written to standard output."""
         self.errors: list[str] = []
-        """What all of them have written to standard error."""
+        """Lines that all processes have written to standard error."""
         self._threads = [
             threading.Thread(target=_collect, args=(stream, lines), daemon=True)
             for stream, lines in ((process.stdout, self.lines), (process.stderr, self.errors))

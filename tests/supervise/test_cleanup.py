@@ -1,4 +1,4 @@
-"""Taking an area's memory away: only when nobody writes it or waits for it."""
+"""An area's memory is removed only if no watcher writes it or stands by for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling a frozen watcher from one that is busy, starting or standing by. Looks count, so nothing is waited for."""
+"""A frozen watcher is distinguished from one that is busy, starting or standing by. Tests count checks, not time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ for line in sys.stdin:
 
 
 class Writer:
-    """A process that writes the area: it beats, or computes, when told to."""
+    """A process that writes the area; on request it writes a heartbeat, or uses CPU time."""
 
     def __init__(self, area: str) -> None:
         started_ns = time.monotonic_ns()

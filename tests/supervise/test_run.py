@@ -28,7 +28,7 @@ print(os.getpid())
 while True:
     time.sleep(0.05)
 """
-"""A command that tells its process id, then each signal that it gets."""
+"""A command that prints its process id, then each signal that it receives."""
 
 SLEEP = "import os, time; print(os.getpid()); time.sleep(60)"
 
@@ -43,7 +43,7 @@ while True:
         print(app)
     time.sleep(0.005)
 """
-"""A command that tells its process id, then each app the model moves to."""
+"""A command that prints its process id, then each app that the model moves to."""
 
 
 # --- starting and ending -----------------------------------------------------------------------------------

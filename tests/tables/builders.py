@@ -74,7 +74,7 @@ def endpointslice(
 
 
 class Followed:
-    """An index with what it has given out: its changes applied one after the other to a table."""
+    """An index, and a table to which its changes are applied in order."""
 
     def __init__(self, default_port: str = "") -> None:
         self.index = Index(EndpointRules(default_port))

@@ -1,4 +1,4 @@
-"""What the rows must be, worked out the naive way: every rule from scratch, over all objects, for every question.
+"""The expected rows, computed in the simplest way: each rule anew, over all objects, for each question.
 
 Shares no code with the index but the values that go in and the structs that come out.
 """
@@ -41,7 +41,7 @@ def decoded(rows: Iterable[tuple[RowKey, bytes]]) -> Table:
 
 
 class Oracle:
-    """Remembers the objects as they came, and nothing that is worked out."""
+    """Keeps the objects in the order of arrival, and no computed state."""
 
     def __init__(self, default_port: str = "") -> None:
         self.default_port = default_port

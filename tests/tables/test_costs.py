@@ -1,4 +1,4 @@
-"""What a change costs must follow from what changed, not from what exists. Counted, not timed."""
+"""The cost of a change depends on the change, not on the number of objects. Costs are counted, not timed."""
 
 from __future__ import annotations
 

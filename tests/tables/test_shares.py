@@ -1,4 +1,4 @@
-"""One namespace's share of the area: what has room is a function of the objects, and costs what changes."""
+"""One namespace's share of the area: the fitting objects depend only on the objects, the cost on the change."""
 
 from __future__ import annotations
 

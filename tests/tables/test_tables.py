@@ -1,4 +1,4 @@
-"""Events in: what changes, what does not, what is announced, and what happens to invalid objects."""
+"""The index: which rows an event changes, what it announces, and how invalid objects are handled."""
 
 from __future__ import annotations
 

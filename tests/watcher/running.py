@@ -1,4 +1,4 @@
-"""A real watcher on real shared memory, told by the test what its sources say."""
+"""A real watcher on real shared memory; the test sends the events of its sources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shmroute.watcher.loop import WatcherLoop
 
 NAMESPACE = "test"
 WAIT_SECONDS = 30.0
-"""Far longer than anything here takes, so that a test on a busy machine fails only where it must."""
+"""Longest wait in seconds: far longer than any step, so that a busy machine fails no test."""
 SETTINGS = SettingsRow(NAMESPACE, "", "the test")
 
 
@@ -58,7 +58,7 @@ class Clock:
 
 
 class Told:
-    """A source that says what the test has it say."""
+    """A source that sends the events put by the test."""
 
     def __init__(self, *resources: Resource) -> None:
         self.kinds = tuple(kind for kind in BUILT_IN if kind.name in (resources or (APPMODELS.name,)))

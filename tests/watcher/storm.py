@@ -18,10 +18,10 @@ from shmroute.watcher.loop import WatcherLoop
 from tests.watcher.running import WAIT_SECONDS
 
 BUSY_SECONDS = 0.001
-"""Between two changes of the table `busy`."""
+"""Seconds between two changes of the table `busy`."""
 
 CALM_SECONDS = 0.05
-"""Between two changes of the table `calm`, whose one row, `o0`, is `{"v": number, "ns": when it was sent}`."""
+"""Seconds between two changes of the table `calm`, whose one row, `o0`, is `{"v": number, "ns": when it was sent}`."""
 
 
 class Storm:
@@ -33,7 +33,7 @@ class Storm:
         }
         self.kinds: tuple[WatchedKind, ...] = watch_tables(resources, several_namespaces=False)
         self.changes = 0
-        """Changes of `busy` so far."""
+        """Number of changes of `busy` so far."""
         self.backlog = 0
         """The most events that waited for the watcher at once."""
         self._area = area

@@ -1,4 +1,4 @@
-"""Options that contradict each other, or say nothing, are refused before anything is served."""
+"""Contradictory or empty options are refused before anything is served."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_port_is_given_by_name_or_number(port: str, tmp_path: Path) -> None:
     [
         ({"namespaces": ("a",), "all_namespaces": True}, "exclude each other"),
         ({"namespaces": ("a b",)}, "not a namespace's name"),
-        ({"namespaces": ("a", "b")}, "takes one namespace"),
+        ({"namespaces": ("a", "b")}, "takes one -n"),
         ({"kubeconfig": "x"}, "without --kubeconfig"),
         ({"redis": "redis://h", "metadata": "folder"}, "exclude each other"),
         ({"selector": "a in"}, "label selector"),

@@ -1,4 +1,4 @@
-"""The checkpoint file: written whole or not at all, and read only where it is whole."""
+"""The checkpoint file: written completely or not at all, and read only if it is complete."""
 
 from __future__ import annotations
 

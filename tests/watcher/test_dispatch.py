@@ -1,4 +1,4 @@
-"""Handlers are called apart from everything else: in order, once for each object, whatever they do."""
+"""Handlers are called in threads of their own, in order, once for each object, even if they fail or hang."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Call = tuple[str, str | None, str | None]
 
 
 class Noting:
-    """Notes its calls; can be held up."""
+    """A handler that records its calls and can be made to wait."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []

@@ -1,4 +1,4 @@
-"""What changed when: by a real watcher, through its log, for people."""
+"""The event log of a real watcher, and its texts for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a table that is declared anew, or no more, on their way into an area."""
+"""Publication of a table that is redefined or removed."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_a_status_names_a_bounded_number_of_namespaces() -> None:
 
 
 class Fed:
-    """A feed whose loader is the test."""
+    """A feed whose values come from the test."""
 
     def __init__(self, room: Room) -> None:
         self.requests: list[MetadataRequest] = []

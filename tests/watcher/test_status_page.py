@@ -1,4 +1,4 @@
-"""The status page and `/api` over HTTP: what they show, to whom, and what they keep back."""
+"""The status page and `/api` over HTTP: their content, their access rules, and hidden values."""
 
 from __future__ import annotations
 

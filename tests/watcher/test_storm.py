@@ -1,4 +1,4 @@
-"""1,000 changes a second on one table: the watcher keeps up, and another table's changes come through."""
+"""1,000 changes a second on one table: the watcher keeps up, and publishes another table's changes in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables file changes under a running watcher: tables come, go and are declared anew, the others undisturbed."""
+"""The tables file changes under a running watcher: tables are added, removed and redefined; others are not touched."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_objects_beyond_the_limits_are_set_aside_the_youngest_first(place: Place
 
 
 class Noting:
-    """A handler that remembers its calls."""
+    """A handler that records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any, Any]] = []

@@ -1,4 +1,4 @@
-"""Helper threads: noticed when they end, back soon, or the reason why the watcher ends."""
+"""Helper threads: their end is noticed, and they are restarted or end the watcher."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.watcher.running import SETTINGS, WAIT_SECONDS, Running, Told, appmode
 
 
 class Target:
-    """Notes each start; fails as long as there are failures left, then runs until the end."""
+    """Records each start; fails while there are failures left, then runs until the end."""
 
     def __init__(self, *failures: BaseException | None) -> None:
         self.failures = list(failures)

@@ -1,4 +1,4 @@
-"""The owner's loop: what it publishes when, and what it survives."""
+"""The watcher's loop: what it publishes and when, and which failures it survives."""
 
 from __future__ import annotations
 
@@ -433,7 +433,7 @@ def test_a_resync_publishes_nothing(area: str) -> None:
 
 
 class Stubborn(Told):
-    """Does not stop when it is told to."""
+    """A source that ignores its stop event."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -475,11 +475,11 @@ def test_a_storm_is_published_completely_in_few_generations(area: str) -> None:
 
 
 WAITS = {"time.sleep", "Event.wait", "Condition.wait", "Thread.join", "Popen.wait", "Popen._wait", "Queue.get"}
-"""Calls in which a thread waits; what waits in a socket is told by its module."""
+"""Functions in which a thread waits; those of sockets are recognised by their module."""
 
 
 class Calls:
-    """Notes the calls of the thread of that name which may wait, for as long as `noting`."""
+    """Records the waiting calls of the thread of that name while `noting` is set."""
 
     def __init__(self, thread: str) -> None:
         self.waits: set[str] = set()
@@ -502,7 +502,7 @@ class Calls:
 
 
 class HungStore(FolderStore):
-    """Answers nothing until it is released."""
+    """A store that does not answer until it is released."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder))
@@ -518,7 +518,7 @@ class HungStore(FolderStore):
 
 
 class HungHandler:
-    """Comes back from nothing until it is released."""
+    """A handler whose calls do not return until it is released."""
 
     def __init__(self) -> None:
         self.called = threading.Event()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
+from tests.routing import RoutesArea
 from tests.shm.conftest import small_segments as small_segments
 from tests.twins import BOTH, reader_type
 
@@ -22,3 +25,10 @@ def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     name: str = request.param
     monkeypatch.setattr(request.module, "Reader", reader_type(name), raising=False)
     return name
+
+
+@pytest.fixture
+def given(area: str) -> Iterator[RoutesArea]:
+    """Yield an area whose rows the test publishes."""
+    with RoutesArea(area) as made:
+        yield made

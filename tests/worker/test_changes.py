@@ -1,4 +1,4 @@
-"""`Reader.changes` and `achanges`: every change once, in order, over bases, new tables and writers; a gap is said."""
+"""`Reader.changes` and `achanges`: every change once, in order, across bases and writers; gaps are reported."""
 
 from __future__ import annotations
 
@@ -32,12 +32,6 @@ WAIT_SECONDS = 30.0
 
 
 @pytest.fixture
-def given(area: str) -> Iterator[RoutesArea]:
-    with RoutesArea(area) as given:
-        yield given
-
-
-@pytest.fixture
 def reader(area: str) -> Iterator[Reader]:
     with Reader(area) as reader:
         yield reader
@@ -54,7 +48,7 @@ def now(reader: Reader, since: int | None = None, **options: Any) -> list[Change
 
 
 class Table:
-    """What an application knows that has taken every change in."""
+    """The state of an application that has applied every change."""
 
     def __init__(self) -> None:
         self.routes: dict[str, Route] = {}

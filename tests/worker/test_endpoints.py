@@ -1,4 +1,4 @@
-"""Picking an endpoint: evenly, stably, the less busy one, the near one, and saying why there is none."""
+"""Picking an endpoint: in turn, by key, the less busy one, the nearer one; and the error if there is none."""
 
 from __future__ import annotations
 

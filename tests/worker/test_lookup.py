@@ -1,4 +1,4 @@
-"""The hot path of `resolve`: what it answers by itself, what it leaves to the slow way, and that no old row stays."""
+"""The fast look-up of `resolve`: which rows it finds itself, when it asks the position, and that no old row stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the text of `ModelNotFound` says beside the name, and that a look-up that misses does not pay for it."""
+"""The text of `ModelNotFound`: area, age and similar names, computed only when the text is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker calls: look-ups, what is remembered and forgotten, ages, waiting, threads, forks, faults."""
+"""`Reader` as a worker uses it: look-ups, caches, ages, waiting, threads, forks, faults."""
 
 from __future__ import annotations
 
@@ -35,12 +35,6 @@ from shmroute.worker.routes import App, Route
 from tests.forks import Forks, Pipe
 from tests.routing import RoutesArea, route
 from tests.twins import decode_by
-
-
-@pytest.fixture
-def given(area: str) -> Iterator[RoutesArea]:
-    with RoutesArea(area) as given:
-        yield given
 
 
 @pytest.fixture
@@ -552,7 +546,7 @@ def test_first_touch_overtaken_by_a_generation_does_not_keep_its_row(given: Rout
 
 
 class OutOfTime(Exception):
-    """As Celery's SoftTimeLimitExceeded: raised by a signal's handler, anywhere."""
+    """An exception raised by a signal handler at any line, like Celery's SoftTimeLimitExceeded."""
 
 
 def test_an_interrupted_look_up_caches_no_old_row(area: str) -> None:

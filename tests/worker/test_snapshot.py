@@ -1,4 +1,4 @@
-"""`Snapshot`: routes and tables of one generation that stay as they are."""
+"""`Snapshot`: routes and tables of one generation, which do not change."""
 
 from __future__ import annotations
 
@@ -18,12 +18,6 @@ NUMBER = 16
 
 class Flag(msgspec.Struct):
     on: bool
-
-
-@pytest.fixture
-def given(area: str) -> Iterator[RoutesArea]:
-    with RoutesArea(area) as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -10,6 +10,15 @@ from shmroute.cli import options, output
 from shmroute.errors import MetadataNotJson, ModelNotFound, NoEndpoints
 from shmroute.worker.reader import Reader
 from shmroute.worker.routes import Route
+
+ROUTE_COLUMNS: Final = {
+    "model": "model",
+    "version": "version",
+    "app": "app",
+    "app-version": "app_version",
+    "namespace": "namespace",
+}
+"""Columns of a route: header -> field of `route_item`."""
 
 
 @click.command()
@@ -60,6 +69,18 @@ def command(
         raise SystemExit(5)
 
 
+def route_item(route: Route) -> dict[str, Any]:
+    """Return the fields of a route that `shmroute get models` shows too."""
+    return {
+        "model": route.model,
+        "version": route.version,
+        "app": route.app,
+        "app_version": route.app_version,
+        "namespace": route.namespace,
+        "appmodel": route.appmodel,
+    }
+
+
 def item_of(route: Route) -> dict[str, Any]:
     """Return a route with its endpoints and metadata, of builtin types."""
     endpoints_state = "known"
@@ -69,12 +90,7 @@ def item_of(route: Route) -> dict[str, Any]:
         endpoints_state = error.reason
     own = route.metadata_version == route.version
     return {
-        "model": route.model,
-        "version": route.version,
-        "app": route.app,
-        "app_version": route.app_version,
-        "namespace": route.namespace,
-        "appmodel": route.appmodel,
+        **route_item(route),
         "endpoints": [str(endpoint) for endpoint in route.endpoints],
         "endpoints_state": endpoints_state,
         "metadata": _last_metadata(route) if own else None,
@@ -99,7 +115,7 @@ def show(items: list[dict[str, Any]], form: str) -> None:
     output.show(
         items,
         form,
-        {"model": "model", "version": "version", "app": "app", "app-version": "app_version", "namespace": "namespace"},
+        ROUTE_COLUMNS,
         {"appmodel": "appmodel", "endpoints": "endpoints", "metadata": "metadata_state"},
         "model",
     )

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from shmroute.cli.resolve import ROUTE_COLUMNS, route_item
 from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES
 from shmroute.rows import (
     BUILT_IN_TABLES,
@@ -58,17 +59,7 @@ decode_table = _decoder(TableRow)
 
 def model_items(winner: Route) -> list[Item]:
     """Return one item for each route of a model, the winner first."""
-    return [
-        {
-            "model": route.model,
-            "version": route.version,
-            "app": route.app,
-            "app_version": route.app_version,
-            "namespace": route.namespace,
-            "appmodel": route.appmodel,
-        }
-        for route in (winner, *winner.others)
-    ]
+    return [route_item(route) for route in (winner, *winner.others)]
 
 
 def _app_items(_key: str, value: bytes) -> list[Item]:
@@ -206,7 +197,7 @@ VIEWS: Final = {
     "models": View(
         Kind.MODEL,
         lambda _key, value: model_items(_route(value)),
-        {"model": "model", "version": "version", "app": "app", "app-version": "app_version", "namespace": "namespace"},
+        ROUTE_COLUMNS,
         {"appmodel": "appmodel"},
         "model",
     ),

@@ -8,7 +8,8 @@ Owned by one thread. Its rules:
 * *Invalid objects.* An invalid object is listed with its reason. Its last valid state, if there is one, is served until
   the object is valid again or deleted, even if a complete list contains the invalid object. Unusable files of a folder
   source are listed with the source's reason.
-* *No change.* Rows whose bytes are unchanged are not returned.
+* *No change.* Rows whose bytes are unchanged are not returned, except APP rows of several AppModels: comparing them
+  would cost more than the publisher's own comparison.
 
 The rows depend on the current objects, on the last valid state of the invalid ones, and on the Services that have lost
 their last slice (`endpoints.Endpoints`). The order of the events does not matter.

@@ -1,4 +1,4 @@
-"""One file's bytes to objects: what is taken, what is left out, and what spoils the whole file."""
+"""Objects from one file's bytes: those that are used, those left out, and errors that reject the file."""
 
 from __future__ import annotations
 

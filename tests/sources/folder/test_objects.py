@@ -1,4 +1,4 @@
-"""All files together: who counts where two hold one object, and that the events say just what has changed."""
+"""All files together: the choice between two files with one object, and events for exactly the changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def a(name: str, version: str = "1") -> tuple[Resource, str, str]:
 
 
 class Folder(FolderObjects):
-    """With somebody who follows the events."""
+    """A folder whose events are applied to a dict."""
 
     def __init__(self) -> None:
         super().__init__(FOLDER, BUILT_IN)

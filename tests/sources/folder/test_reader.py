@@ -1,4 +1,4 @@
-"""Reading what has changed: files that are being written, volumes that are switched, files that come and go."""
+"""Reading changed files: during writes, during the switch of a volume, after additions and deletions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ READER = "shmroute.sources.folder.reader"
 
 
 class Reading:
-    """A folder, a reader with a clock of its own, and what its events say."""
+    """A folder, a reader with a clock of its own, and the state by its events."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""The folder source with its thread, on real files: everything is noticed, and it says how it stands."""
+"""The folder source with its thread, on real files: it notices every change and reports its state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOUND_SECONDS = 20.0
 
 
 class Owner(Follower):
-    """Takes the events in the source's thread; anybody may wait for what they say."""
+    """Applies the events in the source's thread; the test waits for states."""
 
     def __init__(self) -> None:
         super().__init__()

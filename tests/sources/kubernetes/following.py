@@ -37,7 +37,7 @@ from tests.apiserver.watches import Watch
 __all__ = ["CALM", "LIVELY", "PATIENT", "WAIT_SECONDS", "Following", "fast_settings"]
 
 WAIT_SECONDS = 30.0
-"""Far longer than anything here takes, so that a test on a busy machine fails only where it must."""
+"""Longest wait in seconds: far longer than any step, so that a busy machine fails no test."""
 
 CALM = Timing(
     short_watch_seconds=0.05,
@@ -56,7 +56,7 @@ CALM = Timing(
     compare_retry_seconds=0.05,
     audit_grace_seconds=0.3,
 )
-"""All that a test does not wait for is short; no probe and no audit comes in between."""
+"""Short waits, without probes and audits."""
 
 LIVELY = msgspec.structs.replace(
     CALM,
@@ -67,10 +67,10 @@ LIVELY = msgspec.structs.replace(
     probe_retry_seconds=0.05,
     grace_seconds=0.5,
 )
-"""With probes that ask the storage each time, for a server of `fast_settings`."""
+"""Short waits with probes that ask the storage each time, for a server of `fast_settings`."""
 
 PATIENT = msgspec.structs.replace(LIVELY, grace_seconds=10.0)
-"""The same, for what must not look like a silent watch however busy the machine is."""
+"""The same with longer waits, so that even on a busy machine no watch counts as silent."""
 
 FASTER = 10
 
@@ -115,7 +115,7 @@ def fast_settings() -> Settings:
 
 
 class Following:
-    """Runs the source, keeps its events, and what the objects are by those events."""
+    """Runs the source, and keeps its events and the objects by those events."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A comparison with a fresh list: what was lost is found, and what is only on its way is not."""
+"""A comparison with a fresh list finds lost events, and ignores events that are still on their way."""
 
 from __future__ import annotations
 

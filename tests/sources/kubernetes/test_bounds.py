@@ -1,4 +1,4 @@
-"""What a server or proxy must not get away with: endless, slow or foreign answers. Each costs an attempt, no route."""
+"""Endless, slow or foreign answers of a server or proxy cost one attempt each, and no route."""
 
 from __future__ import annotations
 

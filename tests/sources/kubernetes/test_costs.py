@@ -1,4 +1,4 @@
-"""What a followed resource costs an API server by default, in requests: counted on the test server."""
+"""Requests to an API server for each followed resource by default, counted on the test server."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.apiserver import ApiServer, Settings, app_model
 from tests.sources.kubernetes.following import Following, scaled
 
 BY = 20
-"""How much faster all waits are, the server's too."""
+"""Factor by which all waits are shorter, including the server's."""
 
 REAL_SECONDS = 15.0
 
 REQUESTS_A_SECOND = 0.05
-"""Promised for each followed resource by default, events aside."""
+"""Maximum number of requests per second for each followed resource by default, without events."""
 
 WRITES_A_SECOND = 10
 

@@ -1,4 +1,4 @@
-"""Deletions that come of a definition's deletion are told apart from those that users make."""
+"""Deletions caused by a definition's deletion are distinguished from users' deletions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def deleted(name: str) -> Deleted:
 
 
 class Guarded:
-    """A guard whose discovery is the test."""
+    """A guard whose discovery answers come from the test."""
 
     def __init__(self) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()

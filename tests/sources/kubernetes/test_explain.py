@@ -1,4 +1,4 @@
-"""What a refusal means, in words that fit a line."""
+"""Explanations of refusals, each in one line."""
 
 from __future__ import annotations
 

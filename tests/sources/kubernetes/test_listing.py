@@ -1,4 +1,4 @@
-"""Which kind of list is asked for, and what is remembered of the answer."""
+"""Choice between streaming and paged lists, depending on earlier answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A quiet watch, a dead one, a server gone back in time: told apart, at the price of a reconnect at most."""
+"""Probes distinguish a quiet watch, a dead one and a restored server, at the cost of at most a reconnect."""
 
 from __future__ import annotations
 

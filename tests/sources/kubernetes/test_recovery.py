@@ -1,4 +1,4 @@
-"""Each kind of failure backs off by itself; what a starting server answers costs no more than seconds."""
+"""Each kind of failure has its own back-off; errors of a starting server cost only seconds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from shmroute.errors import ApiError
 from shmroute.sources.kubernetes.recovery import RETRY_AFTER_MAX_SECONDS, SHORT_WATCH, STARTING_SECONDS, Recovery
 from shmroute.sources.kubernetes.timing import Timing
 from shmroute.sources.kubernetes.wire import Garbled
+from tests.sources.conftest import Clock
 
 REFUSED = ApiError("GET x", 0, "NewConnectionError", "Connection refused")
 FORBIDDEN = ApiError("GET x", 403, "Forbidden", "no")
@@ -18,18 +19,6 @@ BROKEN = ApiError("GET x", 500, "InternalError", "no")
 
 def throttled(seconds: float, status: int = 429) -> ApiError:
     return ApiError("GET x", status, "TooManyRequests", "storage is (re)initializing", retry_after_seconds=seconds)
-
-
-class Clock:
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def make(clock: Clock, dice: float = 0.999) -> Recovery:

@@ -1,4 +1,4 @@
-"""When requests are due: by the numbers of the promise, on a clock that is turned by hand."""
+"""Times at which requests are due, on a clock that the test sets."""
 
 from __future__ import annotations
 

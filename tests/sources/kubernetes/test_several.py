@@ -1,4 +1,4 @@
-"""Several namespaces as one source: whole or nothing, then what changes, and the state of the worst."""
+"""Several namespaces as one source: a complete first list, then changes, and the worst namespace's state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A source against a server, the test one and, where there is one, a real one: what is handed out, and when."""
+"""The events of a source, with the test server and, if configured, a real one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.sources.kubernetes.following import CALM, LIVELY, Following, fast_set
 
 SELECTOR = "iidp=iidp"
 REAL = Timing(contact_report_seconds=0.0, probe_seconds=0.6, confirm_seconds=0.0, bookmark_seconds=0.0)
-"""A real server's own times, but for the wait between probes."""
+"""Default times for a real server, except for the probe period."""
 
 
 @pytest.fixture

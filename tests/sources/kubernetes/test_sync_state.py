@@ -1,4 +1,4 @@
-"""What was handed out, and how far: the memory that probe and audit compare with."""
+"""The record of sent objects and of the position, which probe and audit compare with."""
 
 from __future__ import annotations
 

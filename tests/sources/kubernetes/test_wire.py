@@ -1,4 +1,4 @@
-"""Bytes of a real server, however they were cut, and bytes that no server sends."""
+"""Decoding of a real server's bytes, cut anywhere, and of bytes that no server sends."""
 
 from __future__ import annotations
 
