@@ -219,7 +219,7 @@ GENERATIONS_PER_SECOND = 200
 
 
 def _published_meanwhile(ours: ShmroutePeer, worker: Worker) -> list[float]:
-    """Publish until the worker has told its figures, a row of one of its models each time."""
+    """Publish a row of one of the worker's models again and again, until the worker has printed its figures."""
     import threading
 
     from shmroute.rows import Kind

@@ -167,7 +167,7 @@ def _while_rebuilding(publisher: Publisher, apps: Apps, dice: random.Random, cou
 def _refreshing(
     publisher: Publisher, apps: Apps, table: dict[RowKey, bytes], dice: random.Random, count: int
 ) -> Measured:
-    """Return a worker with 50,000 warm rows goes to the next generation."""
+    """Measure the move of a worker with 50,000 warm rows to the next generation."""
     warm = dice.sample([key for kind, key in table if kind == Kind.MODEL], min(50_000, count))
     taken = []
     with Reader(publisher.area) as reader:

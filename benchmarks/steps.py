@@ -1,4 +1,4 @@
-"""The steps of a run: what is measured, in order."""
+"""The steps of a run, in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.measured import Measured
 
 
 def steps(quick: bool) -> dict[str, Callable[[], list[Measured]]]:
-    """Return what is measured, in order. `quick`: smaller tables and fewer rounds, in about a minute."""
+    """Return the measurements, in order. `quick`: smaller tables and fewer rounds, in about a minute."""
     large = 100_000 if quick else 1_000_000
     middle = 20_000 if quick else 100_000
     team = 4 if quick else 8

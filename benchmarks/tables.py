@@ -298,7 +298,7 @@ def index_change(small: int, large: int, changes: int) -> list[Measured]:
 
 
 def _grown(rows: int, changes: int) -> tuple[list[float], list[float]]:
-    """Return the seconds and log bytes of each row that is added under a value which so many have."""
+    """Return the seconds and log bytes of each row added under a value that `rows` rows have."""
     kind, *_ = watch_tables({"t": TableDefinition(resource="t.v1.x.y", index={"i": ".i"})}, several_namespaces=False)
     entry = index_value("i", "x")
     assert entry is not None

@@ -3,7 +3,7 @@
     with Forks() as forks:
         forks.start(in_own_shm, "1m", work).finish()
 
-As root, or where user namespaces are allowed; else the test is skipped with the reason.
+This needs root or user namespaces; otherwise the test is skipped with the reason.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def adopt_orphans(adopt: bool) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process; one that has ended and waits to be reaped has gone."""
+    """Return whether the process exists; a process that has ended and was not reaped does not count."""
     try:
         state = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -68,12 +68,12 @@ def is_running(pid: int) -> bool:
 
 
 def command_line(pid: int) -> str:
-    """Return what the process was started with; empty if it has gone."""
+    """Return the command line of the process; "" if it has ended."""
     return _read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return what a process has taken of the processors so far, all its threads together."""
+    """Return the CPU seconds that a process has used so far, in all its threads."""
     user, system = _read(pid, "stat").rpartition(b")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
@@ -90,8 +90,7 @@ def children(pid: int) -> set[int]:
 
 
 def marked(pids: Iterable[int], name: str, value: str) -> set[int]:
-    """Return those that run and were executed with the environment variable `name` at `value`, whoever their parent
-    is."""
+    """Return the running processes that were executed with the environment variable `name` set to `value`."""
     entry = f"{name}={value}".encode()
     return {pid for pid in pids if entry in _read(pid, "environ").split(b"\0") and is_running(pid)}
 

@@ -43,7 +43,7 @@ _STEP_SECONDS = 0.005
 
 
 class RedisServerMissing(RuntimeError):
-    """There is no redis-server here."""
+    """No redis-server is installed."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def build(target: str, folder: Path, **environment: str) -> tuple[Path | None, str]:
-    """Return a wheel or source archive of this checkout; and what was written to stderr."""
+    """Build a wheel or source archive of this checkout; return its path and the text on stderr."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(folder)]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=100

@@ -134,7 +134,7 @@ class Server:
         return answers
 
     def log(self) -> list[str]:
-        """Return what it has written last, to standard error."""
+        """Return the end of the server's log on standard error."""
         text = os.pread(self._log.fileno(), LOG_BYTES, max(0, os.fstat(self._log.fileno()).st_size - LOG_BYTES))
         return text.decode(errors="replace").splitlines()
 

@@ -110,5 +110,5 @@ class LiveView:
 
 
 def view() -> View:
-    """Return the view that fits where standard output goes."""
+    """Return a live view if standard output is a terminal, else a plain one."""
     return LiveView() if sys.stdout.isatty() else PlainView()

@@ -1,4 +1,4 @@
-"""A pod of the example: answers every request with its name, or misbehaves as told by `PUT /behave`."""
+"""A pod of the example: answers every request with its name, or misbehaves as set by `PUT /behave`."""
 
 import asyncio
 import os

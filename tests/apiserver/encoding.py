@@ -28,7 +28,7 @@ Order: TypeAlias = "Mapping[str, Any] | MapOf | None"
 
 
 def arrange(value: Any, order: Order) -> Any:
-    """Return a copy of value whose keys stand in the order the server would write them."""
+    """Return a copy of value with its keys in the order in which the server writes them."""
     if isinstance(value, list):
         return [arrange(each, order) for each in value]
     if not isinstance(value, dict):

@@ -58,7 +58,7 @@ class Faults(WatchFaults):
         resource: str | None = None,
         message: str | None = None,
     ) -> Fault:
-        """Answer with this HTTP code, for the next so many requests, or for so long."""
+        """Answer with this HTTP code, for the next `times` requests or for `seconds`."""
         options = {"code": code, "retry_after": retry_after, "message": message}
         return self._add("fail", verb, resource, times, seconds, **options)
 
@@ -103,7 +103,7 @@ class Faults(WatchFaults):
         verb: str | None = "list",
         resource: str | None = None,
     ) -> Fault:
-        """Close the connection after so many bytes of the body; page counts from 1."""
+        """Close the connection after this number of bytes of the body; `page` counts from 1."""
         options = {"after_bytes": after_bytes, "page": page}
         return self._add("cut", verb, resource, times, None, **options)
 
@@ -155,7 +155,7 @@ class Faults(WatchFaults):
         verb: str | None = None,
         resource: str | None = None,
     ) -> Fault:
-        """Cut bodies and streams into chunks of this size, wherever that falls."""
+        """Cut bodies and streams into chunks of this size, at any place."""
         return self._add("chunk", verb, resource, times, None, chunk_bytes=chunk_bytes)
 
     # -- storage ----------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Faults(WatchFaults):
         return self._store.compact(revision)
 
     def backup(self) -> Backup:
-        """Return the store as it is, for a later `rewind`."""
+        """Return the current state of the store, for a later `rewind`."""
         return self._store.backup()
 
     # -- the whole server -------------------------------------------------------------------
@@ -205,8 +205,8 @@ class Faults(WatchFaults):
     def redefine(self, resource: str, initializing_seconds: float = 0.1) -> None:
         """Change the definition of a custom resource by something that changes no object (a printer column).
 
-        Its watches end cleanly within a second, lists and watches get 429 for a moment, and every resourceVersion of
-        before is too old.
+        Its watches end cleanly within a second, lists and watches get 429 for a moment, and all earlier
+        resourceVersions are too old.
         """
         table = self._store.find(resource)
         self._add("reinitializing", None, resource, None, initializing_seconds)

@@ -81,7 +81,7 @@ _ABSENT = object()
 
 
 def compare(kind: Kind, before: Object, after: Object) -> Changes:
-    """Return which owned fields differ; a container that comes or goes counts along with its parts."""
+    """Return which owned fields differ; an added or removed container counts along with its parts."""
     changes = Changes()
 
     def whole(value: Any, path: Path, into: set[Path]) -> None:

@@ -74,7 +74,7 @@ class Objects:
             self.writer.delete(*self._address(what))
 
     def put(self, obj: Object) -> None:
-        """Store an object as it is: no validation, no defaults, nothing filled in.
+        """Store an object unchanged: no validation, no defaults, nothing filled in.
 
         metadata.resourceVersion is kept if given (it must rise); uid and creationTimestamp are
         filled in where they are missing. For malformed objects, and for recorded ones.

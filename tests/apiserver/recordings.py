@@ -1,6 +1,6 @@
 """The recordings in tests/wire: exchanges with a real API server, parsed.
 
-Used by the server's own tests, and by whoever wants real bytes.
+Used by the server's own tests, and by tests that need real bytes.
 """
 
 from __future__ import annotations

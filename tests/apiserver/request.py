@@ -111,7 +111,7 @@ class RequestLog:
         resource: str | None = None,
         timeout: float = WAIT_SECONDS,
     ) -> list[Request]:
-        """Wait until so many have come; TimeoutError if they do not."""
+        """Wait until this number of requests has arrived. Raises TimeoutError if they do not."""
         with self.changed:
             if not self.changed.wait_for(lambda: self.count(verb, resource) >= count, timeout):
                 seen = self.count(verb, resource)

@@ -20,7 +20,7 @@ def _open(schema: Object) -> bool:
 
 
 def _declared(schema: Object, key: str, root: bool) -> Object | None:
-    """Return the schema of a field, {} where anything goes, None where it is not declared."""
+    """Return the schema of a field; {} if it may have any value, None if it is not declared."""
     if root and key in _ROOT_FIELDS:
         return {}
     properties: Object = schema.get("properties") or {}

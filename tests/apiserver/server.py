@@ -27,7 +27,7 @@ class ApiServer(Objects):
     """A Kubernetes API server for tests; use it as a context manager.
 
     Out of the box it serves AppModels, EndpointSlices, Services and CustomResourceDefinitions,
-    empty, to whoever shows the token `api.auth.token`.
+    empty, to every client with the token `api.auth.token`.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class ApiServer(Objects):
             return sum(resource in (None, each.table.kind.plural) for each in self.watches.open)
 
     def wait_for_watches(self, count: int = 1, resource: str | None = None, timeout: float = WAIT_SECONDS) -> None:
-        """Wait until so many watches are open; TimeoutError if they are not."""
+        """Wait until this number of watches is open. Raises TimeoutError if they are not."""
         self.wait_until(lambda: self.open_watches(resource) >= count, timeout)
 
     def wait_watched(self) -> None:

@@ -119,7 +119,7 @@ class Table:
         self._states: OrderedDict[int, State] = OrderedDict()
 
     def put(self, key: str, item: Item | None) -> Item | None:
-        """Replace one object; returns what was there."""
+        """Replace one object; return the former one."""
         before = self.items.pop(key, None)
         if before is None and item is not None:
             if self.keys and key > self.keys[-1]:
@@ -151,7 +151,7 @@ class Table:
         return self.log[-1].revision if self.log else self.floor
 
     def state_at(self, revision: int) -> State:
-        """Return what was there at a revision; the caller makes sure it is not compacted."""
+        """Return all objects at a revision; the caller makes sure that it is not compacted."""
         revision = min(revision, self.last_revision)
         state = self._states.get(revision)
         if state is None:
@@ -207,7 +207,7 @@ class Store:
             return table
 
     def drop(self, table: Table, *, deletions: bool = True) -> None:
-        """Serve a kind no more. Watches are told a DELETED for each object, then they end."""
+        """Serve a kind no more. Watches get a DELETED event for each object, then they end."""
         with self.lock:
             for key in list(table.items) if deletions else ():
                 self.commit(table, None, key)
@@ -232,7 +232,7 @@ class Store:
             return self._put(table, obj, key, self.revision)
 
     def put_raw(self, table: Table, obj: Object) -> Event:
-        """Store an object as it is, at the resourceVersion it carries, if it carries one."""
+        """Store an object unchanged, at the resourceVersion in it, if there is one."""
         with self.lock:
             given = int(obj["metadata"].get("resourceVersion") or 0)
             if given and given <= table.last_revision:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def converted(obj: Any, before: Kind, after: Kind) -> Any:
-    """Return an object, or a list of them, from one version into another; whatever else it is, as it is."""
+    """Return an object, or a list of them, from one version into another; any other value is returned unchanged."""
     if not isinstance(obj, dict) or obj.get("apiVersion", before.api_version) != before.api_version:
         return obj
     if isinstance(items := obj.get("items"), list):

@@ -1,4 +1,4 @@
-"""Watches: one stream of events from the log, as one client asked for it.
+"""Watches: each is a stream of events from the log for one client.
 
 A `Watch` runs in the thread of its connection. Tests reach into it, through the registry, to
 inject bytes, to end it, or to swallow what it would say. All its state is guarded by the store's

@@ -1,4 +1,4 @@
-"""A small world for the policy: pods that answer or fail as told, a clock and dice that the test holds."""
+"""A simulated environment for the policy: pods that answer or fail as set, a clock and dice set by the test."""
 
 from __future__ import annotations
 

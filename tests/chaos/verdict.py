@@ -52,7 +52,7 @@ def verdict(stage: Stage) -> list[str]:
 
 
 def _converged(stage: Stage) -> list[str]:
-    """Wait until what is served is what there is; the differences if it never is.
+    """Wait until the served rows equal the expected ones; return the differences if they never do.
 
     An audit is asked for, as `shmroute audit` does, since some acts lose events for good: the watch goes on behind
     them, and only a fresh list can tell.

@@ -51,7 +51,7 @@ class World:
             self.change()
 
     def write_values(self) -> None:
-        """Write every value anew, as after a loss of the whole store."""
+        """Write every value again, as after a loss of the whole store."""
         for item in self._api.list("appmodels", NAMESPACE):
             for model in item["spec"]["models"]:
                 self._value(item["spec"]["app"], model["name"], model["version"])

@@ -82,7 +82,7 @@ class Load:
             time.sleep(0.01)
 
     def run_for(self, calls: int) -> list[Result]:
-        """Let it run for so many calls; their results."""
+        """Let the load run for this number of calls; return their results."""
         before = len(self.results)
         self.wait_for(lambda: len(self.results) >= before + calls, 30 + calls / 20)
         return self.results[before:]

@@ -1,4 +1,4 @@
-"""A pod: an HTTP/1.1 server that answers with what it was asked, or misbehaves as told on its standard input.
+"""A pod: an HTTP/1.1 server that answers with the request, or misbehaves as requested on its standard input.
 
     python -m tests.contrib.pod HOST PORT [CERTIFICATE]
 

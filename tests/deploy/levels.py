@@ -1,4 +1,4 @@
-"""The Pod Security Standards, as far as a pod of ours can break them.
+"""The rules of the Pod Security Standards that our pods could break.
 
 https://kubernetes.io/docs/concepts/security/pod-security-standards/
 """

@@ -32,7 +32,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def script(page: Path) -> str:
-    """Return a bash script of all that is to be run; it ends whatever it started in the background."""
+    """Return a bash script of all snippets to run; it ends its background processes."""
     lines = ["set -euo pipefail", "trap 'jobs -p | xargs -r kill; wait' EXIT"]
     for number, block in enumerate(blocks(page)):
         if block.why:

@@ -42,7 +42,7 @@ def number(text: str) -> int:
 
 
 def fields(text: str) -> list[str]:
-    """Return the names behind the struct's, without what stands in brackets."""
+    """Return the names after the struct's name, without text in brackets."""
     return re.sub(r"\(.*?\)", "", text.partition(":")[2]).replace(" ", "").rstrip(".").split(",")
 
 

@@ -133,7 +133,7 @@ def watching(cluster: Cluster, account: Account, area: str) -> Iterator[Callable
 
 
 def missing(verb: str, resource: str, cluster: Cluster) -> str:
-    """Return the words for a right that is missing."""
+    """Return the expected text for a missing right."""
     where = f"{resource}.{GROUPS[resource]} in namespace '{cluster.namespace}'"
     return f"not allowed to {verb} {where}: a role must grant the verb '{verb}'"
 

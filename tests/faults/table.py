@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Write the page, if it was asked for."""
+    """Write the page, if the option was given."""
     path: Path | None = session.config.getoption("--fault-table")
     if path is None:
         return

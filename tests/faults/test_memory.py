@@ -63,7 +63,7 @@ def watch_area(pipe: Pipe, area: str) -> None:
 
 
 def ask(child: Child) -> tuple[int, int, str]:
-    """Return what the worker sees now; it must be alive to say so."""
+    """Return the rows that the worker sees now. Fails if the worker has ended."""
     child.pipe.send("say")
     wait_for_message(child, 30.0)
     seen: tuple[int, int, str] = child.pipe.recv()

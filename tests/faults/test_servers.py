@@ -54,7 +54,7 @@ UWSGI = "uwsgi --http-socket 127.0.0.1:PORT --wsgi-file app.py --master --proces
 NO_HALF_FORK = pytest.mark.skipif(
     sys.version_info >= (3, 13), reason="Python 3.13 ends a child that PyOS_AfterFork_Child meets unprepared"
 )
-"""Settings of a server that forks in C and tells Python only in the child, as uWSGI with `py-call-osafterfork`."""
+"""Skips a server that forks in C and tells Python only in the child, as uWSGI with `py-call-osafterfork`."""
 
 FORK_IN_C = """
 import ctypes, os, threading

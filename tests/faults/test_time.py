@@ -94,7 +94,7 @@ def test_33_wall_clock_is_used_only_for_what_is_shown_or_stored() -> None:
 
 
 def _asks(node: ast.AST) -> bool:
-    """Whether it is `time.time`, `datetime.now` or the like."""
+    """Return whether the call reads the wall clock, as `time.time` and `datetime.now` do."""
     if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name):
         return False
     clocks = {"time": {"time", "time_ns"}, "datetime": {"now", "utcnow", "today"}, "date": {"today"}}

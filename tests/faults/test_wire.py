@@ -81,7 +81,7 @@ def check_backs_off(follow: Following, timing: Timing = CALM) -> None:
 
 
 def outlast_a_short_watch(follow: Following) -> None:
-    """Wait until the end of the open watch is no failure any more."""
+    """Wait until an end of the open watch no longer counts as a failure."""
     follow.stop.wait(2 * CALM.short_watch_seconds)
 
 

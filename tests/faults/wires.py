@@ -107,7 +107,7 @@ class BlackHole:
         return made[0]
 
     def attempts(self, seconds: float) -> Iterator[float]:
-        """When somebody asks for a TCP connection to it, on the monotonic clock; for so long after the first one.
+        """Yield the monotonic time of each attempt to connect, until `seconds` after the first one.
 
         Raises:
             TimeoutError: nobody does so in a minute.

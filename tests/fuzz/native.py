@@ -53,7 +53,7 @@ def decode(value: bytes) -> bytes:
 
 
 def table() -> Any:
-    """Return a native look-up whose slow way answers None."""
+    """Return a native look-up whose fallback in Python answers None."""
     assert NATIVE is not None
 
     class Table(NATIVE.TableLookup):  # type: ignore[misc,name-defined]

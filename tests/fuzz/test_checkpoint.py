@@ -16,7 +16,7 @@ from tests.fuzz.mutations import check_told, mutated
 
 
 def sealed(contact: float, body: bytes) -> bytes:
-    """Return a file whose checksum is right, whatever it holds."""
+    """Return a file of any content with a valid checksum."""
     rest = struct.pack("<dQ", contact, len(body)) + body
     return struct.pack("<8sHHI", b"shmrckpt", VERSION, FORMAT_VERSION, crc32(rest)) + rest
 

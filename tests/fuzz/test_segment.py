@@ -123,7 +123,7 @@ def laid(original: Area) -> Iterator[Laid]:
 
 
 def check(laid: Laid) -> None:
-    """Attach anew in each way there is, and compare all that is answered."""
+    """Attach again in every possible way, and compare all answers."""
     states = laid.original.states
     try:
         rows = RowReader(laid.area)

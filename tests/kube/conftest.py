@@ -47,7 +47,7 @@ class Cluster:
 
 @pytest.fixture
 def api() -> Iterator[ApiServer]:
-    """Yield the test API server, for what only it can be told to do."""
+    """Yield the test API server, for faults that only it supports."""
     with ApiServer() as server:
         yield server
 

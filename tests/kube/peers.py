@@ -63,7 +63,7 @@ def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> Iterator[int]:
 
 
 def read_head(sock: socket.socket) -> list[str]:
-    """Return the lines of a request's head; none where the peer has gone."""
+    """Return the lines of a request's head; none if the peer has closed the connection."""
     received = b""
     while b"\r\n\r\n" not in received:
         if not (data := sock.recv(65536)):
@@ -84,7 +84,7 @@ def recorder(heads: list[list[str]]) -> Serve:
 
 
 def proxy(to: int, asked: list[list[str]], user: str = "") -> Serve:
-    """Return a CONNECT proxy: whatever is asked for, it connects to that port. `user` is "user:password"."""
+    """Return a CONNECT proxy that connects to this port for every request. `user` is "user:password"."""
     needed = f"Proxy-Authorization: Basic {base64.b64encode(user.encode()).decode()}"
 
     def serve(sock: socket.socket) -> None:

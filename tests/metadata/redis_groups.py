@@ -126,8 +126,7 @@ def behind_tls(port: int, context: ssl.SSLContext) -> Iterator[int]:
 
 @contextmanager
 def far_away(port: int, seconds: float) -> Iterator[int]:
-    """Yield a port of 127.0.0.1 that leads to `port`, and whatever passes takes `seconds`; for one connection at a
-    time."""
+    """Yield a port of 127.0.0.1 that forwards one connection at a time to `port`, with a delay of `seconds`."""
     with _forwarder(port, lambda accepted: accepted, seconds) as forwarded:
         yield forwarded
 

@@ -26,13 +26,13 @@ def fill(server: RedisServer, values: dict[str, bytes | str]) -> None:
 
 
 def commands(server: RedisServer) -> int:
-    """Return how often the server was asked for anything that concerns a key."""
+    """Return the number of commands about keys that the server has received."""
     stats = server.commandstats()
     return sum(stats.get(name, 0) for name in READS)
 
 
 def keys_read(server: RedisServer) -> int:
-    """Return how many keys it looked up, found or not."""
+    """Return the number of keys that the server has looked up, found or not."""
     with server.client() as client:
         stats: dict[str, int] = client.info("stats")
     return stats["keyspace_hits"] + stats["keyspace_misses"]
@@ -127,7 +127,7 @@ def test_the_metadata_row_of_a_removed_model_is_removed(redis_server: RedisServe
 
 
 def rows(area: str) -> dict[str, MetadataRow]:
-    """Return the METADATA rows as they are published."""
+    """Return the published METADATA rows."""
     found = RowReader(area).rows(Kind.METADATA)
     return {key: msgspec.msgpack.decode(row, type=MetadataRow) for _, key, row in found}
 

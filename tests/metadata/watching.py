@@ -25,7 +25,7 @@ JOIN_SECONDS = 10.0
 
 
 def appmodel(name: str, models: dict[str, str], *, version: str = "v-1", app: str = "", created: str = "") -> AppModel:
-    """Return an AppModel whose app is named as it is, unless `app` says otherwise."""
+    """Return an AppModel; its app has the AppModel's name unless `app` is given."""
     key = ObjectKey(NAMESPACE, name)
     pairs = tuple(ModelVersion(model, of) for model, of in models.items())
     return AppModel(key, created, "", app or name, version, pairs, key)

@@ -1,4 +1,4 @@
-"""A worker process that looks at models' metadata; asked for on standard input, a word a line.
+"""A worker process that reads models' metadata; commands come on standard input, one word per line.
 
 check    what was wrong so far: it looks all the time, and every value must belong to the version it stands under
 touch    read every model's raw value once

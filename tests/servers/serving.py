@@ -220,7 +220,7 @@ def serve(
     answering: bool = True,
     shares_socket: bool = True,
 ) -> Iterator[Server]:
-    """Run `command` in `folder`, once it answers; whatever of it is left at the end is killed."""
+    """Run `command` in `folder`, wait until it answers, and kill its remaining processes at the end."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("SHMROUTE_") or "TEST" in name}
     own |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -1,4 +1,4 @@
-"""docs/servers.md shows the examples as they are; that they run is tested beside this file."""
+"""docs/servers.md shows the files of the examples unchanged; other tests run them."""
 
 from __future__ import annotations
 

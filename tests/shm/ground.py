@@ -68,7 +68,7 @@ def become_nobody(groups: list[int] | None = None) -> None:
 
 
 def poke(name: str, offset: int, data: bytes) -> bytes:
-    """Overwrite bytes of a shared memory object. Returns what was there."""
+    """Overwrite bytes of a shared memory object. Returns the former bytes."""
     with Path(path_of(name)).open("r+b") as file:
         before = os.pread(file.fileno(), len(data), offset)
         os.pwrite(file.fileno(), data, offset)

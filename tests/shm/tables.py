@@ -1,4 +1,4 @@
-"""Whole tables as dicts, to compare an area with what was published."""
+"""Complete tables as dicts, to compare an area with the published rows."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ def current_segment(area: str) -> str:
 
 
 def segments(area: str) -> list[str]:
-    """Return the names in /dev/shm of the area's segments, and whatever else begins like one."""
+    """Return the names in /dev/shm that begin like a segment of the area."""
     return segment_names(area)

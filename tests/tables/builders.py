@@ -102,7 +102,7 @@ class Followed:
         return {**decoded(changed.items()), **gone}
 
     def row(self, kind: Kind, key: str) -> Any:
-        """Return a row as published; None if there is none. Takes what has changed first."""
+        """Return a row as published; None if there is none. Takes the changes first."""
         self.take()
         return decoded(self.published.items()).get((kind, key))
 

@@ -1,4 +1,4 @@
-"""Rows of declared tables equal what an oracle computes from the objects, whatever the order of the events."""
+"""Rows of declared tables equal what an oracle computes from the objects, in any order of the events."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Oracle:
         return sorted(self.valid.values(), key=lambda each: (each.created, each.first_seen, each.key))
 
     def served(self) -> list[TableObject]:
-        """Return the oldest objects, as far as the limits go."""
+        """Return the oldest objects that fit into the limits."""
         served: list[TableObject] = []
         size = 0
         limits = self.kind.definition.limits

@@ -1,4 +1,4 @@
-"""The endpoints of an app: which slices count, when they are known, and what their changes cost."""
+"""The endpoints of an app: the slices used, the states known and not known, and the cost of changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The port choice and the union, one Service at a time."""
+"""The choice of the port, and the merge of the slices of one Service."""
 
 from __future__ import annotations
 

@@ -24,8 +24,7 @@ SETTINGS = SettingsRow(NAMESPACE, "", "the test")
 
 
 def appmodel(name: str, *models: str, version: str = "v1") -> AppModel:
-    """Return an AppModel whose app is called as it is; its models are in version "1" where none is given by
-    `name=version`."""
+    """Return an AppModel whose app has its name; a model without `=version` has version "1"."""
     key = ObjectKey(NAMESPACE, name)
     pairs = [model.partition("=") for model in models or (name,)]
     return AppModel(key, "", "", name, version, tuple(ModelVersion(model, of or "1") for model, _, of in pairs), key)

@@ -61,7 +61,7 @@ class Storm:
         self._thread.join(WAIT_SECONDS)
 
     def blow(self, calm: int) -> None:
-        """Change `busy` without a pause until `calm` has changed so many times."""
+        """Change `busy` without a pause until `calm` has changed this number of times."""
         busy_at = calm_at = time.monotonic()
         number = 0
         while number < calm:

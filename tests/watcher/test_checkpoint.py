@@ -74,7 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def sealed(contact: float, identity: Identity, rows: object) -> bytes:
-    """Return a checkpoint whose checksum is right, whatever it says."""
+    """Return a checkpoint of any content with a valid checksum."""
     body = msgspec.msgpack.encode((identity, rows))
     rest = struct.pack("<dQ", contact, len(body)) + body
     return struct.pack("<8sHHI", b"shmrckpt", VERSION, FORMAT_VERSION, crc32(rest)) + rest

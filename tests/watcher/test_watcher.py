@@ -250,7 +250,7 @@ def test_a_standby_watcher_stops_at_once(area: str) -> None:
 
 
 def no_room(times: int) -> Callable[..., Any]:
-    """Return a method of Publisher that finds no room so many times."""
+    """Return a method of Publisher that finds no room this number of times."""
     left = [times]
 
     def patch(method: Callable[..., int]) -> Callable[..., int]:

@@ -58,7 +58,7 @@ class Given:
         self.kind = self.declare(**fields)
 
     def declare(self, **fields: Any) -> TableKind:
-        """Declare the table, anew; it is not ready then."""
+        """Declare or redefine the table, which is then not ready."""
         definition = TableDefinition(resource="tenants.v1.iidp.com", index={"region": ".region"}, **fields)
         (self.kind,) = watch_tables({"tenants": definition}, several_namespaces=False)
         self.index = Index(kinds=[self.kind])

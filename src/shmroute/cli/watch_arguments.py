@@ -11,10 +11,9 @@ __all__ = ["watch_arguments"]
 
 
 def watch_arguments(context: click.Context) -> list[str]:
-    """Return the options of `shmroute watch` that stood on this command's line, as its arguments; area and lifeline
-    left out.
+    """Return the options of `shmroute watch` given on this command's line, without area and lifeline.
 
-    Those from environment variables are not among them: they are in the watcher's environment too, and a Redis URL
+    Options from environment variables are not included: they are in the watcher's environment too, and a Redis URL
     may hold a password, which does not belong in a list of processes.
     """
     names = {parameter.name for parameter in watch.command.params} - {"area", "lifeline", "keeper"}

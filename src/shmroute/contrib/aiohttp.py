@@ -49,7 +49,7 @@ _UNREPEATABLE: Final = "its body cannot be read twice"
 
 
 def url_for(model: str, path: str = "/") -> URL:
-    """Return the URL of a model, whatever characters its name has.
+    """Return the URL of a model. Its name may have any characters.
 
     Args:
         model: the model's name.

@@ -57,7 +57,7 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 
 def url_for(model: str, path: str = "/") -> httpx.URL:
-    """Return the URL of a model, whatever characters its name has.
+    """Return the URL of a model. Its name may have any characters.
 
     Args:
         model: the model's name.

@@ -50,7 +50,7 @@ _FAILURES: Final = (requests.ConnectionError, requests.Timeout, requests.excepti
 
 
 def url_for(model: str, path: str = "/") -> str:
-    """Return the URL of a model, whatever characters its name has.
+    """Return the URL of a model. Its name may have any characters.
 
     Args:
         model: the model's name.

@@ -129,7 +129,7 @@ def file_identity(descriptor: int) -> tuple[int, int]:
 
 
 def exists(name: str) -> bool:
-    """Return whether the name is taken, by whatever kind of file."""
+    """Return whether a file of any kind has this name."""
     return os.path.lexists(path_of(name))
 
 

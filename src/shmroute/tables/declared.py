@@ -73,7 +73,7 @@ class DeclaredTable:
         """The last valid state of every object."""
         self._claims: dict[str, list[Claim]] = {}
         self._set_aside: dict[ObjectKey, str] = {}
-        """Reasons of the objects that cannot be rows as they are now."""
+        """Reasons of the objects whose current state cannot be a row."""
         self._beyond: dict[ObjectKey, str] = {}
         """Reasons of the valid objects that have no room."""
         self._listed: set[ObjectKey] = set()

@@ -14,7 +14,7 @@ from shmroute.rows import RowKey, bucket_key, bucket_of, encode
 __all__ = ["TableIndexes"]
 
 BUCKET_KEYS: Final = 16
-"""Average number of keys in a bucket of an index. A change writes at most four buckets, whatever the entry's size."""
+"""Average number of keys in a bucket of an index. A change writes at most four buckets for any size of the entry."""
 
 
 class TableIndexes:

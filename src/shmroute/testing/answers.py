@@ -1,4 +1,4 @@
-"""What a test may answer for a model, and the rows that say so in an area. Pure, except for the time of metadata."""
+"""The answers that a test sets for models, and their rows in an area. Pure, except for the time of metadata."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def text(*manifests: dict[str, Any]) -> str:
 
 
 class Follower:
-    """Applies events as an owner does: what is there now, and which files have problems."""
+    """Applies events as an owner does, and keeps the current objects and the files with problems."""
 
     def __init__(self) -> None:
         self.objects: Objects = {}

@@ -203,7 +203,7 @@ class Following:
         return api.watches.open[0]
 
     def wait_probes(self, more: int, seconds: float = WAIT_SECONDS) -> None:
-        """Wait until so many more probes have been answered."""
+        """Wait until `count` more probes have been answered."""
         target = self.source.stats.probes + more
         self.wait(lambda: self.source.stats.probes >= target, seconds)
 
@@ -212,7 +212,7 @@ class Following:
         self.wait(lambda: self.contact_ns > after_ns, seconds)
 
     def wait_replaced(self, count: int) -> None:
-        """Wait until so many complete lists have been handed out."""
+        """Wait until `count` complete lists have been sent."""
         self.wait(lambda: len(self.of(Replaced)) >= count)
 
     def wait_for(self, api: ApiServer, resource: str = "appmodels", seconds: float = WAIT_SECONDS) -> None:

@@ -45,8 +45,8 @@ class DeletionGuard:
 
     Args:
         sink: gets the events that are believed.
-        goes_away: why the resource itself goes away, "" if it stays; None if that cannot be found out now.
-        relist: has the source list everything again.
+        goes_away: returns why the resource itself is being deleted, "" if it stays, None if that is unknown.
+        relist: makes the source list everything again.
     """
 
     def __init__(self, sink: Sink, goes_away: Callable[[], str | None], relist: Callable[[], None]) -> None:
