@@ -537,7 +537,7 @@ def test_an_invalid_request_counts_against_no_pod(one: PodProcess, call: Call) -
 def test_connections_to_an_address_that_has_gone_are_closed(
     closed_by: str, pods: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shmroute.contrib.httpx.SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr("shmroute.contrib.httpx.base.SWEEP_SECONDS", 0.0)
     transport = Transport(policy=Policy())
     with httpx.Client(verify=CONTEXT, mounts={"model://": transport}) as client:
         for _ in range(10):
@@ -566,7 +566,7 @@ def test_connections_to_an_address_that_has_gone_are_closed(
 
 
 def test_async_connections_to_an_address_that_has_gone_are_closed(pods: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shmroute.contrib.httpx.SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr("shmroute.contrib.httpx.base.SWEEP_SECONDS", 0.0)
 
     async def run() -> None:
         transport = AsyncTransport(policy=Policy())

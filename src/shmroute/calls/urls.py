@@ -7,7 +7,9 @@ from collections.abc import Container
 from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
-__all__ = ["IDEMPOTENT_METHODS", "READ_AHEAD_BYTES", "host_of", "led_back", "model_of"]
+from shmroute.errors import ConfigError
+
+__all__ = ["IDEMPOTENT_METHODS", "READ_AHEAD_BYTES", "check_path", "check_scheme", "host_of", "led_back", "model_of"]
 
 IDEMPOTENT_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Methods whose requests may be sent twice: RFC 9110, section 9.2.2."""
@@ -40,6 +42,29 @@ def host_of(model: str) -> str:
         each if _PLAIN.fullmatch(each) else "".join(f"%{byte:02x}" for byte in each.encode()) for each in model
     )
     return f"%{ord(host[0]):02x}{host[1:]}" if _MISREAD.fullmatch(host) else host
+
+
+def check_path(path: str) -> str:
+    """Return the path of a URL.
+
+    Raises:
+        ValueError: the path does not begin with a slash.
+    """
+    if not path.startswith("/"):
+        raise ValueError(f"the path {path!r} does not begin with a slash")
+    return path
+
+
+def check_scheme(scheme: str, server_hostname: object) -> None:
+    """Check the options by which an adapter calls pods.
+
+    Raises:
+        ConfigError: the scheme is unknown, or has no certificates that could have the name.
+    """
+    if scheme not in ("http", "https"):
+        raise ConfigError(f"scheme is {scheme!r}: pods are called by 'http' or 'https'")
+    if server_hostname is not None and scheme == "http":
+        raise ConfigError("server_hostname is the name in the pods' certificates: it needs scheme='https'")
 
 
 def model_of(host: str) -> str:

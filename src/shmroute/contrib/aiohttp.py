@@ -28,8 +28,8 @@ except ImportError as error:
     raise ImportError("shmroute.contrib.aiohttp needs aiohttp: pip install 'shmroute[aiohttp]'") from error
 
 from shmroute.calls import Attempt, Attempts, Outcome, Policy, default_policy, joined
-from shmroute.calls.urls import IDEMPOTENT_METHODS, READ_AHEAD_BYTES, host_of, model_of
-from shmroute.errors import CallFailed, CallTimedOut, ConfigError
+from shmroute.calls.urls import IDEMPOTENT_METHODS, READ_AHEAD_BYTES, check_path, check_scheme, host_of, model_of
+from shmroute.errors import CallFailed, CallTimedOut
 from shmroute.worker.default import resolve
 from shmroute.worker.reader import Reader
 from shmroute.worker.routes import Route
@@ -58,9 +58,7 @@ def url_for(model: str, path: str = "/") -> URL:
     Raises:
         ValueError: the name is empty, or the path does not begin with a slash.
     """
-    if not path.startswith("/"):
-        raise ValueError(f"the path {path!r} does not begin with a slash")
-    return URL(f"http://{host_of(model)}{SUFFIX}{path}", encoded=True)
+    return URL(f"http://{host_of(model)}{SUFFIX}{check_path(path)}", encoded=True)
 
 
 def _raises(kind: type[CallFailed], _: BaseException | None) -> type[CallFailed]:
@@ -135,10 +133,7 @@ class Failover:
         policy: Policy | None = None,
         reader: Reader | None = None,
     ) -> None:
-        if scheme not in ("http", "https"):
-            raise ConfigError(f"scheme is {scheme!r}: pods are called by 'http' or 'https'")
-        if server_hostname is not None and scheme == "http":
-            raise ConfigError("server_hostname is the name in the pods' certificates: it needs scheme='https'")
+        check_scheme(scheme, server_hostname)
         self._options: dict[str, Any] = {
             "scheme": scheme,
             "server_hostname": server_hostname,

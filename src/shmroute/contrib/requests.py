@@ -30,8 +30,8 @@ except ImportError as error:
     raise ImportError("shmroute.contrib.requests needs requests: pip install 'shmroute[requests]'") from error
 
 from shmroute.calls import Attempt, Attempts, Outcome, Policy, default_policy, joined
-from shmroute.calls.urls import IDEMPOTENT_METHODS, host_of, led_back, model_of
-from shmroute.errors import CallFailed, CallTimedOut, ConfigError, ShmrouteError
+from shmroute.calls.urls import IDEMPOTENT_METHODS, check_path, check_scheme, host_of, led_back, model_of
+from shmroute.errors import CallFailed, CallTimedOut, ShmrouteError
 from shmroute.worker.default import resolve
 from shmroute.worker.reader import Reader
 from shmroute.worker.routes import Route
@@ -59,9 +59,7 @@ def url_for(model: str, path: str = "/") -> str:
     Raises:
         ValueError: the name is empty, or the path does not begin with a slash.
     """
-    if not path.startswith("/"):
-        raise ValueError(f"the path {path!r} does not begin with a slash")
-    return f"{SCHEME}://{host_of(model)}{path}"
+    return f"{SCHEME}://{host_of(model)}{check_path(path)}"
 
 
 def _raises(kind: type[CallFailed], cause: BaseException | None) -> type[CallFailed]:
@@ -133,10 +131,7 @@ class Adapter(BaseAdapter):
         reader: Reader | None = None,
     ) -> None:
         super().__init__()
-        if scheme not in ("http", "https"):
-            raise ConfigError(f"scheme is {scheme!r}: pods are called by 'http' or 'https'")
-        if server_hostname is not None and scheme == "http":
-            raise ConfigError("server_hostname is the name in the pods' certificates: it needs scheme='https'")
+        check_scheme(scheme, server_hostname)
         self.policy = policy or default_policy()
         self.pools: dict[str, tuple[_Below, Route]] = {}
         """Address -> its connections, and a route of the app that has the address."""
