@@ -153,7 +153,8 @@ class TableNotFound(ShmrouteError, LookupError):
         self.table = table
         self.area = area
         super().__init__(
-            f"area {area!r} has no table {table!r}: declare it with `shmroute watch --tables FILE` or --table"
+            f"area {area!r} has no table {table!r}: declare it with `shmroute watch --tables FILE` or --table; if it is"
+            " declared, `shmroute get invalid` says what is wrong with the file"
         )
 
 

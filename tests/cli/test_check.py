@@ -69,7 +69,7 @@ def test_each_mistake_of_a_tables_file_is_reported_by_table(cli: Cli, tmp_path: 
     )
     answered = cli("check", str(path))
     assert answered.code == 1
-    assert [line.split()[1] for line in answered.out.splitlines()] == [f"{path}:{line}:" for line in (2, 4, 3)]
+    assert [line.split()[1] for line in answered.out.splitlines()] == [f"{path}:{line}:" for line in (2, 3, 4)]
 
 
 def test_appmodel_in_two_files_is_a_warning_of_its_own(cli: Cli, tmp_path: Path) -> None:

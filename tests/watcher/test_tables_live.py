@@ -13,9 +13,12 @@ import msgspec
 import pytest
 
 from shmroute import ConfigError, Reader, TableNotFound
+from shmroute.rows import InvalidRow, Kind
+from shmroute.shm.reader import RowReader
 from shmroute.supervise.cleanup import remove_area
 from shmroute.tables import TableItem
 from shmroute.watcher import Watcher, WatchOptions
+from shmroute.watcher.metrics import WatcherCollector
 from shmroute.worker.table_changes import TableChange, TableReset
 from tests.watcher.running import wait_for
 
@@ -231,6 +234,84 @@ def test_a_table_keeps_its_rows_and_its_age_over_restarts(place: Place) -> None:
     away.rename(place.manifests)
     with place.watching():
         wait_for(lambda: place.reader.table("flags").age < aged)
+
+
+def invalid(area: str) -> list[tuple[str, str, bool]]:
+    rows = [msgspec.msgpack.decode(row, type=InvalidRow) for _, _, row in RowReader(area).rows(Kind.INVALID)]
+    return [(row.kind, row.reason, row.last_good) for row in rows]
+
+
+@pytest.mark.parametrize("content", ["tables: [", f"tables:\n{FLAGS}{PLANS}  new: {{resource: configmaps}}\n"])
+@pytest.mark.parametrize("removed", [False, True], ids=["area is there", "only the checkpoint is"])
+def test_tables_go_on_over_a_restart_while_their_file_is_invalid(place: Place, removed: bool, content: str) -> None:
+    area = place.options.area
+    place.put(config_map("dark", {"on": "1"}), config_map("gold", {"price": "9"}, kind="plan"))
+    place.declare(FLAGS, PLANS)
+    place.options = msgspec.structs.replace(place.options, checkpoint=str(place.file.with_name("checkpoint")))
+    with place.watching() as watcher:
+        place.reader.table("plans").wait_ready(60)
+        place.reader.table("flags").wait_ready(60)
+        wait_for(lambda: watcher.status.synced)
+        since = place.reader.generation
+    if removed:
+        remove_area(area)
+        place.reader.close()
+    place.file.write_text(content)
+    place.put(config_map("dark", {"on": "2"}))
+    with place.watching() as watcher:
+        flags, plans = place.reader.table("flags"), place.reader.table("plans")
+        wait_for(lambda: flags["dark"] == {"on": "2"})
+        assert plans["gold"] == "9"
+        wait_for(lambda: "tables.yaml" in watcher.status.problem)
+        assert [(kind, last_good) for kind, _, last_good in invalid(area)] == [("File", True)]
+        if not removed:
+            changes = [change for change in plans.changes(since, timeout=0) if isinstance(change, TableReset)]
+            assert changes == [], "the rows of the table stayed as they were"
+        place.declare(FLAGS)
+        wait_for(lambda: not plans.ready)
+        wait_for(lambda: not watcher.status.problem)
+        assert (flags["dark"], invalid(area)) == ({"on": "2"}, [])
+    place.file.write_text(content)
+    with place.watching():
+        assert place.reader.table("flags").ready
+        with pytest.raises(TableNotFound, match="shmroute get invalid"):
+            place.reader.table("plans")["gold"]
+
+
+def test_a_first_start_with_a_mistake_in_the_file_serves_all_that_is_valid(place: Place) -> None:
+    place.put(config_map("dark", {"on": "1"}), config_map("gold", {"price": "9"}, kind="plan"))
+    place.declare(FLAGS, PLANS.replace("configmaps.v1", "configmaps"))
+    noting = Noting()
+    with Watcher(place.options, table_handlers={"plans": noting}) as watcher:
+        place.reader.wait_ready(60)
+        flags, plans = place.reader.table("flags"), place.reader.table("plans")
+        flags.wait_ready(60)
+        assert flags["dark"] == {"on": "1"}
+        assert f"{place.file}:3: table 'plans': resource" in watcher.status.problem
+        families = {family.name: family.samples for family in WatcherCollector(watcher._loop).collect()}
+        assert [families[f"shmroute_{name}"][0].value for name in ("blocked", "tables_file_invalid")] == [0, 1]
+        assert not plans.ready
+        place.declare(FLAGS, PLANS)
+        plans.wait_ready(60)
+        wait_for(lambda: noting.calls == [("add", None, "9")])
+        wait_for(lambda: not watcher.status.problem)
+        assert invalid(place.options.area) == []
+
+
+def test_a_first_start_without_a_usable_file_serves_the_routes(place: Place) -> None:
+    place.put(config_map("dark", {"on": "1"}))
+    with place.watching() as watcher:
+        assert place.reader.models() == {}
+        assert "tables.yaml: cannot be read" in watcher.status.problem
+        assert [(kind, last_good) for kind, _, last_good in invalid(place.options.area)] == [("File", False)]
+        place.declare(FLAGS)
+        place.reader.table("flags").wait_ready(60)
+
+
+def test_a_mistake_in_an_argument_still_ends_the_start(place: Place) -> None:
+    place.declare(FLAGS)
+    with pytest.raises(ConfigError, match="--table: table 'plans': resource"):
+        Watcher(msgspec.structs.replace(place.options, table=("plans=configmaps",)))
 
 
 def by_rename(file: Path, text: str) -> None:

@@ -22,7 +22,7 @@ from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.watcher.options import WatchOptions, check_namespaces, check_probe_seconds, check_share
 from shmroute.watcher.room import area_room
-from shmroute.watcher.tables_file import read_tables
+from shmroute.watcher.tables_file import former_tables, read_tables, read_valid_tables
 from shmroute.watcher.tables_follower import TablesFollower
 
 __all__ = ["build"]
@@ -54,12 +54,13 @@ def build(
         raise ConfigError("--manifests watches a folder: it goes without --kubeconfig and --context")
     if options.manifests and len(options.namespaces) > 1:
         raise ConfigError("--manifests takes one -n, or -A: an object without a namespace belongs to the one of -n")
-    tables = _read_tables(options, ())
+    several = _has_several_namespaces(options)
+    tables, problem = read_valid_tables(options.tables, options.table, several_namespaces=several)
     called = [("", check_handler(handler, repr(handler))) for handler in handlers]
     called += [(table, check_handler(each, repr(each))) for table, each in (table_handlers or {}).items()]
     called += load_handlers(options.handlers)
     for table, handler in called:
-        if table and table not in (kind.name for kind in tables):
+        if table and table not in (kind.name for kind in tables) and not problem:
             raise ConfigError(f"handler {handler!r}: there is no table {table!r}: declare it by --tables or --table")
     if options.manifests:
         sources, settings, open_table = *_folder(options, tables), None
@@ -69,15 +70,14 @@ def build(
         check_share(options.share),
         several_namespaces=not options.manifests and (options.all_namespaces or len(set(options.namespaces)) > 1),
         metadata=bool(options.redis or options.metadata),
-        tables=len(tables),
+        tables=len(tables) or bool(problem),
     )
-    file = options.tables
     return WatcherLoop(
         options.area,
         sources,
         tables=() if options.manifests else tables,
         open_table=open_table,
-        tables_file=TablesFollower(file, lambda current: _read_tables(options, current)) if file else None,
+        tables_file=_tables_follower(options, problem),
         settings=settings,
         room=room,
         rules=EndpointRules(options.port, options.ip_family, bool(options.manifests) or options.special_addresses),
@@ -178,11 +178,20 @@ def _kinds(options: WatchOptions) -> tuple[WatchedKind, ...]:
     return BUILT_IN if options.endpoints else tuple(kind for kind in BUILT_IN if kind is not ENDPOINTSLICES)
 
 
-def _read_tables(options: WatchOptions, current: tuple[TableKind, ...]) -> tuple[TableKind, ...]:
-    several = (
-        options.all_namespaces or len(options.namespaces) > 1 or bool(options.manifests and not options.namespaces)
-    )
-    return read_tables(options.tables, options.table, several_namespaces=several, current=current)
+def _tables_follower(options: WatchOptions, problem: str) -> TablesFollower | None:
+    several = _has_several_namespaces(options)
+
+    def read(current: tuple[TableKind, ...]) -> tuple[TableKind, ...]:
+        return read_tables(options.tables, options.table, several_namespaces=several, current=current)
+
+    def former(row: bytes, current: tuple[TableKind, ...]) -> tuple[TableKind, ...]:
+        return former_tables(row, options.table, several_namespaces=several, current=current)
+
+    return TablesFollower(options.tables, read, problem, former) if options.tables else None
+
+
+def _has_several_namespaces(options: WatchOptions) -> bool:
+    return options.all_namespaces or len(options.namespaces) > 1 or bool(options.manifests and not options.namespaces)
 
 
 def _namespaces_of(table: TableKind, watched: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -15,7 +15,7 @@ from functools import partial
 import msgspec
 
 from shmroute.resources.table import TableKind
-from shmroute.rows import table_kinds
+from shmroute.rows import encode, table_kinds
 from shmroute.sources.base import Event, Source
 from shmroute.sources.threads import SupervisedThreads
 from shmroute.tables import Announcement, Index
@@ -87,6 +87,7 @@ class DeclaredTables:
         Former tables stay here, as their rows may still be removed.
         """
         self._add_logged()
+        self._note_definitions()
 
     @property
     def kinds(self) -> tuple[TableKind, ...]:
@@ -119,12 +120,10 @@ class DeclaredTables:
 
     def declare(self, declared: TablesDeclared) -> list[Announcement]:
         """Apply a changed tables file, or log why it cannot be used. Returns the announcements of objects that go."""
-        if declared.problem:
-            if declared.problem != self.problem:
-                _log.error("%s; the tables stay as they were declared before", declared.problem)
-            self.problem = declared.problem
-            return []
-        self.problem = ""
+        if declared.problem and declared.problem != self.problem:
+            served = ", ".join(sorted(kind.name for kind in declared.kinds)) or "none"
+            _log.error("%s; these tables are served meanwhile: %s", declared.problem, served)
+        self.problem = declared.problem
         if set(declared.kinds) == set(self._kinds.values()):
             return []
         if self._follow is None:
@@ -139,6 +138,7 @@ class DeclaredTables:
         """
         before, self._kinds = self._kinds, {kind.name: kind for kind in kinds}
         self._add_logged()
+        self._note_definitions()
         announcements = self._index.declare(kinds)
         for name, former in before.items():
             if self._kinds.get(name) is not former:
@@ -151,8 +151,13 @@ class DeclaredTables:
                 self._start(kind)
         return announcements
 
+    def _note_definitions(self) -> None:
+        """Publish the definitions, for a later watcher of the area that cannot use the tables file."""
+        definitions = {kind.name: kind.definition for kind in self._kinds.values()}
+        self._pending.set_definitions(encode(definitions) if definitions else None)
+
     def _start(self, kind: TableKind) -> None:
-        if self._open_source is None:
+        if self._open_source is None or kind.name in self._sources:
             return
         source, stop = self._open_source(kind), threading.Event()
         self._sources[kind.name] = source, stop

@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 from shmroute.errors import AreaBusy, AreaUnavailable, ConfigError, ShmrouteError
 from shmroute.resources.registry import APPMODELS, WatchedKind
 from shmroute.resources.table import TableKind
-from shmroute.rows import Kind, RowKey, SettingsRow
+from shmroute.rows import Kind, RowKey, SettingsRow, encode
 from shmroute.shm.control import ControlReader
 from shmroute.shm.events import EventWriter
 from shmroute.shm.posix import Ownership
@@ -32,6 +32,7 @@ from shmroute.sources.base import (
     Changed,
     Deleted,
     Event,
+    FileProblem,
     Following,
     ManyKinds,
     Replaced,
@@ -50,7 +51,7 @@ from shmroute.watcher.declared_tables import DeclaredTables, TableEvent
 from shmroute.watcher.dispatch import Dispatcher
 from shmroute.watcher.events import EventNotes
 from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
-from shmroute.watcher.pending_rows import PendingRows
+from shmroute.watcher.pending_rows import DEFINITIONS, PendingRows
 from shmroute.watcher.room import words_of
 from shmroute.watcher.source_states import SourceStates, contacts_in
 from shmroute.watcher.standby import check_source
@@ -228,7 +229,7 @@ class WatcherLoop:
             self._states.set_former_contacts(contacts_in(ControlReader(self.area).status()))
             self._publish_checkpoint(publisher)
             self._adopt(publisher)
-            self._start_threads()
+            self._start_threads(self._declare_at_start(publisher))
             self._loop(publisher, notes)
         finally:
             self._stop.set()
@@ -313,7 +314,17 @@ class WatcherLoop:
             self._announce(self._index.apply(Replaced(APPMODELS.name, adopted)))
             self._index_changes()
 
-    def _start_threads(self) -> None:
+    def _declare_at_start(self, publisher: Publisher) -> tuple[TableKind, ...]:
+        """Return the tables declared at the start. Where the file cannot be used, the last good declarations count."""
+        kinds = self._tables.kinds
+        if self._tables_file is not None:
+            own = publisher.get(Kind.SETTINGS, "") == encode(self._settings)  # else another source's watcher wrote them
+            declared = self._tables_file.at_start(publisher.get(*DEFINITIONS) if own else None, kinds)
+            self._apply(declared)
+            kinds = declared.kinds
+        return kinds
+
+    def _start_threads(self, tables: tuple[TableKind, ...]) -> None:
         self._problem = ""
         self._change_log.started(self.area, self._settings)
         for dispatcher in self._dispatchers:
@@ -323,7 +334,7 @@ class WatcherLoop:
             self._threads.start(name, partial(source.run, self, self._stop), restartable=False)
         self._tables.start()
         if self._tables_file is not None:
-            follow = partial(self._tables_file.run, self._tables.kinds, self.put, self._stop)
+            follow = partial(self._tables_file.run, tables, self.put, self._stop)
             self._threads.start("tables file", follow, restartable=True)
         if self._metadata is not None:
             self._threads.start("metadata", partial(self._metadata.run, self.put, self._stop), restartable=True)
@@ -403,6 +414,9 @@ class WatcherLoop:
                 return
             case TablesDeclared():
                 self._announce(self._tables.declare(event))
+                if self._tables_file is not None:
+                    last_good = bool(event.kinds)
+                    self._index.apply(FileProblem(self._tables_file.path, event.problem or None, last_good))
                 self._index_changes()
                 return
             case Following():
@@ -580,6 +594,7 @@ class WatcherLoop:
             metadata=self._metadata.status() if self._metadata else None,
             threads=self._thread_status(),
             problem=self._problem or publication.problem or self._tables.problem,
+            tables_problem=self._tables.problem,
             no_room=(*words_of(crowded), *self._index.full_tables),
             no_room_objects=sum(each.objects for each in crowded),
         )

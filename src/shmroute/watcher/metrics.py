@@ -31,7 +31,16 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[Status], float]], ...]] = (
         "AppModels, addresses and metadata values set aside: their namespace has taken its share.",
         lambda status: status.no_room_objects,
     ),
-    ("blocked", "1 while the newest state cannot be published.", lambda status: status.problem != ""),
+    (
+        "blocked",
+        "1 while the newest state cannot be published.",
+        lambda status: status.problem not in ("", status.tables_problem),
+    ),
+    (
+        "tables_file_invalid",
+        "1 while the tables file cannot be used as it is.",
+        lambda status: bool(status.tables_problem),
+    ),
 )
 _COUNTERS: Final[tuple[tuple[str, str, Callable[[Status], float]], ...]] = (
     ("events", "Objects added, changed or deleted that the sources have told of.", lambda status: status.events),

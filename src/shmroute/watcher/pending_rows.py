@@ -18,12 +18,15 @@ from shmroute.resources.registry import WatchedKind
 from shmroute.rows import Kind, RowKey, SettingsRow, TableRow, encode, table_kinds
 from shmroute.shm.writing.publisher import Publisher
 
-__all__ = ["LoadAllRows", "PendingRows"]
+__all__ = ["DEFINITIONS", "LoadAllRows", "PendingRows"]
 
 _log = logging.getLogger(__name__)
 
 PUBLISH_RETRY_SECONDS: Final = 1.0
 """Seconds between two attempts to publish rows that shared memory had no room for."""
+
+DEFINITIONS: Final[RowKey] = (int(Kind.SETTINGS), "tables")
+"""Key of the row with the definitions of the declared tables, by name."""
 
 OPTIONAL_GRACE_SECONDS: Final = 5.0
 """Longest wait of the first snapshot for kinds that are not required, once the required ones are complete."""
@@ -64,6 +67,7 @@ class PendingRows:
         """Names of the tables among them whose former rows are complete."""
         self._outdated: set[int] = set()
         """Kinds of former rows that the next publication removes: the new rows are complete, or the table is gone."""
+        self._definitions: bytes | None = None
         self._all_rows = all_rows
         self._clock = clock
         self._unpublished: dict[RowKey, bytes | None] = {}
@@ -108,6 +112,12 @@ class PendingRows:
         numbers = (*kind.row_kinds, *self._former.pop(kind.name, ()))
         self._forget_waiting(numbers)
         self._outdated.update(numbers)
+
+    def set_definitions(self, row: bytes | None) -> None:
+        """Set the row with the definitions of the declared tables; None: there are no tables."""
+        self._definitions = row
+        if self.complete:
+            self._unpublished[DEFINITIONS] = row
 
     def _forget_waiting(self, numbers: Collection[int]) -> None:
         self._unpublished = {key: row for key, row in self._unpublished.items() if key[0] not in numbers}
@@ -207,6 +217,8 @@ class PendingRows:
         """
         table = {key: row for key, row in self._unpublished.items() if row is not None}
         table[Kind.SETTINGS, ""] = encode(self._settings)
+        if self._definitions is not None:
+            table[DEFINITIONS] = self._definitions
         for kind in self._unsynced.values():
             former = _former_table(publisher, kind)
             numbers = kind.row_kinds

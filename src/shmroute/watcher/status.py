@@ -111,7 +111,9 @@ class Status(msgspec.Struct, frozen=True):
     table_rows: int = 0
     """Rows of the declared tables."""
     problem: str = ""
-    """Reason why the newest state is not published; "" while it is."""
+    """Reason why the newest state is not published, or else `tables_problem`; "" while all is well."""
+    tables_problem: str = ""
+    """Reason why the tables file cannot be used as it is; "" while it can."""
     settings: SettingsRow | None = None
     """Source, namespaces and selector that the watcher was started with."""
     threads: tuple[ThreadStatus, ...] = ()

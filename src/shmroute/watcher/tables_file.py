@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from shmroute.resources.table import TableKind, watch_tables
 from shmroute.resources.table_definition import TableDefinition, TableLimits, TableRedis
 from shmroute.sources.folder.selector import parse_selector
 
-__all__ = ["is_tables_file", "read_tables"]
+__all__ = ["former_tables", "is_tables_file", "read_tables", "read_valid_tables"]
 
 MAX_BYTES = 1024 * 1024
 """Largest size of a tables file: that of a ConfigMap."""
@@ -46,33 +47,79 @@ def read_tables(
         ConfigError: the file cannot be read, a field is unknown or cannot be used, or a name is used twice. The text
             has a line for at least one mistake of each table, with the file and its line.
     """
-    tables, lines, problems = _read_file(Path(path)) if path else ({}, {}, [])
-    given = set()
-    for text in simple:
-        name, _, resource = text.partition("=")
-        if not name or not resource:
-            raise ConfigError(f"--table {text!r}: write NAME=RESOURCE, for example flags=configmaps.v1")
-        if name in tables:
-            raise ConfigError(f"--table {text!r}: there is a table {name!r} already")
-        tables[name] = TableDefinition(resource=resource)
-        given.add(name)
+    kinds, problem = read_valid_tables(path, simple, several_namespaces=several_namespaces, current=current)
+    if problem:
+        raise ConfigError(problem)
+    return kinds
+
+
+def read_valid_tables(
+    path: str | None, simple: Iterable[str], *, several_namespaces: bool, current: Iterable[TableKind] = ()
+) -> tuple[tuple[TableKind, ...], str]:
+    """Return the declared tables that can be used, and why the file's others cannot; "" if all can.
+
+    The arguments are as for `read_tables`.
+
+    Raises:
+        ConfigError: a value of `--table` cannot be used.
+    """
+    tables: dict[str, TableDefinition] = {}
+    lines: _Lines = {}
+    problems: list[str] = []
+    if path:
+        try:
+            tables, lines, problems = _read_file(Path(path))
+        except ConfigError as error:
+            problems = [str(error)]
+    given = _simple_tables(simple, tables)
 
     def place(table: str, field: tuple[str, ...]) -> str:
         return "--table: " if table in given else f"{path}:{_line(lines, table, field)}: "
 
-    for table, definition in list(tables.items()):
+    watch = partial(watch_tables, several_namespaces=several_namespaces, place=place)
+    kinds = list(watch(given, current=current))
+    for name, definition in sorted(tables.items()):
         try:
-            parse_selector(definition.selector)
+            try:
+                parse_selector(definition.selector)
+            except ConfigError as error:
+                raise ConfigError(f"{place(name, ('selector',))}table {name!r}: {error}") from error
+            kinds += watch({name: definition}, current=(*current, *kinds))
         except ConfigError as error:
-            problems.append(f"{place(table, ('selector',))}table {table!r}: {error}")
-            del tables[table]
+            problems.append(str(error))
+    return tuple(sorted(kinds, key=lambda kind: kind.name)), "\n".join(problems)
+
+
+def former_tables(
+    row: bytes, simple: Iterable[str], *, several_namespaces: bool, current: Iterable[TableKind]
+) -> tuple[TableKind, ...]:
+    """Return the tables that a former watcher followed, and those of `--table`.
+
+    Args:
+        row: the definitions by name, as `DeclaredTables` publishes them.
+        simple, several_namespaces, current: as for `read_tables`.
+
+    Raises:
+        ConfigError: the row cannot be used, for instance because another version wrote it.
+    """
     try:
-        kinds = watch_tables(tables, several_namespaces=several_namespaces, current=current, place=place)
-    except ConfigError as error:
-        problems.append(str(error))
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return kinds
+        definitions = msgspec.msgpack.decode(row, type=dict[str, TableDefinition])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"the former declarations of tables cannot be read: {error}") from error
+    definitions.update(_simple_tables(simple, {}))
+    return watch_tables(definitions, several_namespaces=several_namespaces, current=current)
+
+
+def _simple_tables(simple: Iterable[str], tables: Mapping[str, TableDefinition]) -> dict[str, TableDefinition]:
+    given: dict[str, TableDefinition] = {}
+    for text in simple:
+        name, _, resource = text.partition("=")
+        if not name or not resource:
+            raise ConfigError(f"--table {text!r}: write NAME=RESOURCE, for example flags=configmaps.v1")
+        if name in tables or name in given:
+            raise ConfigError(f"--table {text!r}: there is a table {name!r} already")
+        given[name] = TableDefinition(resource=resource)
+    return given
 
 
 def is_tables_file(path: str) -> bool:

@@ -7,6 +7,7 @@ so that a file is not read while it is being written.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from shmroute.errors import ConfigError
 from shmroute.resources.table import TableKind
 
 __all__ = ["TablesDeclared", "TablesFollower"]
+
+_log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.25
 """Seconds between two checks: a change is reported after 0.25 to 0.5 s. A check costs a few microseconds."""
@@ -38,11 +41,35 @@ class TablesFollower:
     Args:
         path: path of the file.
         read: reads the file; takes the tables declared so far and returns the new ones. Raises `ConfigError`.
+        problem: reason why the file cannot be used as it is at the start; "" if it can.
+        former: returns the tables that a former watcher of the area followed; takes the row with their definitions, and
+            the tables declared now. Raises `ConfigError`.
     """
 
-    def __init__(self, path: str, read: Callable[[tuple[TableKind, ...]], tuple[TableKind, ...]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        read: Callable[[tuple[TableKind, ...]], tuple[TableKind, ...]],
+        problem: str,
+        former: Callable[[bytes, tuple[TableKind, ...]], tuple[TableKind, ...]],
+    ) -> None:
         self.path = path
         self._read = read
+        self._problem = problem
+        self._former = former
+
+    def at_start(self, former: bytes | None, kinds: tuple[TableKind, ...]) -> TablesDeclared:
+        """Return what is declared at the start, given the definitions of a former watcher, if there are any.
+
+        A file that cannot be used leaves the last good declarations in force, as it does later. Without any, the tables
+        in `kinds` are followed: those that the file declares without a mistake.
+        """
+        if self._problem and former is not None:
+            try:
+                kinds = self._former(former, kinds)
+            except ConfigError as error:
+                _log.warning("%s", error)
+        return TablesDeclared(kinds, self._problem)
 
     def run(self, kinds: tuple[TableKind, ...], put: Callable[[TablesDeclared], None], stop: threading.Event) -> None:
         """Follow the file until `stop` is set. `kinds` are the tables declared at the beginning."""
