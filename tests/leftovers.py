@@ -203,6 +203,8 @@ def _threads() -> set[str]:
 
 def _processes(before: set[int], mark: str) -> set[int]:
     new = running() - before
+    if not new:
+        return set()
     found = (children(os.getpid()) & new) | marked(new, MARK, mark)
     return {pid for pid in found if not any(helper in command_line(pid) for helper in _KEPT_BY_PYTHON)}
 

@@ -7,8 +7,10 @@ for the check of what a test leaves behind (`tests.leftovers`).
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,6 +30,21 @@ if ctypes.CDLL(None).prctl(1, 9, 0, 0, 0) or os.getppid() != int(sys.argv[1]):
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
+# The same by util-linux and a shell, where both are there: a fifth of the processor time, two thousand times a run.
+_QUICK_LAUNCHER = '[ "$PPID" = "$0" ] || exit 1; exec "$@"'
+
+
+@functools.cache
+def _launcher() -> list[str]:
+    """Return the command that binds what follows it (the parent's id, a program and its arguments) to the parent's life."""
+    setpriv, shell = shutil.which("setpriv"), shutil.which("sh")
+    if setpriv and shell:
+        quick = [setpriv, "--pdeathsig", "KILL", shell, "-c", _QUICK_LAUNCHER]
+        tried = [*quick, str(os.getpid()), shell, "-c", ""]
+        if subprocess.run(tried, stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            return quick
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER]
+
 
 def bound(command: Sequence[str | os.PathLike[str]]) -> list[str]:
     """`command` for `subprocess.Popen`, so that the kernel kills the process when the thread that started it ends.
@@ -43,7 +60,7 @@ def bound(command: Sequence[str | os.PathLike[str]]) -> list[str]:
     found = shutil.which(program, path=Path(sys.executable).parent) or shutil.which(program)
     if found is None:
         raise FileNotFoundError(f"no program {program!r}")
-    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), found, *arguments]
+    return [*_launcher(), str(os.getpid()), found, *arguments]
 
 
 def adopts_orphans() -> bool:
@@ -107,7 +124,8 @@ def ancestors(pid: int) -> set[int]:
 
 def running() -> set[int]:
     """Return all processes there are."""
-    return {int(directory.name) for directory in _PROC.iterdir() if directory.name.isdecimal()}
+    # Twice a test: pathlib takes three times as long.
+    return {int(name) for name in os.listdir(_PROC) if name.isdecimal()}  # noqa: PTH208
 
 
 def _read(pid: int, name: str) -> bytes:

@@ -1,8 +1,3 @@
-"""The version of the installed package."""
+"""The version of this package, for the build too: no process has to look for the metadata of what is installed."""
 
-from __future__ import annotations
-
-from importlib.metadata import version
-from typing import Final
-
-__version__: Final = version("shmroute")
+__version__ = "0.1.0"
