@@ -19,6 +19,14 @@ KUBERNETES_SUFFIXES = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_PORT_80_TCP"
 """Endings of variables that Kubernetes sets for a Service: `SHMROUTE_PORT` for a Service named shmroute."""
 
 
+def watch_context(arguments: list[str]) -> click.Context:
+    """The context of `shmroute watch` with these arguments. Without the group a command keeps --help, but not -h."""
+    parent = group.make_context("shmroute", [], resilient_parsing=True)
+    command = group.get_command(parent, "watch")
+    assert command is not None
+    return command.make_context("watch", arguments, parent=parent)
+
+
 def commands() -> Iterator[tuple[click.Context, click.Command]]:
     context = group.make_context("shmroute", [], resilient_parsing=True)
     for name in COMMANDS:
@@ -152,9 +160,7 @@ def test_completion_knows_commands_options_and_choices(cli: Cli, words: str, exp
     ],
 )
 def test_namespaces_are_repeated_or_separated_by_commas(given: list[str], namespaces: tuple[str, ...]) -> None:
-    command = group.get_command(group.make_context("shmroute", [], resilient_parsing=True), "watch")
-    assert command is not None
-    context = command.make_context("watch", given)
+    context = watch_context(given)
 
     assert context.params["namespaces"] == namespaces
     assert watch_arguments(context) == [text for name in namespaces for text in ("--namespace", name)]
@@ -162,22 +168,17 @@ def test_namespaces_are_repeated_or_separated_by_commas(given: list[str], namesp
 
 @pytest.mark.parametrize(("given", "seconds"), [("off", 0.0), ("5", 5.0), ("300", 300.0), ("12.5", 12.5)])
 def test_a_probe_period_is_a_number_or_off(given: str, seconds: float) -> None:
-    command = group.get_command(group.make_context("shmroute", [], resilient_parsing=True), "watch")
-    assert command is not None
-    context = command.make_context("watch", ["--probe-seconds", given])
+    context = watch_context(["--probe-seconds", given])
 
     assert context.params["probe_seconds"] == seconds
-    again = command.make_context("watch", watch_arguments(context))
+    again = watch_context(watch_arguments(context))
     assert again.params["probe_seconds"] == seconds
 
 
 @pytest.mark.parametrize("given", ["4", "301", "nan", "soon", "", "-5"])
 def test_a_probe_period_out_of_bounds_is_a_usage_error(given: str) -> None:
-    command = group.get_command(group.make_context("shmroute", [], resilient_parsing=True), "watch")
-    assert command is not None
-
     with pytest.raises(click.BadParameter, match="or off"):
-        command.make_context("watch", [f"--probe-seconds={given}"])
+        watch_context([f"--probe-seconds={given}"])
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "soon"])
@@ -212,8 +213,7 @@ def test_an_empty_option_of_the_watcher_is_a_usage_error(cli: Cli) -> None:
     ],
 )
 def test_a_variable_that_looks_misspelt_is_named(variable: str, meant: str | None) -> None:
-    command = group.get_command(group.make_context("shmroute", [], resilient_parsing=True), "watch")
-    assert command is not None
+    command = watch_context([]).command
     assert list(misspelt_variables(command, [variable])) == ([(variable, meant)] if meant else [])
 
 

@@ -16,7 +16,9 @@ import pytest
 from shmroute import Reader
 from shmroute.cli import main
 from shmroute.testing import Answer, Routes
+from shmroute.watcher.report import health, report
 from tests.cli.running import WAIT_SECONDS, Cli, published, start
+from tests.watcher.running import wait_for
 
 Terminal = Callable[..., str]
 
@@ -46,6 +48,7 @@ def watched(area: str, tmp_path: Path) -> Iterator[Path]:
     process = start("watch", "--manifests", tmp_path, "--area", area)
     with Reader(area) as reader:
         reader.wait_ready(60)
+        wait_for(lambda: health(report(reader))[0] == "ok")  # the watcher writes its status after its first snapshot
         yield tmp_path
     process.terminate()
     process.communicate(timeout=WAIT_SECONDS)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from shmroute.cli.rbac import command as rbac
+from shmroute.cli import group
 from shmroute.errors import ConfigError
 from shmroute.resources.table_definition import TablesFile, schema
 from shmroute.watcher.tables_file import read_tables
@@ -117,7 +117,9 @@ def test_the_component_carries_the_file_and_the_rights_for_it(
     tables = {"flags": TABLES["flags"], "tenants": TABLES["tenants"]}
     (overlay / "tables.yaml").write_text(yaml.safe_dump({"tables": tables}))
     scope = ("-A", "--name", "shmroute-watcher:NAMESPACE") if base == "node" else ("-n", NAMESPACE)
-    printed = CliRunner().invoke(rbac, ["--tables", str(overlay / "tables.yaml"), *scope], catch_exceptions=False)
+    printed = CliRunner().invoke(
+        group, ["rbac", "--tables", str(overlay / "tables.yaml"), *scope], catch_exceptions=False
+    )
     (overlay / "role.yaml").write_text(printed.stdout)
     generated = {"name": "shmroute-tables", "files": ["tables.yaml"], "options": {"disableNameSuffixHash": True}}
     kustomization = {
