@@ -20,7 +20,7 @@ from shmroute import NoEndpoints, Reader, ShmrouteError, get, resolve
 LOOK_SECONDS: Final = 0.0005
 """Seconds between two look-ups of the thread that records when this worker sees the model move."""
 
-BENCH_SECONDS: Final = 0.3
+BENCH_SECONDS: Final = 0.1
 BACKEND_SECONDS: Final = 5.0
 
 _seen: Final[dict[str, int]] = {}

@@ -30,6 +30,9 @@ STEP_SECONDS: Final = 20.0
 
 CLIENTS: Final = 4
 
+PAUSE_SECONDS: Final = 0.01
+"""After each request of a client: a load of hundreds a second that leaves the processors to what changes under it."""
+
 LOG_BYTES: Final = 2000
 """Length of the end of the server's log that is shown after an error."""
 
@@ -194,7 +197,7 @@ class Load:
             raise ShmrouteError(f"{len(self.failures)} requests failed during {event}, first: {self.failures[0]}")
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(PAUSE_SECONDS):
             try:
                 status, answer = self._server.ask(f"/call?model={MOVING}")
             except (OSError, http.client.HTTPException) as error:

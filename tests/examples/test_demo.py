@@ -75,22 +75,31 @@ def test_the_demo_ends_by_itself_with_a_summary(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "no folder and no home is left"
 
 
-def test_demo_shows_a_live_table_on_a_terminal() -> None:
+def test_demo_shows_a_live_table_on_a_terminal_and_keep_runs_until_ctrl_c(tmp_path: Path) -> None:
     own, theirs = pty.openpty()
+    options = ("--keep", "--folder", str(tmp_path / "manifests"))
     try:
-        with demo(stdout=theirs, TERM="xterm-256color", COLUMNS="200") as process:
+        with demo(*options, stdout=theirs, TERM="xterm-256color", COLUMNS="400") as process:
             os.close(theirs)
-            output = bytearray()
-            while chunk := _read(own):
-                output += chunk
+            text = ""
+            while "Ctrl-C ends it" not in text:
+                chunk = _read(own)
+                assert chunk, "the demo has ended"
+                text += chunk.decode(errors="replace")
+            below = descendants(process.pid)
+            url = next(word for word in text[text.index("running on") :].split() if word.startswith("http")).rstrip(";")
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                assert answer.status == 200
+            process.send_signal(signal.SIGINT)
             assert process.wait(DEMO_SECONDS) == 0
+            assert not any(map(is_running, below))
             assert memory_of(process) == []
     finally:
         os.close(own)
-    text = output.decode()
     assert text.count("saw the move") > 10, "drawn again and again"
     assert "\x1b[" in text
     assert text.count("proven") == 4
+    assert (tmp_path / "manifests" / "iiot.json").exists(), "a folder of the user's own stays"
 
 
 def _read(descriptor: int) -> bytes:
@@ -100,20 +109,6 @@ def _read(descriptor: int) -> bytes:
         if error.errno != errno.EIO:
             raise
         return b""
-
-
-def test_demo_with_keep_runs_until_ctrl_c(tmp_path: Path) -> None:
-    with demo("--keep", "--folder", str(tmp_path / "manifests")) as process:
-        line = read_until(process, "running on")
-        below = descendants(process.pid)
-        url = next(word for word in line.split() if word.startswith("http")).rstrip(";")
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            assert answer.status == 200
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-        assert not any(map(is_running, below))
-        assert memory_of(process) == []
-    assert (tmp_path / "manifests" / "iiot.json").exists(), "a folder of the user's own stays"
 
 
 @pytest.mark.parametrize(

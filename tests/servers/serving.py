@@ -27,7 +27,7 @@ SERVER_SECONDS = 60.0
 CLIENTS = 4
 ATTEMPTS = 3
 """Attempts of a client that retries: the second one may reach another worker that is ending."""
-PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.03
 """Pause of a client after each request, in seconds, which leaves CPU time for the server's restart."""
 LOG_CHARACTERS = 3000
 TRY_SECONDS = 0.7
