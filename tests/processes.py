@@ -36,7 +36,7 @@ _QUICK_LAUNCHER = '[ "$PPID" = "$0" ] || exit 1; exec "$@"'
 
 @functools.cache
 def _launcher() -> list[str]:
-    """Return the command that binds what follows it (the parent's id, a program and its arguments) to the parent's life."""
+    """Return the command that ends a program with its parent: the parent's id, the program and arguments follow."""
     setpriv, shell = shutil.which("setpriv"), shutil.which("sh")
     if setpriv and shell:
         quick = [setpriv, "--pdeathsig", "KILL", shell, "-c", _QUICK_LAUNCHER]
