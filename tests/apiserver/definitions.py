@@ -40,15 +40,43 @@ class Definitions:
         self.writer = writer
         #: Seconds from a definition's creation to its being served; None: never.
         self.establish_after = establish_after
+        #: Seconds from the deletion of a definition's objects to its own end. A real server takes about 1 s.
+        self.terminate_after = 0.0
         self.table = store.serve(CUSTOM_RESOURCE_DEFINITIONS)
         self._timers: list[threading.Timer] = []
         writer.committed = self._committed
+        writer.deleting = self._deleting
 
     def close(self) -> None:
         for timer in self._timers:
             timer.cancel()
         for timer in self._timers:
             timer.join(5.0)
+
+    def _deleting(self, table: Table, key: str) -> bool:
+        """Begin to delete a definition as a real server does: first its objects go, and their kind is still served."""
+        plural, _, group = key.partition(".")
+        served = self.store.table(group, plural)
+        if table is not self.table or not self.terminate_after or served is None:
+            return False
+        if not served.terminating:
+            served.terminating = True
+            obj = table.items[key].decode()
+            obj["metadata"]["deletionTimestamp"] = self.writer.now()
+            obj["metadata"]["finalizers"] = ["customresourcecleanup.apiextensions.k8s.io"]
+            self.store.commit(table, obj)
+            for each in list(served.items):
+                self.store.commit(served, None, each)
+            timer = threading.Timer(self.terminate_after, self._end, (key,))
+            timer.daemon = True
+            self._timers.append(timer)
+            timer.start()
+        return True
+
+    def _end(self, key: str) -> None:
+        with self.store.lock:
+            self.store.commit(self.table, None, key)
+            self._committed(self.table, key)
 
     def _committed(self, table: Table, key: str) -> None:
         if table is not self.table:

@@ -116,6 +116,7 @@ class Routes:
         """Return enough of the discovery API for clients that ask for it."""
         with self.store.lock:
             kinds = [table.kind for table in self.store.tables.values()]
+            terminating = {table.kind.resource for table in self.store.tables.values() if table.terminating}
         if path == "/api":
             return {"kind": "APIVersions", "versions": ["v1"]}
         if path == "/apis":
@@ -131,7 +132,7 @@ class Routes:
                 "singularName": kind.kind.lower(),
                 "namespaced": kind.namespaced,
                 "kind": kind.kind,
-                "verbs": list(_VERBS),
+                "verbs": [verb for verb in _VERBS if verb != "create" or kind.resource not in terminating],
             }
             for kind in kinds
             if api_version in (kind.in_version(each).api_version for each in kind.served)

@@ -119,6 +119,13 @@ def _details(group: str, kind: str, name: str = "") -> Object:
     return details
 
 
+def terminating(group: str, plural: str, name: str) -> ApiError:
+    """Return the refusal to create an object whose definition is being deleted (crd-create-while-terminating)."""
+    text = "is forbidden: create not allowed while custom resource definition is terminating"
+    message = f'{plural}.{group} "{name}" {text}'
+    return ApiError(403, message, "Forbidden", details=_details(group, plural, name))
+
+
 def forbidden(user: str, verb: str, group: str, plural: str, namespace: str = "", name: str = "") -> ApiError:
     where = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
     what = f'{qualified(group, plural)} "{name}"' if name else qualified(group, plural)

@@ -111,6 +111,8 @@ class Table:
         self.keys: list[str] = []
         self.log: list[Event] = []
         self.closed = False
+        #: Whether the kind's definition is being deleted: then objects cannot be created.
+        self.terminating = False
         #: Watches may start here, not before. What the watch cache calls its list's revision.
         self.floor = revision
         #: How far the watch cache has got: events, and quorum reads, move it.

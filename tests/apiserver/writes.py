@@ -54,6 +54,8 @@ class Writer:
         self.new_uid: Callable[[], str] = lambda: str(uuid.uuid4())
         #: Called after a commit, under the lock, with the table and the object's key.
         self.committed: Callable[[Table, str], None] = lambda _table, _key: None
+        #: Called before an object is deleted, under the lock; returns whether it goes later, by itself.
+        self.deleting: Callable[[Table, str], bool] = lambda _table, _key: False
 
     def now(self) -> str:
         return self.clock().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -65,6 +67,8 @@ class Writer:
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = metadata["generateName"] + self.new_uid()[:5]
         name = metadata.get("name", "")
+        if table.terminating:
+            raise status.terminating(kind.group, kind.plural, name)
         new, warnings = pruned(kind, new, options.strict)
         check(kind, name, new)
         with self.store.lock:
@@ -161,6 +165,8 @@ class Writer:
                     metadata["deletionGracePeriodSeconds"] = 0
                     metadata["generation"] = metadata.get("generation", 1) + 1
                     self.store.commit(table, obj)
+                return Outcome(200, table.items[before.key])
+            if self.deleting(table, before.key):
                 return Outcome(200, table.items[before.key])
             self.store.commit(table, None, before.key)
             self.committed(table, before.key)

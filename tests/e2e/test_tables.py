@@ -87,7 +87,7 @@ def test_get_shows_tables_and_their_rows(area: str, tmp_path: Path) -> None:
         def get(*arguments: str) -> Any:
             return json.loads(shmroute("get", *arguments, "--area", area, "-o", "json").stdout)["items"]
 
-        (table,) = get("tables")
+        (table,) = get("tables", "widgets")
         assert (table["table"], table["ready"], table["rows"], table["indexes"]) == ("widgets", "yes", 2, ["tag"])
         assert (table["invalid"], table["conflicts"]) == (1, 1)
         assert [row["key"] for row in get("widgets")] == ["first", "second"]
@@ -107,7 +107,7 @@ def test_get_shows_tables_and_their_rows(area: str, tmp_path: Path) -> None:
     [
         (("--table", "keys=secrets.v1"), "secrets: allowed"),
         (("--table", "d=deployments.apps"), "write PLURAL.VERSION.GROUP"),
-        (("--tables", "nowhere.yaml"), "nowhere.yaml: cannot be read"),
+        (("--table", "d"), "write NAME=RESOURCE"),
     ],
 )
 def test_a_bad_table_ends_the_command_before_anything_is_served(
