@@ -100,6 +100,23 @@ class Stream:
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise _no_answer(self._what, error) from error
 
+    def read_all(self, what: str, max_bytes: int, deadline: float = float("inf")) -> bytes:
+        """Read the rest of the body. `what` names the request in errors.
+
+        Raises `ApiError` as `read` does, if the body is longer than `max_bytes`, or if it is incomplete at `deadline`,
+        on the monotonic clock.
+        """
+        chunks: list[bytes] = []
+        size = 0
+        while chunk := self.read():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > max_bytes:
+                raise ApiError(what, 0, "TooLarge", f"the answer is longer than {max_bytes} bytes")
+            if time.monotonic() > deadline:
+                raise ApiError(what, 0, "Timeout", f"the answer was not complete in time, after {size} bytes")
+        return b"".join(chunks)
+
     def allow_silence(self, seconds: float) -> None:
         """Set the longest wait of each later `read`, in seconds."""
         # Not through the response: after `Connection: close` it no longer has its connection.
@@ -179,14 +196,7 @@ class Connection:
             response = self._exchange(exchange, what, method, _url(path, query), body, content_type, timeout_seconds)
             exchange.step = "reading the answer"
             with Stream(response, what, exchange) as stream:
-                chunks: list[bytes] = []
-                received = 0
-                while chunk := stream.read():
-                    chunks.append(chunk)
-                    received += len(chunk)
-                    if received > max_bytes:
-                        raise ApiError(what, 0, "TooLarge", f"the answer has more than {max_bytes} bytes")
-                return Answer(stream.status, stream.headers, b"".join(chunks))
+                return Answer(stream.status, stream.headers, stream.read_all(what, max_bytes))
 
         return _run(work, what, timeout_seconds, abort, discard=lambda _: None)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from shmroute.errors import ApiError
 from shmroute.kube.connection import path_of
 from shmroute.kube.discovery import find_served
 from shmroute.sources.kubernetes import wire
@@ -131,26 +130,11 @@ class ResourceApi:
             query |= {"resourceVersion": resource_version, "resourceVersionMatch": "NotOlderThan"}
         silence = self._timing.list_silence_seconds
         deadline = time.monotonic() + self._timing.page_seconds
-        what = f"GET {self.what}"
         stream = self._connection.open(
             self._path, query, read_timeout_seconds=silence, answer_timeout_seconds=silence, accept=accept, abort=abort
         )
         with stream:
-            return b"".join(bounded(stream, what, deadline, PAGE_MAX_BYTES))
-
-
-def bounded(stream: Stream, what: str, deadline: float, max_bytes: int) -> list[bytes]:
-    """Return a body in pieces. Raises `ApiError` if it is incomplete at `deadline`, or longer than `max_bytes`."""
-    pieces: list[bytes] = []
-    size = 0
-    while piece := stream.read():
-        pieces.append(piece)
-        size += len(piece)
-        if size > max_bytes:
-            raise ApiError(what, 0, "TooLarge", f"the answer is longer than {max_bytes} bytes")
-        if time.monotonic() > deadline:
-            raise ApiError(what, 0, "Timeout", f"the answer was not complete in time, after {size} bytes")
-    return pieces
+            return stream.read_all(f"GET {self.what}", PAGE_MAX_BYTES, deadline)
 
 
 def check_token(token: str, seen: set[str], what: str) -> None:
