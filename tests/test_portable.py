@@ -11,7 +11,7 @@ import pytest
 
 from tests.docs.pages import ROOT
 
-SOME = ("tests/worker/test_near_misses.py", "tests/watcher/test_events.py", "tests/shm/test_events.py")
+SOME = ("tests/worker/test_similar_names.py", "tests/watcher/test_events.py", "tests/shm/test_events.py")
 ALL = (
     "tests/worker",
     "tests/watcher/test_watcher.py",

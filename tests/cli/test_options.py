@@ -11,7 +11,7 @@ import pytest
 
 from shmroute.cli import COMMANDS, group
 from shmroute.cli.watch_arguments import watch_arguments
-from shmroute.cli.watching import misspelt_variables
+from shmroute.cli.watch_options import misspelt_variables
 from tests.cli.running import Cli, published
 from tests.kube.peers import write_kubeconfig
 

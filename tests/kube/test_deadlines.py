@@ -161,7 +161,7 @@ def test_too_long_an_answer_is_refused_before_it_is_read_completely(tmp_path: Pa
                 sent += 65536
 
     with listening(serve) as port:
-        with pytest.raises(ApiError, match="more than 1000000 bytes"):
+        with pytest.raises(ApiError, match="longer than 1000000 bytes"):
             Connection(kubeconfig(tmp_path, port)).request("GET", PATH, max_bytes=1_000_000)
         assert sent < 1 << 26
 

@@ -10,7 +10,7 @@ import click
 from shmroute.cli import options
 from shmroute.cli.logs import log_options
 from shmroute.cli.watch_arguments import watch_arguments
-from shmroute.cli.watching import watch_options
+from shmroute.cli.watch_options import watch_options
 
 
 @click.command(context_settings={"allow_interspersed_args": False})

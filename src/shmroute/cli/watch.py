@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 from shmroute.cli.logs import log_options
-from shmroute.cli.watching import misspelt_variables, watch_options
+from shmroute.cli.watch_options import misspelt_variables, watch_options
 
 _log = logging.getLogger(__name__)
 

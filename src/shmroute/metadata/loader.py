@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from shmroute.metadata.schedule import StoreBackoff
+from shmroute.metadata.retry_delays import StoreBackoff
 from shmroute.metadata.scheduler import MetadataRead, MetadataRequest, Now, PendingKey, ReadRequest, ReadScheduler
 from shmroute.metadata.store import Absent, Reading, Store, StoreUnavailable
 from shmroute.rows import MetadataState, RowKey

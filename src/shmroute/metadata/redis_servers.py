@@ -14,7 +14,7 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, NoPermissionError, ResponseError
 
 from shmroute.metadata.redis_connection import Exchange, RedisServer, explain
-from shmroute.metadata.schedule import StoreBackoff
+from shmroute.metadata.retry_delays import StoreBackoff
 from shmroute.metadata.store import StoreUnavailable
 
 __all__ = ["Address", "Cluster", "Connect", "OneServer", "SentinelMaster", "Servers", "Share"]

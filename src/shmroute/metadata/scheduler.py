@@ -6,7 +6,7 @@ The rules:
   version has changed.
 * A request carries a ticket. A newer request for the same row replaces the older one, and an answer to the older one
   is dropped.
-* A missing value is read again (`schedule.key_delay`); a value that is too large only on `retry`.
+* A missing value is read again (`retry_delays.key_delay`); a value that is too large only on `retry`.
 * The number of rows limits the memory.
 
 Called by `shmroute.metadata.loader`, under its lock.
@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from shmroute.metadata.own_version import own_version
-from shmroute.metadata.schedule import key_delay
+from shmroute.metadata.retry_delays import key_delay
 from shmroute.metadata.store import Absent, Found
 from shmroute.rows import MetadataState, RowKey
 

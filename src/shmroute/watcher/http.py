@@ -43,7 +43,7 @@ from shmroute.watcher.metrics import WatcherCollector, silent_seconds
 from shmroute.watcher.status import FROZEN_SECONDS, Status
 from shmroute.watcher.views import History, Views
 from shmroute.watcher.workers import workers
-from shmroute.worker.near_misses import describe
+from shmroute.worker.similar_names import describe
 
 __all__ = ["HttpServer", "serve"]
 

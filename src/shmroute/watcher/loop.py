@@ -45,12 +45,12 @@ from shmroute.sources.threads import SupervisedThreads, ThreadStatus
 from shmroute.tables import Announcement, Crowded, EndpointRules, Handler, Index, Room, TableHandler
 from shmroute.version import __version__
 from shmroute.watcher.adoption import adopted_appmodels
-from shmroute.watcher.change_log import ChangeLog
 from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.declared_tables import DeclaredTables, TableEvent
 from shmroute.watcher.dispatch import Dispatcher
 from shmroute.watcher.events import EventNotes
 from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
+from shmroute.watcher.operator_log import OperatorLog
 from shmroute.watcher.pending_rows import DEFINITIONS, PendingRows
 from shmroute.watcher.room import words_of
 from shmroute.watcher.source_states import SourceStates, contacts_in
@@ -135,7 +135,7 @@ class WatcherLoop:
         declared = (*(kind for kind in followed if isinstance(kind, TableKind)), *tables)
         kinds = (*self._built_in, *declared)
         self._index = Index(rules, kinds, room, {table for table, _ in table_handlers})
-        self._change_log = ChangeLog(clock)
+        self._operator_log = OperatorLog(clock)
         self._events: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._stopping = False
         self._stop = threading.Event()
@@ -326,7 +326,7 @@ class WatcherLoop:
 
     def _start_threads(self, tables: tuple[TableKind, ...]) -> None:
         self._problem = ""
-        self._change_log.started(self.area, self._settings)
+        self._operator_log.started(self.area, self._settings)
         for dispatcher in self._dispatchers:
             self._threads.start(dispatcher.name, dispatcher.run, restartable=True)
         for source in self._sources:
@@ -380,7 +380,7 @@ class WatcherLoop:
                     seconds = (self._clock() - started_ns) / 1e9
                     rows = publisher.sizes.rows
                     models, apps = self._index.model_count, self._index.app_count
-                    self._change_log.first_snapshot(models, apps, rows, seconds, tables=bool(self._tables.kinds))
+                    self._operator_log.first_snapshot(models, apps, rows, seconds, tables=bool(self._tables.kinds))
                 notes.write(publisher.generation, published=publisher.generation != generation)
             if not self._told_in_step and self._contact_ns():
                 # Beat at once: a worker that waited for the first snapshot may ask for its age immediately.
@@ -439,7 +439,7 @@ class WatcherLoop:
             case MetadataReads():
                 if self._metadata is not None:
                     settled = self._metadata.settle(event.reads, self._row)
-                    self._change_log.note(settled)
+                    self._operator_log.note(settled)
                     self._publication.add(settled)
                 return
             case Replaced():
@@ -463,7 +463,7 @@ class WatcherLoop:
         if changes:  # an event that changes no row does not count for the propagation time
             self._publication.received(self._received_ns)
         self._received_ns = 0
-        self._change_log.note(changes)
+        self._operator_log.note(changes)
         if self._metadata is not None:
             self._publication.add(self._metadata.follow(changes, self._row, self._index.take_metadata()))
         self._publication.add(changes)

@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 def _describe(position: Position, kind: Kind, name: str, namespace: str | None) -> str:
-    from shmroute.worker.near_misses import describe
+    from shmroute.worker.similar_names import describe
 
     return describe(position.area, kind, name, namespace)
 

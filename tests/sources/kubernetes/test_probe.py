@@ -247,11 +247,11 @@ def test_restored_backup_is_noticed_even_from_an_older_position(api: ApiServer, 
         follow.wait_for(api)
         backup = api.faults.backup()
         highest = api.bump(100)
-        follow.wait(lambda: follow.source._ledger.highest >= highest)
+        follow.wait(lambda: follow.source._sync.highest >= highest)
         api.faults.rewind(backup)
 
         follow.wait(lambda: "rewound" in follow.source.stats.restarts)
-        follow.wait(lambda: follow.source._ledger.highest == api.revision)
+        follow.wait(lambda: follow.source._sync.highest == api.revision)
         restarts = dict(follow.source.stats.restarts)
         follow.wait_probes(2)
         assert follow.source.stats.restarts == restarts
@@ -296,7 +296,7 @@ def test_restored_server_past_our_revision_is_compared_before_in_step(api: ApiSe
         for number in range(3):
             api.apply(app_model("kept", version=f"v{number}"))
         api.apply(app_model("new"))
-        assert api.revision > follow.source._ledger.position
+        assert api.revision > follow.source._sync.position
         api.faults.accept()
 
         follow.wait(lambda: follow.phases[-1] == "watching")

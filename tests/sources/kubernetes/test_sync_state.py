@@ -7,14 +7,14 @@ import threading
 import pytest
 
 from shmroute.resources.key import ObjectKey
-from shmroute.sources.kubernetes.sync_state import Ledger, identity_of, revision_of
+from shmroute.sources.kubernetes.sync_state import SyncState, identity_of, revision_of
 
 A, B, C = (ObjectKey("n", name) for name in "abc")
 
 
 @pytest.fixture
-def ledger() -> Ledger:
-    made = Ledger()
+def sync() -> SyncState:
+    made = SyncState()
     made.replace("10", {A: 3, B: 7})
     return made
 
@@ -35,115 +35,115 @@ def test_a_resource_version_out_of_range_is_older_than_all() -> None:
 
 
 def test_a_new_sync_state_has_nothing_to_resume_from() -> None:
-    assert Ledger().resource_version == ""
+    assert SyncState().resource_version == ""
 
 
-def test_events_and_bookmarks_advance_the_position(ledger: Ledger) -> None:
-    ledger.put(A, 11, "11")
-    ledger.remove(B, "12")
-    ledger.advance("15")
+def test_events_and_bookmarks_advance_the_position(sync: SyncState) -> None:
+    sync.put(A, 11, "11")
+    sync.remove(B, "12")
+    sync.advance("15")
 
-    assert (ledger.resource_version, ledger.position, len(ledger)) == ("15", 15, 1)
-    assert A in ledger
-    assert B not in ledger
+    assert (sync.resource_version, sync.position, len(sync)) == ("15", 15, 1)
+    assert A in sync
+    assert B not in sync
 
 
 @pytest.mark.fault(6)
-def test_an_older_bookmark_does_not_move_the_position(ledger: Ledger) -> None:
-    ledger.advance("9")
+def test_an_older_bookmark_does_not_move_the_position(sync: SyncState) -> None:
+    sync.advance("9")
 
-    assert ledger.resource_version == "10"
-
-
-def test_an_event_without_a_version_does_not_move_the_position(ledger: Ledger) -> None:
-    ledger.put(C, 0, "")
-
-    assert ledger.resource_version == "10"
+    assert sync.resource_version == "10"
 
 
-def test_an_older_list_resets_the_position_and_the_proof(ledger: Ledger) -> None:
-    ledger.saw(90)
-    ledger.prove(80)
+def test_an_event_without_a_version_does_not_move_the_position(sync: SyncState) -> None:
+    sync.put(C, 0, "")
 
-    ledger.replace("5", {A: 2})
-
-    assert (ledger.position, ledger.proven, ledger.highest) == (5, 5, 5)
+    assert sync.resource_version == "10"
 
 
-def test_an_older_proof_does_not_reset_a_newer_one(ledger: Ledger) -> None:
-    ledger.prove(80)
-    ledger.prove(70)
+def test_an_older_list_resets_the_position_and_the_proof(sync: SyncState) -> None:
+    sync.note_server(90)
+    sync.note_checked(80)
 
-    assert (ledger.proven, ledger.highest) == (80, 80)
+    sync.replace("5", {A: 2})
 
-
-def test_the_highest_revision_from_any_response_is_kept(ledger: Ledger) -> None:
-    ledger.saw(20)
-    ledger.saw(15)
-    ledger.put(A, 12, "12")
-
-    assert (ledger.highest, ledger.position) == (20, 12)
+    assert (sync.position, sync.checked, sync.highest) == (5, 5, 5)
 
 
-def test_differences_are_missing_surplus_and_changed_objects(ledger: Ledger) -> None:
-    assert ledger.differences({A: 3, B: 7}) == set()
-    assert ledger.differences({A: 3}) == {B}
-    assert ledger.differences({A: 3, B: 8}) == {B}
-    assert ledger.differences({A: 3, B: 7, C: 9}) == {C}
+def test_an_older_proof_does_not_reset_a_newer_one(sync: SyncState) -> None:
+    sync.note_checked(80)
+    sync.note_checked(70)
+
+    assert (sync.checked, sync.highest) == (80, 80)
 
 
-def test_an_event_during_an_audit_excludes_its_object(ledger: Ledger) -> None:
-    with ledger.viewed() as view:
-        candidates = ledger.differences({A: 3, B: 11, C: 12})
-        ledger.put(B, 11, "11")
+def test_the_highest_revision_from_any_response_is_kept(sync: SyncState) -> None:
+    sync.note_server(20)
+    sync.note_server(15)
+    sync.put(A, 12, "12")
+
+    assert (sync.highest, sync.position) == (20, 12)
+
+
+def test_differences_are_missing_surplus_and_changed_objects(sync: SyncState) -> None:
+    assert sync.differences({A: 3, B: 7}) == set()
+    assert sync.differences({A: 3}) == {B}
+    assert sync.differences({A: 3, B: 8}) == {B}
+    assert sync.differences({A: 3, B: 7, C: 9}) == {C}
+
+
+def test_an_event_during_an_audit_excludes_its_object(sync: SyncState) -> None:
+    with sync.viewed() as view:
+        candidates = sync.differences({A: 3, B: 11, C: 12})
+        sync.put(B, 11, "11")
 
         assert view.unexplained(candidates) == {C}
         assert not view.superseded
 
 
-def test_a_whole_new_list_ends_an_audit(ledger: Ledger) -> None:
-    with ledger.viewed() as view:
-        ledger.replace("11", {})
+def test_a_whole_new_list_ends_an_audit(sync: SyncState) -> None:
+    with sync.viewed() as view:
+        sync.replace("11", {})
 
         assert view.superseded
 
 
-def test_no_event_is_recorded_after_an_audit(ledger: Ledger) -> None:
-    with ledger.viewed() as view:
+def test_no_event_is_recorded_after_an_audit(sync: SyncState) -> None:
+    with sync.viewed() as view:
         pass
-    ledger.put(B, 11, "11")
+    sync.put(B, 11, "11")
 
     assert not view.touched
 
 
-def test_only_new_events_are_counted_as_changes(ledger: Ledger) -> None:
-    before = ledger.changes
-    ledger.replace("11", {A: 3, B: 7})
-    ledger.advance("12")
-    assert ledger.changes == before
+def test_only_new_events_are_counted_as_changes(sync: SyncState) -> None:
+    before = sync.changes
+    sync.replace("11", {A: 3, B: 7})
+    sync.advance("12")
+    assert sync.changes == before
 
-    ledger.replace("13", {A: 3})
-    ledger.put(A, 14, "14")
-    assert ledger.changes == before + 2
-
-
-def test_a_wait_ends_when_the_position_is_reached(ledger: Ledger) -> None:
-    threading.Timer(0.05, lambda: ledger.put(A, 20, "20")).start()
-
-    assert ledger.wait_past(20, 10.0, threading.Event())
+    sync.replace("13", {A: 3})
+    sync.put(A, 14, "14")
+    assert sync.changes == before + 2
 
 
-def test_a_wait_for_a_missing_event_times_out(ledger: Ledger) -> None:
-    assert not ledger.wait_past(20, 0.05, threading.Event())
+def test_a_wait_ends_when_the_position_is_reached(sync: SyncState) -> None:
+    threading.Timer(0.05, lambda: sync.put(A, 20, "20")).start()
+
+    assert sync.wait_past(20, 10.0, threading.Event())
 
 
-def test_a_wait_ends_early_when_the_source_stops(ledger: Ledger) -> None:
+def test_a_wait_for_a_missing_event_times_out(sync: SyncState) -> None:
+    assert not sync.wait_past(20, 0.05, threading.Event())
+
+
+def test_a_wait_ends_early_when_the_source_stops(sync: SyncState) -> None:
     stop = threading.Event()
 
     def end() -> None:
         stop.set()
-        ledger.wake()
+        sync.wake()
 
     threading.Timer(0.05, end).start()
 
-    assert not ledger.wait_past(20, 60.0, stop)
+    assert not sync.wait_past(20, 60.0, stop)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from shmroute.kube.connection import Abort
     from shmroute.resources.key import ObjectKey
     from shmroute.sources.kubernetes.api import ResourceApi
-    from shmroute.sources.kubernetes.sync_state import Ledger
+    from shmroute.sources.kubernetes.sync_state import SyncState
     from shmroute.sources.kubernetes.timing import Timing
 
 __all__ = ["audit", "compare"]
@@ -36,7 +36,7 @@ MAX_REPORTED_KEYS = 10
 
 def audit(
     api: ResourceApi,
-    ledger: Ledger,
+    sync: SyncState,
     timing: Timing,
     watching: Callable[[], bool],
     stop: threading.Event,
@@ -51,7 +51,7 @@ def audit(
         problem = "the source is not watching just now"
     else:
         try:
-            checked, differing, problem = compare(api, ledger, timing, "", watching, stop, abort)
+            checked, differing, problem = compare(api, sync, timing, "", watching, stop, abort)
         except (ApiError, Garbled) as error:
             problem = str(error)
     told = tuple(sorted(differing)[:MAX_REPORTED_KEYS])
@@ -60,7 +60,7 @@ def audit(
 
 def compare(
     api: ResourceApi,
-    ledger: Ledger,
+    sync: SyncState,
     timing: Timing,
     resource_version: str,
     watching: Callable[[], bool],
@@ -72,9 +72,9 @@ def compare(
     Returns the number of listed objects, the keys that differ, and the reason why the result is void, "" if it counts.
     Raises `ApiError` and `Garbled` if the server does not answer with a list.
     """
-    with ledger.viewed() as view:
+    with sync.viewed() as view:
         _, listed = api.identities(resource_version, abort=abort)
-        candidates = ledger.differences(listed)
+        candidates = sync.differences(listed)
         if candidates and stop.wait(timing.audit_grace_seconds):
             return len(listed), set(), "the source is stopping"
         if view.superseded:

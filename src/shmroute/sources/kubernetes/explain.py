@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["explain", "is_out_of_range"]
 
-SAID_CHARACTERS = 500
+MAX_REPORTED_CHARACTERS = 500
 """Longest server text kept in an explanation, in characters: an error page may have megabytes, and the reason is at
 its beginning."""
 
@@ -35,7 +35,7 @@ def is_out_of_range(error: ApiError) -> bool:
 def explain(error: ApiError, verb: str, api: ResourceApi, served: Served | None = None) -> str:
     """Return what went wrong and what to do about it, in one line. `served` tells the kinds of 404 apart."""
     name = api.kind.full_name
-    reason, message = error.reason[:SAID_CHARACTERS], error.message[:SAID_CHARACTERS]
+    reason, message = error.reason[:MAX_REPORTED_CHARACTERS], error.message[:MAX_REPORTED_CHARACTERS]
     said = (message or reason).strip()
     match error.status:
         case 0:

@@ -1,9 +1,9 @@
 """Checks, by small periodic requests, that the watch is alive and that the server has not gone back in time.
 
 Run by `shmroute.sources.kubernetes.source` in its own thread, over its own connections; it acts through
-`Watched` and never sends an object. `schedule` says when each step is due; this module makes the requests and draws
-the conclusions. Bookmarks are no heartbeat: a healthy server may send nothing for minutes about a quiet resource, so
-silence alone proves nothing.
+`WatchControl` and never sends an object. `schedule` says when each step is due; this module makes the requests and
+draws the conclusions. Bookmarks are not a heartbeat: a healthy server may send nothing for minutes about a quiet
+resource, so silence alone proves nothing.
 
 Two requests, both for a name that no object can have:
 
@@ -54,10 +54,10 @@ if TYPE_CHECKING:
 
     from shmroute.kube.connection import Abort
     from shmroute.sources.kubernetes.api import ResourceApi
-    from shmroute.sources.kubernetes.sync_state import Ledger
+    from shmroute.sources.kubernetes.sync_state import SyncState
     from shmroute.sources.kubernetes.timing import SourceStats, Timing
 
-__all__ = ["Liveness", "Topic", "Watched"]
+__all__ = ["Liveness", "Topic", "WatchControl"]
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Topic(enum.Enum):
     COMPARISON = "comparison"
 
 
-class Watched(Protocol):
+class WatchControl(Protocol):
     """The watch that the probe checks."""
 
     @property
@@ -115,8 +115,8 @@ class Liveness:
     def __init__(
         self,
         api: ResourceApi,
-        ledger: Ledger,
-        watched: Watched,
+        sync: SyncState,
+        watched: WatchControl,
         timing: Timing,
         stats: SourceStats,
         stop: threading.Event,
@@ -126,7 +126,7 @@ class Liveness:
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._api = api
-        self._ledger = ledger
+        self._sync = sync
         self._watched = watched
         self._timing = timing
         self._stats = stats
@@ -191,7 +191,7 @@ class Liveness:
         """Take the step that is due now, if any. Raises `ApiError` and `Garbled` if the server gives no good answer."""
         now = self._clock()
         with self._lock:
-            self._schedule.reached(self._ledger.known)
+            self._schedule.reached(self._sync.known)
             due, at = self._schedule.next()
             if at > now:
                 return
@@ -208,17 +208,17 @@ class Liveness:
             case Due.LOOK:
                 self._look()
             case Due.COMPARE:
-                self._compare(self._ledger.resource_version, "compared")
+                self._compare(self._sync.resource_version, "compared")
 
     def probe(self, *, confirm: bool) -> None:
         """Ask the cache; with `confirm` also the storage."""
         asked_ns = time.monotonic_ns()
-        highest = self._ledger.highest
+        highest = self._sync.highest
         self._topic = Topic.CACHE
         cache = self._ask(quorum=False)
         self._stats.probes += 1
         self._answered(Topic.CACHE)
-        if cache > self._ledger.known:
+        if cache > self._sync.known:
             with self._lock:
                 self._schedule.ahead(cache, self._clock())
         self._watched.in_step(asked_ns)
@@ -234,7 +234,7 @@ class Liveness:
             log.warning("%s: the storage is at %d, after %d: it went back in time", self._api.what, storage, highest)
             self._watched.relist("rewound")
             return
-        self._ledger.saw(storage)
+        self._sync.note_server(storage)
         self._watched.confirmed(asked_ns)
 
     # -- inside -----------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class Liveness:
         asked_ns = time.monotonic_ns()
         behind = self._schedule.behind
         self._topic = Topic.PEEK
-        found = self._peek(self._ledger.known, behind)
+        found = self._peek(self._sync.known, behind)
         self._answered(Topic.PEEK)
         now = self._clock()
         if found is _Peek.UNKNOWN:
@@ -267,10 +267,10 @@ class Liveness:
         with self._lock:
             self._schedule.looked()
         if found is _Peek.NOTHING:
-            self._ledger.prove(behind)
+            self._sync.note_checked(behind)
             self._schedule.bookmarked()
             self._watched.in_step(asked_ns)
-        elif self._ledger.wait_past(found, self._timing.grace_seconds, self._stop):
+        elif self._sync.wait_past(found, self._timing.grace_seconds, self._stop):
             self._watched.in_step(asked_ns)
         else:
             self._revive(found)
@@ -309,7 +309,7 @@ class Liveness:
         """Reconnect the watch, which has not received the event that a peek has; if that does not help, list again."""
         log.warning("%s: the watch is silent while the resource moves: reconnecting", self._api.what)
         self._watched.reconnect("silent")
-        if not self._ledger.wait_past(happened, self._timing.grace_seconds, self._stop):
+        if not self._sync.wait_past(happened, self._timing.grace_seconds, self._stop):
             self._watched.relist("silent")
 
     def _compare(self, resource_version: str, reason: str) -> None:
@@ -319,7 +319,7 @@ class Liveness:
         try:
             _, differing, problem = compare(
                 self._api,
-                self._ledger,
+                self._sync,
                 self._timing,
                 resource_version,
                 lambda: self._watched.watching,

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from shmroute.resources.key import ObjectKey
     from shmroute.sources.base import Event, Phase
     from shmroute.sources.kubernetes.api import ResourceApi
-    from shmroute.sources.kubernetes.sync_state import Ledger
+    from shmroute.sources.kubernetes.sync_state import SyncState
     from shmroute.sources.kubernetes.timing import SourceStats, Timing
     from shmroute.sources.kubernetes.wire import WatchEvent
 
-__all__ = ["Outlet", "Reflector"]
+__all__ = ["Reflector", "ReflectorListener"]
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ GARBLED_ATTEMPTS = 3
 send the unreadable event again for ever."""
 
 
-class Outlet(Protocol):
+class ReflectorListener(Protocol):
     """Receives a reflector's events and its state."""
 
     def put(self, event: Event) -> None: ...
@@ -79,11 +79,13 @@ class _WentBackError(Exception):
 class Reflector:
     """The list and watch of one resource. One thread calls `run`; any thread may use the other public names."""
 
-    def __init__(self, api: ResourceApi, ledger: Ledger, outlet: Outlet, timing: Timing, stats: SourceStats) -> None:
+    def __init__(
+        self, api: ResourceApi, sync: SyncState, listener: ReflectorListener, timing: Timing, stats: SourceStats
+    ) -> None:
         self._resource = api.kind.name
         self._api = api
-        self._ledger = ledger
-        self._outlet = outlet
+        self._sync = sync
+        self._listener = listener
         self._timing = timing
         self._stats = stats
         self._lister = Lister(api, timing, stats)
@@ -161,7 +163,7 @@ class Reflector:
 
     def _list(self, at: str, pages_only: bool, stop: threading.Event) -> bool:
         """Send a complete list. False if it was stopped, or if a new one was requested meanwhile."""
-        self._outlet.report("listing")
+        self._listener.report("listing")
         try:
             found = self._lister.list(at, pages_only=pages_only, abort=self._abort, stop=stop)
         except ApiError as error:
@@ -179,23 +181,23 @@ class Reflector:
         objects = found.objects
         items = tuple(each.item for each in objects if isinstance(each, Listed) and each.item is not None)
         try:
-            self._outlet.put(Replaced(self._resource, items, found.received_ns))
+            self._listener.put(Replaced(self._resource, items, found.received_ns))
         except BaseException:
             with self._lock:  # the list was not sent: no watch may resume from it
                 if self._list_at is None:
                     self._list_at, self._pages_only = at, pages_only
             raise
         identities = {each.key: each.identity for each in objects if each.key is not None}
-        first = not self._ledger.resource_version
-        self._ledger.replace(found.resource_version, identities)
+        first = not self._sync.resource_version
+        self._sync.replace(found.resource_version, identities)
         if first and not identities:
             # A namespace that does not exist lists as 200 and empty.
             log.info(
                 "%s: the list is empty; if that is a surprise, look at the namespace and the labels", self._api.what
             )
         self._broken = False
-        self._outlet.listed()
-        self._outlet.in_step(found.received_ns)
+        self._listener.listed()
+        self._listener.in_step(found.received_ns)
         return True
 
     def _watch(self) -> None:
@@ -207,7 +209,7 @@ class Reflector:
         silence = seconds + self._timing.list_silence_seconds
         what = f"GET watch of {self._api.what}"
         stream = self._api.watch(
-            self._ledger.resource_version,
+            self._sync.resource_version,
             seconds,
             answer_seconds=self._timing.answer_seconds,
             silence_seconds=silence,
@@ -240,45 +242,45 @@ class Reflector:
         if self._troubled:
             self._troubled = False
             log.info("%s: watching again", self._api.what)
-        self._outlet.report("watching")
+        self._listener.report("watching")
         if self._broken:
             self._broken = False
-            self._outlet.broken()
+            self._listener.broken()
 
     def _apply(self, event: WatchEvent, received: int) -> None:
         """Send one event; move the resourceVersion only after that."""
-        ledger = self._ledger
+        sync = self._sync
         match event:
             case Listed(key, version, item, identity):
                 self._check_order(version, key)
                 self._stats.events += 1
                 if item is not None:
-                    self._outlet.put(Changed(self._resource, item, received))
-                elif key in ledger:
-                    self._outlet.put(Deleted(self._resource, key, received))
-                ledger.put(key, identity, version)
+                    self._listener.put(Changed(self._resource, item, received))
+                elif key in sync:
+                    self._listener.put(Deleted(self._resource, key, received))
+                sync.put(key, identity, version)
             case Removed(key, version):
                 self._check_order(version, key)
                 self._stats.events += 1
-                self._outlet.put(Deleted(self._resource, key, received))
-                ledger.remove(key, version)
+                self._listener.put(Deleted(self._resource, key, received))
+                sync.remove(key, version)
             case Bookmark(version):
                 self._stats.bookmarks += 1
-                ledger.advance(version)
+                sync.advance(version)
             case Skipped(reason, key, version, identity):
                 self._stats.skipped += 1
                 log.warning("%s: skipped %s", self._api.what, reason)
                 if key is None:
                     return
-                ledger.put(key, identity, version)
+                sync.put(key, identity, version)
         self._recovery.proved()
-        self._outlet.heard(bookmark=isinstance(event, Bookmark))
-        self._outlet.in_step(received)
+        self._listener.heard(bookmark=isinstance(event, Bookmark))
+        self._listener.in_step(received)
 
     def _check_order(self, resource_version: str, key: ObjectKey) -> None:
         """Raise `_WentBackError` for an event older than the last one: a server sends them in order of revision."""
-        if resource_version and revision_of(resource_version) < self._ledger.position:
-            was = self._ledger.resource_version
+        if resource_version and revision_of(resource_version) < self._sync.position:
+            was = self._sync.resource_version
             raise _WentBackError(f"{key} came at resourceVersion {resource_version}, after {was}")
 
     def _failed(self, error: Exception, stop: threading.Event) -> None:
@@ -293,7 +295,7 @@ class Reflector:
             self._wait(str(error), self._recovery.failed(error), stop)
             return
         if self.watching and is_out_of_range(error):
-            was = self._ledger.resource_version
+            was = self._sync.resource_version
             self._useless(was, "gone", f"the watch cannot go on from {was} ({error.message})", stop)
             return
         if error.reason != SHORT_WATCH and (error.status == 0 or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR):
@@ -303,13 +305,13 @@ class Reflector:
         if error.status == HTTPStatus.NOT_FOUND:
             served = self._api.served(timeout_seconds=self._timing.answer_seconds, abort=self._abort)
             if served is not None and served.namespaced is (not self._api.kind.namespaced):
-                self._outlet.rescoped()
+                self._listener.rescoped()
         reason = explain(error, "watch" if self.watching else self._lister.verb, self._api, served)
         self._wait(reason, self._recovery.failed(error), stop)
 
     def _count_garbled(self) -> None:
         """Count an unreadable stream; after several from one resourceVersion, plan a list of everything."""
-        at = self._ledger.resource_version
+        at = self._sync.resource_version
         count = self._garbled[1] + 1 if self._garbled[0] == at else 1
         self._garbled = (at, count)
         if count >= GARBLED_ATTEMPTS:
@@ -332,8 +334,8 @@ class Reflector:
         self.watching = False
         self._stats.errors += 1
         self._troubled = True
-        count = len(self._ledger)
-        held = f"{count} objects stay as last seen" if self._ledger.resource_version else "nothing was listed yet"
+        count = len(self._sync)
+        held = f"{count} objects stay as last seen" if self._sync.resource_version else "nothing was listed yet"
         log.warning("%s: %s, next attempt in %.1f s", reason, held, seconds)
-        self._outlet.report("backing-off", reason, seconds)
+        self._listener.report("backing-off", reason, seconds)
         stop.wait(seconds)

@@ -24,7 +24,7 @@ from shmroute.sources.kubernetes.audit import audit
 from shmroute.sources.kubernetes.probe import Liveness, Topic
 from shmroute.sources.kubernetes.reflector import Reflector
 from shmroute.sources.kubernetes.schedule import audit_wait
-from shmroute.sources.kubernetes.sync_state import Ledger
+from shmroute.sources.kubernetes.sync_state import SyncState
 from shmroute.sources.kubernetes.timing import SourceStats, Timing
 from shmroute.sources.threads import CHECK_SECONDS, SupervisedThreads
 
@@ -70,8 +70,8 @@ class KubernetesSource:
         self._resync_seconds = resync_seconds
         self._timing = timing or Timing()
         self._api = ResourceApi(connection, kind, namespace, selector, self._timing)
-        self._ledger = Ledger()
-        self._reflector = Reflector(self._api, self._ledger, self, self._timing, self.stats)
+        self._sync = SyncState()
+        self._reflector = Reflector(self._api, self._sync, self, self._timing, self.stats)
         self._liveness: Liveness | None = None
         self._abort = Abort()
         self._auditing = threading.Lock()
@@ -91,7 +91,7 @@ class KubernetesSource:
     def run(self, sink: Sink, stop: threading.Event) -> None:
         """List and watch until `stop` is set; returns well under 1 s after that."""
         self._sink, self._stop = sink, stop
-        self._liveness = Liveness(self._api, self._ledger, self, self._timing, self.stats, stop=stop, abort=self._abort)
+        self._liveness = Liveness(self._api, self._sync, self, self._timing, self.stats, stop=stop, abort=self._abort)
         self.report("starting")
         self._threads.start(f"{self._resource} time", lambda: self._keep_time(stop), restartable=True)
         self._threads.start(f"{self._resource} probe", self._liveness.run, restartable=True)
@@ -121,7 +121,7 @@ class KubernetesSource:
             self._auditing.release()
             raise
 
-    # -- called by the reflector and the probe (Outlet, Watched) --------------------------------
+    # -- called by the reflector and the probe (ReflectorListener, WatchControl) --------------------------------
 
     def put(self, event: Event) -> None:
         """Send an event to the owner; drop it once the source has stopped."""
@@ -224,7 +224,7 @@ class KubernetesSource:
             now = time.monotonic()
             if now >= resync:
                 resync = now + self._resync_seconds
-                if self._ledger.resource_version:
+                if self._sync.resource_version:
                     self.put(Resync(self._resource))
             if now >= next_audit:
                 next_audit = now + audit_wait(self._timing, random.random)
@@ -234,7 +234,7 @@ class KubernetesSource:
         """Interrupt every wait for the server."""
         self._abort.set()
         self._reflector.interrupt()
-        self._ledger.wake()
+        self._sync.wake()
 
     def _audit_on_time(self) -> None:
         try:
@@ -248,7 +248,7 @@ class KubernetesSource:
                 return
             result = audit(
                 self._api,
-                self._ledger,
+                self._sync,
                 self._timing,
                 watching=lambda: self._reflector.watching,
                 stop=self._stop,

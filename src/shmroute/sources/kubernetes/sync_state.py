@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from shmroute.resources.key import ObjectKey
 
-__all__ = ["Ledger", "LedgerView", "identity_of", "revision_of"]
+__all__ = ["SyncState", "SyncStateView", "identity_of", "revision_of"]
 
 
 def revision_of(resource_version: str) -> int:
@@ -43,17 +43,17 @@ def identity_of(uid: str, resource_version: str) -> int:
     return hash((uid, resource_version))
 
 
-class Ledger:
+class SyncState:
     """The state, thread-safe. A watch resumes at `resource_version`, "" before the first list."""
 
     def __init__(self) -> None:
         self._moved = threading.Condition()
         self._identities: dict[ObjectKey, int] = {}
-        self._views: list[LedgerView] = []
+        self._views: list[SyncStateView] = []
         self.resource_version = ""
         self.position = 0
         """`resource_version` as a number."""
-        self.proven = 0
+        self.checked = 0
         """Revision up to which a peek has shown that nothing happened to our objects since `position`."""
         self.highest = 0
         """Highest revision that the server has shown; a lower one means that it went back in time."""
@@ -69,7 +69,7 @@ class Ledger:
     @property
     def known(self) -> int:
         """Revision up to which nothing is missing."""
-        return max(self.position, self.proven)
+        return max(self.position, self.checked)
 
     def replace(self, resource_version: str, identities: dict[ObjectKey, int]) -> None:
         """Note that a complete list was sent."""
@@ -80,7 +80,7 @@ class Ledger:
                 view.superseded = True
             # A list may be older than the last event: the server has gone back in time, and we follow it.
             self.resource_version = resource_version
-            self.position = self.proven = self.highest = revision_of(resource_version)
+            self.position = self.checked = self.highest = revision_of(resource_version)
             self._moved.notify_all()
 
     def put(self, key: ObjectKey, identity: int, resource_version: str) -> None:
@@ -100,13 +100,13 @@ class Ledger:
         with self._moved:
             self._move(resource_version)
 
-    def prove(self, revision: int) -> None:
+    def note_checked(self, revision: int) -> None:
         """Note that a peek has shown no event of our objects up to `revision`."""
         with self._moved:
-            self.proven = max(self.proven, revision)
+            self.checked = max(self.checked, revision)
             self.highest = max(self.highest, revision)
 
-    def saw(self, revision: int) -> None:
+    def note_server(self, revision: int) -> None:
         """Note that the server has shown `revision`."""
         with self._moved:
             self.highest = max(self.highest, revision)
@@ -128,9 +128,9 @@ class Ledger:
             self._moved.notify_all()
 
     @contextmanager
-    def viewed(self) -> Iterator[LedgerView]:
+    def viewed(self) -> Iterator[SyncStateView]:
         """Record which keys are sent while the block runs."""
-        view = LedgerView(self)
+        view = SyncStateView(self)
         with self._moved:
             self._views.append(view)
         try:
@@ -162,16 +162,16 @@ class Ledger:
         self._moved.notify_all()
 
 
-class LedgerView:
-    """Changes to the ledger while a comparison runs."""
+class SyncStateView:
+    """The keys sent while a comparison runs."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, sync: SyncState) -> None:
+        self._sync = sync
         self.touched: set[ObjectKey] = set()
         self.superseded = False
         """Whether a complete new list was sent: the comparison then means nothing."""
 
     def unexplained(self, candidates: set[ObjectKey]) -> set[ObjectKey]:
         """Return the differing keys that no event since the start of the comparison explains."""
-        with self._ledger._moved:  # it guards `touched`
+        with self._sync._moved:  # it guards `touched`
             return candidates - self.touched

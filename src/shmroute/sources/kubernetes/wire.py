@@ -41,7 +41,7 @@ LINE_MAX_BYTES = 1 << 24
 
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
-SAID_CHARACTERS = 1_000
+MAX_REPORTED_CHARACTERS = 1_000
 """Longest server text kept of an ERROR event, in characters; the event may fill a line."""
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -356,8 +356,8 @@ def _failure(status: _Status, what: str) -> ApiError:
     return ApiError(
         what,
         status.code,
-        status.reason[:SAID_CHARACTERS],
-        status.message[:SAID_CHARACTERS],
+        status.reason[:MAX_REPORTED_CHARACTERS],
+        status.message[:MAX_REPORTED_CHARACTERS],
         retry_after_seconds=float(seconds) if usable and seconds is not None else None,
         details=status.details,
     )

@@ -12,12 +12,12 @@ import pytest
 from shmroute import AppNotFound, ModelNotFound, Reader
 from shmroute.errors import CallModelNotFound
 from shmroute.testing import Answer, Routes
-from shmroute.worker import near_misses
+from shmroute.worker import similar_names
 
 
 @pytest.fixture
 def reader(area: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    monkeypatch.setattr(near_misses, "_budget", near_misses._Budget())
+    monkeypatch.setattr(similar_names, "_budget", similar_names._Budget())
     routes = Routes(area)
     routes.set({"model1": Answer(app="app1"), "other": "app1", "third": Answer(app="app2", namespace="east")})
     with Reader(area) as reader:
@@ -52,7 +52,7 @@ def test_error_text_is_made_once_and_kept_in_copies(reader: Reader) -> None:
 
 
 def test_a_caught_miss_searches_for_no_similar_names(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(near_misses, "describe", lambda *_: pytest.fail("a miss paid for its text"))
+    monkeypatch.setattr(similar_names, "describe", lambda *_: pytest.fail("a miss paid for its text"))
     assert reader.get("modle1") is None
     missing(reader, "modle1")
     missing(reader, "modle1", "west")
@@ -61,7 +61,7 @@ def test_a_caught_miss_searches_for_no_similar_names(reader: Reader, monkeypatch
 def test_search_for_similar_names_takes_a_bounded_share_of_time(
     reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(near_misses._budget, "left", -60.0)
+    monkeypatch.setattr(similar_names._budget, "left", -60.0)
     text = str(missing(reader, "modle1"))
     assert f"in area {reader.area!r} (in step " in text
     assert "did you mean" not in text

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from shmroute.rows import ConflictRow, InvalidRow, Kind, MetadataRow, MetadataState, RowKey, encode
-from shmroute.watcher import change_log
-from shmroute.watcher.change_log import ChangeLog
+from shmroute.watcher import operator_log
+from shmroute.watcher.operator_log import OperatorLog
 from tests.processes import bound
 from tests.supervise.running import Manifests, until
 
@@ -26,7 +26,7 @@ def invalid(number: int) -> tuple[RowKey, bytes]:
 def test_conflict_invalid_object_and_missing_metadata_have_a_line_each(caplog: pytest.LogCaptureFixture) -> None:
     missing = MetadataRow("app", None, "v2", MetadataState.MISSING, 0.0)
     with caplog.at_level(logging.INFO):
-        ChangeLog(lambda: 0).note(
+        OperatorLog(lambda: 0).note(
             {
                 (Kind.CONFLICT, "east/m"): encode(ConflictRow("m", "east", "old", ("young",))),
                 (Kind.METADATA, "east/m"): encode(missing),
@@ -44,10 +44,10 @@ def test_conflict_invalid_object_and_missing_metadata_have_a_line_each(caplog: p
 
 def test_lines_are_limited_and_the_rest_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     now = 0
-    log = ChangeLog(lambda: now)
-    log.note(dict(invalid(number) for number in range(change_log.MAX_LINES + 7)))
-    assert len(caplog.records) == change_log.MAX_LINES
-    now = change_log.PERIOD_NS
+    log = OperatorLog(lambda: now)
+    log.note(dict(invalid(number) for number in range(operator_log.MAX_LINES + 7)))
+    assert len(caplog.records) == operator_log.MAX_LINES
+    now = operator_log.PERIOD_NS
     log.note({})
     assert caplog.records[-1].getMessage().startswith("7 more conflicts")
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from shmroute.metadata.schedule import STORE_CAP_SECONDS, StoreBackoff, key_delay
+from shmroute.metadata.retry_delays import STORE_CAP_SECONDS, StoreBackoff, key_delay
 
 
 def never() -> float:

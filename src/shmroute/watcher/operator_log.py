@@ -15,7 +15,7 @@ import msgspec
 from shmroute.rows import ConflictRow, InvalidRow, Kind, MetadataRow, MetadataState, RowKey, SettingsRow
 from shmroute.watcher.report import counted
 
-__all__ = ["ChangeLog"]
+__all__ = ["OperatorLog"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _UNUSABLE: Final = {
 }
 
 
-class ChangeLog:
+class OperatorLog:
     """Writes the lines. `clock` returns monotonic nanoseconds."""
 
     def __init__(self, clock: Callable[[], int]) -> None:
