@@ -91,8 +91,7 @@ def _measured(what: str, send: Callable[[str], float], fixed: str, rounds: int) 
 
 
 def many_at_a_time(rounds: int) -> list[Measured]:
-    """Measure the calls of one asyncio program that go out together: httpx looks through all its connections for each
-    of them."""
+    """Measure calls that one asyncio program makes at once: httpx searches all its connections for each of them."""
     taken: dict[str, list[float]] = {}
     with team(1) as given, asyncio.Runner() as runner:
         pod = given.pods[0].address

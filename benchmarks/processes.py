@@ -250,7 +250,7 @@ def _published_meanwhile(ours: ShmroutePeer, worker: Worker) -> list[float]:
 
 
 def propagation(count: int, processes: int, changes: int) -> list[Measured]:
-    """From the moment a watch line goes to a real watcher to the last worker's seeing what it says."""
+    """Measure the time from a watch line that a real watcher gets until the last worker sees the change."""
     from tests.apiserver import ApiServer, app_model, app_models
 
     area = f"bench-{os.getpid()}-propagation"

@@ -38,7 +38,7 @@ def published(count: int) -> Iterator[tuple[Publisher, dict[RowKey, bytes], list
 
 
 def _taken(what: str, taken_bytes: float, table_bytes: float, models: int, target: float) -> Measured:
-    """Return shared memory beside the bytes of the table's keys and values."""
+    """Return the shared memory used, compared with the bytes of the table's keys and values."""
     return Measured(
         what=what,
         at=f"{models:,} models",
@@ -65,7 +65,7 @@ class Apps:
         self._stamp = 0
 
     def change(self, dice: random.Random) -> Changes:
-        """Return one app's version changes: its ten models and its own row."""
+        """Return the changed rows of one app with a new version: those of its ten models and its own."""
         self._stamp += 1
         name = dice.choice(self._names)
         (app,) = msgspec.msgpack.decode(self._table[Kind.APP, name])
@@ -78,7 +78,7 @@ class Apps:
 
 
 def publishing(small: int, large: int, changes: int) -> list[Measured]:
-    """Measure one changed app at two sizes, in turn; the first build; publishes while a base is rebuilt."""
+    """Measure the change of one app at two table sizes, the first build, and publishing during a rebuild."""
     dice = random.Random(4)
     measured: list[Measured] = []
     with (

@@ -37,6 +37,5 @@ def steps(quick: bool) -> dict[str, Callable[[], list[Measured]]]:
 
 
 def measure(name: str, quick: bool) -> list[Measured]:
-    """Measure one step. In a process of its own: else it would find the memory in the disorder that others have
-    left."""
+    """Measure one step. Call this in a process of its own: other steps would have fragmented the memory."""
     return steps(quick)[name]()

@@ -271,7 +271,7 @@ def storm(rows: int, changes: int) -> list[Measured]:
 
 
 def index_change(small: int, large: int, changes: int) -> list[Measured]:
-    """Measure one more row under a value of an index that few rows have, and that many have."""
+    """Measure the addition of a row under an index value that few rows have, and under one that many have."""
     few, many = _grown(small, changes), _grown(large, changes)
     return [
         Measured(
@@ -326,8 +326,8 @@ def _grown(rows: int, changes: int) -> tuple[list[float], list[float]]:
 
 
 def memory(count: int, processes: int) -> list[Measured]:
-    """Measure the private memory of workers that looked up a tenth of the rows, or all; beside a dict of all in
-    each."""
+    """Measure the private memory of workers that looked up a tenth of the rows, or all; compared with a dict of
+    all rows in each."""
     with closing(_Area(count)) as given:
         names = [name(number) for number in range(count)]
         ours = {}

@@ -59,7 +59,7 @@ def interleaved(
     before: Callable[[str], None] = lambda _: None,
     limits: dict[str, int] | None = None,
 ) -> dict[str, list[float]]:
-    """Return the seconds a look-up for each competitor, round by round, over the same keys.
+    """Return the seconds per look-up for each competitor, round by round, over the same keys.
 
     `before` is called ahead of each measurement and not timed. `limits` says how many keys a slow competitor gets.
 

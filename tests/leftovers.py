@@ -210,7 +210,7 @@ def _processes(before: set[int], mark: str) -> set[int]:
 
 
 def segments() -> set[Path]:
-    """Return all shared memory of any area."""
+    """Return the files of all areas."""
     return set(SHARED_MEMORY.glob("shmroute-*"))
 
 

@@ -7,7 +7,7 @@ import os
 import socket
 
 FIRST, LAST = 10_000, 32_000
-"""Below the range in which Linux chooses ports of clients by itself (32,768 on): none of theirs comes in between. Redis
+"""Range of the ports: below 32,768, where Linux begins to choose ports of clients. Redis
 Cluster adds 10,000 to a port for its bus."""
 
 _numbers = itertools.count(os.getpid() * 97)

@@ -123,7 +123,7 @@ def ancestors(pid: int) -> set[int]:
 
 
 def running() -> set[int]:
-    """Return all processes there are."""
+    """Return the ids of all processes."""
     # Twice a test: pathlib takes three times as long.
     return {int(name) for name in os.listdir(_PROC) if name.isdecimal()}  # noqa: PTH208
 

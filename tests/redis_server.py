@@ -219,8 +219,7 @@ class RedisServer:
         )
 
     def commandstats(self) -> dict[str, int]:
-        """Return the calls by command, in lower case, since the start or `reset_stats`, those of this class
-        included."""
+        """Return the number of calls of each command since the start or `reset_stats`, including this class's own."""
         with self.client() as client:
             stats: dict[str, dict[str, Any]] = client.info("commandstats")
         return {name.removeprefix("cmdstat_"): int(figures["calls"]) for name, figures in stats.items()}

@@ -129,8 +129,7 @@ def table(runs: list[Run]) -> str:
 
 
 def plot(runs: list[Run]) -> str:
-    """Return the requests a second over the scenario, for each number of watchers, on a logarithmic scale; light and
-    dark."""
+    """Return a plot of requests per second over the scenario, for each number of watchers, on a logarithmic scale."""
     width, height, left, top = 700, 260, 60, 20
     colours = ("#2471a3", "#c0392b", "#1e8449", "#b9770e", "#7d3c98", "#566573")
     decades = 5

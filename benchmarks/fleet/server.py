@@ -139,20 +139,20 @@ class Server:
         self.most_open = max(self.most_open, self.open)
 
     def rate(self, first: float, last: float, kinds: Iterable[Request] = Request) -> float:
-        """Return the requests a second in a span of time."""
+        """Return the requests per second in a span of time."""
         return sum(self._in(self.requests[kind], first, last) for kind in kinds) / (last - first)
 
     def byte_rate(self, first: float, last: float) -> float:
-        """Return the bytes a second in a span of time, those of events left out."""
+        """Return the bytes per second in a span of time, without those of events."""
         return self._in(self.bytes, first, last) / (last - first)
 
     def peak(self, first: float, last: float) -> int:
-        """Return the most requests in one second of a span of time."""
+        """Return the maximum number of requests in one second of a span of time."""
         span = range(int(first), int(last))
         return max((sum(counts[second] for counts in self.requests.values()) for second in span), default=0)
 
     def total(self, kind: Request) -> int:
-        """Return the requests of that kind in all."""
+        """Return the number of all requests of this kind."""
         return self.requests[kind].total()
 
     def _list_bytes(self, kind: Request) -> int:

@@ -25,6 +25,6 @@ class Peer(Protocol):
 
     @property
     def look_up(self) -> Callable[[str], Route]:
-        """What a worker calls for one model."""
+        """The function that a worker calls for one model."""
 
     def close(self) -> None: ...

@@ -25,7 +25,7 @@ class ShmroutePeer:
         self.look_up = self.reader.resolve
 
     def forget(self) -> None:
-        """As after a generation in which everything has changed: no row is decoded, the mapping stays."""
+        """Forget all decoded rows and keep the mapping, as after a generation that changes every row."""
         self.reader._drop_all()
 
     def close(self) -> None:

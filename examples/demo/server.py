@@ -31,7 +31,7 @@ STEP_SECONDS: Final = 20.0
 CLIENTS: Final = 4
 
 PAUSE_SECONDS: Final = 0.01
-"""After each request of a client: a load of hundreds a second that leaves the processors to what changes under it."""
+"""Seconds between two requests of a client: the load is hundreds per second, and CPU time is left for the servers."""
 
 LOG_BYTES: Final = 2000
 """Length of the end of the server's log that is shown after an error."""

@@ -33,7 +33,7 @@ flags = table("flags", Flag)
 
 
 def flag(name: str) -> Flag:
-    """Return the flag of that name; off where there is none, or where its ConfigMap does not fit."""
+    """Return the flag of this name; off if there is none, or if its ConfigMap cannot be read as a flag."""
     try:
         return flags.get(name, OFF)
     except TableValueError as error:  # says table, key and field; the other flags are served

@@ -28,7 +28,7 @@ def shmroute_routes() -> Iterator[Routes]:
 
 @pytest.fixture
 def shmroute_tables(shmroute_routes: Routes) -> Tables:
-    """Return the objects for `shmroute.table`, at first none: `shmroute_tables.set("flags", {"checkout": {"enabled":
+    """Objects for `shmroute.table`, at first none: `shmroute_tables.set("flags", {"checkout": {"enabled":
     True}})`."""
     return shmroute_routes.tables
 

@@ -207,7 +207,7 @@ class Watches:
         return "BOOKMARK", None, event_line("BOOKMARK", watch.table.kind.bookmark(revision))
 
     def _initial(self, watch: Watch) -> list[Line]:
-        """Where the stream starts: checks its revision, gives the synthetic events, if any."""
+        """Check the revision at which the stream starts, and return its synthetic events, if any."""
         table = watch.table
         text = watch.query.get("resourceVersion", "")
         revision = watch.asked_revision

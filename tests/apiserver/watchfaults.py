@@ -49,7 +49,7 @@ class WatchFaults:
         name: str | None = None,
         event_type: str | None = None,
     ) -> Fault:
-        """Lose the next event that fits, in every watch open when it comes."""
+        """Drop the next matching event in every watch that is open at that time."""
         options: Object = {"name": name, "event_type": event_type, "dropped": set()}
         return self._add("drop", "watch", resource, times, None, **options)
 

@@ -33,7 +33,7 @@ NEVER = {"split_at": float("inf"), "rollout_at": float("inf")}
 
 
 def counted(api: ApiServer) -> dict[Request, int]:
-    """Return the requests of a test server by the simulation's kinds, refusals left out."""
+    """Count the requests of a test server by the simulation's kinds, without refused ones."""
     counts = dict.fromkeys(Request, 0)
     for request in list(api.requests):
         if request.status >= 400:

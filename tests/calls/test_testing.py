@@ -22,7 +22,7 @@ def one() -> Iterator[PodServer]:
 
 @pytest.fixture
 def two(one: PodServer) -> Iterator[PodServer]:
-    """Yield another one; model "m" leads to both."""
+    """Yield a second pod; model "m" leads to both."""
     with pod_server({"is": 2}) as given, routes({"m": Answer(app="app", endpoints=(one.address, given.address))}):
         yield given
 

@@ -62,7 +62,7 @@ class World:
     def call(
         self, *, idempotent: bool = False, key: str | None = None, attempts: int | None = None
     ) -> str | CallFailed:
-        """Return one call: the address that answered, or the error."""
+        """Make one call; return the address that answered, or the error."""
         call = self.attempts(idempotent=idempotent, key=key, attempts=attempts)
         try:
             while True:
@@ -78,7 +78,7 @@ class World:
             return error
 
     def calls(self, count: int, per_second: float = 200.0, **options: bool) -> list[str | CallFailed]:
-        """Return the calls at an even rate."""
+        """Make `count` calls at an even rate; return their results."""
         return list(self.each_call(count, per_second, **options))
 
     def each_call(self, count: int, per_second: float = 200.0, **options: bool) -> Iterator[str | CallFailed]:

@@ -19,7 +19,7 @@ tables:
 
 
 def rights(cli: Cli, *arguments: str) -> dict[tuple[str, str], set[str]]:
-    """Return the resources by kind of role and namespace."""
+    """Return the resources of each printed role, by kind of role and namespace."""
     answered = cli("rbac", *arguments)
     assert answered.code == 0, answered
     roles: list[dict[str, Any]] = list(yaml.safe_load_all(answered.out))

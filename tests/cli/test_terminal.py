@@ -56,7 +56,7 @@ def watched(area: str, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Return the calls the command with a terminal of 80 columns as its standard output; gives what that shows."""
+    """Return a function that calls the command on a terminal of 80 columns, and returns the terminal's content."""
 
     def call(*arguments: str, **variables: str) -> str:
         shown = b""

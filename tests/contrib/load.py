@@ -95,7 +95,7 @@ class Load:
 
 @contextmanager
 def load(policy: Policy, client: Callable[[], Any]) -> Iterator[Load]:
-    """Yield the calls by `client`, an asynchronous context manager that gives a `Send`, until the block is left."""
+    """Make calls by `client`, an asynchronous context manager that returns a `Send`, until the block ends."""
     made = Load(policy, client)
     made._thread.start()
     try:

@@ -342,7 +342,7 @@ def refusing(pods: Team) -> None:
 def many(
     pods: Team, method: str, count: int = 12, timeout: float = 10.0, **request: Any
 ) -> list[httpx.Response | Exception]:
-    """Return the requests by one client, so that it meets each pod."""
+    """Send requests by one client, so that it reaches each pod; return the responses and errors."""
     answers: list[httpx.Response | Exception] = []
     policy = Policy(Settings(consecutive_failures=1000))
     with httpx.Client(verify=CONTEXT, mounts={"model://": Transport(policy=policy)}, timeout=timeout) as client:

@@ -31,7 +31,7 @@ def pod(one: Team) -> PodProcess:
 
 
 def clients(pod: PodProcess) -> Iterator[httpx.Client]:
-    """Yield one that calls the pod's address, and one that calls the model."""
+    """Yield a client that calls the pod's address, then one that calls the model."""
     yield httpx.Client(base_url=f"http://{pod.address}", trust_env=False)
     yield httpx.Client(base_url="model://m", mounts={"model://": Transport(policy=Policy())}, trust_env=False)
 

@@ -50,7 +50,7 @@ EVERYTHING: dict[str, Any] = {
     },
     "networkPolicy": {"enabled": True, "from": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]},
 }
-"""Every value that the chart's own manifests use, other than by default."""
+"""A value other than the default for each setting of the chart's own manifests."""
 
 
 def test_the_chart_has_the_version_of_the_package() -> None:

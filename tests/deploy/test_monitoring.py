@@ -30,7 +30,7 @@ _NAME = re.compile(r"\bshmroute_[a-z0-9_]+")
 
 
 def names() -> set[str]:
-    """Return every sample name a watcher with everything switched on exposes."""
+    """Return the names of all samples of a watcher that uses every feature."""
     area = new_area()
     registry = CollectorRegistry()
     registry.register(WatcherCollector(_watcher(area)))

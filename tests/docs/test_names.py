@@ -37,7 +37,7 @@ def options(of: click.Command) -> set[str]:
 
 
 def variables() -> set[str]:
-    """Return every variable that is read: by the command line for its options, and by name."""
+    """Return every environment variable that the code reads, for command-line options or by name."""
     given = {each.envvar for name in cli.COMMANDS for each in command(name).params}
     source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     return {name for name in given if isinstance(name, str)} | set(re.findall(r'"(SHMROUTE_[A-Z_]+)"', source))

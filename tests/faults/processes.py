@@ -121,6 +121,6 @@ def look_up(pipe: Pipe, area: str, times: int) -> None:
 
 
 def taken_bytes() -> int:
-    """Return the bytes of /dev/shm in use: of some use only in a mount namespace of one's own."""
+    """Return the bytes of /dev/shm in use. Meaningful only in a mount namespace of one's own."""
     status = os.statvfs(DIRECTORY)
     return (status.f_blocks - status.f_bfree) * status.f_frsize

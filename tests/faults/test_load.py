@@ -23,7 +23,7 @@ STORM_BYTES = 64 << 20
 SMALL, LARGE = 2_000, 20_000
 
 LOOK_SECONDS = 0.005
-"""Between two rounds of look-ups: the processor's time is for what grows."""
+"""Seconds between two rounds of look-ups, which leave CPU time for the growing table."""
 
 
 def resident_bytes(pid: int) -> int:

@@ -35,10 +35,10 @@ from tests.shm.tables import Table, current_segment, segments, table
 MIB = 1 << 20
 
 ROWS_STEP = 9
-"""Of the rows in a segment one in so many is looked up: a page holds about 40 of them."""
+"""Distance between two rows that are looked up: a page of memory holds about 40 rows."""
 
 PAUSE_SECONDS = 0.02
-"""Between two rounds of a worker's look-ups, which leaves the writer its share of the processors."""
+"""Seconds between two rounds of a worker's look-ups, which leave CPU time for the writer."""
 
 
 def routes(count: int, version: str = "v1") -> Table:

@@ -147,7 +147,7 @@ def test_a_writer_killed_at_each_line_leaves_the_old_state_or_the_new(
     stride: int,
     every_line: bool,
 ) -> None:
-    """From taking the area over to the end of the publish and of the rebuild it led to."""
+    """The lines range from the take-over to the end of the publish and of the rebuild after it."""
     line, outcomes = 0, set()
     died = True
     while died:

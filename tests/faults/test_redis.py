@@ -170,7 +170,7 @@ def test_redis_hung_for_30_s_delays_none_of_100_changes_a_second(redis_server: R
 
 
 def one_change(it: Watching, models: int, number: int, rate: int) -> float:
-    """Return the seconds from the change to the worker, `rate` times a second."""
+    """Make a change, and return the seconds until the worker sees it; called `rate` times per second."""
     began = time.perf_counter()
     version = changing(it, models, number)
     while it.reader.resolve(f"m-{number % models}").version != version:

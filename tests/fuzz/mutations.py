@@ -47,7 +47,7 @@ def check_told(error: Exception) -> None:
 
 @st.composite
 def mutated(draw: st.DrawFn, originals: list[bytes]) -> bytes:
-    """Return one of `originals` with some bytes changed, cut out, doubled or thrown in."""
+    """Return one of `originals` with some bytes changed, removed, doubled or inserted."""
     data = bytearray(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))

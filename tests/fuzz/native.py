@@ -131,7 +131,7 @@ class Turn:
 
 
 def log(turn: Turn, dice: random.Random) -> tuple[int, int]:
-    """Append batches, some of them damaged. Returns where they begin, and the generation that they are to lead to."""
+    """Append batches, some of them damaged. Returns the offset of the first one, and the generation of the last one."""
     begin = len(turn.data)
     generations = dice.randrange(4)
     for generation in range(GENERATION + 1, GENERATION + 1 + generations):

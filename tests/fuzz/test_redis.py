@@ -55,8 +55,8 @@ class Replies:
 
 
 REPLIES, PATIENT_REPLIES = Replies(), Replies()
-"""Of the server whose clients give up after 0.05 s, and of another one: a command that was given up may be answered
-late, and would take the answer of a patient client."""
+"""Replies of a server whose clients give up after 0.05 s, and of one with patient clients. They are two servers, since
+a late reply to an abandoned command would take the reply of a patient client."""
 
 
 look_up = socket.getaddrinfo

@@ -45,7 +45,7 @@ class Server:
         self.heads = heads
 
     def kubeconfig(self, name: str = "kubeconfig", **parts: Any) -> str:
-        """Return one that trusts the server, in the given parts otherwise; None takes a field away."""
+        """Write a kubeconfig that trusts the server, with the given parts changed; None removes a field."""
         cluster = {"certificate-authority": str(self.certificates.ca), **parts.pop("cluster", {})}
         cluster = {key: value for key, value in cluster.items() if value is not None}
         return write_kubeconfig(self.folder / name, self.url, cluster=cluster, **parts)

@@ -97,5 +97,5 @@ def well_formed(command: list[bytes], values: dict[bytes, bytes]) -> Iterator[by
 
 
 def bulk(value: bytes | None) -> bytes:
-    """Return one value on the wire."""
+    """Return one value as a Redis reply."""
     return b"$-1\r\n" if value is None else b"$%d\r\n%s\r\n" % (len(value), value)

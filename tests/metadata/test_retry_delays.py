@@ -12,7 +12,7 @@ def never() -> float:
 
 
 def attempts(until: float) -> list[float]:
-    """Return the moments of the attempts for one key, each reading at once."""
+    """Return the times of the attempts for one key, if each read takes no time."""
     moments = [0.0]
     while moments[-1] < until:
         moments.append(moments[-1] + key_delay(moments[-1], 1, 4_096, never))

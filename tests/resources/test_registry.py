@@ -15,7 +15,7 @@ NAMES = {text for kind in BUILT_IN for text in (kind.name, kind.plural, kind.kin
 
 
 def names_kind(module: Path) -> list[int]:
-    """Return the lines with a string that is nothing but the name of a kind."""
+    """Return the lines with a string that equals the name of a kind."""
     if module == ROOT / "watcher" / "__init__.py":
         return []  # it exports the class of that name
     nodes = ast.walk(ast.parse(module.read_text()))

@@ -172,7 +172,7 @@ def test_django_is_served_by_asgi_too(tmp_path: Path, area: str, manifests: Mani
 
 
 def parent_of(workers: set[int]) -> int:
-    """Return the one process that these are children of."""
+    """Return the common parent of these processes."""
     parents = {state.parent for worker in workers if (state := state_of(worker))}
     (parent,) = parents
     return parent

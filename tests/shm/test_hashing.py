@@ -1,4 +1,4 @@
-"""The keyed hash: CPython's own and the one in Python are the same, and nobody can choose names that collide."""
+"""The keyed hash: CPython's function and the one in Python agree, and nobody can choose names that collide."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_both_hash_implementations_find_the_same_slots(area: str, monkeypatch: p
 
 
 def looked_at(publisher: Publisher, names: list[str]) -> tuple[int, int]:
-    """Return the most and the sum of slots that the searches for these rows look at."""
+    """Return the maximum and the sum of the slots that the searches for these rows visit."""
     writer = publisher._writer
     assert writer is not None
     header = writer.header

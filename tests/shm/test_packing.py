@@ -25,7 +25,7 @@ HASH_KEY = 0x123456789ABCDEF0
 
 @st.composite
 def rows(draw: st.DrawFn) -> list[Row]:
-    """Return the distinct rows, many of whose values hold their key somewhere: there it is not stored twice."""
+    """Return distinct rows. Many of their values contain the key, which is then not stored twice."""
     keys = st.tuples(st.integers(0, 65535), st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
     row_keys = draw(st.lists(keys, unique=True, max_size=30))
     made = []

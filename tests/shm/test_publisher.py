@@ -402,7 +402,7 @@ class Interrupted(BaseException):
 def test_an_exception_in_the_middle_of_a_publish_leaves_no_half_state(
     area: str, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each of the fences, which stand between all the steps of a publish."""
+    """The exception is raised at each fence: there is one between any two steps of a publish."""
     from shmroute.shm.writing import control, segment_writer
 
     with Publisher(area) as publisher:

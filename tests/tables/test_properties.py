@@ -99,7 +99,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[list[Event]]:
-    """Return the events in batches. Every other one is close to an earlier one, as real changes are."""
+    """Return events in batches. Every second event is similar to an earlier one, as real changes are."""
     batches: list[list[Event]] = []
     changed: list[AppModel | EndpointSlice] = []
     for _ in range(draw(st.integers(0, 8))):

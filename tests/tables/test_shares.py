@@ -25,7 +25,7 @@ from tests.tables.test_properties import EVENTS, appmodels, endpointslices
 
 PLENTY = 10**9
 SMALL = Room(routes=Share(2, 5, PLENTY), endpoints=Share(PLENTY, 0, 230))
-"""At most two AppModels with five models, and room for addresses of one of them."""
+"""Room for two AppModels with five models, and for the addresses of one of them."""
 
 NAMES = st.sampled_from("abcdefg")
 SPACES = st.sampled_from(["east", "west"])

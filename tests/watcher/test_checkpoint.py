@@ -49,7 +49,7 @@ def save(path: Path, area: str) -> None:
 
 
 def checkpoint(path: Path, area: str) -> Checkpoint:
-    """Return one of the watcher in `tests.watcher.running`."""
+    """Return a checkpoint with the identity of the watcher in `tests.watcher.running`."""
     return Checkpoint(path, Identity(area, SETTINGS))
 
 

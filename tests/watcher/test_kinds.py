@@ -54,7 +54,7 @@ def widget(name: str, **spec: Any) -> dict[str, Any]:
 
 
 class Place:
-    """Where a test keeps its widgets."""
+    """A place in which a test keeps its widgets: a folder or the API server."""
 
     sources: list[Source]
 

@@ -186,8 +186,8 @@ WAITS = {
     socket.SocketIO.readinto.__code__,
     call_at_end.__code__,
 }
-"""Where threads wait. Between two other instructions an exception could leave a lock locked, which no defect of the
-thread's own code does."""
+"""Functions in which threads wait. An exception between two other instructions could leave a lock locked, which no
+defect of the thread's own code does."""
 
 
 def kill(name: str, others: set[threading.Thread]) -> None:

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class View(NamedTuple):
-    """How one kind of row is listed: how its bytes become items, and the columns."""
+    """A way to list one kind of row: the function that makes items of its bytes, and the columns."""
 
     kind: int
     items: Callable[[str, bytes], list[Item]]

@@ -54,7 +54,7 @@ class InvalidTableObject(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Refused(Exception):
-    """Why an object cannot be a row."""
+    """The reason why an object cannot be a row."""
 
 
 class _Metadata(msgspec.Struct, gc=False, rename="camel"):
@@ -116,7 +116,7 @@ class TableParser:
         if "\0" in found:
             raise _Refused(f"key {self._paths.key} holds a NUL character")
         if (size := len(found.encode(errors="replace"))) > MAX_KEY_BYTES:
-            raise _Refused(f"key {self._paths.key} has {size} bytes, at most {MAX_KEY_BYTES} are taken")
+            raise _Refused(f"key {self._paths.key} has {size} bytes: at most {MAX_KEY_BYTES} are allowed")
         return found
 
     def _value_of(self, manifest: dict[str, Any]) -> bytes:

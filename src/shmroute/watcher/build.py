@@ -53,7 +53,7 @@ def build(
     if options.manifests and (options.kubeconfig or options.context):
         raise ConfigError("--manifests watches a folder: it goes without --kubeconfig and --context")
     if options.manifests and len(options.namespaces) > 1:
-        raise ConfigError("--manifests takes one -n, or -A: an object without a namespace belongs to the one of -n")
+        raise ConfigError("--manifests takes one -n, or -A; objects without a namespace belong to that of -n")
     several = _has_several_namespaces(options)
     tables, problem = read_valid_tables(options.tables, options.table, several_namespaces=several)
     called = [("", check_handler(handler, repr(handler))) for handler in handlers]

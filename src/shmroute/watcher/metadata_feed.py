@@ -39,7 +39,7 @@ LookUpRow = Callable[[RowKey], "bytes | None"]
 """Returns the newest value of a row, published or waiting to be; None if there is none."""
 
 TableMetadata = Iterable[tuple[RowKey, WantedMetadata | None]]
-"""For rows of declared tables: the METADATA row to publish, and the metadata that it wants; None: none any more."""
+"""Pairs of the METADATA row of a declared table's row, and the metadata that it wants; None: no longer any."""
 
 
 class _Wanted(NamedTuple):

@@ -94,7 +94,7 @@ class Follower(Protocol):
 
 
 pick_failures: Final[dict[str, int]] = {}
-"""How often a pick in this process found no endpoint, by reason. For `shmroute.contrib.prometheus`."""
+"""Number of picks in this process that found no endpoint, by reason. For `shmroute.contrib.prometheus`."""
 
 
 class Pool:

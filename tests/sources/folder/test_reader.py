@@ -40,7 +40,7 @@ class Reading:
         return look.in_step
 
     def settle(self) -> Follower:
-        """Return two looks: all there is has been read."""
+        """Look twice, so that every file has been read."""
         self.look()
         assert self.look()
         return self.follower

@@ -29,7 +29,7 @@ def follow(api: ApiServer, connection: Connection) -> Following:
 
 
 def lose(api: ApiServer, follow: Following, what: str) -> None:
-    """Let the watch lose one event of a kind, and then tell one that moves it past that."""
+    """Make the watch lose one event of a kind, and then deliver a later one."""
     follow.wait_for(api)
     api.faults.drop_event(name="one" if what != "an addition" else "new")
     match what:

@@ -59,7 +59,7 @@ def test_a_list_with_a_repeated_continue_token_is_refused(
     with follow:
         follow.wait_for(api)
         lists_as(api, monkeypatch, same_page)
-        check_nothing_lost(api, follow, monkeypatch, "the list's next page is one that has come already")
+        check_nothing_lost(api, follow, monkeypatch, "the server has sent the same page of the list twice")
 
 
 @pytest.mark.fault(45)

@@ -30,7 +30,7 @@ REAL = Timing(contact_report_seconds=0.0, probe_seconds=0.6, confirm_seconds=0.0
 
 @pytest.fixture
 def there(cluster: Cluster) -> Iterator[Connection]:
-    """Yield a connection to the cluster, whichever it is."""
+    """Yield a connection to the cluster."""
     if cluster.server is not None:
         cluster.server.settings.clock = fast_settings().clock
     with contextlib.closing(Connection(str(cluster.kubeconfig))) as made:

@@ -40,9 +40,9 @@ class Scope(msgspec.Struct, frozen=True):
     namespace: str | None
     """The only namespace whose objects count; objects that name none belong to it. None: all namespaces."""
     selectors: Mapping[str, Selector]
-    """By a kind's name: whether an object with these labels counts."""
+    """Label selector of each kind, by the kind's name."""
     fields: Mapping[str, tuple[FieldTerm, ...]]
-    """By a kind's name: the conditions of its field selector."""
+    """Conditions of each kind's field selector, by the kind's name."""
 
     @classmethod
     def of(cls, kinds: tuple[WatchedKind, ...], namespace: str | None, selector: str) -> Scope:

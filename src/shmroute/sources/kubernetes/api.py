@@ -140,7 +140,7 @@ class ResourceApi:
 def check_token(token: str, seen: set[str], what: str) -> None:
     """Note the token of a list's next page. Raises `Garbled` if a page repeats or the list has too many pages."""
     if token in seen:
-        raise wire.Garbled(f"{what}: the list's next page is one that has come already")
+        raise wire.Garbled(f"{what}: the server has sent the same page of the list twice")
     seen.add(token)
     if len(seen) >= PAGES_MAX:
         raise wire.Garbled(f"{what}: a list of more than {PAGES_MAX} pages")
