@@ -10,7 +10,7 @@ import yaml
 from shmroute.resources.registry import BUILT_IN, WatchedKind
 from shmroute.watcher.tables_file import read_tables
 
-_VERBS = ["get", "list", "watch"]
+_VERBS = ["list", "watch"]
 
 
 @click.command()
