@@ -161,10 +161,10 @@ class Widgets:
         self._objects.delete_cluster_custom_object(self.group, version, "widgets", name)
 
     @contextlib.contextmanager
-    def watched(self, cluster: Cluster, *versions: str) -> Iterator[list[Table[Widget]]]:
-        """Yield a watcher with one table for each version, named after it."""
-        entry = "{resource: widgets.%s.%s, key: .spec.code, value: .spec, index: {tag: '.spec.tags[*]'}}"
-        entries = {version: entry % (version, self.group) for version in versions}
+    def watched(self, cluster: Cluster, *versions: str, declared: str = "") -> Iterator[list[Table[Widget]]]:
+        """Yield a watcher with one table for each version, named after it; `declared` are more fields of each."""
+        entry = "{resource: widgets.%s.%s, key: .spec.code, value: .spec, index: {tag: '.spec.tags[*]'}, %s}"
+        entries = {version: entry % (version, self.group, declared) for version in versions}
         self.file.write_text("tables:\n" + "".join(f"  {name}: {what}\n" for name, what in entries.items()))
         with watcher(cluster, self.area, "--tables", str(self.file)), Reader(self.area) as reader:
             reader.wait_ready(60)
@@ -276,6 +276,22 @@ def test_a_definition_that_is_deleted_leaves_the_last_rows_until_it_is_back(
         until(lambda: table.age < aged + 1.0, "age of a table in step")
         widgets.create("four", namespace=namespace, code="fourth")
         until(lambda: "fourth" in table, "change under the new definition")
+
+
+def test_a_deleted_definition_leaves_the_rows_of_a_declared_scope(cluster: Cluster, widgets: Widgets) -> None:
+    with widgets.watched(cluster, "v1", declared="scope: Cluster, kind: Widget") as (table,):
+        until(lambda: widgets.reason(), "reason of the table")
+        widgets.define()
+        widgets.create("one", code="first")
+        widgets.create("two", code="second")
+        table.wait_ready(60)
+        becomes(table, {"first": Widget("first"), "second": Widget("second")})
+        widgets.delete("two")
+        until(lambda: "second" not in table, "deletion by a user")
+
+        widgets.undefine()
+        until(lambda: "the last state is served" in widgets.reason(), "reason")
+        assert dict(table) == {"first": Widget("first")}, "the last known good"
 
 
 def test_an_object_written_in_any_served_version_is_seen(cluster: Cluster, widgets: Widgets) -> None:

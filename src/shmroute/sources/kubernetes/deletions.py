@@ -4,8 +4,9 @@ Used by `TableSource`, between a source and its owner. When a definition is dele
 object and sends a DELETED for each, as if its users had. A table that followed would be empty at once, although nobody
 took an object away; it must be served as it was, since the definition may be installed again in a moment.
 
-Discovery tells the two apart: of a resource whose definition is being deleted it does not list the verb `create` any
-more (apiextensions-apiserver's `customresource_discovery_controller`), and everybody who is authenticated may read it.
+Discovery tells the two apart: of a resource whose definition is being deleted it lists `deletecollection` and not
+`create` (apiextensions-apiserver's `customresource_discovery_controller`), and everybody who is authenticated may read
+it. A read-only API of another server lists neither.
 So deletions of custom resources, and lists with fewer objects than before, wait until discovery has been read. A
 resource that stays away is served as it was last; a complete list after it is there again counts.
 """

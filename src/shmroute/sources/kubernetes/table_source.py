@@ -94,13 +94,14 @@ class TableSource:
         """Find the resource, then list and watch it, until `stop` is set."""
         pause = 0.0
         while not stop.wait(pause):
-            kind, creatable = self._find(sink, stop)
+            kind = self._find(sink, stop)
             if kind is not None:
-                self._follow(kind, sink, stop, defined=creatable and "." in kind.group)
+                self._follow(kind, sink, stop)
             pause = PAUSE_SECONDS
 
-    def _follow(self, kind: WatchedKind, sink: Sink, stop: threading.Event, *, defined: bool) -> None:
-        """List and watch until `stop` is set or, where it has a definition, the resource has another scope."""
+    def _follow(self, kind: WatchedKind, sink: Sink, stop: threading.Event) -> None:
+        """List and watch until `stop` is set or, where it may have a definition, the resource has another scope."""
+        defined = "." in kind.group  # a definition's group must have a dot
         ended = threading.Event() if defined else stop
         rescoped = ended.set if defined and not self._scope_known else lambda: None
         namespaces = self._namespaces if kind.namespaced else None
@@ -148,7 +149,8 @@ class TableSource:
         if found.namespaced != kind.namespaced:
             rescoped()
             return f"the definition of {kind.full_name} has another scope now"
-        return "" if "create" in found.verbs else f"the definition of {kind.full_name} is being deleted"
+        going = "create" not in found.verbs and "deletecollection" in found.verbs
+        return f"the definition of {kind.full_name} is being deleted" if going else ""
 
     def _look(self, kind: WatchedKind, abort: Abort | None = None) -> _Resource | None:
         """Return discovery's entry of the resource; None if it does not list it. Raises `ApiError`, `DecodeError`."""
@@ -181,8 +183,8 @@ class TableSource:
         if self._source is not None:
             self._source.audit_now()
 
-    def _find(self, sink: Sink, stop: threading.Event) -> tuple[WatchedKind | None, bool]:
-        """Return the kind, completed by discovery, and whether objects can be created; None if `stop` was set first.
+    def _find(self, sink: Sink, stop: threading.Event) -> WatchedKind | None:
+        """Return the kind, completed by discovery; None if `stop` was set first.
 
         Where scope and kind are declared, discovery may be forbidden, and nothing waits for it.
         """
@@ -197,7 +199,7 @@ class TableSource:
                         log.info("table %s: the API server serves %s now", kind.name, kind.full_name)
                     if not self._scope_known:
                         kind = msgspec.structs.replace(kind, kind=found.kind or kind.kind, namespaced=found.namespaced)
-                    return kind, "create" in found.verbs
+                    return kind
                 reason = f"{kind.api_version} has no resource {kind.plural}"
             except ApiError as error:
                 missing = error.status == HTTPStatus.NOT_FOUND
@@ -205,7 +207,7 @@ class TableSource:
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 reason = f"the discovery of {kind.api_version} cannot be read: {error}"
             if self._scope_known:
-                return kind, False
+                return kind
             reason = f"waiting for {kind.full_name}: {reason}; is its definition installed?"
             if reason != said:
                 log.warning("table %s: %s", kind.name, reason)
@@ -213,4 +215,4 @@ class TableSource:
             seconds = backoff.failed()
             sink.put(SourceState(kind.name, "backing-off", 0, reason, backoff_seconds=seconds))
             stop.wait(seconds)
-        return None, False
+        return None
