@@ -26,6 +26,7 @@ _RESOURCES: Final = {
 }
 """Kind -> group, version and plural."""
 
+_DEFINITION = "appmodels.iidp.com"
 _MANAGER = "shmroute-tests"
 
 
@@ -85,7 +86,10 @@ def test_server_cluster(kubeconfig: Path) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def real_cluster(kubeconfig: Path) -> Iterator[Cluster]:
-    """Yield a new namespace in the cluster of that kubeconfig, deleted afterwards. The CRD is installed and stays."""
+    """Yield a new namespace in the cluster of that kubeconfig, deleted afterwards.
+
+    The CRD is installed and stays until the whole run ends, since tests in other processes use it.
+    """
     with contextlib.closing(Connection(str(kubeconfig))) as connection:
         install_crd(connection)
     namespace = f"shmroute-test-{secrets.token_hex(4)}"
@@ -100,6 +104,24 @@ def real_cluster(kubeconfig: Path) -> Iterator[Cluster]:
             for group, version, plural in _RESOURCES.values():
                 cluster.api.delete_collection_namespaced_custom_object(group, version, namespace, plural)
             namespaces.delete_namespace(namespace)
+
+
+def has_definition(kubeconfig: Path) -> bool:
+    """Return whether AppModels are defined in the cluster."""
+    with _client(kubeconfig) as api:
+        definitions = client.ApiextensionsV1Api(api).list_custom_resource_definition(
+            field_selector=f"metadata.name={_DEFINITION}"
+        )
+    return bool(definitions.items)
+
+
+def remove_definition(kubeconfig: Path) -> None:
+    """Delete the CRD, unless there are AppModels in any namespace."""
+    group, version, plural = _RESOURCES["AppModel"]
+    with _client(kubeconfig) as api:
+        found = client.CustomObjectsApi(api).list_cluster_custom_object(group, version, plural, limit=1)
+        if not cast("dict[str, list[Manifest]]", found)["items"]:
+            client.ApiextensionsV1Api(api).delete_custom_resource_definition(_DEFINITION)
 
 
 @contextlib.contextmanager

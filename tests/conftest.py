@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.cluster import Cluster, real_cluster
+from tests.cluster import Cluster, has_definition, real_cluster, remove_definition
 from tests.cluster import test_server_cluster as server_cluster
 from tests.leftovers import new_area, nothing_left, remove_area, segments, strays
 from tests.redis_server import RedisServer
@@ -50,17 +50,23 @@ settings.load_profile("test")
 
 _SEGMENTS_BEFORE = pytest.StashKey[set[Path]]()
 _STRAYS = pytest.StashKey[list[str]]()
+_DEFINED_BEFORE = pytest.StashKey[bool]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Note the shared memory there is before the run; in the process that leads it, not in xdist's workers."""
+    """Note the shared memory there is before the run, and whether the real cluster has the CRD; in the process that
+    leads it, not in xdist's workers."""
     if not hasattr(session.config, "workerinput"):
         session.config.stash[_SEGMENTS_BEFORE] = segments()
+        session.config.stash[_DEFINED_BEFORE] = not REAL_CLUSTER or has_definition(Path(REAL_CLUSTER))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run that leaves shared memory behind. xdist's workers have ended by now: it is told first."""
+    """Fail a run that leaves shared memory behind, and remove the real cluster's CRD if the run has installed it.
+    xdist's workers have ended by now: it is told first."""
+    if REAL_CLUSTER and not session.config.stash.get(_DEFINED_BEFORE, True) and has_definition(Path(REAL_CLUSTER)):
+        remove_definition(Path(REAL_CLUSTER))
     if (before := session.config.stash.get(_SEGMENTS_BEFORE, None)) is not None:
         session.config.stash[_STRAYS] = found = strays(before)
         if found and session.exitstatus == pytest.ExitCode.OK:

@@ -69,7 +69,13 @@ def test_selectors_choose_objects_by_label_and_field(api: ApiServer, query: str,
 
 def test_a_field_that_cannot_be_selected_is_refused(api: ApiServer) -> None:
     code, status = fetch(api, f"{ALL}?fieldSelector=spec.app%3Dx")
-    assert (code, status["reason"]) == (400, "BadRequest")
+    assert (code, status["message"]) == (400, "field label not supported: spec.app")
+
+
+def test_a_field_of_a_kind_without_own_fields_is_refused_in_other_words(api: ApiServer) -> None:
+    code, status = fetch(api, "/api/v1/configmaps?fieldSelector=data.on%3D1")
+    only = '"data.on" is not a known field selector: only "metadata.name", "metadata.namespace"'
+    assert (code, status["reason"], status["message"]) == (400, "BadRequest", only)
 
 
 def test_an_exact_list_shows_the_past_until_it_is_compacted(api: ApiServer) -> None:

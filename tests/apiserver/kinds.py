@@ -38,6 +38,8 @@ class Kind:
     associative: Associative = field(default_factory=lambda: METADATA_LISTS)
     schema: Object | None = None
     generations: bool = True
+    #: Whether objects can be selected by fields of their own, too: the server refuses other fields in other words then.
+    own_fields: bool = False
     #: A custom kind's served versions -> schema; its objects are stored in `version`.
     versions: Mapping[str, Object | None] | None = None
 
@@ -132,6 +134,7 @@ SERVICES = Kind(
     plural="services",
     kind="Service",
     list_kind="ServiceList",
+    own_fields=True,
     order={
         "metadata": _METADATA,
         "spec": {

@@ -72,9 +72,9 @@ def parse(kind: Kind, namespace: str | None, label_text: str, field_text: str) -
             raise bad_request(f"invalid selector: '{field_text}'; can't understand '{part}'")
         if field not in ("metadata.name", "metadata.namespace"):
             raise bad_request(
-                f'Unable to find "{kind.group}/{kind.version}, Resource={kind.plural}" that match '
-                f'label selector "{label_text}", field selector "{field_text}": '
                 f"field label not supported: {field}"
+                if kind.custom or kind.own_fields
+                else f'"{field}" is not a known field selector: only "metadata.name", "metadata.namespace"'
             )
         if equal == "!=":
             excludes.append((field, value))

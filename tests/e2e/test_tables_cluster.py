@@ -44,11 +44,13 @@ def reason(watcher: Watcher, table: str) -> str:
     return "".join(state.reason for state in watcher.status.sources if state.resource == table)
 
 
-def test_config_maps_are_followed_by_selector(cluster: Cluster, core: client.CoreV1Api, area: str) -> None:
+def test_config_maps_are_followed_by_selector(
+    cluster: Cluster, core: client.CoreV1Api, area: str, tmp_path: Path
+) -> None:
     space = cluster.namespace
     core.create_namespaced_config_map(space, config_map("dark", {**SELECTED}, on="1"))
     core.create_namespaced_config_map(space, config_map("other", on="1"))
-    tables = cluster.kubeconfig.parent / "tables.yaml"
+    tables = tmp_path / "tables.yaml"
     tables.write_text(
         """\
 tables:
@@ -65,7 +67,7 @@ tables:
         flags.wait_ready(60)
         dark.wait_ready(60)
         assert dict(flags) == dict(dark) == {"dark": {"on": "1"}}
-        until(lambda: "selectableFields" in reason(watcher, "wrong"), "reason of a field that cannot be selected")
+        until(lambda: "by fieldSelector 'data.on=1'" in reason(watcher, "wrong"), "reason of a field")
 
         core.patch_namespaced_config_map("dark", space, {"data": {"on": "2"}})
         until(lambda: flags["dark"] == {"on": "2"} == dark["dark"], "change")

@@ -71,8 +71,6 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 @contextlib.contextmanager
 def _real_cluster() -> Iterator[Cluster]:
     with contextlib.closing(Connection(REAL)) as connection:
-        crd_path = path_of("apis", "apiextensions.k8s.io", "v1", "customresourcedefinitions", "appmodels.iidp.com")
-        installed_before = _exists(connection, crd_path)
         install_crd(connection)
         namespace = f"shmroute-test-{secrets.token_hex(4)}"
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
@@ -82,20 +80,3 @@ def _real_cluster() -> Iterator[Cluster]:
         finally:
             connection.request("DELETE", path_of("apis", "iidp.com", "v1", "namespaces", namespace, "appmodels"))
             connection.request("DELETE", path_of("api", "v1", "namespaces", namespace))
-            if not installed_before and not _appmodels_anywhere(connection):
-                connection.request("DELETE", crd_path)
-
-
-def _exists(connection: Connection, path: str) -> bool:
-    try:
-        connection.request("GET", path)
-    except ApiError as error:
-        if error.status != 404:
-            raise
-        return False
-    return True
-
-
-def _appmodels_anywhere(connection: Connection) -> bool:
-    answer = connection.request("GET", path_of("apis", "iidp.com", "v1", "appmodels"), {"limit": "1"})
-    return bool(json.loads(answer.data)["items"])

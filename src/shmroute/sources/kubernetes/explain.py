@@ -32,6 +32,12 @@ def is_out_of_range(error: ApiError) -> bool:
     )
 
 
+def _names_a_field(message: str) -> bool:
+    """Return whether the server refuses a field to select by: it has other words for kinds without fields of their
+    own, such as ConfigMaps."""
+    return "field label not supported" in message or "is not a known field selector" in message
+
+
 def explain(error: ApiError, verb: str, api: ResourceApi, served: Served | None = None) -> str:
     """Return what went wrong and what to do about it, in one line. `served` tells the kinds of 404 apart."""
     name = api.kind.full_name
@@ -51,9 +57,10 @@ def explain(error: ApiError, verb: str, api: ResourceApi, served: Served | None 
             kind = api.kind
             because = missing_because(served, kind.group, kind.version, kind.plural, namespaced=kind.namespaced)
             return f"cannot {verb} {name}: {because} ({said})"
-        case HTTPStatus.BAD_REQUEST if api.kind.field_selector and "field label not supported" in message:
+        case HTTPStatus.BAD_REQUEST if api.kind.field_selector and _names_a_field(message):
             return (
                 f"cannot {verb} {name} by fieldSelector {api.kind.field_selector!r}: {message}: select by"
-                " metadata.name, metadata.namespace, or what the resource's definition lists under selectableFields"
+                " metadata.name, metadata.namespace, a field that the server offers for this built-in kind, or what"
+                " the custom resource's definition lists under selectableFields"
             )
     return f"cannot {verb} {name}: {error.status} {reason}: {message}"
