@@ -43,7 +43,7 @@ def dry_run(manifest: Manifest) -> None:
         resource.server_side_apply(
             body=manifest,
             name=manifest["metadata"]["name"],
-            namespace=manifest["metadata"].get("namespace"),
+            namespace=manifest["metadata"].get("namespace", "default"),
             field_manager="shmroute-tests",
             force_conflicts=True,
             dry_run="All",
