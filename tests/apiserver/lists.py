@@ -25,7 +25,7 @@ PARTIAL_VERSION = "meta.k8s.io/v1"
 
 
 def encode_token(revision: int, start: str) -> str:
-    """Return a continue token: where the next page starts, and at which revision the list stands."""
+    """Return a continue token, which holds the start of the next page and the revision of the list."""
     text = json.dumps({"v": TOKEN_VERSION, "rv": revision, "start": start}, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
