@@ -120,7 +120,7 @@ def test_default_key_includes_the_namespace_if_there_are_several() -> None:
         ({"code": 5}, {"key": ".spec.code"}, "gives a number: it must give a string"),
         ({"code": ""}, {"key": ".spec.code"}, "gives an empty string"),
         ({"code": "a\0"}, {"key": ".spec.code"}, "NUL"),
-        ({"code": "x" * 65_536}, {"key": ".spec.code"}, "65536 bytes, at most 65535"),
+        ({"code": "x" * 65_536}, {"key": ".spec.code"}, "65536 bytes: at most 65535"),
         ({"code": ["a", "b"]}, {"key": ".spec.code[*]"}, "gives 2 values"),
         ({}, {"value": ".spec.no"}, "the object has no .spec.no, which is the value"),
         ({"n": 2**64}, {"value": ".spec"}, "the value cannot be stored"),

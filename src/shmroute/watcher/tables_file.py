@@ -77,7 +77,12 @@ def read_valid_tables(
         return "--table: " if table in given else f"{path}:{_line(lines, table, field)}: "
 
     watch = partial(watch_tables, several_namespaces=several_namespaces, place=place)
-    kinds = list(watch(given, current=current))
+    kinds: list[TableKind] = []
+    refused = ""
+    try:
+        kinds += watch(given, current=current)
+    except ConfigError as error:
+        refused = str(error)
     for name, definition in sorted(tables.items()):
         try:
             try:
@@ -87,6 +92,8 @@ def read_valid_tables(
             kinds += watch({name: definition}, current=(*current, *kinds))
         except ConfigError as error:
             problems.append(str(error))
+    if refused:
+        raise ConfigError("\n".join((*problems, refused)))
     return tuple(sorted(kinds, key=lambda kind: kind.name)), "\n".join(problems)
 
 
