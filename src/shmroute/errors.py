@@ -141,8 +141,8 @@ class TableNotReady(NotReady):
         self.args = (f"{text} waits for",)
 
 
-class TableNotFound(ShmrouteError, LookupError):
-    """The watcher of the area has no such table.
+class TableNotFound(ShmrouteError, _Hinted, LookupError):
+    """The watcher of the area has no such table. The text names similar tables.
 
     Attributes:
         table: the table's name.

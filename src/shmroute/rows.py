@@ -135,6 +135,10 @@ class TableRow(msgspec.Struct, frozen=True, array_like=True):
     """Number of objects that cannot be rows."""
 
 
+_FLOAT_BITS = 1024
+"""Length of the largest integer that a float can equal, in bits. No JSON number of a row is larger."""
+
+
 def index_value(index: str, value: object) -> str | None:
     """Return the entry of an index for a value: name and value, tagged by type so that 1, True and "1" differ.
 
@@ -146,7 +150,7 @@ def index_value(index: str, value: object) -> str | None:
         case str():
             return f"{index}:s{value}"
         case int():
-            return f"{index}:n{value}"
+            return f"{index}:n{value}" if value.bit_length() <= _FLOAT_BITS else f"{index}:n"  # no row has that entry
         case float():
             return f"{index}:n{int(value) if value.is_integer() else value!r}"
     return None

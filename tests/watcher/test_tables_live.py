@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -234,6 +235,70 @@ def test_a_table_keeps_its_rows_and_its_age_over_restarts(place: Place) -> None:
     away.rename(place.manifests)
     with place.watching():
         wait_for(lambda: place.reader.table("flags").age < aged)
+
+
+def test_a_table_of_secrets_waits_for_its_list_where_only_the_checkpoint_is_left(place: Place) -> None:
+    place.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "token"}, "data": {"key": "eA=="}})
+    place.put(config_map("dark", {"on": "1"}))
+    place.declare(FLAGS, "  keys: {resource: secrets.v1, value: .data, secrets: allowed}\n")
+    checkpoint = place.file.with_name("checkpoint")
+    place.options = msgspec.structs.replace(place.options, checkpoint=str(checkpoint))
+    with place.watching() as watcher:
+        place.reader.table("keys").wait_ready(60)
+        place.reader.table("flags").wait_ready(60)
+        wait_for(lambda: watcher.status.synced)
+    assert b"eA==" not in checkpoint.read_bytes()
+    remove_area(place.options.area)
+    place.manifests.rename(place.manifests.with_name("away"))
+    with Watcher(place.options), Reader(place.options.area) as reader:
+        reader.wait_ready(60)
+        assert reader.table("flags")["dark"] == {"on": "1"}
+        assert not reader.table("keys").ready, "it would be empty"
+
+
+EXTREMES: dict[str, dict[str, Any]] = {
+    "numbers": {"most": 2**64 - 1, "least": -(2**63), "small": 1e-7, "large": 1e22, "zero": -0.0},
+    "nothing": {"null": None, "tags": None, "size": None},
+    "large": {"data": "y" * 1_500_000, "tags": ["x", "x", None, 1, True, "1", 2.5], "size": 1},
+    "k" * 65_535: {"tags": ["x"]},
+}
+
+
+def test_extreme_values_and_keys_reach_each_worker_also_after_a_restart_and_a_fork(place: Place) -> None:
+    for number, (key, value) in enumerate({**EXTREMES, "l" * 65_536: {}}.items()):
+        spec = {**value, "code": key}
+        place.put({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": f"w{number}"}, "spec": spec})
+    place.declare(
+        "  widgets: {resource: widgets.v1.example.com, key: .spec.code, value: .spec,",
+        " index: {tag: '.spec.tags[*]', size: .spec.size}}\n",
+    )
+    widgets = place.reader.table("widgets")
+    rows = {key: {**value, "code": key} for key, value in EXTREMES.items()}
+
+    def check() -> None:
+        assert dict(widgets) == rows
+        assert str(widgets["numbers"]["zero"]) == "-0.0"
+        assert ("null" in widgets["nothing"], "null" in widgets["large"]) == (True, False)
+        assert widgets.keys_by("tag", "x") == ("k" * 65_535, "large"), "a value that comes twice counts once"
+        assert [widgets.keys_by("tag", each) for each in (1, True, "1", 2.5)] == [("large",)] * 4
+        assert (widgets.keys_by("tag", False), widgets.keys_by("size", 1)) == ((), ("large",))
+
+    for _ in range(2):
+        with place.watching() as watcher:
+            wait_for(lambda watcher=watcher: widgets.ready and watcher.status.synced)  # type: ignore[misc]
+            check()
+            child = os.fork()
+            if not child:
+                code = 1
+                try:
+                    check()
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert [reason for _, reason, _ in invalid(place.options.area)] == [
+                "key .spec.code has 65536 bytes, at most 65535 are taken"
+            ]
 
 
 def invalid(area: str) -> list[tuple[str, str, bool]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import gc
 import os
@@ -665,3 +666,84 @@ def test_a_table_name_that_is_not_a_str_is_refused(reader: Reader) -> None:
     for name in (b"tenants", None, 5):
         with pytest.raises(TypeError, match=r"a table's name is a str, not (bytes|NoneType|int)"):
             reader.table(name)  # type: ignore[call-overload]
+
+
+# --- wrong uses ----------------------------------------------------------------------------------------------
+
+
+def test_a_table_that_does_not_exist_is_answered_with_similar_names(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME)
+    for name, meant in (("tenant", "'tenants'"), ("Tenants", "'tenants'"), ("endpoint", "'endpoints'")):
+        with pytest.raises(TableNotFound, match=f"has no table '{name}'.*; did you mean {meant}"):
+            reader.table(name)["acme"]
+    with pytest.raises(TableNotFound) as raised:
+        len(reader.table("wholly-different"))
+    assert "did you mean" not in str(raised.value)
+    with pytest.raises(TableNotFound, match="did you mean 'tenants'"):
+        reader.snapshot().table("tenant")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [b"acme", None, 5, ("acme",), "\udcff", "a\0b", "", "k" * 70_000, float("nan")],
+    ids=["bytes", "None", "int", "tuple", "surrogate", "NUL", "empty", "long", "NaN"],
+)
+def test_a_key_that_no_row_can_have_is_absent_in_every_method(given: Given, reader: Reader, key: Any) -> None:
+    given.replace(acme=ACME)
+    for tenants in (reader.table("tenants", Tenant), reader.snapshot().table("tenants", Tenant)):
+        assert key not in tenants
+        assert tenants.get(key, "absent") == "absent"
+        for read in (tenants.__getitem__, tenants.metadata):
+            with pytest.raises(KeyError):
+                read(key)
+
+
+def test_an_unhashable_key_is_refused_as_by_a_dict(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME)
+    key: Any = []
+    for tenants in (reader.table("tenants"), reader.snapshot().table("tenants")):
+        for read in (tenants.__getitem__, tenants.get, tenants.metadata):
+            with pytest.raises(TypeError, match="unhashable"):
+                read(key)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**5000, 2**1024, 2**70, float("inf"), float("nan"), "\udcff", "v" * 70_000],
+    ids=["5,000 digits", "beyond a float", "beyond 64 bits", "infinite", "NaN", "surrogate", "long"],
+)
+def test_a_value_that_no_index_can_have_finds_nothing(given: Given, reader: Reader, value: Any) -> None:
+    given.replace(acme=ACME)
+    tenants = reader.table("tenants", Tenant)
+    assert (tenants.keys_by("region", value), tenants.by("region", value)) == ((), ())
+
+
+def test_a_table_can_be_neither_copied_nor_pickled(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME)
+    for tenants in (reader.table("tenants"), reader.snapshot().table("tenants")):
+        for make in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="table 'tenants' cannot be copied or pickled"):
+                make(tenants)
+
+
+def test_a_table_without_an_area_is_not_ready_and_infinitely_old(reader: Reader) -> None:
+    for name in ("tenants", "models"):
+        table = reader.table(name)
+        assert (table.ready, table.age) == (False, float("inf"))
+        for seconds in (0.0, -1.0, float("nan")):
+            with pytest.raises(NotReady):
+                table.wait_ready(seconds)
+
+
+def test_an_open_iteration_shows_one_generation_while_the_table_is_redefined(given: Given, reader: Reader) -> None:
+    given.replace(acme=ACME, umbrella=UMBRELLA)
+    tenants, snapshot = reader.table("tenants"), reader.snapshot()
+    keys, items, before = iter(tenants), iter(tenants.items()), snapshot.table("tenants")
+    seen = {next(keys)}, [next(items)]
+    given.declare(value=".spec")
+    given.replace(other={"quota": 9})
+    assert seen[0].union(keys) == {"acme", "umbrella"}
+    assert dict([*seen[1], *items]) == {"acme": ACME, "umbrella": UMBRELLA}
+    assert dict(before) == {"acme": ACME, "umbrella": UMBRELLA}
+    assert (before.keys_by("region", "eu"), before["acme"]) == (("acme",), ACME)
+    assert dict(tenants) == {"other": {"quota": 9}}

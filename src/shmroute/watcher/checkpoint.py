@@ -24,7 +24,7 @@ from zlib import crc32
 import msgspec
 
 from shmroute.errors import NotReady, ShmrouteError, SnapshotExpired
-from shmroute.rows import RowKey, SettingsRow
+from shmroute.rows import Kind, RowKey, SettingsRow, TableRow
 from shmroute.shm.layout import FORMAT_VERSION, MAX_KIND
 from shmroute.shm.reader import RowReader
 from shmroute.watcher.status import decode_status
@@ -87,6 +87,7 @@ class _Body(msgspec.Struct, array_like=True):
     contacts: dict[str, float] = {}
 
 
+_decode_table = msgspec.msgpack.Decoder(TableRow).decode
 _decode = msgspec.msgpack.Decoder(_Body).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -265,7 +266,7 @@ def _write(
     Raises:
         ValueError: the file would be too large.
     """
-    items = [_encode(row) for row in reader.rows() if row[0] not in left_out]
+    items = [_encode(row) for row in reader.rows() if not _is_left_out(row, left_out)]
     chunk = bytearray(b"\x93" + _encode(identity) + struct.pack(">BI", 0xDD, len(items)))  # msgpack: array 3, array 32
     items.append(_encode(_contacts(reader)))
     size = len(chunk) + sum(map(len, items))
@@ -278,6 +279,15 @@ def _write(
             position, checksum = _append(descriptor, chunk, position, checksum)
     _, checksum = _append(descriptor, chunk, position, checksum)
     os.pwrite(descriptor, _HEADER.pack(_MAGIC, VERSION, FORMAT_VERSION, checksum), 0)
+
+
+def _is_left_out(row: tuple[int, str, bytes], left_out: Collection[int]) -> bool:
+    """Return whether a row must not be written.
+
+    The row of a table goes with the table's rows. Else it would make a table that is ready, and empty.
+    """
+    kind, _, value = row
+    return kind in left_out or (kind == Kind.TABLES and _decode_table(value).number in left_out)
 
 
 def _contacts(reader: RowReader) -> dict[str, float]:

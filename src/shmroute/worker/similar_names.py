@@ -1,4 +1,4 @@
-"""Makes the second part of the text of `ModelNotFound` and `AppNotFound`: area, age, and similar names.
+"""Makes the second part of the text of `ModelNotFound`, `AppNotFound` and `TableNotFound`: area, age, similar names.
 
 Runs when an error's text is first read, never at a look-up. A server may log each miss of a client that makes names up.
 So the search for similar names takes at most `SCAN_SECONDS` for one text, and in the long run `SHARE` of the process's
@@ -15,10 +15,10 @@ from typing import Any, Final
 import msgspec
 
 from shmroute.errors import ShmrouteError
-from shmroute.rows import AppRow, Kind, RouteRow
+from shmroute.rows import BUILT_IN_TABLES, AppRow, Kind, RouteRow
 from shmroute.shm.reader import RowReader
 
-__all__ = ["describe"]
+__all__ = ["describe", "describe_table"]
 
 SHARE: Final = 0.02
 """Largest share of a process's time that scans of names take."""
@@ -74,6 +74,19 @@ def describe(area: str, kind: Kind, name: str, namespace: str | None) -> str:
             else f"{total} {counted[:-1] if total == 1 else counted}, {_freshness(rows)}"
         )
         return f" in area {area!r} ({facts}){_elsewhere(rows, kind, name, namespace) or _suggestion(close)}"
+    except (ShmrouteError, OSError):
+        return ""
+    finally:
+        _budget.left -= time.monotonic() - started
+
+
+def describe_table(area: str, name: str) -> str:
+    """Return `; did you mean 'tenants'?` for a table that does not exist; "" if no name is similar."""
+    started = time.monotonic()
+    until = started + _budget.take()
+    try:
+        _, close = _scan(RowReader(area), Kind.TABLES, name, until)
+        return _suggestion(close or get_close_matches(name, BUILT_IN_TABLES, _MAX_NEAR))
     except (ShmrouteError, OSError):
         return ""
     finally:

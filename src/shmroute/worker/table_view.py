@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar, overload
 
 import msgspec
 
@@ -88,6 +89,12 @@ def _count(rows: RowReader, table: TableRow) -> int:
     return table.rows if table.number >= FIRST_TABLE_NUMBER else sum(1 for _ in rows.keys(table.number))
 
 
+def _describe(area: str, name: str) -> str:
+    from shmroute.worker.similar_names import describe_table
+
+    return describe_table(area, name)
+
+
 def ready_row(name: str, area: str, row: TableRow | None) -> TableRow:
     """Return a table's own row, after checking that the table can be read.
 
@@ -96,7 +103,7 @@ def ready_row(name: str, area: str, row: TableRow | None) -> TableRow:
         TableNotReady: the table's first complete list is still missing.
     """
     if row is None:
-        raise TableNotFound(name, area)
+        raise TableNotFound(name, area).with_hint(partial(_describe, area, name))
     if not row.ready:
         raise TableNotReady(name, area)
     return row
@@ -190,6 +197,10 @@ class TableView(Mapping[str, T], Generic[T]):
             raise TypeError(f"table {self.name!r} is built in: a model's metadata is `metadata` of its `Route`")
         from shmroute.worker.table_metadata import decoded
 
+        if not isinstance(key, str):
+            hash(key)  # raises TypeError for an unhashable key, as a dict does
+            raise KeyError(key)
+
         def read(rows: RowReader, table: TableRow) -> tuple[bool, bytes | None]:
             return rows.has(table.number, key), rows.get(table_kinds(table.number)[2], key)
 
@@ -197,6 +208,11 @@ class TableView(Mapping[str, T], Generic[T]):
         if not there:
             raise KeyError(key)
         return decoded(self.name, key, row, type)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"table {self.name!r} cannot be copied or pickled: make it again, by its name, where it is needed"
+        )
 
     def _all(self) -> dict[str, T]:
         found = self._read(lambda rows, table: [(key, row) for _, key, row in rows.rows(table.number)])

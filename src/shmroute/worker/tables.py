@@ -180,7 +180,10 @@ class Table(TableLookup, TableView[T], Generic[T]):
 
         The watcher updates it once a second, in its status.
         """
-        payload = self._position.newest().control.status()
+        try:
+            payload = self._position.newest().control.status()
+        except NotReady:
+            return float("inf")
         states = _sources(payload) if payload else ()
         contacts = [state.contact_ns for state in states if state.resource == self.name]
         if not contacts or not min(contacts):
@@ -199,7 +202,7 @@ class Table(TableLookup, TableView[T], Generic[T]):
                 self._table()
             except (NotReady, TableNotFound):
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if not left > 0:  # true for NaN too
                     raise
                 time.sleep(min(_WAIT_STEP_SECONDS, left))
             else:
