@@ -191,6 +191,15 @@ def tracked() -> dict[str, str]:
     return {name: (ROOT / name).read_bytes().decode("utf-8", "replace") for name in files}
 
 
+def test_every_package_names_its_modules() -> None:
+    """A newcomer finds a module in the docstring of its package, or among the imports there."""
+    missing = []
+    for package in sorted(PACKAGE.rglob("*/__init__.py")):
+        words = set(re.findall(r"\w+", package.read_text()))
+        missing += [str(path) for path in package.parent.glob("[!_]*.py") if path.stem not in words]
+    assert missing == []
+
+
 def test_no_file_names_a_path_of_the_machine_it_was_written_on(tracked: dict[str, str]) -> None:
     paths = {str(ROOT), str(Path.home()), sys.prefix, str(Path(sys.executable).parent)}
     here = {path for path in paths if path.count("/") > 1} - {"/usr/local", "/usr/bin", "/usr/local/bin"}

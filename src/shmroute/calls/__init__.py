@@ -8,6 +8,9 @@ Does no I/O and imports no HTTP library. The adapters in `shmroute.contrib` (htt
 * Attempts are bounded for each call (`Settings.attempts`), for the process (`Budget`), and by the call's deadline.
 * An endpoint that fails several times in a row is ejected, which means left out for a while (`Outliers`).
 
+`attempts` has one call, and `callee` what a call needs of a route. `policy` combines `settings`, `budget` and
+`outliers`. Listeners get `events`; `urls` and `joined` help the adapters.
+
 Each process learns about endpoints by itself; processes share none of it.
 """
 

@@ -1,6 +1,9 @@
 """The command `shmroute`: answers go to standard output, everything else to standard error.
 
 One module per command; it is imported when the command is called, so that `shmroute resolve` starts quickly.
+Commands share `options` and `output`; those that start a watcher also `watch_options`, `watch_arguments` and `logs`.
+`row_views` and `follow` belong to `get`, `live` to `status`. The hidden command `keep` is for hooks of servers.
+
 Exit codes: 0 ok, 1 failure, 2 usage, 5 not found, 6 stale, 7 not ready. Never 3 or 4, at which gunicorn up to 23 stops
 the whole server if a child of it ends so.
 """

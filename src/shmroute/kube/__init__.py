@@ -6,6 +6,13 @@ code that writes. A worker never imports this package.
     from shmroute.kube import Connection, apply_appmodels, appmodel_manifest
 
     apply_appmodels(Connection(), [appmodel_manifest("newSdkApp", "v-2", {"model1": "v-1"})])
+
+The modules:
+
+    configuration   address, credentials and TLS of a cluster: `kubeconfig`, `plugin`, `proxy`, `files`
+    connection      requests with deadlines; `transport` and `abort` make every wait end
+    write           applies and deletes AppModels, by `server_side_apply`; `crd` installs the definition
+    discovery       explains a 404
 """
 
 from __future__ import annotations

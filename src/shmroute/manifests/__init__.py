@@ -1,1 +1,1 @@
-"""Manifest files: read YAML and JSON, and split each file into its objects."""
+"""Manifest files: `decoding` reads YAML and JSON, `files` splits each file into its objects."""

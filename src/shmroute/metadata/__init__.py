@@ -9,5 +9,9 @@ A value goes one way, and enters each part once:
                 answers to outdated requests by their ticket, and makes the row
     publication (shmroute.watcher.pending_rows) publishes the row
 
+`store` is the interface of `folder_store` and `redis_store`, which uses `redis_url`, `redis_servers` and
+`redis_connection`. `retry_delays` has the delays, `template` makes keys, `own_version` finds the version in a value,
+`published` keeps the last value, `write` writes values for `shmroute apply`.
+
 This package knows neither Kubernetes nor shared memory. A worker never imports it.
 """

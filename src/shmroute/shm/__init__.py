@@ -4,6 +4,14 @@ Knows generations, segments and their bytes; never knows what a model is. Can be
 `Publisher` (one per area) and `RowReader` (any number, in any process). Both are loaded at their first use, so that a
 worker never loads the publisher. docs/format.md gives the position of each byte.
 
+    reader     `RowReader`: rows of one generation, and the moves to the next one
+    segment    one segment, as readers see it; `hashing` finds its slots, `fences` orders loads and stores
+    control    the control block, as readers see it
+    layout     the position of each byte
+    names      the names of an area's files; `posix` opens and maps them, `trust` checks their owner and mode
+    register   the workers' register; `events` is the event log
+    writing    all that writes
+
 The generation protocol
 =======================
 

@@ -10,6 +10,18 @@ Usually it is a process of its own, `shmroute watch`. A program can also run it 
 
 Users import from here; each name is loaded at its first use. One owner thread applies events in order and publishes; it
 never waits for a source, for Redis, for a handler or for a reader.
+
+The modules:
+
+    loop              the owner thread; `build` makes it from `options`, `embed` runs it in a program
+    standby           before the area is free; `checkpoint` and `adoption` for the time before the first list
+    pending_rows      the rows to publish; `metadata_feed` adds those of metadata
+    declared_tables   tables that are added, removed or redefined: `tables_file`, `tables_follower`
+    source_states     what sources reported last; `status` is the watcher's state, `metrics` exposes it
+    dispatch          calls users' handlers; `handlers` loads them
+    room              shares of namespaces; `metadata_room` for metadata
+    operator_log      log lines for operators; `events` is the event log of the area
+    http              the port; `status_page` and `views` show the area, `explain`, `report` and `workers` commands too
 """
 
 from __future__ import annotations
