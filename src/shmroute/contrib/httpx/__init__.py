@@ -18,6 +18,8 @@ A request may carry these extensions:
                              by default, whether its method is idempotent (RFC 9110)
 
 A response has the extensions `endpoint` (the address that answered) and `attempts` (the number of attempts made).
+
+`transport` and `async_transport` build on `base`, which does no I/O.
 """
 
 from __future__ import annotations
