@@ -14,6 +14,8 @@
 `routes` and `tables` write to real shared memory, in an area of their own, which they remove at the end. Meanwhile
 `SHMROUTE_AREA` names that area, so child processes see the routes too. Blocks can be nested: the innermost one answers.
 Without a `/dev/shm`, set `SHMROUTE_DIR` to any folder before the tests start. `shmroute.pytest_plugin` has fixtures.
+
+The code is in `answers` and `table_rows` (rows), `areas`, `folder` and `pods`.
 """
 
 from __future__ import annotations
