@@ -88,13 +88,13 @@ def test_a_killed_pod_fails_no_call_that_can_be_repeated(client: Client) -> None
     policy = Policy()
     with team(3) as pods, load(policy, client(policy)) as run:
         dead = pods.pods[0]
-        run.run_for(200)
+        run.run_for(100)
         assert len(Counter(run.attempts)) == 3
         dead.kill()
         run.wait_for(lambda: dead.address in policy.outliers.failing("default/m"))
-        run.run_for(100)  # what was under way then
+        run.run_for(50)  # what was under way then
         since = len(run.attempts)
-        calls = len(run.run_for(1000))
+        calls = len(run.run_for(500))
         assert touches(run, dead, since) <= calls / 100 + 1
         dead.start()
         run.wait_for(lambda: any(isinstance(event, EndpointReturned) for event in run.events), 15.0)
@@ -111,13 +111,13 @@ def test_a_pod_that_hangs_fails_no_call_that_can_be_repeated(client: Client) -> 
     policy = Policy()
     with team(3) as pods, load(policy, client(policy, deadline=9.0)) as run:
         stuck = pods.pods[0]
-        run.run_for(100)
+        run.run_for(60)
         stuck.behave("hang")
         run.wait_for(lambda: any(isinstance(event, EndpointEjected) for event in run.events))
-        run.run_for(800)
+        run.run_for(400)
         stuck.behave("ok")
         run.wait_for(lambda: any(isinstance(event, EndpointReturned) for event in run.events), 20.0)
-        run.run_for(100)
+        run.run_for(60)
     assert not idempotent(run.failed)
     assert all(isinstance(result.error, CallTimedOut) for result in run.failed)
     assert len(run.failed) < 60, "the less busy pods are preferred, so few calls wait for the one that hangs"
@@ -132,7 +132,7 @@ def test_a_pod_that_answers_503_is_left_out(client: Client) -> None:
         run.wait_for(lambda: any(isinstance(event, EndpointEjected) for event in run.events))
         run.run_for(50)
         since = len(run.attempts)
-        calls = len(run.run_for(600))
+        calls = len(run.run_for(400))
         assert touches(run, bad, since) <= calls / 100 + 1
         assert not run.failed
         assert {result.status for result in idempotent(run.results)} == {200}
@@ -146,14 +146,14 @@ def test_a_rolling_restart_with_readiness_first_fails_no_call(client: Client) ->
         pods.behave("slow 0.03")
         for _ in range(2):
             for pod in pods.pods:
-                run.run_for(60)
+                run.run_for(40)
                 pods.publish(*(each for each in pods.pods if each is not pod))
                 run.run_for(20)  # 0.1 s, in which a preStop hook sleeps
                 pod.terminate()
                 pod.wait()
                 pod.start()
                 pods.publish(*pods.pods)
-        run.run_for(100)
+        run.run_for(60)
     assert run.failed == []
     assert {result.status for result in run.results} == {200}
 
@@ -192,7 +192,7 @@ def test_all_pods_down_causes_no_storm_and_the_first_one_serves(client: Client) 
             pod.kill()
         run.run_for(50)
         since, began = len(run.attempts), policy.clock()
-        down = run.run_for(800)
+        down = run.run_for(400)
         attempts, seconds = len(run.attempts) - since, policy.clock() - began
         assert all(isinstance(result.error, CallAttemptsFailed) for result in down)
         assert attempts <= len(down) * 1.2 + 10 * seconds + 100 + 20, "the budget, its store, and calls under way"
@@ -209,9 +209,9 @@ def test_all_pods_down_causes_no_storm_and_the_first_one_serves(client: Client) 
 def test_third_pod_gets_all_calls_once_two_are_killed(client: Client) -> None:
     policy = Policy()
     with team(3) as pods, load(policy, client(policy)) as run:
-        run.run_for(200)
+        run.run_for(100)
         for pod in pods.pods[:2]:
             pod.kill()
-        run.run_for(1000)
+        run.run_for(500)
         assert_lost_after_sending(run)
         assert len(run.failed) < 20
