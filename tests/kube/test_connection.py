@@ -18,7 +18,6 @@ import pytest
 import yaml
 
 from shmroute.errors import ApiError
-from shmroute.kube import configuration
 from shmroute.kube.configuration import USER_TIMEOUT_MILLISECONDS
 from shmroute.kube.connection import Abort, Connection, Stream, path_of
 from shmroute.version import __version__
@@ -219,6 +218,8 @@ def test_half_written_kubeconfig_leaves_the_former_one_in_use(api: ApiServer, tm
 def test_a_pods_rotated_token_is_used_at_once(
     certificates: tuple[Certificates, Certificates], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from kubernetes.config import incluster_config
+
     first, _ = certificates
     with ApiServer(certificates=first) as api:
         token_file = tmp_path / "token"
@@ -228,8 +229,8 @@ def test_a_pods_rotated_token_is_used_at_once(
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
-        (tmp_path / "ca.crt").write_bytes(Path(first.ca).read_bytes())
-        monkeypatch.setattr(configuration, "SERVICE_ACCOUNT", tmp_path)
+        monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token_file))
+        monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(first.ca))
         connection = Connection()
         connection.request("GET", ALL)
 

@@ -1,6 +1,4 @@
-"""Raw requests to the API server, through urllib3's connection pool.
-
-The official client is not loaded: it needs half a second of processor time and 20 MiB more in each watcher.
+"""Raw requests to the API server, through the official client's connection pool.
 
 Called by `shmroute.sources.kubernetes` (streams) and by `shmroute.kube`'s writing side (requests). It
 knows HTTP, authentication and TLS; it never knows what an AppModel is, never retries a request that the
