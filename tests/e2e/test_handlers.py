@@ -16,6 +16,11 @@ from tests.processes import bound
 from tests.redis_server import RedisServer
 
 
+def log_of(output: Path) -> Path:
+    """Return the file for the log of the watcher whose handlers print to `output`."""
+    return output.with_name("log")
+
+
 @contextmanager
 def watching(output: Path, redis: RedisServer, *options: str) -> Iterator[None]:
     environment = {**os.environ, "REDIS_URL": redis.url, "SHMROUTE_HANDLER": "relation:Relation broken:Broken"}
@@ -28,9 +33,10 @@ def watching(output: Path, redis: RedisServer, *options: str) -> Iterator[None]:
         "    on_update = lambda self, old, new: 1 / 0\n"
         "    on_delete = on_add\n"
     )
-    with output.open("ab") as file:
+    # Apart: with PYTHONUNBUFFERED a line and its end are two writes, and the log of another thread may come between.
+    with output.open("ab") as file, log_of(output).open("ab") as log:
         command = [sys.executable, "-m", "shmroute", "watch", "--resync", "1", *options]
-        process = subprocess.Popen(bound(command), stdout=file, stderr=file, cwd=folder, env=environment)
+        process = subprocess.Popen(bound(command), stdout=file, stderr=log, cwd=folder, env=environment)
         try:
             yield
         finally:
@@ -63,7 +69,7 @@ def test_handler_is_called_for_every_change_and_resync(
         until(lambda: lines("read newSdkApp_model1 for v-2: b'two'"), "second read")
         cluster.delete("AppModel", "newsdkapp")
         until(lambda: lines("delete newsdkapp"), "delete")
-        until(lambda: "a defect" in output.read_text(), "log of the broken handler")
+        until(lambda: "a defect" in log_of(output).read_text(), "log of the broken handler")
     assert lines("read newSdkApp_model1 for v-1: b'one'") == 1
 
 

@@ -220,12 +220,12 @@ def test_writer_killed_while_removing_its_area_leaves_it_usable(
         line += 7
 
 
-@pytest.mark.fault(31)
 def finish_rebuild(publisher: Publisher) -> None:
     while publisher.maintain():
         pass
 
 
+@pytest.mark.fault(31)
 @pytest.mark.usefixtures("small_segments")
 @pytest.mark.parametrize("stride", [31, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
 def test_writer_killed_at_each_line_of_a_recycling_is_continued(make_area: Callable[[], str], stride: int) -> None:
