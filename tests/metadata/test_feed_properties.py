@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -268,5 +269,12 @@ class FeedMachine(RuleBasedStateMachine):
         assert self.scheduler._again_bytes == sum(entry.size for entry in self.scheduler._pending.values())
 
 
-FeedMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
+FeedMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 test_any_history_leaves_rows_that_are_true = FeedMachine.TestCase
+
+
+@pytest.mark.long
+class TestManyHistories(FeedMachine.TestCase):  # type: ignore[misc, valid-type]
+    """The same for ten times as many histories."""
+
+    settings = settings(max_examples=1000, stateful_step_count=50, deadline=None)
