@@ -6,14 +6,16 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.cluster import Cluster, has_definition, real_cluster, remove_definition
-from tests.cluster import test_server_cluster as server_cluster
 from tests.leftovers import new_area, nothing_left, remove_area, segments, strays
 from tests.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from tests.cluster import Cluster  # loads the official client: not before a test needs it
 
 REAL_CLUSTER = os.environ.get("SHMROUTE_TEST_KUBECONFIG")
 """A kubeconfig: tests with the fixture `cluster` run against that cluster too, each in a namespace of its own."""
@@ -58,19 +60,27 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     leads it, not in xdist's workers."""
     if not hasattr(session.config, "workerinput"):
         session.config.stash[_SEGMENTS_BEFORE] = segments()
-        session.config.stash[_DEFINED_BEFORE] = not REAL_CLUSTER or has_definition(Path(REAL_CLUSTER))
+        session.config.stash[_DEFINED_BEFORE] = not REAL_CLUSTER or _has_definition(REAL_CLUSTER)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a run that leaves shared memory behind, and remove the real cluster's CRD if the run has installed it.
     xdist's workers have ended by now: it is told first."""
-    if REAL_CLUSTER and not session.config.stash.get(_DEFINED_BEFORE, True) and has_definition(Path(REAL_CLUSTER)):
+    if REAL_CLUSTER and not session.config.stash.get(_DEFINED_BEFORE, True) and _has_definition(REAL_CLUSTER):
+        from tests.cluster import remove_definition
+
         remove_definition(Path(REAL_CLUSTER))
     if (before := session.config.stash.get(_SEGMENTS_BEFORE, None)) is not None:
         session.config.stash[_STRAYS] = found = strays(before)
         if found and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _has_definition(kubeconfig: str) -> bool:
+    from tests.cluster import has_definition
+
+    return has_definition(Path(kubeconfig))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -120,6 +130,9 @@ def redis_server() -> Iterator[RedisServer]:
 )
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
     """A cluster that has the CRD, and a namespace in it of the test's own: the test API server, and a real one."""
+    from tests.cluster import real_cluster
+    from tests.cluster import test_server_cluster as server_cluster
+
     if request.param == "real":
         assert REAL_CLUSTER
         with real_cluster(Path(REAL_CLUSTER)) as cluster:
