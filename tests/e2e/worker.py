@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 
 from shmroute import ModelNotFound, NotReady, Reader, Route
+
+LOOK_SECONDS = 0.004
+"""Seconds between two rounds of look-ups, also before there is a snapshot: they leave CPU time for the watcher."""
 
 
 def main(area: str, models: list[str]) -> None:
@@ -21,7 +23,7 @@ def main(area: str, models: list[str]) -> None:
 
     def look() -> None:
         generation = 0
-        while not stop.is_set():
+        while not stop.wait(LOOK_SECONDS):
             for model in models:
                 try:
                     route = reader.resolve(model)
@@ -39,7 +41,6 @@ def main(area: str, models: list[str]) -> None:
             if now < generation:
                 errors.append(f"generation {now} after {generation}")
             generation = now
-            time.sleep(0.004)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
