@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from shmroute import NotReady, Reader
-from shmroute.watcher.checkpoint import parse
+from shmroute.rows import Kind, SettingsRow
+from shmroute.shm.writing.publisher import Publisher
+from shmroute.watcher.checkpoint import Checkpoint, Identity, parse
 from tests.apiserver import ApiServer, app_model
 from tests.faults.watching import watch_process
+from tests.forks import Forks, Pipe
 from tests.leftovers import remove_area
-from tests.processes import bound
 from tests.watcher.running import WAIT_SECONDS, wait_for
 
 MODELS = {"iiot_dataservice": "v-1", "iiot_other": "v-2"}
@@ -88,40 +89,33 @@ def test_02_a_damaged_checkpoint_counts_as_missing(
     assert parse(path.read_bytes()).rows, "replaced by a good one at the end"
 
 
+def write_checkpoints(pipe: Pipe, area: str, path: Path) -> None:
+    """Publish one generation after another and write the checkpoint of each, until killed."""
+    publisher = Publisher(area)
+    stop = threading.Event()
+    stop.set()
+    it = Checkpoint(str(path), Identity(area, SettingsRow("", "", "the test")))
+    number = publisher.generation
+    pipe.send("at work")
+    while True:
+        number += 1
+        publisher.replace({(Kind.MODEL, f"m{each}"): b"%08d" % number * 100 for each in range(200)})
+        publisher.control.beat(time.monotonic_ns(), time.monotonic_ns(), synced=True)
+        it.run(stop)
+
+
 @pytest.mark.fault(2)
-def test_02_watcher_killed_while_writing_leaves_a_whole_checkpoint(
-    area: str, tmp_path: Path, make_area: Callable[[], str]
-) -> None:
+def test_02_watcher_killed_while_writing_leaves_a_whole_checkpoint(area: str, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
-    code = f"""
-import sys, threading, time
-from shmroute.rows import Kind, SettingsRow
-from shmroute.shm.writing.publisher import Publisher
-from shmroute.watcher import checkpoint
-publisher = Publisher({area!r})
-stop = threading.Event()
-stop.set()
-it = checkpoint.Checkpoint({str(path)!r}, checkpoint.Identity({area!r}, SettingsRow("", "", "the test")))
-number = publisher.generation
-print("at work", flush=True)
-while True:
-    number += 1
-    publisher.replace({{(Kind.MODEL, f"m{{each}}"): b"%08d" % number * 100 for each in range(200)}})
-    publisher.control.beat(time.monotonic_ns(), time.monotonic_ns(), synced=True)
-    it.run(stop)
-"""
+    beside = path.with_name("checkpoint.new")
     newest = 0
     for kill in range(30):
-        process = subprocess.Popen(bound([sys.executable, "-c", code]), stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        if kill == 0:
-            wait_for(path.exists)
-        # A moment that differs each time: after so many bytes of the file beside.
-        beside = path.with_name("checkpoint.new")
-        wait_for(lambda: beside.exists() and beside.stat().st_size >= kill * 5_000)  # noqa: B023 - used at once
-        process.kill()
-        process.communicate()
+        with Forks() as forks:
+            forks.start(write_checkpoints, area, path).pipe.recv()
+            if kill == 0:
+                wait_for(path.exists)
+            # A moment that differs each time: after so many bytes of the file beside.
+            wait_for(lambda: beside.exists() and beside.stat().st_size >= kill * 5_000)  # noqa: B023 - used at once
         saved = parse(path.read_bytes())
         values = set(saved.rows.values())
         assert len(values) == 1, "rows of two generations"
