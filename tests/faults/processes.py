@@ -103,7 +103,7 @@ def look_up(pipe: Pipe, area: str, times: int) -> None:
     while done < times:
         for model in MODELS:
             version = resolve(model).version
-            rows = reader._position._rows
+            rows = reader._position.current
             assert rows is not None
             held = rows.generation
             stamp = stamps.get(held)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmroute.shm import hashing, layout
+from shmroute.shm.reader import RowReader
 from shmroute.shm.writing.publisher import Publisher
 from tests.generate import colliding_names
 
@@ -42,12 +43,12 @@ def test_both_hash_implementations_find_the_same_slots(area: str, monkeypatch: p
     rows = {(kind, f"model-{number}"): b"x" for number in range(50) for kind in (1, 300)}
     with Publisher(area) as publisher:
         publisher.replace(rows)
-        assert publisher._writer is not None
-        segment = publisher._writer.reading
+        reader = RowReader(area)
         monkeypatch.setattr(layout, "hasher", hashing.siphash13)
-        monkeypatch.setattr(importlib.import_module("shmroute.shm.segment"), "hasher", hashing.siphash13)
+        monkeypatch.setattr(importlib.import_module("shmroute.shm.reader"), "hasher", hashing.siphash13)
         for kind, key in rows:
-            assert segment.find(kind, key.encode(), 1 << 32) == b"x"
+            assert reader.get(kind, key) == b"x"
+            assert reader.has(kind, key)
 
 
 def looked_at(publisher: Publisher, names: list[str]) -> tuple[int, int]:

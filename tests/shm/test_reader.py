@@ -331,6 +331,21 @@ def test_the_error_for_another_users_area_names_the_owner(area: str) -> None:
         forks.start(work).finish()
 
 
+@pytest.mark.parametrize("wrong", [(1, "name"), (1, "nam"), (1, "names2"), (2, "names"), 0, 8, 1 << 20, 0xFFFFFFFF])
+def test_a_slot_that_leads_elsewhere_is_an_error(area: str, wrong: tuple[int, str] | int) -> None:
+    rows = {(1, "names"): b"x", (1, "nam"): b"x", (1, "name"): b"as name", (1, "names2"): b"names", (2, "names"): b"x"}
+    with Publisher(area) as publisher:
+        publisher.replace(rows)
+        reader = RowReader(area)
+        assert reader.get(1, "names") == b"x"
+        segment, end_word = reader.segment, reader.end // 8
+        hashed, slot, _, _ = segment.probe(1, b"names", end_word)
+        word = wrong if isinstance(wrong, int) else segment.probe(wrong[0], wrong[1].encode(), end_word)[2]
+        poke(segment.name, layout.SLOTS_AT + 8 * slot, layout.slot_entry(hashed, word).to_bytes(8, "little"))
+        with pytest.raises(AreaUnreadable):
+            reader.get(1, "names")
+
+
 @pytest.mark.parametrize("word", [float("nan"), 0.0, 1.0, 2.5, -3.0, 1e12, 2.0**53, float("-inf")])
 def test_a_damaged_generation_is_refused_and_the_reader_stays(area: str, word: float) -> None:
     with Publisher(area) as publisher:

@@ -149,7 +149,7 @@ def test_a_slot_that_leads_to_another_row_is_detected(area: str) -> None:
     segment = Segment(current_segment(area))
     end_word = states[-1][0] // 8
     a, c = slot_offset(segment, 1, b"a"), slot_offset(segment, 2, b"c")
-    poke(area, a, word(layout.slot_entry(hashed(segment, 1, b"a"), segment._slots[(c - 128) // 8] & layout.WORD_MASK)))
+    poke(area, a, word(layout.slot_entry(hashed(segment, 1, b"a"), segment.slots[(c - 128) // 8] & layout.WORD_MASK)))
     with pytest.raises(AreaUnreadable, match="another row"):
         segment.find(1, b"a", end_word)
     with pytest.raises(AreaUnreadable, match="another row"):
@@ -160,7 +160,7 @@ def test_a_slot_with_a_changed_hash_is_an_error_not_an_absent_row(area: str) -> 
     states = build(area)
     segment = Segment(current_segment(area))
     at = slot_offset(segment, 1, b"a")
-    entry = segment._slots[(at - 128) // 8]
+    entry = segment.slots[(at - 128) // 8]
     poke(area, at, word(entry ^ 1 << 63))
     assert segment.probe(1, b"a", NO_END)[3] is None
     with pytest.raises(AreaUnreadable, match="another row"):
@@ -197,7 +197,7 @@ def test_a_slot_that_leads_outside_the_records_is_detected(area: str, target: in
 def test_a_search_in_a_full_slot_table_ends(area: str) -> None:
     build(area)
     segment = Segment(current_segment(area))
-    row = segment._slots[segment.probe(1, b"a", NO_END)[1]]
+    row = segment.slots[segment.probe(1, b"a", NO_END)[1]]
     poke(area, layout.SLOTS_AT, word(row) * segment.header.slots)
     with pytest.raises(AreaUnreadable, match="no slot is free"):
         segment.find(1, b"zz", NO_END)

@@ -37,7 +37,7 @@ def rows(*routes: Route) -> dict[tuple[int, str], bytes | None]:
 
 
 def segment_of(reader: Reader) -> Segment:
-    rows = reader._position._rows
+    rows = reader._position.current
     assert rows is not None
     return rows.segment
 

@@ -295,8 +295,8 @@ def test_no_byte_of_a_tables_record_can_be_damaged_unnoticed(given: Given, reade
     given.replace(acme=ACME, other=UMBRELLA)
     tenants = reader.table("tenants")
     assert tenants["acme"] == ACME
-    assert reader._position._rows is not None
-    shared = posix.attach(reader._position._rows.segment.name, write=True)
+    assert reader._position.current is not None
+    shared = posix.attach(reader._position.current.segment.name, write=True)
     value = encode(ACME)
     at = shared.find(value) - RECORD_BYTES
     refused = 0

@@ -165,9 +165,14 @@ def align(size: int) -> int:
     return (size + 7) & ~7
 
 
+unpack_hash: Final = struct.Struct("<I4x").unpack
+"""Returns the hash of a row as a tuple of one number: the low 32 bits of what the hasher has returned."""
+
+
 def hash_of(hash_key: int, kind: int, key: bytes) -> int:
     """Return a row's 32-bit hash in a segment with this key."""
-    return int.from_bytes(hasher(hash_key, KIND_BYTES[kind] + key)[:4], "little")
+    hashed: int = unpack_hash(hasher(hash_key, KIND_BYTES[kind] + key))[0]
+    return hashed
 
 
 class _KindBytes(dict[int, bytes]):

@@ -14,11 +14,28 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final, NamedTuple, Self
+from zlib import crc32
 
 from shmroute.errors import AreaUnreadable, NotReady, ShmrouteError, SnapshotExpired
 from shmroute.shm.control import ControlReader
 from shmroute.shm.fences import LOADS_IN_ORDER, fence, fence_loads
-from shmroute.shm.layout import MAX_GENERATION, RESET, SEALED, WORD_BYTES, Batch
+from shmroute.shm.hashing import hasher
+from shmroute.shm.layout import (
+    CHECKSUM_BYTES,
+    DELETED,
+    KEY_PLACE_SHIFT,
+    KIND_BYTES,
+    MAX_GENERATION,
+    RECORD,
+    RECORD_BYTES,
+    RESET,
+    SEALED,
+    VALUE_LENGTH_MASK,
+    WORD_BYTES,
+    WORD_MASK,
+    Batch,
+    unpack_hash,
+)
 from shmroute.shm.names import segment_name
 from shmroute.shm.segment import Record, Segment
 
@@ -36,14 +53,32 @@ _PAUSE_SECONDS: Final = 0.0005
 _ROWS_A_CHECK: Final = 256
 """Rows listed between two checks of *oldest*. They are returned only after the check."""
 
+_BODY: Final = RECORD_BYTES - CHECKSUM_BYTES
+"""Offset of a record's value within the bytes that the checksum covers."""
 
-class _Place(NamedTuple):
-    """Position of a reader. It is replaced as one value, so that an interrupt never leaves half a change."""
+_unpack_record: Final = RECORD.unpack_from
 
-    segment: Segment
-    generation: int
-    end: int
-    """Offset at which the log ends for this generation, in bytes."""
+_QUICK_BYTES: Final = 1 << 16
+"""Limit of the values that are copied with their record and then verified, which is faster. Larger values are verified
+in place and copied once."""
+
+_UNUSUAL: Final = DELETED | VALUE_LENGTH_MASK & ~(_QUICK_BYTES - 1)
+"""Bits of a deleted row or a large value."""
+
+
+class _Place:
+    """Position of a reader. It is replaced as one value, so that an interrupt never leaves half a change.
+
+    A class with slots and no tuple: a look-up reads two of its fields in half the time.
+    """
+
+    __slots__ = ("end", "generation", "segment")
+
+    def __init__(self, segment: Segment, generation: int, end: int) -> None:
+        self.segment = segment
+        self.generation = generation
+        self.end = end
+        """Offset at which the log ends for this generation, in bytes."""
 
 
 class RowChange(NamedTuple):
@@ -113,9 +148,32 @@ class RowReader:
             AreaUnreadable: the row is damaged.
             SnapshotExpired: this generation has been overwritten.
         """
-        segment, _, end = place = self._place
+        place = self._place
+        segment = place.segment
+        value = None
         try:
-            value = segment.find(kind, key.encode(), end >> 3)
+            name = key.encode()
+            # Handle the usual case, a match in the first slot with the row's hash, in half the time of `find`, which
+            # handles all other cases.
+            slots, slot_count = segment.slots, segment.slot_count
+            (hashed,) = unpack_hash(hasher(segment.hash_key, KIND_BYTES[kind] + name))
+            slot = hashed * slot_count >> 32
+            while (entry := slots[slot]) and entry >> 32 ^ (word := entry & WORD_MASK) != hashed:
+                slot += 1
+                if slot == slot_count:
+                    break
+            if entry and (at := word * WORD_BYTES) <= place.end - RECORD_BYTES:
+                checksum, key_length, found_kind, sized, _ = _unpack_record(segment.map, at)
+                if kind == found_kind and not sized & _UNUSUAL:
+                    length = sized & VALUE_LENGTH_MASK
+                    key_at = sized >> KEY_PLACE_SHIFT
+                    size = length if key_at else length + key_length
+                    raw = segment.map[at + CHECKSUM_BYTES : at + RECORD_BYTES + (size + 7 & ~7)]
+                    begin = _BODY + (key_at or length)
+                    if raw[begin : begin + key_length] == name and crc32(raw) == checksum:
+                        value = raw[_BODY : _BODY + length]
+            if value is None:
+                value = segment.find(kind, name, place.end >> 3)
         except UnicodeEncodeError:  # a lone surrogate, as from os.fsdecode: no row's key contains one
             return None
         except AreaUnreadable:
@@ -133,9 +191,9 @@ class RowReader:
         Raises:
             AreaUnreadable, SnapshotExpired: as `get`.
         """
-        segment, _, end = place = self._place
+        place = self._place
         try:
-            found = segment.has(kind, key.encode(), end >> 3)
+            found = place.segment.has(kind, key.encode(), place.end >> 3)
         except UnicodeEncodeError:
             return False
         except AreaUnreadable:
@@ -191,8 +249,7 @@ class RowReader:
 
     def moved(self, generation: int, end: int) -> None:
         """Set the place in this segment's log that the native look-up has moved to."""
-        # A named tuple's own constructor is a function in Python, which would take a tenth of the whole refresh.
-        self._place = tuple.__new__(_Place, (self._place.segment, generation, end))
+        self._place = _Place(self._place.segment, generation, end)
 
     def refresh(self) -> list[tuple[int, bytes]] | None:
         """Go to the newest generation. If the area was removed, go to the new area of the same name, if there is one.
@@ -253,7 +310,7 @@ class RowReader:
         return changes
 
     def _one_step(self, before: _Place) -> tuple[list[RowChange], _Place]:
-        segment, generation, end = before
+        segment, generation, end = before.segment, before.generation, before.end
         batch = segment.batch_at(end, generation + 1)
         if batch is not None and not batch.flags & SEALED:
             changes = []
@@ -273,9 +330,9 @@ class RowReader:
         Returns:
             Whether the log reaches back that far; if not, the reader stays at its generation.
         """
-        segment, newest, _ = self._place
+        segment = self._place.segment
         start = segment.header.start
-        if not start <= generation <= newest:
+        if not start <= generation <= self._place.generation:
             return False
         followed = self._follow(_Place(segment, start, segment.header.log_at), generation, None)
         if followed is None or _is_void(self.control, self._place):
@@ -292,7 +349,7 @@ class RowReader:
             AreaUnreadable: this generation cannot follow ours.
         """
         published = self.control.generation
-        segment, generation, _ = self._place
+        segment, generation = self._place.segment, self._place.generation
         if not published and self.control.retired:
             return 0
         if published < generation:
@@ -356,7 +413,7 @@ class RowReader:
         Returns:
             The new place, and whether `changed` is complete; None if the log does not lead there.
         """
-        segment, generation, end = place
+        segment, generation, end = place.segment, place.generation, place.end
         complete = True
         while generation < published:
             batch = segment.batch_at(end, generation + 1)
@@ -367,7 +424,7 @@ class RowReader:
                 if following is None:
                     return None
                 complete = complete and not batch.flags & RESET
-                segment, generation, end = following
+                segment, generation, end = following.segment, following.generation, following.end
                 continue
             if changed is not None:
                 changed.extend(segment.changed_keys(end, batch))

@@ -12,7 +12,6 @@ from zlib import crc32
 
 from shmroute.errors import AreaUnreadable
 from shmroute.shm import posix
-from shmroute.shm.hashing import hasher
 from shmroute.shm.layout import (
     BATCH,
     BATCH_BYTES,
@@ -20,7 +19,6 @@ from shmroute.shm.layout import (
     DELETED,
     HINT_AT,
     KEY_PLACE_SHIFT,
-    KIND_BYTES,
     MAX_KEY_PLACE,
     RECORD,
     RECORD_BYTES,
@@ -40,15 +38,6 @@ __all__ = ["NO_END", "Record", "Segment"]
 
 NO_END: Final = 1 << 32
 """An end of the log, in words, that lies behind every record: selects the newest version of each row."""
-
-_BODY: Final = RECORD_BYTES - CHECKSUM_BYTES
-"""Offset of a record's value within the bytes that the checksum covers."""
-
-_unpack_record: Final = RECORD.unpack_from
-
-_QUICK_BYTES: Final = 1 << 16
-"""Largest value that is copied with its record and then verified, which is faster. Larger values are verified in place
-and copied once."""
 
 _SLOTS_A_TURN: Final = 65536
 """Slots copied at a time while listing: enough to be fast, few enough to take little memory."""
@@ -80,17 +69,15 @@ class Segment:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._map = posix.attach(name)
-        self.header: SegmentHeader = unpack_segment_header(name, self._map[:SLOTS_AT], len(self._map))
+        self.map = posix.attach(name)
+        self.header: SegmentHeader = unpack_segment_header(name, self.map[:SLOTS_AT], len(self.map))
         """Header at the time of mapping; a recycled segment may have another one now."""
-        self.buffer = memoryview(self._map)
+        self.buffer = memoryview(self.map)
         """The whole mapping, read-only, for the native look-up."""
-        self._slots = self.buffer[SLOTS_AT : self.header.records_at].cast("Q")
-        self._slot_count = self.header.slots
+        self.slots = self.buffer[SLOTS_AT : self.header.records_at].cast("Q")
+        self.slot_count = self.header.slots
         self.start = self.header.start
-        self._hash_key = self.header.hash_key
-        self._records_at = self.header.records_at
-        self._last_record_at = self.header.capacity - RECORD_BYTES
+        self.hash_key = self.header.hash_key
         self._hint = self.buffer[HINT_AT : HINT_AT + WORD_BYTES].cast("Q")
 
     @property
@@ -99,7 +86,7 @@ class Segment:
         hint = self._hint[0]
         if not self.header.log_at <= hint <= self.header.capacity - BATCH_BYTES:
             return self.header.rows
-        return Batch(*BATCH.unpack_from(self._map, hint)[:-1]).live_rows
+        return Batch(*BATCH.unpack_from(self.map, hint)[:-1]).live_rows
 
     # --- the log -------------------------------------------------------------------------------------------
 
@@ -113,7 +100,7 @@ class Segment:
         if not hint:
             return self.header.start, self.header.log_at
         if self.header.log_at <= hint <= self.header.capacity - BATCH_BYTES:
-            generation = int.from_bytes(self._map[hint : hint + WORD_BYTES], "little")
+            generation = int.from_bytes(self.map[hint : hint + WORD_BYTES], "little")
             if generation > self.header.start and self.batch_at(hint, generation) is not None:
                 return generation - 1, hint
         raise AreaUnreadable(self.name, "its newest batch is damaged")
@@ -122,12 +109,12 @@ class Segment:
         """Return the batch of this generation at this offset, or None if there is no valid one."""
         if offset % WORD_BYTES or offset + BATCH_BYTES > self.header.capacity:
             return None
-        *fields, checksum = BATCH.unpack_from(self._map, offset)
+        *fields, checksum = BATCH.unpack_from(self.map, offset)
         batch = Batch(*fields)
         end = offset + batch.length
         if batch.generation != generation or batch.length < BATCH_BYTES or end > self.header.capacity:
             return None
-        if batch_checksum(batch, self._map[offset + BATCH_BYTES : end]) != checksum:
+        if batch_checksum(batch, self.map[offset + BATCH_BYTES : end]) != checksum:
             return None
         return batch
 
@@ -146,7 +133,7 @@ class Segment:
             AreaUnreadable: the batch has been overwritten meanwhile.
         """
         end = offset + batch.length
-        data = self._map[offset:end]
+        data = self.map[offset:end]
         at = BATCH_BYTES
         changed = []
         for _ in range(batch.records):
@@ -168,23 +155,6 @@ class Segment:
         Raises:
             AreaUnreadable: a record or slot on the search path is damaged.
         """
-        # Handle the usual case, a match in the first slot with the row's hash, in half the time of `probe`, which
-        # handles all other cases.
-        slots, slot_count = self._slots, self._slot_count
-        hashed = int.from_bytes(hasher(self._hash_key, KIND_BYTES[kind] + key)[:4], "little")
-        slot = hashed * slot_count >> 32
-        while (entry := slots[slot]) and entry >> 32 ^ (word := entry & WORD_MASK) != hashed and slot + 1 < slot_count:
-            slot += 1
-        if entry and word < end_word and self._records_at <= (at := word * WORD_BYTES) <= self._last_record_at:
-            checksum, key_length, found_kind, sized, _ = _unpack_record(self._map, at)
-            length = sized & VALUE_LENGTH_MASK
-            key_at = sized >> KEY_PLACE_SHIFT & MAX_KEY_PLACE
-            if length <= _QUICK_BYTES and kind == found_kind and len(key) == key_length:
-                size = length + 7 & ~7 if key_at else length + key_length + 7 & ~7
-                raw = self._map[at + CHECKSUM_BYTES : at + RECORD_BYTES + size]
-                begin = _BODY + (key_at or length)
-                if raw[begin : begin + key_length] == key and crc32(raw) == checksum:
-                    return None if sized & DELETED else raw[_BODY : _BODY + length]
         _, slot, word, value = self.probe(kind, key, end_word)
         if not word:
             self.check_way(kind, key, slot)
@@ -213,8 +183,8 @@ class Segment:
             AreaUnreadable: a record or slot on the search path is damaged.
         """
         header = self.header
-        slots, slot_count = self._slots, header.slots
-        hashed = int.from_bytes(hasher(header.hash_key, KIND_BYTES[kind] + key)[:4], "little")
+        slots, slot_count = self.slots, header.slots
+        hashed = hash_of(header.hash_key, kind, key)
         first = slot = hashed * slot_count >> 32
         while entry := slots[slot]:
             word = entry & WORD_MASK
@@ -247,7 +217,7 @@ class Segment:
         slots = self.header.slots
         slot = hash_of(self.header.hash_key, kind, key) * slots >> 32
         while slot != free:
-            if entry := self._slots[slot]:
+            if entry := self.slots[slot]:
                 self._row_of(entry, NO_END, values=False)
             slot = slot + 1 if slot + 1 < slots else 0
 
@@ -266,7 +236,7 @@ class Segment:
         header = self.header
         if not header.records_at <= at <= header.capacity - RECORD_BYTES:
             raise AreaUnreadable(self.name, f"an offset lies outside it ({at})")
-        checksum, key_length, kind, sized, previous = RECORD.unpack_from(self._map, at)
+        checksum, key_length, kind, sized, previous = RECORD.unpack_from(self.map, at)
         length = sized & VALUE_LENGTH_MASK
         key_at = sized >> KEY_PLACE_SHIFT & MAX_KEY_PLACE or length
         size = RECORD_BYTES + max(length, key_at + key_length) + 7 & ~7
@@ -275,9 +245,9 @@ class Segment:
             if crc32(self.buffer[at + CHECKSUM_BYTES : at + size]) != checksum:
                 raise AreaUnreadable(self.name, f"the record at {at} is damaged (checksum)")
             begin = at + RECORD_BYTES
-            value = None if sized & DELETED else self._map[begin : begin + length]
+            value = None if sized & DELETED else self.map[begin : begin + length]
         key_at += at + RECORD_BYTES
-        return Record(kind, self._map[key_at : key_at + key_length], value, previous, at, size)
+        return Record(kind, self.map[key_at : key_at + key_length], value, previous, at, size)
 
     def raw_row(self, entry: int, end_word: int) -> tuple[int, bytes]:
         """Return the hash of a slot's row, and its packed record before this end of the log; b"" if there is none.
@@ -286,7 +256,7 @@ class Segment:
             AreaUnreadable: the record is damaged, or the slot leads to another row.
         """
         record = self._row_of(entry, end_word)
-        raw = self._map[record.at : record.at + record.size] if record and record.value is not None else b""
+        raw = self.map[record.at : record.at + record.size] if record and record.value is not None else b""
         return entry >> 32 ^ entry & WORD_MASK, raw
 
     def _row_of(self, entry: int, end_word: int, *, values: bool = True) -> Record | None:
@@ -324,7 +294,7 @@ class Segment:
         """Yield the slots that are in use."""
         slots = self.header.slots
         for start in range(0, slots, _SLOTS_A_TURN):
-            yield from filter(None, self._slots[start : min(start + _SLOTS_A_TURN, slots)].tolist())
+            yield from filter(None, self.slots[start : min(start + _SLOTS_A_TURN, slots)].tolist())
 
     def _earlier(self, word: int, end_word: int) -> int:
         """Return the newest record before this end of the log in the chain that begins at `word`; 0 if there is none.

@@ -90,7 +90,10 @@ class Position:
         self.named_area = area
         self.cached_rows = cached_rows
         self.word: memoryview[float] = NEVER
-        """The generation word. It differs from `seen` if there is a newer generation."""
+        """The generation word; `NEVER` during a move and while the newest generation cannot be read.
+
+        It equals `seen` if and only if `current` is at the newest generation.
+        """
         self.seen = 0.0
         """Value of the generation word at the last move."""
         self.moves = 0
@@ -103,7 +106,8 @@ class Position:
         self._contact_ns = 0
         """Time of the last contact at the last move without a fault, on the monotonic clock."""
         self._retry_ns = 0
-        self._rows: RowReader | None = None
+        self.current: RowReader | None = None
+        """The row reader, which needs the lock; None if not attached."""
         self.misses = 0
         """Look-ups that found nothing."""
         self.listed = True
@@ -139,8 +143,8 @@ class Position:
             if served is None or served.lookup() is not lookup or served.kind != kind:
                 served = self._served[id(lookup)] = _Served(lookup, kind, table)
             served.suspended = False
-            if self._followed and self._rows is not None:
-                self._enable(lookup, self._rows)
+            if self._followed and self.current is not None:
+                self._enable(lookup, self.current)
 
     @property
     def area(self) -> str:
@@ -162,19 +166,16 @@ class Position:
 
     def refresh(self) -> RowReader:
         """Do the same as `newest`. The caller holds the lock."""
-        rows = self._rows
+        rows = self.current
         if rows is None:
-            rows = self._rows = RowReader(self.area)
+            rows = self.current = RowReader(self.area)
             self._register = Register(self.area) if self.listed else None
-        elif (
-            self.word[()] == self.seen
-            and not self._unsettled
-            and (not self._retry_ns or time.monotonic_ns() < self._retry_ns)
-        ):
+        elif self.word[()] == self.seen or self._too_early(rows):
             return rows
         # Any line here may raise, for instance by a signal handler that enforces a time limit. The next call then finds
         # the move unsettled, and drops everything.
         all_changed, self._unsettled = self._unsettled, True
+        self.word = NEVER
         self.moves += 1
         self._followed = False
         routes, tables = self._lookups()
@@ -200,7 +201,6 @@ class Position:
             self._drop_all(lookups)
         else:
             self._drop(lookups, ((kind, key.decode()) for kind, key in changed))
-        self.word = rows.control.head
         if fault is None and not rows.control.retired:
             self.seen = float(rows.generation)
             self._retry_ns = self._fault_ns = 0
@@ -214,6 +214,8 @@ class Position:
         before, self.fault = self.fault, fault
         self._unsettled = False
         self._former = None
+        if self._followed:
+            self.word = rows.control.head
         if self._register is not None:
             word = rows.control.head[()]
             stuck_at = int(word) if fault is not None and 0 < word < MAX_GENERATION else 0
@@ -228,6 +230,10 @@ class Position:
                 fault,
             )
         return rows
+
+    def _too_early(self, rows: RowReader) -> bool:
+        """Return whether this newest generation could not be read, and is not to be tried again yet."""
+        return not self._unsettled and rows.control.head[()] == self.seen and time.monotonic_ns() < self._retry_ns
 
     def _settle_along_log(
         self,
@@ -248,6 +254,7 @@ class Position:
         self._contact_ns = rows.control.contact_ns
         self._unsettled = False
         self._former = None
+        self.word = rows.control.head
         if self._register is not None:
             self._register.note(generation, 0, "")
 
@@ -260,10 +267,10 @@ class Position:
             routes, tables = self._lookups()
             for _, lookup in routes + tables:
                 lookup._disable()
-            if self._former is None and self._rows is not None:
-                self._former = self._rows.snapshot()
+            if self._former is None and self.current is not None:
+                self._former = self.current.snapshot()
             self._drop_all(routes + tables)
-            self._rows = self._former = None
+            self.current = self._former = None
             if self._register is not None:
                 self._register.leave()
                 self._register = None
@@ -343,7 +350,7 @@ class Position:
     @property
     def rows(self) -> RowReader:
         """The row reader at its current generation, without checking for a newer one. The caller holds the lock."""
-        return self._rows if self._rows is not None else self.refresh()
+        return self.current if self.current is not None else self.refresh()
 
     @property
     def contact_ns(self) -> int:

@@ -91,7 +91,9 @@ class Reader(RouteLookup):
             raise TypeError(f"a model's name is a str, not {type(model).__name__}")
         position = self._position
         with position.lock:
-            rows = position.refresh()
+            rows = position.current
+            if rows is None or position.word[()] != position.seen:
+                rows = position.refresh()
             if max_age is not None and not (age := self.age) <= max_age:  # true for NaN too
                 raise StaleRoutes(age, max_age, self._steady_seconds())
             route = self._cache.get(model)
