@@ -34,7 +34,7 @@ def served_schema(definition: Any) -> Any:
 
 
 def rules_of(schema: Any) -> Any:
-    """Return a schema without what only explains, or says the default."""
+    """Return a schema without descriptions and default values."""
     if isinstance(schema, dict):
         words = {"description": str, "x-kubernetes-list-type": str}
         kept = {k: v for k, v in schema.items() if not (k in words and isinstance(v, words[k]))}

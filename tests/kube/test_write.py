@@ -293,7 +293,7 @@ def test_each_kind_of_404_has_its_own_remedy(found: Served | None, hint: str) ->
     assert re.search(hint, missing_because(found, "iidp.com", "v1", "appmodels", namespaced=True))
 
 
-def test_an_apply_without_the_definition_names_it(tmp_path: Path) -> None:
+def test_an_apply_without_the_definition_says_so(tmp_path: Path) -> None:
     with ApiServer(crd=False) as server:
         connection = Connection(str(server.kubeconfig(tmp_path / "kubeconfig")))
         with pytest.raises(ApiError, match=r"install the CustomResourceDefinition appmodels\.iidp\.com"):

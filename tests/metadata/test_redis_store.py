@@ -253,7 +253,7 @@ def test_a_forbidden_key_does_not_hide_the_others(redis_server: RedisServer) -> 
     assert missing == MISSING
 
 
-def test_redis_user_without_read_rights_gets_that_reason(redis_server: RedisServer) -> None:
+def test_redis_user_without_read_rights_is_reported(redis_server: RedisServer) -> None:
     with opened(acl(redis_server, "~*", "-@all")) as store, pytest.raises(StoreUnavailable, match="permission"):
         read(store, "a", "b")
 

@@ -142,7 +142,7 @@ def test_object_metadata_of_any_form_gives_a_readable_problem(metadata: object) 
 
 
 def test_invalid_json_is_a_problem_not_an_exception() -> None:
-    assert find_problems(b"{") == ["the manifest is no JSON: Input data was truncated"]
+    assert find_problems(b"{") == ["the manifest is not JSON: Input data was truncated"]
     assert find_problems(b'"x"') == ["the manifest is a plain string: write a map"]
     assert len(find_problems(b'{"x":"\xff"}')) == 1
 

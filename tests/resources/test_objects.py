@@ -431,7 +431,7 @@ def test_a_slice_against_the_schema_is_an_error_that_names_the_field(fields: dic
 
 def test_a_slice_with_an_invalid_service_name_is_an_error() -> None:
     metadata = {"name": "s", "labels": {"kubernetes.io/service-name": "a/b"}}
-    with pytest.raises(InvalidObject, match="no Service's name"):
+    with pytest.raises(InvalidObject, match="is not the name of a Service"):
         parse_endpointslice(written({"metadata": metadata, "addressType": "IPv4"}))
 
 

@@ -160,7 +160,7 @@ def test_a_generation_that_was_never_published_is_a_gap(given: RoutesArea, reade
 
 @pytest.mark.usefixtures("small_logs")
 @pytest.mark.parametrize("stay_behind", [1, 7, 300])
-def test_changes_add_up_to_the_table_over_bases_and_writers(area: str, reader: Reader, stay_behind: int) -> None:
+def test_changes_across_bases_and_writers_add_up_to_all_rows(area: str, reader: Reader, stay_behind: int) -> None:
     """An iterator may be one base behind without a gap; if it is further behind, it begins again."""
     choose = random.Random(stay_behind)
     known = Table()

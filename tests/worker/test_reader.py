@@ -384,7 +384,7 @@ def test_the_memo_is_bounded_and_answers_stay_right(area: str) -> None:
 
 
 @pytest.mark.parametrize("memo_rows", [1, 2, 7, 8, 9])
-def test_small_memos_answer_right_within_their_limit(area: str, memo_rows: int) -> None:
+def test_small_caches_answer_right_within_their_limit(area: str, memo_rows: int) -> None:
     with RoutesArea(area) as given, Reader(area, memo_rows=memo_rows) as reader:
         given.publish(*(route(f"m{number}") for number in range(20)))
         for _ in range(3):

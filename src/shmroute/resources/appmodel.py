@@ -171,7 +171,7 @@ def find_problems(manifest: Body | Mapping[str, Any]) -> list[str]:
         try:
             decoded = decode(_any_decoder.decode, manifest)
         except msgspec.DecodeError as error:
-            return [f"the manifest is no JSON: {error}"]
+            return [f"the manifest is not JSON: {error}"]
     return list(islice(manifest_problems(decoded), _REPORTED_PROBLEMS))
 
 

@@ -141,7 +141,7 @@ def parse_endpointslice(body: Body, *, default_namespace: str = DEFAULT_NAMESPAC
     if not service or wire.address_type not in ADDRESS_TYPES:
         return None
     if not is_key_part(service):
-        raise InvalidObject(f"{KIND} {key}", f"label {SERVICE_NAME_LABEL} is no Service's name")
+        raise InvalidObject(f"{KIND} {key}", f"label {SERVICE_NAME_LABEL} is not the name of a Service")
     return EndpointSlice(
         key=key,
         resource_version=metadata.resource_version or "",

@@ -188,7 +188,7 @@ class EventNotes:
                 after += _moved(former, value)
         except msgspec.MsgspecError:
             return None
-        if {before, after} <= {"", EndpointsState.UNKNOWN.word}:  # a Service without slices is no news
+        if {before, after} <= {"", EndpointsState.UNKNOWN.word}:  # a Service without slices is not logged
             return None
         return Event(words, key, what, before=before, after=after)
 

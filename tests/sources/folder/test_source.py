@@ -175,7 +175,7 @@ def test_retargeted_link_to_a_folder_is_followed(tmp_path: Path, follow: Follow)
     owner.wait_for_apps(a="newer")
 
 
-def test_broken_file_is_reported_until_it_is_mended(tmp_path: Path, follow: Follow) -> None:
+def test_a_broken_file_is_reported_until_fixed(tmp_path: Path, follow: Follow) -> None:
     (tmp_path / "a.yaml").write_text(text(appmodel("a")))
     (tmp_path / "b.yaml").write_text(text(appmodel("b")))
     owner = follow(tmp_path)
