@@ -237,7 +237,7 @@ def test_a_table_keeps_its_rows_and_its_age_over_restarts(place: Place) -> None:
         wait_for(lambda: place.reader.table("flags").age < aged)
 
 
-def test_a_table_of_secrets_waits_for_its_list_where_only_the_checkpoint_is_left(place: Place) -> None:
+def test_a_table_of_secrets_waits_for_its_list_after_a_checkpoint(place: Place) -> None:
     place.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "token"}, "data": {"key": "eA=="}})
     place.put(config_map("dark", {"on": "1"}))
     place.declare(FLAGS, "  keys: {resource: secrets.v1, value: .data, secrets: allowed}\n")
@@ -265,7 +265,7 @@ EXTREMES: dict[str, dict[str, Any]] = {
 }
 
 
-def test_extreme_values_and_keys_reach_each_worker_also_after_a_restart_and_a_fork(place: Place) -> None:
+def test_extreme_keys_and_values_survive_a_restart_and_a_fork(place: Place) -> None:
     for number, (key, value) in enumerate({**EXTREMES, "l" * 65_536: {}}.items()):
         spec = {**value, "code": key}
         place.put({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": f"w{number}"}, "spec": spec})
