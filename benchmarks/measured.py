@@ -36,7 +36,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Results(msgspec.Struct):
-    """One run."""
+    """The results of one run."""
 
     machine: dict[str, Any]
     versions: dict[str, str]

@@ -57,8 +57,7 @@ _DEFINED_BEFORE = pytest.StashKey[bool]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Note the shared memory there is before the run, and whether the real cluster has the CRD; in the process that
-    leads it, not in xdist's workers."""
+    """Record the files of areas before the run, and whether the real cluster has the CRD. xdist's workers skip this."""
     if not hasattr(session.config, "workerinput"):
         session.config.stash[_SEGMENTS_BEFORE] = segments()
         session.config.stash[_DEFINED_BEFORE] = not REAL_CLUSTER or _has_definition(REAL_CLUSTER)

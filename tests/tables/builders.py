@@ -88,7 +88,7 @@ class Followed:
         return self.index.apply(Deleted(_resource(item), item.key))
 
     def replace(self, *items: AppModel | InvalidAppModel | EndpointSlice) -> list[Announcement]:
-        """Apply them as the complete list of their resource."""
+        """Apply these objects as the complete list of their resource."""
         return self.index.apply(Replaced(_resource(items[0]), items))
 
     def take(self) -> Table:
