@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shmroute.kube.connection import Connection
+from shmroute.sources.kubernetes import recovery
 from tests.apiserver.recordings import Recording, recording
 from tests.fuzz.bounds import Bounds
 from tests.fuzz.mutations import mutated
@@ -143,9 +144,14 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Followed]:
     folder: Path = tmp_path_factory.mktemp("answers")
     connection = Connection(str(write_kubeconfig(folder / "kubeconfig", f"http://127.0.0.1:{server.port}")))
     try:
-        with Following(connection, timing=TIMING) as follow:
-            follow.wait(lambda: len(follow.source.threads()) == THREADS)  # they belong to no one test
-            yield Followed(server, follow, Bounds(spare_threads=30))  # those of connections, which end by themselves
+        with pytest.MonkeyPatch.context() as patch:
+            # A Retry-After is obeyed, which would take ten minutes here.
+            patch.setattr(recovery, "RETRY_AFTER_MAX_SECONDS", 0.01)
+            patch.setattr(recovery, "THROTTLED_JITTER_CAP_SECONDS", 0.01)
+            with Following(connection, timing=TIMING) as follow:
+                follow.wait(lambda: len(follow.source.threads()) == THREADS)  # they belong to no one test
+                # Threads of connections end by themselves.
+                yield Followed(server, follow, Bounds(spare_threads=30))
     finally:
         connection.close()
         server.close()
