@@ -436,7 +436,7 @@ PyDoc_STRVAR(resolve_doc,
 "resolve($self, /, model, *, namespace=None, max_age=None)\n"
 "--\n"
 "\n"
-"Which app serves `model`.\n"
+"Return which app serves `model`.\n"
 "\n"
 "Takes well under a microsecond once this process has looked the model up, never waits, and may be called from\n"
 "any thread, from `async def` functions, and before and after a fork.\n"
@@ -517,7 +517,9 @@ static PyObject *drop(PyObject *self, PyObject *key)
     Py_hash_t hash = PyObject_Hash(key);
     if (hash == -1)
         return NULL;
-    remember(&((Lookup *)self)->recent[hash & (RECENT - 1)], 0, NULL, NULL);
+    Recent *recent = &((Lookup *)self)->recent[hash & (RECENT - 1)];
+    if (recent->hash == hash)
+        remember(recent, 0, NULL, NULL);
     if (PyDict_DelItem(((Lookup *)self)->cache, key) < 0) {
         if (!PyErr_ExceptionMatches(PyExc_KeyError))
             return NULL;
@@ -533,9 +535,11 @@ static int take_out(Lookup *self, PyObject *key, PyObject *dropped)
     if (hash == -1)
         return -1;
     Recent *recent = &self->recent[hash & (RECENT - 1)];
-    if (recent->key && (PyList_Append(dropped, recent->key) < 0 || PyList_Append(dropped, recent->value) < 0))
-        return -1;
-    remember(recent, 0, NULL, NULL);
+    if (recent->key && recent->hash == hash) {
+        if (PyList_Append(dropped, recent->key) < 0 || PyList_Append(dropped, recent->value) < 0)
+            return -1;
+        remember(recent, 0, NULL, NULL);
+    }
     PyObject *value = PyDict_GetItemWithError(self->cache, key);
     if (!value)
         return PyErr_Occurred() ? -1 : 0;

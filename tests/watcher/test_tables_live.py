@@ -256,7 +256,7 @@ def test_a_table_of_secrets_waits_for_its_list_after_a_checkpoint(place: Place) 
         assert not reader.table("keys").ready, "it would be empty"
 
 
-TOO_LONG = "key .spec.code has 65536 bytes, at most 65535 are taken"
+TOO_LONG = "key .spec.code has 65536 bytes: at most 65535 are allowed"
 EXTREMES: dict[str, dict[str, Any]] = {
     "numbers": {"most": 2**64 - 1, "least": -(2**63), "small": 1e-7, "large": 1e22, "zero": -0.0},
     "nothing": {"null": None, "tags": None, "size": None},

@@ -23,6 +23,7 @@ from shmroute.shm.layout import GENERATION_AT, RECORD_BYTES, hash_of
 from shmroute.shm.reader import RowReader
 from shmroute.shm.segment import Segment
 from shmroute.shm.writing.publisher import Publisher
+from shmroute.worker import lookup
 from tests.twins import NATIVE, decode_by, needs_native
 
 WAIT_SECONDS = 20.0
@@ -279,8 +280,14 @@ def test_resolve_has_its_documented_help_and_signature() -> None:
         ("max_age", "KEYWORD_ONLY"),
     ]
     text = pydoc.plain(pydoc.render_doc(shmroute.resolve))
-    for expected in ("resolve(model", "Which app serves", "ModelNotFound", "NotReady", "StaleRoutes", "in seconds"):
+    for expected in ("resolve(model", "which app serves", "ModelNotFound", "NotReady", "StaleRoutes", "in seconds"):
         assert expected in text
+
+
+@needs_native
+def test_both_twins_document_resolve_in_the_same_words() -> None:
+    assert NATIVE is not None
+    assert inspect.getdoc(NATIVE.RouteLookup.resolve) == inspect.getdoc(lookup.PlainRouteLookup.resolve)
 
 
 def test_options_of_resolve_are_keywords_only(publisher: Publisher, reader: Reader) -> None:

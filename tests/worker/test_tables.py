@@ -280,7 +280,7 @@ def test_a_table_outlives_its_reader_and_is_collected_with_its_values(given: Giv
     position.newest()
     given.put("acme", ACME)
     position.newest()
-    assert not position._served
+    assert not position._tables
 
 
 def test_the_same_table_is_given_for_the_same_arguments(given: Given, reader: Reader) -> None:

@@ -116,8 +116,10 @@ class Position:
         self._unsettled = False
         self._former: RowReader | None = None
         """The generation before a move that is not finished yet."""
-        self._served: dict[int, _Served] = {}
-        """`id` of a look-up -> its entry."""
+        self._routes: _Served | None = None
+        """The look-up of routes."""
+        self._tables: dict[int, _Served] = {}
+        """`id` of a table's look-up -> its entry."""
         self._followed = False
         """Whether look-ups may answer by themselves: this is the newest generation, and it could be read."""
         self.parts = RowCache(cached_rows)
@@ -139,9 +141,13 @@ class Position:
                 this method is called again.
         """
         with self.lock:
-            served = self._served.get(id(lookup))
+            served = self._routes if kind == _MODEL else self._tables.get(id(lookup))
             if served is None or served.lookup() is not lookup or served.kind != kind:
-                served = self._served[id(lookup)] = _Served(lookup, kind, table)
+                served = _Served(lookup, kind, table)
+                if kind == _MODEL:
+                    self._routes = served
+                else:
+                    self._tables[id(lookup)] = served
             served.suspended = False
             if self._followed and self.current is not None:
                 self._enable(lookup, self.current)
@@ -170,7 +176,7 @@ class Position:
         if rows is None:
             rows = self.current = RowReader(self.area)
             self._register = Register(self.area) if self.listed else None
-        elif self.word[()] == self.seen or self._too_early(rows):
+        elif self.word[()] == self.seen or (self._retry_ns and self._too_early(rows)):
             return rows
         # Any line here may raise, for instance by a signal handler that enforces a time limit. The next call then finds
         # the move unsettled, and drops everything.
@@ -178,16 +184,14 @@ class Position:
         self.word = NEVER
         self.moves += 1
         self._followed = False
-        routes, tables = self._lookups()
+        routes = self._routes.lookup() if self._routes is not None else None
+        tables = self._table_lookups() if self._tables else []
         for _, lookup in tables:
             lookup._disable()
-        for _, lookup in routes:
-            moved = None if all_changed else lookup._advance(self.absent)
-            if moved is not None:
-                self._settle_along_log(rows, tables, *moved)
-                return rows
-            lookup._disable()
-        lookups = routes + tables
+        if routes is not None and not all_changed and (moved := routes._advance(self.absent)) is not None:
+            self._settle_along_log(rows, tables, *moved)
+            return rows
+        lookups = self._disabled_lookups(tables)
         if self._former is None:  # else an interrupted move has set it
             self._former = rows.snapshot()
         seen = float(rows.control.head[()])
@@ -250,7 +254,9 @@ class Position:
             self._drop(tables, changed)
         rows.moved(generation, end)
         self.seen = float(generation)
-        self._enable_all(tables, rows)
+        self._followed = True
+        if tables:
+            self._enable_all(tables, rows)
         self._contact_ns = rows.control.contact_ns
         self._unsettled = False
         self._former = None
@@ -264,12 +270,10 @@ class Position:
             self.closings += 1
             self.moves += 1
             self._followed = False
-            routes, tables = self._lookups()
-            for _, lookup in routes + tables:
-                lookup._disable()
+            lookups = self._disabled_lookups(self._table_lookups())
             if self._former is None and self.current is not None:
                 self._former = self.current.snapshot()
-            self._drop_all(routes + tables)
+            self._drop_all(lookups)
             self.current = self._former = None
             if self._register is not None:
                 self._register.leave()
@@ -287,19 +291,24 @@ class Position:
         self.parts.drop_all(None, [Kind.ENDPOINTS])
         self.in_child()
 
-    def _lookups(self) -> tuple[list[tuple[_Served, CachingLookup]], list[tuple[_Served, CachingLookup]]]:
-        """Return the look-ups that still exist: first those of routes, then those of tables."""
-        routes: list[tuple[_Served, CachingLookup]] = []
-        tables: list[tuple[_Served, CachingLookup]] = []
-        for identity, served in list(self._served.items()):
+    def _table_lookups(self) -> list[tuple[_Served, CachingLookup]]:
+        """Return the look-ups of tables that still exist."""
+        lookups = []
+        for identity, served in list(self._tables.items()):
             lookup = served.lookup()
             if lookup is None:
-                del self._served[identity]
-            elif served.kind == _MODEL:
-                routes.append((served, lookup))
+                del self._tables[identity]
             else:
-                tables.append((served, lookup))
-        return routes, tables
+                lookups.append((served, lookup))
+        return lookups
+
+    def _disabled_lookups(self, tables: list[tuple[_Served, CachingLookup]]) -> list[tuple[_Served, CachingLookup]]:
+        """Disable the look-ups of routes and of these tables, and return them."""
+        routes = self._routes.lookup() if self._routes is not None else None
+        lookups = [(self._routes, routes), *tables] if self._routes is not None and routes is not None else tables
+        for _, lookup in lookups:
+            lookup._disable()
+        return lookups
 
     def _enable_all(self, lookups: list[tuple[_Served, CachingLookup]], rows: RowReader) -> None:
         self._followed = True

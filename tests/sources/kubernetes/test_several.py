@@ -146,7 +146,7 @@ def test_too_many_namespaces_are_refused(api: ApiServer, tmp_path: Path) -> None
 
 
 def test_a_folder_takes_one_namespace(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--manifests takes one namespace"):
+    with pytest.raises(ConfigError, match="--manifests takes one -n"):
         build(WatchOptions(area="never", manifests=str(tmp_path), namespaces=("a", "b")))
 
 
