@@ -91,3 +91,27 @@ def test_doctor_finds_objects_that_the_selector_misses(cli: Cli, area: str, tmp_
         options = ("--area", area, "--kubeconfig", str(kubeconfig), "-A")
         assert "appmodels in all namespaces: may be listed, and there are some" in cli("doctor", *options).out
         assert "none matches 'team=x'" in cli("doctor", *options, "-l", "team=x").out
+
+
+def test_doctor_asks_the_cluster_for_the_resource_of_each_table(cli: Cli, area: str, tmp_path: Path) -> None:
+    from tests.apiserver import ApiServer
+
+    tables = tmp_path / "tables.yaml"
+    tables.write_text(
+        "tables:\n"
+        "  flags: {resource: configmaps.v1}\n"
+        "  shared: {resource: configmaps.v1, namespace: shared}\n"
+        "  wrong: {resource: configmaps.v1, fieldSelector: data.on=1}\n"
+        "  plans: {resource: plans.v1.example.com}\n"
+    )
+    with ApiServer() as api:
+        kubeconfig = tmp_path / "kubeconfig"
+        api.kubeconfig(kubeconfig)
+        api.auth.forbid("list", "configmaps", "shared")
+        answered = cli("doctor", "--area", area, "--kubeconfig", str(kubeconfig), "-n", "team", "--tables", str(tables))
+    lines = answered.out.splitlines()
+    assert answered.code == 1
+    assert "ok      table flags: configmaps in namespace team may be listed" in lines
+    assert any(line.startswith("problem table shared: ") and "403 Forbidden" in line for line in lines)
+    assert any(line.startswith("problem table wrong: ") and "not a known field selector" in line for line in lines)
+    assert any(line.startswith("warning table plans has to wait: ") and "plans.example.com" in line for line in lines)

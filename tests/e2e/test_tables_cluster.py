@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from shmroute.shm.control import ControlReader
 from shmroute.watcher import Watcher, WatchOptions
 from shmroute.watcher.status import Status, decode_status
 from tests.cluster import Cluster
-from tests.e2e.running import WAIT_SECONDS, until, watcher
+from tests.e2e.running import WAIT_SECONDS, shmroute, until, watcher
 from tests.watcher.test_kinds import DEFINITION
 from tests.watcher.test_tables_live import Noting
 
@@ -269,6 +270,8 @@ def test_a_definition_that_is_deleted_leaves_the_last_rows_until_it_is_back(
         until(lambda: "the last state is served" in widgets.reason(), "reason")
         aged = table.age
         until(lambda: table.age > aged + 1.0, "growing age")
+        (shown,) = json.loads(shmroute("get", "tables", "v1", "-o", "json", "--area", widgets.area).stdout)["items"]
+        assert shown["age"] > aged + 1.0
         assert dict(table) == {"first": Widget("first", 3)}, "the last known good"
 
         namespace = cluster.namespace if scope == "Namespaced" else ""

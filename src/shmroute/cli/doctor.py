@@ -63,6 +63,8 @@ def command(
         checks.append(lambda: _cluster(kubeconfig, context, None if all_namespaces else names, selector))
     if tables:
         checks.append(lambda: _tables(tables))
+        if not (manifests or followed):
+            checks.append(lambda: _tables_of_cluster(tables, kubeconfig, context, None if all_namespaces else names))
     if redis:
         checks.append(lambda: _redis(redis))
     bad = False
@@ -201,6 +203,40 @@ def _cluster(
                 yield "ok", f"{where}: may be listed, and there are some"
             else:
                 yield "old", f"{where}: may be listed, but none matches {labels!r}: check label and namespace"
+
+
+def _tables_of_cluster(
+    path: str, kubeconfig: str | None, context: str | None, namespaces: tuple[str, ...] | None
+) -> Iterator[Finding]:
+    """Say of each table whether its resource is served and may be listed. A definition may be installed later."""
+    from shmroute.errors import ShmrouteError
+    from shmroute.kube.connection import Connection, path_of
+    from shmroute.kube.discovery import find_served, missing_because
+    from shmroute.watcher.tables_file import read_tables
+
+    try:
+        connection = Connection(kubeconfig, context)
+        tables = read_tables(path, (), several_namespaces=namespaces is None or len(namespaces) > 1)
+    except ShmrouteError:
+        return  # the checks of the cluster and of the file have said so
+    watched = (None,) if namespaces is None else namespaces or (connection.namespace,)
+    for table in tables:
+        served = find_served(connection, table.group, table.version, table.plural)
+        if served is None or served.namespaced is None:
+            because = missing_because(served, table.group, table.version, table.plural, namespaced=table.namespaced)
+            yield "old", f"table {table.name} has to wait: {because}"
+            continue
+        everywhere = table.namespaces == ("*",) or not served.namespaced
+        query = {"limit": "1", "labelSelector": table.selector, "fieldSelector": table.field_selector}
+        for namespace in (None,) if everywhere else table.namespaces or watched:
+            scope = ("namespaces", namespace) if namespace else ()
+            try:
+                connection.request("GET", path_of(*table.api_path, *scope, table.plural), query)
+            except ShmrouteError as error:
+                yield "bad", f"table {table.name}: {error}"
+            else:
+                where = f"{table.full_name} in namespace {namespace}" if namespace else table.full_name
+                yield "ok", f"table {table.name}: {where} may be listed"
 
 
 def _redis(url: str) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from shmroute.cli import options, output
 from shmroute.cli.follow import follow, follow_table, short
-from shmroute.cli.row_views import VIEWS, Item, View, built_in_tables, decode_table, model_items, table_view
+from shmroute.cli.row_views import VIEWS, Item, View, add_ages, built_in_tables, decode_table, model_items, table_view
 from shmroute.errors import ShmrouteError, TableNotReady
 from shmroute.resources.table_definition import TABLE_NAME
 from shmroute.rows import Kind, TableRow, bucket_key, index_value
@@ -139,6 +139,8 @@ def command(
         for item in items
         if _is_wanted(item, wanted_namespace, names, view.name) and not (pending and item.get("state") == "loaded")
     ]
+    if what == "tables":
+        add_ages(items, area)
     items.sort(key=lambda item: (item.get("namespace", ""), item[view.name]))
     cut = what not in VIEWS and output in ("table", "wide")
     _show([{**item, "value": short(item["value"], _MAX_SHOWN)} for item in items] if cut else items, output, view)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeVar
@@ -22,12 +23,12 @@ from shmroute.rows import (
     TableRow,
 )
 from shmroute.shm.reader import RowReader
-from shmroute.watcher.report import age_words
+from shmroute.watcher.report import age_words, onlooker
 from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.routes import App, Route
 from shmroute.worker.table_view import endpoints_ready
 
-__all__ = ["VIEWS", "Item", "View", "built_in_tables", "decode_table", "model_items", "table_view"]
+__all__ = ["VIEWS", "Item", "View", "add_ages", "built_in_tables", "decode_table", "model_items", "table_view"]
 
 Item = dict[str, Any]
 T = TypeVar("T")
@@ -174,6 +175,15 @@ def _table_items(key: str, value: bytes) -> list[Item]:
     ]
 
 
+def add_ages(items: list[Item], area: str) -> None:
+    """Give each item of `tables` the seconds since it was last in step with its source; None means never."""
+    with onlooker(area) as reader:
+        for item in items:
+            age = reader.age if item["table"] in BUILT_IN_TABLES else reader.table(item["table"]).age
+            item["age"] = age if math.isfinite(age) else None
+            item["age_words"] = age_words(age) if math.isfinite(age) else "never"
+
+
 def _row_items(key: str, value: bytes) -> list[Item]:
     content = msgspec.msgpack.decode(value)
     return [{"key": key, "bytes": len(value), "value": content}]
@@ -247,7 +257,14 @@ VIEWS: Final = {
     "tables": View(
         Kind.TABLES,
         _table_items,
-        {"table": "table", "resource": "resource", "ready": "ready", "rows": "rows", "invalid": "invalid"},
+        {
+            "table": "table",
+            "resource": "resource",
+            "ready": "ready",
+            "rows": "rows",
+            "invalid": "invalid",
+            "age": "age_words",
+        },
         {"conflicts": "conflicts", "indexes": "indexes"},
         "table",
     ),
