@@ -352,3 +352,13 @@ def test_a_list_that_the_sink_refused_is_sent_again(
 
 def test_a_source_reports_what_it_follows(connection: Connection) -> None:
     assert KubernetesSource(connection, ENDPOINTSLICES, namespace=None).kinds == (ENDPOINTSLICES,)
+
+
+def test_a_reason_that_lasts_is_logged_once(
+    api: ApiServer, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.delete("customresourcedefinitions", "appmodels.iidp.com")
+    with Following(connection, timing=CALM) as follow:
+        follow.wait(lambda: follow.source.stats.errors >= 5)
+        said = [record for record in caplog.records if "no API group 'iidp.com'" in record.getMessage()]
+        assert [record.levelname for record in said] == ["WARNING"]

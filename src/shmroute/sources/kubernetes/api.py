@@ -54,7 +54,10 @@ class ResourceApi:
         self._selector = {"labelSelector": selector} if selector else {}
         if kind.field_selector:
             self._selector["fieldSelector"] = kind.field_selector
-        self.what = f"{kind.plural} of {connection.host}{self._path}"
+        table = "" if kind.name == kind.plural else f"table {kind.name}"
+        self.prefix = f"{table}: " if table else ""
+        """Start of a log line that names the resource alone: several tables may have one resource."""
+        self.what = f"{kind.plural} of {connection.host}{self._path}{f' ({table})' if table else ''}"
 
     def page(self, resource_version: str, token: str, *, abort: Abort) -> bytes:
         """Return the body of one page of a list; `token` is "" for the first page.

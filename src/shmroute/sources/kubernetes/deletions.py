@@ -13,6 +13,7 @@ resource that stays away is served as it was last; a complete list after it is t
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from shmroute.sources.base import Event, Sink
 
 __all__ = ["DeletionGuard"]
+
+log = logging.getLogger(__name__)
 
 SETTLE_SECONDS: Final = 0.1
 """Seconds from a deletion to the request to discovery, which follows a definition within milliseconds."""
@@ -142,6 +145,8 @@ class DeletionGuard:
         """Forget the deletions that are held back. The caller holds the lock."""
         if not self._reason and self._state is not None:
             self._away_ns = self._state.contact_ns
+            table = self._state.resource
+            log.warning("table %s: %s; its last rows are served (objects: %d)", table, reason, len(self._keys))
         self._since, self._reason = 0.0, reason
         self._held, self._held_list = {}, None
         self._tell()

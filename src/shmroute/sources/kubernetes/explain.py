@@ -51,7 +51,8 @@ def explain(error: ApiError, verb: str, api: ResourceApi, served: Served | None 
         case HTTPStatus.UNAUTHORIZED:
             return f"cannot {verb} {name}: the credentials are refused, also after they were read again ({said})"
         case HTTPStatus.FORBIDDEN:
-            where = f"in namespace {api.namespace!r}" if api.namespace else "in all namespaces"
+            everywhere = "in all namespaces" if api.kind.namespaced else "at the cluster scope"
+            where = f"in namespace {api.namespace!r}" if api.namespace else everywhere
             return f"not allowed to {verb} {name} {where}: a role must grant the verb {verb!r} ({said})"
         case HTTPStatus.NOT_FOUND:
             kind = api.kind

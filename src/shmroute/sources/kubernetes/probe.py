@@ -369,7 +369,7 @@ class Liveness:
         if dead:
             log.warning("%s: no answer to the probe (%s): reconnecting", self._api.what, error.reason)  # type: ignore[union-attr]
         elif problem != self._problems.get(topic):
-            log.warning("%s: the open watch goes on", problem)
+            log.warning("%s%s: the open watch goes on", self._api.prefix, problem)
         self._note(topic, problem)
         if dead:
             self._watched.reconnect("unreachable", broken=True)

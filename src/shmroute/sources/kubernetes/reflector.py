@@ -91,6 +91,8 @@ class Reflector:
         self._lister = Lister(api, timing, stats)
         self._recovery = Recovery(timing)
         self._troubled = False
+        self._said = ""
+        """The last reason for a wait that was logged: what lasts is said once."""
         """Whether a warning was logged for a problem that is not over yet."""
         self._broken = False
         """Whether the connection broke after the last complete list or the last request for a comparison."""
@@ -241,6 +243,7 @@ class Reflector:
         self._recovery.opened()
         if self._troubled:
             self._troubled = False
+            self._said = ""
             log.info("%s: watching again", self._api.what)
         self._listener.report("watching")
         if self._broken:
@@ -336,6 +339,8 @@ class Reflector:
         self._troubled = True
         count = len(self._sync)
         held = f"{count} objects stay as last seen" if self._sync.resource_version else "nothing was listed yet"
-        log.warning("%s: %s, next attempt in %.1f s", reason, held, seconds)
+        level = logging.DEBUG if reason == self._said else logging.WARNING
+        self._said = reason
+        log.log(level, "%s%s: %s, next attempt in %.1f s", self._api.prefix, reason, held, seconds)
         self._listener.report("backing-off", reason, seconds)
         stop.wait(seconds)
