@@ -25,6 +25,7 @@ from shmroute import (
     NotReady,
     Reader,
     Route,
+    SnapshotExpired,
     TableNotFound,
     TableNotReady,
     TableValueError,
@@ -37,10 +38,13 @@ from shmroute.rows import Kind, encode, index_value
 from shmroute.shm import posix
 from shmroute.shm.layout import GENERATION_AT, RECORD_BYTES
 from shmroute.shm.names import control_name
+from shmroute.shm.reader import RowReader
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import Changed, Deleted, Replaced
 from shmroute.tables import Index
+from shmroute.worker import table_view
 from shmroute.worker.table_changes import TableChange, TableReset
+from shmroute.worker.table_view import endpoints_ready
 from tests.routing import NAMESPACE, RoutesArea, endpoint, route
 from tests.shm.ground import poke
 
@@ -607,6 +611,22 @@ def test_endpoints_are_not_ready_before_the_slices_have_been_listed(routes: Rout
     routes.endpoints("iiot")
     assert endpoints["ns/iiot"] == ()
     endpoints.wait_ready(0)
+
+
+def test_endpoints_are_looked_for_again_when_their_generation_is_overwritten(
+    routes: RoutesArea, reader: Reader, area: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes.endpoints("iiot", "10.0.0.1:80")
+    expired = [SnapshotExpired(area, 1)]
+
+    def ready(rows: RowReader) -> bool:
+        if expired:
+            raise expired.pop()
+        return endpoints_ready(rows)
+
+    monkeypatch.setattr(table_view, "endpoints_ready", ready)
+    assert dict(reader.table("endpoints")) == {"ns/iiot": (Endpoint("10.0.0.1", 80),)}
+    assert not expired
 
 
 def test_the_age_of_built_in_tables_is_that_of_the_routes(routes: RoutesArea, reader: Reader) -> None:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from shmroute.errors import ModelNotFound
+from shmroute.errors import ModelNotFound, NotReady, SnapshotExpired
 from shmroute.rows import EndpointsRow, TableRow
 from shmroute.worker.endpoints import Endpoint, usable_endpoints
 from shmroute.worker.routes import App, Route
 from shmroute.worker.table_view import ready_row, table_row
-from shmroute.worker.tables import Table
+from shmroute.worker.tables import ATTEMPTS, Table
 
 if TYPE_CHECKING:
     from shmroute.worker.position import Position
@@ -71,7 +71,12 @@ class BuiltInTable(Table[T]):
 
     def _table(self) -> TableRow:
         position = self._position
-        return ready_row(self.name, position.area, table_row(position, position.newest(), self.name))
+        for _ in range(ATTEMPTS):
+            try:
+                return ready_row(self.name, position.area, table_row(position, position.newest(), self.name))
+            except SnapshotExpired:  # the writer has built two new bases since `newest`
+                self._refuse_if_stuck()
+        raise NotReady(position.area)
 
     def _value(self, key: str, row: bytes) -> T:  # noqa: ARG002 - the type is ours: a row that does not fit is damaged
         return self._position.decoded(self._decode, row)

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from shmroute.worker.position import Position
     from shmroute.worker.table_changes import AsyncTableChanges, TableChanges
 
-__all__ = ["Table"]
+__all__ = ["ATTEMPTS", "Table"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _WAIT_STEP_SECONDS: Final = 0.005
-_ATTEMPTS: Final = 5
+ATTEMPTS: Final = 5
 """Maximum attempts to read. One fails only if the writer, at full rate, replaces the table twice meanwhile."""
 
 _decode_table = msgspec.msgpack.Decoder(TableRow).decode
@@ -88,7 +88,7 @@ class Table(TableLookup, TableView[T], Generic[T]):
             raise KeyError(key)
         position = self._position
         with position.lock:
-            for _ in range(_ATTEMPTS):
+            for _ in range(ATTEMPTS):
                 number = self._table().number
                 moves = position.moves
                 if moves != self._moves:
@@ -120,7 +120,7 @@ class Table(TableLookup, TableView[T], Generic[T]):
         """
         position = self._position
         with position.lock:
-            for _ in range(_ATTEMPTS):
+            for _ in range(ATTEMPTS):
                 table = self._table()
                 moves = position.moves
 
@@ -137,7 +137,7 @@ class Table(TableLookup, TableView[T], Generic[T]):
         return super().by(index, value)
 
     def _read(self, read: Callable[[RowReader, TableRow], R]) -> R:
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             with self._position.lock:
                 table = self._table()
                 rows = self._position.rows.snapshot()
