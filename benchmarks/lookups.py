@@ -10,14 +10,12 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import msgspec
-from tests.twins import reader_type
 
 from benchmarks.measured import Measured
 from benchmarks.peers import Peer, Table
 from benchmarks.peers.shmroute_ import ShmroutePeer
 from benchmarks.table import models
 from benchmarks.timing import Figure, affordable, figure, interleaved, loop_over, ratio
-from shmroute.rows import Kind
 from shmroute.shm.layout import FIRST_TABLE_KIND
 from shmroute.testing import Answer, routes
 from shmroute.worker.lookup import NATIVE, TableLookup
@@ -62,23 +60,25 @@ def opened(table: Table, names: Sequence[str]) -> Iterator[tuple[ShmroutePeer, d
         yield ours, peers, missing
 
 
-def warm(count: int, rounds: int) -> list[Measured]:
-    """Measure warm look-ups of hot keys and of spread keys: all were decoded before."""
+def warm(count: int, rounds: int, *, spread: bool = True) -> list[Measured]:
+    """Measure warm look-ups of hot keys and of spread keys: all were decoded before.
+
+    Without spread keys, only the competitor of the target is measured beside them.
+    """
     table = models(count)
     names = list(table)
     hot = random.Random(1).sample(names, HOT)
-    spread = random.Random(2).sample(names, len(names))
+    keys_of_rows = [("warm look-up, 500 hot keys", hot, 40, 0.65, 2.7)]
+    if spread:
+        keys_of_rows.append(("warm look-up, spread keys", random.Random(2).sample(names, len(names)), 1, 1.0, 1.8))
     measured = []
-    with opened(table, PEERS) as (ours, peers, missing):
+    with opened(table, PEERS if spread else ("shmroute_plain_", "dict_")) as (ours, peers, missing):
         for name in names:
             ours.look_up(name)
             peers[PLAIN].look_up(name)
         everyone: dict[str, Peer] = {ours.name: ours, **peers}
         loops = {name: loop_over(peer.look_up) for name, peer in everyone.items()}
-        for what, keys, repeat, target, plain_target in (
-            ("warm look-up, 500 hot keys", hot, 40, 0.65, 2.7),
-            ("warm look-up, spread keys", spread, 1, 1.0, 1.8),
-        ):
+        for what, keys, repeat, target, plain_target in keys_of_rows:
             chosen = keys * repeat
             limits = {name: affordable(peer.look_up, chosen, SLOW_SECONDS) for name, peer in peers.items()}
             taken = interleaved(loops, partial(list, chosen), rounds, limits=limits)
@@ -202,41 +202,6 @@ def typed_first_touch(count: int, rounds: int) -> list[Measured]:
     ]
 
 
-def refresh(count: int, rounds: int) -> list[Measured]:
-    """Measure what a worker with 50,000 warm rows does after one app of 10 models has changed, by both twins."""
-    table = models(count)
-    warm_rows = list(table)[:50_000]
-    taken: dict[str, list[float]] = {}
-    with opened(table, ()) as (ours, _, _):
-        readers = {"shmroute": ours.reader, PLAIN: reader_type("plain")(ours.area)}
-        for reader in readers.values():
-            for name in warm_rows:
-                reader.resolve(name)
-        for number in range(rounds):
-            rows: dict[tuple[int, str], bytes | None] = {}
-            for name in warm_rows[number * 10 : number * 10 + 10]:
-                fields = msgspec.msgpack.decode(table[name])
-                fields[1] = f"v{number}"
-                rows[Kind.MODEL, name] = msgspec.msgpack.encode(fields)
-            ours.publisher.publish(rows)
-            for who, reader in readers.items():
-                started = time.perf_counter()
-                reader._position.newest()
-                taken.setdefault(who, []).append(time.perf_counter() - started)
-        readers[PLAIN].close()
-    return [
-        Measured(
-            what="refresh of a worker with 50,000 warm rows",
-            at=f"{count:,} models, one app of 10 changed",
-            unit="s",
-            ours=figure(taken["shmroute"]),
-            peers={PLAIN: figure(taken[PLAIN])},
-            compared="x the plain twin",
-            value=ratio(taken["shmroute"], taken[PLAIN]),
-        )
-    ]
-
-
 def parts_of_a_route(rounds: int) -> list[Measured]:
     """`resolve(m).pick()` and `resolve(m).metadata`, warm, beside `resolve(m)` alone."""
     names = [f"model_{number}" for number in range(HOT)]
@@ -291,7 +256,6 @@ def _loop_text(expression: str, look_up: Callable[[str], Route]) -> Callable[[Se
 
 
 def _decoding(rounds: int, value: object) -> list[float]:
-    import time
 
     import orjson
 

@@ -69,6 +69,8 @@ def versions() -> dict[str, str]:
 def text(value: float, unit: str) -> str:
     """Return a figure as readable text."""
     if unit == "bytes":
+        if value < 2**10:
+            return f"{value:.0f} bytes"
         return f"{value / 2**20:.1f} MiB"
     if unit == "per s":
         return f"{value / 1e6:.2f} M/s"

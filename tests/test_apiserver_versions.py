@@ -84,5 +84,6 @@ def test_discovery_lists_the_served_versions_alone(api: ApiServer) -> None:
     for version in ("v1", "v1alpha1"):
         (resources,) = ask(api, f"{GROUP}/{version}")
         assert [each["name"] for each in resources["resources"]] == ["widgets"]
-    with pytest.raises(urllib.error.HTTPError, match="404"):
+    with pytest.raises(urllib.error.HTTPError, match="404") as refused:
         ask(api, f"{GROUP}/v0/widgets")
+    refused.value.close()

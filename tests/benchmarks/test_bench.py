@@ -10,7 +10,7 @@ import pytest
 from benchmarks.measured import Measured, Results
 from benchmarks.timing import Figure, quantile, ratio
 
-from benchmarks import crafted, lookups, processes, publishing, report, tables
+from benchmarks import crafted, former, lookups, processes, publishing, report, tables
 
 pytest.importorskip("lmdb", reason="the benchmarks' competitors are installed by `make bench`")
 
@@ -22,8 +22,10 @@ def rows() -> list[Measured]:
         *crafted.crafted_names(500, 2),
         *publishing.endpoint_flip(5),
         *publishing.publishing(500, 1_000, 5),
+        *publishing.shared_memory(1_000),
+        *former.beside_former(100, 200, 100, 2, 1),
+        *former.steps_beside_former(1, ("starting", 1_000, 1), ("propagation", 1_000, 2, 5)),
         *processes.memory_and_attach(1_000, 1),
-        *processes.propagation(1_000, 2, 5),
         *tables.look_ups(500, 2),
         *tables.storm(100, 5),
         *tables.index_change(10, 200, 5),
