@@ -93,13 +93,17 @@ def age(area: str, seconds: float) -> None:
 
 
 def start(*arguments: str | Path, stdout: Any = subprocess.PIPE, **variables: str) -> subprocess.Popen[str]:
-    """Return the command as a process of its own; `stdout`: its standard output, by default a pipe."""
+    """Return the command as a process of its own; `stdout`: its standard output, by default a pipe.
+
+    It does not get the variables that configure the tests, since a watcher warns of variables that nothing reads.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHMROUTE_TEST_")}
     return subprocess.Popen(
         bound([sys.executable, "-m", "shmroute", *arguments]),
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **variables},
+        env={**inherited, **variables},
     )
 
 
