@@ -13,6 +13,7 @@ import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -41,9 +42,13 @@ TOKEN = "a-token-that-nobody-else-has"
 PASSWORD = "a-password/that+nobody%else has"
 
 
-def trees() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        yield str(path.relative_to(PACKAGE)), ast.parse(path.read_text())
+Trees: TypeAlias = dict[str, ast.Module]
+
+
+@pytest.fixture(scope="module")
+def trees() -> Trees:
+    """Return path -> syntax tree of every module of the package."""
+    return {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -54,24 +59,24 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-def test_the_package_unpickles_nothing() -> None:
-    assert [(name, found) for name, tree in trees() for found in imported(tree) if found in RUNS_DATA] == []
+def test_the_package_unpickles_nothing(trees: Trees) -> None:
+    assert [(name, found) for name, tree in trees.items() for found in imported(tree) if found in RUNS_DATA] == []
 
 
-def test_the_package_runs_no_text_as_code() -> None:
+def test_the_package_runs_no_text_as_code(trees: Trees) -> None:
     called = [
         f"{name}:{node.lineno}"
-        for name, tree in trees()
+        for name, tree in trees.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in RUNS_TEXT
     ]
     assert called == []
 
 
-def test_yaml_is_read_by_the_safe_loader_only() -> None:
+def test_yaml_is_read_by_the_safe_loader_only(trees: Trees) -> None:
     used = {
         (name, node.attr)
-        for name, tree in trees()
+        for name, tree in trees.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "yaml"
     }
@@ -79,8 +84,8 @@ def test_yaml_is_read_by_the_safe_loader_only() -> None:
     assert ("manifests/decoding.py", "SafeLoader") in used
 
 
-def test_no_subprocess_goes_through_a_shell() -> None:
-    for name, tree in trees():
+def test_no_subprocess_goes_through_a_shell(trees: Trees) -> None:
+    for name, tree in trees.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.keyword) and node.arg == "shell":
                 raise AssertionError(f"{name}:{node.value.lineno}")
