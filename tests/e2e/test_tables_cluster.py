@@ -69,17 +69,22 @@ tables:
         dark.wait_ready(60)
         assert dict(flags) == dict(dark) == {"dark": {"on": "1"}}
         until(lambda: "by fieldSelector 'data.on=1'" in reason(watcher, "wrong"), "reason of a field")
+        # Each call is waited for: of changes that a handler has not been called for yet, it gets the newest only.
+        until(lambda: len(noting.calls) == 1, "call of the handler")
 
         core.patch_namespaced_config_map("dark", space, {"data": {"on": "2"}})
         until(lambda: flags["dark"] == {"on": "2"} == dark["dark"], "change")
+        until(lambda: len(noting.calls) == 2, "call of the handler")
         core.patch_namespaced_config_map("other", space, config_map("other", {**SELECTED}))
         until(lambda: "other" in flags, "label given")
+        until(lambda: len(noting.calls) == 3, "call of the handler")
         core.patch_namespaced_config_map("dark", space, config_map("dark", {"app": None}))
         until(lambda: list(flags) == ["other"], "label taken away")
+        until(lambda: len(noting.calls) == 4, "call of the handler")
         assert dark["dark"] == {"on": "2"}, "the other table selects by name"
         core.delete_namespaced_config_map("other", space)
         until(lambda: not flags, "deletion")
-        until(lambda: len(noting.calls) >= 5, "calls of the handler")
+        until(lambda: len(noting.calls) == 5, "call of the handler")
         assert [call[0] for call in noting.calls] == ["add", "update", "add", "delete", "delete"]
 
         lists = {state.resource: state.lists for state in watcher.status.sources}
