@@ -37,7 +37,7 @@ MIB = 1 << 20
 ROWS_STEP = 9
 """Distance between two rows that are looked up: a page of memory holds about 40 rows."""
 
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.05
 """Seconds between two rounds of a worker's look-ups, which leave CPU time for the writer."""
 
 
@@ -83,7 +83,7 @@ def outgrow(pipe: Pipe, area: str) -> None:
         workers = [forks.start(watch_area, area) for _ in range(2)]
         assert [ask(worker) for worker in workers] == [(1, 1000, "v1")] * 2
 
-        too_many = routes(20_000, "v2")
+        too_many = routes(12_000, "v2")
         for _ in range(3):
             with pytest.raises(OutOfSharedMemory) as caught:
                 publisher.replace(too_many)
@@ -100,7 +100,7 @@ def outgrow(pipe: Pipe, area: str) -> None:
 
         resize_own_shm("64m")
         assert publisher.replace(too_many) == 3, "by the same publisher, without a restart"
-        assert [ask(worker) for worker in workers] == [(3, 20_000, "v2")] * 2
+        assert [ask(worker) for worker in workers] == [(3, 12_000, "v2")] * 2
         for worker in workers:
             worker.pipe.send("end")
             worker.finish()

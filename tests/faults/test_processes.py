@@ -133,10 +133,10 @@ BIG: Changes = SMALL | {(1, "big"): bytes(5000)}
 @pytest.mark.parametrize(
     ("prepare", "changes", "stride"),
     [
-        pytest.param(first_publish, SMALL, 5, id="the first publish"),
-        pytest.param(with_rows, SMALL, 7, id="a publish"),
-        pytest.param(with_rows, BIG, 9, id="a whole new table"),
-        pytest.param(about_to_rebuild, SMALL, 29, id="a new base"),
+        pytest.param(first_publish, SMALL, 11, id="the first publish"),
+        pytest.param(with_rows, SMALL, 13, id="a publish"),
+        pytest.param(with_rows, BIG, 19, id="a whole new table"),
+        pytest.param(about_to_rebuild, SMALL, 41, id="a new base"),
     ],
 )
 @pytest.mark.parametrize("every_line", [False, pytest.param(True, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])

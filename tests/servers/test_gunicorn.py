@@ -37,8 +37,8 @@ def test_workers_see_changes_and_a_restart_fails_no_request(tmp_path: Path, area
 @pytest.mark.parametrize(
     ("app", "options"),
     [
-        ("wsgi", ("--preload", "--max-requests", "50")),
-        ("django", ("--worker-class", "gevent")),
+        ("django", ("--preload", "--max-requests", "50")),
+        ("wsgi", ("--worker-class", "gevent")),
         pytest.param("flask", ("--worker-class", "gthread", "--threads", "4"), marks=pytest.mark.long),
     ],
     ids=["preload", "gevent", "gthread"],
