@@ -39,14 +39,14 @@ class Side:
 
     def __init__(self, root: Path, pure: bool) -> None:
         path = os.pathsep.join(map(str, (root / "src", root)))
-        environment = os.environ | {"PYTHONPATH": path, "SHMROUTE_PURE": "1" if pure else ""}
+        self._environment = os.environ | {"PYTHONPATH": path, "SHMROUTE_PURE": "1" if pure else ""}
         self._process = subprocess.Popen(
             bound([sys.executable, "-P", str(Path(__file__).with_name("former_jobs.py"))]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=root,
-            env=environment,
+            env=self._environment,
         )
 
     def ask(self, job: str, *arguments: object) -> Any:
@@ -56,6 +56,12 @@ class Side:
         self._process.stdin.write(json.dumps([job, *arguments]) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
+
+    def work(self, job: str, *arguments: str) -> Any:
+        """Run a job of worker.py in a new process with this side's code, and return its answer."""
+        command = [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), job, *arguments]
+        done = subprocess.run(bound(command), stdout=subprocess.PIPE, env=self._environment, check=True)
+        return json.loads(done.stdout)
 
     def close(self) -> None:
         """Remove the area and end the process."""
@@ -127,6 +133,10 @@ def beside_former(small: int, large: int, warm: int, rounds: int, builds: int) -
             taken = in_turns(each, rounds, "publish", 20)
             what = "publish one changed app (10 models), CPU time"
             measured += _rows(what, f"{count:,} models", taken, 1.0, 1.0)
+        areas = {name: f"bench-{os.getpid()}-{number}-{list(each).index(name)}" for name in each}
+        taken = {name: [side.work("remember", areas[name], side.ask("names"))["bytes"]] for name, side in each.items()}
+        what = "memory of a worker for each remembered route"
+        measured += _rows(what, f"{large:,} models, in no order", taken, 0.6, None, unit="bytes")
         for side in each.values():
             side.ask("warm", warm)
         taken = in_turns(each, rounds, "refresh", 20)
@@ -170,7 +180,12 @@ def _beside(ours: list[Measured], theirs: list[Measured]) -> Measured:
 
 
 def _rows(
-    what: str, at: str, taken: dict[str, list[float]], target: float | None, plain_target: float | None
+    what: str,
+    at: str,
+    taken: dict[str, list[float]],
+    target: float | None,
+    plain_target: float | None,
+    unit: str = "s",
 ) -> list[Measured]:
     """Return a row for each twin. Without the former release, it is compared with the plain twin."""
     base, compared = (FORMER, COMPARED) if FORMER in taken else (OURS, "x itself: the former release is not at hand")
@@ -183,7 +198,7 @@ def _rows(
             Measured(
                 what=f"{what}{suffix}",
                 at=at,
-                unit="s",
+                unit=unit,
                 ours=figure(taken[name]),
                 peers=dict(others),
                 compared=compared,

@@ -7,6 +7,7 @@ import importlib
 import json
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -100,12 +101,22 @@ def refresh(changes: int) -> list[float]:
     return taken
 
 
+def names() -> str:
+    """Write the names of all models into a file that goes with the process, and return its path."""
+    file = state["names"] = tempfile.NamedTemporaryFile(prefix="shmroute-bench-", dir="/dev/shm")  # noqa: SIM115
+    file.write(msgspec.msgpack.encode([key.encode() for kind, key in state["table"] if kind == Kind.MODEL]))
+    file.flush()
+    return str(file.name)
+
+
 def remove() -> None:
     """Remove the area."""
     if "reader" in state:
         state.pop("reader").close()
     if "publisher" in state:
         state.pop("publisher").close(remove=True)
+    if "names" in state:
+        state.pop("names").close()
 
 
 def measure(module: str, function: str, *arguments: object) -> list[Any]:
@@ -115,7 +126,9 @@ def measure(module: str, function: str, *arguments: object) -> list[Any]:
     return rows
 
 
-JOBS: dict[str, Callable[..., Any]] = {job.__name__: job for job in (build, publish, warm, refresh, remove, measure)}
+JOBS: dict[str, Callable[..., Any]] = {
+    job.__name__: job for job in (build, publish, warm, refresh, names, remove, measure)
+}
 
 if __name__ == "__main__":
     answers = sys.stdout

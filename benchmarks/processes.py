@@ -22,11 +22,8 @@ from benchmarks.peers import Table
 from benchmarks.peers.shmroute_ import ShmroutePeer
 from benchmarks.table import models
 from benchmarks.timing import Figure, at_quantile, figure, quantile
-from shmroute.worker.lookup import NATIVE
 
 WAIT_SECONDS = 120.0
-FORMER_ROUTE_BYTES = 631
-"""Private memory of a worker for each route of 1,000,000 that it had looked up, before the native twin."""
 _WORKER = Path(__file__).with_name("worker.py")
 
 
@@ -116,16 +113,6 @@ def memory_and_attach(count: int, processes: int) -> list[Measured]:
             compared="x a dict in each",
             value=sum(touched) / (dict_figure.median * processes),
             target=0.2,
-        ),
-        Measured(
-            what="memory per remembered route",
-            at=f"{count:,} models",
-            unit="bytes",
-            ours=figure([each / count for each in touched]),
-            peers={"a dict": figure([each / count for each in private])},
-            compared=f"x the {FORMER_ROUTE_BYTES} bytes of the former release",
-            value=figure(touched).median / count / FORMER_ROUTE_BYTES,
-            target=0.6 if NATIVE else None,
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""Writes the results of a run: JSON, an SVG plot, the table in docs/benchmarks.md and four figures in README."""
+"""Writes the results of a run: JSON, an SVG plot, the tables in docs/benchmarks.md and four figures in README."""
 
 from __future__ import annotations
 
@@ -134,6 +134,26 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
+def other_pythons(folder: Path) -> str:
+    """Return the ratios of runs with other Pythons, whose results lie in folders below `folder`, in Markdown."""
+    parts = []
+    for file in sorted(folder.glob("python*/latest.json")):
+        results = msgspec.json.decode(file.read_bytes(), type=Results)
+        parts += [
+            f"The same with Python {results.versions['Python']}, run apart:",
+            "",
+            "| what | at | compared | target |",
+            "|---|---|---|---|",
+            *(
+                f"| {row.what} | {row.at} | {row.value:.3g} {row.compared} | {target_text(row)} |"
+                for row in results.rows
+                if row.target is not None
+            ),
+            "",
+        ]
+    return "\n".join(parts)
+
+
 def plot(results: Results) -> str:
     """Return a bar for each competitor's first touch and warm look-up, on a logarithmic scale, as SVG."""
     import math
@@ -194,7 +214,7 @@ def write(results: Results, folder: Path = FOLDER, root: Path | None = ROOT) -> 
     if root is None:
         return
     image = "![look-ups](../benchmarks/results/lookups.svg)"
-    _replace(root / "docs" / "benchmarks.md", f"{table(results)}\n\n{image}")
+    _replace(root / "docs" / "benchmarks.md", f"{table(results)}\n\n{image}\n\n{other_pythons(folder)}".rstrip())
     _replace(root / "README.md", brief(results))
 
 

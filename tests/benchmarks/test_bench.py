@@ -40,7 +40,10 @@ def test_a_tiny_run_measures_every_side_and_writes_whole_files(tmp_path: Path) -
     for page in (readme, table):
         page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     results = Results(report.machine(), report.versions(), True, rows())
+    other = Results(report.machine(), report.versions() | {"Python": "3.99.1"}, False, results.rows)
+    report.write(other, tmp_path / "python3.99", None)
     report.write(results, tmp_path, tmp_path)
+    assert "Python 3.99.1, run apart" in table.read_text()
     again = msgspec.json.decode((tmp_path / "latest.json").read_bytes(), type=Results)
     assert [row.what for row in again.rows] == [row.what for row in results.rows]
     assert all(row.ours.median >= 0 for row in again.rows)

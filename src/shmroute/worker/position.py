@@ -189,7 +189,7 @@ class Position:
         for _, lookup in tables:
             lookup._disable()
         if routes is not None and not all_changed and (moved := routes._advance(self.absent)) is not None:
-            self._settle_along_log(rows, tables, *moved)
+            self._settle_along_log(rows, tables, moved)
             return rows
         lookups = self._disabled_lookups(tables)
         if self._former is None:  # else an interrupted move has set it
@@ -243,11 +243,10 @@ class Position:
         self,
         rows: RowReader,
         tables: list[tuple[_Served, CachingLookup]],
-        generation: int,
-        end: int,
-        changed: list[tuple[int, str]],
+        moved: tuple[int, int, list[tuple[int, str]]],
     ) -> None:
-        """Finish a move that the native look-up of routes has begun. `changed` holds the rows of all other kinds."""
+        """Finish a move that the native look-up of routes has begun, and has returned as `moved`."""
+        generation, end, changed = moved
         if changed:
             if any(kind == Kind.METADATA for kind, _ in changed):
                 self._former = rows.snapshot()
