@@ -77,12 +77,8 @@ def pytest_collection() -> Iterator[None]:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a run that leaves shared memory behind, and remove the real cluster's CRD if the run has installed it.
     xdist's workers have ended by now: it is told first."""
-    if REAL_CLUSTER and not session.config.stash.get(_DEFINED_BEFORE, True) and _has_definition(REAL_CLUSTER):
-        from tests.cluster import remove_definition
-
-        remove_definition(Path(REAL_CLUSTER))
     if (before := session.config.stash.get(_SEGMENTS_BEFORE, None)) is not None:
-        session.config.stash[_STRAYS] = found = strays(before)
+        session.config.stash[_STRAYS] = found = [*strays(before), *_definition_left(session.config)]
         if found and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -93,8 +89,22 @@ def _has_definition(kubeconfig: str) -> bool:
     return has_definition(Path(kubeconfig))
 
 
+def _definition_left(config: pytest.Config) -> list[str]:
+    """Remove the real cluster's CRD if the run has installed it; return what may be left."""
+    if not REAL_CLUSTER or config.stash[_DEFINED_BEFORE]:
+        return []
+    from tests.cluster import remove_definition
+
+    try:
+        if _has_definition(REAL_CLUSTER):
+            remove_definition(Path(REAL_CLUSTER))
+    except Exception as error:  # noqa: BLE001 - whatever the client makes of a cluster that is away
+        return [f"the CRD of the real cluster, which cannot be asked ({type(error).__name__})"]
+    return []
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Name the shared memory that the run has left behind."""
+    """Name what the run has left behind."""
     for path in config.stash.get(_STRAYS, []):
         terminalreporter.line(f"ERROR: left behind by the whole run: {path}", red=True)
 

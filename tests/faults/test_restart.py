@@ -1,7 +1,8 @@
 """The API server restarts, is restored or edits a definition: rows 40 and 41, on the test server and on a real one.
 
 A real one is restarted and restored by the commands that `SHMROUTE_TEST_RESTART` and `SHMROUTE_TEST_RESTORE` hold,
-where `SHMROUTE_TEST_KUBECONFIG` names it; each must return when the server has been started again.
+where `SHMROUTE_TEST_KUBECONFIG` names it; each must return when the server has been started again. A
+supervisor must start it, since a test ends every process that it has started.
 """
 
 from __future__ import annotations
