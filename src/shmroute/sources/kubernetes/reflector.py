@@ -90,10 +90,8 @@ class Reflector:
         self._stats = stats
         self._lister = Lister(api, timing, stats)
         self._recovery = Recovery(timing)
-        self._troubled = False
-        self._said = ""
-        """The last reason for a wait that was logged: what lasts is said once."""
-        """Whether a warning was logged for a problem that is not over yet."""
+        self._trouble: str | None = None
+        """Reason of the last wait, as long as the problem is not over: one that lasts is logged as a warning once."""
         self._broken = False
         """Whether the connection broke after the last complete list or the last request for a comparison."""
         self._garbled = ("", 0)
@@ -241,9 +239,8 @@ class Reflector:
 
     def _opened(self) -> None:
         self._recovery.opened()
-        if self._troubled:
-            self._troubled = False
-            self._said = ""
+        if self._trouble is not None:
+            self._trouble = None
             log.info("%s: watching again", self._api.what)
         self._listener.report("watching")
         if self._broken:
@@ -336,11 +333,10 @@ class Reflector:
         # A probe would only find the failure that is already known.
         self.watching = False
         self._stats.errors += 1
-        self._troubled = True
         count = len(self._sync)
         held = f"{count} objects stay as last seen" if self._sync.resource_version else "nothing was listed yet"
-        level = logging.DEBUG if reason == self._said else logging.WARNING
-        self._said = reason
+        level = logging.DEBUG if reason == self._trouble else logging.WARNING
+        self._trouble = reason
         log.log(level, "%s%s: %s, next attempt in %.1f s", self._api.prefix, reason, held, seconds)
         self._listener.report("backing-off", reason, seconds)
         stop.wait(seconds)
