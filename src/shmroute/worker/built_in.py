@@ -26,7 +26,7 @@ from shmroute.worker.tables import ATTEMPTS, Table
 if TYPE_CHECKING:
     from shmroute.worker.position import Position
 
-__all__ = ["BuiltInTable", "Models", "check_type", "decode_app", "decode_apps", "decode_endpoints"]
+__all__ = ["BuiltInTable", "Models", "check_table", "decode_app", "decode_apps", "decode_endpoints"]
 
 T = TypeVar("T")
 
@@ -52,13 +52,15 @@ _TYPES: Final[dict[str, tuple[Any, str]]] = {
 """Name of a table -> the type of its values, and that type in words."""
 
 
-def check_type(name: str, type: Any) -> None:  # noqa: A002 - as msgspec calls it
-    """Refuse another type than that of the built-in table's values.
+def check_table(name: str, type: Any) -> None:  # noqa: A002 - as msgspec calls it
+    """Check the arguments of `table`.
 
     Raises:
-        TypeError: it is another type.
+        TypeError: `name` is not a str, or is a built-in table's and `type` is another than that of its values.
     """
-    own, words = _TYPES[name]
+    if not isinstance(name, str):
+        raise TypeError(f"a table's name is a str, not {name.__class__.__name__}")
+    own, words = _TYPES.get(name, (type, ""))
     if type not in (Any, own):
         raise TypeError(f"table {name!r} is built in, and its values are {words}: name that type, or none")
 

@@ -19,7 +19,7 @@ from shmroute.errors import (
 )
 from shmroute.rows import BUILT_IN_TABLES, Kind, SettingsRow
 from shmroute.worker.binding import ReaderBinding
-from shmroute.worker.built_in import BuiltInTable, Models, check_type, decode_app, decode_apps, decode_endpoints
+from shmroute.worker.built_in import BuiltInTable, Models, check_table, decode_app, decode_apps, decode_endpoints
 from shmroute.worker.lookup import RouteLookup
 from shmroute.worker.position import Position
 from shmroute.worker.routes import App, Route, route_in
@@ -190,10 +190,8 @@ class Reader(RouteLookup):
         Raises:
             TypeError: `name` is not a str, or is a built-in table's and `type` is another than that of its values.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"a table's name is a str, not {name.__class__.__name__}")
+        check_table(name, type)
         if name in BUILT_IN_TABLES:
-            check_type(name, type)
             type = Any  # noqa: A001 - see above
         table = self._tables.get((name, type))
         if table is None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 import msgspec
 
 from shmroute.errors import ModelNotFound, SnapshotExpired
-from shmroute.rows import BUILT_IN_TABLES, Kind, TableRow
-from shmroute.worker.built_in import check_type, decode_app, decode_endpoints
+from shmroute.rows import Kind, TableRow
+from shmroute.worker.built_in import check_table, decode_app, decode_endpoints
 from shmroute.worker.metadata import MetadataValue, decode_row
 from shmroute.worker.routes import route_in
 from shmroute.worker.table_view import TableView, decoder, ready_row, table_row
@@ -108,10 +108,7 @@ class Snapshot:
             TableNotReady, TableNotFound: in this generation the table was not ready, or did not exist.
             TypeError: as `shmroute.table`.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"a table's name is a str, not {name.__class__.__name__}")
-        if name in BUILT_IN_TABLES:
-            check_type(name, type)
+        check_table(name, type)
         table = ready_row(name, self._position.area, table_row(self._position, self._reader, name))
         match name:
             case "models":

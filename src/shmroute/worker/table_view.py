@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from shmroute.worker.position import Position
     from shmroute.worker.table_metadata import TableMetadata
 
-__all__ = ["TableView", "decoder", "endpoints_ready", "ready_row", "table_row"]
+__all__ = ["TableView", "decode_table", "decoder", "endpoints_ready", "ready_row", "table_row"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -41,8 +41,7 @@ Bucket: TypeAlias = Callable[[str, Callable[[bytes], Any]], Any]
 _decode_first = msgspec.msgpack.Decoder(tuple[int, list[str]]).decode
 _decode_bucket = msgspec.msgpack.Decoder(list[str]).decode
 
-
-_decode_table = msgspec.msgpack.Decoder(TableRow).decode
+decode_table = msgspec.msgpack.Decoder(TableRow).decode
 
 
 def decoder(type: Any) -> Callable[[bytes], Any]:  # noqa: A002 - as msgspec calls it
@@ -59,7 +58,7 @@ def table_row(position: Position, rows: RowReader, name: str) -> TableRow | None
     kind = BUILT_IN_TABLES.get(name)
     if kind is None:
         row = rows.get(Kind.TABLES, name)
-        return position.decoded(_decode_table, row) if row is not None else None
+        return position.decoded(decode_table, row) if row is not None else None
     ready = True
     if kind == Kind.ENDPOINTS and position.area_with_endpoints != rows.control.area_id:
         ready = endpoints_ready(rows)

@@ -28,7 +28,7 @@ from shmroute.errors import NotReady, SnapshotExpired, TableNotFound
 from shmroute.rows import Kind, TableRow
 from shmroute.worker.lookup import TableLookup
 from shmroute.worker.row_cache import make_room
-from shmroute.worker.table_view import TableView, ready_row
+from shmroute.worker.table_view import TableView, decode_table, ready_row
 
 if TYPE_CHECKING:
     from shmroute.shm.reader import RowReader
@@ -43,8 +43,6 @@ R = TypeVar("R")
 _WAIT_STEP_SECONDS: Final = 0.005
 ATTEMPTS: Final = 5
 """Maximum attempts to read. One fails only if the writer, at full rate, replaces the table twice meanwhile."""
-
-_decode_table = msgspec.msgpack.Decoder(TableRow).decode
 
 
 class Table(TableLookup, TableView[T], Generic[T]):
@@ -155,7 +153,7 @@ class Table(TableLookup, TableView[T], Generic[T]):
 
     def _table(self) -> TableRow:
         """Return the table's own row in the newest generation."""
-        row = self._position.part(Kind.TABLES, self.name, lambda value: _decode_table(value) if value else _NO_TABLE)
+        row = self._position.part(Kind.TABLES, self.name, lambda value: decode_table(value) if value else _NO_TABLE)
         return ready_row(self.name, self._position.area, None if row is _NO_TABLE else row)
 
     # --- state ---------------------------------------------------------------------------------------------
