@@ -8,6 +8,8 @@ time. If no time is left, the text names none.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from itertools import islice
 from typing import Any, Final
@@ -49,6 +51,17 @@ class _Budget:
         return self.left
 
 
+@contextmanager
+def _scanning() -> Iterator[float]:
+    """Yield when a scan must end, on the monotonic clock. The block's time counts against the budget."""
+    started = time.monotonic()
+    until = started + _budget.take()
+    try:
+        yield until
+    finally:
+        _budget.left -= time.monotonic() - started
+
+
 _budget: Final = _Budget()
 
 
@@ -61,9 +74,7 @@ def describe(area: str, kind: Kind, name: str, namespace: str | None) -> str:
         name: the name that was not found.
         namespace: the only namespace that was searched; None for all.
     """
-    started = time.monotonic()
-    until = started + _budget.take()
-    try:
+    with suppress(ShmrouteError, OSError), _scanning() as until:
         rows = RowReader(area)
         count, close = _scan(rows, kind, name, until)
         counted = "apps" if kind == Kind.APP else "models"
@@ -74,23 +85,15 @@ def describe(area: str, kind: Kind, name: str, namespace: str | None) -> str:
             else f"{total} {counted[:-1] if total == 1 else counted}, {_freshness(rows)}"
         )
         return f" in area {area!r} ({facts}){_elsewhere(rows, kind, name, namespace) or _suggestion(close)}"
-    except (ShmrouteError, OSError):
-        return ""
-    finally:
-        _budget.left -= time.monotonic() - started
+    return ""
 
 
 def describe_table(area: str, name: str) -> str:
     """Return `; did you mean 'tenants'?` for a table that does not exist; "" if no name is similar."""
-    started = time.monotonic()
-    until = started + _budget.take()
-    try:
+    with suppress(ShmrouteError, OSError), _scanning() as until:
         _, close = _scan(RowReader(area), Kind.TABLES, name, until)
         return _suggestion(close or get_close_matches(name, BUILT_IN_TABLES, _MAX_NEAR))
-    except (ShmrouteError, OSError):
-        return ""
-    finally:
-        _budget.left -= time.monotonic() - started
+    return ""
 
 
 def _scan(rows: RowReader, kind: Kind, name: str, until: float) -> tuple[int | None, list[str]]:
