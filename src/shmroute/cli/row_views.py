@@ -179,7 +179,7 @@ def add_ages(items: list[Item], area: str) -> None:
     """Give each item of `tables` the seconds since it was last in step with its source; None means never."""
     with onlooker(area) as reader:
         for item in items:
-            age = reader.age if item["table"] in BUILT_IN_TABLES else reader.table(item["table"]).age
+            age = reader.table(item["table"]).age
             item["age"] = age if math.isfinite(age) else None
             item["age_words"] = age_words(age) if math.isfinite(age) else "never"
 
