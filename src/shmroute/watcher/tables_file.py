@@ -85,10 +85,11 @@ def read_valid_tables(
         refused = str(error)
     for name, definition in sorted(tables.items()):
         try:
-            try:
-                parse_selector(definition.selector)
-            except ConfigError as error:
-                raise ConfigError(f"{place(name, ('selector',))}table {name!r}: {error}") from error
+            parse_selector(definition.selector)
+        except ConfigError as error:
+            problems.append(f"{place(name, ('selector',))}table {name!r}: {error}")
+            continue
+        try:
             kinds += watch({name: definition}, current=(*current, *kinds))
         except ConfigError as error:
             problems.append(str(error))
