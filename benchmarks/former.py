@@ -121,19 +121,19 @@ def beside_former(small: int, large: int, warm: int, rounds: int, builds: int) -
     """Publish one changed app at two sizes, build a base, and refresh a worker: both twins and the former release."""
     measured = []
     with sides() as each:
+        areas = {}
         for count in (small, large):
             taken: dict[str, list[float]] = {}
             for number in range(builds if count == large else 1):
                 for name, side in each.items():
-                    area = f"bench-{os.getpid()}-{number}-{list(each).index(name)}"
-                    taken.setdefault(name, []).append(side.ask("build", area, count))
+                    areas[name] = f"bench-{os.getpid()}-{number}-{list(each).index(name)}"
+                    taken.setdefault(name, []).append(side.ask("build", areas[name], count))
             if count == large:
                 what = "first complete build, beside the former release"
                 measured += _rows(what, f"{count:,} models", taken, None, 1.0)
             taken = in_turns(each, rounds, "publish", 20)
             what = "publish one changed app (10 models), CPU time"
             measured += _rows(what, f"{count:,} models", taken, 1.0, 1.0)
-        areas = {name: f"bench-{os.getpid()}-{number}-{list(each).index(name)}" for name in each}
         taken = {name: [side.work("remember", areas[name], side.ask("names"))["bytes"]] for name, side in each.items()}
         what = "memory of a worker for each remembered route"
         measured += _rows(what, f"{large:,} models, in no order", taken, 0.6, None, unit="bytes")
