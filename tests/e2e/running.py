@@ -13,6 +13,7 @@ from typing import Any
 
 from shmroute import Reader
 from tests.cluster import Cluster, Manifest
+from tests.faults.watching import watch_process
 from tests.processes import bound
 
 WAIT_SECONDS = 30.0
@@ -45,14 +46,9 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 @contextmanager
 def watcher(cluster: Cluster, area: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run `shmroute watch` on the cluster's namespace; end it at the end of the block."""
-    command = [sys.executable, "-m", "shmroute", "watch", "--kubeconfig", str(cluster.kubeconfig)]
-    command += ["--namespace", cluster.namespace, "--area", area, *options]
-    process = subprocess.Popen(bound(command))
-    try:
+    place = ("--kubeconfig", cluster.kubeconfig, "--namespace", cluster.namespace)
+    with watch_process(area, *place, *options, log_level="info") as process:
         yield process
-    finally:
-        process.terminate()
-        process.wait(WAIT_SECONDS)
 
 
 def shmroute(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

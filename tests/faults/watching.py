@@ -13,9 +13,9 @@ from tests.watcher.running import WAIT_SECONDS
 
 
 @contextmanager
-def watch_process(area: str, *options: str | Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `shmroute watch` with these options, and end it at the end of the block. Only errors are logged."""
-    command = [sys.executable, "-m", "shmroute", "watch", "--area", area, "--log-level", "error", *options]
+def watch_process(area: str, *options: str | Path, log_level: str = "error") -> Iterator[subprocess.Popen[bytes]]:
+    """Run `shmroute watch` with these options, and end it at the end of the block."""
+    command = [sys.executable, "-m", "shmroute", "watch", "--area", area, "--log-level", log_level, *options]
     process = subprocess.Popen(bound(command))
     try:
         yield process
