@@ -103,8 +103,11 @@ FORMAT = re.sub(r"\s*@font-face \{\{.*?\n    \}\}", "", CONSOLE_SVG_FORMAT, flag
 COLOURS = 32
 """Of a photograph: a fifth of the bytes, and nobody sees a difference."""
 
-FRAME = re.compile(r"\r?(?:\x1b\[1A|\x1b\[2K)+")
+HOME = "\x1b[H"
 """What a live view writes to begin again."""
+
+ERASE = re.compile(r"\x1b\[[JK]")
+"""What it writes to erase the rest of a line, or of the terminal."""
 
 
 def main() -> None:
@@ -172,7 +175,8 @@ def terminals() -> None:
     draw("events", shown("events", "--since", "10m"))
     draw("doctor", shown("doctor", "--manifests", "manifests"))
     draw("get-w", shown("get", "models", "-w", during=lambda: serve("v-2")))
-    draw("status-watch", FRAME.split(shown("status", "--watch", during=lambda: serve("v-1")))[-2])
+    live = ERASE.sub("", shown("status", "--watch", during=lambda: serve("v-1")).split(HOME)[-2])
+    draw("status-watch", f"\x1b[1m$ shmroute status --watch\x1b[0m\n{live}")
 
 
 def shown(*arguments: str, during: object = None) -> str:

@@ -24,7 +24,6 @@ HEAVY = {
     "prometheus_client",
     "pytest",
     "redis",
-    "rich",
     "socket",
     "ssl",
     "subprocess",

@@ -143,6 +143,28 @@ def test_get_watch_fits_time_and_both_values_in_80_columns(area: str, colour: bo
     assert max(map(len, plain)) <= 80
 
 
+def test_status_watch_redraws_the_terminal_from_its_top(area: str) -> None:
+    with published(area) as routes:
+        master, slave = pty.openpty()
+        process = start("status", "--watch", "--area", area, stdout=slave, COLUMNS="80", LINES="40")
+        os.close(slave)
+        with os.fdopen(master, "rb", buffering=0) as screen:
+            shown = b""
+
+            def until(text: bytes) -> None:
+                nonlocal shown
+                while text not in shown.rpartition(b"\x1b[H")[2]:
+                    assert select.select([screen], [], [], 60)[0], shown
+                    shown += screen.read(65_536)
+
+            until(b"generation  1\x1b[K")
+            routes.set({"model2": "movedApp"})
+            until(b"generation  2\x1b[K")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(WAIT_SECONDS) == 130
+            process.communicate()
+
+
 def test_names_cannot_send_control_sequences_to_the_terminal(terminal: Terminal, area: str) -> None:
     routes = Routes(area)
     routes.set({"bad\x1b[31m\u202e": Answer(app="app\x9b")})

@@ -2,7 +2,7 @@
 
 One module per command; it is imported when the command is called, so that `shmroute resolve` starts quickly.
 Commands share `options` and `output`; those that start a watcher also `watch_options`, `watch_arguments` and `logs`.
-`row_views` and `follow` belong to `get`, `live` to `status`. The hidden command `keep` is for hooks of servers.
+`row_views` and `follow` belong to `get`. The hidden command `keep` is for hooks of servers.
 
 Exit codes: 0 ok, 1 failure, 2 usage, 5 not found, 6 stale, 7 not ready. Never 3 or 4, at which gunicorn up to 23 stops
 the whole server if a child of it ends so.
@@ -98,6 +98,7 @@ def _show_variables(command: click.Command) -> None:
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 110,
+        "show_default": True,
         # What names no variable of its own has SHMROUTE_<COMMAND>_<OPTION>.
         "auto_envvar_prefix": "SHMROUTE",
     },

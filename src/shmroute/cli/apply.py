@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from shmroute.cli import options
-from shmroute.metadata.template import DEFAULT_TEMPLATE
 
 
 @click.command()
@@ -23,11 +22,10 @@ from shmroute.metadata.template import DEFAULT_TEMPLATE
 @options.cluster
 @click.option(
     "--metadata",
-    envvar="SHMROUTE_APPLY_METADATA",
     help="Metadata to write first: a JSON file {model: value}, or a folder with a file for each key or model.",
 )
-@click.option("--redis", envvar="SHMROUTE_REDIS", help="The Redis server to write the metadata to.")
-@click.option("--metadata-key", envvar="SHMROUTE_METADATA_KEY", default=DEFAULT_TEMPLATE, show_default=True)
+@options.redis
+@options.metadata_key
 def command(
     app: str | None,
     files: tuple[str, ...],

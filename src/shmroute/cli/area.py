@@ -23,8 +23,7 @@ def list_areas(output: str) -> None:
     from shmroute.shm.names import DIRECTORY, area_names
 
     items = [_item(name) for name in area_names()]
-    table = {"area": "area", "state": "state", "generation": "generation", "memory": "memory", "watcher": "watcher"}
-    show(items, output, table, {}, "area")
+    show(items, output, "area", "area state generation memory watcher")
     if not items and output == "table":
         click.echo(f"No areas in {DIRECTORY}.", err=True)
 

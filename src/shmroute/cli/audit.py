@@ -19,9 +19,7 @@ _POLL_SECONDS: Final = 0.2
 
 @click.command()
 @options.area
-@click.option(
-    "--timeout", type=options.Seconds(), default=60.0, show_default=True, help="Seconds to wait for the result."
-)
+@click.option("--timeout", type=options.Seconds(), default=60.0, help="Seconds to wait for the result.")
 def command(area: str, timeout: float) -> None:
     """Compare a fresh list of the cluster with what is served; differences are repaired.
 

@@ -22,9 +22,7 @@ def show() -> None:
 
 @command.command()
 @options.cluster
-@click.option(
-    "--timeout", type=options.Seconds(), default=30.0, show_default=True, help="Seconds to wait for Established."
-)
+@click.option("--timeout", type=options.Seconds(), default=30.0, help="Seconds to wait for Established.")
 def install(kubeconfig: str | None, context: str | None, timeout: float) -> None:
     """Install or update it in a cluster, and wait until it is served. Doing so twice changes nothing."""
     from shmroute.kube.connection import Connection

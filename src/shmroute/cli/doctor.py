@@ -30,13 +30,13 @@ SMALL_BYTES: Final = 64 * 1024 * 1024
 @options.area
 @options.namespaces
 @options.cluster
-@click.option("--manifests", envvar="SHMROUTE_MANIFESTS", help="The folder that the watcher follows, if not a cluster.")
-@click.option("-l", "--selector", envvar="SHMROUTE_SELECTOR", help="Label selector of the AppModels.")
-@click.option("--tables", envvar="SHMROUTE_TABLES", metavar="FILE", help="The file that declares tables.")
-@click.option("--redis", envvar="SHMROUTE_REDIS", help="The Redis server with the models' metadata.")
+@options.option("--manifests", help="The folder that the watcher follows, if not a cluster.")
+@options.option("-l", "--selector", help="Label selector of the AppModels.")
+@options.tables
+@options.redis
 def command(
     area: str,
-    namespace: tuple[str, ...] | str | None,
+    namespace: str | None,
     all_namespaces: bool,
     kubeconfig: str | None,
     context: str | None,

@@ -27,13 +27,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option(
-    "--since",
-    callback=_seconds,
-    envvar="SHMROUTE_SINCE",
-    metavar="TIME",
-    help="Only the last TIME: 90s, 10m, 2h, 1d.",
-)
+@options.option("--since", callback=_seconds, metavar="TIME", help="Only the last TIME: 90s, 10m, 2h, 1d.")
 @options.area
 @options.output("table", "json", "yaml")
 def command(model: str | None, since: float | None, area: str, output: str) -> None:

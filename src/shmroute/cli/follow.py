@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 import msgspec
 
 from shmroute.cli.output import document, paint, printable
-from shmroute.worker.changes import Change, Reset
 from shmroute.worker.reader import Reader
-from shmroute.worker.routes import Route
-from shmroute.worker.table_changes import TableChange, TableReset
+from shmroute.worker.table_changes import TableReset
 from shmroute.worker.tables import Table
 
-__all__ = ["follow", "follow_table", "short"]
+__all__ = ["follow_models", "follow_table", "short"]
 
 Item = dict[str, Any]
 
@@ -44,20 +42,18 @@ class _Lines:
 
     Args:
         form: that of `-o`.
-        columns: column header -> the item's field; in front of them come time and event.
-        name: the field that `-o name` prints.
+        columns: the item's fields in front of the old and the new state; the first is what `-o name` prints.
     """
 
-    def __init__(self, form: str, columns: Mapping[str, str], name: str) -> None:
+    def __init__(self, form: str, columns: Collection[str]) -> None:
         self._form = form
-        self._name = name
-        self._columns = columns
-        self._widths = [8, 7, *(max(_WIDTH, len(header)) for header in columns)]
+        self._columns = [*columns, "old", "new"]
+        self._widths = [8, 7, *(_WIDTH for _ in self._columns)]
         if form in ("table", "wide"):
-            self._line([header.upper() for header in ("time", "event", *columns)])
+            self._line([header.upper() for header in ("time", "event", *self._columns)])
 
-    def show(self, event: str, generation: int, item: Item, shown: Item | None = None) -> None:
-        """Print one event. `shown` holds the values for the columns, by default the item itself."""
+    def show(self, event: str, generation: int, item: Item, old: str, new: str) -> None:
+        """Print one event; `old` and `new` are the states for the columns."""
         match self._form:
             case "json" | "yaml":
                 now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -65,10 +61,10 @@ class _Lines:
                 text = json.dumps(whole, ensure_ascii=False) if self._form == "json" else document(whole, "yaml")
                 click.echo(text if self._form == "json" else f"---\n{text}")
             case "name":
-                click.echo(f"{event} {printable(item[self._name])}")
+                click.echo(f"{event} {printable(item[self._columns[0]])}")
             case _:
-                cells = [str((shown or item)[field]) for field in self._columns.values()]
-                self._line([time.strftime("%H:%M:%S"), event, *cells])
+                cells = {**item, "old": old, "new": new}
+                self._line([time.strftime("%H:%M:%S"), event, *(cells[field] for field in self._columns)])
 
     def _line(self, cells: list[str]) -> None:
         cells = [printable(cell) for cell in cells]
@@ -79,114 +75,89 @@ class _Lines:
         click.echo("  ".join(padded).rstrip())
 
 
-def follow(
-    area: str,
-    is_wanted: Callable[[Item], bool],
-    items_of: Callable[[Route], list[Item]],
-    form: str,
-) -> None:
-    """Print the models and their changes until Ctrl-C. `items_of` gives a route and those of other namespaces as items.
+class _Event(NamedTuple):
+    """One part of a row was added, changed or removed. A model's row has a part for each namespace."""
 
-    Raises:
-        NotReady: nothing has been published yet.
-    """
-    with Reader(area) as reader:
-        reader.attach()
-        wide = {"namespace": "namespace", "appmodel": "appmodel"} if form == "wide" else {}
-        lines = _Lines(form, {"model": "model", **wide, "old": "old", "new": "new"}, "model")
-        known: dict[str, dict[str, Item]] = {}
-        for change in reader.changes():
-            for event, old, new in _events(change, items_of, known):
-                item = new or old or {}
-                if is_wanted(item):
-                    cells = {**item, "old": _served(old), "new": _served(new)}
-                    lines.show(event, change.generation, {**item, "old": old}, cells)
-
-
-def _served(item: Item | None) -> str:
-    """Return the text of a model's row for a column."""
-    return f"{item['version']} {item['app']} {item['app_version']}" if item else "-"
+    kind: str
+    generation: int
+    key: str
+    old: Any
+    new: Any
 
 
 def _events(
-    change: Change | Reset, items_of: Callable[[Route], list[Item]], known: dict[str, dict[str, Item]]
-) -> Iterator[tuple[str, Item | None, Item | None]]:
-    """Yield the change of each model in each namespace: what happened, the item before and after.
+    table: Table[Any],
+    parts_of: Callable[[str, Any], Mapping[str, Any]],
+    members: Callable[[], Collection[str]] | None = None,
+) -> Iterator[_Event]:
+    """Yield the parts that the table has, then their changes.
 
-    `known` is what was printed so far, by model and namespace.
+    Args:
+        table: the table.
+        parts_of: returns the parts of a row that are wanted, by an identity of each.
+        members: returns the keys of the rows that are wanted now; None: all rows.
     """
-    now: Mapping[str, Route | None] = change.routes if isinstance(change, Reset) else {change.model: change.new}
-    models = known.keys() | now.keys() if isinstance(change, Reset) else now.keys()
-    for model in sorted(models):
-        route = now.get(model)
-        items = {item["namespace"]: item for item in items_of(route)} if route is not None else {}
-        before = known.pop(model, {})
-        if items:
-            known[model] = items
-        for namespace in sorted(before.keys() - items.keys()):
-            yield "removed", before[namespace], None
-        for namespace, item in items.items():
-            if before.get(namespace) != item:
-                yield ("changed" if namespace in before else "added"), before.get(namespace), item
+    known: dict[str, Mapping[str, Any]] = {}
+    for change in table.changes():
+        if isinstance(change, TableReset):
+            rows, keys = change.rows, sorted(change.rows.keys() | known.keys())
+        else:
+            rows, keys = {} if change.kind == "removed" else {change.key: change.new}, [change.key]
+        if members is not None:
+            wanted: Collection[str] = ()
+            with suppress(KeyError):  # declared anew without that index: no row has the value
+                wanted = members()
+            rows = {key: value for key, value in rows.items() if key in wanted}
+        for key in keys:
+            before, now = known.pop(key, {}), parts_of(key, rows[key]) if key in rows else {}
+            if now:
+                known[key] = now
+            for part in sorted(before.keys() - now.keys()):
+                yield _Event("removed", change.generation, key, before[part], None)
+            for part, new in now.items():
+                if part not in before:
+                    yield _Event("added", change.generation, key, None, new)
+                elif before[part] != new:
+                    yield _Event("changed", change.generation, key, before[part], new)
 
 
-def follow_table(area: str, name: str, keys: tuple[str, ...], by: tuple[str, list[Any]] | None, form: str) -> None:
+def follow_models(
+    reader: Reader, is_wanted: Callable[[Item], bool], items_of: Callable[[Any], list[Item]], form: str
+) -> None:
+    """Print the models and their changes until Ctrl-C. `items_of` makes items of a route and its `others`."""
+
+    def parts_of(_model: str, route: Any) -> dict[str, Item]:
+        return {item["namespace"]: item for item in items_of(route) if is_wanted(item)}
+
+    def served(item: Item | None) -> str:
+        return f"{item['version']} {item['app']} {item['app_version']}" if item else "-"
+
+    lines = _Lines(form, ["model", "namespace", "appmodel"] if form == "wide" else ["model"])
+    for event in _events(reader.table("models"), parts_of):
+        item = {**(event.new or event.old), "old": event.old}
+        lines.show(event.kind, event.generation, item, served(event.old), served(event.new))
+
+
+def follow_table(
+    reader: Reader, name: str, keys: Collection[str], members: Callable[[], Collection[str]] | None, form: str
+) -> None:
     """Print a table's rows and their changes until Ctrl-C.
 
     Args:
-        area: the area's name.
+        reader: a reader of the area.
         name: the table's name.
         keys: the keys to restrict it to; none for all.
-        by: an index and the values to restrict it to. A row that gets such a value is "added", one that loses it
-            "removed".
+        members: returns the keys that an index has for the wanted value; None for all. A row that gets such a value is
+            "added", one that loses it "removed".
         form: that of `-o`.
-
-    Raises:
-        NotReady: nothing has been published yet.
     """
-    with Reader(area) as reader:
-        table = reader.table(name)
-        lines = _Lines(form, {"key": "key", "old": "old", "new": "new"}, "key")
-        known: dict[str, Any] = {}
-        for change in table.changes():
-            for key, value in _wanted(table, change, known, keys, by):
-                old, gone = known.get(key), value is _GONE
-                if not gone and key in known and old == value:
-                    continue
-                event = "removed" if gone else "changed" if key in known else "added"
-                new = None if gone else value
-                cells = {"old": "" if event == "added" else short(old, _MAX_SHOWN)}
-                cells |= {"key": key, "new": "" if gone else short(new, _MAX_SHOWN)}
-                lines.show(event, change.generation, {"key": key, "old": old, "new": new}, cells)
-                known.pop(key, None)
-                if not gone:
-                    known[key] = value
 
+    def parts_of(key: str, value: Any) -> dict[str, Any]:
+        return {key: value} if not keys or key in keys else {}
 
-_GONE: Final = object()
-
-
-def _wanted(
-    table: Table[Any],
-    change: TableChange[Any] | TableReset[Any],
-    known: Mapping[str, Any],
-    keys: tuple[str, ...],
-    by: tuple[str, list[Any]] | None,
-) -> list[tuple[str, Any]]:
-    """Return what a change means for the rows that are wanted: `(key, value)`, `_GONE` for one that is none of them
-    now."""
-    if isinstance(change, TableReset):
-        now = {**dict.fromkeys(known, _GONE), **change.rows}
-    else:
-        now = {change.key: _GONE if change.kind == "removed" else change.new}
-    if by is not None:
-        index, values = by
-        members: set[str] = set()
-        with suppress(KeyError):  # declared anew without that index: no row has the value
-            members.update(*(table.keys_by(index, value) for value in values))
-        now = {key: value if key in members else _GONE for key, value in now.items()}
-    return [
-        (key, value)
-        for key, value in sorted(now.items(), key=lambda item: item[0])
-        if (not keys or key in keys) and (value is not _GONE or key in known)
-    ]
+    lines = _Lines(form, ["key"])
+    for event in _events(reader.table(name), parts_of, members):
+        old = "" if event.kind == "added" else short(event.old, _MAX_SHOWN)
+        new = "" if event.kind == "removed" else short(event.new, _MAX_SHOWN)
+        item = {"key": event.key, "old": event.old, "new": event.new}
+        lines.show(event.kind, event.generation, item, old, new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -9,15 +10,17 @@ import click
 import msgspec
 from click.shell_completion import CompletionItem
 
-from shmroute.cli import options, output
-from shmroute.cli.follow import follow, follow_table, short
+from shmroute.cli import options
+from shmroute.cli.follow import follow_models, follow_table, short
+from shmroute.cli.output import show
 from shmroute.cli.row_views import VIEWS, Item, View, add_ages, built_in_tables, decode_table, model_items, table_view
 from shmroute.errors import ShmrouteError, TableNotReady
 from shmroute.resources.table_definition import TABLE_NAME
-from shmroute.rows import Kind, TableRow, bucket_key, index_value
+from shmroute.rows import Kind, index_value
 from shmroute.shm.reader import RowReader
-from shmroute.watcher.report import age_words, status_of
+from shmroute.watcher.report import age_words, onlooker, status_of
 from shmroute.worker import environment
+from shmroute.worker.tables import Table
 
 _MAX_SHOWN: Final = 80
 """Longest value shown in a column, in characters; -o json and yaml show all of it."""
@@ -44,46 +47,37 @@ class _What(click.ParamType[str]):
         return [CompletionItem(each) for each in (*VIEWS, "workers", *tables) if each.startswith(incomplete)]
 
 
-def _view_of(what: str, rows: RowReader, by: str | None) -> tuple[View, frozenset[str] | None]:
-    """Return the view of a name, and the keys to restrict it to; None for all. Raises `TableNotFound`, `UsageError`."""
+def _view_of(what: str, rows: RowReader) -> View:
+    """Return the view of a name. Raises `UsageError`, and `TableNotReady`."""
     if what in VIEWS:
-        if by:
-            raise click.UsageError("--by is for declared tables")
-        return VIEWS[what], None
+        return VIEWS[what]
     row = rows.get(Kind.TABLES, what)
     if row is None:
         raise click.UsageError(f"{what!r} is neither a table of this area nor one of {_NAMES}")
     table = decode_table(row)
     if not table.ready:
         raise TableNotReady(what, environment.area())
-    return table_view(table), frozenset(_keys_by(rows, table, *_index_of(what, table, by))) if by else None
+    return table_view(table)
 
 
-def _index_of(name: str, table: TableRow, by: str) -> tuple[str, list[Any]]:
-    """Return the index that `--by` names, and the values that it may mean: `1` is a number and a text."""
+def _members(table: Table[Any], by: str) -> Callable[[], frozenset[str]]:
+    """Return what returns the keys that `--by` selects. A value such as `1` stands for a number and for a text."""
     index, equals, text = by.partition("=")
     if not equals:
         raise click.UsageError(f"--by {by!r}: write INDEX=VALUE")
-    if index not in table.indexes:
-        raise click.UsageError(f"table {name!r} has no index {index!r}; it has {', '.join(table.indexes) or 'none'}")
     values: list[Any] = [text]
     with suppress(msgspec.DecodeError):
         values.append(msgspec.json.decode(text))
-    return index, [value for value in values if index_value(index, value) is not None]
+    wanted = [value for value in values if index_value(index, value) is not None]
 
+    def members() -> frozenset[str]:
+        return frozenset(key for value in wanted for key in table.keys_by(index, value))
 
-def _keys_by(rows: RowReader, table: TableRow, index: str, values: list[Any]) -> list[str]:
-    entries = {entry for value in values if (entry := index_value(index, value)) is not None}
-    found: list[str] = []
-    for entry in entries:
-        first = rows.get(table.number + 1, bucket_key(entry, 0))
-        if first is None:
-            continue
-        buckets, keys = msgspec.msgpack.decode(first)
-        found += keys
-        for bucket in range(1, buckets):
-            found += msgspec.msgpack.decode(rows.get(table.number + 1, bucket_key(entry, bucket)) or b"\x90")
-    return found
+    try:
+        members()
+    except KeyError as error:
+        raise click.UsageError(error.args[0]) from None
+    return members
 
 
 @click.command()
@@ -112,38 +106,45 @@ def command(
     With NAMEs only those; ends with 5 if one does not exist. Lists all watched namespaces unless -n is given.
     """
     wanted_namespace = options.one_namespace(namespace, all_namespaces)
-    if wanted_namespace is not None and (what == "tables" or (what not in VIEWS and what != "workers")):
+    declared = what not in VIEWS and what != "workers"
+    if wanted_namespace is not None and (declared or what == "tables"):
         raise click.UsageError("-n is not for tables: where several namespaces are watched, their keys begin with it")
-    if watch:
-        if what not in VIEWS and what != "workers":
-            rows = RowReader(area)
-            _view_of(what, rows, by)  # which refuses what is no table
-            index = _index_of(what, decode_table(rows.get(Kind.TABLES, what) or b""), by) if by else None
-            follow_table(area, what, names, index, output)
-            return
-        if what != "models":
-            raise click.UsageError("-w is for models and declared tables")
-        follow(area, lambda item: _is_wanted(item, wanted_namespace, names), model_items, output)
-        return
+    if by and not declared:
+        raise click.UsageError("--by is for declared tables")
+    if watch and not declared and what != "models":
+        raise click.UsageError("-w is for models and declared tables")
     if what == "workers":
         _show_workers(area, output)
         return
     rows = RowReader(area)
-    view, keys = _view_of(what, rows, by)
-    found = [(key, value) for _, key, value in rows.rows(view.kind) if keys is None or key in keys]
+    view = _view_of(what, rows)
+
+    def is_wanted(item: Item) -> bool:
+        return (wanted_namespace is None or item["namespace"] == wanted_namespace) and (
+            not names or item[view.name] in names
+        )
+
+    with onlooker(area) as reader:
+        members = _members(reader.table(what), by) if by else None
+        if watch:
+            if declared:
+                follow_table(reader, what, names, members, output)
+            else:
+                follow_models(reader, is_wanted, model_items, output)
+            return
+        wanted = members() if members is not None else None
+    found = [(key, value) for _, key, value in rows.rows(view.kind) if wanted is None or key in wanted]
     if what == "tables":
         found += built_in_tables(rows)
-    items = [item for key, value in found for item in view.items(key, value)]
-    items = [
-        item
-        for item in items
-        if _is_wanted(item, wanted_namespace, names, view.name) and not (pending and item.get("state") == "loaded")
-    ]
+    items = [item for key, value in found for item in view.items(key, value) if is_wanted(item)]
+    if pending:
+        items = [item for item in items if item.get("state") != "loaded"]
     if what == "tables":
         add_ages(items, area)
     items.sort(key=lambda item: (item.get("namespace", ""), item[view.name]))
-    cut = what not in VIEWS and output in ("table", "wide")
-    _show([{**item, "value": short(item["value"], _MAX_SHOWN)} for item in items] if cut else items, output, view)
+    if declared and output in ("table", "wide"):
+        items = [{**item, "value": short(item["value"], _MAX_SHOWN)} for item in items]
+    show(items, output, view.name, view.table, view.wide)
     missing = set(names) - {item[view.name] for item in items}
     for name in sorted(missing):
         click.echo(f"error: {what} {name!r} not found", err=True)
@@ -171,18 +172,9 @@ def _show_workers(area: str, form: str) -> None:
     if not found["known"]:
         raise ShmrouteError(f"the workers of area {area!r} are not known: {found['reason']}")
     items = [{**item, "noted_age": age_words(item["noted_seconds"])} for item in found["items"]]
-    table = {"pid": "pid", "state": "state", "answers-from": "generation", "last-move": "noted_age"}
-    table["reason"] = "reason"
-    output.show(items, form, table, {"stuck-at": "stuck_at", "look-up": "look_up"}, "pid")
+    columns = "pid state answers_from=generation last_move=noted_age reason"
+    show(items, form, "pid", columns, "stuck_at look_up")
     if not items and form in ("table", "wide"):
         click.echo("No workers found.", err=True)
     elif form in ("table", "wide"):
         click.echo(f"newest generation {control.generation}; a worker moves to it at its next look-up", err=True)
-
-
-def _is_wanted(item: Item, namespace: str | None, names: tuple[str, ...], name: str = "model") -> bool:
-    return (namespace is None or item["namespace"] == namespace) and (not names or item[name] in names)
-
-
-def _show(items: list[Item], form: str, view: View) -> None:
-    output.show(items, form, view.table, view.wide, view.name)

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from shmroute.cli.options import option
+
 __all__ = ["configure", "is_configured", "log_options"]
 
 _log = logging.getLogger(__name__)
@@ -26,16 +28,8 @@ _LEVELS = ("debug", "info", "warning", "error")
 def log_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add `--log-level` and `--log-format`; they take effect before the command begins."""
 
-    @click.option(
-        "--log-level", envvar="SHMROUTE_LOG_LEVEL", type=click.Choice(_LEVELS), default="info", show_default=True
-    )
-    @click.option(
-        "--log-format",
-        envvar="SHMROUTE_LOG_FORMAT",
-        type=click.Choice(("text", "json")),
-        default="text",
-        show_default=True,
-    )
+    @option("--log-level", type=click.Choice(_LEVELS), default="info")
+    @option("--log-format", type=click.Choice(("text", "json")), default="text")
     @wraps(function)
     def command(log_level: str, log_format: str, **others: Any) -> None:
         configure(log_level, log_format)

@@ -1,4 +1,4 @@
-"""Options that several commands share, each also readable from an environment variable `SHMROUTE_*`."""
+"""Options that several commands share, and how an option gets its environment variable `SHMROUTE_*`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,26 @@ from typing import Any, TypeVar
 
 import click
 
+from shmroute.metadata.template import DEFAULT_TEMPLATE
 from shmroute.worker.environment import DEFAULT_AREA
 
-__all__ = ["Seconds", "all_namespaces", "area", "cluster", "filename", "namespace", "namespaces", "output"]
+__all__ = [
+    "Seconds",
+    "all_namespaces",
+    "area",
+    "cluster",
+    "filename",
+    "max_age",
+    "metadata_key",
+    "namespace",
+    "namespaces",
+    "one_namespace",
+    "option",
+    "output",
+    "redis",
+    "table",
+    "tables",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,57 +46,46 @@ class Seconds(click.FloatRange):
         return seconds
 
 
-def area(function: F) -> F:
-    """Add the option `--area`."""
-    return click.option(
-        "--area",
-        envvar="SHMROUTE_AREA",
-        default=DEFAULT_AREA,
-        show_default=True,
-        help="Name of the shared-memory area.",
-    )(function)
+def option(*names: str, **attributes: Any) -> Callable[[F], F]:
+    """Make an option that has the environment variable of its name: `--max-age` has `SHMROUTE_MAX_AGE`."""
+    long = next(name for name in names if name.startswith("--")).partition("/")[0]
+    variable = f"SHMROUTE_{long[2:].replace('-', '_').upper()}"
+    return click.option(*names, **{"envvar": variable, **attributes})
+
+
+area = option("--area", default=DEFAULT_AREA, help="Name of the shared-memory area.")
+all_namespaces = option("-A", "--all-namespaces", is_flag=True, help="All namespaces.")
+filename = option(
+    "-f",
+    "--filename",
+    "files",
+    multiple=True,
+    help="YAML or JSON file with one or more AppModels, or a folder of them; - for standard input.",
+)
+table = option(
+    "--table",
+    multiple=True,
+    metavar="NAME=RESOURCE",
+    help="A table of whole objects, as in flags=configmaps.v1; repeat for several.",
+)
+tables = option("--tables", metavar="FILE", help="File that declares tables of any resource; see docs/tables.md.")
+redis = option("--redis", help="Redis server with the models' metadata: redis://, rediss:// or unix:// URL.")
+metadata_key = option(
+    "--metadata-key",
+    default=DEFAULT_TEMPLATE,
+    help="How a model's key is made, of {namespace}, {app}, {model} and {version}.",
+)
+max_age = option("--max-age", type=Seconds(), help="End with 6 if the routes are older than so many seconds.")
 
 
 def output(*forms: str) -> Callable[[F], F]:
-    """Add the option `-o`, with the forms that a command knows; the first is the default."""
-    return click.option(
-        "-o",
-        "--output",
-        envvar="SHMROUTE_OUTPUT",
-        type=click.Choice(forms),
-        default=forms[0],
-        show_default=True,
-        help="Form of the answer.",
-    )
-
-
-def all_namespaces(function: F) -> F:
-    """Add the option `-A`."""
-    return click.option(
-        "-A",
-        "--all-namespaces",
-        is_flag=True,
-        envvar="SHMROUTE_ALL_NAMESPACES",
-        help="All namespaces.",
-    )(function)
-
-
-def namespaces(function: F) -> F:
-    """Add the options `-n` and `-A`."""
-    return namespace("One namespace.")(all_namespaces(function))
+    """Make the option `-o`, with the forms that a command knows; the first is the default."""
+    return option("-o", "--output", type=click.Choice(forms), default=forms[0], help="Form of the answer.")
 
 
 def namespace(text: str) -> Callable[[F], F]:
-    """Add the option `-n` and refuse a second one: click would silently ignore the first."""
-    return click.option(
-        "-n",
-        "--namespace",
-        envvar="SHMROUTE_NAMESPACE",
-        metavar="TEXT",
-        multiple=True,
-        callback=_only_one,
-        help=text,
-    )
+    """Make the option `-n`, which refuses a second one: click would silently ignore the first."""
+    return option("-n", "--namespace", metavar="TEXT", multiple=True, callback=_only_one, help=text)
 
 
 def _only_one(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> str | None:
@@ -88,30 +94,16 @@ def _only_one(context: click.Context, parameter: click.Parameter, value: tuple[s
     return value[0] if value else None
 
 
+def namespaces(function: F) -> F:
+    """Add the options `-n` and `-A`."""
+    return namespace("One namespace.")(all_namespaces(function))
+
+
 def cluster(function: F) -> F:
     """Add the options `--kubeconfig` and `--context`."""
-    function = click.option(
-        "--context",
-        envvar="SHMROUTE_CONTEXT",
-        help="Context of the kubeconfig; its current one by default.",
-    )(function)
-    return click.option(
-        "--kubeconfig",
-        envvar="SHMROUTE_KUBECONFIG",
-        help="Path of a kubeconfig; by default KUBECONFIG, ~/.kube/config, or the pod's service account.",
-    )(function)
-
-
-def filename(function: F) -> F:
-    """Add the option `-f`."""
-    return click.option(
-        "-f",
-        "--filename",
-        "files",
-        multiple=True,
-        envvar="SHMROUTE_FILENAME",
-        help="YAML or JSON file with one or more AppModels, or a folder of them; - for standard input.",
-    )(function)
+    context = option("--context", help="Context of the kubeconfig; its current one by default.")
+    text = "Path of a kubeconfig; by default KUBECONFIG, ~/.kube/config, or the pod's service account."
+    return option("--kubeconfig", help=text)(context(function))
 
 
 def one_namespace(namespace: str | None, all_namespaces: bool) -> str | None:

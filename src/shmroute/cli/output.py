@@ -82,29 +82,33 @@ def document(value: object, form: str) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip("\n")
 
 
-def show(
-    items: Sequence[Mapping[str, Any]],
-    form: str,
-    table: Mapping[str, str],
-    wide: Mapping[str, str],
-    name: str,
-) -> None:
+def show(items: Sequence[Mapping[str, Any]], form: str, name: str, table: str, wide: str = "") -> None:
     """Print `items` in an output form.
 
-    `table` and `wide` map a column's header to the item's field, `wide` being what `-o wide` adds; `name` is the
-    field that `-o name` prints.
+    Args:
+        items: what to print, a map of fields each.
+        form: that of `-o`.
+        name: the field that `-o name` prints.
+        table: names of the columns, each `field` or `header=field`.
+        wide: the columns that `-o wide` adds.
     """
+    shown = [_column(each) for each in f"{table} {wide if form == 'wide' else ''}".split()]
     match form:
         case "json" | "yaml":
             click.echo(document({"items": list(items)}, form))
         case "name":
             for item in items:
-                click.echo(printable(item[name]))
+                click.echo(printable(str(item[name])))
         case _:
-            shown = {**table, **(wide if form == "wide" else {})}
             if items:
-                rows = [[_cell(item[field]) for field in shown.values()] for item in items]
-                click.echo(columns(list(shown), rows))
+                rows = [[_cell(item[field]) for _, field in shown] for item in items]
+                click.echo(columns([header for header, _ in shown], rows))
+
+
+def _column(text: str) -> tuple[str, str]:
+    """Return header and field of a column."""
+    header, _, field = text.partition("=")
+    return header.replace("_", "-"), field or header
 
 
 def _cell(value: object) -> object:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import yaml
 
+from shmroute.cli import options
 from shmroute.resources.registry import BUILT_IN, WatchedKind
 from shmroute.watcher.tables_file import read_tables
 
@@ -14,13 +15,11 @@ _VERBS = ["list", "watch"]
 
 
 @click.command()
-@click.option("--tables", envvar="SHMROUTE_TABLES", metavar="FILE", help="File that declares tables.")
-@click.option("--table", multiple=True, envvar="SHMROUTE_TABLE", metavar="NAME=RESOURCE", help="A simple table.")
-@click.option(
-    "-n", "--namespace", envvar="SHMROUTE_NAMESPACE", default="default", show_default=True, help="Of the watcher."
-)
-@click.option("-A", "--all-namespaces", is_flag=True, envvar="SHMROUTE_ALL_NAMESPACES", help="All namespaces.")
-@click.option("--name", default="shmroute-watcher", show_default=True, help="Name of the roles.")
+@options.tables
+@options.table
+@options.option("-n", "--namespace", default="default", help="Of the watcher.")
+@options.all_namespaces
+@click.option("--name", default="shmroute-watcher", help="Name of the roles.")
 def command(tables: str | None, table: tuple[str, ...], namespace: str, all_namespaces: bool, name: str) -> None:
     """Print the Roles and the ClusterRole that a watcher needs, as YAML.
 

@@ -6,35 +6,24 @@ from typing import Any, Final
 
 import click
 
-from shmroute.cli import options, output
+from shmroute.cli import options
+from shmroute.cli.output import document, show
 from shmroute.errors import MetadataNotJson, ModelNotFound, NoEndpoints
 from shmroute.worker.reader import Reader
 from shmroute.worker.routes import Route
 
-ROUTE_COLUMNS: Final = {
-    "model": "model",
-    "version": "version",
-    "app": "app",
-    "app-version": "app_version",
-    "namespace": "namespace",
-}
-"""Columns of a route: header -> field of `route_item`."""
+ROUTE_COLUMNS: Final = "model version app app_version namespace"
+"""Columns of a route: fields of `route_item`."""
+
+_ROUTE_FIELDS: Final = ("model", "version", "app", "app_version", "namespace", "appmodel")
 
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @options.namespace("The route in that namespace.")
 @options.area
-@click.option(
-    "--wait",
-    type=options.Seconds(),
-    default=0.0,
-    envvar="SHMROUTE_WAIT",
-    help="Seconds to wait for the first snapshot.",
-)
-@click.option(
-    "--max-age", type=options.Seconds(), envvar="SHMROUTE_MAX_AGE", help="Refuse routes older than so many seconds."
-)
+@options.option("--wait", type=options.Seconds(), default=0.0, help="Seconds to wait for the first snapshot.")
+@options.max_age
 @options.output("table", "wide", "json", "yaml", "name")
 def command(
     models: tuple[str, ...],
@@ -62,23 +51,16 @@ def command(
                 missing = error
         items = [item_of(route) for route in found]
     if len(models) == 1 and items and output in ("json", "yaml"):
-        click.echo(_document(items[0], output))
+        click.echo(document(items[0], output))
     else:
-        show(items, output)
+        _show(items, output)
     if missing is not None:
         raise SystemExit(5)
 
 
 def route_item(route: Route) -> dict[str, Any]:
     """Return the fields of a route that `shmroute get models` shows too."""
-    return {
-        "model": route.model,
-        "version": route.version,
-        "app": route.app,
-        "app_version": route.app_version,
-        "namespace": route.namespace,
-        "appmodel": route.appmodel,
-    }
+    return {field: getattr(route, field) for field in _ROUTE_FIELDS}
 
 
 def item_of(route: Route) -> dict[str, Any]:
@@ -108,17 +90,8 @@ def _last_metadata(route: Route) -> Any:
         return (route.last_metadata_bytes or b"").decode(errors="replace")
 
 
-def show(items: list[dict[str, Any]], form: str) -> None:
+def _show(items: list[dict[str, Any]], form: str) -> None:
     """Print routes. Where an app has no address, its column says why."""
     if form in ("table", "wide"):
         items = [{**item, "endpoints": item["endpoints"] or item["endpoints_state"]} for item in items]
-    output.show(
-        items,
-        form,
-        ROUTE_COLUMNS,
-        {"appmodel": "appmodel", "endpoints": "endpoints", "metadata": "metadata_state"},
-        "model",
-    )
-
-
-_document = output.document
+    show(items, form, "model", ROUTE_COLUMNS, "appmodel endpoints metadata=metadata_state")

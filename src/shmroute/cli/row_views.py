@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
+from msgspec.structs import asdict
 
 from shmroute.cli.resolve import ROUTE_COLUMNS, route_item
 from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES
@@ -39,9 +40,12 @@ class View(NamedTuple):
 
     kind: int
     items: Callable[[str, bytes], list[Item]]
-    table: dict[str, str]
-    wide: dict[str, str]
     name: str
+    """The field that `-o name` prints, and that NAMEs on the command line mean."""
+    table: str
+    """The columns, as in `shmroute.cli.output.show`."""
+    wide: str = ""
+    """Those that `-o wide` adds."""
 
 
 def _decoder(kind: type[T]) -> Callable[[bytes], T]:
@@ -92,12 +96,7 @@ def _endpoint_items(key: str, value: bytes) -> list[Item]:
             "ready": sum(endpoint.ready for endpoint in row.endpoints),
             "total": len(row.endpoints),
             "addresses": [str(Endpoint(endpoint.host, endpoint.port)) for endpoint in row.endpoints if endpoint.ready],
-            "endpoints": msgspec.to_builtins(
-                [
-                    {field: getattr(endpoint, field) for field in endpoint.__struct_fields__}
-                    for endpoint in row.endpoints
-                ]
-            ),
+            "endpoints": [{**asdict(endpoint), "hints": list(endpoint.hints)} for endpoint in row.endpoints],
         }
     ]
 
@@ -191,86 +190,32 @@ def _row_items(key: str, value: bytes) -> list[Item]:
 
 def _invalid_items(_key: str, value: bytes) -> list[Item]:
     row = _invalid(value)
-    return [
-        {
-            "kind": row.kind,
-            "namespace": row.namespace,
-            "name": row.name,
-            "reason": row.reason,
-            "last_good": row.last_good,
-            "serving": "last valid state" if row.last_good else "nothing",
-        }
-    ]
+    return [{**asdict(row), "serving": "last valid state" if row.last_good else "nothing"}]
 
 
 VIEWS: Final = {
-    "models": View(
-        Kind.MODEL,
-        lambda _key, value: model_items(_route(value)),
-        ROUTE_COLUMNS,
-        {"appmodel": "appmodel"},
-        "model",
-    ),
+    "models": View(Kind.MODEL, lambda _key, value: model_items(_route(value)), "model", ROUTE_COLUMNS, "appmodel"),
     "apps": View(
-        Kind.APP,
-        _app_items,
-        {"app": "app", "version": "version", "models": "model_count", "namespace": "namespace"},
-        {"appmodel": "appmodel", "service": "service", "names": "model_names"},
-        "app",
+        Kind.APP, _app_items, "app", "app version models=model_count namespace", "appmodel service names=model_names"
     ),
     "endpoints": View(
-        Kind.ENDPOINTS,
-        _endpoint_items,
-        {"appmodel": "appmodel", "namespace": "namespace", "state": "state", "ready": "ready", "total": "total"},
-        {"service": "service", "addresses": "addresses", "detail": "detail"},
-        "appmodel",
+        Kind.ENDPOINTS, _endpoint_items, "appmodel", "appmodel namespace state ready total", "service addresses detail"
     ),
     "metadata": View(
         Kind.METADATA,
         _metadata_items,
-        {
-            "model": "model",
-            "namespace": "namespace",
-            "version": "version",
-            "wanted": "wanted",
-            "state": "state",
-            "since": "since_age",
-            "bytes": "bytes",
-        },
-        {"app": "app", "reason": "reason"},
         "model",
+        "model namespace version wanted state since=since_age bytes",
+        "app reason",
     ),
-    "conflicts": View(
-        Kind.CONFLICT,
-        _conflict_items,
-        {"model": "model", "namespace": "namespace", "winner": "winner", "losers": "losers"},
-        {"table": "table"},
-        "model",
-    ),
-    "invalid": View(
-        Kind.INVALID,
-        _invalid_items,
-        {"kind": "kind", "namespace": "namespace", "name": "name", "serving": "serving", "reason": "reason"},
-        {},
-        "name",
-    ),
+    "conflicts": View(Kind.CONFLICT, _conflict_items, "model", "model namespace winner losers", "table"),
+    "invalid": View(Kind.INVALID, _invalid_items, "name", "kind namespace name serving reason"),
     "tables": View(
-        Kind.TABLES,
-        _table_items,
-        {
-            "table": "table",
-            "resource": "resource",
-            "ready": "ready",
-            "rows": "rows",
-            "invalid": "invalid",
-            "age": "age_words",
-        },
-        {"conflicts": "conflicts", "indexes": "indexes"},
-        "table",
+        Kind.TABLES, _table_items, "table", "table resource ready rows invalid age=age_words", "conflicts indexes"
     ),
 }
 
 
 def table_view(table: TableRow) -> View:
     """Return the view of a declared table's rows."""
-    return View(table.number, _row_items, {"key": "key", "value": "value"}, {"bytes": "bytes"}, "key")
+    return View(table.number, _row_items, "key", "key value", "bytes")

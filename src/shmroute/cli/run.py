@@ -16,13 +16,11 @@ from shmroute.cli.watch_options import watch_options
 @click.command(context_settings={"allow_interspersed_args": False})
 @watch_options
 @log_options
-@click.option(
+@options.option(
     "--wait",
     "wait_seconds",
     type=options.Seconds(),
     default=30.0,
-    show_default=True,
-    envvar="SHMROUTE_WAIT",
     help="Seconds to wait for the first snapshot before the command starts.",
 )
 @click.argument("command", nargs=-1, required=True, metavar="-- CMD...")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -24,9 +25,7 @@ _INDENT: Final = 12
 @click.command()
 @options.area
 @click.option("--watch", "-w", is_flag=True, help="Show it again at each change until Ctrl-C; live on a terminal.")
-@click.option(
-    "--max-age", type=options.Seconds(), envvar="SHMROUTE_MAX_AGE", help="End with 6 if the routes are older (seconds)."
-)
+@options.max_age
 @options.output("table", "json", "yaml")
 def command(area: str, watch: bool, max_age: float | None, output: str) -> None:
     """Show the watcher's state and the age of the routes.
@@ -39,9 +38,7 @@ def command(area: str, watch: bool, max_age: float | None, output: str) -> None:
             return
         facts = report(reader)
         if output == "table":
-            word = health(facts)[0]
-            text = "\n".join(fitted(line, _INDENT) for line in lines(facts))
-            click.echo(text.replace(f" {word}: ", f" {paint(word, word)}: ", 1))
+            click.echo(_text(facts))
         else:
             click.echo(document(facts, output))
         if not facts["generation"]:
@@ -50,8 +47,14 @@ def command(area: str, watch: bool, max_age: float | None, output: str) -> None:
             raise StaleRoutes(reader.age, max_age)
 
 
-def lines(facts: dict[str, Any]) -> Iterator[str]:
-    """Yield the facts as lines for people."""
+def _text(facts: dict[str, Any]) -> str:
+    """Return the facts for people, fitted to the terminal."""
+    word = health(facts)[0]
+    text = "\n".join(fitted(line, _INDENT) for line in _lines(facts))
+    return text.replace(f" {word}: ", f" {paint(word, word)}: ", 1)
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[str]:
     watcher = facts["watcher"]
     word, sentence = health(facts)
     yield f"area        {facts['area']}"
@@ -124,10 +127,7 @@ def _age(seconds: float | None) -> str:
 
 def _watch(reader: Reader, form: str) -> None:
     if form == "table" and sys.stdout.isatty():
-        from shmroute.cli.live import live
-
-        live(reader, _REFRESH_SECONDS)
-        return
+        _redraw(reader)
     former: dict[str, Any] = {}
     while True:
         facts = report(reader)
@@ -139,6 +139,15 @@ def _watch(reader: Reader, form: str) -> None:
         if shown != former:
             former = shown
             click.echo(_line(facts) if form == "table" else document(facts, form))
+        time.sleep(_REFRESH_SECONDS)
+
+
+def _redraw(reader: Reader) -> NoReturn:
+    """Show the facts at the top of the terminal, again and again. Each line erases what was there before."""
+    click.clear()
+    while True:
+        shown = _text(report(reader)).splitlines()[: shutil.get_terminal_size().lines - 1]
+        click.echo("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in shown) + "\x1b[J", nl=False)
         time.sleep(_REFRESH_SECONDS)
 
 

@@ -10,9 +10,9 @@ from typing import Any, Final, TypeVar
 import click
 
 from shmroute.cli import options
+from shmroute.cli.options import option
 from shmroute.errors import ConfigError
 from shmroute.metadata.loader import MetadataLimits
-from shmroute.metadata.template import DEFAULT_TEMPLATE
 from shmroute.watcher.options import (
     DEFAULT_SLICE_SELECTOR,
     PROBE_SECONDS,
@@ -36,7 +36,7 @@ _SIMILARITY: Final = 0.8
 
 def misspelt_variables(command: click.Command, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield each variable that no option reads and that resembles an option's variable, and the latter."""
-    known = {str(option.envvar).removeprefix("SHMROUTE_") for option in command.params if option.envvar}
+    known = {str(each.envvar).removeprefix("SHMROUTE_") for each in command.params if each.envvar}
     for name in sorted(names):
         rest = name.removeprefix("SHMROUTE_")
         if rest == name or rest in known or _OF_A_SERVICE.fullmatch(name):
@@ -61,163 +61,104 @@ def namespaces(_context: click.Context, _parameter: click.Parameter, values: tup
 
 def watch_options(function: F) -> F:
     """Add all options of `shmroute.watcher.options.WatchOptions` that users give, and `--listen`."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
+    for each in reversed(_OPTIONS):
+        function = each(function)
     return function
 
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     options.area,
     options.all_namespaces,
-    click.option(
+    option(
         "-n",
         "--namespace",
         "namespaces",
         multiple=True,
-        envvar="SHMROUTE_NAMESPACE",
         callback=namespaces,
         help="Namespace to watch; repeatable, or several separated by commas. "
         "[default: that of the kubeconfig's context or of the pod]",
     ),
-    click.option(
+    option(
         "-l",
         "--selector",
-        envvar="SHMROUTE_SELECTOR",
         help="Label selector of the AppModels.  [default: iidp=iidp in a cluster, everything in a folder]",
     ),
     options.cluster,
-    click.option(
-        "--manifests",
-        envvar="SHMROUTE_MANIFESTS",
-        help="Watch a folder of manifests instead of a cluster.",
-    ),
-    click.option(
+    option("--manifests", help="Watch a folder of manifests instead of a cluster."),
+    option(
         "--resync",
         "resync_seconds",
         type=options.Seconds(min=1.0),
-        envvar="SHMROUTE_RESYNC",
         default=300.0,
-        show_default=True,
         help="Seconds between handing every object to the handlers again; asks the API server nothing.",
     ),
-    click.option(
+    option(
         "--handler",
         "handlers",
         multiple=True,
         metavar="[TABLE=]MODULE:NAME",
-        envvar="SHMROUTE_HANDLER",
         help="Call this object's on_add, on_update and on_delete for each AppModel, or for each object of a declared "
         "table, and at each resync; repeat for several (in the variable: separated by spaces).",
     ),
-    click.option(
+    option(
         "--probe-seconds",
-        envvar="SHMROUTE_PROBE_SECONDS",
         default=f"{PROBE_SECONDS:g}",
         callback=probe_seconds,
-        show_default=True,
         help=f"Longest time between two looks at whether API server and watch are alive, "
         f"{PROBE_SECONDS_MIN:g} to {PROBE_SECONDS_MAX:g}, or off.",
     ),
-    click.option(
-        "--endpoints/--no-endpoints",
-        envvar="SHMROUTE_ENDPOINTS",
-        default=True,
-        show_default=True,
-        help="Follow EndpointSlices too.",
-    ),
-    click.option(
+    option("--endpoints/--no-endpoints", default=True, help="Follow EndpointSlices too."),
+    option(
         "--slice-selector",
-        envvar="SHMROUTE_SLICE_SELECTOR",
         default=DEFAULT_SLICE_SELECTOR,
-        show_default=True,
         help="Label selector of the EndpointSlices, which carry the labels of their Service.",
     ),
-    click.option(
+    option(
         "--port",
         envvar="SHMROUTE_ENDPOINT_PORT",  # SHMROUTE_PORT is what Kubernetes sets for a Service named shmroute
         default="",
         help="Name or number of the apps' port, where an AppModel does not say.",
     ),
-    click.option(
+    option(
         "--ip-family",
-        envvar="SHMROUTE_IP_FAMILY",
         type=click.Choice(("ipv4", "ipv6", "both")),
         default="ipv4",
-        show_default=True,
         help="Family by which a pod with addresses of both is reached; both: each of its addresses counts.",
     ),
-    click.option(
+    option(
         "--special-addresses",
-        envvar="SHMROUTE_SPECIAL_ADDRESSES",
         is_flag=True,
         help="Take loopback, link-local and multicast addresses of EndpointSlices too; a folder's are always taken.",
     ),
-    click.option(
-        "--tables",
-        envvar="SHMROUTE_TABLES",
-        metavar="FILE",
-        help="File that declares tables of any resource; see docs/tables.md.",
-    ),
-    click.option(
-        "--table",
-        multiple=True,
-        envvar="SHMROUTE_TABLE",
-        metavar="NAME=RESOURCE",
-        help="A table of whole objects, as in flags=configmaps.v1; repeat for several.",
-    ),
-    click.option(
-        "--redis",
-        envvar="SHMROUTE_REDIS",
-        help="Redis server with the models' metadata: redis://, rediss:// or unix:// URL.",
-    ),
-    click.option("--metadata", envvar="SHMROUTE_METADATA", help="Folder with the models' metadata, one file a key."),
-    click.option(
-        "--metadata-key",
-        envvar="SHMROUTE_METADATA_KEY",
-        default=DEFAULT_TEMPLATE,
-        show_default=True,
-        help="How a model's key is made, of {namespace}, {app}, {model} and {version}.",
-    ),
-    click.option(
+    options.tables,
+    options.table,
+    options.redis,
+    option("--metadata", help="Folder with the models' metadata, one file a key."),
+    options.metadata_key,
+    option(
         "--metadata-limit",
         type=click.IntRange(min=1),
-        envvar="SHMROUTE_METADATA_LIMIT",
         default=MetadataLimits().value_bytes,
-        show_default=True,
         help="Bytes; larger values are listed and not kept.",
     ),
-    click.option(
+    option(
         "--share",
         type=click.FloatRange(min=0.1, max=100.0),
-        envvar="SHMROUTE_SHARE",
         default=SHARE_PERCENT,
-        show_default=True,
         help="Percentage of what the area may hold for the objects of one namespace, where several of a cluster are "
         "watched; the youngest beyond it are set aside. 100 sets no limit.",
     ),
-    click.option(
-        "--checkpoint",
-        envvar="SHMROUTE_CHECKPOINT",
-        help="Keep the routes in this file too, for a start while the API server is away.",
-    ),
-    click.option("--group", envvar="SHMROUTE_GROUP", help="Group that may read the area too (mode 0640)."),
-    click.option(
+    option("--checkpoint", help="Keep the routes in this file too, for a start while the API server is away."),
+    option("--group", help="Group that may read the area too (mode 0640)."),
+    option(
         "--listen",
-        envvar="SHMROUTE_LISTEN",
         help="HOST:PORT or :PORT for /healthz, /readyz, /metrics and the status page; :PORT takes IPv4 and IPv6.",
     ),
-    click.option(
+    option(
         "--status-page",
-        envvar="SHMROUTE_STATUS_PAGE",
         type=click.Choice(("loopback", "all", "off")),
         default="loopback",
-        show_default=True,
         help="Who may see the status page and /api on that port; loopback includes `kubectl port-forward`.",
     ),
-    click.option(
-        "--show-values",
-        is_flag=True,
-        envvar="SHMROUTE_SHOW_VALUES",
-        help="Show metadata values on the status page and in /api.",
-    ),
+    option("--show-values", is_flag=True, help="Show metadata values on the status page and in /api."),
 )
