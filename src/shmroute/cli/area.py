@@ -53,26 +53,23 @@ def remove(name: str) -> None:
 
 
 def _item(name: str) -> dict[str, Any]:
-    from shmroute.errors import AreaUnreadable, NoAccess
-    from shmroute.shm.control import ControlReader
+    from shmroute.errors import AreaUnreadable, NoAccess, NotReady
     from shmroute.shm.names import control_name
     from shmroute.shm.posix import area_bytes
-    from shmroute.watcher.report import age_words
-    from shmroute.watcher.status import ENDED, FROZEN_SECONDS, decode_status
+    from shmroute.watcher.report import age_words, status_of
+    from shmroute.watcher.status import ENDED, FROZEN_SECONDS
 
     size = area_bytes(name)
-    item: dict[str, Any] = {"area": name, "bytes": size, "memory": bytes_text(size)}
+    item: dict[str, Any] = {"area": name, "bytes": size, "memory": bytes_text(size), "generation": 0}
     try:
-        control = ControlReader(name)
-    except FileNotFoundError:
-        return {**item, "state": "incomplete", "generation": 0, "watcher": f"{control_name(name)} is missing"}
+        control, status = status_of(name)
+    except NotReady:
+        return {**item, "state": "incomplete", "watcher": f"{control_name(name)} is missing"}
     except AreaUnreadable as error:
-        return {**item, "state": "unreadable", "generation": 0, "watcher": error.problem}
+        return {**item, "state": "unreadable", "watcher": error.problem}
     except NoAccess as error:
-        return {**item, "state": "no access", "generation": 0, "watcher": error.reason}
+        return {**item, "state": "no access", "watcher": error.reason}
     heartbeat = (time.monotonic_ns() - control.heartbeat_ns) / 1e9
-    page = control.status()
-    status = decode_status(page) if page else None
     ended = status is not None and status.role == ENDED
     state = "live" if heartbeat < FROZEN_SECONDS and not ended else "no watcher"
     watcher = f"pid {control.writer_pid}, heartbeat {age_words(heartbeat)} ago"

@@ -10,9 +10,9 @@ from typing import Final
 import click
 
 from shmroute.cli import options
-from shmroute.errors import ConfigError, NotReady, ShmrouteError
-from shmroute.shm.control import ControlReader
-from shmroute.watcher.status import AuditStatus, decode_status
+from shmroute.errors import ConfigError, ShmrouteError
+from shmroute.watcher.report import status_of
+from shmroute.watcher.status import AuditStatus, Status
 
 _POLL_SECONDS: Final = 0.2
 
@@ -26,23 +26,23 @@ def command(area: str, timeout: float) -> None:
     Asks the watcher, so run it where its process can be signalled (in a pod: in the watcher's container). Ends with 1
     if there were differences, or an audit could not be completed.
     """
-    try:
-        control = ControlReader(area)
-    except FileNotFoundError:
-        raise NotReady(area) from None
-    before = _audits(control)
+    control, status = status_of(area)
+    before = _audits(status)
     try:
         os.kill(control.writer_pid, signal.SIGUSR1)
     except (ProcessLookupError, PermissionError) as error:
         raise ConfigError(f"the watcher (pid {control.writer_pid}) cannot be signalled from here: {error}") from None
-    resources = _resources(control)
+    resources = status.audited if status else ()
+    if not resources:
+        raise ConfigError("this watcher follows a folder: audit compares with an API server only")
     deadline = time.monotonic() + timeout
     done: dict[str, AuditStatus] = {}
     while len(done) < len(resources):
         if time.monotonic() > deadline:
             raise ShmrouteError(f"no result within {timeout:g} s")
         time.sleep(_POLL_SECONDS)
-        done = {name: audit for name, audit in _audits(control).items() if _is_newer(audit, before.get(name))}
+        audits = _audits(status_of(area)[1])
+        done = {name: audit for name, audit in audits.items() if _is_newer(audit, before.get(name))}
     failed = False
     for name, audit in sorted(done.items()):
         found = audit.differences - (before[name].differences if name in before else 0)
@@ -52,21 +52,8 @@ def command(area: str, timeout: float) -> None:
         raise SystemExit(1)
 
 
-def _audits(control: ControlReader) -> dict[str, AuditStatus]:
-    page = control.status()
-    status = decode_status(page) if page else None
+def _audits(status: Status | None) -> dict[str, AuditStatus]:
     return {audit.resource: audit for audit in status.audits} if status else {}
-
-
-def _resources(control: ControlReader) -> list[str]:
-    page = control.status()
-    status = decode_status(page) if page else None
-    names: list[str] = (
-        [source.resource for source in status.sources if source.resource in status.audited] if status else []
-    )
-    if not names:
-        raise ConfigError("this watcher follows a folder: audit compares with an API server only")
-    return names
 
 
 def _is_newer(audit: AuditStatus, before: AuditStatus | None) -> bool:

@@ -7,8 +7,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
@@ -16,8 +16,15 @@ from shmroute.cli import options
 from shmroute.cli.output import bytes_text, fitted, paint, printable
 from shmroute.watcher.report import counted
 
-Finding = tuple[str, str]
+if TYPE_CHECKING:
+    from shmroute.kube.connection import Connection
+    from shmroute.resources.registry import WatchedKind
+
+Finding: TypeAlias = tuple[str, str]
 """A state ("ok", "old" for a warning, "bad") and a sentence."""
+
+Namespaces: TypeAlias = tuple[str, ...] | None
+"""The namespaces that the watcher watches; none given means that of the cluster's context, None means all."""
 
 _WORDS: Final = {"ok": "ok", "old": "warning", "bad": "problem"}
 _INDENT: Final = len("warning ")
@@ -50,32 +57,43 @@ def command(
     Give those of its options that the watcher has. A folder that the area's watcher follows is found without. Prints
     a line for each finding and ends with 1 if there is a problem. Changes nothing.
     """
-    names = (namespace,) if isinstance(namespace, str) else tuple(namespace or ())
-    checks: list[Callable[[], Iterator[Finding]]] = [_platform, _memory, lambda: _area(area)]
-    followed = "" if manifests or kubeconfig or context else _followed_folder(area)
-    if manifests or os.path.isdir(followed):  # noqa: PTH112 - Path("") is the working directory
-        checks.append(lambda: _folder(manifests or followed, empty_is_fine=bool(tables)))
-    elif followed:
-        checks.append(
-            lambda: iter([("ok", f"the watcher follows the folder {followed}, which is not to be seen here")])
-        )
-    else:
-        checks.append(lambda: _cluster(kubeconfig, context, None if all_namespaces else names, selector))
-    if tables:
-        checks.append(lambda: _tables(tables))
-        if not (manifests or followed):
-            checks.append(lambda: _tables_of_cluster(tables, kubeconfig, context, None if all_namespaces else names))
-    if redis:
-        checks.append(lambda: _redis(redis))
+    watched = None if all_namespaces else (namespace,) if namespace else ()
     bad = False
-    for check in checks:
-        for state, sentence in check():
-            bad = bad or state == "bad"
-            word = _WORDS[state]
-            line = fitted(f"{word.ljust(_INDENT)}{printable(sentence)}", _INDENT)
-            click.echo(line.replace(word, paint(word, state), 1))
+    for state, sentence in _findings(area, watched, kubeconfig, context, manifests, selector, tables, redis):
+        bad = bad or state == "bad"
+        word = _WORDS[state]
+        line = fitted(f"{word.ljust(_INDENT)}{printable(sentence)}", _INDENT)
+        click.echo(line.replace(word, paint(word, state), 1))
     if bad:
         raise SystemExit(1)
+
+
+def _findings(
+    area: str,
+    watched: Namespaces,
+    kubeconfig: str | None,
+    context: str | None,
+    manifests: str | None,
+    selector: str | None,
+    tables: str | None,
+    redis: str | None,
+) -> Iterator[Finding]:
+    """Yield the findings of all checks that the options ask for."""
+    yield from _platform()
+    yield from _memory()
+    source = yield from _area(area)
+    followed = manifests or ("" if kubeconfig or context or "://" in source else source)
+    connection = None
+    if manifests or os.path.isdir(followed):  # noqa: PTH112 - Path("") is the working directory
+        yield from _folder(followed, empty_is_fine=bool(tables))
+    elif followed:
+        yield "ok", f"the watcher follows the folder {followed}, which is not to be seen here"
+    else:
+        connection = yield from _cluster(kubeconfig, context, watched, selector)
+    if tables:
+        yield from _tables(tables, connection, watched)
+    if redis:
+        yield from _redis(redis)
 
 
 def _platform() -> Iterator[Finding]:
@@ -111,7 +129,8 @@ def _memory() -> Iterator[Finding]:
     yield "ok", f"areas of these user ids are trusted: {', '.join(map(str, users))}"
 
 
-def _area(area: str) -> Iterator[Finding]:
+def _area(area: str) -> Generator[Finding, None, str]:
+    """Check the area. Returns where its live watcher reads from: a folder or a URL; "" if that is not known."""
     from shmroute.errors import NotReady, ShmrouteError
     from shmroute.watcher.report import health, onlooker, report
 
@@ -120,39 +139,13 @@ def _area(area: str) -> Iterator[Finding]:
             facts = report(reader)
     except NotReady:
         yield "old", f"area {area!r} does not exist yet: no watcher has started with this name"
-        return
+        return ""
     except ShmrouteError as error:
         yield "bad", str(error)
-        return
+        return ""
     state, sentence = health(facts)
     yield state, f"area {area!r}: {sentence}"
-
-
-def _followed_folder(area: str) -> str:
-    """Return the folder that the area's watcher follows; "" if it follows a cluster, or is not known."""
-    from shmroute.errors import ShmrouteError
-    from shmroute.watcher.report import onlooker, report
-
-    try:
-        with onlooker(area) as reader:
-            facts = report(reader)
-    except ShmrouteError:
-        return ""
-    source = facts["source"]["source"] if facts["source"] and facts["watcher"]["alive"] else ""
-    return source if "://" not in source else ""
-
-
-def _tables(path: str) -> Iterator[Finding]:
-    from shmroute.errors import ConfigError
-    from shmroute.watcher.tables_file import read_tables
-
-    try:
-        tables = read_tables(path, (), several_namespaces=False)
-    except ConfigError as error:
-        for line in str(error).splitlines():
-            yield "bad", line
-        return
-    yield "ok", f"{path} declares {counted(len(tables), 'table')}"
+    return str(facts["source"]["source"]) if facts["source"] and facts["watcher"]["alive"] else ""
 
 
 def _folder(path: str, *, empty_is_fine: bool) -> Iterator[Finding]:
@@ -174,52 +167,67 @@ def _folder(path: str, *, empty_is_fine: bool) -> Iterator[Finding]:
 
 
 def _cluster(
-    kubeconfig: str | None, context: str | None, namespaces: tuple[str, ...] | None, selector: str | None
-) -> Iterator[Finding]:
+    kubeconfig: str | None, context: str | None, watched: Namespaces, selector: str | None
+) -> Generator[Finding, None, Connection | None]:
+    """Check the cluster and the rights to list AppModels and EndpointSlices. Returns the connection to it."""
     from shmroute.errors import ShmrouteError
-    from shmroute.kube.connection import Connection, path_of
+    from shmroute.kube.connection import Connection
     from shmroute.resources.registry import BUILT_IN
 
     try:
         connection = Connection(kubeconfig, context)
     except ShmrouteError as error:
         yield "bad", str(error)
-        return
+        return None
     yield "ok", f"cluster {connection.host}, namespace {connection.namespace} unless named otherwise"
-    chosen = (None,) if namespaces is None else namespaces or (connection.namespace,)
     for kind in BUILT_IN:
-        for namespace in chosen:
-            scope = ("namespaces", namespace) if namespace else ()
-            path = path_of(*kind.api_path, *scope, kind.plural)
+        for namespace in _places(watched, connection):
             where = f"{kind.name} in {f'namespace {namespace}' if namespace else 'all namespaces'}"
             labels = selector if selector is not None and kind.labelled else kind.selector
             try:
-                answer = connection.request("GET", path, {"limit": "1", "labelSelector": labels})
+                items = _first(connection, kind, namespace, labels)
             except ShmrouteError as error:
                 yield "bad", str(error)
                 continue
-            items = json.loads(answer.data).get("items") or []
             if items:
                 yield "ok", f"{where}: may be listed, and there are some"
             else:
                 yield "old", f"{where}: may be listed, but none matches {labels!r}: check label and namespace"
+    return connection
 
 
-def _tables_of_cluster(
-    path: str, kubeconfig: str | None, context: str | None, namespaces: tuple[str, ...] | None
-) -> Iterator[Finding]:
-    """Say of each table whether its resource is served and may be listed. A definition may be installed later."""
-    from shmroute.errors import ShmrouteError
-    from shmroute.kube.connection import Connection, path_of
+def _places(watched: Namespaces, connection: Connection) -> tuple[str | None, ...]:
+    """Return the namespaces to list, None for all at once."""
+    return (None,) if watched is None else watched or (connection.namespace,)
+
+
+def _first(connection: Connection, kind: WatchedKind, namespace: str | None, labels: str) -> list[Any]:
+    """Return at most one object of a kind. Raises `ApiError`."""
+    from shmroute.kube.connection import path_of
+
+    path = path_of(*kind.api_path, *(("namespaces", namespace) if namespace else ()), kind.plural)
+    query = {"limit": "1", "labelSelector": labels, "fieldSelector": kind.field_selector}
+    items: list[Any] = json.loads(connection.request("GET", path, query).data).get("items") or []
+    return items
+
+
+def _tables(path: str, connection: Connection | None, watched: Namespaces) -> Iterator[Finding]:
+    """Check the tables file, and in a cluster whether each table's resource is served and may be listed.
+
+    That a resource is not served is a warning only: its definition may be installed later.
+    """
+    from shmroute.errors import ConfigError, ShmrouteError
     from shmroute.kube.discovery import find_served, missing_because
     from shmroute.watcher.tables_file import read_tables
 
     try:
-        connection = Connection(kubeconfig, context)
-        tables = read_tables(path, (), several_namespaces=namespaces is None or len(namespaces) > 1)
-    except ShmrouteError:
-        return  # the checks of the cluster and of the file have said so
-    watched = (None,) if namespaces is None else namespaces or (connection.namespace,)
+        tables = read_tables(path, (), several_namespaces=watched is None or len(watched) > 1)
+    except ConfigError as error:
+        yield from (("bad", line) for line in str(error).splitlines())
+        return
+    yield "ok", f"{path} declares {counted(len(tables), 'table')}"
+    if connection is None:
+        return
     for table in tables:
         served = find_served(connection, table.group, table.version, table.plural)
         if served is None or served.namespaced is None:
@@ -227,11 +235,9 @@ def _tables_of_cluster(
             yield "old", f"table {table.name} has to wait: {because}"
             continue
         everywhere = table.namespaces == ("*",) or not served.namespaced
-        query = {"limit": "1", "labelSelector": table.selector, "fieldSelector": table.field_selector}
-        for namespace in (None,) if everywhere else table.namespaces or watched:
-            scope = ("namespaces", namespace) if namespace else ()
+        for namespace in (None,) if everywhere else table.namespaces or _places(watched, connection):
             try:
-                connection.request("GET", path_of(*table.api_path, *scope, table.plural), query)
+                _first(connection, table, namespace, table.selector)
             except ShmrouteError as error:
                 yield "bad", f"table {table.name}: {error}"
             else:
