@@ -72,7 +72,7 @@ def test_at_most_the_allowed_share_is_ejected_and_none_in_panic(
     for index, fate in fates:
         world.pods[world.addresses[index % count]] = fate
         world.calls(20, idempotent=True)
-        pool = world.look_up()[1]
+        pool = world.look_up().current_pool()
         view = outliers.view("ns/app", pool.by_address, world.now, first=False, repeatable=True)
         failing = outliers.failing("ns/app")
         healthy = count - len(failing)

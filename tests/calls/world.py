@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from shmroute.calls import Attempts, Outcome, Policy, Settings
 from shmroute.calls.callee import Callee
@@ -11,11 +12,24 @@ from shmroute.errors import CallFailed
 from shmroute.rows import EndpointsRow, EndpointsState
 from shmroute.worker.endpoints import Busy, Pool
 from shmroute.worker.position import Position
-from tests.routing import endpoint, route
+from tests.routing import endpoint
 
 REFUSES = (Outcome.REFUSED, False)
 BREAKS = (Outcome.BROKEN, True)
 HANGS = (Outcome.TIMEOUT, True)
+
+
+class _Called(NamedTuple):
+    """A route to the pods of a world."""
+
+    pool: Pool
+    model: str = "m"
+    app: str = "app"
+    namespace: str = "ns"
+    appmodel: str = "app"
+
+    def current_pool(self) -> Pool:
+        return self.pool
 
 
 class World:
@@ -28,7 +42,6 @@ class World:
         self.pods: dict[str, tuple[Outcome, bool] | None] = {f"10.0.0.{n}:80": None for n in range(1, count + 1)}
         self.touched: list[str] = []
         """Addresses in the order of all attempts."""
-        self.route = route("m")
         self.busy: Busy = {}
         self._pool = self._made()
 
@@ -45,7 +58,7 @@ class World:
         self._pool = self._made()
 
     def look_up(self) -> Callee:
-        return self.route, self._pool
+        return _Called(self._pool)
 
     def attempts(
         self,

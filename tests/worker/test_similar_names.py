@@ -77,7 +77,7 @@ def test_failed_call_names_similar_models_too(reader: Reader) -> None:
     from shmroute.calls import Attempts, default_policy
 
     def look_up() -> Any:
-        return reader.resolve("modle1"), None
+        return reader.resolve("modle1")
 
     with pytest.raises(CallModelNotFound, match="did you mean 'model1'"):
         for _ in Attempts(default_policy(), look_up, model="modle1"):

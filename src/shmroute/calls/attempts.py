@@ -7,7 +7,7 @@ import errno
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, TypeVar, cast
 
 from shmroute.calls.callee import Callee, EndpointLike, LeaseLike, PoolLike
 from shmroute.calls.events import AttemptFailed, AttemptStarted, AttemptSucceeded
@@ -27,7 +27,7 @@ from shmroute.errors import (
 if TYPE_CHECKING:
     from shmroute.calls.policy import Policy
 
-__all__ = ["Attempt", "Attempts", "Outcome", "Raises"]
+__all__ = ["Attempt", "Attempts", "Outcome", "Raises", "shorter"]
 
 K = TypeVar("K", bound=CallFailed)
 
@@ -117,6 +117,22 @@ class Attempt:
             self._lease.end()
             self._call.attempt_failed(self, outcome, str(said), sent, cause)
 
+    def answered(self, status: int) -> bool:
+        """Note an answer with this HTTP status.
+
+        Returns whether the caller gets the answer: one that blames the pod, such as a 503, only if no further attempt
+        may follow.
+        """
+        call = self._call
+        if status not in call.retriable_status_codes:
+            self.succeeded()
+            return True
+        self.failed(Outcome.STATUS, str(status), sent=True)
+        if call.may_go_on:
+            return False
+        call.answered_by_failure()
+        return True
+
     def release(self) -> None:
         """Stop counting the endpoint as busy with this attempt."""
         self._lease.end()
@@ -151,7 +167,7 @@ class Attempts:
 
     Args:
         policy: the settings, and what the process knows about endpoints.
-        look_up: returns the model's current route and endpoints; called before each attempt, because a model may move.
+        look_up: returns the model's current route; called before each attempt, because a model may move.
         attempts, idempotent, deadline, key: see `Route.attempts`.
         model: the model's name, for errors of the look-up itself.
         raises: see `Raises`; by default the errors of `shmroute.errors`.
@@ -179,6 +195,7 @@ class Attempts:
         "hint",
         "model",
         "repeatable",
+        "route",
         "unrepeatable",
         "why",
     )
@@ -209,6 +226,8 @@ class Attempts:
         self._raises = raises
         self.model = model
         self.app = ""
+        self.route: Any = None
+        """What `look_up` returned last."""
         self.hint = ""
         """Added to the text of `CallModelNotFound` if a model of that name in other letters is served."""
         self.repeatable = idempotent
@@ -310,8 +329,13 @@ class Attempts:
         self._tried[attempt.address] = outcome
         self.why = self._reason_to_end(sent, now)
 
+    @property
+    def retriable_status_codes(self) -> frozenset[int]:
+        """The status codes that count as failures of the pod."""
+        return self._policy.settings.retriable_status_codes
+
     def answered_by_failure(self) -> None:
-        """Note that the caller gets the answer of the failed attempt, such as a 503."""
+        """Count a call whose caller gets the answer of a failed attempt. Called by `Attempt` alone."""
         self._count("answered")
 
     def broke_off(self, attempt: Attempt, outcome: Outcome, said: str, cause: BaseException) -> NoReturn:
@@ -375,7 +399,8 @@ class Attempts:
             CallModelNotFound, CallNotRouted
         """
         try:
-            route, self._pool = self._look_up()
+            route = self.route = self._look_up()
+            self._pool = route.current_pool()
         except ModelNotFound as error:
             self._count("CallModelNotFound")
             hint = partial(self._suggested, error)
@@ -427,10 +452,10 @@ class Attempts:
         untried = len(pool.by_address) - len(self._tried)
         if untried < 2 or self._number >= self._attempts:
             return
-        attempt.connect_seconds = _shorter(settings.connect_timeout, left)
+        attempt.connect_seconds = shorter(settings.connect_timeout, left)
         if self.repeatable:
-            attempt.seconds = _shorter(settings.attempt_timeout or (left and left / 2), left)
-            attempt.connect_seconds = _shorter(attempt.connect_seconds, attempt.seconds)
+            attempt.seconds = shorter(settings.attempt_timeout or (left and left / 2), left)
+            attempt.connect_seconds = shorter(attempt.connect_seconds, attempt.seconds)
 
     def _class(self, kind: type[K], cause: BaseException | None) -> type[K]:
         return cast("type[K]", self._raises(kind, cause)) if self._raises else kind
@@ -439,7 +464,8 @@ class Attempts:
         self._policy.counters.calls[self.app, result] += 1
 
 
-def _shorter(one: float | None, other: float | None) -> float | None:
+def shorter(one: float | None, other: float | None) -> float | None:
+    """Return the shorter of two limits; None is no limit."""
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-__all__ = ["Callee", "EndpointLike", "LeaseLike", "PoolLike", "RouteLike"]
+__all__ = ["Callee", "EndpointLike", "LeaseLike", "PoolLike"]
 
 
 class EndpointLike(Protocol):
@@ -42,7 +42,7 @@ class PoolLike(Protocol):
     def lease_of(self, address: str) -> LeaseLike | None: ...
 
 
-class RouteLike(Protocol):
+class Callee(Protocol):
     """The part of `shmroute.Route` that a call uses."""
 
     @property
@@ -53,7 +53,4 @@ class RouteLike(Protocol):
     def namespace(self) -> str: ...
     @property
     def appmodel(self) -> str: ...
-
-
-Callee: TypeAlias = tuple[RouteLike, PoolLike]
-"""The model's route, and the endpoints of its app."""
+    def current_pool(self) -> PoolLike: ...

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
-from typing import Final
+from collections.abc import Callable, Container
+from typing import Any, Final, TypeAlias
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from shmroute.errors import ConfigError
 
-__all__ = ["IDEMPOTENT_METHODS", "READ_AHEAD_BYTES", "check_path", "check_scheme", "host_of", "led_back", "model_of"]
+__all__ = [
+    "IDEMPOTENT_METHODS",
+    "READ_AHEAD_BYTES",
+    "ServerHostname",
+    "check_path",
+    "check_scheme",
+    "host_of",
+    "led_back",
+    "model_of",
+    "name_in_certificate",
+]
+
+ServerHostname: TypeAlias = str | Callable[[Any], str] | None
+"""The name in the certificates of pods, or a function of the `Route` that returns it; None: the pod's address."""
 
 IDEMPOTENT_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Methods whose requests may be sent twice: RFC 9110, section 9.2.2."""
@@ -55,7 +68,7 @@ def check_path(path: str) -> str:
     return path
 
 
-def check_scheme(scheme: str, server_hostname: object) -> None:
+def check_scheme(scheme: str, server_hostname: ServerHostname) -> None:
     """Check the options by which an adapter calls pods.
 
     Raises:
@@ -65,6 +78,11 @@ def check_scheme(scheme: str, server_hostname: object) -> None:
         raise ConfigError(f"scheme is {scheme!r}: pods are called by 'http' or 'https'")
     if server_hostname is not None and scheme == "http":
         raise ConfigError("server_hostname is the name in the pods' certificates: it needs scheme='https'")
+
+
+def name_in_certificate(server_hostname: ServerHostname, route: Any) -> str | None:
+    """Return the name that the certificates of the route's pods must have; None for the pod's address."""
+    return server_hostname(route) if callable(server_hostname) else server_hostname
 
 
 def model_of(host: str) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 try:
@@ -27,25 +28,20 @@ try:
 except ImportError as error:
     raise ImportError("shmroute.contrib.aiohttp needs aiohttp: pip install 'shmroute[aiohttp]'") from error
 
-from shmroute.calls import Attempt, Attempts, Outcome, Policy, default_policy, joined
-from shmroute.calls.urls import IDEMPOTENT_METHODS, READ_AHEAD_BYTES, check_path, check_scheme, host_of, model_of
+from shmroute.calls import Attempt, Attempts, Outcome, Policy, default_policy, joined, urls
 from shmroute.errors import CallFailed, CallTimedOut
 from shmroute.worker.default import resolve
 from shmroute.worker.reader import Reader
-from shmroute.worker.routes import Route
 
 __all__ = ["Failover", "url_for"]
 
 SUFFIX: Final = ".model"
 """End of a host that names a model. There is no top-level domain of this name."""
 
-ServerHostname: TypeAlias = str | Callable[[Route], str]
 Handler: TypeAlias = Callable[[ClientRequest], Awaitable[ClientResponse]]
 
 _UNSENT: Final = "Cannot write to closing transport"
 """Text of aiohttp's error for a kept-alive connection that closed before the request's first byte was written."""
-
-_UNREPEATABLE: Final = "its body cannot be read twice"
 
 
 def url_for(model: str, path: str = "/") -> URL:
@@ -58,7 +54,7 @@ def url_for(model: str, path: str = "/") -> URL:
     Raises:
         ValueError: the name is empty, or the path does not begin with a slash.
     """
-    return URL(f"http://{host_of(model)}{SUFFIX}{check_path(path)}", encoded=True)
+    return URL(f"http://{urls.host_of(model)}{SUFFIX}{urls.check_path(path)}", encoded=True)
 
 
 def _raises(kind: type[CallFailed], _: BaseException | None) -> type[CallFailed]:
@@ -80,6 +76,13 @@ def _how(error: BaseException) -> tuple[Outcome, bool]:
             return Outcome.BROKEN, _UNSENT not in str(error)
 
 
+def _note_body(call: Attempts, request: ClientRequest) -> None:
+    """Note whether the request's body has been read to its end and cannot be read again."""
+    if request.body and request.body.consumed:
+        call.repeatable = False
+        call.unrepeatable = "its body cannot be read twice"
+
+
 async def _read_ahead(call: Attempts, response: ClientResponse) -> None:
     """Wait until a short answer to a repeatable request is in the buffer, where the caller reads it.
 
@@ -90,7 +93,7 @@ async def _read_ahead(call: Attempts, response: ClientResponse) -> None:
     if (
         call.repeatable
         and length.isdigit()
-        and int(length) <= READ_AHEAD_BYTES
+        and int(length) <= urls.READ_AHEAD_BYTES
         and hdrs.CONTENT_ENCODING not in response.headers  # the unpacked body may exceed the buffer
     ):
         error = response.content.exception()
@@ -125,7 +128,7 @@ class Failover:
         self,
         *,
         scheme: str = "http",
-        server_hostname: ServerHostname | None = None,
+        server_hostname: urls.ServerHostname = None,
         deadline: float | None = None,
         attempts: int | None = None,
         repeat: bool | None = None,
@@ -133,7 +136,7 @@ class Failover:
         policy: Policy | None = None,
         reader: Reader | None = None,
     ) -> None:
-        check_scheme(scheme, server_hostname)
+        urls.check_scheme(scheme, server_hostname)
         self._options: dict[str, Any] = {
             "scheme": scheme,
             "server_hostname": server_hostname,
@@ -159,19 +162,13 @@ class Failover:
             return await handler(request)
         if url.explicit_port is not None:
             raise aiohttp.InvalidURL(url, "write no port: each pod of a model has its own")
-        model = model_of(host.removesuffix(SUFFIX))
-        route: list[Route] = []
-
-        def look_up() -> tuple[Route, Any]:
-            route[:] = [self._resolve(model)]
-            return route[0], route[0].current_pool()
-
+        model = urls.model_of(host.removesuffix(SUFFIX))
         repeat = self._options["repeat"]
         call = Attempts(
             self._policy,
-            look_up,
+            partial(self._resolve, model),
             attempts=self._options["attempts"],
-            idempotent=request.method in IDEMPOTENT_METHODS if repeat is None else repeat,
+            idempotent=request.method in urls.IDEMPOTENT_METHODS if repeat is None else repeat,
             deadline=self._options["deadline"],
             key=self._options["key"],
             model=model,
@@ -183,7 +180,7 @@ class Failover:
         while True:
             attempt = call.next()
             try:
-                self._direct(request, attempt, route[0], default_host, own_host)
+                self._direct(request, attempt, call.route, default_host, own_host)
                 response = await self._try(call, attempt, request, handler)
             except BaseException:
                 attempt.release()
@@ -192,17 +189,17 @@ class Failover:
                 return response
 
     def _direct(
-        self, request: ClientRequest, attempt: Attempt, route: Route, default_host: str | None, own_host: str | None
+        self, request: ClientRequest, attempt: Attempt, route: Any, default_host: str | None, own_host: str | None
     ) -> None:
         """Point the request at the pod."""
-        scheme, hostname = self._options["scheme"], self._options["server_hostname"]
         endpoint = attempt.endpoint
-        request.url = request.original_url.with_fragment(None).with_scheme(scheme)
+        request.url = request.original_url.with_fragment(None).with_scheme(self._options["scheme"])
         request.url = request.url.with_host(endpoint.host).with_port(endpoint.port)
         if own_host == default_host:
             request.headers[hdrs.HOST] = attempt.address
+        hostname = urls.name_in_certificate(self._options["server_hostname"], route)
         if hostname is not None:
-            request.server_hostname = hostname if isinstance(hostname, str) else hostname(route)
+            request.server_hostname = hostname
 
     async def _try(
         self, call: Attempts, attempt: Attempt, request: ClientRequest, handler: Handler
@@ -218,24 +215,15 @@ class Failover:
                     raise
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             outcome, sent = _how(error)
-            if request.body and request.body.consumed:
-                call.repeatable = False
-                call.unrepeatable = _UNREPEATABLE
+            _note_body(call, request)
             attempt.failed(outcome, str(error) or type(error).__name__, sent=sent, cause=error)
             if call.may_go_on:
                 await request.close()  # returns when nothing writes the body any more
             return None
-        if response.status in self._policy.settings.retriable_status_codes:
-            if request.body and request.body.consumed:
-                call.repeatable = False
-                call.unrepeatable = _UNREPEATABLE
-            attempt.failed(Outcome.STATUS, str(response.status), sent=True)
-            if call.may_go_on:
-                response.release()
-                return None
-            call.answered_by_failure()
-        else:
-            attempt.succeeded()
+        _note_body(call, request)
+        if not attempt.answered(response.status):
+            response.release()
+            return None
         self._release_with(response, attempt, call)
         return response
 

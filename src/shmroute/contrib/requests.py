@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -29,8 +30,8 @@ try:
 except ImportError as error:
     raise ImportError("shmroute.contrib.requests needs requests: pip install 'shmroute[requests]'") from error
 
-from shmroute.calls import Attempt, Attempts, Outcome, Policy, default_policy, joined
-from shmroute.calls.urls import IDEMPOTENT_METHODS, check_path, check_scheme, host_of, led_back, model_of
+from shmroute.calls import Attempt, Attempts, Outcome, Policy, default_policy, joined, urls
+from shmroute.calls.attempts import shorter
 from shmroute.errors import CallFailed, CallTimedOut, ShmrouteError
 from shmroute.worker.default import resolve
 from shmroute.worker.reader import Reader
@@ -43,7 +44,6 @@ SCHEME: Final = "http+model"
 SWEEP_SECONDS: Final = 1.0
 """Shortest time between two searches for connections to close because their address has gone."""
 
-ServerHostname: TypeAlias = str | Callable[[Route], str]
 Key: TypeAlias = Callable[[requests.PreparedRequest], "str | bytes | None"]
 
 _FAILURES: Final = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
@@ -59,7 +59,7 @@ def url_for(model: str, path: str = "/") -> str:
     Raises:
         ValueError: the name is empty, or the path does not begin with a slash.
     """
-    return f"{SCHEME}://{host_of(model)}{check_path(path)}"
+    return f"{SCHEME}://{urls.host_of(model)}{urls.check_path(path)}"
 
 
 def _raises(kind: type[CallFailed], cause: BaseException | None) -> type[CallFailed]:
@@ -121,7 +121,7 @@ class Adapter(BaseAdapter):
         self,
         *,
         scheme: str = "http",
-        server_hostname: ServerHostname | None = None,
+        server_hostname: urls.ServerHostname = None,
         deadline: float | None = None,
         attempts: int | None = None,
         repeat: bool | None = None,
@@ -131,7 +131,7 @@ class Adapter(BaseAdapter):
         reader: Reader | None = None,
     ) -> None:
         super().__init__()
-        check_scheme(scheme, server_hostname)
+        urls.check_scheme(scheme, server_hostname)
         self.policy = policy or default_policy()
         self.pools: dict[str, tuple[_Below, Route]] = {}
         """Address -> its connections, and a route of the app that has the address."""
@@ -161,18 +161,12 @@ class Adapter(BaseAdapter):
         host = url.netloc.rpartition("@")[2]
         if ":" in host:
             raise requests.exceptions.InvalidURL(f"{request.url}: write no port: each pod of a model has its own")
-        model = model_of(host)
-        route: list[Route] = []
-
-        def look_up() -> tuple[Route, Any]:
-            route[:] = [self._resolve(model)]
-            return route[0], route[0].current_pool()
-
+        model = urls.model_of(host)
         call = Attempts(
             self.policy,
-            look_up,
+            partial(self._resolve, model),
             attempts=self._attempts,
-            idempotent=request.method in IDEMPOTENT_METHODS if self._repeat is None else self._repeat,
+            idempotent=request.method in urls.IDEMPOTENT_METHODS if self._repeat is None else self._repeat,
             deadline=self._deadline,
             key=self._key and self._key(request),
             model=model,
@@ -184,7 +178,7 @@ class Adapter(BaseAdapter):
         while True:
             attempt = call.next()
             try:
-                below = self._below(attempt.address, route[0])
+                below = self._below(attempt.address, call.route)
                 sent = request.copy()
                 target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
                 sent.url = f"{self._scheme}://{attempt.address}{target}"
@@ -197,24 +191,13 @@ class Adapter(BaseAdapter):
                     outcome, may_be_sent = _how(error)
                     attempt.failed(outcome, error, sent=may_be_sent, cause=error)
                     continue
-                if not self._is_final(call, attempt, response.status_code):
+                if not attempt.answered(response.status_code):
                     response.close()
                     continue
                 self._hand_over(call, attempt, request, response, sent.url)
                 return response
             finally:
                 attempt.release()
-
-    def _is_final(self, call: Attempts, attempt: Attempt, status: int) -> bool:
-        """Note the answer's status. Returns whether the caller gets this answer."""
-        if status not in self.policy.settings.retriable_status_codes:
-            attempt.succeeded()
-            return True
-        attempt.failed(Outcome.STATUS, str(status), sent=True)
-        if call.may_go_on:
-            return False
-        call.answered_by_failure()
-        return True
 
     def _hand_over(
         self,
@@ -231,16 +214,15 @@ class Adapter(BaseAdapter):
         location = response.headers.get("location")
         if location is not None and 300 <= response.status_code < 400:
             own = (attempt.address, str(request.headers.get("Host", "")))
-            root = f"{SCHEME}://{urlsplit(request.url or '').netloc or host_of(call.model)}"
-            response.headers["location"] = led_back(location, sent, own, root)
+            root = f"{SCHEME}://{urlsplit(request.url or '').netloc or urls.host_of(call.model)}"
+            response.headers["location"] = urls.led_back(location, sent, own, root)
 
     # --- pools ---------------------------------------------------------------------------------------------
 
     def _below(self, address: str, route: Route) -> _Below:
         known = self.pools.get(address)
         if known is None:
-            hostname = self._server_hostname
-            name = hostname(route) if callable(hostname) else hostname
+            name = urls.name_in_certificate(self._server_hostname, route)
             with self._lock:
                 known = self.pools.setdefault(address, (_Below(name, self._pool_maxsize), route))
         if known[1] is not route:
@@ -275,10 +257,4 @@ def _shortened(timeout: Any, attempt: Attempt) -> Any:
     if hasattr(timeout, "connect_timeout"):  # urllib3's Timeout
         timeout = (timeout.connect_timeout, timeout.read_timeout)
     connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
-    return _shorter(connect, attempt.connect_seconds), _shorter(read, attempt.seconds)
-
-
-def _shorter(one: float | None, other: float | None) -> float | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)
+    return shorter(connect, attempt.connect_seconds), shorter(read, attempt.seconds)

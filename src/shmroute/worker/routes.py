@@ -145,7 +145,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
 
         return Attempts(
             policy or default_policy(),
-            lambda: (self, self.current_pool()),
+            lambda: self,
             attempts=attempts,
             idempotent=idempotent,
             deadline=deadline,

@@ -143,7 +143,7 @@ class AsyncTransport(TransportBase, httpx.AsyncBaseTransport):
             try:
                 if is_read_ahead(call, core):
                     stream = httpx.ByteStream(await self._in_time(core.aread(), sending))
-                if not self.is_final(call, attempt, core.status):
+                if not attempt.answered(core.status):
                     return None
                 if stream is None:
                     use_own_timeouts(call, core_request)

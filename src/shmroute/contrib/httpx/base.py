@@ -9,13 +9,14 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, ClassVar, Final, TypeAlias
 
 import httpcore
 import httpx
 
-from shmroute.calls import Attempt, Attempts, Outcome, Policy, default_policy, joined
-from shmroute.calls.urls import IDEMPOTENT_METHODS, READ_AHEAD_BYTES, check_scheme, host_of, led_back, model_of
+from shmroute.calls import Attempt, Attempts, Outcome, Policy, default_policy, joined, urls
+from shmroute.calls.attempts import shorter
 from shmroute.errors import CallFailed, CallTimedOut, ShmrouteError
 from shmroute.worker.default import resolve
 from shmroute.worker.reader import Reader
@@ -41,7 +42,6 @@ SWEEP_SECONDS: Final = 1.0
 _DEFAULT_LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 """The defaults of httpx, applied to each address."""
 
-ServerHostname: TypeAlias = str | Callable[[Route], str]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 
@@ -88,7 +88,7 @@ class AddressPool:
 class Call:
     """One request of the caller."""
 
-    __slots__ = ("attempts", "extensions", "headers", "host_index", "model", "request", "route")
+    __slots__ = ("attempts", "extensions", "headers", "host_index", "model", "request")
 
     def __init__(self, transport: TransportBase, request: httpx.Request) -> None:
         extensions = request.extensions
@@ -100,7 +100,7 @@ class Call:
                     f"{url}: write no port: each pod of a model has its own", request=request
                 )
             default_host = url.raw_host
-            self.model = model_of(url.host)
+            self.model = urls.model_of(url.host)
         elif isinstance(named, str):
             default_host = url.netloc
             self.model = named
@@ -115,17 +115,10 @@ class Call:
             if value == default_host and name.lower() == b"host":
                 self.host_index = index
                 break
-        self.route: Route | None = None
-        idempotent = request.method in IDEMPOTENT_METHODS
-        resolve = transport.resolve
-
-        def look_up() -> tuple[Route, Any]:
-            route = self.route = resolve(self.model)
-            return route, route.current_pool()
-
+        idempotent = request.method in urls.IDEMPOTENT_METHODS
         attempts = self.attempts = Attempts(
             transport.policy,
-            look_up,
+            partial(transport.resolve, self.model),
             attempts=extensions.get("attempts"),
             idempotent=extensions.get("repeat", idempotent),
             deadline=extensions.get("deadline", transport.deadline),
@@ -202,7 +195,7 @@ class TransportBase:
         self,
         *,
         scheme: str = "http",
-        server_hostname: ServerHostname | None = None,
+        server_hostname: urls.ServerHostname = None,
         deadline: float | None = None,
         policy: Policy | None = None,
         reader: Reader | None = None,
@@ -215,7 +208,7 @@ class TransportBase:
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> None:
-        check_scheme(scheme, server_hostname)
+        urls.check_scheme(scheme, server_hostname)
         self.policy = policy or default_policy()
         self.deadline = deadline
         self.resolve = resolve if reader is None else reader.resolve
@@ -243,15 +236,13 @@ class TransportBase:
 
     def pool_of(self, call: Call, address: str) -> AddressPool:
         """Return the pool of an address that has just been picked."""
-        route = call.route
-        assert route is not None  # noqa: S101 - looked up before it was picked
         app = call.attempts.app_key
         pool = self.pools.get(address)
         if pool is None:
             core = self._pool_type(**self._pool_options, network_backend=self._backend_type())
             pool = self.pools.setdefault(address, AddressPool(core))
         pool.apps.add(app)
-        self._routes[app] = route
+        self._routes[app] = call.attempts.route
         return pool
 
     def gone_pools(self) -> list[AddressPool]:
@@ -310,29 +301,16 @@ class TransportBase:
             }
             timeouts: dict[str, float | None] = dict(call.extensions.get("timeout") or {})
             for name, limit in limits.items():
-                own = timeouts.get(name)
-                timeouts[name] = limit if own is None else own if limit is None else min(own, limit)
+                timeouts[name] = shorter(timeouts.get(name), limit)
             changed = {**changed, "timeout": timeouts}
-        hostname = self._server_hostname
-        if hostname is not None and "sni_hostname" not in changed and call.route is not None:
-            changed = {**changed, "sni_hostname": hostname if isinstance(hostname, str) else hostname(call.route)}
+        if self._server_hostname is not None and "sni_hostname" not in changed:
+            changed = {**changed, "sni_hostname": urls.name_in_certificate(self._server_hostname, call.attempts.route)}
         return changed
 
     def failed(self, attempt: Attempt, error: Exception, sending: Sending) -> None:
         """Note how an attempt has failed."""
         said, outcome = translated(error)
         attempt.failed(outcome, said, sent=sending.sent, cause=said)
-
-    def is_final(self, call: Call, attempt: Attempt, status: int) -> bool:
-        """Note the answer's status. Returns whether the caller gets this answer."""
-        if status not in self.policy.settings.retriable_status_codes:
-            attempt.succeeded()
-            return True
-        attempt.failed(Outcome.STATUS, str(status), sent=True)
-        if call.attempts.may_go_on:
-            return False
-        call.attempts.answered_by_failure()
-        return True
 
     def response_headers(self, call: Call, attempt: Attempt, core: httpcore.Response) -> Headers:
         """Return the headers for the caller: a redirect that names the pod leads back to the model."""
@@ -349,10 +327,10 @@ class TransportBase:
         host = next((value.decode("latin-1") for name, value in call.headers if name.lower() == b"host"), "")
         url = call.request.url.copy_with(path="/", query=None, fragment=None)
         if "model" in call.extensions:
-            url = url.copy_with(host=host_of(call.model), port=None)
+            url = url.copy_with(host=urls.host_of(call.model), port=None)
         root = str(url)[:-1]
         sent_to = f"{self._scheme}://{attempt.address}{call.request.url.raw_path.decode('ascii')}"
-        return led_back(location.decode("latin-1"), sent_to, (attempt.address, host), root).encode("latin-1")
+        return urls.led_back(location.decode("latin-1"), sent_to, (attempt.address, host), root).encode("latin-1")
 
     def response_extensions(self, attempt: Attempt, core: httpcore.Response) -> dict[str, Any]:
         """Return the extensions of the response."""
@@ -374,7 +352,7 @@ def is_read_ahead(call: Call, core: httpcore.Response) -> bool:
     if not call.attempts.repeatable:
         return False
     length = next((value for name, value in core.headers if name.lower() == b"content-length"), b"")
-    return length.isdigit() and int(length) <= READ_AHEAD_BYTES
+    return length.isdigit() and int(length) <= urls.READ_AHEAD_BYTES
 
 
 def use_own_timeouts(call: Call, core_request: httpcore.Request) -> None:

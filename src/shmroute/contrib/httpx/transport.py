@@ -136,7 +136,7 @@ class Transport(TransportBase, httpx.BaseTransport):
             try:
                 if is_read_ahead(call, core):
                     stream = httpx.ByteStream(core.read())
-                if not self.is_final(call, attempt, core.status):
+                if not attempt.answered(core.status):
                     return None
                 if stream is None:
                     use_own_timeouts(call, core_request)
