@@ -20,7 +20,7 @@ __all__ = [
     "FIRST_TABLE_NUMBER",
     "LAST_TABLE_NUMBER",
     "TABLE_KINDS",
-    "AppRow",
+    "App",
     "ConflictRow",
     "EndpointRow",
     "EndpointsRow",
@@ -45,7 +45,7 @@ class Kind(enum.IntEnum):
     """The kind of a row. The comment beside each kind gives the key and the value."""
 
     MODEL = 1  # model name -> RouteRow of the winner; the rows of other namespaces are in `others`
-    APP = 2  # app name -> tuple of AppRow, one for each AppModel of that app, the oldest first
+    APP = 2  # app name -> tuple of App, one for each AppModel of that app, the oldest first
     ENDPOINTS = 3  # "namespace/appmodel" -> EndpointsRow
     METADATA = 4  # "namespace/model" -> MetadataRow
     CONFLICT = 5  # "namespace/model" -> ConflictRow
@@ -96,8 +96,8 @@ class RouteRow(msgspec.Struct, frozen=True, array_like=True):
     """Rows of the same model in other namespaces, the oldest AppModel first."""
 
 
-class AppRow(msgspec.Struct, frozen=True, array_like=True):
-    """One AppModel of an app. `shmroute.worker.routes.App` is the worker's view of the same fields."""
+class App(msgspec.Struct, frozen=True, array_like=True):
+    """An app, as one AppModel describes it. The wire form is an array of the fields in this order."""
 
     app: str
     version: str
@@ -115,7 +115,7 @@ class AppRow(msgspec.Struct, frozen=True, array_like=True):
     first_seen: str = ""
     """Time at which a watcher first saw an AppModel without `created`, RFC 3339 in UTC; else ""."""
     deleting: str = ""
-    """The AppModel's `deletionTimestamp`, RFC 3339 in UTC; "" unless it is being deleted."""
+    """The AppModel's `deletionTimestamp`; "" unless it is being deleted. Until it is gone, its models are served."""
 
 
 class TableRow(msgspec.Struct, frozen=True, array_like=True):

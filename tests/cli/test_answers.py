@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from shmroute.native import missing
-from shmroute.rows import AppRow, ConflictRow, Kind, RouteRow, encode
+from shmroute.rows import App, ConflictRow, Kind, RouteRow, encode
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.testing import Answer, Routes
 from shmroute.watcher.status import encode_status
@@ -334,7 +334,7 @@ def test_explain_names_the_rule_that_decided_a_conflict(
     cli: Cli, area: str, winner: tuple[str, str], other: tuple[str, str], claim: str
 ) -> None:
     apps = [
-        AppRow(name, "v1", "east", name, f"east/{name}", (("m", "v-1"),), created=created, first_seen=seen)
+        App(name, "v1", "east", name, f"east/{name}", (("m", "v-1"),), created=created, first_seen=seen)
         for name, (created, seen) in (("one", winner), ("two", other))
     ]
     with Publisher(area) as publisher:
@@ -350,7 +350,7 @@ def test_explain_names_the_rule_that_decided_a_conflict(
 
 
 def test_explain_says_that_the_appmodel_is_being_deleted(cli: Cli, area: str) -> None:
-    app = AppRow("sdkApp", "v1", "east", "sdkapp", "east/sdkapp", (("model1", "v-1"),), deleting="2026-01-04T00:00:00Z")
+    app = App("sdkApp", "v1", "east", "sdkapp", "east/sdkapp", (("model1", "v-1"),), deleting="2026-01-04T00:00:00Z")
     route = RouteRow("model1", "v-1", "sdkApp", "v1", "east", "sdkapp")
     with Publisher(area) as publisher:
         publisher.publish({(int(Kind.MODEL), "model1"): encode(route), (int(Kind.APP), "sdkApp"): encode((app,))})

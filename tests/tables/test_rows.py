@@ -1,4 +1,4 @@
-"""Every field of an AppModel that a row shows changes the row, and the worker's classes have the rows' fields."""
+"""Every field of an AppModel that a row shows changes the row, and a `Route` has the fields of its row."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 from shmroute.resources.appmodel import AppModel, ModelVersion
 from shmroute.resources.key import ObjectKey
-from shmroute.rows import AppRow, Kind, RouteRow
+from shmroute.rows import Kind, RouteRow
 from shmroute.tables.models import app_row, route_row
-from shmroute.worker.routes import App, Route
+from shmroute.worker.routes import Route
 from tests.tables.builders import Followed
 
 BEFORE = AppModel(
@@ -72,10 +72,8 @@ def test_a_new_resource_version_alone_is_not_announced() -> None:
     assert followed.take() == {}
 
 
-@pytest.mark.parametrize(("row", "answer"), [(RouteRow, Route), (AppRow, App)])
-def test_worker_classes_have_the_fields_of_their_rows(row: type[msgspec.Struct], answer: type[msgspec.Struct]) -> None:
-    public = [name for name in answer.__struct_fields__ if not name.startswith("_")]
-    assert public == list(row.__struct_fields__)
-    assert answer.__struct_fields__[: len(public)] == tuple(public), "private fields come last"
-    assert row.__struct_config__.array_like
-    assert answer.__struct_config__.array_like
+def test_a_route_has_the_fields_of_its_row() -> None:
+    public = [name for name in Route.__struct_fields__ if not name.startswith("_")]
+    assert public == list(RouteRow.__struct_fields__)
+    assert Route.__struct_fields__[: len(public)] == tuple(public), "private fields come last"
+    assert RouteRow.__struct_config__.array_like

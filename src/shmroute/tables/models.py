@@ -10,7 +10,7 @@ from typing import Final
 
 from shmroute.resources.appmodel import AppModel
 from shmroute.resources.appmodel_rules import MAX_MODELS
-from shmroute.rows import AppRow, ConflictRow, InvalidRow, Kind, RouteRow, RowKey, encode
+from shmroute.rows import App, ConflictRow, InvalidRow, Kind, RouteRow, RowKey, encode
 from shmroute.tables.conflicts import Claim, Claimants, Claims, Contest, claim_of
 
 __all__ = ["MAX_LISTED_LOSERS", "Routes", "app_row", "route_row"]
@@ -157,9 +157,9 @@ def route_row(model: str, version: str, appmodel: AppModel, others: tuple[RouteR
     return RouteRow(model, version, appmodel.app, appmodel.version, key.namespace, key.name, others)
 
 
-def app_row(appmodel: AppModel) -> AppRow:
+def app_row(appmodel: AppModel) -> App:
     """Return one AppModel's part of an APP row. Every APP row is made here."""
-    return AppRow(
+    return App(
         app=appmodel.app,
         version=appmodel.version,
         namespace=appmodel.key.namespace,
@@ -219,7 +219,7 @@ def _app_rows(app: str, claimants: Claim | Contest) -> tuple[bytes, bytes | None
     if not isinstance(claimants, Contest):
         return encode((app_row(claimants.appmodel),)), None
     claims = claimants.in_order()
-    shown: list[AppRow] = []
+    shown: list[App] = []
     models = 0
     taken: dict[str, tuple[int, int]] = {}
     for claim in claims:

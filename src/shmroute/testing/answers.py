@@ -10,7 +10,7 @@ import msgspec
 
 from shmroute.errors import ConfigError
 from shmroute.rows import (
-    AppRow,
+    App,
     EndpointRow,
     EndpointsRow,
     EndpointsState,
@@ -103,13 +103,13 @@ def _is_text(value: object) -> bool:
 def rows_of(answers: Mapping[str, Answer]) -> dict[RowKey, bytes]:
     """Return the rows of an area in which each model has an AppModel of its own."""
     rows: dict[RowKey, bytes] = {}
-    apps: dict[str, list[AppRow]] = {}
+    apps: dict[str, list[App]] = {}
     for model, answer in answers.items():
         route = RouteRow(model, answer.version, answer.app, answer.app_version, answer.namespace, model)
         rows[Kind.MODEL, model] = encode(route)
         service = f"{answer.namespace}/{model}"
         apps.setdefault(answer.app, []).append(
-            AppRow(answer.app, answer.app_version, answer.namespace, model, service, ((model, answer.version),))
+            App(answer.app, answer.app_version, answer.namespace, model, service, ((model, answer.version),))
         )
         if answer.ambiguous_ports:
             ports = ", ".join(answer.ambiguous_ports)

@@ -6,11 +6,11 @@ import msgspec
 
 from shmroute.resources.appmodel import AppModel, ModelVersion
 from shmroute.resources.key import ObjectKey
-from shmroute.rows import AppRow
+from shmroute.rows import App
 
 __all__ = ["adopted_appmodels"]
 
-_decode = msgspec.msgpack.Decoder(tuple[AppRow, ...]).decode
+_decode = msgspec.msgpack.Decoder(tuple[App, ...]).decode
 
 
 def adopted_appmodels(row: bytes) -> tuple[AppModel, ...]:
@@ -22,7 +22,7 @@ def adopted_appmodels(row: bytes) -> tuple[AppModel, ...]:
     return tuple(_appmodel(app) for app in apps)
 
 
-def _appmodel(app: AppRow) -> AppModel:
+def _appmodel(app: App) -> AppModel:
     namespace, _, service = app.service.partition("/")
     return AppModel(
         key=ObjectKey(app.namespace, app.appmodel),

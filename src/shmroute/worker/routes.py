@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import msgspec
 
 from shmroute.errors import ModelNotFound, ShmrouteError
+from shmroute.rows import App
 
 if TYPE_CHECKING:
     from shmroute.calls import Attempts, Policy
@@ -32,28 +33,6 @@ class RouteSource(Protocol):
 
     def metadata_of(self, route: Route) -> MetadataValue:
         """Return the metadata of the route's model in the newest generation."""
-
-
-class App(msgspec.Struct, frozen=True, array_like=True):
-    """An app, as one AppModel describes it. The wire form is an array of the fields in this order."""
-
-    app: str
-    version: str
-    namespace: str
-    appmodel: str
-    """`metadata.name` of the AppModel."""
-    service: str
-    """`namespace/name` of the app's Service."""
-    models: tuple[tuple[str, str], ...]
-    """(name, version) of each model, as in the AppModel."""
-    created: str = ""
-    """The AppModel's `creationTimestamp`, RFC 3339 in UTC; "" if the AppModel comes from a folder."""
-    port: str = ""
-    """Name or number of the port that the AppModel asks for; "" if it names none."""
-    first_seen: str = ""
-    """Time at which a watcher first saw an AppModel without `created`, RFC 3339 in UTC; else ""."""
-    deleting: str = ""
-    """The AppModel's `deletionTimestamp`; "" unless it is being deleted. Until it is gone, its models are served."""
 
 
 class Route(msgspec.Struct, frozen=True, array_like=True):

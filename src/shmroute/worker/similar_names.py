@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from shmroute.errors import ShmrouteError
-from shmroute.rows import BUILT_IN_TABLES, AppRow, Kind, RouteRow
+from shmroute.rows import BUILT_IN_TABLES, App, Kind, RouteRow
 from shmroute.shm.reader import RowReader
 
 __all__ = ["describe", "describe_table"]
@@ -137,7 +137,7 @@ def _elsewhere(rows: RowReader, kind: Kind, name: str, namespace: str | None) ->
     if value is None:
         return ""
     if kind == Kind.APP:
-        apps = msgspec.msgpack.decode(value, type=tuple[AppRow, ...])
+        apps = msgspec.msgpack.decode(value, type=tuple[App, ...])
         found = sorted({app.namespace for app in apps})
     else:
         route = msgspec.msgpack.decode(value, type=RouteRow)
