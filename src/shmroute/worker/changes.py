@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     """Makes a route from a MODEL row."""
 
 __all__ = ["AsyncChanges", "Change", "Changes", "Follower", "Reset"]
+
+E = TypeVar("E")
 
 _FIRST_PAUSE_SECONDS: Final = 0.001
 _LONGEST_PAUSE_SECONDS: Final = 0.01
@@ -157,7 +159,9 @@ class Follower:
         raise NotImplementedError
 
 
-class _RouteFollower(Follower):
+class RouteFollower(Follower):
+    """Follows the routes: its elements are `Change` and `Reset`."""
+
     def __init__(self, position: Position, route_of: RouteOf, since: int | None, metadata: bool) -> None:
         super().__init__(position, since)
         self._route_of = route_of
@@ -178,10 +182,7 @@ class _RouteFollower(Follower):
         if change.kind == Kind.MODEL:
             old = self._route_of(change.old) if change.old is not None else None
             new = self._route_of(change.new) if change.new is not None else None
-            kind: Literal["added", "changed", "removed"] = (
-                "added" if old is None else "removed" if new is None else "changed"
-            )
-            return Change(rows.generation, kind, change.key, old, new)
+            return Change(rows.generation, kind_of(change), change.key, old, new)
         if change.kind == Kind.METADATA and self._metadata:
             namespace, _, model = change.key.partition("/")
             value = rows.get(Kind.MODEL, model)
@@ -192,28 +193,24 @@ class _RouteFollower(Follower):
         return None
 
 
-class Changes(Iterator["Change | Reset"]):
-    """Made by `Reader.changes`. For one thread. A loop over it can stop, and a later loop continues."""
+def kind_of(change: RowChange) -> Literal["added", "changed", "removed"]:
+    """Return what has happened to a row."""
+    return "added" if change.old is None else "removed" if change.new is None else "changed"
 
-    def __init__(
-        self, position: Position, route_of: RouteOf, since: int | None, timeout: float | None, *, metadata: bool
-    ) -> None:
-        self._follower: Follower = _RouteFollower(position, route_of, since, metadata)
+
+class Changes(Iterator[E], Generic[E]):
+    """Made by `Reader.changes` and `Table.changes`. For one thread. A loop can stop, and a later loop continues."""
+
+    def __init__(self, follower: Follower, timeout: float | None) -> None:
+        self._follower = follower
         self._timeout = timeout
-
-    @classmethod
-    def of(cls, follower: Follower, timeout: float | None) -> Self:
-        """Return an iterator over the elements of `follower`."""
-        made = cls.__new__(cls)
-        made._follower, made._timeout = follower, timeout
-        return made
 
     @property
     def generation(self) -> int:
         """Generation up to which all changes have been returned: pass it as `since` to continue from here."""
         return self._follower.generation
 
-    def __next__(self) -> Change | Reset:
+    def __next__(self) -> E:
         follower = self._follower
         wait = _Wait(follower, self._timeout)
         while not follower.pending:
@@ -227,36 +224,27 @@ class Changes(Iterator["Change | Reset"]):
                 time.sleep(wait.pause())
             if wait.enough and not follower.pending:
                 raise StopIteration
-        element: Change | Reset = follower.pending.popleft()
+        element: E = follower.pending.popleft()
         return element
 
 
-class AsyncChanges(AsyncIterator["Change | Reset"]):
-    """Made by `Reader.achanges`. For one task. Cancelling `anext`, for instance by a time limit, loses nothing.
+class AsyncChanges(AsyncIterator[E], Generic[E]):
+    """Made by `Reader.achanges` and `Table.achanges`. For one task. Cancelling `anext` loses nothing.
 
     Reads in a thread of the event loop's executor, because the first element and a long gap may take a while.
     """
 
-    def __init__(
-        self, position: Position, route_of: RouteOf, since: int | None, timeout: float | None, *, metadata: bool
-    ) -> None:
-        self._follower: Follower = _RouteFollower(position, route_of, since, metadata)
+    def __init__(self, follower: Follower, timeout: float | None) -> None:
+        self._follower = follower
         self._timeout = timeout
         self._reading: Future[Any] | None = None
-
-    @classmethod
-    def of(cls, follower: Follower, timeout: float | None) -> Self:
-        """Return an iterator over the elements of `follower`."""
-        made = cls.__new__(cls)
-        made._follower, made._timeout, made._reading = follower, timeout, None
-        return made
 
     @property
     def generation(self) -> int:
         """Generation up to which all changes have been returned: pass it as `since` to continue from here."""
         return self._follower.generation
 
-    async def __anext__(self) -> Change | Reset:
+    async def __anext__(self) -> E:
         import asyncio
 
         follower = self._follower
@@ -272,7 +260,7 @@ class AsyncChanges(AsyncIterator["Change | Reset"]):
                 await asyncio.sleep(wait.pause())
             if wait.enough and not follower.pending:
                 raise StopAsyncIteration
-        element: Change | Reset = follower.pending.popleft()
+        element: E = follower.pending.popleft()
         return element
 
     async def _read(self) -> bool:

@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -22,12 +22,9 @@ from shmroute.shm.reader import RowReader
 from shmroute.shm.register import Register
 from shmroute.worker import environment
 from shmroute.worker.forks import register
-from shmroute.worker.lookup import NEVER
+from shmroute.worker.lookup import NEVER, Lookup
 from shmroute.worker.metadata import bytes_in
 from shmroute.worker.row_cache import RowCache, make_room
-
-if TYPE_CHECKING:
-    from shmroute.shm.layout import SegmentHeader
 
 __all__ = ["Position"]
 
@@ -51,25 +48,13 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-class CachingLookup(Protocol):
-    """The methods of a `RouteLookup` or `TableLookup` that `Position` calls."""
-
-    def _advance(self, absent: dict[str, None], /) -> tuple[int, int, list[tuple[int, str]]] | None: ...
-    def _disable(self) -> None: ...
-    def _drop(self, key: str) -> None: ...
-    def _drop_all(self) -> None: ...
-    def _enable(
-        self, control: memoryview[int], segment: memoryview[int], header: SegmentHeader, end: int, seen: float, /
-    ) -> None: ...
-
-
 class _Served:
     """A look-up to notify of every move. The reference is weak, because the look-up holds the position."""
 
     __slots__ = ("kind", "lookup", "suspended", "table")
 
-    def __init__(self, lookup: CachingLookup, kind: int, table: str) -> None:
-        self.lookup: Callable[[], CachingLookup | None] = weakref.ref(lookup)
+    def __init__(self, lookup: Lookup, kind: int, table: str) -> None:
+        self.lookup: Callable[[], Lookup | None] = weakref.ref(lookup)
         self.kind = kind
         self.table = table
         self.suspended = False
@@ -131,7 +116,7 @@ class Position:
         """Called in a forked child to reset the endpoints' busy counts."""
         register(self)
 
-    def serve(self, lookup: CachingLookup, kind: int, table: str = "") -> None:
+    def serve(self, lookup: Lookup, kind: int, table: str = "") -> None:
         """Notify this look-up of every move from now on, and let it answer by itself until the next move.
 
         Args:
@@ -242,7 +227,7 @@ class Position:
     def _settle_along_log(
         self,
         rows: RowReader,
-        tables: list[tuple[_Served, CachingLookup]],
+        tables: list[tuple[_Served, Lookup]],
         moved: tuple[int, int, list[tuple[int, str]]],
     ) -> None:
         """Finish a move that the native look-up of routes has begun, and has returned as `moved`."""
@@ -290,7 +275,7 @@ class Position:
         self.parts.drop_all(None, [Kind.ENDPOINTS])
         self.in_child()
 
-    def _table_lookups(self) -> list[tuple[_Served, CachingLookup]]:
+    def _table_lookups(self) -> list[tuple[_Served, Lookup]]:
         """Return the look-ups of tables that still exist."""
         lookups = []
         for identity, served in list(self._tables.items()):
@@ -301,7 +286,7 @@ class Position:
                 lookups.append((served, lookup))
         return lookups
 
-    def _disabled_lookups(self, tables: list[tuple[_Served, CachingLookup]]) -> list[tuple[_Served, CachingLookup]]:
+    def _disabled_lookups(self, tables: list[tuple[_Served, Lookup]]) -> list[tuple[_Served, Lookup]]:
         """Disable the look-ups of routes and of these tables, and return them."""
         routes = self._routes.lookup() if self._routes is not None else None
         lookups = [(self._routes, routes), *tables] if self._routes is not None and routes is not None else tables
@@ -309,18 +294,18 @@ class Position:
             lookup._disable()
         return lookups
 
-    def _enable_all(self, lookups: list[tuple[_Served, CachingLookup]], rows: RowReader) -> None:
+    def _enable_all(self, lookups: list[tuple[_Served, Lookup]], rows: RowReader) -> None:
         self._followed = True
         for served, lookup in lookups:
             if not served.suspended:
                 self._enable(lookup, rows)
 
-    def _enable(self, lookup: CachingLookup, rows: RowReader) -> None:
+    def _enable(self, lookup: Lookup, rows: RowReader) -> None:
         segment = rows.segment
         lookup._enable(rows.control.buffer, segment.buffer, segment.header, rows.end, self.seen)
 
-    def _drop(self, lookups: list[tuple[_Served, CachingLookup]], changed: Iterable[tuple[int, str]]) -> None:
-        by_kind: dict[int, list[CachingLookup]] = {}
+    def _drop(self, lookups: list[tuple[_Served, Lookup]], changed: Iterable[tuple[int, str]]) -> None:
+        by_kind: dict[int, list[Lookup]] = {}
         for served, lookup in lookups:
             by_kind.setdefault(served.kind, []).append(lookup)
         for kind, key in changed:
@@ -337,7 +322,7 @@ class Position:
                     served.suspended = served.suspended or served.table == key
             self.parts.drop((kind, key), self._last_metadata)
 
-    def _drop_all(self, lookups: list[tuple[_Served, CachingLookup]]) -> None:
+    def _drop_all(self, lookups: list[tuple[_Served, Lookup]]) -> None:
         for served, lookup in lookups:
             lookup._drop_all()
             served.suspended = bool(served.table)

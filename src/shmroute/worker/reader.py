@@ -29,7 +29,7 @@ from shmroute.worker.table_view import decoder
 from shmroute.worker.tables import Table
 
 if TYPE_CHECKING:
-    from shmroute.worker.changes import AsyncChanges, Changes
+    from shmroute.worker.changes import AsyncChanges, Change, Changes, Reset
     from shmroute.worker.endpoints import Endpoint
 
 __all__ = ["Reader"]
@@ -217,7 +217,9 @@ class Reader(RouteLookup):
         """
         return Snapshot(self._position, self._route_of)
 
-    def changes(self, since: int | None = None, *, timeout: float | None = None, metadata: bool = False) -> Changes:
+    def changes(
+        self, since: int | None = None, *, timeout: float | None = None, metadata: bool = False
+    ) -> Changes[Change | Reset]:
         """Iterate over the changes of the routes since generation `since`, and over new ones as they are published.
 
             for change in reader.changes():
@@ -240,17 +242,17 @@ class Reader(RouteLookup):
         Raises (while it is iterated):
             AreaUnreadable, NoAccess: the area cannot be read at all.
         """
-        from shmroute.worker.changes import Changes
+        from shmroute.worker.changes import Changes, RouteFollower
 
-        return Changes(self._position, self._route_of, since, timeout, metadata=metadata)
+        return Changes(RouteFollower(self._position, self._route_of, since, metadata), timeout)
 
     def achanges(
         self, since: int | None = None, *, timeout: float | None = None, metadata: bool = False
-    ) -> AsyncChanges:
+    ) -> AsyncChanges[Change | Reset]:
         """Return the same iterator as `changes`, for `async for`."""
-        from shmroute.worker.changes import AsyncChanges
+        from shmroute.worker.changes import AsyncChanges, RouteFollower
 
-        return AsyncChanges(self._position, self._route_of, since, timeout, metadata=metadata)
+        return AsyncChanges(RouteFollower(self._position, self._route_of, since, metadata), timeout)
 
     def _route_of(self, value: bytes) -> Route:
         """Return the route in a MODEL row."""

@@ -1,4 +1,4 @@
-"""Iterators over the changes of a declared table, as `shmroute.worker.changes` for routes.
+"""The changes of a table, as `shmroute.worker.changes` has those of routes.
 
 Loaded when `Table.changes` or `achanges` is first called.
 """
@@ -6,20 +6,20 @@ Loaded when `Table.changes` or `achanges` is first called.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from shmroute.errors import NotReady
-from shmroute.worker.changes import AsyncChanges, Changes, Follower
+from shmroute.worker.changes import Follower, kind_of
 from shmroute.worker.table_view import table_row
 
 if TYPE_CHECKING:
     from shmroute.shm.reader import RowChange, RowReader
     from shmroute.worker.position import Position
 
-__all__ = ["AsyncTableChanges", "TableChange", "TableChanges", "TableReset"]
+__all__ = ["TableChange", "TableFollower", "TableReset"]
 
 T = TypeVar("T")
 
@@ -45,51 +45,9 @@ class TableReset(msgspec.Struct, Generic[T], frozen=True):
     """"redefined": the table was declared anew, or has got its first complete list. The others are as for routes."""
 
 
-class TableChanges(Iterator["TableChange[T] | TableReset[T]"], Generic[T]):
-    """Made by `Table.changes`. For one thread. A loop over it can stop, and a later loop continues."""
+class TableFollower(Follower):
+    """Follows one table: its elements are `TableChange` and `TableReset`."""
 
-    def __init__(
-        self,
-        position: Position,
-        name: str,
-        value_of: Callable[[str, bytes], T],
-        since: int | None,
-        timeout: float | None,
-    ) -> None:
-        self._changes = Changes.of(_TableFollower(position, name, value_of, since), timeout)
-
-    @property
-    def generation(self) -> int:
-        """Generation up to which all changes have been returned."""
-        return self._changes.generation
-
-    def __next__(self) -> TableChange[T] | TableReset[T]:
-        return cast("TableChange[T] | TableReset[T]", next(self._changes))
-
-
-class AsyncTableChanges(AsyncIterator["TableChange[T] | TableReset[T]"], Generic[T]):
-    """Made by `Table.achanges`. For one task. Cancelling `anext` loses nothing."""
-
-    def __init__(
-        self,
-        position: Position,
-        name: str,
-        value_of: Callable[[str, bytes], T],
-        since: int | None,
-        timeout: float | None,
-    ) -> None:
-        self._changes = AsyncChanges.of(_TableFollower(position, name, value_of, since), timeout)
-
-    @property
-    def generation(self) -> int:
-        """Generation up to which all changes have been returned."""
-        return self._changes.generation
-
-    async def __anext__(self) -> TableChange[T] | TableReset[T]:
-        return cast("TableChange[T] | TableReset[T]", await anext(self._changes))
-
-
-class _TableFollower(Follower):
     def __init__(self, position: Position, name: str, value_of: Callable[[str, bytes], Any], since: int | None) -> None:
         super().__init__(position, since)
         self._name = name
@@ -119,10 +77,7 @@ class _TableFollower(Follower):
                 continue
             old = self._value_of(change.key, change.old) if change.old is not None else None
             new = self._value_of(change.key, change.new) if change.new is not None else None
-            kind: Literal["added", "changed", "removed"] = (
-                "added" if change.old is None else "removed" if change.new is None else "changed"
-            )
-            found.append(TableChange(rows.generation, kind, change.key, old, new))
+            found.append(TableChange(rows.generation, kind_of(change), change.key, old, new))
         return found
 
     def _reset(self, rows: RowReader, reason: Literal["start", "gap", "redefined"]) -> TableReset[Any]:

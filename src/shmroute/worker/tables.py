@@ -32,8 +32,9 @@ from shmroute.worker.table_view import TableView, decode_table, ready_row
 
 if TYPE_CHECKING:
     from shmroute.shm.reader import RowReader
+    from shmroute.worker.changes import AsyncChanges, Changes
     from shmroute.worker.position import Position
-    from shmroute.worker.table_changes import AsyncTableChanges, TableChanges
+    from shmroute.worker.table_changes import TableChange, TableReset
 
 __all__ = ["ATTEMPTS", "Table"]
 
@@ -206,21 +207,27 @@ class Table(TableLookup, TableView[T], Generic[T]):
             else:
                 return
 
-    def changes(self, since: int | None = None, *, timeout: float | None = None) -> TableChanges[T]:
+    def changes(
+        self, since: int | None = None, *, timeout: float | None = None
+    ) -> Changes[TableChange[T] | TableReset[T]]:
         """Iterate over the changes of the table since generation `since`, and over new ones as they are published.
 
         Elements are `TableReset` (all rows: at the start, or after a gap) and `TableChange`. `since` and `timeout` are
         as for `Reader.changes`.
         """
-        from shmroute.worker.table_changes import TableChanges
+        from shmroute.worker.changes import Changes
+        from shmroute.worker.table_changes import TableFollower
 
-        return TableChanges(self._position, self.name, self._value, since, timeout)
+        return Changes(TableFollower(self._position, self.name, self._value, since), timeout)
 
-    def achanges(self, since: int | None = None, *, timeout: float | None = None) -> AsyncTableChanges[T]:
+    def achanges(
+        self, since: int | None = None, *, timeout: float | None = None
+    ) -> AsyncChanges[TableChange[T] | TableReset[T]]:
         """Return the same iterator as `changes`, for `async for`."""
-        from shmroute.worker.table_changes import AsyncTableChanges
+        from shmroute.worker.changes import AsyncChanges
+        from shmroute.worker.table_changes import TableFollower
 
-        return AsyncTableChanges(self._position, self.name, self._value, since, timeout)
+        return AsyncChanges(TableFollower(self._position, self.name, self._value, since), timeout)
 
     def __repr__(self) -> str:
         return f"<shmroute.Table {self.name!r} of area {self._position.area!r}>"
