@@ -66,7 +66,10 @@ class DeclaredTable:
         self._whole = Shares(
             Share(limits.objects or _UNLIMITED, _UNLIMITED, limits.bytes or _UNLIMITED) if limits else None
         )
-        """The table's own limits: a share of all objects."""
+        """The table's own limits: a share of all objects that have room in their namespaces."""
+        self._limited = share is not None or limits is not None
+        self._arrived: dict[ObjectKey, TableObject] = {}
+        """Valid objects of the current event."""
         self._announces = announces
         self._announcements: list[Announcement] = []
         self._objects: dict[ObjectKey, TableObject] = {}
@@ -135,64 +138,60 @@ class DeclaredTable:
         key = item.key
         if isinstance(item, InvalidTableObject):
             self._set_aside[key] = item.reason
-        else:
-            assert isinstance(item, TableObject)  # noqa: S101 - the kind's parser returns nothing else
-            self._set_aside.pop(key, None)
-            self._replace(key, self._objects.get(key), item)
-        self._note_invalid(key)
+            self._note_invalid(key)
+            return
+        assert isinstance(item, TableObject)  # noqa: S101 - the kind's parser returns nothing else
+        self._set_aside.pop(key, None)
+        self._arrived[key] = item
+        if self._limited:
+            self.shares.put(key.namespace, key, claim_of(item), _weight(item))
 
     def _remove(self, key: ObjectKey) -> None:
         self._set_aside.pop(key, None)
-        self._replace(key, self._objects.pop(key, None), None)
+        self.shares.remove(key.namespace, key)
+        self._whole.remove("", key)
+        old = self._objects.pop(key, None)
+        if self._beyond.pop(key, None) is None:
+            self._exchange(old, None)
         self._note_invalid(key)
 
-    def _replace(self, key: ObjectKey, old: TableObject | None, new: TableObject | None) -> None:
-        """Replace one state of an object by another, as far as there is room."""
-        served = old if key not in self._beyond else None
-        moves = self._moves(key, new)
-        for other, reason in moves.items():
-            if other != key and reason and other not in self._beyond:
-                self._exchange(self._objects[other], None)
-                self._beyond[other] = reason
-                self._note_invalid(other)
-        reason = moves[key]
-        self._exchange(served, new if not reason else None)
-        if new is not None:
+    def _settle(self) -> list[Announcement]:
+        """End an event: serve the objects that have room, and update the table's own row."""
+        for key, reason in self._decided().items():
+            new = self._arrived.get(key) or self._objects[key]
+            served = self._objects.get(key) if key not in self._beyond else None
+            self._exchange(served, None if reason else new)
             self._objects[key] = new
-        if reason and new is not None:
-            self._beyond[key] = reason
-        else:
-            self._beyond.pop(key, None)
-        for other, reason in moves.items():
-            if other != key and not reason and other in self._beyond:
-                del self._beyond[other]
-                self._exchange(None, self._objects[other])
-                self._note_invalid(other)
+            if reason:
+                self._beyond[key] = reason
+            else:
+                self._beyond.pop(key, None)
+            self._note_invalid(key)
+        self._arrived.clear()
+        self._show_table()
+        announcements, self._announcements = self._announcements, []
+        return announcements
 
-    def _moves(self, key: ObjectKey, new: TableObject | None) -> dict[ObjectKey, str]:
-        """Return the objects that a change may move in or out, `key` among them: why each has no room, "" if it has."""
-        moves: dict[ObjectKey, str] = {key: ""}
-        if self.shares.limit is None and self._limits is None:
-            return moves
-        for shares, whole in ((self.shares, False), (self._whole, True)):
-            for each, reason in list(moves.items()):
-                item = new if each == key else self._objects[each]
-                space = "" if whole else each.namespace
-                if item is None or reason:
-                    shares.remove(space, each)
-                else:
-                    shares.put(space, each, claim_of(item), Share(1, 0, _size(item)))
-            moved = [each for each, _ in shares.settle()]
-            for each in dict.fromkeys((*moves, *moved)):
-                if moves.get(each):
-                    continue  # it had no room before this
-                if (each == key and new is None) or shares.fits(each):
-                    moves[each] = ""
-                elif whole:
-                    moves[each] = f"set aside: the table is full ({self._limit_words}), and older objects come first"
-                else:
-                    moves[each] = shares.reason(each.namespace, f"table {self.kind.name}")
-        return moves
+    def _decided(self) -> dict[ObjectKey, str]:
+        """Return the objects that have come or may have moved: why each has no room, "" for one that has room."""
+        if not self._limited:
+            return dict.fromkeys(self._arrived, "")
+        touched = dict.fromkeys(chain(self._arrived, (key for key, _ in self.shares.settle())))
+        for key in touched:
+            if self.shares.fits(key):
+                item = self._arrived.get(key) or self._objects[key]
+                self._whole.put("", key, claim_of(item), _weight(item))
+            else:
+                self._whole.remove("", key)
+        touched.update(dict.fromkeys(key for key, _ in self._whole.settle()))
+        return {key: self._reason(key) for key in touched}
+
+    def _reason(self, key: ObjectKey) -> str:
+        if not self.shares.fits(key):
+            return self.shares.reason(key.namespace, f"table {self.kind.name}")
+        if not self._whole.fits(key):
+            return f"set aside: the table is full ({self._limit_words}), and older objects come first"
+        return ""
 
     @property
     def _limit_words(self) -> str:
@@ -272,8 +271,7 @@ class DeclaredTable:
     def _invalid_key(self, key: ObjectKey) -> str:
         return f"{self.kind.name}: {key}"
 
-    def _settle(self) -> list[Announcement]:
-        """End of an event: bring the table's own row up to date. Returns the announcements to make."""
+    def _show_table(self) -> None:
         definition = self.kind.definition
         row = TableRow(
             number=self.kind.feeds,
@@ -285,8 +283,6 @@ class DeclaredTable:
             invalid=len(self._listed),
         )
         self._directory.set(self.kind.name, encode(row))
-        announcements, self._announcements = self._announcements, []
-        return announcements
 
     @property
     def row_count(self) -> int:
@@ -344,6 +340,6 @@ def claim_of(item: TableObject) -> Claim:
     return item.created, item.first_seen, item.key
 
 
-def _size(item: TableObject) -> int:
-    """Return the bytes of the table's limit that an object's row uses."""
-    return len(item.row_key.encode(errors="surrogatepass")) + len(item.value)
+def _weight(item: TableObject) -> Share:
+    """Return what an object takes of a share or of the table's limits."""
+    return Share(1, 0, len(item.row_key.encode(errors="surrogatepass")) + len(item.value))
