@@ -193,7 +193,6 @@ class AsyncTransport(TransportBase, httpx.AsyncBaseTransport):
         """Close all connections, those under way included, as httpx's own transport does."""
         while self.pools:
             await self.pools.popitem()[1].core.aclose()
-        self._routes.clear()
 
     async def __aenter__(self) -> Self:
         return self

@@ -20,7 +20,6 @@ from shmroute.calls.attempts import shorter
 from shmroute.errors import CallFailed, CallTimedOut, ShmrouteError
 from shmroute.worker.default import resolve
 from shmroute.worker.reader import Reader
-from shmroute.worker.routes import Route
 
 __all__ = [
     "FAILURES",
@@ -37,7 +36,7 @@ __all__ = [
 ]
 
 SWEEP_SECONDS: Final = 1.0
-"""Shortest time between two searches for pools to close because no called app has their address any more."""
+"""Shortest time between two searches for pools to close because their address has gone."""
 
 _DEFAULT_LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 """The defaults of httpx, applied to each address."""
@@ -74,15 +73,15 @@ current_sending: ContextVar[Sending | None] = ContextVar("current_sending", defa
 class AddressPool:
     """The connections to one address."""
 
-    __slots__ = ("apps", "core", "gone", "users")
+    __slots__ = ("core", "gone", "route", "users")
 
-    def __init__(self, core: Any) -> None:
+    def __init__(self, core: Any, route: Any) -> None:
         self.core = core
         self.users = 0
         """Number of requests under way: a pool whose address has gone is closed after the last one."""
         self.gone = False
-        self.apps: set[str] = set()
-        """`namespace/name` of the AppModels that have the address."""
+        self.route = route
+        """Route of the last call to the address: its app says when the address has gone."""
 
 
 class Call:
@@ -216,8 +215,6 @@ class TransportBase:
         """Address -> its pool of connections."""
         self._scheme = scheme
         self._server_hostname = server_hostname
-        self._routes: dict[str, Route] = {}
-        """`namespace/name` of an AppModel -> a route of its app. Holds each app that has been called."""
         self._swept = self.policy.clock()
         self._lock = threading.Lock()
         """Held while threads count the users of a pool."""
@@ -236,38 +233,28 @@ class TransportBase:
 
     def pool_of(self, call: Call, address: str) -> AddressPool:
         """Return the pool of an address that has just been picked."""
-        app = call.attempts.app_key
         pool = self.pools.get(address)
         if pool is None:
             core = self._pool_type(**self._pool_options, network_backend=self._backend_type())
-            pool = self.pools.setdefault(address, AddressPool(core))
-        pool.apps.add(app)
-        self._routes[app] = call.attempts.route
+            pool = self.pools.setdefault(address, AddressPool(core, call.attempts.route))
+        pool.route = call.attempts.route
         return pool
 
     def gone_pools(self) -> list[AddressPool]:
-        """Remove and return the pools whose address no app has any more. Cheap when called often."""
+        """Remove and return the pools whose address has gone from the app. Cheap when called often."""
         now = self.policy.clock()
         if now - self._swept < SWEEP_SECONDS:
             return []
         self._swept = now
-        addresses: dict[str, set[str]] = {}
-        for app, route in list(self._routes.items()):
-            try:
-                endpoints = route.endpoints
-            except ShmrouteError:  # the area cannot be read at the moment: keep all pools
-                return []
-            if endpoints:
-                addresses[app] = {str(endpoint) for endpoint in endpoints}
-            else:
-                self._routes.pop(app, None)
-        gone = []
-        for address, pool in list(self.pools.items()):
-            pool.apps = {app for app in pool.apps if address in addresses.get(app, ())}
-            if not pool.apps and self.pools.pop(address, None) is pool:
-                pool.gone = True
-                gone.append(pool)
-        return gone
+        pools = list(self.pools.items())
+        try:
+            gone = [address for address, pool in pools if address not in pool.route.current_pool().by_address]
+        except ShmrouteError:  # the area cannot be read at the moment: keep all pools
+            return []
+        removed = [pool for address in gone if (pool := self.pools.pop(address, None)) is not None]
+        for pool in removed:
+            pool.gone = True
+        return removed
 
     # --- one attempt ---------------------------------------------------------------------------------------
 

@@ -188,4 +188,3 @@ class Transport(TransportBase, httpx.BaseTransport):
         """Close all connections, those under way included, as httpx's own transport does."""
         while self.pools:
             self.pools.popitem()[1].core.close()
-        self._routes.clear()
