@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from shmroute.resources.key import Body, ObjectKey, decode, make_key, parse_key
+from shmroute.resources.key import Body, ObjectKey, decode, parse_key
 from shmroute.resources.table_definition import DefinitionError, TableDefinition
 from shmroute.rows import index_value
 
@@ -58,8 +58,6 @@ class _Refused(Exception):
 
 
 class _Metadata(msgspec.Struct, gc=False, rename="camel"):
-    name: str
-    namespace: str | None = None
     creation_timestamp: str | None = None
     resource_version: str | None = None
 
@@ -90,7 +88,7 @@ class TableParser:
             manifest["metadata"].pop("managedFields", None)
             row_key = self._key_of(key, manifest)
             return TableObject(
-                make_key("object", metadata.name, metadata.namespace or default_namespace),
+                key,
                 metadata.creation_timestamp or "",
                 resource_version,
                 row_key,
@@ -98,9 +96,7 @@ class TableParser:
                 tuple(dict.fromkeys(self._entries(manifest))),
                 metadata=self._metadata(key, row_key, manifest) if self._metadata is not None else None,
             )
-        except msgspec.ValidationError as error:
-            return InvalidTableObject(key, resource_version, str(error))
-        except _Refused as error:
+        except (msgspec.ValidationError, _Refused) as error:
             return InvalidTableObject(key, resource_version, str(error))
 
     def _key_of(self, key: ObjectKey, manifest: dict[str, Any]) -> str:
