@@ -16,8 +16,6 @@ from shmroute.cli import options
 @click.option("--version", "app_version", help="The app's version.")
 @click.option("--model", "models", multiple=True, metavar="NAME=VERSION", help="A model of the app; repeat for each.")
 @click.option("--name", help="The AppModel's name; the app's in lower case by default.")
-@click.option("--service", help="The app's Service, if it is not called as the AppModel: NAME or NAMESPACE/NAME.")
-@click.option("--service-port", help="Name or number of the Service's port, if it has several.")
 @options.namespace("Where a manifest names none.")
 @options.cluster
 @click.option(
@@ -32,8 +30,6 @@ def command(
     app_version: str | None,
     models: tuple[str, ...],
     name: str | None,
-    service: str | None,
-    service_port: str | None,
     namespace: str | None,
     kubeconfig: str | None,
     context: str | None,
@@ -58,14 +54,14 @@ def command(
     if bool(files) == (app is not None):
         raise click.UsageError("give either -f FILE or APP with --version and --model")
     if app is None:
-        if app_version or models or name or service or service_port:
-            raise click.UsageError("--version, --model, --name, --service and --service-port go with APP, not with -f")
+        if app_version or models or name:
+            raise click.UsageError("--version, --model and --name go with APP, not with -f")
         given = manifests.read(files)
     else:
         if not app_version or not models:
             raise click.UsageError("APP needs --version and at least one --model NAME=VERSION")
         pairs = [_pair(model) for model in models]
-        given = [appmodel_manifest(app, app_version, pairs, name=name, service=service, port=service_port)]
+        given = [appmodel_manifest(app, app_version, pairs, name=name)]
     before_send = _metadata_writer(metadata, redis, metadata_key) if metadata else None
     apply_appmodels(
         Connection(kubeconfig, context),
