@@ -188,7 +188,7 @@ def test_resolve_raises_not_ready_within_the_block() -> None:
         ({"model": Answer(app="a", endpoints=("10.0.0.1:http",))}, "write host:port, such as 10.0.0.1:80"),
         ({"model": Answer(app="a", endpoints=("10.0.0.1:70000",))}, "write host:port"),
         ({"model": Answer(app="a", endpoints=("fd00::1:80",))}, r"such as .* \[fd00::1\]:80"),
-        ({"model": Answer(app="a", endpoints="10.0.0.1:80")}, "write a tuple, even of one"),  # type: ignore[arg-type]
+        ({"model": Answer(app="a", endpoints="10.0.0.1:80")}, "write a tuple, also for a single address"),  # type: ignore[arg-type]
         ({"model": Answer(app="a", metadata=object())}, "model 'model': its metadata cannot be written as JSON"),
         ({"model": Answer(app="a", metadata_state="gone")}, "write one of loaded, pending"),  # type: ignore[arg-type]
         ({"model": 7}, "give an app's name or an Answer, not int"),

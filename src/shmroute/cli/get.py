@@ -108,7 +108,9 @@ def command(
     wanted_namespace = options.one_namespace(namespace, all_namespaces)
     declared = what not in VIEWS and what != "workers"
     if wanted_namespace is not None and (declared or what == "tables"):
-        raise click.UsageError("-n is not for tables: where several namespaces are watched, their keys begin with it")
+        raise click.UsageError(
+            "-n is not for tables: if several namespaces are watched, the key of a row begins with its namespace"
+        )
     if by and not declared:
         raise click.UsageError("--by is for declared tables")
     if watch and not declared and what != "models":

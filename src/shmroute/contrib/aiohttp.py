@@ -161,7 +161,7 @@ class Failover:
         if not host.endswith(SUFFIX):
             return await handler(request)
         if url.explicit_port is not None:
-            raise aiohttp.InvalidURL(url, "write no port: each pod of a model has its own")
+            raise aiohttp.InvalidURL(url, "the URL of a model has no port: each pod has its own")
         model = urls.model_of(host.removesuffix(SUFFIX))
         repeat = self._options["repeat"]
         call = Attempts(

@@ -160,7 +160,7 @@ class Adapter(BaseAdapter):
         url = urlsplit(request.url or "")
         host = url.netloc.rpartition("@")[2]
         if ":" in host:
-            raise requests.exceptions.InvalidURL(f"{request.url}: write no port: each pod of a model has its own")
+            raise requests.exceptions.InvalidURL(f"{request.url}: the URL of a model has no port: each pod has its own")
         model = urls.model_of(host)
         call = Attempts(
             self.policy,

@@ -131,7 +131,7 @@ class ExecPlugin:
         finally:
             run.end()
         if run.status:
-            raise self._failed(f"it ended with status {run.status}: {complaint or 'without a word'}")
+            raise self._failed(f"it ended with status {run.status}: {complaint or 'no error message'}")
         return self._read(output)
 
     def _is_interactive(self) -> bool:

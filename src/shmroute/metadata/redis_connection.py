@@ -194,7 +194,7 @@ class _GuardedSocket:
             raise _out_of_shape(f"a line without CRLF: {line[:40]!r}")
         if self._after_body:
             if line != b"\r\n":
-                raise _out_of_shape("a value longer than it says")
+                raise _out_of_shape("a value longer than its announced length")
             self._after_body = False
             self._element_done()
             return

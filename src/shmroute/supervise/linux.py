@@ -40,7 +40,7 @@ _PROC: Final = Path("/proc")
 
 
 def require_linux(what: str) -> None:
-    """Raise `ConfigError` on another system, whose processes cannot be watched over as here."""
+    """Raise `ConfigError` unless this is Linux: other systems lack prctl, waitid and /proc."""
     if sys.platform != "linux":
         raise ConfigError(
             f"{what} needs Linux (prctl, waitid and /proc): start `shmroute watch` and the server by themselves here"

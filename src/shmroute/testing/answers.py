@@ -78,7 +78,7 @@ def checked_answer(model: object, given: object) -> Answer:
     if not isinstance(answer, Answer):
         raise ConfigError(f"model {model!r}: give an app's name or an Answer, not {type(given).__name__}")
     if isinstance(answer.endpoints, str | Pod):
-        raise ConfigError(f"model {model!r}: endpoints={answer.endpoints!r}: write a tuple, even of one")
+        raise ConfigError(f"model {model!r}: endpoints={answer.endpoints!r}: write a tuple, also for a single address")
     for field in ("app", "version", "app_version", "namespace"):
         if not _is_text(getattr(answer, field)):
             raise ConfigError(f"model {model!r}: {field}={getattr(answer, field)!r}: write a string that is not empty")

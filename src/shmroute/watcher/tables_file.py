@@ -20,7 +20,7 @@ from shmroute.sources.folder.selector import parse_selector
 __all__ = ["former_tables", "is_tables_file", "read_tables", "read_valid_tables"]
 
 MAX_BYTES = 1024 * 1024
-"""Largest size of a tables file: that of a ConfigMap."""
+"""Largest size of a tables file in bytes: that of a ConfigMap."""
 
 _STRUCTS: dict[tuple[str, ...], Any] = {(): TableDefinition, ("redis",): TableRedis, ("limits",): TableLimits}
 """Path of a map within a table -> the struct with its fields."""

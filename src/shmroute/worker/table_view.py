@@ -193,7 +193,7 @@ class TableView(Mapping[str, T], Generic[T]):
             TypeError: the table is a built-in one.
         """
         if self.name in BUILT_IN_TABLES:
-            raise TypeError(f"table {self.name!r} is built in: a model's metadata is `metadata` of its `Route`")
+            raise TypeError(f"table {self.name!r} is built in and has no metadata of its own: use `Route.metadata`")
         from shmroute.worker.table_metadata import decoded
 
         if not isinstance(key, str):

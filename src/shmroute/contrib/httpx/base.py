@@ -96,7 +96,7 @@ class Call:
         if named is None:
             if url.port is not None:
                 raise httpx.UnsupportedProtocol(
-                    f"{url}: write no port: each pod of a model has its own", request=request
+                    f"{url}: the URL of a model has no port: each pod has its own", request=request
                 )
             default_host = url.raw_host
             self.model = urls.model_of(url.host)

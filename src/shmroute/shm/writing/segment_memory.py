@@ -122,10 +122,10 @@ class WritableSegment:
         try:
             descriptor = posix.open_object(self.name, write=True)
         except FileNotFoundError as error:
-            raise AreaUnreadable(self.name, "somebody has removed it") from error
+            raise AreaUnreadable(self.name, "its file has been removed") from error
         try:
             if posix.file_identity(descriptor) != self._identity:
-                raise AreaUnreadable(self.name, "somebody has replaced it")
+                raise AreaUnreadable(self.name, "its file has been replaced")
             yield descriptor
         finally:
             os.close(descriptor)

@@ -232,7 +232,7 @@ class SegmentWriter:
         try:
             self._reading = Segment(self.name)
         except FileNotFoundError as error:
-            raise AreaUnreadable(self.name, "somebody has removed it") from error
+            raise AreaUnreadable(self.name, "its file has been removed") from error
 
     # --- the log -------------------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ class ResourceApi:
             self._selector["fieldSelector"] = kind.field_selector
         table = "" if kind.name == kind.plural else f"table {kind.name}"
         self.prefix = f"{table}: " if table else ""
-        """Start of a log line that names the resource alone: several tables may have one resource."""
+        """Prefix for log lines that name only the resource, since several tables may follow the same one."""
         self.what = f"{kind.plural} of {connection.host}{self._path}{f' ({table})' if table else ''}"
 
     def page(self, resource_version: str, token: str, *, abort: Abort) -> bytes:
