@@ -66,7 +66,7 @@ def test_a_place_of_the_register_has_the_fields_of_its_table() -> None:
 
 
 @pytest.mark.parametrize("section", ["Control block", "Segment"])
-def test_a_single_word_lies_where_its_constant_says(section: str) -> None:
+def test_a_word_read_by_itself_is_at_its_documented_offset(section: str) -> None:
     for offset, _, constant, _ in tables(section)[1]:
         assert number(offset) == getattr(layout, constant.strip("`")), constant
 

@@ -190,7 +190,7 @@ def test_missing_verb_list_is_reported_by_the_probe(cluster: Cluster, account: A
         until(lambda: missing("list", "appmodels", cluster) in ask("/readyz")[1], "word of the missing right")
 
 
-def test_writing_without_the_right_names_it_and_writes_nothing(cluster: Cluster, account: Account) -> None:
+def test_a_missing_permission_is_named_and_nothing_is_written(cluster: Cluster, account: Account) -> None:
     options = ("--kubeconfig", str(account.kubeconfig))
     written = shmroute(
         "apply", "app", "--version", "v1", "--model", "m=1", "-n", cluster.namespace, *options, check=False

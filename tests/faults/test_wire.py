@@ -368,7 +368,7 @@ def test_05_a_swallowed_event_is_noticed_within_2_periods_and_75_s(
 
 @pytest.mark.fault(6)
 @pytest.mark.parametrize("timing", PROMISED)
-def test_06_a_rewound_server_is_listed_again_within_120_s_and_a_period(
+def test_06_a_rewound_server_is_listed_again_within_120_s_plus_a_probe_period(
     tmp_path: Path, timing: Timing, record_property: Callable[[str, object], None]
 ) -> None:
     settings = Settings() if timing is REAL_TIMES else fast_settings()

@@ -60,7 +60,7 @@ def test_the_parts_of_a_control_block_do_not_overlap() -> None:
 
 
 @pytest.mark.fault(34)
-def test_records_and_batches_are_whole_words() -> None:
+def test_sizes_of_records_and_batches_are_multiples_of_8() -> None:
     assert layout.BATCH_BYTES % 8 == 0
     for key in range(20):
         for value in range(20):

@@ -125,7 +125,7 @@ def test_a_save_by_rename_is_one_change(tmp_path: Path, follow: Follow, temporar
     assert len(owner.changes) == before + 1
 
 
-def test_a_volume_is_followed_from_version_to_version(tmp_path: Path, follow: Follow) -> None:
+def test_each_new_version_of_a_mounted_volume_is_one_replacement(tmp_path: Path, follow: Follow) -> None:
     volume = Volume(tmp_path / "volume")
     volume.update({"a.yaml": text(appmodel("a", "m")), "b.yaml": text(appmodel("b"))})
     owner = follow(volume.path)
