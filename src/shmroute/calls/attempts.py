@@ -65,19 +65,6 @@ class Attempt:
     exception is the caller's own and says nothing about the pod. The block may report a failure itself, by `failed`.
     """
 
-    __slots__ = (
-        "_call",
-        "_lease",
-        "address",
-        "connect_seconds",
-        "ended",
-        "endpoint",
-        "number",
-        "ok",
-        "seconds",
-        "started",
-    )
-
     def __init__(self, call: Attempts, lease: LeaseLike, number: int, started: float) -> None:
         self._call = call
         self._lease = lease
@@ -175,30 +162,6 @@ class Attempts:
     Raises:
         ValueError: `attempts` or `deadline` is not a positive number.
     """
-
-    __slots__ = (
-        "_attempts",
-        "_cause",
-        "_current",
-        "_deadline",
-        "_key",
-        "_look_up",
-        "_number",
-        "_policy",
-        "_pool",
-        "_raises",
-        "_tried",
-        "app",
-        "app_key",
-        "ends",
-        "failures",
-        "hint",
-        "model",
-        "repeatable",
-        "route",
-        "unrepeatable",
-        "why",
-    )
 
     def __init__(
         self,
