@@ -22,7 +22,8 @@ from zlib import crc32
 
 import msgspec
 
-from shmroute.resources.appmodel import PORT_ANNOTATION, SERVICE_ANNOTATION, AppModel, ModelVersion
+from shmroute.resources.appmodel import AppModel, ModelVersion
+from shmroute.resources.appmodel_rules import PORT_ANNOTATION, SERVICE_ANNOTATION
 from shmroute.resources.endpointslice import SERVICE_NAME_LABEL, EndpointSlice, SliceEndpoint, SlicePort
 from shmroute.resources.key import ObjectKey
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, RowKey, encode

@@ -27,8 +27,6 @@ from shmroute.errors import (
 if TYPE_CHECKING:
     from shmroute.calls.policy import Policy
 
-__all__ = ["Attempt", "Attempts", "Outcome", "Raises", "shorter"]
-
 K = TypeVar("K", bound=CallFailed)
 
 

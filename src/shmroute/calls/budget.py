@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["Budget"]
-
 STORED_SECONDS: Final = 10.0
 """Size of the bucket: the tokens that `per_second` adds in this many seconds, as by default in Finagle's RetryBudget.
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping
 from typing import Protocol
 
-__all__ = ["Callee", "EndpointLike", "LeaseLike", "PoolLike"]
-
 
 class EndpointLike(Protocol):
     """The part of `shmroute.Endpoint` that a call uses."""

@@ -6,9 +6,6 @@ from typing import Any
 
 from shmroute.errors import CallFailed
 
-__all__ = ["joined"]
-
-
 _made: dict[tuple[type, type], Any] = {}
 """Classes made so far. They are few: one for each pair of a class of ours and a class of a library."""
 

@@ -11,8 +11,6 @@ from typing import Final, NamedTuple
 
 from shmroute.calls.settings import Settings
 
-__all__ = ["EVERYTHING", "Outliers", "View"]
-
 CALLS_FOR_EACH_PROBE: Final = 100
 """Calls of an app between two probes of the same ejected endpoint, so that at most 1 call in 100 finds it dead.
 

@@ -12,8 +12,6 @@ from shmroute.calls.events import Counters, EndpointEjected, EndpointReturned, E
 from shmroute.calls.outliers import Outliers
 from shmroute.calls.settings import Settings
 
-__all__ = ["Policy", "default_policy"]
-
 
 class Policy:
     """Settings, endpoints left out, retry budget, counters and listeners, for all calls that share it.

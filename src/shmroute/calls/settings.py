@@ -6,8 +6,6 @@ import msgspec
 
 from shmroute.errors import ConfigError
 
-__all__ = ["Settings"]
-
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of retries and of outlier detection. Times are in seconds.

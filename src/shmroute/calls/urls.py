@@ -9,18 +9,6 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from shmroute.errors import ConfigError
 
-__all__ = [
-    "IDEMPOTENT_METHODS",
-    "READ_AHEAD_BYTES",
-    "ServerHostname",
-    "check_path",
-    "check_scheme",
-    "host_of",
-    "led_back",
-    "model_of",
-    "name_in_certificate",
-]
-
 ServerHostname: TypeAlias = str | Callable[[Any], str] | None
 """The name in the certificates of pods, or a function of the `Route` that returns it; None: the pod's address."""
 

@@ -17,8 +17,6 @@ from shmroute.worker.reader import Reader
 from shmroute.worker.table_changes import TableReset
 from shmroute.worker.tables import Table
 
-__all__ = ["follow_models", "follow_table", "short"]
-
 Item = dict[str, Any]
 
 _WIDTH: Final = 16

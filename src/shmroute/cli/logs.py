@@ -15,8 +15,6 @@ import click
 
 from shmroute.cli.options import option
 
-__all__ = ["configure", "is_configured", "log_options"]
-
 _log = logging.getLogger(__name__)
 
 _HANDLER = "shmroute"

@@ -11,24 +11,6 @@ import click
 from shmroute.metadata.template import DEFAULT_TEMPLATE
 from shmroute.worker.environment import DEFAULT_AREA
 
-__all__ = [
-    "Seconds",
-    "all_namespaces",
-    "area",
-    "cluster",
-    "filename",
-    "max_age",
-    "metadata_key",
-    "namespace",
-    "namespaces",
-    "one_namespace",
-    "option",
-    "output",
-    "redis",
-    "table",
-    "tables",
-]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -13,8 +13,6 @@ from typing import Any, Final
 
 import click
 
-__all__ = ["bytes_text", "columns", "document", "fitted", "paint", "printable", "show"]
-
 _GAP: Final = "   "
 
 _MIN_WIDTH: Final = 40

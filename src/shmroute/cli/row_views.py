@@ -29,8 +29,6 @@ from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.routes import App, Route
 from shmroute.worker.table_view import endpoints_ready
 
-__all__ = ["VIEWS", "Item", "View", "add_ages", "built_in_tables", "decode_table", "model_items", "table_view"]
-
 Item = dict[str, Any]
 T = TypeVar("T")
 

@@ -7,8 +7,6 @@ from click.core import ParameterSource
 
 from shmroute.cli import watch
 
-__all__ = ["watch_arguments"]
-
 
 def watch_arguments(context: click.Context) -> list[str]:
     """Return the options of `shmroute watch` given on this command's line, without area and lifeline.

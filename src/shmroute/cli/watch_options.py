@@ -22,8 +22,6 @@ from shmroute.watcher.options import (
     check_probe_seconds,
 )
 
-__all__ = ["misspelt_variables", "watch_options"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 

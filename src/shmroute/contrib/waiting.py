@@ -11,8 +11,6 @@ from shmroute.errors import ShmrouteError
 from shmroute.worker import environment
 from shmroute.worker.default import attach
 
-__all__ = ["pauses"]
-
 _log = logging.getLogger(__name__)
 
 DEFAULT_WAIT_SECONDS: Final = 10.0

@@ -16,8 +16,6 @@ from typing import Any, Final, NoReturn
 
 import yaml
 
-__all__ = ["DEPTH_MAX", "VALUES_MAX", "YAML_MAX_BYTES", "decode_text"]
-
 YAML_MAX_BYTES: Final = 4 * 1024 * 1024
 """Maximum bytes of a YAML text. Reading a document of this size takes 5 s and 200 MiB, as JSON a tenth of that; the
 largest object that a cluster stores has 1.5 MiB."""

@@ -16,18 +16,6 @@ import msgspec
 from shmroute.errors import InvalidObject
 from shmroute.manifests.decoding import decode_text
 
-__all__ = [
-    "FILE_MAX_BYTES",
-    "STDIN",
-    "SUFFIXES",
-    "Document",
-    "decode",
-    "encode",
-    "is_manifest_file",
-    "read",
-    "read_file",
-]
-
 SUFFIXES = (".yaml", ".yml", ".json")
 """Suffixes of manifest files in a folder."""
 

@@ -30,16 +30,6 @@ from shmroute.resources.appmodel_rules import (
 )
 from shmroute.resources.key import DEFAULT_NAMESPACE, Body, ObjectKey, decode, in_words, make_key, parse_key
 
-__all__ = [
-    "PORT_ANNOTATION",
-    "SERVICE_ANNOTATION",
-    "AppModel",
-    "InvalidAppModel",
-    "ModelVersion",
-    "find_problems",
-    "parse_appmodel",
-]
-
 _REPORTED_PROBLEMS = 100
 """Maximum number of problems reported for one manifest: a list of 10,000 plain strings is one mistake, not 10,000."""
 

@@ -12,24 +12,6 @@ from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
 
-__all__ = [
-    "API_VERSION",
-    "KIND",
-    "MAX_MODELS",
-    "MAX_MODEL_NAMES_BYTES",
-    "MAX_NAME_CHARACTERS",
-    "PORT_ANNOTATION",
-    "SERVICE_ANNOTATION",
-    "is_key_part",
-    "is_port",
-    "key_problems",
-    "manifest_problems",
-    "models_problems",
-    "object_problems",
-    "port_problem",
-    "service_problem",
-]
-
 API_VERSION = "iidp.com/v1"
 KIND = "AppModel"
 SERVICE_ANNOTATION = "iidp.com/service"

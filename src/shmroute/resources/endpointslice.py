@@ -15,17 +15,6 @@ from shmroute.errors import InvalidObject
 from shmroute.resources.appmodel_rules import is_key_part
 from shmroute.resources.key import DEFAULT_NAMESPACE, Body, ObjectKey, decode, make_key, parse_key
 
-__all__ = [
-    "KIND",
-    "SERVICE_NAME_LABEL",
-    "EndpointSlice",
-    "SliceEndpoint",
-    "SlicePort",
-    "address_problem",
-    "parse_endpointslice",
-    "unused_because",
-]
-
 KIND = "EndpointSlice"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 ADDRESS_TYPES = ("IPv4", "IPv6")

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 from shmroute.resources.table_definition import DefinitionError
 
-__all__ = ["FieldTerm", "matches_fields", "parse_field_selector"]
-
 _FIELD = re.compile(r"[A-Za-z][-A-Za-z0-9_]*(\.[A-Za-z][-A-Za-z0-9_]*)+")
 _TERM = re.compile(r"(?P<field>[^=!\\]*)(?P<operator>!=|==|=)(?P<value>(?:[^=,\\]|\\[,=\\])*)")
 _COMMA = re.compile(r"(?<!\\),")

@@ -14,8 +14,6 @@ import msgspec
 from shmroute.errors import InvalidObject
 from shmroute.resources.appmodel_rules import is_key_part, key_problems
 
-__all__ = ["DEFAULT_NAMESPACE", "Body", "ObjectKey", "decode", "in_words", "make_key", "parse_key"]
-
 DEFAULT_NAMESPACE = "default"
 """Namespace of a manifest that names none, as with `kubectl apply`."""
 

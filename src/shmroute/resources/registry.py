@@ -15,8 +15,6 @@ from shmroute.resources import appmodel, appmodel_rules, endpointslice
 from shmroute.resources.key import DEFAULT_NAMESPACE, Body, ObjectKey
 from shmroute.rows import FIRST_TABLE_NUMBER, Kind, table_kinds
 
-__all__ = ["APPMODELS", "BUILT_IN", "ENDPOINTSLICES", "Item", "Parser", "WatchedKind"]
-
 
 class Item(Protocol):
     """One object as a value, valid or not: a frozen `msgspec.Struct` with at least these two fields."""

@@ -19,8 +19,6 @@ from shmroute.resources.table_definition import TABLE_NAME, DefinitionError, Tab
 from shmroute.resources.table_parser import TableParser
 from shmroute.rows import BUILT_IN_TABLES, FIRST_TABLE_NUMBER, LAST_TABLE_NUMBER, TABLE_KINDS
 
-__all__ = ["TableKind", "parse_resource", "watch_tables"]
-
 RESERVED_NAMES: Final = frozenset(
     BUILT_IN_TABLES.keys()
     | {"metadata", "conflicts", "invalid", "tables", "workers", "settings"}

@@ -11,8 +11,6 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-__all__ = ["TABLE_NAME", "DefinitionError", "TableDefinition", "TableLimits", "TableRedis", "TablesFile", "schema"]
-
 TABLE_NAME = re.compile(r"[a-z]([-a-z0-9_]{0,61}[a-z0-9])?")
 _NAMES_ONLY: Final = {"propertyNames": {"pattern": f"^{TABLE_NAME.pattern}$"}}
 

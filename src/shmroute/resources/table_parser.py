@@ -17,8 +17,6 @@ from shmroute.resources.key import Body, ObjectKey, decode, parse_key
 from shmroute.resources.table_definition import DefinitionError, TableDefinition
 from shmroute.rows import index_value
 
-__all__ = ["InvalidTableObject", "TableObject", "TableParser"]
-
 MAX_KEY_BYTES: Final = 65_535
 """Longest key of a row in UTF-8: the area keeps its length in 16 bits."""
 

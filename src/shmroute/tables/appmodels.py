@@ -22,8 +22,6 @@ from shmroute.tables.models import Routes
 from shmroute.tables.problems import Problems
 from shmroute.tables.shares import Share, Shares
 
-__all__ = ["AppModels"]
-
 
 class AppModels:
     """A `Table` of AppModels.

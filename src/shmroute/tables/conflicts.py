@@ -13,8 +13,6 @@ from typing import NamedTuple, TypeAlias
 
 from shmroute.resources.appmodel import AppModel
 
-__all__ = ["Claim", "Claimants", "Claims", "Contest", "claim_of"]
-
 
 class Claim(NamedTuple):
     """One AppModel as a claimant. Claims compare by the conflict rule: the older wins, then the smaller namespace,

@@ -26,8 +26,6 @@ from shmroute.tables.problems import Problems
 from shmroute.tables.shares import Share, Shares
 from shmroute.tables.table import RowChanges, WantedMetadata
 
-__all__ = ["DeclaredTable"]
-
 MAX_LISTED_LOSERS: Final = 100
 """Maximum number of losers named in one CONFLICT row, as for models."""
 

@@ -27,8 +27,6 @@ from shmroute.tables.problems import Problems
 from shmroute.tables.shares import Share, Shares
 from shmroute.tables.table import RowChanges
 
-__all__ = ["Endpoints"]
-
 MAX_ROW_BYTES: Final = 16 * 1024 * 1024
 """Largest row of one AppModel's addresses, in bytes: some 200,000 addresses. A row may have 64 MiB."""
 

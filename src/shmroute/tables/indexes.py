@@ -11,8 +11,6 @@ from typing import Final
 
 from shmroute.rows import RowKey, bucket_key, bucket_of, encode
 
-__all__ = ["TableIndexes"]
-
 BUCKET_KEYS: Final = 16
 """Average number of keys in a bucket of an index. A change writes at most four buckets for any size of the entry."""
 

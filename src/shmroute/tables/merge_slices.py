@@ -22,11 +22,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from shmroute.resources.appmodel import PORT_ANNOTATION
+from shmroute.resources.appmodel_rules import PORT_ANNOTATION
 from shmroute.resources.endpointslice import EndpointSlice, SliceEndpoint, SlicePort
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState
-
-__all__ = ["EndpointRules", "IpFamily", "merge", "pack"]
 
 IpFamily: TypeAlias = Literal["ipv4", "ipv6", "both"]
 

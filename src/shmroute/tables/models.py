@@ -13,8 +13,6 @@ from shmroute.resources.appmodel_rules import MAX_MODELS
 from shmroute.rows import App, ConflictRow, InvalidRow, Kind, RouteRow, RowKey, encode
 from shmroute.tables.conflicts import Claim, Claimants, Claims, Contest, claim_of
 
-__all__ = ["MAX_LISTED_LOSERS", "Routes", "app_row", "route_row"]
-
 # Plain numbers, because the garbage collector tracks an enum's member, and so every key that holds one: for a million
 # keys this takes three times as long.
 _MODEL, _APP, _CONFLICT, _INVALID = int(Kind.MODEL), int(Kind.APP), int(Kind.CONFLICT), int(Kind.INVALID)

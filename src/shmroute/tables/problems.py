@@ -12,8 +12,6 @@ from typing import Final
 from shmroute.rows import InvalidRow, Kind, RowKey, encode
 from shmroute.tables.table import RowChanges
 
-__all__ = ["MAX_LISTED", "Problems"]
-
 MAX_LISTED: Final = 1_000
 """Maximum number of reasons listed for one namespace, the first by key; one more row counts the rest. About 0.5 MB."""
 

@@ -14,8 +14,6 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
 
-__all__ = ["BYTES_PER_MODEL", "BYTES_PER_OBJECT", "Crowded", "Room", "Share", "Shares"]
-
 BYTES_PER_OBJECT: Final = 1024
 """Bytes of a share for each object that it allows: each object has its own rows, a name and a reason."""
 

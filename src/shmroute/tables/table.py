@@ -10,8 +10,6 @@ from shmroute.resources.registry import Item
 from shmroute.rows import RowKey
 from shmroute.tables.handler import Announcement
 
-__all__ = ["RowChanges", "Table", "WantedMetadata"]
-
 
 class WantedMetadata(NamedTuple):
     """The metadata that a row of a declared table wants."""

@@ -35,8 +35,6 @@ from shmroute.tables.problems import Problems
 from shmroute.tables.shares import Crowded, Room
 from shmroute.tables.table import RowChanges, Table, WantedMetadata
 
-__all__ = ["Index"]
-
 
 class Index:
     """The tables of all watched kinds.

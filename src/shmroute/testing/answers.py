@@ -22,8 +22,6 @@ from shmroute.rows import (
     encode,
 )
 
-__all__ = ["Answer", "Answers", "Pod", "checked_answer", "rows_of"]
-
 DEFAULT_NAMESPACE: Final = "default"
 
 MetadataStateWord: TypeAlias = Literal["loaded", "pending", "missing", "outdated", "too-large", "wrong-type"]

@@ -18,8 +18,6 @@ from shmroute.testing.answers import Answer, Answers, checked_answer, rows_of
 from shmroute.testing.table_rows import Declared, rows_of_tables
 from shmroute.worker.default import use_area
 
-__all__ = ["Routes", "Tables", "default_area", "new_area", "not_ready", "routes", "tables"]
-
 FOREVER_NS: Final = 7 * 86_400 * 1_000_000_000
 """Time by which the last contact lies in the future, in nanoseconds: longer than any test takes, so the age stays 0."""
 

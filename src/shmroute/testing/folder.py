@@ -17,8 +17,6 @@ from shmroute.supervise.lifeline import Lifeline
 from shmroute.testing.areas import default_area, new_area
 from shmroute.worker.reader import Reader
 
-__all__ = ["WatchedFolder", "watched_folder"]
-
 START_SECONDS: Final = 30.0
 """Longest wait for the first snapshot. A watcher takes less than a second to start; a busy machine may need more."""
 

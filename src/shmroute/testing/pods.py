@@ -11,8 +11,6 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["PodServer", "pod_server"]
-
 _POLL_SECONDS: Final = 0.005
 """Seconds until the server's thread notices that it must end."""
 

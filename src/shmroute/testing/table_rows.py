@@ -15,8 +15,6 @@ from shmroute.rows import RowKey
 from shmroute.sources.base import Replaced
 from shmroute.tables import Index
 
-__all__ = ["Declared", "rows_of_tables"]
-
 
 class Declared(msgspec.Struct, frozen=True):
     """A table that a test has set. Without `objects` (None), its first complete list is still missing."""

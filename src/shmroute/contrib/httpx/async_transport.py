@@ -26,8 +26,6 @@ from shmroute.contrib.httpx.base import (
     use_own_timeouts,
 )
 
-__all__ = ["AsyncTransport"]
-
 T = TypeVar("T")
 
 

@@ -21,20 +21,6 @@ from shmroute.errors import CallFailed, CallTimedOut, ShmrouteError
 from shmroute.worker.default import resolve
 from shmroute.worker.reader import Reader
 
-__all__ = [
-    "FAILURES",
-    "AddressPool",
-    "Call",
-    "Sending",
-    "TransportBase",
-    "current_sending",
-    "end_of",
-    "is_read_ahead",
-    "reraise_misuse",
-    "translated",
-    "use_own_timeouts",
-]
-
 SWEEP_SECONDS: Final = 1.0
 """Shortest time between two searches for pools to close because their address has gone."""
 

@@ -24,8 +24,6 @@ from shmroute.contrib.httpx.base import (
     use_own_timeouts,
 )
 
-__all__ = ["Transport"]
-
 
 class _Stream(httpcore.NetworkStream):
     """A connection that ends reads and writes at the deadline, and notes that something has been sent."""
