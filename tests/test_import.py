@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from shmroute.rows import Kind, encode
 from shmroute.shm.writing.publisher import Publisher
+from tests.kube.peers import write_kubeconfig
 
 HEAVY = {
     "asyncio",
@@ -76,6 +78,14 @@ def test_first_look_up_loads_nothing_heavy_and_nothing_of_the_watcher(area: str)
     with Publisher(area) as publisher:
         publisher.replace({(Kind.MODEL, "model"): encode(route)})
         assert of_those(loaded_by(code), HEAVY | WATCHER_SIDE) == set()
+
+
+def test_connection_by_a_kubeconfig_does_not_load_the_official_client(tmp_path: Path) -> None:
+    kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:1")
+    code = f"import shmroute.watcher.build; from shmroute.kube import Connection; Connection({kubeconfig!r})"
+    loaded = loaded_by(code)
+    assert "urllib3" in loaded
+    assert of_those(loaded, {"aiohttp", "kubernetes", "pydantic", "requests"}) == set()
 
 
 @pytest.mark.parametrize("name", sorted(HEAVY & {"kubernetes", "redis", "yaml"}))

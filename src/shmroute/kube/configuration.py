@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
-from urllib3 import HTTPHeaderDict
+from urllib3 import HTTPHeaderDict, PoolManager, ProxyManager
 
 from shmroute.errors import ConfigError
 from shmroute.kube.files import file_state, read_small_file
@@ -34,8 +34,6 @@ from shmroute.kube.transport import POOLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from urllib3 import PoolManager
 
 __all__ = ["ClusterConfiguration"]
 
@@ -51,8 +49,8 @@ USER_TIMEOUT_MILLISECONDS: Final = 20_000
 """TCP_USER_TIMEOUT: sent bytes without acknowledgement end the connection after this; Linux's default is 15 minutes."""
 
 IDLE_CONNECTIONS: Final = 100
-"""Idle connections that are kept. Each table has a watch and a probe; beyond the client's default of 10, connections
-would be closed after each probe, with a warning for each."""
+"""Idle connections that are kept. Each table has a watch and a probe; with urllib3's default of 1, connections would be
+closed after each probe, with a warning for each."""
 
 _EXEC_EXTENSION: Final = "client.authentication.k8s.io/exec"
 """Name of the cluster's extension that is passed to a plugin (Kubernetes KEP-541)."""
@@ -143,6 +141,7 @@ class ClusterConfiguration:
 
 def _service_account(kubeconfigs: str) -> Choice:
     """Return the service account of our pod, found by the official client's paths."""
+    # Loaded here only: the client needs half a second of processor time and 20 MiB, which no kubeconfig needs.
     from kubernetes.config import incluster_config
 
     token_file, authority = incluster_config.SERVICE_TOKEN_FILENAME, incluster_config.SERVICE_CERT_FILENAME
@@ -279,25 +278,26 @@ def _pool_maker(host: str, cluster: Cluster, where: str) -> Callable[[tuple[byte
     if cluster.insecure_skip_tls_verify:
         log.warning("%s: insecure-skip-tls-verify: the server's certificate is not verified", where)
 
-    def make(certificate: tuple[bytes, bytes] | None) -> PoolManager:
-        from kubernetes.client import ApiClient, Configuration
+    options: dict[str, Any] = {
+        "retries": False,
+        "maxsize": IDLE_CONNECTIONS,
+        "socket_options": socket_options(),
+        "cert_reqs": ssl.CERT_NONE if cluster.insecure_skip_tls_verify else ssl.CERT_REQUIRED,
+    }
+    if cluster.tls_server_name:
+        options["server_hostname"] = cluster.tls_server_name
 
+    def make(certificate: tuple[bytes, bytes] | None) -> PoolManager:
         context = _ssl_context(cluster, authority, certificate, where)
-        configuration = Configuration(host=host)
-        configuration.retries = False
-        configuration.connection_pool_maxsize = IDLE_CONNECTIONS
-        configuration.verify_ssl = not cluster.insecure_skip_tls_verify
-        configuration.tls_server_name = cluster.tls_server_name
-        configuration.socket_options = socket_options()
-        # Set explicitly, so that the client does not read the environment by its own rules.
-        configuration.proxy = proxy.url if proxy else None
-        configuration.no_proxy = ""
-        configuration.proxy_ssl_context = context
-        if proxy is not None and proxy.authorization:
-            configuration.proxy_headers = {"Proxy-Authorization": proxy.authorization}
-        pool: PoolManager = ApiClient(configuration).rest_client.pool_manager
+        pool: PoolManager
+        if proxy is None:
+            pool = PoolManager(**options, ssl_context=context)
+        else:
+            headers = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else None
+            pool = ProxyManager(
+                proxy.url, **options, ssl_context=context, proxy_ssl_context=context, proxy_headers=headers
+            )
         pool.pool_classes_by_scheme = POOLS
-        pool.connection_pool_kw["ssl_context"] = context
         return pool
 
     return make

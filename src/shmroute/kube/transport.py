@@ -1,7 +1,7 @@
 """Connections that record the step they wait for, and that another thread can cut.
 
-Called by `shmroute.kube.configuration`, which puts `POOLS` into the pool of the official client. The classes are
-urllib3's own, and record each step in which a peer can make us wait.
+Called by `shmroute.kube.configuration`, which puts `POOLS` into urllib3's pool. The classes are urllib3's
+own, and record each step in which a peer can make us wait.
 """
 
 from __future__ import annotations
