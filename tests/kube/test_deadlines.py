@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import queue
+import signal
 import socket
 import ssl
 import threading
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from shmroute.errors import ApiError
+from shmroute.kube.abort import run_with_deadline
 from shmroute.kube.connection import RETRY_AFTER_MAX_SECONDS, Connection, _retry_after
 from tests.apiserver import Certificates, make_certificates
 from tests.kube.peers import EMPTY, listening, read_head, write_kubeconfig
@@ -132,6 +135,42 @@ def test_a_hanging_dns_look_up_is_abandoned(tmp_path: Path, monkeypatch: pytest.
         connection.request("GET", PATH, timeout_seconds=0.2)
     released.set()
     assert_no_request_is_left()
+
+
+def interrupt() -> None:
+    """Press Ctrl-C: the main thread's wait ends with `KeyboardInterrupt`."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def test_an_interrupted_request_is_cut_at_once(tmp_path: Path) -> None:
+    cut = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        read_head(sock)
+        interrupt()
+        assert not sock.recv(1), "the client has closed the connection"
+        cut.set()
+
+    with listening(serve) as port:
+        connection = Connection(write_kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{port}"))
+        with pytest.raises(KeyboardInterrupt):
+            connection.open(PATH, {}, read_timeout_seconds=60.0)
+        assert cut.wait(10)
+
+
+def test_the_answer_to_an_interrupted_wait_is_discarded() -> None:
+    """The answer comes before or after the interrupt: both happen in so many attempts."""
+    for attempt in range(50):
+        discarded: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+        def work(attempt: int = attempt) -> int:
+            interrupt()
+            return attempt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_with_deadline(work, seconds=60.0, abort=None, discard=discarded.put)
+        assert discarded.get(timeout=10.0) == attempt
+        assert discarded.empty()
 
 
 def test_a_request_without_a_thread_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,9 @@ def run_with_deadline(
         if not task.woken.is_set():
             threading.Thread(target=task.run, name="shmroute-request", daemon=True).start()
             task.woken.wait(seconds)
+    except BaseException:  # such as KeyboardInterrupt: nobody will take the result
+        task.abandon()
+        raise
     finally:
         if detach is not None:
             detach()
@@ -113,6 +116,11 @@ class _Task(Generic[T]):
         with self._lock:
             self._left = not self._values and not self._errors
             return self._left
+
+    def abandon(self) -> None:
+        """Discard the result, whether it is here already or comes late."""
+        if not self.leave() and self._values:
+            self._discard(self._values[0])
 
     def result(self) -> T:
         if self._errors:

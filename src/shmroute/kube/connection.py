@@ -1,4 +1,7 @@
-"""Raw requests to the API server, through the official client's connection pool.
+"""Raw requests to the API server, through urllib3's connection pool.
+
+The official client finds a pod's service account, and is loaded for nothing else: that takes half a second of processor
+time and 20 MiB in each watcher.
 
 Called by `shmroute.sources.kubernetes` (streams) and by `shmroute.kube`'s writing side (requests). It
 knows HTTP, authentication and TLS; it never knows what an AppModel is, never retries a request that the
@@ -334,6 +337,9 @@ def _run(
         raise ApiError(what, 0, "Timeout", f"timed out after {seconds:g} s: {exchange.step}") from None
     except RuntimeError as error:  # "can't start new thread"
         raise ApiError(what, 0, "NoThread", str(error)) from error
+    except (KeyboardInterrupt, SystemExit):
+        exchange.cut()
+        raise
 
 
 def _send(
