@@ -30,7 +30,7 @@ STEP_SECONDS: Final = 20.0
 
 CLIENTS: Final = 4
 
-PAUSE_SECONDS: Final = 0.01
+PAUSE_SECONDS: Final = 0.02
 """Seconds between two requests of a client: the load is hundreds per second, and CPU time is left for the servers."""
 
 LOG_BYTES: Final = 2000

@@ -11,9 +11,20 @@ from typing import Any, NamedTuple, Protocol
 
 from shmroute.calls import AttemptStarted, EndpointEjected, EndpointReturned, Event, Policy
 
-CALLS_PER_SECOND = 200
 METHODS = ("GET", "POST", "PUT", "POST")
 """Methods of the calls, used in turn; half of them are idempotent."""
+
+
+class Amount(NamedTuple):
+    """How much load a test makes: the quick tests leave CPU time to the pods and to other tests."""
+
+    calls_per_second: int
+    times: int
+    """Factor of the numbers of calls that the test names."""
+
+
+QUICK = Amount(calls_per_second=100, times=1)
+FULL = Amount(calls_per_second=200, times=4)
 
 
 class Result(NamedTuple):
@@ -35,7 +46,8 @@ class Send(Protocol):
 class Load:
     """Calls under way and their results."""
 
-    def __init__(self, policy: Policy, client: Callable[[], Any]) -> None:
+    def __init__(self, policy: Policy, client: Callable[[], Any], amount: Amount) -> None:
+        self.amount = amount
         self.results: list[Result] = []
         self.attempts: list[str] = []
         """The address of each attempt, in order."""
@@ -61,7 +73,7 @@ class Load:
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
                 number += 1
-                await asyncio.sleep(max(0.0, began + number / CALLS_PER_SECOND - time.monotonic()))
+                await asyncio.sleep(max(0.0, began + number / self.amount.calls_per_second - time.monotonic()))
             if tasks:
                 await asyncio.wait(tasks)
 
@@ -82,9 +94,9 @@ class Load:
             time.sleep(0.01)
 
     def run_for(self, calls: int) -> list[Result]:
-        """Let the load run for this number of calls; return their results."""
-        before = len(self.results)
-        self.wait_for(lambda: len(self.results) >= before + calls, 30 + calls / 20)
+        """Let the load run for this number of calls, times the amount's factor; return their results."""
+        before, wanted = len(self.results), calls * self.amount.times
+        self.wait_for(lambda: len(self.results) >= before + wanted, 30 + wanted / 20)
         return self.results[before:]
 
     @property
@@ -94,9 +106,9 @@ class Load:
 
 
 @contextmanager
-def load(policy: Policy, client: Callable[[], Any]) -> Iterator[Load]:
+def load(policy: Policy, client: Callable[[], Any], amount: Amount) -> Iterator[Load]:
     """Make calls by `client`, an asynchronous context manager that returns a `Send`, until the block ends."""
-    made = Load(policy, client)
+    made = Load(policy, client, amount)
     made._thread.start()
     try:
         yield made

@@ -11,7 +11,7 @@ import threading
 
 from shmroute import ModelNotFound, NotReady, Reader, Route
 
-LOOK_SECONDS = 0.004
+LOOK_SECONDS = 0.01
 """Seconds between two rounds of look-ups, also before there is a snapshot: they leave CPU time for the watcher."""
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -34,11 +35,22 @@ from tests.shm.tables import Table, current_segment, segments, table
 
 MIB = 1 << 20
 
-ROWS_STEP = 9
-"""Distance between two rows that are looked up: a page of memory holds about 40 rows."""
 
-PAUSE_SECONDS = 0.05
-"""Seconds between two rounds of a worker's look-ups, which leave CPU time for the writer."""
+class Looks(NamedTuple):
+    """How a worker looks rows up again and again."""
+
+    step: int
+    """Distance between two rows that are looked up: a page of memory holds about 40 rows."""
+    pause_seconds: float
+    """Between two rounds, which leaves CPU time for the writer."""
+
+
+EACH_PAGE = Looks(step=9, pause_seconds=0.1)
+EACH_ROW = Looks(step=1, pause_seconds=0.0)
+
+each_form_of_looks = pytest.mark.parametrize(
+    "looks", [EACH_PAGE, pytest.param(EACH_ROW, marks=pytest.mark.long)], ids=["each page", "each row"]
+)
 
 
 def routes(count: int, version: str = "v1") -> Table:
@@ -52,17 +64,17 @@ def routes(count: int, version: str = "v1") -> Table:
 # --- a full or tiny /dev/shm (27) -----------------------------------------------------------------------------
 
 
-def watch_area(pipe: Pipe, area: str) -> None:
+def watch_area(pipe: Pipe, area: str, looks: Looks) -> None:
     """Read rows of every page again and again, as a worker, and answer each request with the rows seen."""
     reader = Reader(area)
     reader.wait_ready(30.0)
     while True:
         count = len(reader.models())
-        for number in range(0, count, ROWS_STEP):
+        for number in range(0, count, looks.step):
             assert reader.resolve(f"model-{number}").app == "app"
         with pytest.raises(ModelNotFound):
             reader.resolve("no-such-model")
-        if pipe.poll(PAUSE_SECONDS):
+        if pipe.poll(looks.pause_seconds):
             if pipe.recv() == "end":
                 return
             pipe.send((reader.generation, len(reader.models()), reader.resolve("model-0").version))
@@ -76,11 +88,11 @@ def ask(child: Child) -> tuple[int, int, str]:
     return seen
 
 
-def outgrow(pipe: Pipe, area: str) -> None:
+def outgrow(pipe: Pipe, area: str, looks: Looks) -> None:
     """Publish more than fits, in a /dev/shm of 1 MiB."""
     with Forks() as forks, Publisher(area) as publisher:
         publisher.replace(routes(1000))
-        workers = [forks.start(watch_area, area) for _ in range(2)]
+        workers = [forks.start(watch_area, area, looks) for _ in range(2)]
         assert [ask(worker) for worker in workers] == [(1, 1000, "v1")] * 2
 
         too_many = routes(12_000, "v2")
@@ -107,19 +119,20 @@ def outgrow(pipe: Pipe, area: str) -> None:
 
 
 @needs_own_shm
-def test_table_beyond_1_mib_is_published_once_there_is_room(area: str) -> None:
+@each_form_of_looks
+def test_table_beyond_1_mib_is_published_once_there_is_room(area: str, looks: Looks) -> None:
     with Forks() as forks:
-        forks.start(in_own_shm, "1m", outgrow, area).finish()
+        forks.start(in_own_shm, "1m", outgrow, area, looks).finish()
 
 
-def fill_with_changes(pipe: Pipe, area: str) -> None:
+def fill_with_changes(pipe: Pipe, area: str, looks: Looks) -> None:
     """Publish single changes in a /dev/shm of 1 MiB until neither the log nor a rebuild has room."""
     logging.getLogger("shmroute").setLevel(logging.CRITICAL)
     with Forks() as forks:
         publisher = Publisher(area)
         publisher.replace(routes(3000))
         first = publisher.generation
-        workers = [forks.start(watch_area, area) for _ in range(2)]
+        workers = [forks.start(watch_area, area, looks) for _ in range(2)]
         expected: dict[str, str] = {}
         numbers = itertools.count(1)
 
@@ -185,9 +198,10 @@ def fill_with_changes(pipe: Pipe, area: str) -> None:
 
 @pytest.mark.fault(27)
 @needs_own_shm
-def test_filling_dev_shm_causes_no_sigbus_in_any_process(area: str) -> None:
+@each_form_of_looks
+def test_filling_dev_shm_causes_no_sigbus_in_any_process(area: str, looks: Looks) -> None:
     with Forks() as forks:
-        forks.start(in_own_shm, "1m", fill_with_changes, area).finish(100.0)
+        forks.start(in_own_shm, "1m", fill_with_changes, area, looks).finish(100.0)
 
 
 def too_small_for_anything(pipe: Pipe, area: str) -> None:

@@ -27,7 +27,7 @@ SERVER_SECONDS = 60.0
 CLIENTS = 4
 ATTEMPTS = 3
 """Attempts of a client that retries: the second one may reach another worker that is ending."""
-PAUSE_SECONDS = 0.03
+PAUSE_SECONDS = 0.05
 """Pause of a client after each request, in seconds, which leaves CPU time for the server's restart."""
 LOG_CHARACTERS = 3000
 TRY_SECONDS = 0.7
@@ -70,12 +70,16 @@ class Load:
 
     Args:
         keeping: keep connections; otherwise each request opens one.
+        pause_seconds: pause of a client after each request.
         attempts: how often a request is sent when its connection closes without an answer, as a client should do with
             the servers that drop idle connections when a worker ends (docs/servers.md).
     """
 
-    def __init__(self, port: int, *, keeping: bool = False, attempts: int = 1) -> None:
+    def __init__(
+        self, port: int, pause_seconds: float = PAUSE_SECONDS, *, keeping: bool = False, attempts: int = 1
+    ) -> None:
         self._port = port
+        self._pause_seconds = pause_seconds
         self._keeping = keeping
         self._attempts = attempts
         self._stop = threading.Event()
@@ -102,7 +106,7 @@ class Load:
     def _run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_SECONDS)
         failed = 0
-        while not self._stop.wait(PAUSE_SECONDS):
+        while not self._stop.wait(self._pause_seconds):
             try:
                 status, answer = get(connection, keeping=self._keeping)
             except (OSError, http.client.HTTPException, ValueError) as error:

@@ -28,9 +28,11 @@ def gunicorn(folder: Path, area: str, manifests: Manifests, *options: str, app: 
         yield server
 
 
-def test_workers_see_changes_and_a_restart_fails_no_request(tmp_path: Path, area: str, manifests: Manifests) -> None:
+def test_workers_see_changes_and_a_restart_fails_no_request(
+    tmp_path: Path, area: str, manifests: Manifests, pause_seconds: float
+) -> None:
     with gunicorn(tmp_path, area, manifests) as server:
-        restart_under_load(server, manifests)
+        restart_under_load(server, manifests, pause_seconds)
         assert server.end(signal.SIGTERM) == 0
 
 
@@ -39,34 +41,35 @@ def test_workers_see_changes_and_a_restart_fails_no_request(tmp_path: Path, area
     [
         ("django", ("--preload", "--max-requests", "50")),
         ("wsgi", ("--worker-class", "gevent")),
+        pytest.param("django", ("--worker-class", "gevent"), marks=pytest.mark.long),
         pytest.param("flask", ("--worker-class", "gthread", "--threads", "4"), marks=pytest.mark.long),
     ],
-    ids=["preload", "gevent", "gthread"],
+    ids=["django-preload", "gevent", "django-gevent", "gthread"],
 )
 def test_each_worker_class_sees_changes_and_restarts_cleanly(
-    tmp_path: Path, area: str, manifests: Manifests, app: str, options: tuple[str, ...]
+    tmp_path: Path, area: str, manifests: Manifests, app: str, options: tuple[str, ...], pause_seconds: float
 ) -> None:
     with gunicorn(tmp_path, area, manifests, *options, app=app) as server:
-        restart_under_load(server, manifests)
+        restart_under_load(server, manifests, pause_seconds)
         assert server.end(signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize(("number", "attempts"), [(1, 1), (2, ATTEMPTS)], ids=["asgi", "uvicorn"])
 def test_asgi_workers_see_changes_and_restart_without_a_failed_request(
-    tmp_path: Path, area: str, manifests: Manifests, number: int, attempts: int
+    tmp_path: Path, area: str, manifests: Manifests, number: int, attempts: int, pause_seconds: float
 ) -> None:
     port = free_port()
     folder = example(tmp_path, "starlette", "gunicorn", port=port)
     with serve(command("gunicorn", port, number), folder, area, manifests, port=port) as server:
-        restart_under_load(server, manifests, attempts)
+        restart_under_load(server, manifests, pause_seconds, attempts)
         assert server.end(signal.SIGTERM) == 0
 
 
-def restart_under_load(server: Server, manifests: Manifests, attempts: int = 1) -> None:
+def restart_under_load(server: Server, manifests: Manifests, pause_seconds: float, attempts: int = 1) -> None:
     """Restart the workers (HUP) and change a route under load: no request fails, and all new workers see the change."""
     former = server.workers("iiot")
     watcher = writer(server.area)
-    with Load(server.port, attempts=attempts) as load:
+    with Load(server.port, pause_seconds, attempts=attempts) as load:
         load.goes_on("iiot")
         server.send(signal.SIGHUP)
         server.until(lambda: not any(map(is_running, former)), "end of the former workers")
@@ -78,12 +81,12 @@ def restart_under_load(server: Server, manifests: Manifests, attempts: int = 1) 
 
 
 def test_binary_upgrade_fails_no_request_and_passes_on_the_area(
-    tmp_path: Path, area: str, manifests: Manifests
+    tmp_path: Path, area: str, manifests: Manifests, pause_seconds: float
 ) -> None:
     with gunicorn(tmp_path, area, manifests, "--pid", "pid") as server:
         former = server.workers("iiot")
         watcher = writer(area)
-        with Load(server.port) as load:
+        with Load(server.port, pause_seconds) as load:
             load.goes_on("iiot")
             server.send(signal.SIGUSR2)
             new = int(

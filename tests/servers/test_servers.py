@@ -66,7 +66,7 @@ SLOW_KINDS = {
     ids=[*KINDS, *SLOW_KINDS],
 )
 def test_workers_see_changes_and_a_restart_fails_no_request(
-    kind: Kind, tmp_path: Path, area: str, manifests: Manifests
+    kind: Kind, tmp_path: Path, area: str, manifests: Manifests, pause_seconds: float
 ) -> None:
     port = free_port()
     folder = example(tmp_path, *kind.examples, port=port)
@@ -80,8 +80,8 @@ def test_workers_see_changes_and_a_restart_fails_no_request(
         former = server.workers("iiot")
         watcher = writer(area)
         with (
-            Load(port, attempts=kind.attempts) as load,
-            Load(port, keeping=True, attempts=kind.attempts) as keeping,
+            Load(port, pause_seconds, attempts=kind.attempts) as load,
+            Load(port, pause_seconds, keeping=True, attempts=kind.attempts) as keeping,
         ):
             load.goes_on("iiot")
             keeping.goes_on("iiot")
@@ -138,14 +138,14 @@ def test_workers_whose_server_was_killed_do_not_outlive_shmroute_run(
 
 
 def test_a_server_that_replaced_its_process_keeps_running_under_run(
-    tmp_path: Path, area: str, manifests: Manifests
+    tmp_path: Path, area: str, manifests: Manifests, pause_seconds: float
 ) -> None:
     port = free_port()
     words = ["shmroute", "run", "--", "gunicorn", "--workers", "4", "--bind", f"127.0.0.1:{port}", "app:app"]
     with serve(words, example(tmp_path, "flask"), area, manifests, port=port) as server:
         former = server.workers("iiot")
         old = parent_of(former)
-        with Load(port) as load:
+        with Load(port, pause_seconds) as load:
             load.goes_on("iiot")
             server.send(signal.SIGUSR2)
             new = next(iter(server.until(lambda: children(old) - former, "a new master")))
