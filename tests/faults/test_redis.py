@@ -312,7 +312,7 @@ def bytes_sent(server: RedisServer) -> int:
 
 
 def test_metadata_bytes_are_in_memory_once_for_all_workers(redis_server: RedisServer, area: str) -> None:
-    models, size, count = 3_000, 4_096, 8
+    models, size, count = 1_500, 4_096, 8
     names = [f"m-{number:05}" for number in range(models)]
     with redis_server.client() as client:
         pipeline = client.pipeline(transaction=False)
