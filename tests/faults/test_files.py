@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import threading
 import time
 from pathlib import Path
@@ -17,6 +19,11 @@ from tests.faults.watching import watch_process
 from tests.forks import Forks, Pipe
 from tests.leftovers import remove_area
 from tests.watcher.running import WAIT_SECONDS, wait_for
+
+SEED = int(os.environ.get("SHMROUTE_SEED", "1"))
+
+WRITES_SECONDS = 0.2
+"""Time in which a watcher writes a checkpoint or two, in seconds; it is killed at a moment of it."""
 
 MODELS = {"iiot_dataservice": "v-1", "iiot_other": "v-2"}
 
@@ -89,7 +96,7 @@ def test_02_a_damaged_checkpoint_counts_as_missing(
     assert parse(path.read_bytes()).rows, "replaced by a good one at the end"
 
 
-def write_checkpoints(pipe: Pipe, area: str, path: Path) -> None:
+def write_checkpoints(pipe: Pipe, area: str, path: Path, rows: int = 200) -> None:
     """Publish one generation after another and write the checkpoint of each, until killed."""
     publisher = Publisher(area)
     stop = threading.Event()
@@ -99,7 +106,7 @@ def write_checkpoints(pipe: Pipe, area: str, path: Path) -> None:
     pipe.send("at work")
     while True:
         number += 1
-        publisher.replace({(Kind.MODEL, f"m{each}"): b"%08d" % number * 100 for each in range(200)})
+        publisher.replace({(Kind.MODEL, f"m{each}"): b"%08d" % number * 100 for each in range(rows)})
         publisher.control.beat(time.monotonic_ns(), time.monotonic_ns(), synced=True)
         it.run(stop)
 
@@ -124,3 +131,24 @@ def test_02_watcher_killed_while_writing_leaves_a_whole_checkpoint(area: str, tm
         newest = number
     assert {each.name for each in tmp_path.iterdir()} <= {"checkpoint", "checkpoint.new"}
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.long
+@pytest.mark.fault(2)
+def test_02_watchers_killed_at_random_moments_leave_a_whole_checkpoint(area: str, tmp_path: Path) -> None:
+    """A moment within the write, the sync, the rename, or whatever takes its place: a copy takes a millisecond."""
+    path = tmp_path / "checkpoint"
+    when = random.Random(SEED)
+    newest = 0
+    for kill in range(1_000):
+        with Forks() as forks:
+            forks.start(write_checkpoints, area, path, 5_000).pipe.recv()
+            if kill == 0:
+                wait_for(path.exists)
+            time.sleep(when.uniform(0.0, WRITES_SECONDS))
+        values = set(parse(path.read_bytes()).rows.values())
+        assert len(values) == 1, "rows of two generations"
+        number = int(values.pop()[:8])
+        assert number >= newest
+        newest = number
+    assert newest > 100, "the watchers did write"
