@@ -75,6 +75,25 @@ def test_the_demo_ends_by_itself_with_a_summary(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "no folder and no home is left"
 
 
+@pytest.mark.long
+def test_demo_ends_by_itself_on_a_terminal() -> None:
+    own, theirs = pty.openpty()
+    try:
+        with demo(stdout=theirs, TERM="xterm-256color", COLUMNS="200") as process:
+            os.close(theirs)
+            output = bytearray()
+            while chunk := _read(own):
+                output += chunk
+            assert process.wait(DEMO_SECONDS) == 0
+            assert memory_of(process) == []
+    finally:
+        os.close(own)
+    text = output.decode()
+    assert text.count("saw the move") > 10, "drawn again and again"
+    assert "\x1b[" in text
+    assert text.count("proven") == 4
+
+
 def test_demo_shows_a_live_table_on_a_terminal_and_keep_runs_until_ctrl_c(tmp_path: Path) -> None:
     own, theirs = pty.openpty()
     options = ("--keep", "--folder", str(tmp_path / "manifests"))
