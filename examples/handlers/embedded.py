@@ -10,19 +10,19 @@ from shmroute.watcher import AppModel, Watcher, WatchOptions
 
 class Printer:
     def on_add(self, appmodel: AppModel) -> None:
-        print("add", appmodel.key)
+        print(f"add {appmodel.key}")
 
     def on_update(self, old: AppModel, new: AppModel) -> None:
-        print("resync" if new is old else "update", new.key)
+        print(f"{'resync' if new is old else 'update'} {new.key}")
 
     def on_delete(self, appmodel: AppModel) -> None:
-        print("delete", appmodel.key)
+        print(f"delete {appmodel.key}")
 
 
 def main(folder: str, model: str) -> None:
     with Watcher(WatchOptions(manifests=folder), handlers=[Printer()]) as watcher:
         watcher.wait_synced(30)
-        print(model, "is served by", resolve(model).app)
+        print(f"{model} is served by {resolve(model).app}")
 
 
 if __name__ == "__main__":

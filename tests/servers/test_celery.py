@@ -15,8 +15,8 @@ from tests.servers.page import command
 from tests.servers.serving import WORKERS, example, serve
 from tests.supervise.running import MODEL, Manifests
 
-VISIBLE_SECONDS = 0.1
-"""Longest time after a change for which a process of the pool may give the former answer, in seconds."""
+PUBLISHED_SECONDS = 30.0
+"""Longest wait until a change is published, in seconds: from then on each process of the pool answers by it."""
 
 TASKS = """
 
@@ -32,7 +32,7 @@ def where_and_wait(model, seconds):
 """A task that takes a while, so that each process of the pool gets one of many."""
 
 CLIENT = """
-import json, os, pathlib, sys, tasks, time
+import json, os, pathlib, shmroute, sys, tasks, time
 model, folder, seconds, apps = sys.argv[1], pathlib.Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]
 
 def ask():
@@ -46,7 +46,9 @@ for app in apps:
     manifest["spec"]["app"] = app
     (folder / ".new").write_text(json.dumps(manifest))
     (folder / ".new").replace(folder / "iiot.json")
-    time.sleep(seconds)
+    deadline = time.monotonic() + seconds
+    while shmroute.resolve(model).app != app and time.monotonic() < deadline:
+        time.sleep(0.005)
     found.append(ask())
 print(json.dumps(found))
 """
@@ -64,7 +66,7 @@ def test_celery_pool_processes_see_a_change_and_leave_nothing(
     with serve(
         command("Celery", port), folder, area, manifests, port=port, environment=urls, answering=False
     ) as server:
-        client = bound([sys.executable, "-c", CLIENT, MODEL, str(manifests.path), str(VISIBLE_SECONDS), *apps])
+        client = bound([sys.executable, "-c", CLIENT, MODEL, str(manifests.path), str(PUBLISHED_SECONDS), *apps])
         found = json.loads(subprocess.check_output(client, cwd=folder, env=server.environment, timeout=90))
         for app, answers in zip(apps, found, strict=True):
             assert {answer["app"] for answer in answers} == {app}
