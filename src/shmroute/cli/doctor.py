@@ -8,20 +8,29 @@ import platform
 import shutil
 import sys
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import click
 
 from shmroute.cli import options
 from shmroute.cli.output import bytes_text, fitted, paint, printable
-from shmroute.watcher.report import counted
+from shmroute.errors import NotReady, ShmrouteError
+from shmroute.manifests import files
+from shmroute.resources.appmodel import find_problems
+from shmroute.resources.registry import APPMODELS, BUILT_IN, WatchedKind
+from shmroute.shm.names import DIRECTORY
+from shmroute.shm.trust import trusted_users
+from shmroute.watcher.report import counted, health, onlooker, report
 
 if TYPE_CHECKING:
     from shmroute.kube.connection import Connection
-    from shmroute.resources.registry import WatchedKind
 
 Finding: TypeAlias = tuple[str, str]
 """A state ("ok", "old" for a warning, "bad") and a sentence."""
+
+T = TypeVar("T")
+Findings: TypeAlias = Generator[Finding, None, T]
+"""What a check yields; T is what it returns."""
 
 Namespaces: TypeAlias = tuple[str, ...] | None
 """The namespaces that the watcher watches; none given means that of the cluster's context, None means all."""
@@ -80,20 +89,30 @@ def _findings(
 ) -> Iterator[Finding]:
     """Yield the findings of all checks that the options ask for."""
     yield from _platform()
-    yield from _memory()
-    source = yield from _area(area)
+    yield from _checked(_memory())
+    source = (yield from _checked(_area(area))) or ""
     followed = manifests or ("" if kubeconfig or context or "://" in source else source)
     connection = None
     if manifests or os.path.isdir(followed):  # noqa: PTH112 - Path("") is the working directory
-        yield from _folder(followed, empty_is_fine=bool(tables))
+        yield from _checked(_folder(followed, empty_is_fine=bool(tables)))
     elif followed:
         yield "ok", f"the watcher follows the folder {followed}, which is not to be seen here"
     else:
-        connection = yield from _cluster(kubeconfig, context, watched, selector)
+        connection = yield from _checked(_cluster(kubeconfig, context, watched, selector))
     if tables:
-        yield from _tables(tables, connection, watched)
+        yield from _checked(_tables(tables, connection, watched))
     if redis:
-        yield from _redis(redis)
+        yield from _checked(_redis(redis))
+
+
+def _checked(check: Findings[T]) -> Findings[T | None]:
+    """Make the error that ends a check a finding, one for each of its lines. Returns what the check returns."""
+    try:
+        return (yield from check)
+    except ShmrouteError as error:
+        for line in str(error).splitlines():
+            yield "bad", line
+        return None
 
 
 def _platform() -> Iterator[Finding]:
@@ -107,11 +126,7 @@ def _platform() -> Iterator[Finding]:
         yield "bad", "this machine is big-endian: the area's format is little-endian"
 
 
-def _memory() -> Iterator[Finding]:
-    from shmroute.errors import ConfigError
-    from shmroute.shm.names import DIRECTORY
-    from shmroute.shm.trust import trusted_users
-
+def _memory() -> Findings[None]:
     try:
         free = shutil.disk_usage(DIRECTORY).free
     except OSError as error:
@@ -121,45 +136,24 @@ def _memory() -> Iterator[Finding]:
     yield ("ok", size) if free >= SMALL_BYTES else ("old", f"{size}: enough for small tables only (docs: tuning)")
     if not os.access(DIRECTORY, os.W_OK):
         yield "old", f"{DIRECTORY} is read-only for this process: it can be a worker, not a watcher"
-    try:
-        users = sorted(trusted_users())
-    except ConfigError as error:
-        yield "bad", str(error)
-        return
-    yield "ok", f"areas of these user ids are trusted: {', '.join(map(str, users))}"
+    yield "ok", f"areas of these user ids are trusted: {', '.join(map(str, sorted(trusted_users())))}"
 
 
-def _area(area: str) -> Generator[Finding, None, str]:
+def _area(area: str) -> Findings[str]:
     """Check the area. Returns where its live watcher reads from: a folder or a URL; "" if that is not known."""
-    from shmroute.errors import NotReady, ShmrouteError
-    from shmroute.watcher.report import health, onlooker, report
-
     try:
         with onlooker(area) as reader:
             facts = report(reader)
     except NotReady:
         yield "old", f"area {area!r} does not exist yet: no watcher has started with this name"
         return ""
-    except ShmrouteError as error:
-        yield "bad", str(error)
-        return ""
     state, sentence = health(facts)
     yield state, f"area {area!r}: {sentence}"
     return str(facts["source"]["source"]) if facts["source"] and facts["watcher"]["alive"] else ""
 
 
-def _folder(path: str, *, empty_is_fine: bool) -> Iterator[Finding]:
-    from shmroute.errors import InvalidObject
-    from shmroute.manifests import files
-    from shmroute.resources.appmodel import find_problems
-    from shmroute.resources.registry import APPMODELS
-
-    try:
-        documents = files.read([path])
-    except InvalidObject as error:
-        yield "bad", str(error)
-        return
-    found = [each for each in documents if each.kind == APPMODELS.kind]
+def _folder(path: str, *, empty_is_fine: bool) -> Findings[None]:
+    found = [each for each in files.read([path]) if each.kind == APPMODELS.kind]
     yield ("ok" if found or empty_is_fine else "old"), f"{path} holds {counted(len(found), APPMODELS.kind)}"
     for document in found:
         for problem in find_problems(document.manifest):
@@ -168,32 +162,25 @@ def _folder(path: str, *, empty_is_fine: bool) -> Iterator[Finding]:
 
 def _cluster(
     kubeconfig: str | None, context: str | None, watched: Namespaces, selector: str | None
-) -> Generator[Finding, None, Connection | None]:
+) -> Findings[Connection]:
     """Check the cluster and the rights to list AppModels and EndpointSlices. Returns the connection to it."""
-    from shmroute.errors import ShmrouteError
     from shmroute.kube.connection import Connection
-    from shmroute.resources.registry import BUILT_IN
 
-    try:
-        connection = Connection(kubeconfig, context)
-    except ShmrouteError as error:
-        yield "bad", str(error)
-        return None
+    connection = Connection(kubeconfig, context)
     yield "ok", f"cluster {connection.host}, namespace {connection.namespace} unless named otherwise"
     for kind in BUILT_IN:
+        labels = selector if selector is not None and kind.labelled else kind.selector
         for namespace in _places(watched, connection):
-            where = f"{kind.name} in {f'namespace {namespace}' if namespace else 'all namespaces'}"
-            labels = selector if selector is not None and kind.labelled else kind.selector
-            try:
-                items = _first(connection, kind, namespace, labels)
-            except ShmrouteError as error:
-                yield "bad", str(error)
-                continue
-            if items:
-                yield "ok", f"{where}: may be listed, and there are some"
-            else:
-                yield "old", f"{where}: may be listed, but none matches {labels!r}: check label and namespace"
+            yield from _checked(_kind(connection, kind, namespace, labels))
     return connection
+
+
+def _kind(connection: Connection, kind: WatchedKind, namespace: str | None, labels: str) -> Findings[None]:
+    where = f"{kind.name} in {f'namespace {namespace}' if namespace else 'all namespaces'}"
+    if _first(connection, kind, namespace, labels):
+        yield "ok", f"{where}: may be listed, and there are some"
+    else:
+        yield "old", f"{where}: may be listed, but none matches {labels!r}: check label and namespace"
 
 
 def _places(watched: Namespaces, connection: Connection) -> tuple[str | None, ...]:
@@ -211,20 +198,15 @@ def _first(connection: Connection, kind: WatchedKind, namespace: str | None, lab
     return items
 
 
-def _tables(path: str, connection: Connection | None, watched: Namespaces) -> Iterator[Finding]:
+def _tables(path: str, connection: Connection | None, watched: Namespaces) -> Findings[None]:
     """Check the tables file, and in a cluster whether each table's resource is served and may be listed.
 
     That a resource is not served is a warning only: its definition may be installed later.
     """
-    from shmroute.errors import ConfigError, ShmrouteError
     from shmroute.kube.discovery import find_served, missing_because
     from shmroute.watcher.tables_file import read_tables
 
-    try:
-        tables = read_tables(path, (), several_namespaces=watched is None or len(watched) > 1)
-    except ConfigError as error:
-        yield from (("bad", line) for line in str(error).splitlines())
-        return
+    tables = read_tables(path, (), several_namespaces=watched is None or len(watched) > 1)
     yield "ok", f"{path} declares {counted(len(tables), 'table')}"
     if connection is None:
         return
@@ -245,14 +227,9 @@ def _tables(path: str, connection: Connection | None, watched: Namespaces) -> It
                 yield "ok", f"table {table.name}: {where} may be listed"
 
 
-def _redis(url: str) -> Iterator[Finding]:
-    from shmroute.errors import ShmrouteError
+def _redis(url: str) -> Findings[None]:
     from shmroute.metadata.redis_store import RedisStore
 
-    try:
-        store = RedisStore(url)
-        store.read(["shmroute-doctor"], limit_bytes=1, batch_bytes=1)
-    except ShmrouteError as error:
-        yield "bad", str(error)
-        return
+    store = RedisStore(url)
+    store.read(["shmroute-doctor"], limit_bytes=1, batch_bytes=1)
     yield "ok", f"{store.name} answers"
