@@ -19,8 +19,6 @@ class Budget:
     There is no lock: two threads that take the last token at the same instant may both get it.
     """
 
-    __slots__ = ("_capacity", "_for_each_call", "_per_second", "_tokens", "_updated")
-
     def __init__(self, percent: float, per_second: float, now: float) -> None:
         self._for_each_call = percent / 100
         self._per_second = per_second

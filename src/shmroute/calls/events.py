@@ -84,8 +84,6 @@ class Counters:
     `shmroute.contrib.prometheus` exposes them as metrics.
     """
 
-    __slots__ = ("attempts", "calls", "ejections", "out_of_budget", "returns")
-
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
         """Calls that ended, by app and result. The result is "answered" or the name of the `CallFailed` class."""

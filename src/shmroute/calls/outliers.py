@@ -53,8 +53,6 @@ EVERYTHING: Final = View(frozenset(), None)
 class _Health:
     """State of an endpoint that has failed lately. Times are in seconds."""
 
-    __slots__ = ("after_sent", "calls", "ejections", "failures", "out", "probing", "returned", "since", "tried")
-
     def __init__(self) -> None:
         self.failures = 0
         """Number of failures in a row."""
@@ -78,8 +76,6 @@ class _Health:
 
 class _App:
     """State of an app of which at least one endpoint has failed lately."""
-
-    __slots__ = ("calls", "endpoints", "health", "probed")
 
     def __init__(self) -> None:
         self.calls = 0

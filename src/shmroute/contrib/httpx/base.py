@@ -33,8 +33,6 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 class Sending:
     """Shared by an attempt and its network streams: the deadline, and whether anything has been sent."""
 
-    __slots__ = ("clock", "ends", "sent")
-
     def __init__(self, clock: Callable[[], float], ends: float | None) -> None:
         self.clock = clock
         self.ends = ends
@@ -59,8 +57,6 @@ current_sending: ContextVar[Sending | None] = ContextVar("current_sending", defa
 class AddressPool:
     """The connections to one address."""
 
-    __slots__ = ("core", "gone", "route", "users")
-
     def __init__(self, core: Any, route: Any) -> None:
         self.core = core
         self.users = 0
@@ -72,8 +68,6 @@ class AddressPool:
 
 class Call:
     """One request of the caller."""
-
-    __slots__ = ("attempts", "extensions", "headers", "host_index", "model", "request")
 
     def __init__(self, transport: TransportBase, request: httpx.Request) -> None:
         extensions = request.extensions
