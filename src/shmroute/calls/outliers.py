@@ -1,7 +1,7 @@
 """Outlier detection as in Envoy, per process: endpoints that keep failing are left out for a while.
 
 Pure: the clock comes in as an argument, in seconds. There are no locks: if two threads lose an update, at most one more
-attempt fails. No guarantee depends on a counter, since each pick computes anew what may be left out.
+attempt fails. No guarantee depends on a counter, since each pick computes again what may be left out.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def _events(
             rows, keys = {} if change.kind == "removed" else {change.key: change.new}, [change.key]
         if members is not None:
             wanted: Collection[str] = ()
-            with suppress(KeyError):  # declared anew without that index: no row has the value
+            with suppress(KeyError):  # redefined without that index: no row has the value
                 wanted = members()
             rows = {key: value for key, value in rows.items() if key in wanted}
         for key in keys:

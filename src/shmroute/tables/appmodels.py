@@ -88,7 +88,7 @@ class AppModels:
         self._mend(key)
         old = self._known(key)
         if not item.created and old is not None and not old.created and old.first_seen:
-            # The source has seen the same AppModel anew: it keeps its age, also over a restart of the watcher.
+            # The source has seen the same AppModel again: it keeps its age, also over a restart of the watcher.
             item = msgspec.structs.replace(item, first_seen=old.first_seen)
         if self.shares.limit is not None:
             self.shares.put(key.namespace, key, claim_of(item).rank, _weight(item))

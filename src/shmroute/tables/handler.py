@@ -21,7 +21,7 @@ When the calls are made:
   So `on_update` must be cheap, or harmless, for a state it has seen before.
 
 For objects of tables the same holds, with two differences. Every change of key, value, index or metadata version
-counts. And an object beyond the table's limits is not announced; a table that is declared anew, or no more, announces
+counts. And an object beyond the table's limits is not announced; a table that is redefined or removed announces
 its objects as gone.
 
 If a handler raises, the exception is logged and counted; other handlers and objects are not affected. A failed `on_add`

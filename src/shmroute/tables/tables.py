@@ -68,7 +68,7 @@ class Index:
     def declare(self, kinds: Iterable[TableKind]) -> list[Announcement]:
         """Replace the declared tables by these. A table whose kind is the same object as before is not touched.
 
-        Returns the announcements of objects whose tables are gone, or made anew.
+        Returns the announcements of objects whose tables are gone or were replaced.
         """
         announcements: list[Announcement] = []
         wanted = {kind.name: kind for kind in kinds}
