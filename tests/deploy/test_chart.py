@@ -58,7 +58,7 @@ def test_the_chart_has_the_version_of_the_package() -> None:
     assert chart["version"] == chart["appVersion"] == __version__
 
 
-def test_the_chart_has_no_definition_as_helm_never_updates_one() -> None:
+def test_the_chart_has_no_crd_because_helm_never_updates_one() -> None:
     assert not (CHART / "crds").exists()
     assert "CustomResourceDefinition" not in {each["kind"] for each in templated(*NODE)}
 

@@ -114,7 +114,7 @@ def test_an_edited_definition_costs_one_list_and_no_back_off(api: ApiServer, con
 
 
 @pytest.mark.fault(41)
-def test_a_definition_deleted_and_made_anew_is_followed(
+def test_a_definition_deleted_and_created_again_is_followed(
     api: ApiServer, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.apply(app_model("one"))

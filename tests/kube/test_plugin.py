@@ -244,7 +244,7 @@ def test_a_plugins_certificate_is_presented_and_replaced_by_a_new_one(tmp_path: 
     assert shown[0] != shown[1]
 
 
-def test_a_plugin_that_runs_ends_with_the_process_that_is_killed(script: Plugin, tmp_path: Path) -> None:
+def test_a_running_plugin_ends_when_its_process_is_killed(script: Plugin, tmp_path: Path) -> None:
     script.does("exec sleep 600")
     kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:1", user=script.config())
     code = f"from shmroute.kube import Connection; Connection({kubeconfig!r}).request('GET', '/version')"

@@ -153,7 +153,7 @@ def test_an_emptied_service_without_appmodel_is_forgotten() -> None:
     assert state_of(followed) == EndpointsState.UNKNOWN
 
 
-def test_namesake_appmodel_of_another_service_does_not_keep_it_known() -> None:
+def test_emptied_service_is_forgotten_if_only_its_namesake_appmodel_is_left() -> None:
     followed = Followed()
     item = endpointslice("s", "10.0.0.1", service="app")
     followed.put(appmodel("app", "m1", service="web"), appmodel("other", "m2", service="app"), item)

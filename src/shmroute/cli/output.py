@@ -56,7 +56,7 @@ def bytes_text(size: int) -> str:
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table without lines, for people and for `awk`. Control characters are escaped.
+    """Return aligned columns, for people and for `awk`. Control characters are escaped.
 
     On a terminal that is too narrow, the last column continues in further lines.
     """

@@ -21,7 +21,7 @@ MAX_KEY_BYTES: Final = 65_535
 """Longest key of a row in UTF-8: the area keeps its length in 16 bits."""
 
 MAX_ENTRY_BYTES: Final = MAX_KEY_BYTES - 16
-"""Longest entry of an index in UTF-8: the number of its bucket precedes it."""
+"""Longest entry of an index in UTF-8: a row's key holds the number of a bucket in front of it."""
 
 _Getter: TypeAlias = Callable[[dict[str, Any]], list[Any]]
 

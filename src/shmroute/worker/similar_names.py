@@ -99,7 +99,7 @@ def describe_table(area: str, name: str) -> str:
 def _scan(rows: RowReader, kind: Kind, name: str, until: float) -> tuple[int | None, list[str]]:
     """Return the number of names, None if there was no time to scan all of them, and the names similar to `name`.
 
-    Names that differ in the case of letters only are the ones that are meant.
+    If a name differs from `name` in the case of letters only, other similar names are left out.
     """
     count = 0
     close: list[str] = []
