@@ -478,6 +478,18 @@ def test_table_changes_begin_with_all_rows_and_then_follow(given: Given, reader:
     assert redefined.rows == {"acme": Tenant(9)}
 
 
+def test_a_change_of_a_field_that_the_type_leaves_out_is_no_change(given: Given, reader: Reader) -> None:
+    given.replace(acme={**ACME, "note": "old", "count": 1})
+    typed = reader.table("tenants", Tenant).changes(timeout=0)
+    plain = reader.table("tenants").changes(timeout=0)
+    next(typed), next(plain)
+    given.put("acme", {**ACME, "note": "new", "count": 1})
+    given.put("acme", {**ACME, "note": "new", "count": True})
+    assert list(typed) == []
+    found = [(each.old, each.new) for each in plain if isinstance(each, TableChange)]
+    assert [(old["note"], repr(new["count"])) for old, new in found if old and new] == [("old", "1"), ("new", "True")]
+
+
 def test_table_changes_can_be_awaited_by_async_for(given: Given, reader: Reader) -> None:
     given.replace(acme=ACME)
 
@@ -660,6 +672,27 @@ def test_changes_of_built_in_tables_begin_with_all_rows_and_follow(routes: Route
         [("changed", "iiot", app("iiot", "v2"))],
         [("changed", "ns/iiot", (Endpoint("10.0.0.2", 80),))],
     ]
+
+
+def test_a_row_that_changes_in_what_its_value_does_not_show_is_no_change(routes: RoutesArea, reader: Reader) -> None:
+    routes.route("model", "iiot")
+    routes.apps(app("iiot"))
+    routes.endpoints("iiot", "10.0.0.1:80")
+    endpoints, apps = reader.table("endpoints").changes(timeout=0), reader.table("apps").changes(timeout=0)
+    next(endpoints), next(apps)
+    routes.endpoints("iiot", endpoint("10.0.0.1:80"), endpoint("10.0.0.2:80", ready=False))
+    routes.apps(app("iiot"), app("iiot", "v0"))
+    assert not list(endpoints)
+    assert not list(apps)
+    routes.endpoints("iiot", "10.0.0.1:80", "10.0.0.2:80")
+    routes.apps(app("iiot", "v0"))
+    both = (Endpoint("10.0.0.1", 80), Endpoint("10.0.0.2", 80))
+    (change,) = endpoints
+    assert isinstance(change, TableChange)
+    assert (change.old, change.new) == (both[:1], both)
+    (other,) = apps
+    assert isinstance(other, TableChange)
+    assert (other.old, other.new) == (app("iiot"), app("iiot", "v0"))
 
 
 def test_a_snapshot_has_the_built_in_tables_of_its_generation(routes: RoutesArea, reader: Reader) -> None:

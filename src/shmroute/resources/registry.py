@@ -16,6 +16,31 @@ from shmroute.resources.key import DEFAULT_NAMESPACE, Body, ObjectKey
 from shmroute.rows import FIRST_TABLE_NUMBER, Kind, table_kinds
 
 
+API_SERVER_GROUPS = frozenset(
+    {
+        "admissionregistration.k8s.io",
+        "apiextensions.k8s.io",
+        "apiregistration.k8s.io",
+        "authentication.k8s.io",
+        "authorization.k8s.io",
+        "certificates.k8s.io",
+        "coordination.k8s.io",
+        "discovery.k8s.io",
+        "events.k8s.io",
+        "flowcontrol.apiserver.k8s.io",
+        "internal.apiserver.k8s.io",
+        "networking.k8s.io",
+        "node.k8s.io",
+        "rbac.authorization.k8s.io",
+        "resource.k8s.io",
+        "scheduling.k8s.io",
+        "storage.k8s.io",
+        "storagemigration.k8s.io",
+    }
+)
+"""Groups with a dot that kube-apiserver serves itself (`kubectl api-versions` of 1.36)."""
+
+
 class Item(Protocol):
     """One object as a value, valid or not: a frozen `msgspec.Struct` with at least these two fields."""
 
@@ -81,6 +106,14 @@ class WatchedKind(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     def api_version(self) -> str:
         """The `apiVersion` of its objects, as in a manifest."""
         return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def may_have_definition(self) -> bool:
+        """Whether a CustomResourceDefinition may define it, whose deletion takes all objects away.
+
+        The group of a definition must have a dot.
+        """
+        return "." in self.group and self.group not in API_SERVER_GROUPS
 
     @property
     def api_path(self) -> tuple[str, ...]:

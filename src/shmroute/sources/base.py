@@ -97,6 +97,8 @@ class SourceState(msgspec.Struct, frozen=True):
     backoff_seconds: float = 0.0
     confirmed_ns: int = 0
     """See above; 0 before the first confirmation, and if probes are off."""
+    missing: bool = False
+    """Whether the API server does not serve the resource: its definition is deleted, being deleted or not installed."""
 
 
 class AuditResult(msgspec.Struct, frozen=True):

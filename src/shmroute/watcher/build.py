@@ -92,8 +92,6 @@ def build(
 
 def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow, Callable[[TableKind], Source]]:
     from shmroute.kube.connection import Connection
-    from shmroute.sources.kubernetes.several import SeveralNamespaces
-    from shmroute.sources.kubernetes.source import KubernetesSource
     from shmroute.sources.kubernetes.table_source import TableSource
     from shmroute.sources.kubernetes.timing import Timing
 
@@ -101,30 +99,25 @@ def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow, Callable
     timing = Timing(probe_seconds=check_probe_seconds(options.probe_seconds))
     namespaces = check_namespaces(options.namespaces or (connection.namespace,))
 
-    def source(kind: WatchedKind, namespace: str | None) -> KubernetesSource:
-        return KubernetesSource(
+    watched = None if options.all_namespaces else namespaces
+    sources: list[Source] = [
+        TableSource(
             connection,
             kind,
-            namespace=namespace,
+            namespaces=watched,
             selector=_selector(kind, options),
+            scope_known=True,
             resync_seconds=options.resync_seconds,
             timing=timing,
         )
-
-    sources: list[Source] = []
-    for kind in _kinds(options):
-        if options.all_namespaces or not kind.namespaced:
-            sources.append(source(kind, None))
-        elif len(namespaces) == 1:
-            sources.append(source(kind, namespaces[0]))
-        else:
-            sources.append(SeveralNamespaces({name: source(kind, name) for name in namespaces}))
+        for kind in _kinds(options)
+    ]
 
     def open_table(table: TableKind) -> Source:
         return TableSource(
             connection,
             table,
-            namespaces=_namespaces_of(table, None if options.all_namespaces else namespaces),
+            namespaces=_namespaces_of(table, watched),
             scope_known=bool(table.definition.scope and table.kind),
             resync_seconds=options.resync_seconds,
             timing=timing,

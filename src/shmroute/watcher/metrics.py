@@ -102,17 +102,23 @@ class WatcherCollector(Collector):
         for state, seconds in zip(status.sources, status.storage_ages, strict=True):
             storage.add_metric([state.resource], seconds)
         watching = GaugeMetricFamily("shmroute_source_watching", "1 while it is watching.", labels=["resource"])
+        missing = GaugeMetricFamily(
+            "shmroute_source_missing",
+            "1 while the API server does not serve the resource: its definition is deleted, or not installed.",
+            labels=["resource"],
+        )
         lists = CounterMetricFamily("shmroute_source_lists", "Complete lists taken.", labels=["resource"])
         for state, seconds in zip(status.sources, status.source_ages, strict=True):
             age.add_metric([state.resource], seconds)
             watching.add_metric([state.resource], float(state.phase == "watching"))
+            missing.add_metric([state.resource], float(state.missing))
             lists.add_metric([state.resource], state.lists)
         restarts = CounterMetricFamily("shmroute_watch_restarts", "Watches begun again.", labels=["resource", "reason"])
         for source in self._watcher.sources:
             stats = getattr(source, "stats", None)
             for reason, count in list(stats.restarts.items()) if stats is not None else ():
                 restarts.add_metric([source.kinds[0].name, reason], count)
-        yield from (age, storage, watching, lists, restarts)
+        yield from (age, storage, watching, missing, lists, restarts)
 
 
 def silent_seconds(watcher: WatcherLoop) -> float:

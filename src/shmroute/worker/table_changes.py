@@ -77,6 +77,8 @@ class TableFollower(Follower):
                 continue
             old = self._value_of(change.key, change.old) if change.old is not None else None
             new = self._value_of(change.key, change.new) if change.new is not None else None
+            if change.old is not None and change.new is not None and _same(old, new):
+                continue
             found.append(TableChange(rows.generation, kind_of(change), change.key, old, new))
         return found
 
@@ -87,3 +89,11 @@ class TableFollower(Follower):
     def _ready_number(self, rows: RowReader) -> int:
         table = table_row(self._position, rows, self._name)
         return table.number if table is not None and table.ready else 0
+
+
+def _same(old: object, new: object) -> bool:
+    """Return whether two values cannot be told apart: a row may change in a part that its value does not show.
+
+    1, 1.0 and True are equal, but not the same value.
+    """
+    return bool(old == new) and repr(old) == repr(new)

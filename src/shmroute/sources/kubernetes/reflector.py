@@ -57,7 +57,9 @@ class ReflectorListener(Protocol):
     def in_step(self, contact_ns: int) -> None:
         """Note the monotonic time, in nanoseconds, at which we were last in step with the server."""
 
-    def report(self, phase: Phase, reason: str = "", backoff_seconds: float = 0.0) -> None: ...
+    def report(
+        self, phase: Phase, reason: str = "", backoff_seconds: float = 0.0, *, missing: bool = False
+    ) -> None: ...
 
     def listed(self) -> None:
         """Note that a complete list was sent."""
@@ -70,6 +72,9 @@ class ReflectorListener(Protocol):
 
     def rescoped(self) -> None:
         """Note that the resource has another scope than it had: its path leads nowhere any more."""
+
+    def kept(self) -> int | None:
+        """Return the number of objects that the owner has; None before the first list."""
 
 
 class _WentBackError(Exception):
@@ -307,7 +312,7 @@ class Reflector:
             if served is not None and served.namespaced is (not self._api.kind.namespaced):
                 self._listener.rescoped()
         reason = explain(error, "watch" if self.watching else self._lister.verb, self._api, served)
-        self._wait(reason, self._recovery.failed(error), stop)
+        self._wait(reason, self._recovery.failed(error), stop, missing=error.status == HTTPStatus.NOT_FOUND)
 
     def _count_garbled(self) -> None:
         """Count an unreadable stream; after several from one resourceVersion, plan a list of everything."""
@@ -329,14 +334,14 @@ class Reflector:
         if seconds:
             self._wait(reason, seconds, stop)
 
-    def _wait(self, reason: str, seconds: float, stop: threading.Event) -> None:
+    def _wait(self, reason: str, seconds: float, stop: threading.Event, *, missing: bool = False) -> None:
         # A probe would only find the failure that is already known.
         self.watching = False
         self._stats.errors += 1
-        count = len(self._sync)
-        held = f"{count} objects stay as last seen" if self._sync.resource_version else "nothing was listed yet"
+        count = self._listener.kept()
+        held = "nothing was listed yet" if count is None else f"{count} objects stay as last seen"
         level = logging.DEBUG if reason == self._trouble else logging.WARNING
         self._trouble = reason
         log.log(level, "%s%s: %s, next attempt in %.1f s", self._api.prefix, reason, held, seconds)
-        self._listener.report("backing-off", reason, seconds)
+        self._listener.report("backing-off", reason, seconds, missing=missing)
         stop.wait(seconds)

@@ -99,7 +99,9 @@ class SeveralNamespaces:
             source.audit_now()
 
     def relist(self, reason: str) -> None:
-        """List everything again, in each namespace."""
+        """List everything again, in each namespace; one complete list follows, as at the beginning."""
+        with self._lock:
+            self._waiting, self._early = set(self._sources), {}
         for source in self._sources.values():
             source.relist(reason)
 
@@ -171,6 +173,7 @@ class SeveralNamespaces:
             sum(state.lists for state in told),
             max(state.backoff_seconds for state in told),
             min(state.confirmed_ns for state in told) if complete else 0,
+            any(state.missing for state in told),
         )
 
 

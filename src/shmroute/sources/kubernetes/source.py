@@ -48,8 +48,9 @@ class KubernetesSource:
     """Lists and watches the objects of `kind` until it is stopped.
 
     `namespace` None means all; `selector` is a label selector, "" for everything; `resync_seconds` 0 means
-    never. `rescoped` is called when the resource has another scope than `kind` says. `stats` counts lists, events,
-    failures and restarts. Call `run` once.
+    never. `rescoped` is called when the resource has another scope than `kind` says. `kept` returns how many objects
+    the sink has where that may differ from what was sent. `stats` counts lists, events, failures and restarts. Call
+    `run` once.
     """
 
     def __init__(
@@ -62,10 +63,12 @@ class KubernetesSource:
         resync_seconds: float = RESYNC_SECONDS,
         timing: Timing | None = None,
         rescoped: Callable[[], None] = lambda: None,
+        kept: Callable[[], int | None] | None = None,
     ) -> None:
         self.kinds: tuple[WatchedKind, ...] = (kind,)
         self.stats = SourceStats()
         self.rescoped = rescoped
+        self.kept = kept or self._sent
         self._resource = kind.name
         self._resync_seconds = resync_seconds
         self._timing = timing or Timing()
@@ -83,6 +86,7 @@ class KubernetesSource:
         self._reason = ""
         self._problems: dict[str, str] = {}
         self._backoff_seconds = 0.0
+        self._missing = False
         self._contact_ns = 0
         self._confirmed_ns = 0
         self._told_ns = 0
@@ -129,10 +133,12 @@ class KubernetesSource:
             if self._sink is not None:
                 self._sink.put(event)
 
-    def report(self, phase: Phase, reason: str = "", backoff_seconds: float = 0.0) -> None:
-        """Report a new phase of the reflector."""
+    def report(self, phase: Phase, reason: str = "", backoff_seconds: float = 0.0, *, missing: bool = False) -> None:
+        """Report a new phase of the reflector. `missing`: the server does not serve the resource."""
         with self._lock:
             self._phase, self._reason, self._backoff_seconds = phase, reason, backoff_seconds
+            if phase in ("watching", "backing-off"):
+                self._missing = missing
             if phase == "watching":
                 self._problems.pop(Topic.CACHE.value, None)  # it was about the previous connection
             self._tell()
@@ -185,6 +191,10 @@ class KubernetesSource:
 
     # -- inside -------------------------------------------------------------------------------
 
+    def _sent(self) -> int | None:
+        """Return the number of objects that were sent and not deleted; None before the first list."""
+        return len(self._sync) if self._sync.resource_version else None
+
     def _note(self, topic: str, problem: str) -> None:
         with self._lock:
             if problem != self._problems.get(topic, ""):
@@ -211,6 +221,7 @@ class KubernetesSource:
                 self.stats.lists,
                 self._backoff_seconds,
                 self._confirmed_ns,
+                self._missing,
             )
         )
 
