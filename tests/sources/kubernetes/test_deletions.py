@@ -39,7 +39,7 @@ class Guarded:
         self.asked: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self.relisted = threading.Event()
-        self.guard = DeletionGuard(self, self.ask, self.relisted.set)
+        self.guard = DeletionGuard("t", self, self.ask, self.relisted.set)
 
     def begin(self) -> None:
         """Pass the first list on, as discovery lists the resource."""

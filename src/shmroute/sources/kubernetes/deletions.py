@@ -64,6 +64,7 @@ class DeletionGuard:
     """A sink that holds deletions back until `goes_away` has been asked. `run` belongs to a thread of its own.
 
     Args:
+        name: what log lines call the resource.
         sink: gets the events that are believed.
         goes_away: returns why the resource itself is being deleted, "" if it stays, None if that is unknown.
         relist: makes the source list everything again. A complete list follows.
@@ -72,11 +73,13 @@ class DeletionGuard:
 
     def __init__(
         self,
+        name: str,
         sink: Sink,
         goes_away: Callable[[], str | None],
         relist: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._name = name
         self._sink = sink
         self._goes_away = goes_away
         self._relist = relist
@@ -218,8 +221,7 @@ class DeletionGuard:
     def _returned(self, asked: float) -> bool:
         """Take a list made since the resource is there again; ask for one if there is none."""
         if self._held_list is not None and self._held_list_from <= asked:
-            if self._state is not None:
-                log.info("%s: served again, objects: %d", self._state.resource, len(self._held_list.items))
+            log.info("%s: it is served again, objects: %d", self._name, len(self._held_list.items))
             self._reason = ""
             self._away.reset()
             self._believe_list(self._held_list)
@@ -247,9 +249,9 @@ class DeletionGuard:
 
     def _drop(self, reason: str) -> None:
         """Forget what is held back, since the resource itself goes."""
-        if not self._reason and self._state is not None:
-            self._away_ns = self._state.contact_ns if self._listed else 0
-            log.warning("%s: %s; %s", self._state.resource, reason, self._served())
+        if not self._reason:
+            self._away_ns = self._state.contact_ns if self._listed and self._state is not None else 0
+            log.warning("%s: %s; %s", self._name, reason, self._served())
         self._reason = reason
         self._held, self._held_list, self._later = {}, None, {}
         self._tell()

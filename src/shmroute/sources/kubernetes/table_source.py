@@ -95,6 +95,8 @@ class TableSource:
         self.kinds: tuple[WatchedKind, ...] = (kind,)
         self._connection = connection
         self._namespaces = namespaces
+        self._name = kind.name if kind.name == kind.plural else f"table {kind.name}"
+        """What log lines call the resource."""
         self._selector = kind.selector if selector is None else selector
         self._scope_known = scope_known
         self._resync_seconds = resync_seconds
@@ -129,7 +131,8 @@ class TableSource:
             self._source.run(sink, stop)
             return
         abort = Abort()
-        source, guard = self._source, DeletionGuard(sink, lambda: self._goes_away(kind, abort, rescoped), self._relist)
+        source, name = self._source, self._name
+        guard = DeletionGuard(name, sink, lambda: self._goes_away(kind, abort, rescoped), self._relist)
         self._guard = guard
         self._threads = threads = SupervisedThreads()
         threads.start(f"{kind.name} deletions", lambda: guard.run(ended), restartable=True)
@@ -182,7 +185,7 @@ class TableSource:
         if not self._discovery_refused:
             log.warning(
                 "%s: discovery is refused (%s): should the definition of %s be deleted, its objects go with it",
-                kind.name,
+                self._name,
                 error,
                 kind.full_name,
             )
@@ -239,7 +242,7 @@ class TableSource:
                 found = self._look(kind)
                 if found is not None:
                     if said:
-                        log.info("table %s: the API server serves %s now", kind.name, kind.full_name)
+                        log.info("%s: the API server serves %s now", self._name, kind.full_name)
                     return msgspec.structs.replace(kind, kind=found.kind or kind.kind, namespaced=found.namespaced)
                 missing, reason = True, f"{kind.api_version} has no resource {kind.plural}"
             except ApiError as error:
@@ -248,9 +251,9 @@ class TableSource:
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 missing = False
                 reason = f"the discovery of {kind.api_version} cannot be read: {error}"
-            reason = f"waiting for {kind.full_name}: {reason}; is its definition installed?"
+            reason = f"waiting for {kind.full_name}: {reason}{'; is its definition installed?' if missing else ''}"
             if reason != said:
-                log.warning("table %s: %s", kind.name, reason)
+                log.warning("%s: %s", self._name, reason)
             said = reason
             seconds = backoff.failed()
             sink.put(SourceState(kind.name, "backing-off", 0, reason, backoff_seconds=seconds, missing=missing))
