@@ -156,3 +156,13 @@ def test_a_probe_period_out_of_bounds_is_refused(api: ApiServer, tmp_path: Path,
 
     with pytest.raises(ConfigError, match="give a number from 5 to 300, or off"):
         build(WatchOptions(area="never", kubeconfig=kubeconfig, probe_seconds=seconds))
+
+
+def test_a_new_list_of_all_namespaces_is_one_complete_list(filled: ApiServer, connection: Connection) -> None:
+    with follow(connection) as three:
+        three.wait(lambda: three.items.keys() == keys("a/one", "b/one", "c/one"))
+        filled.wait_for_watches(3)
+        three.source.relist("returned")
+        three.wait_replaced(2)
+        assert three.items.keys() == keys("a/one", "b/one", "c/one")
+        assert three.of(Deleted) == []
