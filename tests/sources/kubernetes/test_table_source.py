@@ -40,15 +40,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("namespaces", [(), ("a", "b")], ids=["all namespaces", "two namespaces"])
-@pytest.mark.parametrize("terminating", [0.0, 0.5], ids=["at once", "one by one"])
 def test_objects_stay_while_the_definition_is_away_and_a_list_decides(
-    api: ApiServer,
-    connection: Connection,
-    caplog: pytest.LogCaptureFixture,
-    namespaces: tuple[str, ...],
-    terminating: float,
+    api: ApiServer, connection: Connection, caplog: pytest.LogCaptureFixture, namespaces: tuple[str, ...]
 ) -> None:
-    api.definitions.terminate_after = terminating
+    api.definitions.terminate_after = 0.5
     for namespace in ("a", "b"):
         api.apply(app_model("one", namespace=namespace))
     with follow(connection, *namespaces) as it:
