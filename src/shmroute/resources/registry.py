@@ -15,7 +15,6 @@ from shmroute.resources import appmodel, appmodel_rules, endpointslice
 from shmroute.resources.key import DEFAULT_NAMESPACE, Body, ObjectKey
 from shmroute.rows import FIRST_TABLE_NUMBER, Kind, table_kinds
 
-
 API_SERVER_GROUPS = frozenset(
     {
         "admissionregistration.k8s.io",
