@@ -16,7 +16,7 @@ from shmroute.cli import options
 @click.option("--version", "app_version", help="The app's version.")
 @click.option("--model", "models", multiple=True, metavar="NAME=VERSION", help="A model of the app; repeat for each.")
 @click.option("--name", help="The AppModel's name; the app's in lower case by default.")
-@options.namespace("Where a manifest names none.")
+@options.namespace("Namespace of the AppModel, or of manifests that name none.")
 @options.cluster
 @click.option(
     "--metadata",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME...]")
 @options.filename
-@options.namespace("Of the NAMEs, and where a manifest names none.")
+@options.namespace("Namespace of the NAMEs, and of manifests that name none.")
 @options.cluster
 @click.option("--ignore-not-found", is_flag=True, help="End with 0 if an AppModel is not there.")
 def command(

@@ -33,7 +33,7 @@ _MAX_NEAR: Final = 3
 
 @click.command()
 @click.argument("model")
-@options.namespace("The route in that namespace.")
+@options.namespace("Namespace whose route is meant.")
 @options.area
 @options.output("table", "json", "yaml")
 def command(model: str, namespace: str | None, area: str, output: str) -> None:

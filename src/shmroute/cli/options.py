@@ -57,7 +57,7 @@ metadata_key = option(
     default=DEFAULT_TEMPLATE,
     help="How a model's key is made, of {namespace}, {app}, {model} and {version}.",
 )
-max_age = option("--max-age", type=Seconds(), help="End with 6 if the routes are older than so many seconds.")
+max_age = option("--max-age", type=Seconds(), help="End with 6 if the routes are older than this, in seconds.")
 
 
 def output(*forms: str) -> Callable[[F], F]:

@@ -17,7 +17,7 @@ _VERBS = ["list", "watch"]
 @click.command()
 @options.tables
 @options.table
-@options.option("-n", "--namespace", default="default", help="Of the watcher.")
+@options.option("-n", "--namespace", default="default", help="Namespace of the watcher.")
 @options.all_namespaces
 @click.option("--name", default="shmroute-watcher", help="Name of the roles.")
 def command(tables: str | None, table: tuple[str, ...], namespace: str, all_namespaces: bool, name: str) -> None:

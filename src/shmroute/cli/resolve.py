@@ -20,7 +20,7 @@ _ROUTE_FIELDS: Final = ("model", "version", "app", "app_version", "namespace", "
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@options.namespace("The route in that namespace.")
+@options.namespace("Namespace whose route is meant.")
 @options.area
 @options.option("--wait", type=options.Seconds(), default=0.0, help="Seconds to wait for the first snapshot.")
 @options.max_age

@@ -10,7 +10,7 @@ from shmroute.worker.reader import Reader
 
 @click.command()
 @options.area
-@click.option("--timeout", type=options.Seconds(), default=30.0, envvar="SHMROUTE_WAIT", help="Seconds.")
+@click.option("--timeout", type=options.Seconds(), default=30.0, envvar="SHMROUTE_WAIT", help="Seconds to wait for it.")
 def command(area: str, timeout: float) -> None:
     """Wait until the area holds a first snapshot. Ends with 7 if there is none in time."""
     with Reader(area) as reader:

@@ -102,7 +102,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--probe-seconds",
         default=f"{PROBE_SECONDS:g}",
         callback=probe_seconds,
-        help=f"Longest time between two looks at whether API server and watch are alive, "
+        help=f"Longest time between two probes of the API server and the watch, in seconds: "
         f"{PROBE_SECONDS_MIN:g} to {PROBE_SECONDS_MAX:g}, or off.",
     ),
     option("--endpoints/--no-endpoints", default=True, help="Follow EndpointSlices too."),
@@ -137,7 +137,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--metadata-limit",
         type=click.IntRange(min=1),
         default=MetadataLimits().value_bytes,
-        help="Bytes; larger values are listed and not kept.",
+        help="Largest value that is kept, in bytes; larger ones are only listed.",
     ),
     option(
         "--share",
