@@ -19,7 +19,7 @@ from kubernetes import client, config
 from shmroute import NotReady, Reader
 from shmroute.kube import Connection, install_crd
 from tests.cluster import Cluster
-from tests.e2e.running import appmodel, ready, shmroute, until, watcher, workers
+from tests.e2e.running import WAIT_SECONDS, appmodel, ready, shmroute, until, watcher, workers
 from tests.leftovers import remove_area
 from tests.ports import free_port
 
@@ -149,7 +149,9 @@ def test_a_watcher_that_starts_without_the_definition_serves_what_was_saved(
                 reader.models()
         definition.install()
         apply(cluster, "two")
-        until(lambda: reader.generation and set(reader.models()) == {"model_two"}, "list that decides")
+        if not saved:
+            reader.wait_ready(WAIT_SECONDS)
+        until(lambda: set(reader.models()) == {"model_two"}, "list that decides")
 
 
 def test_a_watcher_that_starts_while_the_definition_goes_believes_no_list(
