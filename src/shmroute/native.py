@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["missing", "native"]
-
 _INTERFACE: Final = 3
 """Expected `INTERFACE` of the C module. An editable install may still have an older module."""
 

@@ -6,8 +6,6 @@ from typing import Final
 
 from shmroute.worker.reader import Reader
 
-__all__ = ["attach", "get", "resolve", "snapshot", "table", "use_area"]
-
 
 class _DefaultReader(Reader):
     def __reduce__(self) -> str:

@@ -10,8 +10,6 @@ from typing import Final
 
 from shmroute.errors import ConfigError
 
-__all__ = ["DEFAULT_AREA", "area", "wait_seconds", "zone"]
-
 DEFAULT_AREA: Final = "default"
 
 

@@ -7,8 +7,6 @@ import threading
 import weakref
 from typing import Final, Protocol
 
-__all__ = ["Forked", "register"]
-
 
 class Forked(Protocol):
     """An object that must not be in the middle of a change when the process forks."""

@@ -16,8 +16,6 @@ from shmroute.rows import Kind, MetadataRow, MetadataState
 if TYPE_CHECKING:
     from shmroute.shm.reader import RowReader
 
-__all__ = ["MetadataValue", "bytes_in", "decode_row"]
-
 decode_row = msgspec.msgpack.Decoder(MetadataRow).decode
 """Decodes a METADATA row. Raises `msgspec.DecodeError`."""
 

@@ -20,8 +20,6 @@ from shmroute.errors import ShmrouteError
 from shmroute.rows import BUILT_IN_TABLES, App, Kind, RouteRow
 from shmroute.shm.reader import RowReader
 
-__all__ = ["describe", "describe_table"]
-
 SHARE: Final = 0.02
 """Largest share of a process's time that scans of names take."""
 

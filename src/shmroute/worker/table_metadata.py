@@ -9,8 +9,6 @@ import msgspec
 from shmroute.errors import TableValueError
 from shmroute.rows import MetadataRow, MetadataState
 
-__all__ = ["TableMetadata", "decoded"]
-
 M = TypeVar("M")
 
 _decode = msgspec.msgpack.Decoder(MetadataRow).decode

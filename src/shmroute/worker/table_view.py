@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from shmroute.worker.position import Position
     from shmroute.worker.table_metadata import TableMetadata
 
-__all__ = ["TableView", "decode_table", "decoder", "endpoints_ready", "ready_row", "table_row"]
-
 T = TypeVar("T")
 D = TypeVar("D")
 M = TypeVar("M")

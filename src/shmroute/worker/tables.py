@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from shmroute.worker.position import Position
     from shmroute.worker.table_changes import TableChange, TableReset
 
-__all__ = ["ATTEMPTS", "Table"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 
