@@ -190,7 +190,7 @@ def test_a_forked_child_neither_writes_nor_removes_the_area(area: str) -> None:
 
 def test_closing_releases_the_lock_though_a_child_has_inherited_it(area: str) -> None:
     publisher = Publisher(area)
-    inherited = os.dup(publisher.control._lock._descriptor)  # what a fork without Python's hooks leaves in the child
+    inherited = os.dup(publisher.control._lock.descriptor)  # what a fork without Python's hooks leaves in the child
     try:
         publisher.close()
         Publisher(area).close()

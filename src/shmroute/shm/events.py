@@ -11,7 +11,6 @@ kill the watcher (SIGBUS), and no child inherits a descriptor.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -29,7 +28,7 @@ from shmroute.shm.layout import (
     MAX_EVENT_BYTES,
     REGISTER_HEADER,
 )
-from shmroute.shm.names import events_name, path_of
+from shmroute.shm.names import events_name
 
 __all__ = ["EventWriter", "LoggedEvent", "read_events"]
 
@@ -88,29 +87,18 @@ class EventWriter:
         try:
             descriptor = posix.open_object(self._name, write=True)
         except (FileNotFoundError, AreaUnreadable):
-            return self._created(header)
+            return self._made_anew(header)
         if os.fstat(descriptor).st_size == EVENTS_BYTES and os.pread(descriptor, len(header), 0) == header:
             if not self._sequence:
                 self._ownership.apply(descriptor)
                 self._sequence = max((each.sequence for each in _events_in(_content(descriptor))), default=0)
             return descriptor
         os.close(descriptor)
-        return self._created(header)
+        return self._made_anew(header)
 
-    def _created(self, header: bytes) -> int:
-        """Make an empty log under another name and move it into place: a reader never sees half of one."""
-        temporary = f"{self._name}.new-{secrets.token_hex(8)}"
-        descriptor = posix.create_object(temporary)
-        try:
-            posix.reserve(descriptor, self._name, 0, EVENTS_BYTES)
-            os.pwrite(descriptor, header, 0)
-            self._ownership.apply(descriptor)
-            os.rename(path_of(temporary), path_of(self._name))  # noqa: PTH104
-        except BaseException:
-            os.close(descriptor)
-            posix.unlink(temporary)
-            raise
-        return descriptor
+    def _made_anew(self, header: bytes) -> int:
+        posix.make_file(self._name, header, EVENTS_BYTES, self._ownership, replace=True)
+        return posix.open_object(self._name, write=True)
 
 
 def read_events(area: str) -> list[LoggedEvent]:

@@ -128,6 +128,14 @@ def file_identity(descriptor: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def owns(descriptor: int, identity: tuple[int, int]) -> bool:
+    """Return whether the descriptor is open and still has the file with this identity: a daemoniser closes them all."""
+    try:
+        return descriptor >= 0 and file_identity(descriptor) == identity
+    except OSError:
+        return False
+
+
 def exists(name: str) -> bool:
     """Return whether a file of any kind has this name."""
     return os.path.lexists(path_of(name))
@@ -242,6 +250,32 @@ class Ownership:
         except PermissionError as error:
             raise ConfigError(f"this process is not in group {self.group_id}, so it cannot share with it") from error
         os.fchmod(descriptor, 0o660 if group_writes else 0o640)
+
+
+def make_file(
+    name: str, head: bytes, size: int, ownership: Ownership, *, group_writes: bool = False, replace: bool = False
+) -> None:
+    """Make a file of `size` bytes that begins with `head`. Nobody sees half of it: it gets its name at the end.
+
+    If the name is taken by then, the other file stays, unless `replace` is set.
+
+    Raises:
+        OutOfSharedMemory, NoAccess, ConfigError, OSError: the file cannot be made; none is left behind.
+    """
+    temporary = f"{name}.new-{os.urandom(8).hex()}"
+    descriptor = create_object(temporary)
+    try:
+        reserve(descriptor, name, 0, size)
+        os.pwrite(descriptor, head, 0)
+        ownership.apply(descriptor, group_writes=group_writes)
+        if replace:
+            os.rename(path_of(temporary), path_of(name))  # noqa: PTH104
+        else:
+            with suppress(FileExistsError, FileNotFoundError):  # not found: a faster process has swept ours away
+                os.link(path_of(temporary), path_of(name))
+    finally:
+        os.close(descriptor)
+        unlink(temporary)
 
 
 # --- mappings ----------------------------------------------------------------------------------------------

@@ -156,10 +156,7 @@ class Register:
 
     def _owns_descriptor(self, now_ns: int) -> bool:
         """Return whether the descriptor is still ours and, checked once a second, its file still has the name."""
-        try:
-            if posix.file_identity(self._descriptor) != self._identity:
-                return False
-        except OSError:
+        if not posix.owns(self._descriptor, self._identity):
             return False
         if now_ns - self._named_ns > _NAME_CHECK_NS:
             self._named_ns = now_ns
@@ -168,9 +165,8 @@ class Register:
 
     def _forget(self) -> None:
         descriptor, self._descriptor, self._place = self._descriptor, -1, -1
-        with suppress(OSError):
-            if descriptor >= 0 and posix.file_identity(descriptor) == self._identity:
-                os.close(descriptor)
+        if posix.owns(descriptor, self._identity):
+            os.close(descriptor)
 
     def __del__(self) -> None:
         self._forget()
@@ -193,17 +189,7 @@ def create_register(area: str, ownership: posix.Ownership, area_id: int) -> None
                 return
         finally:
             os.close(descriptor)
-        posix.unlink(name)
-    descriptor = posix.create_object(name)
-    try:
-        posix.reserve(descriptor, name, 0, REGISTER_BYTES)
-        os.pwrite(descriptor, _header(area_id), 0)
-        ownership.apply(descriptor, group_writes=True)
-    except BaseException:
-        posix.unlink(name)
-        raise
-    finally:
-        os.close(descriptor)
+    posix.make_file(name, _header(area_id), REGISTER_BYTES, ownership, group_writes=True, replace=True)
 
 
 def read_workers(area: str) -> list[WorkerNote]:

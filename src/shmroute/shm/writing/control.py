@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import sys
-import weakref
 from contextlib import suppress
 from typing import Final
 from zlib import crc32
@@ -40,7 +38,7 @@ from shmroute.shm.layout import (
     WRITER_STARTED_AT,
     check_control_header,
 )
-from shmroute.shm.names import control_name, lock_name, path_of
+from shmroute.shm.names import control_name, lock_name
 from shmroute.shm.writing.lock import AreaLock
 
 __all__ = ["ControlWriter", "stand_by"]
@@ -56,17 +54,17 @@ class ControlWriter(ControlReader):
     version keep their mapping, whose age grows). A forked child does not hold the lock, and must not write.
     """
 
-    def __init__(self, area: str, lock: AreaLock) -> None:
+    def __init__(self, area: str, lock: AreaLock, old_lock: AreaLock) -> None:
         super().__init__(area)
         self._area = area
         self._lock = lock
-        self._old_lock = -1
+        self._old_lock = old_lock
+        """The lock of watchers before format version 3, on the control block. While we hold it, they stand by."""
         self._writable = posix.attach(self.name, write=True)
         self._buffer = memoryview(self._writable)
         self._store = self._buffer[:CONTROL_BYTES].cast("Q")
         self._store_head = self._buffer[GENERATION_AT : GENERATION_AT + WORD_BYTES].cast("d")
         self._sequence = max(STATUS_HEADER.unpack_from(self._map, start)[0] for start in STATUS_AT)
-        self._identity = (0, 0)
 
     @classmethod
     def acquire(cls, area: str, ownership: posix.Ownership) -> ControlWriter:
@@ -84,19 +82,17 @@ class ControlWriter(ControlReader):
         try:
             for _ in range(_ATTEMPTS):
                 try:
-                    descriptor = posix.open_object(name, write=True)
+                    old_lock = AreaLock(name)
                 except FileNotFoundError:
-                    _create(name, ownership)
+                    posix.make_file(name, _empty_block(), CONTROL_BYTES, ownership)
                     continue
                 writer = None
                 try:
-                    writer = cls._opened(area, lock, descriptor, ownership)
+                    writer = cls._opened(area, lock, old_lock, ownership)
                 finally:
                     if writer is None:
-                        os.close(descriptor)
+                        old_lock.forget()
                 if writer is not None:
-                    writer._old_lock = descriptor
-                    _writers.add(writer)
                     return writer
             raise AreaUnreadable(name, "it keeps being replaced")  # noqa: TRY301 - the lock is released in one place
         except BaseException:
@@ -106,33 +102,27 @@ class ControlWriter(ControlReader):
             raise
 
     @classmethod
-    def _opened(cls, area: str, lock: AreaLock, descriptor: int, ownership: posix.Ownership) -> ControlWriter | None:
-        """Return the writer of the control block at `descriptor`; None if the block was replaced or removed."""
+    def _opened(cls, area: str, lock: AreaLock, old_lock: AreaLock, ownership: posix.Ownership) -> ControlWriter | None:
+        """Return the writer of the control block that `old_lock` has open; None if it was replaced or removed."""
         name = control_name(area)
-        try:
-            # The lock of watchers before format version 3. Held as long as ours, so that such a watcher stands by.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except BlockingIOError:
-            alone = False
-        if not posix.leads_to(name, posix.file_identity(descriptor)):
+        alone = old_lock.take()
+        if not old_lock.intact:
             return None
         try:
-            check_control_header(name, os.pread(descriptor, CONTROL_BYTES, 0))
+            check_control_header(name, os.pread(old_lock.descriptor, CONTROL_BYTES, 0))
         except AreaUnreadable:
             if not alone:
                 raise AreaBusy(area, 0) from None
             posix.unlink(name)
             posix.sweep(area)
             return None
-        ownership.apply(descriptor)
-        writer = cls(area, lock)
+        ownership.apply(old_lock.descriptor)
+        writer = cls(area, lock, old_lock)
         if writer.retired:  # a former writer was killed while it removed the area
             posix.sweep(area)
             posix.unlink(name)
             writer.release()
             return None
-        writer._identity = posix.file_identity(descriptor)
         return writer
 
     # --- the lock ------------------------------------------------------------------------------------------
@@ -150,7 +140,7 @@ class ControlWriter(ControlReader):
     @property
     def intact(self) -> bool:
         """Whether block and lock still have their names, and the lock still excludes others."""
-        return self._lock.intact and posix.leads_to(self.name, self._identity)
+        return self._lock.intact and self._old_lock.intact
 
     # --- words ---------------------------------------------------------------------------------------------
 
@@ -229,29 +219,8 @@ class ControlWriter(ControlReader):
     def close(self) -> None:
         """Release the lock. The area stays."""
         self.release()
-        self.forget()
+        self._old_lock.release()
         self._lock.release()
-
-    def forget(self) -> None:
-        """Close the old lock's descriptor, unless it is closed already. For `close`, and for a forked child."""
-        descriptor, self._old_lock = self._old_lock, -1
-        with suppress(OSError):
-            if descriptor >= 0 and posix.file_identity(descriptor) == self._identity:
-                if self._lock.held:
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # at once, even if a child shares the descriptor
-                os.close(descriptor)
-
-
-_writers: Final[weakref.WeakSet[ControlWriter]] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """Close the descriptors in a child, which would otherwise keep the old lock after the writer's end."""
-    for writer in list(_writers):
-        writer.forget()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def stand_by(area: str, now_ns: int) -> None:
@@ -271,19 +240,7 @@ def new_identity() -> int:
     return secrets.randbits(64) or 1
 
 
-def _create(name: str, ownership: posix.Ownership) -> None:
-    """Make a control block under a temporary name and link it into place. Harmless if another process was faster."""
-    temporary = f"{name}.new-{secrets.token_hex(8)}"
-    path = path_of(temporary)
-    descriptor = posix.create_object(temporary)
-    try:
-        posix.reserve(descriptor, name, 0, CONTROL_BYTES)
-        os.pwrite(descriptor, CONTROL_HEADER.pack(CONTROL_MAGIC, FORMAT_VERSION, 0), 0)
-        os.pwrite(descriptor, new_identity().to_bytes(WORD_BYTES, sys.byteorder), AREA_ID_AT)
-        ownership.apply(descriptor)
-        # Not found: a faster process has removed our temporary file.
-        with suppress(FileExistsError, FileNotFoundError):
-            os.link(path, path_of(name))
-    finally:
-        os.close(descriptor)
-        posix.unlink(temporary)
+def _empty_block() -> bytes:
+    """Return the first bytes of a control block without rows; the others are zeros."""
+    header = CONTROL_HEADER.pack(CONTROL_MAGIC, FORMAT_VERSION, 0)
+    return header.ljust(AREA_ID_AT, b"\0") + new_identity().to_bytes(WORD_BYTES, sys.byteorder)

@@ -24,12 +24,17 @@ _ATTEMPTS: Final = 100
 
 
 class AreaLock:
-    """The lock of an area in this process. Made by `acquire`."""
+    """A file of an area, opened in this process to lock it. `acquire` takes the area's lock.
 
-    def __init__(self, name: str, descriptor: int) -> None:
+    Raises:
+        FileNotFoundError, NoAccess, AreaUnreadable: as `posix.open_object`.
+    """
+
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._descriptor = descriptor
-        self._identity = posix.file_identity(descriptor)
+        self.descriptor = posix.open_object(name, write=True)
+        """The open file; -1 after `release`, and in a forked child."""
+        self._identity = posix.file_identity(self.descriptor)
         _held.add(self)
 
     @classmethod
@@ -45,7 +50,7 @@ class AreaLock:
         name = lock_name(area)
         for _ in range(_ATTEMPTS):
             try:
-                descriptor = posix.open_object(name, write=True)
+                lock = cls(name)
             except FileNotFoundError:
                 try:
                     os.close(posix.create_object(name))
@@ -53,53 +58,43 @@ class AreaLock:
                     if not posix.exists(name):  # else another process has just created it
                         raise
                 continue
-            lock = None
-            try:
-                lock = cls._locked(area, name, descriptor)
-            finally:
-                if lock is None:
-                    os.close(descriptor)
-            if lock is not None:
+            if not lock.take():
+                lock.forget()
+                pid = _writer_pid(area)
+                raise AreaBusy(area, pid, here=_has_open(pid, lock._identity))
+            if lock.intact:
                 return lock
+            lock.forget()
         raise AreaUnreadable(name, "it keeps being replaced")
 
-    @classmethod
-    def _locked(cls, area: str, name: str, descriptor: int) -> AreaLock | None:
-        """Lock the descriptor's file. Returns None if the name belongs to another file by now."""
+    def take(self) -> bool:
+        """Lock the file, without waiting. Returns False if another process holds the lock."""
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pid = _writer_pid(area)
-            raise AreaBusy(area, pid, here=_has_open(pid, posix.file_identity(descriptor))) from None
-        return cls(name, descriptor) if posix.leads_to(name, posix.file_identity(descriptor)) else None
+            return False
+        return True
 
     @property
     def held(self) -> bool:
-        """Whether this process holds the lock. False after `release`, and in a forked child."""
-        return self._descriptor >= 0
+        """Whether this process has the file open. False after `release`, and in a forked child."""
+        return self.descriptor >= 0
 
     @property
     def intact(self) -> bool:
-        """Whether the lock still excludes others: its descriptor is open, and its file still has the name."""
-        return self._owns_descriptor() and posix.leads_to(self._name, self._identity)
-
-    def _owns_descriptor(self) -> bool:
-        try:
-            return self.held and posix.file_identity(self._descriptor) == self._identity
-        except OSError:
-            return False
+        """Whether a lock still excludes others: the descriptor is open, and its file still has the name."""
+        return posix.owns(self.descriptor, self._identity) and posix.leads_to(self._name, self._identity)
 
     def release(self) -> None:
         """Release the lock."""
-        if self._owns_descriptor():
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # at once, even if another process shares the descriptor
+        if posix.owns(self.descriptor, self._identity):
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)  # at once, even if another process shares the descriptor
         self.forget()
 
     def forget(self) -> None:
         """Close the descriptor. In a forked child, the parent keeps the lock."""
-        owned = self._owns_descriptor()
-        descriptor, self._descriptor = self._descriptor, -1
-        if owned:
+        descriptor, self.descriptor = self.descriptor, -1
+        if posix.owns(descriptor, self._identity):
             os.close(descriptor)
 
 
