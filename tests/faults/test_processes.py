@@ -242,7 +242,7 @@ def test_writer_killed_at_each_line_of_a_recycling_is_continued(make_area: Calla
         assert second.segment.header.identity != first.segment.header.identity
         number = 0
         while publisher._writer is not None and not publisher._wants_rebuild(publisher._writer):
-            publisher._publish({(2, "n"): b"%d" % number})
+            publisher._append(publisher._writer, [(2, b"n", b"%d" % number)])
             number += 1
         second.refresh()
         at_second = table(second)

@@ -13,7 +13,6 @@ from shmroute.shm import posix
 from shmroute.shm.layout import (
     AREA_ID_AT,
     AWAITED_AT,
-    CONFIRMED_AT,
     CONTACT_AT,
     CONTROL_BYTES,
     FIRST_SEGMENT_AT,
@@ -123,11 +122,6 @@ class ControlReader:
         0 if never; negative if it lies before the clock's start, as with a checkpoint from before a reboot.
         """
         return self._signed[CONTACT_AT // WORD_BYTES]
-
-    @property
-    def confirmed_ns(self) -> int:
-        """Monotonic time at which every source's storage last confirmed the rows, in nanoseconds; 0 as `contact_ns`."""
-        return self._signed[CONFIRMED_AT // WORD_BYTES]
 
     @property
     def synced(self) -> bool:

@@ -38,7 +38,6 @@ WRITER_PID_AT: Final = 152
 WRITER_STARTED_AT: Final = 160  # monotonic nanoseconds
 HEARTBEAT_AT: Final = 168  # monotonic nanoseconds
 CONTACT_AT: Final = 176  # monotonic nanoseconds; signed, since the time in a checkpoint may be older than the clock
-CONFIRMED_AT: Final = 184  # as `CONTACT_AT`
 SYNCED_AT: Final = 192  # 1 once this writer has published a complete list
 AWAITED_AT: Final = 200  # monotonic nanoseconds: when a standby watcher last tried to take the area
 AREA_ID_AT: Final = 208  # uint64, random

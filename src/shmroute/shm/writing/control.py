@@ -16,7 +16,6 @@ from shmroute.shm.fences import fence
 from shmroute.shm.layout import (
     AREA_ID_AT,
     AWAITED_AT,
-    CONFIRMED_AT,
     CONTACT_AT,
     CONTROL_BYTES,
     CONTROL_HEADER,
@@ -182,16 +181,11 @@ class ControlWriter(ControlReader):
         self._set(WRITER_STARTED_AT, now_ns)
         self._set(HEARTBEAT_AT, now_ns)
 
-    def beat(self, now_ns: int, contact_ns: int, *, synced: bool, confirmed_ns: int = 0) -> None:
-        """Store a heartbeat, and the times at which every source last answered and was last confirmed.
-
-        A time of 0 keeps the former value.
-        """
+    def beat(self, now_ns: int, contact_ns: int, *, synced: bool) -> None:
+        """Store a heartbeat, and the time at which every source last answered; 0 keeps the former time."""
         self._set(HEARTBEAT_AT, now_ns)
         if contact_ns:
             self._set(CONTACT_AT, contact_ns % (1 << 64))
-        if confirmed_ns:
-            self._set(CONFIRMED_AT, confirmed_ns % (1 << 64))
         self._set(SYNCED_AT, int(synced))
 
     def pulse(self, now_ns: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from time import perf_counter
 from typing import Final, NamedTuple, Self, TypeVar
@@ -230,7 +231,7 @@ class Publisher:
                 if not posix.exists(register_name(self.area)):
                     self._create_register()
                 return ""
-            self._lost = self._table()
+            self._lost = self._rows(writer, leave_out_damaged=True) if writer is not None else {}
             self._rebuild = None
             self.control.retire()  # processes that map the old block look for the new one
             if writer is not None:
@@ -247,26 +248,20 @@ class Publisher:
         self.control.store_segment(0)
         self.control.store_segments(0, 0)
         self.control.introduce(former.writer_started_ns)
-        self.control.beat(
-            former.heartbeat_ns, former.contact_ns, synced=former.synced, confirmed_ns=former.confirmed_ns
-        )
+        self.control.beat(former.heartbeat_ns, former.contact_ns, synced=former.synced)
         self._create_register()
         self._at_work = False
         if self.generation:
             self._publish_anew(rows)
         self._lost = None
 
-    def _table(self) -> Rows:
-        """Return all rows that can be read."""
-        return (
-            {}
-            if self._writer is None
-            else {
-                (record.kind, record.key.decode(errors="replace")): record.value
-                for record in self._paced(self._writer.reading.rows(NO_END, leave_out_damaged=True))
-                if record.value is not None
-            }
-        )
+    def _rows(self, writer: SegmentWriter, *, leave_out_damaged: bool = False) -> dict[tuple[int, str], bytes]:
+        """Return all rows."""
+        return {
+            (record.kind, record.key.decode(errors="replace")): record.value
+            for record in self._paced(writer.reading.rows(NO_END, leave_out_damaged=leave_out_damaged))
+            if record.value is not None
+        }
 
     def _paced(self, items: Iterable[T]) -> Iterator[T]:
         return chain.from_iterable(self._chunks(items))
@@ -298,13 +293,11 @@ class Publisher:
             NoAccess: a new segment cannot be opened; nothing has changed.
             AreaBusy: this process was forked from the one that made this publisher.
         """
-        self._begin()
-        try:
-            self._publish(changes)
-        except (OutOfSharedMemory, NoAccess, ValueError):
-            self._at_work = False
-            raise
-        self._at_work = False
+        with self._change():
+            if self._writer is not None:
+                self._append(self._writer, self._encoded(changes))
+            elif rows := {key: value for key, value in changes.items() if value is not None}:
+                self._publish_anew(rows)
         self.maintain()
         return self.generation
 
@@ -314,25 +307,25 @@ class Publisher:
         Raises:
             OutOfSharedMemory, ValueError, NoAccess, AreaBusy: as `publish`.
         """
-        self._begin()
-        try:
+        with self._change():
             try:
                 self._replace(rows)
             except AreaUnreadable as error:
                 _log.warning("area %s: %s; all rows are published anew", self.area, error)
                 self._publish_anew(rows)
+        self.maintain()
+        return self.generation
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """Mark the time of a change. After these errors nothing has changed; after any other, `_begin` recovers."""
+        self._begin()
+        try:
+            yield
         except (OutOfSharedMemory, NoAccess, ValueError):
             self._at_work = False
             raise
         self._at_work = False
-        self.maintain()
-        return self.generation
-
-    def _publish(self, changes: Mapping[tuple[int, str], bytes | None]) -> None:
-        if self._writer is not None:
-            self._append(self._writer, self._encoded(changes))
-        elif rows := {key: value for key, value in changes.items() if value is not None}:
-            self._publish_anew(rows)
 
     def _append(self, writer: SegmentWriter, changes: Sequence[Change]) -> None:
         planned = writer.plan(changes, self._pause)
@@ -378,11 +371,7 @@ class Publisher:
 
     def _merged(self, writer: SegmentWriter, planned: Sequence[Planned]) -> Rows:
         """Return all rows with the planned changes applied."""
-        rows = {
-            (record.kind, record.key.decode(errors="replace")): record.value
-            for record in self._paced(writer.reading.rows(NO_END))
-            if record.value is not None
-        }
+        rows = self._rows(writer)
         for kind, key, value, *_ in planned:
             if value is None:
                 rows.pop((kind, key.decode()), None)
