@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from typing import TypeVar
 
 __all__ = ["Abort", "AbortedError", "run_with_deadline"]
 
@@ -66,63 +68,36 @@ def run_with_deadline(
         AbortedError: `abort` was set first. If it was set before the call, `work` is not started.
         RuntimeError: the system cannot start a thread.
     """
-    task = _Task(work, discard)
-    detach = abort.attach(task.woken.set) if abort else None
+    result: Future[T] = Future()
+    woken = threading.Event()
+
+    def run() -> None:
+        try:
+            value = work()
+        except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
+            with suppress(InvalidStateError):  # the caller has left
+                result.set_exception(error)
+        else:
+            try:
+                result.set_result(value)
+            except InvalidStateError:
+                discard(value)
+        woken.set()
+
+    detach = abort.attach(woken.set) if abort else None
     try:
-        if not task.woken.is_set():
-            threading.Thread(target=task.run, name="shmroute-request", daemon=True).start()
-            task.woken.wait(seconds)
+        if not woken.is_set():
+            threading.Thread(target=run, name="shmroute-request", daemon=True).start()
+            woken.wait(seconds)
     except BaseException:  # such as KeyboardInterrupt: nobody will take the result
-        task.abandon()
+        if not result.cancel() and result.exception() is None:
+            discard(result.result())
         raise
     finally:
         if detach is not None:
             detach()
-    if task.leave():
+    if result.cancel():  # False once there is a result
         if abort is not None and abort.is_set():
             raise AbortedError
         raise TimeoutError
-    return task.result()
-
-
-class _Task(Generic[T]):
-    """Work in another thread, which its caller may abandon."""
-
-    def __init__(self, work: Callable[[], T], discard: Callable[[T], object]) -> None:
-        self.woken = threading.Event()
-        self._work = work
-        self._discard = discard
-        self._lock = threading.Lock()
-        self._values: list[T] = []
-        self._errors: list[Exception] = []
-        self._left = False
-
-    def run(self) -> None:
-        try:
-            value = self._work()
-        except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
-            with self._lock:
-                self._errors.append(error)
-        else:
-            with self._lock:
-                self._values.append(value)
-                left = self._left
-            if left:
-                self._discard(value)
-        self.woken.set()
-
-    def leave(self) -> bool:
-        """Abandon the work and return True; False if it is already done."""
-        with self._lock:
-            self._left = not self._values and not self._errors
-            return self._left
-
-    def abandon(self) -> None:
-        """Discard the result, whether it is here already or comes late."""
-        if not self.leave() and self._values:
-            self._discard(self._values[0])
-
-    def result(self) -> T:
-        if self._errors:
-            raise self._errors[0]
-        return self._values[0]
+    return result.result()
