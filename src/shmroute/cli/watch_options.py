@@ -13,14 +13,9 @@ from shmroute.cli import options
 from shmroute.cli.options import option
 from shmroute.errors import ConfigError
 from shmroute.metadata.loader import MetadataLimits
-from shmroute.watcher.options import (
-    DEFAULT_SLICE_SELECTOR,
-    PROBE_SECONDS,
-    PROBE_SECONDS_MAX,
-    PROBE_SECONDS_MIN,
-    SHARE_PERCENT,
-    check_probe_seconds,
-)
+from shmroute.sources.kubernetes.timing import PROBE_SECONDS, PROBE_SECONDS_MAX, PROBE_SECONDS_MIN
+from shmroute.watcher.options import DEFAULT_SLICE_SELECTOR, check_probe_seconds
+from shmroute.watcher.room import SHARE_PERCENT
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -21,8 +21,6 @@ from shmroute.resources.registry import APPMODELS
 if TYPE_CHECKING:
     from shmroute.kube.connection import Abort, Answer, Connection
 
-__all__ = ["crd_yaml", "install_crd"]
-
 NAME = APPMODELS.full_name
 FIELD_MANAGER = "shmroute"
 

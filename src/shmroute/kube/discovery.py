@@ -18,8 +18,6 @@ from shmroute.kube.connection import path_of
 if TYPE_CHECKING:
     from shmroute.kube.connection import Abort, Connection
 
-__all__ = ["Served", "find_served", "missing_because"]
-
 DISCOVERY_SECONDS: Final = 10.0
 """Longest wait for one discovery document, in seconds; a server keeps them ready."""
 

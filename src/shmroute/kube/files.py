@@ -12,8 +12,6 @@ from typing import TypeAlias
 
 from shmroute.errors import ConfigError
 
-__all__ = ["FileState", "file_state", "read_small_file"]
-
 FILE_MAX_BYTES = 1 << 23
 """Largest file, 8 MiB: a kubeconfig with inline certificates of 1,000 clusters has about 6 MiB."""
 

@@ -27,8 +27,6 @@ from shmroute.errors import ConfigError
 from shmroute.kube.files import read_small_file
 from shmroute.manifests.decoding import decode_text
 
-__all__ = ["Choice", "Cluster", "Exec", "User", "check_namespace", "choose", "find_kubeconfigs"]
-
 DEFAULT_KUBECONFIG: Final = "~/.kube/config"
 
 EXEC_API_VERSIONS: Final = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")

@@ -26,8 +26,6 @@ import msgspec
 from shmroute.errors import ConfigError
 from shmroute.kube.kubeconfig import Exec
 
-__all__ = ["ExecCredential", "ExecPlugin"]
-
 log = logging.getLogger(__name__)
 
 RUN_SECONDS: Final = 30.0

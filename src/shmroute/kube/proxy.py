@@ -17,8 +17,6 @@ import msgspec
 
 from shmroute.errors import ConfigError
 
-__all__ = ["Proxy", "find_proxy"]
-
 SCHEMES: Final = ("http", "https")
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}

@@ -13,8 +13,6 @@ from shmroute.errors import ApiError
 if TYPE_CHECKING:
     from shmroute.kube.connection import Abort, Answer, Connection
 
-__all__ = ["Outcome", "apply_object", "find_object"]
-
 CONTENT_TYPE = "application/apply-patch+yaml"
 """The content type that every server since 1.16 accepts. JSON is YAML."""
 

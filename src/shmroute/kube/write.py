@@ -26,8 +26,6 @@ from shmroute.resources.registry import APPMODELS
 if TYPE_CHECKING:
     from shmroute.kube.connection import Abort, Answer, Connection
 
-__all__ = ["Written", "apply_appmodels", "appmodel_manifest", "delete_appmodels", "find_keys"]
-
 FIELD_MANAGER = "appmodels-manager"
 """The platform's own field manager: fields written by the platform or by shmroute then have one owner."""
 

@@ -15,8 +15,6 @@ from typing import Final
 from shmroute.metadata.store import Absent, Found, Reading, StoreUnavailable, too_large
 from shmroute.rows import MetadataState
 
-__all__ = ["FolderStore", "file_name_problem"]
-
 SUFFIX: Final = ".json"
 
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK

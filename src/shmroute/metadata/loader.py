@@ -19,8 +19,6 @@ from shmroute.metadata.scheduler import MetadataRead, MetadataRequest, Now, Pend
 from shmroute.metadata.store import Absent, Reading, Store, StoreUnavailable
 from shmroute.rows import MetadataState, RowKey
 
-__all__ = ["MetadataCounters", "MetadataLimits", "MetadataLoader", "MetadataReads", "ReadSink", "system_clock"]
-
 _log = logging.getLogger(__name__)
 
 FIRST_BATCH_KEYS: Final = 16

@@ -7,8 +7,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["own_version"]
-
 
 class _Versioned(msgspec.Struct, gc=False):
     version: msgspec.Raw = msgspec.Raw(b"null")

@@ -9,8 +9,6 @@ import msgspec
 
 from shmroute.rows import MetadataRow, MetadataState, encode
 
-__all__ = ["merge_with_published"]
-
 _decode = msgspec.msgpack.Decoder(MetadataRow).decode
 
 

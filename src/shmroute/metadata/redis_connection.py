@@ -28,8 +28,6 @@ from redis.exceptions import (
 
 from shmroute.metadata.store import StoreUnavailable
 
-__all__ = ["Command", "Exchange", "RedisServer", "ReplyTooLarge", "explain"]
-
 Command = tuple[Any, ...]
 
 MAX_LINE_BYTES: Final = 64 * 1024

@@ -17,8 +17,6 @@ from shmroute.metadata.redis_connection import Exchange, RedisServer, explain
 from shmroute.metadata.retry_delays import StoreBackoff
 from shmroute.metadata.store import StoreUnavailable
 
-__all__ = ["Address", "Cluster", "Connect", "OneServer", "SentinelMaster", "Servers", "Share"]
-
 Address: TypeAlias = tuple[str, int]
 
 Connect: TypeAlias = Callable[[Address], RedisServer]

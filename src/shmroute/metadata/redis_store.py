@@ -19,8 +19,6 @@ from shmroute.metadata.redis_url import servers_at
 from shmroute.metadata.store import Absent, Found, Reading, StoreUnavailable, too_large
 from shmroute.rows import MetadataState
 
-__all__ = ["RedisStore"]
-
 _log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS: Final = 1.0

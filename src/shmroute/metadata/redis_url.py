@@ -19,8 +19,6 @@ from shmroute.errors import ConfigError
 from shmroute.metadata.redis_connection import RedisServer
 from shmroute.metadata.redis_servers import Address, Cluster, OneServer, SentinelMaster, Servers
 
-__all__ = ["Target", "servers_at"]
-
 FORMS: Final = (
     "redis://[user:password@]host[:port][/db], rediss://..., unix://[user:password@]/path[?db=n],"
     " redis+sentinel://[user:password@]host:port[,host:port]/service[/db] or redis+cluster://host:port[,host:port]"

@@ -10,8 +10,6 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["StoreBackoff", "key_delay"]
-
 FIRST_SECONDS: Final = 0.25
 """First delay, in seconds: a value is often written within the same second as the AppModel."""
 

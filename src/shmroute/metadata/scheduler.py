@@ -27,8 +27,6 @@ from shmroute.metadata.retry_delays import key_delay
 from shmroute.metadata.store import Absent, Found
 from shmroute.rows import MetadataState, RowKey
 
-__all__ = ["NOT_READ", "MetadataRead", "MetadataRequest", "Now", "PendingKey", "ReadRequest", "ReadScheduler"]
-
 NOT_READ: Final = "not read yet"
 
 _STALE_TIMERS: Final = 1_000

@@ -10,8 +10,6 @@ import msgspec
 from shmroute.errors import ShmrouteError
 from shmroute.rows import MetadataState
 
-__all__ = ["Absent", "Found", "Reading", "Store", "StoreUnavailable", "too_large"]
-
 
 class StoreUnavailable(ShmrouteError):
     """The store did not answer, or its answer is not about any key. The text says why; try again later."""

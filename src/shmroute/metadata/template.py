@@ -7,8 +7,6 @@ from typing import Final
 
 from shmroute.errors import ConfigError
 
-__all__ = ["DEFAULT_TEMPLATE", "KeyTemplate"]
-
 DEFAULT_TEMPLATE: Final = "{app}_{model}"
 
 _FIELDS: Final = ("namespace", "app", "model", "version")

@@ -16,8 +16,6 @@ from shmroute.metadata.store import Store
 from shmroute.metadata.template import KeyTemplate
 from shmroute.resources.appmodel import AppModel
 
-__all__ = ["MetadataFiles", "check_metadata", "write_metadata"]
-
 _decode_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 

@@ -34,8 +34,6 @@ from shmroute.shm.layout import (
 )
 from shmroute.shm.names import control_name
 
-__all__ = ["ControlReader"]
-
 
 class ControlReader:
     """A read-only view of an area's control block.

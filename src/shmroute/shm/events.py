@@ -30,8 +30,6 @@ from shmroute.shm.layout import (
 )
 from shmroute.shm.names import events_name
 
-__all__ = ["EventWriter", "LoggedEvent", "read_events"]
-
 _CHECKED_BYTES: Final = EVENT_HEADER.size - 4
 """Bytes of the header that the checksum covers; it also covers the payload."""
 

@@ -11,8 +11,6 @@ import os
 import threading
 from typing import Final
 
-__all__ = ["LOADS_IN_ORDER", "fence", "fence_loads"]
-
 LOADS_IN_ORDER: Final = os.uname().machine in ("x86_64", "amd64", "i686", "i386")
 
 

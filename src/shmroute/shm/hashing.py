@@ -11,8 +11,6 @@ import _imp
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["Hasher", "hasher", "siphash13"]
-
 Hasher = Callable[[int, bytes], bytes]
 """Takes a key below 2**63 and data; returns the 8 bytes of the hash, little-endian."""
 

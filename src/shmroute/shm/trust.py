@@ -12,8 +12,6 @@ from typing import Final
 
 from shmroute.errors import AreaUnreadable, ConfigError, NoAccess
 
-__all__ = ["MAX_ID", "TRUST_VARIABLE", "check_opened", "trusted_users"]
-
 TRUST_VARIABLE: Final = "SHMROUTE_TRUST"
 """Environment variable with the ids of further users whose areas this process trusts, separated by commas."""
 

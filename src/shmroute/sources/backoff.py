@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Backoff"]
-
 FIRST_SECONDS = 0.8
 """First delay, in seconds; client-go's value. It spares a server that restarts, and nobody notices it."""
 

@@ -16,8 +16,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["CHECK_SECONDS", "SupervisedThreads", "ThreadStatus"]
-
 _log = logging.getLogger(__name__)
 
 CHECK_SECONDS: Final = 1.0

@@ -12,8 +12,6 @@ from typing import Final
 from shmroute.errors import AreaBusy, ConfigError, ShmrouteError
 from shmroute.shm.writing.publisher import Publisher
 
-__all__ = ["remove_area", "remove_unused_area"]
-
 _log = logging.getLogger(__name__)
 
 AWAITED_SECONDS: Final = 2.0

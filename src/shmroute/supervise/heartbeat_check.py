@@ -12,8 +12,6 @@ from shmroute.errors import ShmrouteError
 from shmroute.shm.control import ControlReader
 from shmroute.supervise.linux import state_of
 
-__all__ = ["CHECK_SECONDS", "HeartbeatCheck", "is_writer"]
-
 CHECK_SECONDS: Final = 1.0
 """Seconds between two checks, the same as between two heartbeats."""
 

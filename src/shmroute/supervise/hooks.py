@@ -11,8 +11,6 @@ from shmroute.supervise.lifeline import Lifeline
 from shmroute.supervise.linux import require_linux
 from shmroute.worker import environment
 
-__all__ = ["start", "stop"]
-
 STOP_SECONDS: Final = 5.0
 """Seconds between SIGTERM and SIGKILL for `shmroute keep`, which ends its watcher within 2 s."""
 

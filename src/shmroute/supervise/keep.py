@@ -15,8 +15,6 @@ from shmroute.supervise.lifeline import has_ended
 from shmroute.supervise.restarter import Restarter
 from shmroute.supervise.signals import Signals
 
-__all__ = ["keep"]
-
 _LIFELINE_SECONDS: Final = 0.25
 """Seconds between two checks of the lifeline: the watcher must end within 2 s of the server's last worker."""
 

@@ -11,8 +11,6 @@ import select
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["Lifeline", "call_at_end", "has_ended"]
-
 LOOK_MILLISECONDS: Final = 1_000
 """Longest single wait: no thread waits for ever."""
 

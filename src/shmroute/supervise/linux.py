@@ -18,18 +18,6 @@ from typing import Final, NamedTuple
 
 from shmroute.errors import ConfigError
 
-__all__ = [
-    "ProcessState",
-    "adopt_orphans",
-    "children",
-    "environment_of",
-    "finished",
-    "require_linux",
-    "send",
-    "spawn",
-    "state_of",
-]
-
 _log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG: Final = 1

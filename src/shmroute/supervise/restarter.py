@@ -19,8 +19,6 @@ from shmroute.supervise.heartbeat_check import CHECK_SECONDS, HeartbeatCheck
 from shmroute.supervise.linux import spawn
 from shmroute.supervise.signals import Signals
 
-__all__ = ["CONFIGURATION", "Restarter"]
-
 _log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_SECONDS: Final = 0.5

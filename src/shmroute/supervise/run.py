@@ -23,8 +23,6 @@ from shmroute.supervise.restarter import CONFIGURATION, Restarter
 from shmroute.supervise.signals import Signals, Taken
 from shmroute.worker.reader import Reader
 
-__all__ = ["NOT_EXECUTABLE", "NOT_FOUND", "run"]
-
 _log = logging.getLogger(__name__)
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)

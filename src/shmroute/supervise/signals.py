@@ -10,8 +10,6 @@ import sys
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-__all__ = ["Signals", "Taken"]
-
 _SI_USER: Final = 0
 """Largest `si_code` of a signal that a process has sent; the kernel's own codes are greater (sigaction(2))."""
 

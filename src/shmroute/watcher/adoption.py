@@ -8,8 +8,6 @@ from shmroute.resources.appmodel import AppModel, ModelVersion
 from shmroute.resources.key import ObjectKey
 from shmroute.rows import App
 
-__all__ = ["adopted_appmodels"]
-
 _decode = msgspec.msgpack.Decoder(tuple[App, ...]).decode
 
 

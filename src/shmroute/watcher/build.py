@@ -20,8 +20,8 @@ from shmroute.watcher.declared_tables import secret_kinds
 from shmroute.watcher.handlers import check_handler, load_handlers
 from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metadata_feed import MetadataFeed
-from shmroute.watcher.options import WatchOptions, check_namespaces, check_probe_seconds, check_share
-from shmroute.watcher.room import area_room
+from shmroute.watcher.options import WatchOptions, check_namespaces, check_probe_seconds
+from shmroute.watcher.room import area_room, check_share
 from shmroute.watcher.tables_file import former_tables, read_tables, read_valid_tables
 from shmroute.watcher.tables_follower import TablesFollower
 

@@ -29,8 +29,6 @@ from shmroute.shm.layout import FORMAT_VERSION, MAX_KIND
 from shmroute.shm.reader import RowReader
 from shmroute.watcher.status import decode_status
 
-__all__ = ["Checkpoint", "Identity", "Saved"]
-
 _log = logging.getLogger(__name__)
 
 VERSION: Final = 1

@@ -25,8 +25,6 @@ from shmroute.watcher.pending_rows import PendingRows
 from shmroute.watcher.source_states import SourceStates
 from shmroute.watcher.tables_follower import TablesDeclared
 
-__all__ = ["DeclaredTables", "TableEvent", "secret_kinds"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -18,8 +18,6 @@ from shmroute.resources.registry import APPMODELS
 from shmroute.resources.table_parser import TableObject
 from shmroute.tables import Announcement, Handler, TableHandler, TableItem
 
-__all__ = ["Dispatcher"]
-
 _Object: TypeAlias = AppModel | TableObject
 
 _log = logging.getLogger(__name__)

@@ -14,8 +14,6 @@ from shmroute.watcher.build import build
 from shmroute.watcher.options import WatchOptions
 from shmroute.watcher.status import Status
 
-__all__ = ["Watcher"]
-
 _log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 5.0

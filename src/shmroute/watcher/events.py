@@ -37,8 +37,6 @@ from shmroute.shm.writing.segment_writer import Planned
 from shmroute.sources.base import SourceState
 from shmroute.worker.endpoints import Endpoint
 
-__all__ = ["Event", "EventNotes", "in_words", "last_served", "read", "time_in_words"]
-
 _log = logging.getLogger(__name__)
 
 NOTED_ROWS: Final = 16

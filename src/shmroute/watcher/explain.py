@@ -15,8 +15,6 @@ from shmroute.watcher.report import health
 from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.routes import App, Route
 
-__all__ = ["explain", "find_route"]
-
 
 def find_route(rows: RowReader, model: str, namespace: str | None) -> Route | None:
     """Return the model's route in that namespace, by default the winner; None if no app serves the model."""

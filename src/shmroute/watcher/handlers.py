@@ -14,8 +14,6 @@ from typing import Any
 
 from shmroute.errors import ConfigError
 
-__all__ = ["check_handler", "load_handlers"]
-
 METHODS = {"on_add": 1, "on_update": 2, "on_delete": 1}
 """Method of a handler -> the number of its arguments."""
 

@@ -45,8 +45,6 @@ from shmroute.watcher.views import History, Views
 from shmroute.watcher.workers import workers
 from shmroute.worker.similar_names import describe
 
-__all__ = ["HttpServer", "serve"]
-
 _log = logging.getLogger(__name__)
 
 STANDBY_FROZEN_SECONDS: Final = 30.0

@@ -17,6 +17,7 @@ from itertools import chain
 from typing import Final, TypeAlias
 
 from shmroute.errors import AreaBusy, AreaUnavailable, ConfigError, ShmrouteError
+from shmroute.metadata.loader import MetadataReads
 from shmroute.resources.registry import APPMODELS, WatchedKind
 from shmroute.resources.table import TableKind
 from shmroute.rows import Kind, RowKey, SettingsRow, encode
@@ -49,7 +50,7 @@ from shmroute.watcher.checkpoint import Checkpoint
 from shmroute.watcher.declared_tables import DeclaredTables, TableEvent
 from shmroute.watcher.dispatch import Dispatcher
 from shmroute.watcher.events import EventNotes
-from shmroute.watcher.metadata_feed import MetadataFeed, MetadataReads
+from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.watcher.operator_log import OperatorLog
 from shmroute.watcher.pending_rows import DEFINITIONS, PendingRows
 from shmroute.watcher.room import words_of
@@ -57,8 +58,6 @@ from shmroute.watcher.source_states import SourceStates, contacts_in
 from shmroute.watcher.standby import check_source
 from shmroute.watcher.status import ENDED, HEARTBEAT_SECONDS, Status, encode_status
 from shmroute.watcher.tables_follower import TablesDeclared, TablesFollower
-
-__all__ = ["WatcherLoop"]
 
 _log = logging.getLogger(__name__)
 

@@ -26,8 +26,6 @@ from shmroute.tables import Crowded, Room, WantedMetadata
 from shmroute.watcher.metadata_room import MetadataRoom
 from shmroute.watcher.status import MetadataStatus
 
-__all__ = ["MetadataFeed", "MetadataReads", "TableMetadata"]
-
 WAITING_BATCHES: Final = 4
 """Largest number of batches of values that wait for the owner. With batches of 8 MiB they take at most 32 MiB."""
 

@@ -11,8 +11,6 @@ from collections import Counter
 from shmroute.rows import RowKey
 from shmroute.tables import Crowded, Room
 
-__all__ = ["MetadataRoom"]
-
 _Name = tuple[str, RowKey]
 """Namespace of the object that wants the value, and key of the METADATA row."""
 

@@ -15,8 +15,6 @@ import msgspec
 from shmroute.rows import ConflictRow, InvalidRow, Kind, MetadataRow, MetadataState, RowKey, SettingsRow
 from shmroute.watcher.report import counted
 
-__all__ = ["OperatorLog"]
-
 _log = logging.getLogger(__name__)
 
 MAX_LINES: Final = 20

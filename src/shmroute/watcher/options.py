@@ -11,24 +11,11 @@ import msgspec
 from shmroute.errors import ConfigError
 from shmroute.metadata.loader import MetadataLimits
 from shmroute.metadata.template import DEFAULT_TEMPLATE
-from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES
+from shmroute.resources.registry import ENDPOINTSLICES
 from shmroute.sources.kubernetes.timing import PROBE_SECONDS, PROBE_SECONDS_MAX, PROBE_SECONDS_MIN
 from shmroute.tables.merge_slices import IpFamily
-from shmroute.watcher.room import SHARE_PERCENT, check_share
+from shmroute.watcher.room import SHARE_PERCENT
 from shmroute.worker import environment
-
-__all__ = [
-    "DEFAULT_SELECTOR",
-    "DEFAULT_SLICE_SELECTOR",
-    "PROBE_SECONDS",
-    "PROBE_SECONDS_MAX",
-    "PROBE_SECONDS_MIN",
-    "SHARE_PERCENT",
-    "WatchOptions",
-    "check_namespaces",
-    "check_probe_seconds",
-    "check_share",
-]
 
 NAMESPACES_MAX: Final = 50
 """Largest number of namespaces watched one by one, with two watches each. For more, `-A` is cheaper for all sides."""
@@ -38,7 +25,6 @@ NAMESPACE_MAX_CHARACTERS: Final = 63
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 """A label of RFC 1123, as Kubernetes requires for a namespace's name."""
 
-DEFAULT_SELECTOR: Final = APPMODELS.selector
 DEFAULT_SLICE_SELECTOR: Final = ENDPOINTSLICES.selector
 
 

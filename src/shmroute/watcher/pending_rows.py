@@ -18,8 +18,6 @@ from shmroute.resources.registry import WatchedKind
 from shmroute.rows import Kind, RowKey, SettingsRow, TableRow, encode, table_kinds
 from shmroute.shm.writing.publisher import Publisher
 
-__all__ = ["DEFINITIONS", "LoadAllRows", "PendingRows"]
-
 _log = logging.getLogger(__name__)
 
 PUBLISH_RETRY_SECONDS: Final = 1.0

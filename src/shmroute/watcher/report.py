@@ -21,18 +21,6 @@ from shmroute.watcher.status import ENDED, FROZEN_SECONDS, Status, decode_status
 from shmroute.watcher.workers import workers
 from shmroute.worker.reader import Reader
 
-__all__ = [
-    "Health",
-    "age_words",
-    "counted",
-    "health",
-    "onlooker",
-    "report",
-    "settings_text",
-    "status_of",
-    "waiting_for",
-]
-
 Health = tuple[str, str]
 """The state as a word ("ok", "old" or "bad") and as a sentence."""
 

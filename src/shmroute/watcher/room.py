@@ -11,8 +11,6 @@ from shmroute.errors import ConfigError
 from shmroute.shm.names import DIRECTORY
 from shmroute.tables.shares import Crowded, Room, Share
 
-__all__ = ["SHARE_PERCENT", "area_room", "check_share", "words_of"]
-
 SHARE_PERCENT: Final = 25.0
 """Default of `--share`, in percent: four namespaces at their limit take all memory."""
 

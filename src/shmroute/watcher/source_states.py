@@ -17,8 +17,6 @@ from shmroute.resources.table import TableKind
 from shmroute.sources.base import AuditResult, SourceState
 from shmroute.watcher.status import AuditStatus, decode_status
 
-__all__ = ["SourceStates", "contacts_in"]
-
 
 class SourceStates:
     """States and audits by resource. Used by the owner thread alone."""

@@ -8,8 +8,6 @@ from shmroute.errors import AreaUnavailable, ConfigError, NotReady, SnapshotExpi
 from shmroute.rows import Kind, SettingsRow
 from shmroute.shm.reader import RowReader
 
-__all__ = ["check_source"]
-
 _decode = msgspec.msgpack.Decoder(SettingsRow).decode
 
 

@@ -13,17 +13,6 @@ from shmroute.rows import SettingsRow
 from shmroute.sources.base import SourceState
 from shmroute.sources.threads import ThreadStatus
 
-__all__ = [
-    "ENDED",
-    "FROZEN_SECONDS",
-    "HEARTBEAT_SECONDS",
-    "AuditStatus",
-    "MetadataStatus",
-    "Status",
-    "decode_status",
-    "encode_status",
-]
-
 HEARTBEAT_SECONDS: Final = 1.0
 """Seconds between two heartbeats of a watcher. The owner's loop turns at least this often."""
 

@@ -20,8 +20,6 @@ from shmroute.watcher.events import in_words, time_in_words
 from shmroute.watcher.report import age_words, counted, settings_text
 from shmroute.watcher.views import HISTORY_SECONDS, Views
 
-__all__ = ["HEADERS", "Asked", "render"]
-
 _STYLE: Final = (files("shmroute.watcher") / "page" / "page.css").read_text("utf-8")
 _SCRIPT: Final = (files("shmroute.watcher") / "page" / "page.js").read_text("utf-8")
 

@@ -17,8 +17,6 @@ from shmroute.resources.table import TableKind, watch_tables
 from shmroute.resources.table_definition import TableDefinition, TableLimits, TableRedis
 from shmroute.sources.folder.selector import parse_selector
 
-__all__ = ["former_tables", "is_tables_file", "read_tables", "read_valid_tables"]
-
 MAX_BYTES = 1024 * 1024
 """Largest size of a tables file in bytes: that of a ConfigMap."""
 

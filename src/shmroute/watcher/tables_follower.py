@@ -18,8 +18,6 @@ import msgspec
 from shmroute.errors import ConfigError
 from shmroute.resources.table import TableKind
 
-__all__ = ["TablesDeclared", "TablesFollower"]
-
 _log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.25

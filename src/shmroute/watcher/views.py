@@ -22,8 +22,6 @@ from shmroute.watcher.report import health, onlooker, report
 from shmroute.watcher.status import Status
 from shmroute.worker.routes import Route
 
-__all__ = ["MAX_PAGE_ROWS", "History", "Views"]
-
 MAX_PAGE_ROWS: Final = 200
 """Largest number of rows in one answer. The next page starts at `next`."""
 

@@ -8,8 +8,6 @@ from typing import Any
 from shmroute.errors import AreaUnavailable
 from shmroute.shm.register import WorkerNote, read_workers
 
-__all__ = ["workers"]
-
 
 def workers(area: str) -> dict[str, Any]:
     """Return the processes that have the area open.

@@ -40,8 +40,6 @@ from shmroute.shm.layout import (
 from shmroute.shm.names import control_name, lock_name
 from shmroute.shm.writing.lock import AreaLock
 
-__all__ = ["ControlWriter", "stand_by"]
-
 _ATTEMPTS: Final = 100
 """Maximum attempts to open the block. A lost race means that another process made progress: many are a fault."""
 

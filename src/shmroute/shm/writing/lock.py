@@ -17,8 +17,6 @@ from shmroute.shm import posix
 from shmroute.shm.control import ControlReader
 from shmroute.shm.names import lock_name
 
-__all__ = ["AreaLock"]
-
 _ATTEMPTS: Final = 100
 """Maximum attempts to take the lock. A lost race means that another process made progress: many are a fault."""
 

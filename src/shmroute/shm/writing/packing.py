@@ -22,8 +22,6 @@ from shmroute.shm.layout import (
     slot_entry,
 )
 
-__all__ = ["Row", "Rows", "encode_rows", "measure_rows", "pack_rows", "point_slots"]
-
 Value = TypeVar("Value", bytes, bytes | None)
 
 Row = tuple[tuple[int, str], bytes]

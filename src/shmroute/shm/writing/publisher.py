@@ -32,8 +32,6 @@ from shmroute.shm.writing.rebuild import Rebuild
 from shmroute.shm.writing.segment_memory import FRESH_BYTES, WritableSegment
 from shmroute.shm.writing.segment_writer import Change, NoRoom, Planned, SegmentWriter
 
-__all__ = ["Publisher", "PublisherSizes"]
-
 _log = logging.getLogger(__name__)
 
 LOG_FRACTION: Final = 4

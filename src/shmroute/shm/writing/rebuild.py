@@ -16,8 +16,6 @@ from shmroute.shm.layout import WORD_BYTES, unlinked_record
 from shmroute.shm.segment import Segment
 from shmroute.shm.writing.segment_writer import CHUNK_ROWS, NoRoom, SegmentWriter
 
-__all__ = ["Rebuild"]
-
 _BATCHES_A_STEP: Final = 2
 """Minimum batches replayed in a step, whatever their time: each publish adds one batch and makes one step, so that two
 per step ensure an end."""

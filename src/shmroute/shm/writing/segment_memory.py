@@ -13,8 +13,6 @@ from typing import Final
 from shmroute.errors import AreaUnreadable, OutOfSharedMemory
 from shmroute.shm import posix
 
-__all__ = ["FRESH_BYTES", "WritableSegment"]
-
 FRESH_BYTES: Final = 1 << 20
 """Address space of a new segment, before its writer enlarges it."""
 

@@ -21,8 +21,6 @@ from shmroute.resources.key import DEFAULT_NAMESPACE, ObjectKey
 from shmroute.resources.registry import APPMODELS, BUILT_IN, Item, WatchedKind
 from shmroute.sources.folder.selector import Selector, parse_selector
 
-__all__ = ["Content", "ObjectId", "Scope", "read_content"]
-
 ObjectId: TypeAlias = tuple[str, ObjectKey]
 """The `name` of a `WatchedKind`, and the object's key."""
 

@@ -20,8 +20,6 @@ from shmroute.resources.registry import Item, WatchedKind
 from shmroute.sources.base import Changed, Deleted, Event, FileProblem, Replaced
 from shmroute.sources.folder.content import Content, ObjectId
 
-__all__ = ["FolderObjects"]
-
 MAX_REPORTED_PROBLEMS: Final = 3
 """Maximum number of problems reported for one file: enough to act on, in a line that can be read."""
 

@@ -24,8 +24,6 @@ from shmroute.sources.base import Event
 from shmroute.sources.folder.content import Content, Scope, read_content
 from shmroute.sources.folder.objects import FolderObjects
 
-__all__ = ["FolderReader", "Look", "list_files"]
-
 UNREST_SECONDS: Final = 1.0
 """Seconds of continuous change after which all files are read as they are. A file that changes while it is read is set
 aside."""

@@ -8,8 +8,6 @@ from typing import TypeAlias
 
 from shmroute.errors import ConfigError
 
-__all__ = ["Selector", "parse_selector"]
-
 Selector: TypeAlias = Callable[[Mapping[str, str]], bool]
 """Returns whether an object with these labels is selected."""
 

@@ -19,8 +19,6 @@ from shmroute.sources.base import Event, Following, Phase, Resync, Sink, SourceS
 from shmroute.sources.folder.content import Scope
 from shmroute.sources.folder.reader import FolderReader
 
-__all__ = ["FolderSource"]
-
 _log = logging.getLogger(__name__)
 
 RESYNC_SECONDS: Final = 300.0

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from shmroute.sources.kubernetes.sync_state import SyncState
     from shmroute.sources.kubernetes.timing import Timing
 
-__all__ = ["audit", "compare"]
-
 MAX_REPORTED_KEYS = 10
 """Maximum number of differing keys that are reported: enough to investigate."""
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from shmroute.kube.discovery import Served
     from shmroute.sources.kubernetes.api import ResourceApi
 
-__all__ = ["explain", "is_out_of_range"]
-
 MAX_REPORTED_CHARACTERS = 500
 """Longest server text kept in an explanation, in characters: an error page may have megabytes, and the reason is at
 its beginning."""

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from shmroute.sources.kubernetes.timing import SourceStats, Timing
     from shmroute.sources.kubernetes.wire import WatchEvent
 
-__all__ = ["CompleteList", "Lister", "read_events"]
-
 log = logging.getLogger(__name__)
 
 NOT_SUPPORTED = frozenset(

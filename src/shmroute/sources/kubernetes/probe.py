@@ -57,8 +57,6 @@ if TYPE_CHECKING:
     from shmroute.sources.kubernetes.sync_state import SyncState
     from shmroute.sources.kubernetes.timing import SourceStats, Timing
 
-__all__ = ["Liveness", "Topic", "WatchControl"]
-
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 2

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from shmroute.sources.kubernetes.timing import Timing
 
-__all__ = ["SHORT_WATCH", "Recovery"]
-
 SHORT_WATCH = "ShortWatch"
 """Reason of the `ApiError` for a watch that ended as soon as it was open."""
 

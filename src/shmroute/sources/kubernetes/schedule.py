@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from shmroute.sources.kubernetes.timing import Timing
 
-__all__ = ["Due", "Schedule", "audit_wait"]
-
 PROBE_JITTER = 0.1
 """Random part of the probe period, as a fraction of it: pods started together must not probe together for ever."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from shmroute.resources.key import ObjectKey
 
-__all__ = ["SyncState", "SyncStateView", "identity_of", "revision_of"]
-
 
 def revision_of(resource_version: str) -> int:
     """Return a resourceVersion as a number; 0, which is older than all others, if it is none."""

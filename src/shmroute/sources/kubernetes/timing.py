@@ -6,8 +6,6 @@ import msgspec
 
 from shmroute.sources import backoff
 
-__all__ = ["PROBE_SECONDS", "PROBE_SECONDS_MAX", "PROBE_SECONDS_MIN", "SourceStats", "Timing"]
-
 PROBE_SECONDS = 30.0
 """Default seconds between two probes. All requests together stay below 0.05 a second for each followed resource,
 which is 0.15 core of an API server for 1,000 watchers."""

@@ -21,21 +21,6 @@ if TYPE_CHECKING:
 
     from shmroute.resources.registry import Item, WatchedKind
 
-__all__ = [
-    "Bookmark",
-    "Garbled",
-    "Lines",
-    "Listed",
-    "Page",
-    "Removed",
-    "Skipped",
-    "WatchEvent",
-    "decode_event",
-    "decode_identities",
-    "decode_object",
-    "decode_page",
-]
-
 LINE_MAX_BYTES = 1 << 24
 """Longest line of a watch, in bytes: an API server takes objects of up to 3 MiB, so 16 MiB are not an event."""
 
