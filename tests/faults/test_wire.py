@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 from shmroute import NotReady
+from shmroute.backoff import FIRST_SECONDS
 from shmroute.kube.connection import Connection
 from shmroute.metadata.folder_store import FolderStore
 from shmroute.metadata.loader import MetadataLoader
 from shmroute.resources.appmodel import AppModel
-from shmroute.sources.backoff import FIRST_SECONDS
 from shmroute.sources.base import AuditResult, Changed, Deleted, Replaced, SourceState
 from shmroute.sources.kubernetes.reflector import GARBLED_ATTEMPTS
 from shmroute.sources.kubernetes.timing import Timing

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from shmroute.metadata.retry_delays import STORE_CAP_SECONDS, StoreBackoff, key_delay
+from shmroute.metadata.retry_delays import STORE_CAP_SECONDS, key_delay, store_backoff
 
 
 def never() -> float:
@@ -44,9 +44,9 @@ def test_many_missing_or_outdated_keys_are_read_less_often() -> None:
 
 
 def test_unavailable_store_is_retried_less_often_and_used_within_5_s() -> None:
-    backoff = StoreBackoff(never)
-    assert [backoff.failed() for _ in range(6)] == [0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
-    backoff.answered()
-    assert backoff.failed() == 0.25
-    assert StoreBackoff(lambda: 1.0).failed() == 0.1875
-    assert STORE_CAP_SECONDS + 2.0 < 5.0
+    backoff = store_backoff()
+    for longest in (0.5, 1.0, 2.0, 2.0, 2.0):
+        assert longest / 2 <= backoff.failed() < longest
+    backoff.reset()
+    assert 0.25 <= backoff.failed() < 0.5
+    assert 2 * STORE_CAP_SECONDS + 2.0 < 5.0

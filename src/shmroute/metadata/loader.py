@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from shmroute.metadata.retry_delays import StoreBackoff
+from shmroute.metadata.retry_delays import store_backoff
 from shmroute.metadata.scheduler import MetadataRead, MetadataRequest, Now, PendingKey, ReadRequest, ReadScheduler
 from shmroute.metadata.store import Absent, Reading, Store, StoreUnavailable
 from shmroute.rows import MetadataState, RowKey
@@ -110,7 +110,7 @@ class MetadataLoader:
         self._stopped = False
         self._failure: BaseException | None = None
         self._reader: threading.Thread | None = None
-        self._backoff = StoreBackoff()
+        self._backoff = store_backoff()
         self._not_before = 0.0
         self._batch_keys = FIRST_BATCH_KEYS
         self._check_sizes = False
@@ -259,7 +259,7 @@ class MetadataLoader:
         with self._changed:
             if self._scheduler.problem:
                 _log.info("metadata store %s answers again", self._store.name)
-            self._backoff.answered()
+            self._backoff.reset()
             self._reads += len(found)
             self._read_commands += reading.commands
             self._bytes += sum(sizes)

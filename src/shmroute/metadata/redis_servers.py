@@ -14,7 +14,7 @@ from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, NoPermissionError, ResponseError
 
 from shmroute.metadata.redis_connection import Exchange, RedisServer, explain
-from shmroute.metadata.retry_delays import StoreBackoff
+from shmroute.metadata.retry_delays import store_backoff
 from shmroute.metadata.store import StoreUnavailable
 
 Address: TypeAlias = tuple[str, int]
@@ -154,7 +154,7 @@ class SentinelMaster:
 class _Node:
     def __init__(self, server: RedisServer) -> None:
         self.server = server
-        self.backoff = StoreBackoff()
+        self.backoff = store_backoff()
         self.not_before = 0.0
         self.problem = ""
 
@@ -215,7 +215,7 @@ class Cluster:
     def answered(self, server: RedisServer) -> None:
         for node in self._nodes.values():
             if node.server is server:
-                node.backoff.answered()
+                node.backoff.reset()
                 node.not_before = 0.0
 
     def moved(self, error: AskError) -> RedisServer:

@@ -1,7 +1,7 @@
 """Delays before a key is read again. Pure: clock and dice are arguments.
 
 Two independent schedules: one for a key whose value is missing (`key_delay`), one for a store that is unavailable
-(`StoreBackoff`).
+(`store_backoff`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from typing import Final
+
+from shmroute.backoff import Backoff
 
 FIRST_SECONDS: Final = 0.25
 """First delay, in seconds: a value is often written within the same second as the AppModel."""
@@ -32,9 +34,9 @@ BYTES_A_SECOND: Final = 16 * 1024 * 1024
 STORE_FIRST_SECONDS: Final = 0.25
 """First delay after a failure, in seconds: a lost connection, or a restart of the server, is soon over."""
 
-STORE_CAP_SECONDS: Final = 2.0
-"""Longest delay after a failure, in seconds. With the read timeout of 2 s, a store that is available again is read
-within 4 s; the documented limit is 5 s."""
+STORE_CAP_SECONDS: Final = 1.0
+"""Longest delay after a failure before jitter, in seconds. With jitter it is 2 s, and with the read timeout of 2 s a
+store that is available again is read within 4 s; the documented limit is 5 s."""
 
 
 def key_delay(age: float, pending_keys: int, pending_bytes: int, dice: Callable[[], float] = random.random) -> float:
@@ -50,19 +52,6 @@ def key_delay(age: float, pending_keys: int, pending_bytes: int, dice: Callable[
     return max(delay * (1 - dice() / 4), pending_keys / KEYS_A_SECOND, pending_bytes / BYTES_A_SECOND)
 
 
-class StoreBackoff:
-    """Delays that double while a store is unavailable, in seconds."""
-
-    def __init__(self, dice: Callable[[], float] = random.random) -> None:
-        self._dice = dice
-        self._delay = STORE_FIRST_SECONDS
-
-    def failed(self) -> float:
-        """Count a failure; return the delay before the next read."""
-        delay = self._delay * (1 - self._dice() / 4)
-        self._delay = min(self._delay * 2, STORE_CAP_SECONDS)
-        return delay
-
-    def answered(self) -> None:
-        """Reset: the next failure gets the first delay."""
-        self._delay = STORE_FIRST_SECONDS
+def store_backoff() -> Backoff:
+    """Return the delays while a store is unavailable, until `Backoff.reset`."""
+    return Backoff(STORE_FIRST_SECONDS, STORE_CAP_SECONDS, float("inf"))

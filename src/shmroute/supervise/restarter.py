@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from typing import Final
 
+from shmroute.backoff import Backoff
 from shmroute.supervise.heartbeat_check import CHECK_SECONDS, HeartbeatCheck
 from shmroute.supervise.linux import spawn
 from shmroute.supervise.signals import Signals
@@ -51,8 +51,8 @@ class Restarter:
         self._lifeline = lifeline
         self._process: subprocess.Popen[bytes] | None = None
         self._check: HeartbeatCheck | None = None
-        self._started = self._check_at = self._start_at = time.monotonic()
-        self._backoff = BACKOFF_FIRST_SECONDS
+        self._check_at = self._start_at = time.monotonic()
+        self._backoff = Backoff(BACKOFF_FIRST_SECONDS, BACKOFF_LIMIT_SECONDS, HEALTHY_SECONDS)
         self.started_ns = 0
         """Monotonic time at which the current watcher was started, in nanoseconds."""
         self.last_code: int | None = None
@@ -107,7 +107,6 @@ class Restarter:
         )
         self._process = process
         self._check = HeartbeatCheck(self._area, process.pid, self.started_ns)
-        self._started = now
         self._check_at = now + CHECK_SECONDS
         if self.last_code is not None:
             _log.warning("the watcher is started again (pid %d)", process.pid)
@@ -116,9 +115,5 @@ class Restarter:
         assert self._process is not None  # noqa: S101 - the caller's condition
         pid, self._process = self._process.pid, None
         self.last_code = code
-        if now - self._started >= HEALTHY_SECONDS:
-            self._backoff = BACKOFF_FIRST_SECONDS
-        delay = self._backoff * (1 + random.random())  # noqa: S311 - spreading restarts, no secret
-        self._backoff = min(self._backoff * 2, BACKOFF_LIMIT_SECONDS)
-        self._start_at = now + delay
+        self._start_at = now + self._backoff.failed()
         _log.error("the watcher (pid %d) %s", pid, what)

@@ -15,8 +15,8 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from shmroute.backoff import Backoff
 from shmroute.errors import ApiError
-from shmroute.sources.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shmroute.backoff import Backoff
 from shmroute.errors import ApiError
 from shmroute.kube.connection import Abort, path_of
 from shmroute.kube.discovery import find_served, missing_because
-from shmroute.sources.backoff import Backoff
 from shmroute.sources.base import SourceState
 from shmroute.sources.kubernetes.deletions import DeletionGuard
 from shmroute.sources.kubernetes.several import SeveralNamespaces

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shmroute.sources import backoff
+from shmroute import backoff
 
 PROBE_SECONDS = 30.0
 """Default seconds between two probes. All requests together stay below 0.05 a second for each followed resource,

@@ -1,7 +1,7 @@
 """Exponential back-off with jitter for one kind of failure. Pure: clock and dice are arguments.
 
-Used by `shmroute.sources.kubernetes.recovery`, which keeps one `Backoff` for each kind of failure. It only computes
-delays; the caller waits.
+Used for an API server's failures, a Redis server's, and restarts of the watcher. It only computes delays; the caller
+waits.
 """
 
 from __future__ import annotations

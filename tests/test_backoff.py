@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shmroute.sources.backoff import CAP_SECONDS, FIRST_SECONDS, RESET_AFTER_SECONDS, Backoff
+from shmroute.backoff import CAP_SECONDS, FIRST_SECONDS, RESET_AFTER_SECONDS, Backoff
 from tests.sources.conftest import Clock
 
 
