@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from shmroute.metadata.scheduler import MetadataRead, MetadataRequest, Now, ReadRequest, ReadScheduler
+from shmroute.metadata.scheduler import MetadataRead, MetadataRequest, Now, PendingRead, ReadScheduler
 from shmroute.metadata.store import Absent, Found, too_large
 from shmroute.metadata.template import KeyTemplate
 from shmroute.rows import Kind, MetadataRow, MetadataState, RouteRow, RowKey, encode
@@ -67,7 +67,7 @@ class FeedMachine(RuleBasedStateMachine):
         self.store: dict[str, bytes | Absent] = {}
         self.history: dict[str, list[bytes]] = {}
         self.wanted: dict[tuple[str, str], tuple[str, str]] = {}
-        self.reading: list[list[tuple[ReadRequest, Found]]] = []
+        self.reading: list[list[tuple[PendingRead, Found]]] = []
         self.queue: list[MetadataRead] = []
         self.table: dict[tuple[str, str], bytes] = {}
         self.tickets: dict[tuple[str, str], int] = {}
@@ -168,7 +168,7 @@ class FeedMachine(RuleBasedStateMachine):
         if self.reading:
             self.take_answers(self.reading.pop(which % len(self.reading)))
 
-    def take_answers(self, answers: list[tuple[ReadRequest, Found]]) -> None:
+    def take_answers(self, answers: list[tuple[PendingRead, Found]]) -> None:
         self.queue += self.scheduler.answered(answers, self.moment())
         for want, found in answers:
             version = self.wanted.get(named(want.row), ("", ""))[1]
@@ -205,7 +205,7 @@ class FeedMachine(RuleBasedStateMachine):
     @rule()
     def retry(self) -> None:
         self.scheduler.retry(self.moment())
-        self.settled -= {entry.ticket for entry in self.scheduler._pending.values()}
+        self.settled -= {entry.ticket for entry in self.scheduler.pending.values()}
 
     # --- what always holds -----------------------------------------------------------------------------
 
@@ -235,8 +235,7 @@ class FeedMachine(RuleBasedStateMachine):
     @invariant()
     def memory_is_bounded(self) -> None:
         if hasattr(self, "scheduler"):
-            assert self.scheduler.pending_count <= len(self.wanted)
-            assert self.scheduler.too_large <= self.scheduler.pending_count
+            assert len(self.scheduler.pending) <= len(self.wanted)
 
     # --- what comes out in the end ---------------------------------------------------------------------
 
@@ -254,7 +253,7 @@ class FeedMachine(RuleBasedStateMachine):
         self.owner()
         self.rows_are_those_of_the_models_wanted_and_say_what_is_wanted()
         self.no_value_stands_under_a_version_it_was_not_read_for()
-        pending = {named(each.row): each for each in self.scheduler.pending()}
+        pending = {named(each.row): each for each in self.scheduler.pending.values()}
         for (namespace, model), (app, version) in self.wanted.items():
             row = decode(self.table[namespace, model])
             found = self.found(self.template.key(namespace, app, model, version))
@@ -265,8 +264,7 @@ class FeedMachine(RuleBasedStateMachine):
                     assert (row.state, row.reason) == (found.state, found.reason)
                 else:
                     assert row.state == MetadataState.OUTDATED
-        assert self.scheduler.too_large == sum(each.state == MetadataState.TOO_LARGE for each in pending.values())
-        assert self.scheduler._again_bytes == sum(entry.size for entry in self.scheduler._pending.values())
+        assert self.scheduler._again_bytes == sum(entry.size for entry in self.scheduler.pending.values())
 
 
 FeedMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

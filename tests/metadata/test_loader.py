@@ -298,5 +298,5 @@ def test_requests_of_the_owner_thread_never_wait_for_the_store(redis_server: Red
             it.want("m", version=f"v-{number}")
             it.loader.retry_failed()
         it.loader.forget([(Kind.METADATA, "ns/m")])
-        assert it.loader.pending() == []
+        assert it.loader.counters.pending == 0
         assert it.loader.counters.reads == 0

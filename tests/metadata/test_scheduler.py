@@ -4,7 +4,7 @@ from itertools import count
 
 import pytest
 
-from shmroute.metadata.scheduler import NOT_READ, MetadataRead, MetadataRequest, Now, ReadRequest, ReadScheduler
+from shmroute.metadata.scheduler import NOT_READ, MetadataRead, MetadataRequest, Now, PendingRead, ReadScheduler
 from shmroute.metadata.store import Absent, Found, too_large
 from shmroute.rows import Kind, MetadataState, RowKey
 
@@ -34,11 +34,11 @@ def request(it: ReadScheduler, model: str, version: str, now: Now, *, app: str =
     return wanted
 
 
-def keys(wants: list[ReadRequest]) -> list[str]:
+def keys(wants: list[PendingRead]) -> list[str]:
     return [want.key for want in wants]
 
 
-def take(it: ReadScheduler, seconds: float = 0.0, count: int = EVERYTHING) -> list[ReadRequest]:
+def take(it: ReadScheduler, seconds: float = 0.0, count: int = EVERYTHING) -> list[PendingRead]:
     return it.take(count, at(seconds))
 
 
@@ -62,7 +62,7 @@ def loaded(*models: str) -> ReadScheduler:
 def test_a_new_model_is_read_once() -> None:
     it = scheduler()
     request(it, "model", "v-1", at(5))
-    [pending] = it.pending()
+    [pending] = it.pending.values()
     assert (pending.state, pending.since, pending.reason) == (MetadataState.PENDING, at(5).unix, NOT_READ)
     assert it.next_due() == 0.0
     [want] = take(it, 5)
@@ -71,7 +71,7 @@ def test_a_new_model_is_read_once() -> None:
     [read] = it.answered([(want, b"value")], at(6))
     assert read == MetadataRead(row("model"), want.ticket, MetadataState.LOADED, at(6).unix, b"value", "")
     assert it.next_due() is None
-    assert list(it.pending()) == []
+    assert list(it.pending.values()) == []
 
 
 @pytest.mark.fault(7)
@@ -182,11 +182,11 @@ def test_since_is_the_start_time_of_the_state() -> None:
     request(it, "a", "v-2", at(0))
     answer(it, MISSING, 1)
     answer(it, MISSING, 10)
-    [pending] = it.pending()
+    [pending] = it.pending.values()
     assert (pending.state, pending.since, pending.key) == (MetadataState.MISSING, at(1).unix, "app_a")
     answer(it, b'{"version": "v-1"}', 20)
     answer(it, b'{"version": "v-0"}', 30)
-    [pending] = it.pending()
+    [pending] = it.pending.values()
     assert (pending.state, pending.since) == (MetadataState.OUTDATED, at(20).unix)
     assert pending.reason == "the value says version 'v-0'"
 
@@ -200,11 +200,9 @@ def test_too_large_value_is_not_read_again_until_its_version_changes() -> None:
     [read] = answer(it, too_large(5_000_000, 1_000_000))
     assert read.state == MetadataState.TOO_LARGE
     assert read.reason == "the value has 5000000 bytes, the limit is 1000000"
-    assert it.too_large == 1
     assert it.next_due() is None
     assert take(it, 1e9) == []
     request(it, "a", "v-2", at(0))
-    assert it.too_large == 0
     assert [want.check_size_first for want in take(it)] == [False]
 
 
@@ -216,10 +214,10 @@ def test_a_retry_reads_the_size_first() -> None:
     [want] = take(it, 300)
     assert want.check_size_first
     assert it.answered([(want, too_large(5_000_000, 1_000_000))], at(300)) == []
-    assert (it.too_large, it.next_due()) == (1, None)
+    assert it.next_due() is None
     it.retry(at(600))
     answer(it, b"smaller", 600)
-    assert (it.too_large, it.pending_count) == (0, 0)
+    assert not it.pending
 
 
 def test_several_retries_of_a_key_read_its_size_once() -> None:
@@ -257,7 +255,7 @@ def test_missing_values_stay_missing_while_the_store_is_unavailable() -> None:
     request(it, "a", "v-1", at(0))
     answer(it, MISSING)
     assert it.unanswered(take(it, 1), "connection refused") == []
-    [pending] = it.pending()
+    [pending] = it.pending.values()
     assert pending.state == MetadataState.MISSING
     assert len(take(it, 1)) == 1
 
@@ -288,7 +286,7 @@ def test_a_removed_model_is_forgotten() -> None:
     request(it, "c", "v-1", at(0))
     answer(it, MISSING)
     it.forget(row("c"))
-    assert (it.next_due(), it.pending_count) == (None, 0)
+    assert (it.next_due(), it.pending) == (None, {})
     it.forget(row("never there"))
 
 
@@ -298,7 +296,7 @@ def test_memory_is_bounded_by_models_while_the_store_is_unavailable() -> None:
         request(it, f"m{change % 100}", f"v-{change}", at(change))
         if change % 10 == 0:
             it.unanswered(take(it, change, count=16), "connection refused")
-    assert it.pending_count == 100
+    assert len(it.pending) == 100
     assert len(take(it, 50_000)) == 100
     assert len(it._timers) <= 1_100
 

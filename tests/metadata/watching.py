@@ -110,7 +110,9 @@ class Watching:
         """Wait until a worker sees the state, and a listing of pending metadata the reason."""
 
         def stands() -> bool:
-            pending = {each.row[1].rpartition("/")[2]: each.reason for each in self.loader.pending()}
+            pending = {
+                each.row[1].rpartition("/")[2]: each.reason for each in list(self.loader._scheduler.pending.values())
+            }
             return self.state(model) == state and reason in pending.get(model, "")
 
         self.reader.wait_ready(JOIN_SECONDS)

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from shmroute.metadata.retry_delays import store_backoff
-from shmroute.metadata.scheduler import MetadataRead, MetadataRequest, Now, PendingKey, ReadRequest, ReadScheduler
+from shmroute.metadata.scheduler import MetadataRead, MetadataRequest, Now, PendingRead, ReadScheduler
 from shmroute.metadata.store import Absent, Reading, Store, StoreUnavailable
 from shmroute.rows import MetadataState, RowKey
 
@@ -56,19 +56,15 @@ class MetadataLimits(msgspec.Struct, frozen=True):
 
 
 class MetadataCounters(msgspec.Struct, frozen=True):
-    """Counts since the start, except for `pending` and `too_large`, which are current numbers."""
+    """Counts since the start, except for `pending`, which is the current number."""
 
     reads: int
     """Keys read."""
     read_commands: int
-    bytes: int
-    """Bytes of values read."""
     failures: int
     """Reads for which the store was unavailable."""
     pending: int
-    """Rows whose metadata is not loaded."""
-    too_large: int
-    """Pending models whose value is over the limit."""
+    """Rows whose metadata is not loaded, including those with a value over the limit."""
 
 
 class MetadataReads(msgspec.Struct, frozen=True):
@@ -117,7 +113,7 @@ class MetadataLoader:
         """Whether the last batch had a value over the limit: the next batch then asks for all sizes first."""
         self._reading_since = 0.0
         """Monotonic seconds at which the running read began; 0 if none is running."""
-        self._reads = self._read_commands = self._bytes = self._failures = 0
+        self._reads = self._read_commands = self._failures = 0
 
     # --- the owner's side ----------------------------------------------------------------------------------
 
@@ -156,19 +152,7 @@ class MetadataLoader:
     def counters(self) -> MetadataCounters:
         """Counts of reads and pending models. Any thread."""
         with self._changed:
-            return MetadataCounters(
-                self._reads,
-                self._read_commands,
-                self._bytes,
-                self._failures,
-                self._scheduler.pending_count,
-                self._scheduler.too_large,
-            )
-
-    def pending(self) -> list[PendingKey]:
-        """Return the keys that are not loaded, with the reasons. Any thread."""
-        with self._changed:
-            return list(self._scheduler.pending())
+            return MetadataCounters(self._reads, self._read_commands, self._failures, len(self._scheduler.pending))
 
     # --- the reading thread --------------------------------------------------------------------------------
 
@@ -221,7 +205,7 @@ class MetadataLoader:
             if not self._stopped:  # closing the connection at the end may make a running read fail in any way
                 self._failure = error
 
-    def _next(self) -> list[ReadRequest]:
+    def _next(self) -> list[PendingRead]:
         """Wait for due keys and return them; an empty list means stop."""
         with self._changed:
             self._reading_since = 0.0
@@ -235,7 +219,7 @@ class MetadataLoader:
                 self._changed.wait(min(wait, IDLE_SECONDS))
             return []
 
-    def _read(self, requests: list[ReadRequest], sink: ReadSink) -> None:
+    def _read(self, requests: list[PendingRead], sink: ReadSink) -> None:
         try:
             reading = self._store.read(
                 [request.key for request in requests],
@@ -252,7 +236,7 @@ class MetadataLoader:
         else:
             self._take(requests, reading, sink)
 
-    def _take(self, requests: list[ReadRequest], reading: Reading, sink: ReadSink) -> None:
+    def _take(self, requests: list[PendingRead], reading: Reading, sink: ReadSink) -> None:
         found = reading.found
         sizes = [len(value) for value in found.values() if isinstance(value, bytes)]
         left = [request for request in requests if request.key not in found]
@@ -262,7 +246,6 @@ class MetadataLoader:
             self._backoff.reset()
             self._reads += len(found)
             self._read_commands += reading.commands
-            self._bytes += sum(sizes)
             self._batch_keys = self._next_batch(len(sizes) if left else len(requests), sum(sizes))
             self._check_sizes = any(
                 isinstance(each, Absent) and each.state == MetadataState.TOO_LARGE for each in found.values()
@@ -273,7 +256,7 @@ class MetadataLoader:
         if reads and not self._stopped:
             sink(MetadataReads(reads))
 
-    def _unavailable(self, requests: list[ReadRequest], problem: str, sink: ReadSink) -> None:
+    def _unavailable(self, requests: list[PendingRead], problem: str, sink: ReadSink) -> None:
         with self._changed:
             if self._stopped:
                 return

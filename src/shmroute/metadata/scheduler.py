@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -55,16 +55,6 @@ class MetadataRequest(NamedTuple):
     ticket: int
 
 
-class ReadRequest(NamedTuple):
-    """One key to read now."""
-
-    row: RowKey
-    key: str
-    ticket: int
-    check_size_first: bool
-    """Whether the value was too large at the last read."""
-
-
 class MetadataRead(NamedTuple):
     """Result of the request with this ticket."""
 
@@ -78,23 +68,15 @@ class MetadataRead(NamedTuple):
     reason: str
 
 
-class PendingKey(msgspec.Struct, frozen=True):
-    """A row whose metadata is not loaded for the version that its row needs."""
+class PendingRead(msgspec.Struct, gc=False, eq=False):
+    """A request whose metadata is not loaded."""
 
-    row: RowKey
-    key: str
-    state: MetadataState
-    reason: str
-    since: float
-    """Unix time in seconds at which `state` was entered."""
-
-
-class _Entry(msgspec.Struct, gc=False):
     row: RowKey
     key: str
     version: str
     ticket: int
     since: float
+    """Unix time in seconds at which `state` was entered."""
     state: MetadataState = MetadataState.PENDING
     reason: str = NOT_READ
     in_flight: bool = False
@@ -106,6 +88,11 @@ class _Entry(msgspec.Struct, gc=False):
     size: int = 0
     """Bytes of an outdated value, which every further read transfers."""
 
+    @property
+    def check_size_first(self) -> bool:
+        """Whether the value was too large at the last read."""
+        return self.state == MetadataState.TOO_LARGE
+
 
 class ReadScheduler:
     """Keeps the open requests and the times at which they are due.
@@ -116,36 +103,35 @@ class ReadScheduler:
 
     def __init__(self, dice: Callable[[], float] = random.random) -> None:
         self._dice = dice
-        self._pending: dict[RowKey, _Entry] = {}
-        """All entries that are not LOADED."""
-        self._unread: dict[RowKey, _Entry] = {}
+        self.pending: dict[RowKey, PendingRead] = {}
+        """All requests that are not LOADED, including those of values over the limit."""
+        self._unread: dict[RowKey, PendingRead] = {}
         """Pending entries that wait for their first answer."""
         self._timers: list[tuple[float, int, RowKey]] = []
         """A heap of (due, ticket, row) of entries that will be read again."""
-        self._problem = ""
+        self.problem = ""
+        """Reason why the store is unavailable; "" while it answers."""
         self._answers_since = 0.0
         self._again_bytes = 0
-        self.too_large = 0
-        """Number of values over the limit."""
 
     # --- requests ------------------------------------------------------------------------------------------
 
     def request(self, wanted: MetadataRequest, now: Now) -> None:
         """Read the metadata of a row. Replaces an earlier request for the same row."""
         self.forget(wanted.row)
-        entry = _Entry(*wanted, since=now.unix)
-        self._pending[entry.row] = self._unread[entry.row] = entry
+        entry = PendingRead(*wanted, since=now.unix)
+        self.pending[entry.row] = self._unread[entry.row] = entry
 
     def forget(self, row: RowKey) -> None:
         """Drop the request for a row, if there is one."""
-        entry = self._pending.get(row)
+        entry = self.pending.get(row)
         if entry is not None:
             self._leave_pending(entry)
             self._unread.pop(row, None)
 
     def retry(self, now: Now) -> None:
         """Make all pending entries due now."""
-        for entry in self._pending.values():
+        for entry in self.pending.values():
             if entry.read:
                 self._schedule(entry, now.seconds)
 
@@ -159,7 +145,7 @@ class ReadScheduler:
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
-    def take(self, count: int, now: Now) -> list[ReadRequest]:
+    def take(self, count: int, now: Now) -> list[PendingRead]:
         """Return up to `count` due keys. The caller gives each back by `answered`, `unanswered` or `put_back`."""
         taken = list(islice(self._unread.values(), count))
         for entry in taken:
@@ -171,21 +157,18 @@ class ReadScheduler:
                 taken.append(entry_due)
         for entry in taken:
             entry.in_flight = True
-        return [
-            ReadRequest(entry.row, entry.key, entry.ticket, entry.state == MetadataState.TOO_LARGE) for entry in taken
-        ]
+        return taken
 
     # --- what was read -------------------------------------------------------------------------------------
 
-    def answered(self, answers: Iterable[tuple[ReadRequest, Found]], now: Now) -> list[MetadataRead]:
+    def answered(self, answers: Iterable[tuple[PendingRead, Found]], now: Now) -> list[MetadataRead]:
         """Take the store's answers; return those that change something."""
-        if self._problem:
-            self._problem = ""
+        if self.problem:
+            self.problem = ""
             self._answers_since = now.seconds
         reads = []
-        for request, found in answers:
-            entry = self._current(request)
-            if entry is None:
+        for entry, found in answers:
+            if not self._is_current(entry):
                 continue
             entry.in_flight = False
             outcome, size = _judged(found, entry.version)
@@ -197,27 +180,27 @@ class ReadScheduler:
                 reads.append(_read(entry))
         return reads
 
-    def put_back(self, requests: Iterable[ReadRequest]) -> None:
+    def put_back(self, requests: Iterable[PendingRead]) -> None:
         """Take back requests that were not read: they are due again at once."""
-        for request in requests:
-            entry = self._current(request)
-            if entry is not None:
-                self._put_back(entry)
+        for entry in filter(self._is_current, requests):
+            entry.in_flight = False
+            if entry.read:
+                self._schedule(entry, entry.due)
+            else:
+                self._unread[entry.row] = entry
 
     def put_all_back(self) -> None:
         """Put back all taken requests: the thread that took them has failed."""
-        for entry in self._pending.values():
-            if entry.in_flight:
-                self._put_back(entry)
+        self.put_back([entry for entry in self.pending.values() if entry.in_flight])
 
-    def unanswered(self, requests: Iterable[ReadRequest], problem: str) -> list[MetadataRead]:
+    def unanswered(self, requests: Iterable[PendingRead], problem: str) -> list[MetadataRead]:
         """Take back requests because the store is unavailable; return the rows that this changes.
 
         Each request without an answer so far gets the reason, once: if the reason varies while the store is
         unavailable, it is not published again.
         """
         self.put_back(requests)
-        self._problem = problem
+        self.problem = problem
         told = []
         for entry in self._unread.values():
             if entry.reason == NOT_READ:
@@ -227,7 +210,7 @@ class ReadScheduler:
 
     # --- inside --------------------------------------------------------------------------------------------
 
-    def _absent(self, entry: _Entry, why: Absent, size: int, now: Now) -> bool:
+    def _absent(self, entry: PendingRead, why: Absent, size: int, now: Now) -> bool:
         """Note that a value is missing or unusable. Return whether state or reason have changed."""
         changed = (why.state, why.reason) != (entry.state, entry.reason)
         if why.state != entry.state:
@@ -235,71 +218,38 @@ class ReadScheduler:
         if not entry.read:
             entry.read = True
             entry.late_since = now.seconds
-        self._uncount(entry)
+        self._again_bytes += size - entry.size
         entry.state, entry.reason, entry.size = why.state, why.reason, size
-        self._again_bytes += size
         if why.state == MetadataState.TOO_LARGE:
-            self.too_large += 1
             entry.due = _NO_TIMER  # cancels a second timer from the `retry` that caused this read
         else:
             age = now.seconds - max(entry.late_since, self._answers_since)
-            delay = key_delay(age, len(self._pending), self._again_bytes, self._dice)
+            delay = key_delay(age, len(self.pending), self._again_bytes, self._dice)
             self._schedule(entry, now.seconds + delay)
         return changed
 
-    def _put_back(self, entry: _Entry) -> None:
-        entry.in_flight = False
-        if entry.read:
-            self._schedule(entry, entry.due)
-        else:
-            self._unread[entry.row] = entry
+    def _is_current(self, entry: PendingRead) -> bool:
+        """Return whether the request has been neither answered, nor replaced, nor forgotten."""
+        return self.pending.get(entry.row) is entry
 
-    def _current(self, request: ReadRequest) -> _Entry | None:
-        entry = self._pending.get(request.row)
-        return entry if entry is not None and entry.ticket == request.ticket else None
-
-    def _schedule(self, entry: _Entry, due: float) -> None:
+    def _schedule(self, entry: PendingRead, due: float) -> None:
         entry.due = due
         heapq.heappush(self._timers, (due, entry.ticket, entry.row))
-        if len(self._timers) > len(self._pending) + _STALE_TIMERS:
+        if len(self._timers) > len(self.pending) + _STALE_TIMERS:
             self._timers = list({timer for timer in self._timers if self._entry_of(timer) is not None})
             heapq.heapify(self._timers)
 
-    def _entry_of(self, timer: tuple[float, int, RowKey]) -> _Entry | None:
+    def _entry_of(self, timer: tuple[float, int, RowKey]) -> PendingRead | None:
         """Return the entry of a timer; None if it has been read, rescheduled or forgotten since."""
         due, ticket, row = timer
-        entry = self._pending.get(row)
+        entry = self.pending.get(row)
         if entry is None or entry.ticket != ticket or entry.due != due or entry.in_flight:
             return None
         return entry
 
-    def _leave_pending(self, entry: _Entry) -> None:
-        self._uncount(entry)
-        self._pending.pop(entry.row, None)
-
-    def _uncount(self, entry: _Entry) -> None:
+    def _leave_pending(self, entry: PendingRead) -> None:
         self._again_bytes -= entry.size
-        entry.size = 0
-        if entry.state == MetadataState.TOO_LARGE:
-            self.too_large -= 1
-            entry.state = MetadataState.PENDING
-
-    # --- status --------------------------------------------------------------------------------------------
-
-    @property
-    def problem(self) -> str:
-        """Reason why the store is unavailable; "" while it answers."""
-        return self._problem
-
-    @property
-    def pending_count(self) -> int:
-        """Number of rows whose metadata is not loaded, including those with a value over the limit."""
-        return len(self._pending)
-
-    def pending(self) -> Iterator[PendingKey]:
-        """Yield the keys that are not loaded, with the reasons."""
-        for entry in self._pending.values():
-            yield PendingKey(entry.row, entry.key, entry.state, entry.reason, entry.since)
+        del self.pending[entry.row]
 
 
 def _judged(found: Found, wanted: str) -> tuple[Found, int]:
@@ -312,5 +262,5 @@ def _judged(found: Found, wanted: str) -> tuple[Found, int]:
     return Absent(MetadataState.OUTDATED, f"the value says version {own[:60]!r}"), len(found)
 
 
-def _read(entry: _Entry, value: bytes | None = None) -> MetadataRead:
+def _read(entry: PendingRead, value: bytes | None = None) -> MetadataRead:
     return MetadataRead(entry.row, entry.ticket, entry.state, entry.since, value, entry.reason)
