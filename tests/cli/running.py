@@ -125,7 +125,6 @@ def waiting_status(area: str, resource: str, phase: str, reason: str) -> Status:
         synced=False,
         rebuilding=False,
         sources=(source,),
-        source_ages=(float("inf"),),
         settings=SettingsRow("east", "iidp=iidp", "https://cluster"),
         **numbers,
     )

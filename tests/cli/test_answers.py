@@ -108,7 +108,9 @@ def test_status_distinguishes_dead_frozen_and_live_watchers(cli: Cli, area: str)
 
 def test_status_names_a_dead_watcher_and_its_growing_ages(cli: Cli, area: str) -> None:
     publish(area)
-    status = msgspec.structs.replace(waiting_status(area, "appmodels", "watching", ""), synced=True, source_ages=(0.3,))
+    waiting = waiting_status(area, "appmodels", "watching", "")
+    sources = (msgspec.structs.replace(waiting.sources[0], contact_ns=1),)
+    status = msgspec.structs.replace(waiting, synced=True, sources=sources, now_ns=300_000_001)
     with Publisher(area) as publisher:
         publisher.control.store_status(encode_status(status))
     age(area, 60.0)

@@ -578,7 +578,9 @@ def test_the_routes_age_is_that_of_the_oldest_source(area: str) -> None:
         with reading(area) as reader:
             wait_for(lambda: 99.0 < reader.age < 160.0)
             it.source.put(SourceState("appmodels", "watching", time.monotonic_ns()))
-            wait_for(lambda: it.watcher.status.source_ages[0] < 50.0)  # told in the same beat as the age
+            wait_for(
+                lambda: it.watcher.status.seconds_since(it.watcher.status.sources[0].contact_ns) < 50.0
+            )  # told in the same beat as the age
             assert reader.age > 99.0, "the other one is as it was"
             it.source.in_step()
             wait_for(lambda: reader.age < 50.0)

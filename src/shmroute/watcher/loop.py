@@ -548,18 +548,17 @@ class WatcherLoop:
         return [*self._built_in, *self._tables.kinds]
 
     def _status(self, role: str) -> Status:
-        now_ns = self._clock()
         publisher = self._publisher
         publication = self._publication
         sizes = publisher.sizes if publisher else None
         crowded = self._crowded()
-        states = self._states.of(self._kinds())
         return Status(
             version=__version__,
             area=self.area,
             role=role,
             started=self._started,
             now=time.time(),
+            now_ns=self._clock(),
             synced=publication.complete,
             generation=publisher.generation if publisher else 0,
             rows=sizes.rows if sizes else 0,
@@ -578,13 +577,7 @@ class WatcherLoop:
             conflicts=self._index.conflict_count,
             invalid=self._index.invalid_count,
             handler_failures=sum(dispatcher.failures for dispatcher in self._dispatchers),
-            sources=states,
-            source_ages=tuple(
-                (now_ns - state.contact_ns) / 1e9 if state.contact_ns else float("inf") for state in states
-            ),
-            storage_ages=tuple(
-                (now_ns - state.confirmed_ns) / 1e9 if state.confirmed_ns else float("inf") for state in states
-            ),
+            sources=self._states.of(self._kinds()),
             audited=tuple(kind.name for source in self.sources if isinstance(source, Audited) for kind in source.kinds),
             audits=self._states.audits,
             settings=self._settings,

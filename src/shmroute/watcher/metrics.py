@@ -99,8 +99,6 @@ class WatcherCollector(Collector):
         storage = GaugeMetricFamily(
             "shmroute_source_storage_age_seconds", "Since the storage was last confirmed.", labels=["resource"]
         )
-        for state, seconds in zip(status.sources, status.storage_ages, strict=True):
-            storage.add_metric([state.resource], seconds)
         watching = GaugeMetricFamily("shmroute_source_watching", "1 while it is watching.", labels=["resource"])
         missing = GaugeMetricFamily(
             "shmroute_source_missing",
@@ -108,8 +106,9 @@ class WatcherCollector(Collector):
             labels=["resource"],
         )
         lists = CounterMetricFamily("shmroute_source_lists", "Complete lists taken.", labels=["resource"])
-        for state, seconds in zip(status.sources, status.source_ages, strict=True):
-            age.add_metric([state.resource], seconds)
+        for state in status.sources:
+            age.add_metric([state.resource], status.seconds_since(state.contact_ns))
+            storage.add_metric([state.resource], status.seconds_since(state.confirmed_ns))
             watching.add_metric([state.resource], float(state.phase == "watching"))
             missing.add_metric([state.resource], float(state.missing))
             lists.add_metric([state.resource], state.lists)

@@ -105,7 +105,7 @@ def _watcher(status: Status) -> dict[str, Any]:
     shown = {
         field: getattr(status, field)
         for field in status.__struct_fields__
-        if field not in ("area", "settings", "sources", "source_ages", "storage_ages", "metadata")
+        if field not in ("area", "now_ns", "settings", "sources", "metadata")
     }
     shown["metadata"] = msgspec.to_builtins(status.metadata)
     shown["threads"] = msgspec.to_builtins(status.threads)
@@ -114,19 +114,18 @@ def _watcher(status: Status) -> dict[str, Any]:
 
 def _sources(status: Status, silent_seconds: float) -> list[dict[str, Any]]:
     """Return the facts about the sources. Their ages include the time since the watcher last wrote its status."""
-    storage_ages = status.storage_ages or (float("inf"),) * len(status.sources)
     return [
         {
             "resource": state.resource,
             "phase": state.phase,
-            "age": _finite(age + silent_seconds),
-            "storage_age": _finite(storage_age + silent_seconds),
+            "age": _finite(status.seconds_since(state.contact_ns) + silent_seconds),
+            "storage_age": _finite(status.seconds_since(state.confirmed_ns) + silent_seconds),
             "reason": state.reason,
             "restarts": state.restarts,
             "lists": state.lists,
             "backoff_seconds": state.backoff_seconds,
         }
-        for state, age, storage_age in zip(status.sources, status.source_ages, storage_ages, strict=True)
+        for state in status.sources
     ]
 
 

@@ -64,6 +64,8 @@ class Status(msgspec.Struct, frozen=True):
     """"writing"; "standing by" while another watcher holds the area; "ended" after an orderly end."""
     started: float
     now: float
+    now_ns: int
+    """The same moment on the monotonic clock, in nanoseconds."""
     synced: bool
     """Whether this watcher has published a complete list of its own."""
     generation: int
@@ -87,10 +89,6 @@ class Status(msgspec.Struct, frozen=True):
     invalid: int
     handler_failures: int
     sources: tuple[SourceState, ...]
-    source_ages: tuple[float, ...]
-    """Seconds since each source last heard from its server, by the watch or the cache; infinite if it never did."""
-    storage_ages: tuple[float, ...] = ()
-    """Seconds since each source's storage (etcd) last confirmed that it had not gone back; infinite if never."""
     audited: tuple[str, ...] = ()
     """Resources whose source supports audits."""
     audits: tuple[AuditStatus, ...] = ()
@@ -115,8 +113,12 @@ class Status(msgspec.Struct, frozen=True):
     @property
     def age(self) -> float:
         """Seconds since the required sources were last all known to be up to date; infinite before the first time."""
-        ages = zip(self.sources, self.source_ages, strict=True)
-        return max((age for state, age in ages if state.resource not in self.tables), default=float("inf"))
+        required = (state.contact_ns for state in self.sources if state.resource not in self.tables)
+        return max(map(self.seconds_since, required), default=float("inf"))
+
+    def seconds_since(self, at_ns: int) -> float:
+        """Return the seconds from a source's `contact_ns` or `confirmed_ns` to this status; infinite for 0, never."""
+        return (self.now_ns - at_ns) / 1e9 if at_ns else float("inf")
 
 
 _encoder = msgspec.msgpack.Encoder()
