@@ -22,7 +22,7 @@ from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metadata_feed import MetadataFeed
 from shmroute.watcher.options import WatchOptions, check_namespaces, check_probe_seconds
 from shmroute.watcher.room import area_room, check_share
-from shmroute.watcher.tables_file import former_tables, read_tables, read_valid_tables
+from shmroute.watcher.tables_file import read_valid_tables
 from shmroute.watcher.tables_follower import TablesFollower
 
 __all__ = ["build"]
@@ -77,7 +77,7 @@ def build(
         sources,
         tables=() if options.manifests else tables,
         open_table=open_table,
-        tables_file=_tables_follower(options, problem),
+        tables_file=TablesFollower(options.tables, options.table, problem, several) if options.tables else None,
         settings=settings,
         room=room,
         rules=EndpointRules(options.port, options.ip_family, bool(options.manifests) or options.special_addresses),
@@ -169,18 +169,6 @@ def _checkpoint(options: WatchOptions, settings: SettingsRow, tables: tuple[Tabl
 
 def _kinds(options: WatchOptions) -> tuple[WatchedKind, ...]:
     return BUILT_IN if options.endpoints else tuple(kind for kind in BUILT_IN if kind is not ENDPOINTSLICES)
-
-
-def _tables_follower(options: WatchOptions, problem: str) -> TablesFollower | None:
-    several = _has_several_namespaces(options)
-
-    def read(current: tuple[TableKind, ...]) -> tuple[TableKind, ...]:
-        return read_tables(options.tables, options.table, several_namespaces=several, current=current)
-
-    def former(row: bytes, current: tuple[TableKind, ...]) -> tuple[TableKind, ...]:
-        return former_tables(row, options.table, several_namespaces=several, current=current)
-
-    return TablesFollower(options.tables, read, problem, former) if options.tables else None
 
 
 def _has_several_namespaces(options: WatchOptions) -> bool:

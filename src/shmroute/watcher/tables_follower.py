@@ -17,6 +17,7 @@ import msgspec
 
 from shmroute.errors import ConfigError
 from shmroute.resources.table import TableKind
+from shmroute.watcher.tables_file import former_tables, read_tables
 
 _log = logging.getLogger(__name__)
 
@@ -38,23 +39,16 @@ class TablesFollower:
 
     Args:
         path: path of the file.
-        read: reads the file; takes the tables declared so far and returns the new ones. Raises `ConfigError`.
+        simple: values of `--table`, which are followed too.
         problem: reason why the file cannot be used as it is at the start; "" if it can.
-        former: returns the tables that a former watcher of the area followed; takes the row with their definitions, and
-            the tables declared now. Raises `ConfigError`.
+        several_namespaces: whether the watcher watches several namespaces.
     """
 
-    def __init__(
-        self,
-        path: str,
-        read: Callable[[tuple[TableKind, ...]], tuple[TableKind, ...]],
-        problem: str,
-        former: Callable[[bytes, tuple[TableKind, ...]], tuple[TableKind, ...]],
-    ) -> None:
+    def __init__(self, path: str, simple: tuple[str, ...], problem: str, several_namespaces: bool) -> None:
         self.path = path
-        self._read = read
+        self._simple = simple
         self._problem = problem
-        self._former = former
+        self._several_namespaces = several_namespaces
 
     def at_start(self, former: bytes | None, kinds: tuple[TableKind, ...]) -> TablesDeclared:
         """Return what is declared at the start, given the definitions of a former watcher, if there are any.
@@ -64,7 +58,7 @@ class TablesFollower:
         """
         if self._problem and former is not None:
             try:
-                kinds = self._former(former, kinds)
+                kinds = former_tables(former, self._simple, several_namespaces=self._several_namespaces, current=kinds)
             except ConfigError as error:
                 _log.warning("%s", error)
         return TablesDeclared(kinds, self._problem)
@@ -78,7 +72,9 @@ class TablesFollower:
             if seen == last and seen != read:
                 read = seen
                 try:
-                    kinds = self._read(kinds)
+                    kinds = read_tables(
+                        self.path, self._simple, several_namespaces=self._several_namespaces, current=kinds
+                    )
                 except ConfigError as error:
                     put(TablesDeclared(kinds, str(error)))
                 else:
