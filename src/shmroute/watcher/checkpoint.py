@@ -17,8 +17,9 @@ import threading
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -56,13 +57,10 @@ MAX_BYTES: Final = 256 * 1024 * 1024
 LATEST_CONTACT_SECONDS: Final = 1e11
 """Latest valid time of a contact, in Unix seconds: 3,000 years from now. A later one is damage and would overflow."""
 
-STEP_SECONDS: Final = 1.0
-"""Longest single wait of the writing thread."""
-
 READ_ATTEMPTS: Final = 3
 """Maximum number of attempts to read all rows; an attempt fails if the area is rewritten meanwhile."""
 
-_FLUSH_BYTES: Final = 1024 * 1024
+_BUFFER_BYTES: Final = 1024 * 1024
 
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """O_NONBLOCK: else opening a FIFO would wait for its writer. O_NOFOLLOW: a link may lead to any file."""
@@ -139,7 +137,7 @@ class Checkpoint:
         pause = INTERVAL_SECONDS
         stopped = False
         while not stopped:
-            stopped = _wait(stop, pause)
+            stopped = stop.wait(pause)
             started = time.monotonic()
             self._save_or_warn()
             pause = max(INTERVAL_SECONDS, (time.monotonic() - started) / MAX_LOAD)
@@ -179,8 +177,9 @@ class Checkpoint:
         _check_replaceable(self._path)
         descriptor, temporary = _create_beside(self._path)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                _write(file.fileno(), self._identity, reader, contact, self.left_out)
+            with os.fdopen(descriptor, "wb", _BUFFER_BYTES) as file:
+                _write(file, self._identity, reader, contact, self.left_out)
+                file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._path)
         except BaseException:
@@ -188,15 +187,6 @@ class Checkpoint:
             raise
         _sync_folder(self._path.parent)
         self._saved_generation, self._saved_contact = reader.generation, contact
-
-
-def _wait(stop: threading.Event, seconds: float) -> bool:
-    """Wait for `stop`, at most `seconds`, in short steps. Returns whether `stop` is set."""
-    due = time.monotonic() + seconds
-    while (left := due - time.monotonic()) > 0:
-        if stop.wait(min(left, STEP_SECONDS)):
-            return True
-    return stop.is_set()
 
 
 def _read(path: Path) -> bytes | None:
@@ -256,27 +246,25 @@ def _create_beside(path: Path) -> tuple[int, Path]:
         return descriptor, Path(name)
 
 
-def _write(
-    descriptor: int, identity: Identity, reader: RowReader, contact: float, left_out: Collection[int] = ()
-) -> None:
+def _write(file: BinaryIO, identity: Identity, reader: RowReader, contact: float, left_out: Collection[int]) -> None:
     """Write identity and rows as one msgpack array. The header before them comes last, when the checksum is known.
 
     Raises:
         ValueError: the file would be too large.
     """
     items = [_encode(row) for row in reader.rows() if not _is_left_out(row, left_out)]
-    chunk = bytearray(b"\x93" + _encode(identity) + struct.pack(">BI", 0xDD, len(items)))  # msgpack: array 3, array 32
+    begin = b"\x93" + _encode(identity) + struct.pack(">BI", 0xDD, len(items))  # msgpack: array 3, array 32
     items.append(_encode(_contacts(reader)))
-    size = len(chunk) + sum(map(len, items))
+    size = len(begin) + sum(map(len, items))
     if _BODY_AT + size > MAX_BYTES:
         raise ValueError(f"the rows take {size} bytes, the limit is {MAX_BYTES}")
-    position, checksum = _append(descriptor, bytearray(_FACTS.pack(contact, size)), _HEADER.size, 0)
-    for item in items:
-        chunk += item
-        if len(chunk) >= _FLUSH_BYTES:
-            position, checksum = _append(descriptor, chunk, position, checksum)
-    _, checksum = _append(descriptor, chunk, position, checksum)
-    os.pwrite(descriptor, _HEADER.pack(_MAGIC, VERSION, FORMAT_VERSION, checksum), 0)
+    file.seek(_HEADER.size)
+    checksum = 0
+    for item in chain((_FACTS.pack(contact, size), begin), items):
+        checksum = crc32(item, checksum)
+        file.write(item)
+    file.seek(0)
+    file.write(_HEADER.pack(_MAGIC, VERSION, FORMAT_VERSION, checksum))
 
 
 def _is_left_out(row: tuple[int, str, bytes], left_out: Collection[int]) -> bool:
@@ -297,17 +285,6 @@ def _contacts(reader: RowReader) -> dict[str, float]:
     now, now_ns = time.time(), time.monotonic_ns()
     ages = {state.resource: (now_ns - state.contact_ns) / 1e9 for state in status.sources if state.contact_ns}
     return {resource: max(0.0, now - age) for resource, age in ages.items()}
-
-
-def _append(descriptor: int, chunk: bytearray, position: int, checksum: int) -> tuple[int, int]:
-    checksum = crc32(chunk, checksum)
-    written = 0
-    with memoryview(chunk) as view:
-        while written < len(chunk):
-            written += os.pwrite(descriptor, view[written:], position + written)
-    position += len(chunk)
-    chunk.clear()
-    return position, checksum
 
 
 def _sync_folder(folder: Path) -> None:
