@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ import msgspec
 from shmroute.errors import ConfigError
 from shmroute.kube.files import read_small_file
 from shmroute.manifests.decoding import decode_text
+from shmroute.resources.appmodel_rules import DNS_LABEL
 
 DEFAULT_KUBECONFIG: Final = "~/.kube/config"
 
@@ -33,8 +33,6 @@ EXEC_API_VERSIONS: Final = ("client.authentication.k8s.io/v1", "client.authentic
 """Versions of kubectl's protocol with a plugin; v1alpha1 ended with Kubernetes 1.24."""
 
 INTERACTIVE_MODES: Final = ("Never", "IfAvailable", "Always")
-
-_DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class _Context(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
@@ -186,7 +184,7 @@ def check_namespace(name: str, what: str) -> None:
 
     An API server lists any other namespace as 200 and empty, so nobody would notice the mistake.
     """
-    if not _DNS_LABEL.fullmatch(name):
+    if not DNS_LABEL.fullmatch(name):
         raise ConfigError(
             f"{what} is {name!r}, which is not the name of a namespace: write one name,"
             " of at most 63 lower-case letters, digits and '-'"

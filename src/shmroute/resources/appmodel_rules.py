@@ -31,8 +31,9 @@ refuses a list of a megabyte, whether it has few long names or many short ones."
 
 MAX_PORT = 65_535
 
-_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+"""A name of a namespace or a Service (RFC 1123). An API server lists any other namespace as 200 and empty."""
+DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _SHOWN_CHARACTERS = 60  # longest part of a value shown in a message: enough to recognise it
 
 
@@ -55,7 +56,7 @@ def key_problems(metadata: Mapping[Any, Any]) -> Iterator[str]:
 def service_problem(annotation: str) -> str:
     """Return the problem of the annotation `iidp.com/service` in words; "" if it is valid."""
     parts = annotation.split("/")
-    if len(parts) <= 2 and all(_DNS_LABEL.fullmatch(part) for part in parts):
+    if len(parts) <= 2 and all(DNS_LABEL.fullmatch(part) for part in parts):
         return ""
     return f"annotation {SERVICE_ANNOTATION} is {_shown(annotation)}: write a Service's name, or namespace/name"
 
@@ -64,7 +65,7 @@ def is_port(text: str) -> bool:
     """Return whether `text` can be the name or the number of a Service's port."""
     if text.isascii() and text.isdigit():
         return len(text) <= len(str(MAX_PORT)) and 1 <= int(text) <= MAX_PORT
-    return _DNS_LABEL.fullmatch(text) is not None
+    return DNS_LABEL.fullmatch(text) is not None
 
 
 def port_problem(annotation: str) -> str:
@@ -159,9 +160,9 @@ def _naming_problems(metadata: object) -> Iterator[str]:
     if not isinstance(metadata, Mapping):
         return
     name, namespace = metadata.get("name"), metadata.get("namespace")
-    if isinstance(name, str) and 0 < len(name) <= MAX_NAME_CHARACTERS and not _DNS_SUBDOMAIN.fullmatch(name):
+    if isinstance(name, str) and 0 < len(name) <= MAX_NAME_CHARACTERS and not DNS_SUBDOMAIN.fullmatch(name):
         yield f"metadata.name is {_shown(name)}: write lower-case letters, digits, '-' and '.' (RFC 1123)"
-    if isinstance(namespace, str) and namespace and not _DNS_LABEL.fullmatch(namespace):
+    if isinstance(namespace, str) and namespace and not DNS_LABEL.fullmatch(namespace):
         yield f"metadata.namespace is {_shown(namespace)}: write lower-case letters, digits and '-' (RFC 1123)"
     for field in ("labels", "annotations"):
         entries = metadata.get(field)

@@ -13,6 +13,7 @@ from zlib import crc32
 import msgspec
 
 from shmroute.errors import ConfigError
+from shmroute.resources.appmodel_rules import DNS_LABEL, DNS_SUBDOMAIN
 from shmroute.resources.field_selector import parse_field_selector
 from shmroute.resources.registry import BUILT_IN, WatchedKind
 from shmroute.resources.table_definition import TABLE_NAME, DefinitionError, TableDefinition, TableLimits
@@ -27,8 +28,6 @@ RESERVED_NAMES: Final = frozenset(
 """Names of the built-in tables and views, which `shmroute get` shows."""
 
 _VERSION = re.compile(r"v[1-9][0-9]*((alpha|beta)[1-9][0-9]*)?")
-_DNS = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class TableKind(WatchedKind, frozen=True, eq=False, kw_only=True):
@@ -42,7 +41,8 @@ def parse_resource(resource: str) -> tuple[str, str, str]:
     plural, _, rest = resource.partition(".")
     version, _, group = rest.partition(".")
     complete = not resource.endswith(".")
-    if complete and _DNS.fullmatch(plural) and _VERSION.fullmatch(version) and (not group or _DNS.fullmatch(group)):
+    names = (plural, group) if group else (plural,)
+    if complete and _VERSION.fullmatch(version) and all(map(DNS_SUBDOMAIN.fullmatch, names)):
         return group, version, plural
     hint = "core resources: configmaps.v1"
     if plural and rest and not _VERSION.fullmatch(version):
@@ -139,7 +139,7 @@ def _problems(definition: TableDefinition) -> Iterator[tuple[tuple[str, ...], st
     for namespace in namespaces:
         if namespace == "*" and len(namespaces) > 1:
             yield ("namespace",), "namespace: * stands for all namespaces: write it alone"
-        elif namespace != "*" and not _NAMESPACE.fullmatch(namespace):
+        elif namespace != "*" and not DNS_LABEL.fullmatch(namespace):
             yield (
                 ("namespace",),
                 f"namespace {namespace!r}: write lower-case letters, digits and '-', at most 63; several as a list",

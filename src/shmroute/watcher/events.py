@@ -115,9 +115,7 @@ class EventNotes:
 
     def note(self, changes: Sequence[Planned]) -> None:
         """Note the rows that are about to be published. Replaces the notes of a failed attempt."""
-        found = sorted(
-            filter(_is_telling, islice(changes, _LOOKED_AT)), key=lambda row: _ORDER.get(row.kind, len(_ORDER))
-        )
+        found = sorted(filter(_is_telling, islice(changes, _LOOKED_AT)), key=_place_of)
         chosen = found[: min(NOTED_ROWS, self._allowed(self._clock()))]
         events = (self._event(each.kind, each.key.decode(), each.value) for each in chosen)
         self._noted = [event for event in events if event is not None]

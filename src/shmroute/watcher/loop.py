@@ -172,6 +172,8 @@ class WatcherLoop:
         """Reason why this watcher does not hold the area; "" while it does."""
         self.synced = threading.Event()
         """Set once this watcher has published a complete list of its own."""
+        self.failed = False
+        """Whether `run` ended because of a defect rather than by `stop`."""
         self.status: Status = self._status("standing by")
         """The status, replaced every second. Any thread may read it."""
 
@@ -340,13 +342,6 @@ class WatcherLoop:
         if self._checkpoint is not None:
             self._threads.start("checkpoint", partial(self._checkpoint.run, self._stop), restartable=True)
 
-    _failed = False
-
-    @property
-    def failed(self) -> bool:
-        """Whether `run` ended because of a defect rather than by `stop`."""
-        return self._failed
-
     def _join(self) -> None:
         self._tables.stop()
         for dispatcher in self._dispatchers:
@@ -489,7 +484,7 @@ class WatcherLoop:
         self._threads.check()
         if self._threads.lost:
             _log.error("%s; the watcher ends so that it can be started again", self._threads.lost)
-            self._failed = True
+            self.failed = True
             self.stop()
 
     def _show_life(self) -> None:
@@ -509,7 +504,7 @@ class WatcherLoop:
             self._publication.problem = str(error)
         except AreaBusy as error:
             _log.error("%s; this watcher ends so that it can be started again, and stand by", error)
-            self._failed = True
+            self.failed = True
             self.stop()
         else:
             if done:

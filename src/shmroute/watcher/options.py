@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -11,6 +10,7 @@ import msgspec
 from shmroute.errors import ConfigError
 from shmroute.metadata.loader import MetadataLimits
 from shmroute.metadata.template import DEFAULT_TEMPLATE
+from shmroute.resources.appmodel_rules import DNS_LABEL
 from shmroute.resources.registry import ENDPOINTSLICES
 from shmroute.sources.kubernetes.timing import PROBE_SECONDS, PROBE_SECONDS_MAX, PROBE_SECONDS_MIN
 from shmroute.tables.merge_slices import IpFamily
@@ -19,11 +19,6 @@ from shmroute.worker import environment
 
 NAMESPACES_MAX: Final = 50
 """Largest number of namespaces watched one by one, with two watches each. For more, `-A` is cheaper for all sides."""
-
-NAMESPACE_MAX_CHARACTERS: Final = 63
-
-_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-"""A label of RFC 1123, as Kubernetes requires for a namespace's name."""
 
 DEFAULT_SLICE_SELECTOR: Final = ENDPOINTSLICES.selector
 
@@ -80,9 +75,9 @@ def check_namespaces(names: Iterable[str]) -> tuple[str, ...]:
     """
     checked = tuple(dict.fromkeys(names))
     for name in checked:
-        if len(name) > NAMESPACE_MAX_CHARACTERS or not _NAMESPACE.fullmatch(name):
+        if not DNS_LABEL.fullmatch(name):
             raise ConfigError(
-                f"-n {name!r}: not a namespace's name: at most {NAMESPACE_MAX_CHARACTERS} lower-case letters, digits "
+                f"-n {name!r}: not a namespace's name: at most 63 lower-case letters, digits "
                 "and -, several separated by commas; -A stands for all namespaces"
             )
     if len(checked) > NAMESPACES_MAX:
