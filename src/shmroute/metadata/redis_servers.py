@@ -63,11 +63,21 @@ class Servers(Protocol):
         """Close all connections. Any thread."""
 
 
-class OneServer:
-    """One server has all keys."""
+class _OneAtATime:
+    """The part of `Servers` that holds wherever one server has all keys."""
 
     together = True
     hint = "this server is a node of a Redis Cluster: write redis+cluster:// (or rediss+cluster://) in the URL"
+
+    def answered(self, server: RedisServer) -> None:
+        """Do nothing."""
+
+    def moved(self, error: AskError) -> RedisServer:
+        raise StoreUnavailable(f"{explain(error)}: {self.hint}") from error
+
+
+class OneServer(_OneAtATime):
+    """One server has all keys."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
@@ -78,21 +88,12 @@ class OneServer:
     def failed(self, server: RedisServer) -> None:
         """Do nothing: the next read connects again."""
 
-    def answered(self, server: RedisServer) -> None:
-        """Do nothing."""
-
-    def moved(self, error: AskError) -> RedisServer:
-        raise StoreUnavailable(f"{explain(error)}: {self.hint}") from error
-
     def close(self) -> None:
         self._server.close()
 
 
-class SentinelMaster:
+class SentinelMaster(_OneAtATime):
     """The master of `service`, which the Sentinels name; they are asked again whenever it cannot be read."""
-
-    together = True
-    hint = OneServer.hint
 
     def __init__(self, sentinels: Iterable[RedisServer], service: str, connect: Connect) -> None:
         self._sentinels = list(sentinels)
@@ -108,12 +109,6 @@ class SentinelMaster:
     def failed(self, server: RedisServer) -> None:
         server.close()
         self._master = None
-
-    def answered(self, server: RedisServer) -> None:
-        """Do nothing."""
-
-    def moved(self, error: AskError) -> RedisServer:
-        raise StoreUnavailable(f"{explain(error)}: {self.hint}") from error
 
     def close(self) -> None:
         for server in (*self._sentinels, self._master):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from shmroute.errors import AreaUnreadable
+from shmroute.errors import AreaUnreadable, ShmrouteError
 from shmroute.shm import posix
 from shmroute.shm.layout import (
     AREA_ID_AT,
@@ -141,3 +141,11 @@ class ControlReader:
             if sequence and crc32(payload) == checksum:
                 pages.append((sequence, payload))
         return max(pages)[1] if pages else None
+
+
+def find_control(area: str) -> ControlReader | None:
+    """Return the area's control block; None if there is none, or if this process cannot use it."""
+    try:
+        return ControlReader(area)
+    except (FileNotFoundError, ShmrouteError):
+        return None

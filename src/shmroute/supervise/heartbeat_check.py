@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from shmroute.errors import ShmrouteError
-from shmroute.shm.control import ControlReader
+from shmroute.shm.control import ControlReader, find_control
 from shmroute.supervise.linux import state_of
 
 CHECK_SECONDS: Final = 1.0
@@ -49,11 +48,8 @@ class HeartbeatCheck:
 
     def _own_heartbeat_ns(self) -> int:
         """Return the area's heartbeat in monotonic nanoseconds if this watcher writes the area, else 0."""
-        try:
-            control = ControlReader(self._area)
-        except (FileNotFoundError, ShmrouteError):
-            return 0
-        return control.heartbeat_ns if is_writer(control, self._pid, self._started_ns) else 0
+        control = find_control(self._area)
+        return control.heartbeat_ns if control and is_writer(control, self._pid, self._started_ns) else 0
 
 
 def is_writer(control: ControlReader, pid: int | None, started_ns: int) -> bool:

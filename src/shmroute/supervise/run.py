@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from shmroute.errors import AreaUnreadable, ConfigError, NotReady, ShmrouteError
-from shmroute.shm.control import ControlReader
+from shmroute.errors import AreaUnreadable, ConfigError, NotReady
+from shmroute.shm.control import find_control
 from shmroute.supervise.cleanup import remove_area
 from shmroute.supervise.heartbeat_check import is_writer
 from shmroute.supervise.lifeline import Lifeline
@@ -155,7 +155,7 @@ class _Run:
 
     def _is_fresh(self) -> bool:
         """Return whether a live watcher has published its own complete list."""
-        control = self._control()
+        control = find_control(self._area)
         if control is None or not control.synced:
             return False
         return time.monotonic_ns() - control.heartbeat_ns < LIVE_HEARTBEAT_SECONDS * 1e9
@@ -168,7 +168,7 @@ class _Run:
         now_ns = time.monotonic_ns()
         deadline = time.monotonic() + ACCEPT_SECONDS
         while time.monotonic() < deadline:
-            control = self._control()
+            control = find_control(self._area)
             if control is not None:
                 ours = is_writer(control, self._restarter.pid, self._restarter.started_ns)
                 if ours or control.awaited_ns > now_ns:
@@ -176,12 +176,6 @@ class _Run:
             if code := self._turn_before_command():
                 return code
         return None
-
-    def _control(self) -> ControlReader | None:
-        try:
-            return ControlReader(self._area)
-        except (FileNotFoundError, ShmrouteError):
-            return None
 
     # --- the command ---------------------------------------------------------------------------------------
 

@@ -33,9 +33,9 @@ import uvicorn
 from prometheus_client import CollectorRegistry, make_asgi_app
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from shmroute.errors import AreaUnavailable, ConfigError, ModelNotFound, NotReady, ShmrouteError
+from shmroute.errors import AreaUnavailable, ConfigError, ModelNotFound, NotReady
 from shmroute.rows import Kind
-from shmroute.shm.control import ControlReader
+from shmroute.shm.control import find_control
 from shmroute.watcher import status_page
 from shmroute.watcher.events import parse_period
 from shmroute.watcher.loop import WatcherLoop
@@ -240,10 +240,8 @@ def _healthy(watcher: WatcherLoop) -> tuple[bool, str]:
 
 def _writer_silent_seconds(area: str) -> float:
     """Return the seconds since the writer's last heartbeat; 0 if the area cannot be read."""
-    try:
-        heartbeat_ns = ControlReader(area).heartbeat_ns
-    except (FileNotFoundError, ShmrouteError):
-        return 0.0
+    control = find_control(area)
+    heartbeat_ns = control.heartbeat_ns if control else 0
     return max(0.0, (time.monotonic_ns() - heartbeat_ns) / 1e9) if heartbeat_ns else 0.0
 
 

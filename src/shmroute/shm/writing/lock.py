@@ -14,7 +14,7 @@ from typing import Final
 
 from shmroute.errors import AreaBusy, AreaUnreadable, NoAccess
 from shmroute.shm import posix
-from shmroute.shm.control import ControlReader
+from shmroute.shm.control import find_control
 from shmroute.shm.names import lock_name
 
 _ATTEMPTS: Final = 100
@@ -58,7 +58,8 @@ class AreaLock:
                 continue
             if not lock.take():
                 lock.forget()
-                pid = _writer_pid(area)
+                control = find_control(area)
+                pid = control.writer_pid if control else 0
                 raise AreaBusy(area, pid, here=_has_open(pid, lock._identity))
             if lock.intact:
                 return lock
@@ -94,12 +95,6 @@ class AreaLock:
         descriptor, self.descriptor = self.descriptor, -1
         if posix.owns(descriptor, self._identity):
             os.close(descriptor)
-
-
-def _writer_pid(area: str) -> int:
-    with suppress(FileNotFoundError, AreaUnreadable, NoAccess):
-        return ControlReader(area).writer_pid
-    return 0
 
 
 def _has_open(pid: int, identity: tuple[int, int]) -> bool:
