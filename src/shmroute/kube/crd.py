@@ -19,7 +19,7 @@ from shmroute.kube.server_side_apply import Outcome, apply_object, find_object
 from shmroute.resources.registry import APPMODELS
 
 if TYPE_CHECKING:
-    from shmroute.kube.connection import Abort, Answer, Connection
+    from shmroute.kube.connection import Answer, Connection
 
 NAME = APPMODELS.full_name
 FIELD_MANAGER = "shmroute"
@@ -72,9 +72,7 @@ def crd_yaml() -> str:
     return importlib.resources.files("shmroute").joinpath("crds", "appmodels.yaml").read_text(encoding="utf-8")
 
 
-def install_crd(
-    connection: Connection, *, timeout_seconds: float = INSTALL_TIMEOUT_SECONDS, abort: Abort | None = None
-) -> Outcome:
+def install_crd(connection: Connection, *, timeout_seconds: float = INSTALL_TIMEOUT_SECONDS) -> Outcome:
     """Install or update the definition, and wait until the server serves AppModels.
 
     Returns whether it was `CREATED`, `CONFIGURED` or `UNCHANGED`. Existing AppModels stay unchanged and valid.
@@ -86,15 +84,15 @@ def install_crd(
     """
     deadline = time.monotonic() + timeout_seconds
     try:
-        found = find_object(connection, _PATH, abort=abort)
+        found = find_object(connection, _PATH)
         if found is not None:
             _check_versions(_decode(found))
-        outcome = apply_object(connection, _PATH, _json(crd_yaml()), field_manager=FIELD_MANAGER, abort=abort)
+        outcome = apply_object(connection, _PATH, _json(crd_yaml()), field_manager=FIELD_MANAGER)
     except ApiError as error:
         if error.status == HTTPStatus.FORBIDDEN:
             raise _without_right(error) from error
         raise
-    while (problem := _not_served(connection, abort)) is not None:
+    while (problem := _not_served(connection)) is not None:
         if time.monotonic() >= deadline:
             waited = f"not served within {timeout_seconds:g} s: {problem}"
             raise ApiError(f"install of {NAME}", 0, "Timeout", waited)
@@ -113,9 +111,9 @@ def _check_versions(definition: _Definition) -> None:
         )
 
 
-def _not_served(connection: Connection, abort: Abort | None) -> str | None:
+def _not_served(connection: Connection) -> str | None:
     """Return why AppModels are not served yet; None once they are. Raises `ApiError` if waiting cannot help."""
-    found = find_object(connection, _PATH, abort=abort)
+    found = find_object(connection, _PATH)
     if found is None:
         return "somebody has deleted the definition meanwhile"
     definition = _decode(found)
@@ -130,7 +128,7 @@ def _not_served(connection: Connection, abort: Abort | None) -> str | None:
         return f"condition Established is {established.status} {established.message}".rstrip()
     # A server stores the condition a moment before it serves the resource.
     try:
-        connection.request("GET", _DISCOVERY_PATH, abort=abort)
+        connection.request("GET", _DISCOVERY_PATH)
     except ApiError as error:
         if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE):
             raise

@@ -169,7 +169,6 @@ def delete_appmodels(
     keys: Iterable[ObjectKey],
     *,
     report: Report | None = None,
-    abort: Abort | None = None,
 ) -> list[Written]:
     """Delete AppModels by namespace and name, in the order given.
 
@@ -180,7 +179,7 @@ def delete_appmodels(
     results = []
     for key in keys:
         try:
-            answer = connection.request("DELETE", _path(key), abort=abort)
+            answer = connection.request("DELETE", _path(key))
             finalizers = _finalizers(answer)
             written = Written(key, Outcome.DELETING if finalizers else Outcome.DELETED, finalizers)
         except ApiError as error:

@@ -278,8 +278,7 @@ def _is_left_out(row: tuple[int, str, bytes], left_out: Collection[int]) -> bool
 
 def _contacts(reader: RowReader) -> dict[str, float]:
     """Return the time at which each source was last in step, in Unix seconds: name -> time."""
-    page = reader.control.status()
-    status = decode_status(page) if page else None
+    status = decode_status(reader.control.status())
     if status is None:
         return {}
     now, now_ns = time.time(), time.monotonic_ns()

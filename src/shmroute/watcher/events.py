@@ -88,7 +88,6 @@ class EventNotes:
         row: returns a row's value before the change.
         tables: number of a table's rows -> the table's name. Other tables are not logged.
         clock: returns monotonic nanoseconds.
-        wall_clock: returns Unix nanoseconds.
     """
 
     def __init__(
@@ -97,13 +96,11 @@ class EventNotes:
         row: Callable[[int, str], bytes | None],
         tables: Mapping[int, str],
         clock: Callable[[], int] = time.monotonic_ns,
-        wall_clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._writer = writer
         self._row = row
         self._tables = tables
         self._clock = clock
-        self._wall_clock = wall_clock
         self._noted: list[Event] = []
         self._waiting: list[Event] = []
         self._phases: dict[str, tuple[str, bool]] = {}
@@ -162,7 +159,7 @@ class EventNotes:
 
     def _append(self, payloads: list[bytes]) -> None:
         try:
-            self._writer.append(self._wall_clock(), payloads)
+            self._writer.append(time.time_ns(), payloads)
         except (AreaUnavailable, ConfigError, OSError) as error:
             if str(error) != self._problem:
                 _log.warning("no event log: %s", error)

@@ -21,7 +21,6 @@ from shmroute.metadata.loader import MetadataReads
 from shmroute.resources.registry import APPMODELS, WatchedKind
 from shmroute.resources.table import TableKind
 from shmroute.rows import Kind, RowKey, SettingsRow, encode
-from shmroute.shm.control import ControlReader
 from shmroute.shm.events import EventWriter
 from shmroute.shm.posix import Ownership
 from shmroute.shm.writing.control import stand_by
@@ -227,7 +226,7 @@ class WatcherLoop:
         self._notes = notes = self._event_notes(publisher)
         notes.say("started", f"version {__version__}, {self._settings.source}")
         try:
-            self._states.set_former_contacts(contacts_in(ControlReader(self.area).status()))
+            self._states.set_former_contacts(contacts_in(publisher.control.status()))
             self._publish_checkpoint(publisher)
             self._adopt(publisher)
             self._start_threads(self._declare_at_start(publisher))

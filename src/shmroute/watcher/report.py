@@ -38,8 +38,7 @@ def status_of(area: str) -> tuple[ControlReader, Status | None]:
         control = ControlReader(area)
     except FileNotFoundError:
         raise NotReady(area) from None
-    page = control.status()
-    return control, decode_status(page) if page else None
+    return control, decode_status(control.status())
 
 
 def onlooker(area: str) -> Reader:

@@ -77,5 +77,5 @@ class SourceStates:
 
 def contacts_in(page: bytes | None) -> dict[str, int]:
     """Return when each source in a status page was last in step, in monotonic nanoseconds; 0: never."""
-    status = decode_status(page) if page else None
+    status = decode_status(page)
     return {state.resource: state.contact_ns for state in status.sources} if status is not None else {}

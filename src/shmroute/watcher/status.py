@@ -127,9 +127,9 @@ _decoder = msgspec.msgpack.Decoder(Status)
 encode_status = _encoder.encode
 
 
-def decode_status(payload: bytes) -> Status | None:
-    """Decode the status page of a control block; None if another version wrote it in another form."""
+def decode_status(payload: bytes | None) -> Status | None:
+    """Decode the status page of a control block; None if there is none, or if another version wrote it."""
     try:
-        return _decoder.decode(payload)
+        return _decoder.decode(payload) if payload else None
     except msgspec.MsgspecError:
         return None

@@ -50,8 +50,6 @@ from shmroute.sources.kubernetes.sync_state import revision_of
 from shmroute.sources.kubernetes.wire import Bookmark, Garbled, Listed, Removed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from shmroute.kube.connection import Abort
     from shmroute.sources.kubernetes.api import ResourceApi
     from shmroute.sources.kubernetes.sync_state import SyncState
@@ -119,9 +117,6 @@ class Liveness:
         stats: SourceStats,
         stop: threading.Event,
         abort: Abort,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        dice: Callable[[], float] = random.random,
     ) -> None:
         self._api = api
         self._sync = sync
@@ -130,10 +125,9 @@ class Liveness:
         self._stats = stats
         self._stop = stop
         self._abort = abort
-        self._clock = clock
         self._lock = threading.Lock()
         """Guards the schedule."""
-        self._schedule = Schedule(timing, clock(), dice)
+        self._schedule = Schedule(timing, time.monotonic(), random.random)
         self._topic = Topic.CACHE
         """Topic of the newest request."""
         self._problems: dict[Topic, str] = {}
@@ -142,13 +136,13 @@ class Liveness:
 
     def heard(self, *, bookmark: bool = False) -> None:
         """Note that the watch has received an event or a bookmark."""
-        self._schedule.heard(self._clock())
+        self._schedule.heard(time.monotonic())
         if bookmark:
             self._schedule.bookmarked()
 
     def broken(self) -> None:
         """Plan a comparison: the watch has resumed after a broken connection and may not be in step."""
-        now = self._clock()
+        now = time.monotonic()
         with self._lock:
             self._schedule.broken(now)
             seconds = max(0.0, self._schedule.compare_at - now)
@@ -176,7 +170,7 @@ class Liveness:
             with self._lock:
                 _, at = self._schedule.next()
             shortest = IDLE_SECONDS if self._watched.watching else UNWATCHED_SECONDS
-            if self._stop.wait(min(TURN_SECONDS, max(shortest, at - self._clock()))):
+            if self._stop.wait(min(TURN_SECONDS, max(shortest, at - time.monotonic()))):
                 return
             try:
                 self.turn()
@@ -187,7 +181,7 @@ class Liveness:
 
     def turn(self) -> None:
         """Take the step that is due now, if any. Raises `ApiError` and `Garbled` if the server gives no good answer."""
-        now = self._clock()
+        now = time.monotonic()
         with self._lock:
             self._schedule.reached(self._sync.known)
             due, at = self._schedule.next()
@@ -218,7 +212,7 @@ class Liveness:
         self._answered(Topic.CACHE)
         if cache > self._sync.known:
             with self._lock:
-                self._schedule.ahead(cache, self._clock())
+                self._schedule.ahead(cache, time.monotonic())
         self._watched.in_step(asked_ns)
         if not confirm:
             return
@@ -227,7 +221,7 @@ class Liveness:
         self._stats.confirmations += 1
         self._answered(Topic.STORAGE)
         with self._lock:
-            self._schedule.confirmed(self._clock())
+            self._schedule.confirmed(time.monotonic())
         if storage < highest:
             log.warning("%s: the storage is at %d, after %d: it went back in time", self._api.what, storage, highest)
             self._watched.relist("rewound")
@@ -256,7 +250,7 @@ class Liveness:
         self._topic = Topic.PEEK
         found = self._peek(self._sync.known, behind)
         self._answered(Topic.PEEK)
-        now = self._clock()
+        now = time.monotonic()
         if found is _Peek.UNKNOWN:
             with self._lock:
                 self._schedule.looked_in_vain(now)
@@ -329,10 +323,10 @@ class Liveness:
                 raise
             log.warning("%s: the server is not as far as we are: %s", self._api.what, error.message)
             with self._lock:
-                self._schedule.compared(self._clock())
+                self._schedule.compared(time.monotonic())
             self._watched.relist("rewound")
             return
-        now = self._clock()
+        now = time.monotonic()
         if problem:
             if self._schedule.comparing:
                 with self._lock:
@@ -352,7 +346,7 @@ class Liveness:
     def _failed(self, error: ApiError | Garbled) -> None:
         """Handle a request that was refused or got no good answer."""
         topic = self._topic
-        now = self._clock()
+        now = time.monotonic()
         with self._lock:
             if topic is Topic.PEEK:
                 self._schedule.looked_in_vain(now)
