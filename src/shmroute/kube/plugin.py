@@ -215,11 +215,7 @@ class _Run:
     def end(self) -> None:
         """Kill it and its children if it still runs, and close its pipes."""
         if self._process.returncode is None:
-            with contextlib.suppress(OSError):
-                if self._own_session:
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                else:
-                    self._process.kill()
+            self._kill()
             self._process.wait()
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
@@ -230,8 +226,14 @@ class _Run:
     def end_all(cls) -> None:
         """Kill all running plugins: one in an abandoned thread must not outlive the interpreter."""
         for run in list(cls._running):
-            with contextlib.suppress(OSError):
-                os.killpg(run._process.pid, signal.SIGKILL) if run._own_session else run._process.kill()
+            run._kill()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._own_session:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
 
 
 atexit.register(_Run.end_all)
