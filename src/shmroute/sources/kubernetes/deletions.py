@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from shmroute.sources.backoff import Backoff
+from shmroute.backoff import Backoff
 from shmroute.sources.base import Changed, Deleted, Replaced, SourceState
 
 if TYPE_CHECKING:
