@@ -8,6 +8,11 @@ from shmroute.backoff import CAP_SECONDS, FIRST_SECONDS, RESET_AFTER_SECONDS, Ba
 from tests.sources.conftest import Clock
 
 
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 def make(clock: Clock, dice: float = 0.0) -> Backoff:
     return Backoff(clock=clock, dice=lambda: dice)
 
