@@ -7,16 +7,6 @@ from typing import TypeAlias
 
 import msgspec
 
-__all__ = [
-    "AttemptFailed",
-    "AttemptStarted",
-    "AttemptSucceeded",
-    "Counters",
-    "EndpointEjected",
-    "EndpointReturned",
-    "Event",
-]
-
 
 class AttemptStarted(msgspec.Struct, frozen=True, tag=True):
     """An attempt begins, in the thread or task of the call."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from shmroute.shm.reader import RowChange, RowReader
     from shmroute.worker.position import Position
 
-__all__ = ["TableChange", "TableFollower", "TableReset"]
-
 T = TypeVar("T")
 
 
