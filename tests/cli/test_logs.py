@@ -56,5 +56,7 @@ def test_resets_and_garbage_on_the_port_leave_the_log_json_and_quiet(area: str, 
             assert client.recv(100).startswith(b"HTTP/1.1 200")
     finally:
         process.terminate()
-        _, said = process.communicate(timeout=WAIT_SECONDS)
+        # Not by `communicate`, which loses the lines that the first `readline` has read ahead.
+        said = process.stderr.read() if process.stderr else ""
+        process.communicate(timeout=WAIT_SECONDS)
     assert {json.loads(line)["logger"].partition(".")[0] for line in said.splitlines()} == {"shmroute"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import itertools
 import os
 import signal
@@ -148,7 +149,8 @@ def black_hole() -> Iterator[BlackHole]:
     block = f"10.254.{number // 64}"
     near, far = f"{block}.{number % 64 * 4 + 1}", f"{block}.{number % 64 * 4 + 2}"
     try:
-        ip("netns", "add", name)
+        with _one_at_a_time():
+            ip("netns", "add", name)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no network namespaces here: {error}")
     try:
@@ -162,5 +164,22 @@ def black_hole() -> Iterator[BlackHole]:
         ip("netns", "del", name)  # and the cable with it
 
 
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Keep other test processes from adding a namespace: the first one of a machine makes `ip` mount the folder of
+    namespaces over itself, which hides those added meanwhile."""
+    folder = os.open("/run", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
 def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
+    """Run `ip`; an error has what it has said as a note."""
+    try:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=30)
+    except subprocess.CalledProcessError as error:
+        error.add_note(error.stderr)
+        raise

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from shmroute.worker import similar_names
 from tests.routing import RoutesArea
 from tests.shm.conftest import small_segments as small_segments
 from tests.twins import BOTH, reader_type
@@ -25,6 +26,13 @@ def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     name: str = request.param
     monkeypatch.setattr(request.module, "Reader", reader_type(name), raising=False)
     return name
+
+
+@pytest.fixture
+def ample_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the searches for similar names a minute: on a busy machine earlier ones may have used the time up."""
+    monkeypatch.setattr(similar_names, "SCAN_SECONDS", 60.0)
+    monkeypatch.setattr(similar_names, "_budget", similar_names._Budget())
 
 
 @pytest.fixture

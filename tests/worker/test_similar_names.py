@@ -16,8 +16,7 @@ from shmroute.worker import similar_names
 
 
 @pytest.fixture
-def reader(area: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    monkeypatch.setattr(similar_names, "_budget", similar_names._Budget())
+def reader(area: str, ample_scans: None) -> Iterator[Reader]:
     routes = Routes(area)
     routes.set({"model1": Answer(app="app1"), "other": "app1", "third": Answer(app="app2", namespace="east")})
     with Reader(area) as reader:

@@ -724,6 +724,7 @@ def test_a_table_name_that_is_not_a_str_is_refused(reader: Reader) -> None:
 # --- wrong uses ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("ample_scans")
 def test_a_table_that_does_not_exist_is_answered_with_similar_names(given: Given, reader: Reader) -> None:
     given.replace(acme=ACME)
     for name, meant in (("tenant", "'tenants'"), ("Tenants", "'tenants'"), ("endpoint", "'endpoints'")):

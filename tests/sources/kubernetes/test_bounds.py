@@ -101,7 +101,7 @@ def test_a_list_of_one_byte_at_a_time_has_a_deadline(
     api.settings.streaming_lists = streaming
     api.apply(app_model("one"))
     timing = msgspec.structs.replace(CALM, page_seconds=0.3, list_seconds=0.3)
-    with Following(connection, timing=timing) as follow, api.faults.trickle(1, 0.02):
+    with api.faults.trickle(1, 0.02), Following(connection, timing=timing) as follow:
         follow.wait(lambda: "no answer: Timeout" in follow.reason)
         assert follow.of(Replaced) == []
 
