@@ -148,19 +148,27 @@ class DeletionGuard:
             with self._changed:
                 while not stop.is_set() and (wait := self._due - self._clock()) > 0:
                     self._changed.wait(min(wait, threading.TIMEOUT_MAX))
-                if stop.is_set():
-                    return
-                asked, self._due = self._clock(), float("inf")
-            try:
-                reason = self._goes_away()
-            except BaseException:
-                with self._changed:  # this thread is started again, and asks again
-                    self._due = min(self._due, asked)
-                raise
-            with self._changed:
-                relist = self._answered(reason, asked)
-            if relist:
-                self._relist()
+            if stop.is_set():
+                return
+            self.ask()
+
+    def ask(self) -> None:
+        """Ask discovery once, if a request is due, and act on its answer."""
+        with self._changed:
+            asked = self._clock()
+            if self._due > asked:
+                return
+            self._due = float("inf")
+        try:
+            reason = self._goes_away()
+        except BaseException:
+            with self._changed:  # the thread of `run` is started again, and asks again
+                self._due = min(self._due, asked)
+            raise
+        with self._changed:
+            relist = self._answered(reason, asked)
+        if relist:
+            self._relist()
 
     def wake(self) -> None:
         """Make `run` check its `stop`."""
