@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import queue
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.table_parser import TableObject
@@ -15,6 +19,10 @@ from shmroute.sources.base import Changed, Deleted, Event, Replaced, SourceState
 from shmroute.sources.kubernetes import deletions
 from shmroute.sources.kubernetes.deletions import DeletionGuard
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsLenAndGetItem
+
+T = TypeVar("T")
 WAIT_SECONDS = 60.0
 KEYS = {name: ObjectKey("", name) for name in "abc"}
 
@@ -271,3 +279,102 @@ def test_a_list_that_waits_holds_the_newest_state_of_each_object_once(it: Guarde
     assert it.next(2) == [Changed("t", item("a", "2")), Changed("t", item("a", "3"))]
     it.answers.put("")
     assert it.next() == [Replaced("t", (item("a", "3"),))]
+
+
+class Calm(random.Random):
+    """Dice by which nothing else happens."""
+
+    def random(self) -> float:
+        return 0.85
+
+    def choice(self, seq: SupportsLenAndGetItem[T]) -> T:
+        return seq[0]
+
+
+class World:
+    """A server whose definition comes and goes, a guard over it, and a clock."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self.dice = dice
+        self.now = 100.0
+        self.defined: Literal["yes", "going", "no"] = "yes"
+        self.objects: dict[ObjectKey, TableObject] = {}
+        self.rows: dict[ObjectKey, TableObject] = {}
+        self.kept: set[ObjectKey] = set()
+        """Rows of objects that existed when the definition went."""
+        self.relist = True
+        self.versions = 0
+        self.guard = DeletionGuard("t", self, self.answer, self.wish, clock=lambda: self.now)
+        self.guard.put(SourceState("t", "watching", 1))
+
+    def put(self, event: Event) -> None:
+        match event:
+            case Replaced(items=items):
+                self.rows = {each.key: each for each in items if isinstance(each, TableObject)}
+            case Changed(item=TableObject() as changed):
+                self.rows[changed.key] = changed
+            case Deleted(key=key):
+                self.rows.pop(key, None)
+
+    def wish(self) -> None:
+        self.relist = True
+
+    def answer(self) -> str | None:
+        """Answer as discovery; things may happen while the answer is on its way."""
+        answer = {"yes": "", "going": "it is being deleted", "no": "it is not installed"}[self.defined]
+        for _ in range(self.dice.choice([0, 0, 0, 1, 3, 5])):
+            self.step()
+        return None if self.dice.random() < 0.1 else answer
+
+    def list(self) -> None:
+        self.relist = False
+        self.guard.put(Replaced("t", tuple(self.objects.values())))
+
+    def delete(self, key: ObjectKey) -> None:
+        del self.objects[key]
+        self.guard.put(Deleted("t", key))
+
+    def step(self) -> None:
+        """One event of the server, as a watch or a list shows it."""
+        chance, key = self.dice.random(), KEYS[self.dice.choice("abc")]
+        if self.defined == "no":
+            if chance < 0.1:
+                self.defined, self.relist = "yes", True
+        elif self.defined == "going":
+            if self.objects:
+                self.delete(self.dice.choice(list(self.objects)))
+            elif chance < 0.3:
+                self.defined = "no"
+        elif self.relist or chance < 0.1:
+            self.list()
+        elif chance < 0.5:
+            self.versions += 1
+            self.objects[key] = item(key.name, str(self.versions))
+            self.guard.put(Changed("t", self.objects[key]))
+        elif chance < 0.8 and key in self.objects:
+            self.delete(key)
+        elif chance > 0.9:
+            self.defined, self.kept = "going", self.objects.keys() & self.rows.keys()
+
+
+@given(st.integers(0, 1 << 32))
+def test_rows_outlive_a_definition_and_equal_the_server_at_the_end(seed: int) -> None:
+    dice = random.Random(seed)
+    world = World(dice)
+    for _ in range(300):
+        if dice.random() < 0.5:
+            world.step()
+        else:
+            world.now += dice.choice([0.01, 0.05, 0.2, 1.0, 3.0])
+        world.guard.ask()
+        if world.defined != "yes":
+            assert world.kept <= world.rows.keys(), "no row goes while the definition is away"
+    if world.defined != "yes":
+        world.defined, world.objects, world.relist = "yes", {}, True
+    world.dice = Calm()
+    for _ in range(100):
+        world.now += 1.0
+        if world.relist:
+            world.list()
+        world.guard.ask()
+    assert world.rows == world.objects
