@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from shmroute.kube.connection import Abort, Connection, path_of
+from shmroute.kube.abort import Abort
+from shmroute.kube.connection import Connection, path_of
 from shmroute.resources.registry import APPMODELS
 from shmroute.sources.kubernetes.api import ResourceApi
 from shmroute.sources.kubernetes.timing import Timing

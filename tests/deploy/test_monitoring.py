@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -18,7 +18,7 @@ from shmroute.rows import SettingsRow
 from shmroute.shm.register import Register
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.sources.base import AuditResult, Replaced, SourceState
-from shmroute.sources.kubernetes.timing import SourceStats, Timing
+from shmroute.sources.kubernetes.timing import Timing
 from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.metrics import WatcherCollector
 from shmroute.watcher.status import MetadataStatus
@@ -52,9 +52,14 @@ def _watcher(area: str = "unused", steady_seconds: float = 0.0) -> WatcherLoop:
     class Source:
         kinds = (APPMODELS,)
 
-        stats = SourceStats(restarts={"gone": 1})
+        restarts: ClassVar = {"gone": 1}
 
         def run(self, *_: object) -> None: ...
+
+        def threads(self) -> tuple[()]:
+            return ()
+
+        def audit_now(self) -> None: ...
 
     watcher = WatcherLoop(area, [Source()], settings=SettingsRow("", "", "", steady_seconds))  # type: ignore[list-item]
     for event in (

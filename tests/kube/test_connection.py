@@ -18,8 +18,9 @@ import pytest
 import yaml
 
 from shmroute.errors import ApiError
+from shmroute.kube.abort import Abort
 from shmroute.kube.configuration import USER_TIMEOUT_MILLISECONDS
-from shmroute.kube.connection import Abort, Connection, Stream, path_of
+from shmroute.kube.connection import Connection, Stream, path_of
 from shmroute.version import __version__
 from tests.apiserver import ApiServer, Certificates, app_model, make_certificates
 

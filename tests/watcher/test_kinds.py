@@ -20,7 +20,7 @@ from shmroute.resources.table_definition import TableDefinition
 from shmroute.rows import InvalidRow, Kind
 from shmroute.shm.reader import RowReader
 from shmroute.sources.base import Source
-from shmroute.sources.folder import FolderSource
+from shmroute.sources.folder.source import FolderSource
 from shmroute.sources.kubernetes.source import KubernetesSource
 from tests.apiserver import ApiServer
 from tests.watcher.running import Running, reading, wait_for

@@ -21,7 +21,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shmroute.kube.connection import Abort, Connection
+    from shmroute.kube.abort import Abort
+    from shmroute.kube.connection import Connection
     from shmroute.kube.crd import crd_yaml, install_crd
     from shmroute.kube.server_side_apply import Outcome
     from shmroute.kube.write import (
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Abort": "connection",
+    "Abort": "abort",
     "Connection": "connection",
     "Outcome": "server_side_apply",
     "Written": "write",

@@ -12,8 +12,6 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import TypeVar
 
-__all__ = ["Abort", "AbortedError", "run_with_deadline"]
-
 T = TypeVar("T")
 
 

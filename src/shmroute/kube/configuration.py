@@ -35,8 +35,6 @@ from shmroute.kube.transport import POOLS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ClusterConfiguration"]
-
 log = logging.getLogger(__name__)
 
 KEEPALIVE_IDLE_SECONDS: Final = 10

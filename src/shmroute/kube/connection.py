@@ -38,8 +38,6 @@ from shmroute.kube.configuration import ClusterConfiguration
 from shmroute.kube.transport import CURRENT, Exchange
 from shmroute.version import __version__
 
-__all__ = ["Abort", "Answer", "Connection", "Stream", "path_of"]
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")

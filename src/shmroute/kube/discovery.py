@@ -16,7 +16,8 @@ from shmroute.errors import ApiError
 from shmroute.kube.connection import path_of
 
 if TYPE_CHECKING:
-    from shmroute.kube.connection import Abort, Connection
+    from shmroute.kube.abort import Abort
+    from shmroute.kube.connection import Connection
 
 DISCOVERY_SECONDS: Final = 10.0
 """Longest wait for one discovery document, in seconds; a server keeps them ready."""

@@ -11,7 +11,8 @@ import msgspec
 from shmroute.errors import ApiError
 
 if TYPE_CHECKING:
-    from shmroute.kube.connection import Abort, Answer, Connection
+    from shmroute.kube.abort import Abort
+    from shmroute.kube.connection import Answer, Connection
 
 CONTENT_TYPE = "application/apply-patch+yaml"
 """The content type that every server since 1.16 accepts. JSON is YAML."""

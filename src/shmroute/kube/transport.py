@@ -15,8 +15,6 @@ from typing import Any, Final
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-__all__ = ["CURRENT", "POOLS", "Exchange"]
-
 
 class Exchange:
     """One running request: the step it waits for, and its socket."""

@@ -24,7 +24,8 @@ from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import APPMODELS
 
 if TYPE_CHECKING:
-    from shmroute.kube.connection import Abort, Answer, Connection
+    from shmroute.kube.abort import Abort
+    from shmroute.kube.connection import Answer, Connection
 
 FIELD_MANAGER = "appmodels-manager"
 """The platform's own field manager: fields written by the platform or by shmroute then have one owner."""

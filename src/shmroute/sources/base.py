@@ -16,6 +16,7 @@ some). It never waits for what the owner does with them. Contract:
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
@@ -23,25 +24,6 @@ import msgspec
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import Item, WatchedKind
 from shmroute.sources.threads import ThreadStatus
-
-__all__ = [
-    "AuditResult",
-    "Audited",
-    "Changed",
-    "Deleted",
-    "Event",
-    "FileProblem",
-    "Following",
-    "ManyKinds",
-    "Phase",
-    "Replaced",
-    "Resource",
-    "Resync",
-    "Sink",
-    "Source",
-    "SourceState",
-    "Threaded",
-]
 
 Resource: TypeAlias = str
 """The `name` of a `WatchedKind`."""
@@ -144,17 +126,17 @@ class Sink(Protocol):
 
 
 @runtime_checkable
-class Audited(Protocol):
-    """A source that can be asked to compare itself with its server; an `AuditResult` follows."""
+class ServerSource(Protocol):
+    """A source that follows a server, by helper threads of its own."""
 
-    def audit_now(self) -> None: ...
-
-
-@runtime_checkable
-class Threaded(Protocol):
-    """A source with helper threads of its own."""
+    @property
+    def restarts(self) -> Mapping[str, int]:
+        """Number of restarts of lists and watches, by reason."""
 
     def threads(self) -> tuple[ThreadStatus, ...]: ...
+
+    def audit_now(self) -> None:
+        """Compare with the server; an `AuditResult` follows. Any thread."""
 
 
 class Source(Protocol):

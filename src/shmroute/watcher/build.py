@@ -25,8 +25,6 @@ from shmroute.watcher.room import area_room, check_share
 from shmroute.watcher.tables_file import read_valid_tables
 from shmroute.watcher.tables_follower import TablesFollower
 
-__all__ = ["build"]
-
 _NOT_EMPTY: Final = ("manifests", "kubeconfig", "context", "tables", "redis", "metadata", "checkpoint", "group")
 """Options that must not be "": most often an unset shell variable, which would silently mean the default."""
 
@@ -129,7 +127,7 @@ def _cluster(options: WatchOptions) -> tuple[list[Source], SettingsRow, Callable
 
 
 def _folder(options: WatchOptions, tables: tuple[TableKind, ...]) -> tuple[list[Source], SettingsRow]:
-    from shmroute.sources.folder import FolderSource
+    from shmroute.sources.folder.source import FolderSource
 
     assert options.manifests is not None  # noqa: S101 - the caller has checked it
     namespace = options.namespaces[0] if options.namespaces else None

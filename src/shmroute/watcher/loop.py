@@ -27,7 +27,6 @@ from shmroute.shm.writing.control import stand_by
 from shmroute.shm.writing.publisher import Publisher
 from shmroute.shm.writing.segment_writer import Planned
 from shmroute.sources.base import (
-    Audited,
     AuditResult,
     Changed,
     Deleted,
@@ -37,9 +36,9 @@ from shmroute.sources.base import (
     ManyKinds,
     Replaced,
     Resync,
+    ServerSource,
     Source,
     SourceState,
-    Threaded,
 )
 from shmroute.sources.threads import SupervisedThreads, ThreadStatus
 from shmroute.tables import Announcement, Crowded, EndpointRules, Handler, Index, Room, TableHandler
@@ -418,7 +417,7 @@ class WatcherLoop:
                 return
             case str():
                 for source in self.sources:
-                    if isinstance(source, Audited):
+                    if isinstance(source, ServerSource):
                         source.audit_now()
                 return
             case SourceState():
@@ -532,7 +531,7 @@ class WatcherLoop:
         return self._states.contact_ns(self._kinds())
 
     def _thread_status(self) -> tuple[ThreadStatus, ...]:
-        of_sources = (source.threads() for source in self._sources if isinstance(source, Threaded))
+        of_sources = (source.threads() for source in self._sources if isinstance(source, ServerSource))
         return (*self._threads.status(), *chain.from_iterable(of_sources), *self._lasting_threads.status())
 
     def _crowded(self) -> list[Crowded]:
@@ -572,7 +571,9 @@ class WatcherLoop:
             invalid=self._index.invalid_count,
             handler_failures=sum(dispatcher.failures for dispatcher in self._dispatchers),
             sources=self._states.of(self._kinds()),
-            audited=tuple(kind.name for source in self.sources if isinstance(source, Audited) for kind in source.kinds),
+            audited=tuple(
+                kind.name for source in self.sources if isinstance(source, ServerSource) for kind in source.kinds
+            ),
             audits=self._states.audits,
             settings=self._settings,
             tables=tuple(kind.name for kind in self._kinds() if not kind.awaited),

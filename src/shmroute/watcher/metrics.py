@@ -9,11 +9,10 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
+from shmroute.sources.base import ServerSource
 from shmroute.watcher.loop import WatcherLoop
 from shmroute.watcher.status import Status
 from shmroute.watcher.workers import workers
-
-__all__ = ["WatcherCollector", "silent_seconds"]
 
 _GAUGES: Final[tuple[tuple[str, str, Callable[[Status], float]], ...]] = (
     ("generation", "The newest published generation.", lambda status: status.generation),
@@ -114,8 +113,7 @@ class WatcherCollector(Collector):
             lists.add_metric([state.resource], state.lists)
         restarts = CounterMetricFamily("shmroute_watch_restarts", "Watches begun again.", labels=["resource", "reason"])
         for source in self._watcher.sources:
-            stats = getattr(source, "stats", None)
-            for reason, count in list(stats.restarts.items()) if stats is not None else ():
+            for reason, count in list(source.restarts.items()) if isinstance(source, ServerSource) else ():
                 restarts.add_metric([source.kinds[0].name, reason], count)
         yield from (age, storage, watching, missing, lists, restarts)
 

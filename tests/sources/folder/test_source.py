@@ -14,8 +14,8 @@ import pytest
 from shmroute.errors import ConfigError
 from shmroute.resources.registry import APPMODELS
 from shmroute.sources.base import Event, Replaced, Resync, SourceState
-from shmroute.sources.folder import FolderSource
 from shmroute.sources.folder import source as source_module
+from shmroute.sources.folder.source import FolderSource
 from tests.sources.folder.manifests import Follower, appmodel, endpointslice, text
 from tests.sources.folder.test_reader import Volume
 

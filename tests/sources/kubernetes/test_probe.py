@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import msgspec
 import pytest
 
+from shmroute.kube.abort import Abort
 from shmroute.kube.connection import Connection
-from shmroute.sources.base import Replaced, Resync, SourceState
+from shmroute.sources.base import AuditResult, Replaced, Resync, SourceState
 from shmroute.sources.kubernetes.source import KubernetesSource
 from tests.apiserver import ApiServer, app_model
 from tests.sources.kubernetes.following import CALM, LIVELY, PATIENT, Following
@@ -418,23 +420,23 @@ def test_failed_probe_thread_is_reported_and_restarted(
 
 
 @pytest.mark.fault(42)
-def test_an_audit_without_a_thread_runs_at_its_next_time(
+def test_an_audit_that_fails_is_reported_and_runs_at_its_next_time(
     api: ApiServer, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = threading.Thread.start
-    failed: list[threading.Thread] = []
-
-    def start_but_once(thread: threading.Thread) -> None:
-        if thread.name.endswith("-audit") and not failed:
-            failed.append(thread)
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start_but_once)
     with Following(connection, timing=msgspec.structs.replace(CALM, audit_seconds=0.1)) as follow:
-        follow.wait(lambda: follow.source.stats.audits >= 2)
+        identities = follow.source._api.identities
+        failed: list[str] = []
 
-    assert failed
+        def fail_once(resource_version: str, *, abort: Abort) -> Any:
+            if not failed:
+                failed.append(resource_version)
+                raise RuntimeError("a defect")
+            return identities(resource_version, abort=abort)
+
+        monkeypatch.setattr(follow.source._api, "identities", fail_once)
+        follow.wait(lambda: bool(failed) and follow.source.stats.audits >= 2)
+
+        assert "a defect" in next(result.error for result in follow.of(AuditResult) if result.error)
 
 
 @pytest.mark.fault(42)

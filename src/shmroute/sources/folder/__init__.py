@@ -8,7 +8,3 @@
 
 `content`, `objects` and `selector` are pure; only `source` has a thread and a clock.
 """
-
-from shmroute.sources.folder.source import FolderSource
-
-__all__ = ["FolderSource"]

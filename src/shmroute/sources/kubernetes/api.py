@@ -15,13 +15,12 @@ from shmroute.sources.kubernetes import wire
 from shmroute.sources.kubernetes.sync_state import revision_of
 
 if TYPE_CHECKING:
-    from shmroute.kube.connection import Abort, Connection, Stream
+    from shmroute.kube.abort import Abort
+    from shmroute.kube.connection import Connection, Stream
     from shmroute.kube.discovery import Served
     from shmroute.resources.key import ObjectKey
     from shmroute.resources.registry import WatchedKind
     from shmroute.sources.kubernetes.timing import Timing
-
-__all__ = ["ResourceApi"]
 
 PAGE_OBJECTS = 500
 """Objects per page; client-go's value. An answer has some 0.5 MB, which every proxy passes."""

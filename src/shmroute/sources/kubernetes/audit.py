@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from shmroute.kube.connection import Abort
+    from shmroute.kube.abort import Abort
     from shmroute.resources.key import ObjectKey
     from shmroute.sources.kubernetes.api import ResourceApi
     from shmroute.sources.kubernetes.sync_state import SyncState

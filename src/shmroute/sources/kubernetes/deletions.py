@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from shmroute.resources.registry import Item
     from shmroute.sources.base import Event, Sink
 
-__all__ = ["DeletionGuard"]
-
 log = logging.getLogger(__name__)
 
 SETTLE_SECONDS: Final = 0.1

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
 
-    from shmroute.kube.connection import Abort, Stream
+    from shmroute.kube.abort import Abort
+    from shmroute.kube.connection import Stream
     from shmroute.resources.key import ObjectKey
     from shmroute.sources.kubernetes.api import ResourceApi
     from shmroute.sources.kubernetes.timing import SourceStats, Timing

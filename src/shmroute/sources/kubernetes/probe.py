@@ -1,7 +1,7 @@
 """Checks, by small periodic requests, that the watch is alive and that the server has not gone back in time.
 
-Run by `shmroute.sources.kubernetes.source` in its own thread, over its own connections; it acts through
-`WatchControl` and never sends an object. `schedule` says when each step is due; this module makes the requests and
+Run by `shmroute.sources.kubernetes.source` in its own thread, over its own connections; it acts through the reflector
+and never sends an object. `schedule` says when each step is due; this module makes the requests and
 draws the conclusions. Bookmarks are not a heartbeat: a healthy server may send nothing for minutes about a quiet
 resource, so silence alone proves nothing.
 
@@ -50,8 +50,9 @@ from shmroute.sources.kubernetes.sync_state import revision_of
 from shmroute.sources.kubernetes.wire import Bookmark, Garbled, Listed, Removed
 
 if TYPE_CHECKING:
-    from shmroute.kube.connection import Abort
+    from shmroute.kube.abort import Abort
     from shmroute.sources.kubernetes.api import ResourceApi
+    from shmroute.sources.kubernetes.reflector import Reflector
     from shmroute.sources.kubernetes.sync_state import SyncState
     from shmroute.sources.kubernetes.timing import SourceStats, Timing
 
@@ -79,16 +80,8 @@ class Topic(enum.Enum):
     COMPARISON = "comparison"
 
 
-class WatchControl(Protocol):
-    """The watch that the probe checks."""
-
-    @property
-    def watching(self) -> bool:
-        """Whether a watch is open or being opened."""
-
-    def reconnect(self, reason: str, *, broken: bool = False) -> None: ...
-
-    def relist(self, reason: str) -> None: ...
+class ProbeListener(Protocol):
+    """Takes what the probe has found out."""
 
     def in_step(self, contact_ns: int) -> None:
         """Note that the server's cache answered at this monotonic time."""
@@ -112,18 +105,19 @@ class Liveness:
         self,
         api: ResourceApi,
         sync: SyncState,
-        watched: WatchControl,
+        reflector: Reflector,
+        listener: ProbeListener,
         timing: Timing,
         stats: SourceStats,
-        stop: threading.Event,
         abort: Abort,
     ) -> None:
         self._api = api
         self._sync = sync
-        self._watched = watched
+        self._reflector = reflector
+        self._listener = listener
         self._timing = timing
         self._stats = stats
-        self._stop = stop
+        self._stop = threading.Event()
         self._abort = abort
         self._lock = threading.Lock()
         """Guards the schedule."""
@@ -164,12 +158,13 @@ class Liveness:
 
     # -- the loop ---------------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, stop: threading.Event) -> None:
         """Take each step when it is due, until `stop` is set; `abort` ends a running request."""
+        self._stop = stop
         while True:
             with self._lock:
                 _, at = self._schedule.next()
-            shortest = IDLE_SECONDS if self._watched.watching else UNWATCHED_SECONDS
+            shortest = IDLE_SECONDS if self._reflector.watching else UNWATCHED_SECONDS
             if self._stop.wait(min(TURN_SECONDS, max(shortest, at - time.monotonic()))):
                 return
             try:
@@ -187,7 +182,7 @@ class Liveness:
             due, at = self._schedule.next()
             if at > now:
                 return
-            watching = self._watched.watching
+            watching = self._reflector.watching
             if due in (Due.PROBE, Due.CONFIRM):
                 if watching and due is Due.PROBE and self._schedule.excuse(now):
                     return
@@ -213,7 +208,7 @@ class Liveness:
         if cache > self._sync.known:
             with self._lock:
                 self._schedule.ahead(cache, time.monotonic())
-        self._watched.in_step(asked_ns)
+        self._listener.in_step(asked_ns)
         if not confirm:
             return
         self._topic = Topic.STORAGE
@@ -224,10 +219,10 @@ class Liveness:
             self._schedule.confirmed(time.monotonic())
         if storage < highest:
             log.warning("%s: the storage is at %d, after %d: it went back in time", self._api.what, storage, highest)
-            self._watched.relist("rewound")
+            self._reflector.relist("rewound")
             return
         self._sync.note_server(storage)
-        self._watched.confirmed(asked_ns)
+        self._listener.confirmed(asked_ns)
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -261,9 +256,9 @@ class Liveness:
         if found is _Peek.NOTHING:
             self._sync.note_checked(behind)
             self._schedule.bookmarked()
-            self._watched.in_step(asked_ns)
+            self._listener.in_step(asked_ns)
         elif self._sync.wait_past(found, self._timing.grace_seconds, self._stop):
-            self._watched.in_step(asked_ns)
+            self._listener.in_step(asked_ns)
         else:
             self._revive(found)
 
@@ -300,9 +295,9 @@ class Liveness:
     def _revive(self, happened: int) -> None:
         """Reconnect the watch, which has not received the event that a peek has; if that does not help, list again."""
         log.warning("%s: the watch is silent while the resource moves: reconnecting", self._api.what)
-        self._watched.reconnect("silent")
+        self._reflector.reconnect("silent")
         if not self._sync.wait_past(happened, self._timing.grace_seconds, self._stop):
-            self._watched.relist("silent")
+            self._reflector.relist("silent")
 
     def _compare(self, resource_version: str, reason: str) -> None:
         """Compare with the server's metadata; list everything again if something differs."""
@@ -314,7 +309,7 @@ class Liveness:
                 self._sync,
                 self._timing,
                 resource_version,
-                lambda: self._watched.watching,
+                lambda: self._reflector.watching,
                 self._stop,
                 self._abort,
             )
@@ -324,7 +319,7 @@ class Liveness:
             log.warning("%s: the server is not as far as we are: %s", self._api.what, error.message)
             with self._lock:
                 self._schedule.compared(time.monotonic())
-            self._watched.relist("rewound")
+            self._reflector.relist("rewound")
             return
         now = time.monotonic()
         if problem:
@@ -338,10 +333,10 @@ class Liveness:
         if differing:
             keys = ", ".join(map(str, sorted(differing)[:MAX_REPORTED_KEYS]))
             log.error("%s: %d objects differ from the server's: %s", self._api.what, len(differing), keys)
-            self._watched.relist(reason)
+            self._reflector.relist(reason)
             return
         self._answered(Topic.COMPARISON)
-        self._watched.in_step(asked_ns)
+        self._listener.in_step(asked_ns)
 
     def _failed(self, error: ApiError | Garbled) -> None:
         """Handle a request that was refused or got no good answer."""
@@ -364,7 +359,7 @@ class Liveness:
             log.warning("%s%s: the open watch goes on", self._api.prefix, problem)
         self._note(topic, problem)
         if dead:
-            self._watched.reconnect("unreachable", broken=True)
+            self._reflector.reconnect("unreachable", broken=True)
 
     def _explain(self, error: ApiError | Garbled, topic: Topic) -> str:
         if isinstance(error, Garbled):
@@ -379,7 +374,7 @@ class Liveness:
 
     def _note(self, topic: Topic, problem: str) -> None:
         self._problems[topic] = problem
-        self._watched.note(topic, problem)
+        self._listener.note(topic, problem)
 
 
 _FAILS = {

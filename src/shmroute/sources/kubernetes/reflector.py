@@ -24,7 +24,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from shmroute.errors import ApiError
-from shmroute.kube.connection import Abort
+from shmroute.kube.abort import Abort
 from shmroute.sources.base import Changed, Deleted, Replaced
 from shmroute.sources.kubernetes.explain import explain, is_out_of_range
 from shmroute.sources.kubernetes.listing import Lister, read_events
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from shmroute.sources.kubernetes.sync_state import SyncState
     from shmroute.sources.kubernetes.timing import SourceStats, Timing
     from shmroute.sources.kubernetes.wire import WatchEvent
-
-__all__ = ["Reflector", "ReflectorListener"]
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,12 @@ its state is that of the worst namespace.
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from shmroute.sources.base import AuditResult, Changed, Deleted, Replaced, Resync, SourceState
-from shmroute.sources.kubernetes.timing import SourceStats
-from shmroute.sources.threads import ThreadStatus
+from shmroute.sources.threads import SupervisedThreads, ThreadStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from shmroute.resources.registry import Item, WatchedKind
     from shmroute.sources.base import Event, Phase, Sink
     from shmroute.sources.kubernetes.source import KubernetesSource
-
-__all__ = ["SeveralNamespaces"]
 
 WORST: tuple[Phase, ...] = ("backing-off", "starting", "listing", "watching", "stopped")
 
@@ -48,37 +47,27 @@ class SeveralNamespaces:
         """Objects of the other namespaces, kept until `_waiting` is empty."""
         self._keys: dict[str, set[ObjectKey]] = {namespace: set() for namespace in sources}
         self._states: dict[str, SourceState] = {}
-        self._failed: BaseException | None = None
 
     @property
-    def stats(self) -> SourceStats:
-        """The counters of all namespaces, summed."""
-        total = SourceStats()
+    def restarts(self) -> Mapping[str, int]:
+        """Number of restarts of lists and watches in all namespaces, by reason."""
+        total: Counter[str] = Counter()
         for source in self._sources.values():
-            for name in SourceStats.__struct_fields__:
-                if name != "restarts":
-                    setattr(total, name, getattr(total, name) + getattr(source.stats, name))
-            for reason, count in list(source.stats.restarts.items()):
-                total.restarts[reason] = total.restarts.get(reason, 0) + count
+            total.update(dict(source.restarts))
         return total
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
         """List and watch until `stop` is set. Raises `RuntimeError` if a namespace's source ends before that."""
         self._sink = sink
-        threads = [
-            threading.Thread(
-                target=self._follow, args=(namespace, source, stop), name=f"shmroute-{namespace}", daemon=True
-            )
-            for namespace, source in self._sources.items()
-        ]
-        for thread in threads:
-            thread.start()
+        threads = SupervisedThreads()
+        for namespace, source in self._sources.items():
+            follow = partial(source.run, _Part(self, namespace), stop)
+            threads.start(f"source of {namespace}", follow, restartable=False)
         while not stop.wait(LOOK_SECONDS):
-            ended = [thread.name for thread in threads if not thread.is_alive()]
-            if ended:
-                raise RuntimeError(f"the source of {', '.join(ended)} has ended") from self._failed
-        for thread in threads:
-            thread.join(LOOK_SECONDS)
+            threads.check()
+            if threads.lost:
+                raise RuntimeError(threads.lost)
+        threads.join(LOOK_SECONDS)
         with self._lock:
             self._sink = None
 
@@ -130,12 +119,6 @@ class SeveralNamespaces:
                         self._put(event)
                 case AuditResult() | _:
                     self._put(event)
-
-    def _follow(self, namespace: str, source: KubernetesSource, stop: threading.Event) -> None:
-        try:
-            source.run(_Part(self, namespace), stop)
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread of `run`
-            self._failed = error
 
     def _put(self, event: Event) -> None:
         if self._sink is not None:

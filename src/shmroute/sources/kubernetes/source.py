@@ -4,9 +4,8 @@ Created by the watcher, one for each kind and namespace. This module owns the th
 `reflector` (list and watch), `probe` and `audit` do the work, over `api`, `wire` and `sync_state`. It knows no
 table and no route, and never waits for its owner.
 
-Threads: the caller's of `run`, which looks after the others; one that lists and watches, one for the probe, one that
-keeps the time (resync and audits), and one for an audit while it lasts. A thread that ends is started again, and the
-state says so.
+Threads: the caller's of `run`, which looks after the others; one that lists and watches, one for the probe, and one
+that keeps the time (resync and audits). A thread that ends is started again, and the state says so.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from shmroute.kube.connection import Abort
+from shmroute.kube.abort import Abort
 from shmroute.sources.base import AuditResult, Resync, SourceState
 from shmroute.sources.kubernetes.api import ResourceApi
 from shmroute.sources.kubernetes.audit import audit
@@ -29,14 +28,12 @@ from shmroute.sources.kubernetes.timing import SourceStats, Timing
 from shmroute.sources.threads import CHECK_SECONDS, SupervisedThreads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from shmroute.kube.connection import Connection
     from shmroute.resources.registry import WatchedKind
     from shmroute.sources.base import Event, Phase, Sink
     from shmroute.sources.threads import ThreadStatus
-
-__all__ = ["RESYNC_SECONDS", "KubernetesSource"]
 
 log = logging.getLogger(__name__)
 
@@ -74,14 +71,13 @@ class KubernetesSource:
         self._timing = timing or Timing()
         self._api = ResourceApi(connection, kind, namespace, selector, self._timing)
         self._sync = SyncState()
-        self._reflector = Reflector(self._api, self._sync, self, self._timing, self.stats)
-        self._liveness: Liveness | None = None
         self._abort = Abort()
-        self._auditing = threading.Lock()
+        self._reflector = Reflector(self._api, self._sync, self, self._timing, self.stats)
+        self._liveness = Liveness(self._api, self._sync, self._reflector, self, self._timing, self.stats, self._abort)
+        self._audit_asked = threading.Event()
         self._lock = threading.Lock()
         """Guards the fields below, and the order in which the threads' events reach the sink."""
         self._sink: Sink | None = None
-        self._stop: threading.Event | None = None
         self._phase: Phase = "starting"
         self._reason = ""
         self._problems: dict[str, str] = {}
@@ -94,11 +90,10 @@ class KubernetesSource:
 
     def run(self, sink: Sink, stop: threading.Event) -> None:
         """List and watch until `stop` is set; returns well under 1 s after that."""
-        self._sink, self._stop = sink, stop
-        self._liveness = Liveness(self._api, self._sync, self, self._timing, self.stats, stop=stop, abort=self._abort)
+        self._sink = sink
         self.report("starting")
         self._threads.start(f"{self._resource} time", lambda: self._keep_time(stop), restartable=True)
-        self._threads.start(f"{self._resource} probe", self._liveness.run, restartable=True)
+        self._threads.start(f"{self._resource} probe", lambda: self._liveness.run(stop), restartable=True)
         self._threads.start(f"{self._resource} watch", lambda: self._reflector.run(stop), restartable=True)
         while not stop.wait(CHECK_SECONDS):
             self._threads.check()
@@ -117,15 +112,14 @@ class KubernetesSource:
 
     def audit_now(self) -> None:
         """Start an audit, unless one is running; an `AuditResult` follows. For any thread, while `run` runs."""
-        if not self._auditing.acquire(blocking=False):
-            return
-        try:
-            threading.Thread(target=self._audit, name=f"shmroute-{self._resource}-audit", daemon=True).start()
-        except BaseException:
-            self._auditing.release()
-            raise
+        self._audit_asked.set()
 
-    # -- called by the reflector and the probe (ReflectorListener, WatchControl) --------------------------------
+    @property
+    def restarts(self) -> Mapping[str, int]:
+        """Number of restarts of lists and watches, by reason."""
+        return self.stats.restarts
+
+    # -- called by the reflector and the probe (ReflectorListener, ProbeListener) -------------------------------
 
     def put(self, event: Event) -> None:
         """Send an event to the owner; drop it once the source has stopped."""
@@ -145,22 +139,19 @@ class KubernetesSource:
 
     def listed(self) -> None:
         """Note that a complete list was sent."""
-        if self._liveness is not None:
-            self._liveness.listed()
+        self._liveness.listed()
 
     def heard(self, *, bookmark: bool) -> None:
         """Note that the watch has received an event or a bookmark."""
-        if self._liveness is not None:
-            self._liveness.heard(bookmark=bookmark)
+        self._liveness.heard(bookmark=bookmark)
 
     def broken(self) -> None:
         """Note that the watch has resumed after a broken connection: a comparison must show that it is in step."""
-        if self._liveness is not None:
-            self._liveness.broken()
+        self._liveness.broken()
 
     def in_step(self, contact_ns: int) -> None:
         """Note an answer of the server at `contact_ns`; ignored while a comparison is due. Reported once a second."""
-        if self._liveness is not None and self._liveness.comparing:
+        if self._liveness.comparing:
             return
         with self._lock:
             self._contact_ns = max(self._contact_ns, contact_ns)
@@ -175,15 +166,6 @@ class KubernetesSource:
     def note(self, topic: Topic, problem: str) -> None:
         """Report a problem that may hide changes from us; "" ends the problem of that topic."""
         self._note(topic.value, problem)
-
-    @property
-    def watching(self) -> bool:
-        """Whether a watch is open or being opened."""
-        return self._reflector.watching
-
-    def reconnect(self, reason: str, *, broken: bool = False) -> None:
-        """Reopen the watch at its resourceVersion."""
-        self._reflector.reconnect(reason, broken=broken)
 
     def relist(self, reason: str) -> None:
         """List everything again, by a quorum read."""
@@ -231,38 +213,33 @@ class KubernetesSource:
         now = time.monotonic()
         resync = now + self._resync_seconds if self._resync_seconds else never
         next_audit = now + audit_wait(self._timing, random.random)
-        while not stop.wait(min(CHECK_SECONDS, max(0.0, min(resync, next_audit) - now))):
+        while not stop.is_set():
+            asked = self._audit_asked.wait(min(CHECK_SECONDS, max(0.0, min(resync, next_audit) - now)))
             now = time.monotonic()
             if now >= resync:
                 resync = now + self._resync_seconds
                 if self._sync.resource_version:
                     self.put(Resync(self._resource))
-            if now >= next_audit:
+            if (asked or now >= next_audit) and not stop.is_set():
                 next_audit = now + audit_wait(self._timing, random.random)
-                self._audit_on_time()
+                self._audit(stop)
+                self._audit_asked.clear()
 
     def _end(self) -> None:
         """Interrupt every wait for the server."""
         self._abort.set()
         self._reflector.interrupt()
         self._sync.wake()
+        self._audit_asked.set()
 
-    def _audit_on_time(self) -> None:
+    def _audit(self, stop: threading.Event) -> None:
         try:
-            self.audit_now()
-        except RuntimeError as error:  # no thread could be started; the next audit tries again
-            log.warning("%s: the audit was not begun: %s", self._api.what, error)
-
-    def _audit(self) -> None:
-        try:
-            if self._stop is None:
-                return
             result = audit(
                 self._api,
                 self._sync,
                 self._timing,
                 watching=lambda: self._reflector.watching,
-                stop=self._stop,
+                stop=stop,
                 abort=self._abort,
             )
             if result.error:
@@ -275,8 +252,6 @@ class KubernetesSource:
                 keys = ", ".join(map(str, result.keys))
                 log.error("%s: the audit found %d lost: %s", self._api.what, result.differences, keys)
                 self.relist("audit")
-        except BaseException as error:
+        except Exception as error:
             log.exception("the audit of %s failed in a way nobody thought of", self._api.what)
-            self.put(AuditResult(self._resource, 0, 0, error=f"the audit's thread failed: {error!r}"[:200]))
-        finally:
-            self._auditing.release()
+            self.put(AuditResult(self._resource, 0, 0, error=f"the audit failed: {error!r}"[:200]))

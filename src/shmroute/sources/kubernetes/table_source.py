@@ -19,24 +19,23 @@ import msgspec
 
 from shmroute.backoff import Backoff
 from shmroute.errors import ApiError
-from shmroute.kube.connection import Abort, path_of
+from shmroute.kube.abort import Abort
+from shmroute.kube.connection import path_of
 from shmroute.kube.discovery import find_served, missing_because
 from shmroute.sources.base import SourceState
 from shmroute.sources.kubernetes.deletions import DeletionGuard
 from shmroute.sources.kubernetes.several import SeveralNamespaces
 from shmroute.sources.kubernetes.source import RESYNC_SECONDS, KubernetesSource
-from shmroute.sources.kubernetes.timing import SourceStats, Timing
+from shmroute.sources.kubernetes.timing import Timing
 from shmroute.sources.threads import SupervisedThreads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from shmroute.kube.connection import Connection
     from shmroute.resources.registry import WatchedKind
     from shmroute.sources.base import Sink
     from shmroute.sources.threads import ThreadStatus
-
-__all__ = ["TableSource"]
 
 log = logging.getLogger(__name__)
 
@@ -198,9 +197,9 @@ class TableSource:
         return next((each for each in _decode(answer.data).resources if each.name == kind.plural), None)
 
     @property
-    def stats(self) -> SourceStats:
-        """Counters since the start."""
-        return self._source.stats if self._source is not None else SourceStats()
+    def restarts(self) -> Mapping[str, int]:
+        """Number of restarts of lists and watches, by reason."""
+        return self._source.restarts if self._source is not None else {}
 
     def _watch(self, kind: WatchedKind, namespace: str | None, rescoped: Callable[[], None]) -> KubernetesSource:
         def kept() -> int | None:
