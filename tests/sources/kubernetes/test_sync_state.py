@@ -116,17 +116,6 @@ def test_no_event_is_recorded_after_an_audit(sync: SyncState) -> None:
     assert not view.touched
 
 
-def test_only_new_events_are_counted_as_changes(sync: SyncState) -> None:
-    before = sync.changes
-    sync.replace("11", {A: 3, B: 7})
-    sync.advance("12")
-    assert sync.changes == before
-
-    sync.replace("13", {A: 3})
-    sync.put(A, 14, "14")
-    assert sync.changes == before + 2
-
-
 def test_a_wait_ends_when_the_position_is_reached(sync: SyncState) -> None:
     threading.Timer(0.05, lambda: sync.put(A, 20, "20")).start()
 

@@ -168,7 +168,6 @@ class Lister:
             check_token(token, tokens, what)
 
     def _skip(self, skipped: Skipped) -> None:
-        self._stats.skipped += 1
         log.warning("%s: skipped %s", self._api.what, skipped.reason)
 
 

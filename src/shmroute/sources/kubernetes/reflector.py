@@ -256,7 +256,6 @@ class Reflector:
         match event:
             case Listed(key, version, item, identity):
                 self._check_order(version, key)
-                self._stats.events += 1
                 if item is not None:
                     self._listener.put(Changed(self._resource, item, received))
                 elif key in sync:
@@ -264,14 +263,12 @@ class Reflector:
                 sync.put(key, identity, version)
             case Removed(key, version):
                 self._check_order(version, key)
-                self._stats.events += 1
                 self._listener.put(Deleted(self._resource, key, received))
                 sync.remove(key, version)
             case Bookmark(version):
                 self._stats.bookmarks += 1
                 sync.advance(version)
             case Skipped(reason, key, version, identity):
-                self._stats.skipped += 1
                 log.warning("%s: skipped %s", self._api.what, reason)
                 if key is None:
                     return

@@ -55,8 +55,6 @@ class SyncState:
         """Revision up to which a peek has shown that nothing happened to our objects since `position`."""
         self.highest = 0
         """Highest revision that the server has shown; a lower one means that it went back in time."""
-        self.changes = 0
-        """Number of changes sent."""
 
     def __contains__(self, key: object) -> bool:
         return key in self._identities
@@ -72,7 +70,6 @@ class SyncState:
     def replace(self, resource_version: str, identities: dict[ObjectKey, int]) -> None:
         """Note that a complete list was sent."""
         with self._moved:
-            self.changes += identities != self._identities
             self._identities = identities
             for view in self._views:
                 view.superseded = True
@@ -145,7 +142,6 @@ class SyncState:
             return differing | (identities.keys() - listed.keys())
 
     def _touch(self, key: ObjectKey, resource_version: str) -> None:
-        self.changes += 1
         for view in self._views:
             view.touched.add(key)
         self._move(resource_version)

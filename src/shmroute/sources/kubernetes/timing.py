@@ -113,11 +113,7 @@ class SourceStats(msgspec.Struct):
     """Complete lists started, streaming or paged."""
     watches: int = 0
     """Watches opened, without streaming lists and peeks."""
-    events: int = 0
-    """ADDED, MODIFIED and DELETED events received."""
     bookmarks: int = 0
-    skipped: int = 0
-    """Objects without a usable name."""
     bytes: int = 0
     """Bytes of bodies read."""
     errors: int = 0
