@@ -1,4 +1,4 @@
-"""Ask an API server's discovery about a resource, to explain a 404.
+"""Ask an API server's discovery about a resource: to find it, or to explain a 404.
 
 Called by `shmroute.kube.write` and by `shmroute.sources.kubernetes`. A server gives the same answer, 404 without a
 Status, for a missing definition, a version that is not served and a wrong scope. Discovery, which every authenticated
@@ -35,13 +35,17 @@ class Served(msgspec.Struct, frozen=True):
     """Whether the resource is namespaced in its version; None if that version does not serve it."""
 
 
-class _Resource(msgspec.Struct):
+class Resource(msgspec.Struct):
+    """Discovery's entry of a resource. `name` is its plural."""
+
     name: str
+    kind: str = ""
     namespaced: bool = True
+    verbs: list[str] = []
 
 
 class _Resources(msgspec.Struct):
-    resources: list[_Resource] = []
+    resources: list[Resource] = []
 
 
 class _Version(msgspec.Struct):
@@ -80,8 +84,8 @@ def find_served(
     prefix = ("apis", group) if group else ("api",)
     try:
         if (document := discover(*prefix, version)) is not None:
-            resources = msgspec.json.decode(document, type=_Resources).resources
-            return Served((version,), {each.name: each.namespaced for each in resources}.get(plural))
+            found = _entry(document, plural)
+            return Served((version,), found.namespaced if found is not None else None)
         if not group:
             return Served((), None)
         if (document := discover(*prefix)) is None:
@@ -90,6 +94,24 @@ def find_served(
         return Served(tuple(each.version for each in versions), None)
     except (ApiError, msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def find_resource(
+    connection: Connection, api_path: tuple[str, ...], plural: str, *, abort: Abort | None = None
+) -> Resource | None:
+    """Return discovery's entry of `plural` below `api_path`; None if it does not list it.
+
+    Raises `ApiError`, and `DecodeError` or `UnicodeDecodeError` for an answer that is no such document.
+    """
+    answer = connection.request(
+        "GET", path_of(*api_path), timeout_seconds=DISCOVERY_SECONDS, max_bytes=DISCOVERY_MAX_BYTES, abort=abort
+    )
+    return _entry(answer.data, plural)
+
+
+def _entry(document: bytes, plural: str) -> Resource | None:
+    resources = msgspec.json.decode(document, type=_Resources).resources
+    return next((each for each in resources if each.name == plural), None)
 
 
 def missing_because(served: Served | None, group: str, version: str, plural: str, *, namespaced: bool) -> str:

@@ -20,8 +20,7 @@ import msgspec
 from shmroute.backoff import Backoff
 from shmroute.errors import ApiError
 from shmroute.kube.abort import Abort
-from shmroute.kube.connection import path_of
-from shmroute.kube.discovery import find_served, missing_because
+from shmroute.kube.discovery import find_resource, find_served, missing_because
 from shmroute.sources.base import SourceState
 from shmroute.sources.kubernetes.deletions import DeletionGuard
 from shmroute.sources.kubernetes.several import SeveralNamespaces
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DISCOVERY_SECONDS = 10.0
-"""Longest wait for one discovery document, in seconds."""
-
 STOP_SECONDS = 0.7
 """Longest wait for the source's threads at its end, in seconds: `run` returns well under 1 s after a stop."""
 
@@ -51,20 +47,6 @@ may disagree for a moment."""
 
 MISSING_SECONDS = 10.0
 """Longest wait between two requests for a resource that is not served yet, in seconds, before jitter."""
-
-
-class _Resource(msgspec.Struct):
-    name: str
-    kind: str = ""
-    namespaced: bool = True
-    verbs: list[str] = []
-
-
-class _Resources(msgspec.Struct):
-    resources: list[_Resource] = []
-
-
-_decode = msgspec.json.Decoder(_Resources).decode
 
 
 class TableSource:
@@ -154,7 +136,7 @@ class TableSource:
     def _goes_away(self, kind: WatchedKind, abort: Abort, rescoped: Callable[[], None]) -> str | None:
         """Return why the resource is deleted or about to be; "" if it stays, None if the server does not say."""
         try:
-            found = self._look(kind, abort)
+            found = find_resource(self._connection, kind.api_path, kind.plural, abort=abort)
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return self._missing(kind, abort)
@@ -189,12 +171,6 @@ class TableSource:
                 kind.full_name,
             )
         self._discovery_refused = True
-
-    def _look(self, kind: WatchedKind, abort: Abort | None = None) -> _Resource | None:
-        """Return discovery's entry of the resource; None if it does not list it. Raises `ApiError`, `DecodeError`."""
-        path = path_of(*kind.api_path)
-        answer = self._connection.request("GET", path, timeout_seconds=DISCOVERY_SECONDS, abort=abort)
-        return next((each for each in _decode(answer.data).resources if each.name == kind.plural), None)
 
     @property
     def restarts(self) -> Mapping[str, int]:
@@ -238,7 +214,7 @@ class TableSource:
         said = ""
         while not stop.is_set():
             try:
-                found = self._look(kind)
+                found = find_resource(self._connection, kind.api_path, kind.plural)
                 if found is not None:
                     if said:
                         log.info("%s: the API server serves %s now", self._name, kind.full_name)
