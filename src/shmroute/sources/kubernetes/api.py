@@ -58,13 +58,27 @@ class ResourceApi:
         """Prefix for log lines that name only the resource, since several tables may follow the same one."""
         self.what = f"{kind.plural} of {connection.host}{self._path}{f' ({table})' if table else ''}"
 
-    def page(self, resource_version: str, token: str, *, abort: Abort) -> bytes:
-        """Return the body of one page of a list; `token` is "" for the first page.
+    def page(self, resource_version: str, token: str, *, accept: str = "application/json", abort: Abort) -> bytes:
+        """Return the body of one page of a list; `token` is "" for the first page, `accept` the Accept header.
 
         `resource_version` is "" for a quorum read, "0" for whatever the server's cache holds, else the oldest state
         that the list may show. Only a quorum read comes in pages: limits make a server bypass its cache.
         """
-        return self._list(resource_version, token, "application/json", abort)
+        query = dict(self._selector)
+        if token:
+            query |= {"limit": str(PAGE_OBJECTS), "continue": token}
+        elif resource_version in ("", "0"):
+            query |= {"limit": str(PAGE_OBJECTS)}
+            query |= {"resourceVersion": resource_version} if resource_version else {}
+        else:
+            query |= {"resourceVersion": resource_version, "resourceVersionMatch": "NotOlderThan"}
+        silence = self._timing.list_silence_seconds
+        deadline = time.monotonic() + self._timing.page_seconds
+        stream = self._connection.open(
+            self._path, query, read_timeout_seconds=silence, answer_timeout_seconds=silence, accept=accept, abort=abort
+        )
+        with stream:
+            return stream.read_all(f"GET {self.what}", PAGE_MAX_BYTES, deadline)
 
     def identities(self, resource_version: str, *, abort: Abort) -> tuple[str, dict[ObjectKey, int]]:
         """Return a complete list: its resourceVersion, and each object's key and identity.
@@ -75,7 +89,7 @@ class ResourceApi:
         tokens: set[str] = set()
         token = ""
         while True:
-            body = self._list(resource_version, token, METADATA_ONLY, abort)
+            body = self.page(resource_version, token, accept=METADATA_ONLY, abort=abort)
             shown, token, identities = wire.decode_identities(self.kind, body, self.what)
             found |= identities
             if not token:
@@ -120,23 +134,6 @@ class ResourceApi:
         return find_served(
             self._connection, kind.group, kind.version, kind.plural, timeout_seconds=timeout_seconds, abort=abort
         )
-
-    def _list(self, resource_version: str, token: str, accept: str, abort: Abort) -> bytes:
-        query = dict(self._selector)
-        if token:
-            query |= {"limit": str(PAGE_OBJECTS), "continue": token}
-        elif resource_version in ("", "0"):
-            query |= {"limit": str(PAGE_OBJECTS)}
-            query |= {"resourceVersion": resource_version} if resource_version else {}
-        else:
-            query |= {"resourceVersion": resource_version, "resourceVersionMatch": "NotOlderThan"}
-        silence = self._timing.list_silence_seconds
-        deadline = time.monotonic() + self._timing.page_seconds
-        stream = self._connection.open(
-            self._path, query, read_timeout_seconds=silence, answer_timeout_seconds=silence, accept=accept, abort=abort
-        )
-        with stream:
-            return stream.read_all(f"GET {self.what}", PAGE_MAX_BYTES, deadline)
 
 
 def check_token(token: str, seen: set[str], what: str) -> None:
