@@ -39,8 +39,6 @@ from shmroute.shm.layout import (
 from shmroute.shm.names import segment_name
 from shmroute.shm.segment import Record, Segment
 
-__all__ = ["RowChange", "RowReader"]
-
 _ATTEMPTS: Final = 200
 """Maximum attempts to open the current segment. Before each further one, the writer has made a whole new base."""
 

@@ -39,8 +39,6 @@ from shmroute.shm.layout import (
 )
 from shmroute.shm.names import register_name
 
-__all__ = ["Register", "WorkerNote", "create_register", "read_workers"]
-
 _FLOCK: Final = struct.Struct("hhqqi4x")
 """`struct flock` on 64-bit Linux: type, whence, start, length, pid."""
 

@@ -34,8 +34,6 @@ from shmroute.shm.layout import (
     unpack_segment_header,
 )
 
-__all__ = ["NO_END", "Record", "Segment"]
-
 NO_END: Final = 1 << 32
 """An end of the log, in words, that lies behind every record: selects the newest version of each row."""
 

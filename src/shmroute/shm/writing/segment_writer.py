@@ -36,8 +36,6 @@ from shmroute.shm.segment import NO_END, Segment
 from shmroute.shm.writing.packing import Row, pack_rows, point_slots
 from shmroute.shm.writing.segment_memory import WritableSegment
 
-__all__ = ["Change", "NoRoom", "Planned", "SegmentWriter"]
-
 Change = tuple[int, bytes, bytes | None]
 """`(kind, key, value)`; the value None deletes the row."""
 
