@@ -21,6 +21,7 @@ import msgspec
 from tests.processes import bound
 
 from benchmarks.measured import Measured
+from benchmarks.processes import compile_package
 from benchmarks.timing import figure, ratio
 from shmroute.worker.lookup import NATIVE
 
@@ -85,6 +86,7 @@ def former_code() -> Iterator[Path | None]:
             yield None
             return
         subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+        compile_package(Path(folder))
         yield Path(folder)
 
 

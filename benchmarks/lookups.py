@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import msgspec
+from msgspec.structs import astuple
 
 from benchmarks.measured import Measured
 from benchmarks.peers import Peer, Table
@@ -176,7 +177,9 @@ def typed_first_touch(count: int, rounds: int) -> list[Measured]:
     ours.publisher.replace({(FIRST_TABLE_KIND, name): value for name, value in table.items()})
     tenants = _TenantTable(FIRST_TABLE_KIND, decode, msgspec.DecodeError, count)
     rows = ours.reader._position.newest()
-    tenants._enable(rows.control.buffer, rows.segment.buffer, rows.segment.header, rows.end, float(rows.generation))
+    tenants._enable(
+        rows.control.buffer, rows.segment.buffer, astuple(rows.segment.header), rows.end, float(rows.generation)
+    )
     dice = random.Random(5)
     try:
         taken = interleaved(

@@ -12,9 +12,9 @@ from typing import Any, Self
 
 import msgspec
 
-from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState, encode
+from shmroute.rows import App, EndpointRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState, encode
 from shmroute.shm.writing.publisher import Publisher
-from shmroute.worker.routes import App, Route
+from shmroute.worker.routes import Route
 
 NAMESPACE = "ns"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import shmroute
 from shmroute.rows import Kind, encode
 from shmroute.shm.writing.publisher import Publisher
 from tests.kube.peers import write_kubeconfig
@@ -54,6 +55,21 @@ WATCHER_SIDE = {
 }
 
 
+LOOK_UP = {
+    *("shmroute", "shmroute.errors", "shmroute.kinds", "shmroute.native", "shmroute.shm", "shmroute.worker"),
+    *(f"shmroute.shm.{name}" for name in ("control", "fences", "hashing", "layout", "names", "posix", "reader")),
+    *(f"shmroute.shm.{name}" for name in ("register", "segment", "trust")),
+    *(f"shmroute.worker.{name}" for name in ("binding", "default", "environment", "forks", "lookup", "position")),
+    *(f"shmroute.worker.{name}" for name in ("reader", "routes", "row_cache")),
+}
+"""The modules of shmroute that a look-up needs. Each further one would cost every worker time and memory."""
+
+STANDARD = {
+    *("_struct", "_weakrefset", "errno", "fcntl", "mmap", "struct", "threading", "weakref", "zlib"),
+}
+"""Modules of the standard library that a look-up needs and msgspec may not have loaded."""
+
+
 def loaded_by(code: str) -> set[str]:
     """Return the modules that are loaded after `code` in a fresh interpreter, and are not in a bare one."""
     report = "import sys; print(*sys.modules)"
@@ -72,12 +88,26 @@ def test_import_loads_nothing_heavy_and_nothing_of_the_watcher() -> None:
     assert of_those(loaded_by("import shmroute"), HEAVY | WATCHER_SIDE) == set()
 
 
-def test_first_look_up_loads_nothing_heavy_and_nothing_of_the_watcher(area: str) -> None:
+def test_first_look_up_loads_only_what_a_look_up_needs(area: str) -> None:
     route = ("model", "v-1", "app", "v-2", "namespace", "appmodel", ())
     code = f"import shmroute; assert shmroute.Reader({area!r}).resolve('model').app == 'app'"
     with Publisher(area) as publisher:
         publisher.replace({(Kind.MODEL, "model"): encode(route)})
-        assert of_those(loaded_by(code), HEAVY | WATCHER_SIDE) == set()
+        loaded = loaded_by(code)
+    assert of_those(loaded, HEAVY | WATCHER_SIDE) == set()
+    assert of_those(loaded, {"shmroute"}) - {"shmroute._native"} == LOOK_UP
+    assert loaded - loaded_by("import msgspec") - of_those(loaded, {"shmroute"}) <= STANDARD
+
+
+@pytest.mark.parametrize("name", ["App", "Endpoint", "Snapshot", "Table"])
+def test_a_class_that_no_look_up_needs_is_loaded_at_its_first_use(name: str) -> None:
+    used = f"import shmroute; assert {name!r} in dir(shmroute); shmroute.{name}"
+    assert loaded_by(used) > loaded_by("import shmroute")
+
+
+def test_a_name_that_the_package_lacks_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'shmroute' has no attribute 'missing'"):
+        shmroute.missing  # noqa: B018
 
 
 def test_connection_by_a_kubeconfig_does_not_load_the_official_client(tmp_path: Path) -> None:

@@ -73,6 +73,21 @@ def test_the_package_runs_no_text_as_code(trees: Trees) -> None:
     assert called == []
 
 
+def test_shared_memory_takes_structs_from_msgspec_and_decodes_nothing(trees: Trees) -> None:
+    shm = [(name, node) for name, tree in trees.items() if name.startswith("shm/") for node in ast.walk(tree)]
+    attributes = {
+        node.attr
+        for _, node in shm
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "msgspec"
+    }
+    modules = {
+        node.module
+        for _, node in shm
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "msgspec"
+    }
+    assert (attributes, modules) == ({"Struct"}, {"msgspec.structs"})
+
+
 def test_yaml_is_read_by_the_safe_loader_only(trees: Trees) -> None:
     used = {
         (name, node.attr)

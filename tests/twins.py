@@ -59,11 +59,20 @@ def _reader_on(route_lookup: Any, table_lookup: Any) -> type[Reader]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(lookup, "RouteLookup", route_lookup)
         patched.setattr(lookup, "TableLookup", table_lookup)
-        patched.setattr(tables_module, "Table", _module_again("shmroute.worker.tables").Table)
+        table = _module_again("shmroute.worker.tables").Table
+        patched.setattr(tables_module, "Table", table)
         built_in = _module_again("shmroute.worker.built_in")
-        for name in ("BuiltInTable", "Models"):
-            patched.setattr(built_in_module, name, getattr(built_in, name))
         made: type[Reader] = _module_again("shmroute.worker.reader").Reader
+    make_table = made._make_table
+
+    def make_table_of_twin(reader: Reader, name: str, type: Any) -> Any:  # noqa: A002 - as in `Reader`
+        with pytest.MonkeyPatch.context() as patched:  # `Reader` imports these classes at their first use
+            patched.setattr(tables_module, "Table", table)
+            for built in ("BuiltInTable", "Models"):
+                patched.setattr(built_in_module, built, getattr(built_in, built))
+            return make_table(reader, name, type)
+
+    made._make_table = make_table_of_twin  # type: ignore[assignment, method-assign]
     return made
 
 

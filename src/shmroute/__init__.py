@@ -7,6 +7,10 @@
 One watcher process per pod (`shmroute watch`) keeps the snapshot in shared memory; see `shmroute.worker.reader`.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from shmroute.errors import (
     AppNotFound,
     AreaUnreadable,
@@ -25,11 +29,14 @@ from shmroute.errors import (
 )
 from shmroute.native import native as _native_module
 from shmroute.worker.default import get, resolve, snapshot, table
-from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.reader import Reader
-from shmroute.worker.routes import App, Route
-from shmroute.worker.snapshot import Snapshot
-from shmroute.worker.tables import Table
+from shmroute.worker.routes import Route
+
+if TYPE_CHECKING:
+    from shmroute.rows import App
+    from shmroute.worker.endpoints import Endpoint
+    from shmroute.worker.snapshot import Snapshot
+    from shmroute.worker.tables import Table
 
 __all__ = [
     "App",
@@ -60,3 +67,24 @@ __all__ = [
 
 __native__: bool = _native_module is not None
 """Whether look-ups run in the native twin (C). If False, plain Python does; `shmroute.native.missing` says why."""
+
+
+_MODULES = {
+    "App": "shmroute.rows",
+    "Endpoint": "shmroute.worker.endpoints",
+    "Snapshot": "shmroute.worker.snapshot",
+    "Table": "shmroute.worker.tables",
+}
+"""Name of a class -> its module, which is loaded at the first use: a look-up needs none of them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

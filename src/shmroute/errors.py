@@ -34,7 +34,9 @@ This module imports nothing else of shmroute and nothing heavy: workers load it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -413,7 +415,7 @@ class ApiError(ShmrouteError):
 # --- calls: see `shmroute.calls` -------------------------------------------------------------------------------------
 
 
-class FailedAttempt(NamedTuple):
+class FailedAttempt(msgspec.Struct, frozen=True):
     """One attempt of a call that failed."""
 
     endpoint: str

@@ -79,7 +79,7 @@ def test_no_offset_of_the_code_is_left_out() -> None:
 def test_fields_of_a_header_come_in_their_order() -> None:
     for section, values in (("Segment", layout.SegmentHeader), ("Batch", layout.Batch)):
         named = [re.match(r"`(\w+)`", row[2]) for row in tables(section)[0]]
-        assert tuple(found[1] for found in named if found) == values._fields
+        assert tuple(found[1] for found in named if found) == values.__struct_fields__
 
 
 def test_sizes_in_the_text_are_those_of_the_code() -> None:

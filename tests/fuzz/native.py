@@ -17,6 +17,8 @@ from collections.abc import Callable
 from typing import Any, Final
 from zlib import crc32
 
+from msgspec.structs import astuple, replace
+
 from shmroute.shm.layout import (
     BATCH_BYTES,
     CONTROL_BYTES,
@@ -176,7 +178,7 @@ def run(look_ups: int, seed: int) -> int:
         struct.pack_into("<Q", control, OLDEST_AT, oldest)
         header = SegmentHeader(3, 1, turn.hash_key, 0, turn.slots, turn.records_at, turn.records_at, capacity, 20)
         native = table()
-        native._enable(control, turn.data, header, end, float(GENERATION))
+        native._enable(control, turn.data, astuple(header), end, float(GENERATION))
         for key in (KEYS + ABSENT) * PASSES:
             if key == KEYS[0]:  # as another process would, at any time
                 native._drop_all()
@@ -189,7 +191,7 @@ def run(look_ups: int, seed: int) -> int:
                 assert key.encode() in value or WAYS[number % len(WAYS)] is not Turn.changed_bytes, (
                     f"seed {seed}, turn {number}: {key!r} leads to {value!r}"
                 )
-        native._enable(control, turn.data, header._replace(log_at=log_at), log_at, float(GENERATION))
+        native._enable(control, turn.data, astuple(replace(header, log_at=log_at)), log_at, float(GENERATION))
         struct.pack_into("<d", control, GENERATION_AT, float(newest))
         absent: dict[str, None] = {"absent": None, "key-1": None}
         moved = native._advance(absent)

@@ -9,6 +9,7 @@ from zlib import crc32
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shmroute.errors import AreaUnreadable
 from shmroute.shm import layout
@@ -21,7 +22,7 @@ def header(**changes: int) -> SegmentHeader:
     slots = 1024
     records_at = layout.SLOTS_AT + slots * 8
     whole = SegmentHeader(7, 99, 5, layout.hash_test(5), slots, records_at, records_at + 800, records_at + 8000, 5)
-    return whole._replace(**changes)
+    return replace(whole, **changes)
 
 
 @pytest.mark.fault(34)
@@ -203,8 +204,8 @@ def test_batch_checksum_covers_header_and_records() -> None:
     records = layout.pack_record(1, b"key", b"value", 0)
     batch = Batch(9, 0, layout.BATCH_BYTES + len(records), 1, 0, 1, 1)
     good = layout.batch_checksum(batch, records)
-    for field in Batch._fields:
-        assert layout.batch_checksum(batch._replace(**{field: getattr(batch, field) ^ 4}), records) != good
+    for field in Batch.__struct_fields__:
+        assert layout.batch_checksum(replace(batch, **{field: getattr(batch, field) ^ 4}), records) != good
     assert layout.batch_checksum(batch, records[:-1] + b"\1") != good
 
 

@@ -15,9 +15,9 @@ from shmroute.resources.appmodel import AppModel, InvalidAppModel
 from shmroute.resources.endpointslice import EndpointSlice
 from shmroute.resources.key import ObjectKey
 from shmroute.resources.registry import Item
-from shmroute.rows import ConflictRow, EndpointRow, EndpointsRow, EndpointsState, InvalidRow, Kind, RowKey
+from shmroute.rows import App, ConflictRow, EndpointRow, EndpointsRow, EndpointsState, InvalidRow, Kind, RowKey
 from shmroute.sources.base import Changed, Deleted, Event, Replaced
-from shmroute.worker.routes import App, Route
+from shmroute.worker.routes import Route
 
 Table: TypeAlias = dict[tuple[int, str], Any]
 """Rows with their values decoded."""

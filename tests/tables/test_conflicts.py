@@ -7,8 +7,7 @@ from itertools import permutations
 import msgspec
 import pytest
 
-from shmroute.rows import ConflictRow, Kind
-from shmroute.worker.routes import App
+from shmroute.rows import App, ConflictRow, Kind
 from tests.tables.builders import EARLY, LATE, Followed, appmodel
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from msgspec.structs import astuple
 
 import shmroute
 from shmroute import AreaUnreadable, ModelNotFound, Reader, Route
@@ -217,7 +218,7 @@ def test_first_touch_finds_the_row_as_it_was_in_its_generation(publisher: Publis
     control = bytearray(view.control.buffer)
     struct.pack_into("<d", control, GENERATION_AT, float(view.generation))
     table = Table(table_kind, bytes, ValueError, 10)
-    table._enable(control, view.segment.buffer, view.segment.header, view.end, float(view.generation))
+    table._enable(control, view.segment.buffer, astuple(view.segment.header), view.end, float(view.generation))
     assert (table["a"], table["b"], table["late"]) == (b"second", b"b", None)
 
 

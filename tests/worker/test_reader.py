@@ -26,12 +26,12 @@ from shmroute.errors import (
     ShmrouteError,
     StaleRoutes,
 )
-from shmroute.rows import Kind, SettingsRow, encode
+from shmroute.rows import App, Kind, SettingsRow, encode
 from shmroute.worker import default as client
 from shmroute.worker.endpoints import Endpoint
 from shmroute.worker.environment import DEFAULT_AREA
 from shmroute.worker.reader import Reader
-from shmroute.worker.routes import App, Route
+from shmroute.worker.routes import Route
 from tests.forks import Forks, Pipe
 from tests.routing import RoutesArea, route
 from tests.twins import decode_by

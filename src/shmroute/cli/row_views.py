@@ -14,6 +14,7 @@ from shmroute.cli.resolve import ROUTE_COLUMNS, route_item
 from shmroute.resources.registry import APPMODELS, ENDPOINTSLICES
 from shmroute.rows import (
     BUILT_IN_TABLES,
+    App,
     ConflictRow,
     EndpointsRow,
     EndpointsState,
@@ -26,7 +27,7 @@ from shmroute.rows import (
 from shmroute.shm.reader import RowReader
 from shmroute.watcher.report import age_words, onlooker
 from shmroute.worker.endpoints import Endpoint
-from shmroute.worker.routes import App, Route
+from shmroute.worker.routes import Route
 from shmroute.worker.table_view import endpoints_ready
 
 Item = dict[str, Any]

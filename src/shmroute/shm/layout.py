@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import struct
 import sys
-from typing import Final, NamedTuple
+from typing import Final
 from zlib import crc32
+
+import msgspec
+from msgspec.structs import astuple
 
 from shmroute.errors import AreaUnreadable
 from shmroute.shm.hashing import hasher
@@ -130,7 +133,7 @@ assert BATCH_BYTES % WORD_BYTES == 0  # noqa: S101
 assert SEGMENT_HEADER.size <= HINT_AT  # noqa: S101
 
 
-class SegmentHeader(NamedTuple):
+class SegmentHeader(msgspec.Struct, frozen=True, gc=False):
     """The header of a segment. Sizes and offsets are in bytes."""
 
     start: int
@@ -147,7 +150,7 @@ class SegmentHeader(NamedTuple):
     """Number of rows in the base."""
 
 
-class Batch(NamedTuple):
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """The header of one generation's changes."""
 
     generation: int
@@ -203,8 +206,9 @@ def slots_for(rows: int) -> int:
 
 def pack_segment_header(header: SegmentHeader) -> bytes:
     """Return the header's bytes, checksum included."""
-    body = _CHECKED_HEADER.pack(SEGMENT_MAGIC, FORMAT_VERSION, 0, *header)
-    return SEGMENT_HEADER.pack(SEGMENT_MAGIC, FORMAT_VERSION, 0, *header, crc32(body), 0)
+    fields = astuple(header)
+    body = _CHECKED_HEADER.pack(SEGMENT_MAGIC, FORMAT_VERSION, 0, *fields)
+    return SEGMENT_HEADER.pack(SEGMENT_MAGIC, FORMAT_VERSION, 0, *fields, crc32(body), 0)
 
 
 def unpack_segment_header(name: str, data: bytes, size: int) -> SegmentHeader:
@@ -298,9 +302,9 @@ def unlinked_record(record: bytes) -> bytes:
 
 def pack_batch(batch: Batch, records: bytes) -> bytes:
     """Return the bytes of a batch of packed records. `batch.length` includes the header."""
-    return BATCH.pack(*batch, batch_checksum(batch, records)) + records
+    return BATCH.pack(*astuple(batch), batch_checksum(batch, records)) + records
 
 
 def batch_checksum(batch: Batch, records: bytes) -> int:
     """Return the checksum that `pack_batch` stores."""
-    return crc32(records, crc32(_CHECKED_BATCH.pack(*batch)))
+    return crc32(records, crc32(_CHECKED_BATCH.pack(*astuple(batch))))

@@ -7,7 +7,6 @@ word for the lock, the workers' register and the event log.
 from __future__ import annotations
 
 import os
-import re
 from typing import Final
 
 from shmroute.errors import ConfigError
@@ -23,8 +22,14 @@ def _default_directory() -> str:
 DIRECTORY: Final = os.environ.get("SHMROUTE_DIR") or _default_directory()
 """Folder of all areas. Read once; all processes of an area must use the same folder."""
 
-_AREA_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-"""Valid names of areas. There is no dot, since in a file's name a dot follows the area."""
+_MAX_AREA_NAME: Final = 100
+"""Longest name of an area, in characters."""
+
+
+def _is_area_name(name: str) -> bool:
+    """Return whether areas may have this name. There is no dot, since in a file's name a dot follows the area."""
+    plain = name.replace("-", "").replace("_", "")
+    return len(name) <= _MAX_AREA_NAME and name[:1].isalnum() and plain.isalnum() and name.isascii()
 
 
 def control_name(area: str) -> str:
@@ -33,7 +38,7 @@ def control_name(area: str) -> str:
     Raises:
         ConfigError: `area` is not a letter or digit followed by at most 99 letters, digits, "-" and "_".
     """
-    if not _AREA_NAME.fullmatch(area):
+    if not _is_area_name(area):
         raise ConfigError(
             f"area {area!r} cannot be a name: use 1 to 100 letters, digits, '-' and '_', a letter or digit first"
         )
@@ -75,7 +80,7 @@ def area_names() -> list[str]:
     except FileNotFoundError:
         return []
     found = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
-    return sorted(name for name in found if _AREA_NAME.fullmatch(name))
+    return sorted(name for name in found if _is_area_name(name))
 
 
 def fixed_names(area: str) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import grp
 import mmap
 import os
 import stat
@@ -229,6 +228,8 @@ class Ownership:
     """
 
     def __init__(self, group: str | int | None = None) -> None:
+        import grp  # imported here, since only a watcher needs it
+
         try:
             self.group_id = grp.getgrnam(group).gr_gid if isinstance(group, str) else group
         except KeyError as error:

@@ -9,7 +9,6 @@ not void (docs/format.md, "Validated reads").
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -130,7 +129,9 @@ class RowReader:
 
     def snapshot(self) -> Self:
         """Return a second reader at the same generation. It stays there, until it expires, when this one moves."""
-        return copy.copy(self)
+        view = type(self).__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        return view
 
     @property
     def live_rows(self) -> int:

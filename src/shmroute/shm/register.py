@@ -19,8 +19,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 from zlib import crc32
+
+import msgspec
 
 from shmroute.errors import AreaUnreadable, ShmrouteError
 from shmroute.native import native
@@ -58,7 +60,7 @@ _NAME_CHECK_NS: Final = 1_000_000_000
 _LOOK_UP: Final = LOOK_UPS.index("plain" if native is None else "native")
 
 
-class WorkerNote(NamedTuple):
+class WorkerNote(msgspec.Struct, frozen=True, gc=False):
     """The note of a live process. Do not trust it: any process that may write the register can have written it."""
 
     pid: int

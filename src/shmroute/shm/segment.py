@@ -7,8 +7,10 @@ still valid (`shmroute.shm.reader`). Offsets named `*_word` count 8-byte units.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 from zlib import crc32
+
+import msgspec
 
 from shmroute.errors import AreaUnreadable
 from shmroute.shm import posix
@@ -41,7 +43,7 @@ _SLOTS_A_TURN: Final = 65536
 """Slots copied at a time while listing: enough to be fast, few enough to take little memory."""
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """A decoded record of a segment."""
 
     kind: int

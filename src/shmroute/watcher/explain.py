@@ -9,11 +9,11 @@ import msgspec
 
 from shmroute.errors import NO_ENDPOINTS_ADVICE
 from shmroute.metadata.template import KeyTemplate
-from shmroute.rows import ConflictRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState
+from shmroute.rows import App, ConflictRow, EndpointsRow, EndpointsState, Kind, MetadataRow, MetadataState
 from shmroute.shm.reader import RowReader
 from shmroute.watcher.report import health
 from shmroute.worker.endpoints import Endpoint
-from shmroute.worker.routes import App, Route
+from shmroute.worker.routes import Route
 
 
 def find_route(rows: RowReader, model: str, namespace: str | None) -> Route | None:

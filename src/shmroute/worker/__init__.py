@@ -4,7 +4,7 @@
     reader       `Reader`: look-ups in one area
     lookup       the look-up of each request; the native twin does the same
     position     the generation that a reader answers from, and its moves to the next; `row_cache` holds decoded rows
-    routes       `Route` and `App`; `endpoints` picks an address, `metadata` decodes a value, `binding` links routes to
+    routes       `Route`; `endpoints` picks an address, `metadata` decodes a value, `binding` links routes to
                  their reader
     tables       `Table`: a declared table; `built_in` has models, apps and endpoints, `table_view` their common base,
                  `table_metadata` the metadata of a row

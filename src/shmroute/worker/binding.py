@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shmroute.rows import EndpointsRow, Kind
+from shmroute.kinds import Kind
 from shmroute.worker import environment
-from shmroute.worker.endpoints import Busy, Pool
-from shmroute.worker.metadata import MetadataValue, bytes_in, decode_row
 from shmroute.worker.position import Position
 from shmroute.worker.routes import Route
 
-__all__ = ["ReaderBinding"]
+if TYPE_CHECKING:
+    from shmroute.worker.endpoints import Busy, Pool
+    from shmroute.worker.metadata import MetadataValue
 
-_decode_endpoints = msgspec.msgpack.Decoder(EndpointsRow).decode
+__all__ = ["ReaderBinding"]
 
 
 class ReaderBinding:
@@ -58,15 +58,19 @@ class ReaderBinding:
 
     def pool_of(self, route: Route) -> Pool:
         """Return the endpoints of the route's app in the newest generation."""
+        from shmroute.worker.endpoints import Pool, decode_row  # most workers never pick
+
         zone = self._zone if self._zone is not None else environment.zone()
 
         def decode(value: bytes | None) -> Pool:
-            return Pool(route.app, _decode_endpoints(value) if value else None, zone, self.busy, self.position)
+            return Pool(route.app, decode_row(value) if value else None, zone, self.busy, self.position)
 
         return self.position.part(Kind.ENDPOINTS, f"{route.namespace}/{route.appmodel}", decode)
 
     def metadata_of(self, route: Route) -> MetadataValue:
         """Return the metadata of the route's model in the newest generation."""
+        from shmroute.worker.metadata import MetadataValue, decode_row  # many workers never read it
+
         key = f"{route.namespace}/{route.model}"
 
         def decode(value: bytes | None) -> MetadataValue:
@@ -78,6 +82,8 @@ class ReaderBinding:
 
     def _metadata_bytes(self, key: str, metadata: MetadataValue) -> bytes | None:
         """Return the value in a METADATA row. It is not cached, since each worker would hold a copy of its own."""
+        from shmroute.worker.metadata import bytes_in
+
         position = self.position
         with position.lock:
             rows = position.refresh()

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from shmroute.errors import ModelNotFound, NotReady, SnapshotExpired
-from shmroute.rows import EndpointsRow, TableRow
-from shmroute.worker.endpoints import Endpoint, usable_endpoints
-from shmroute.worker.routes import App, Route
+from shmroute.rows import App, TableRow
+from shmroute.worker.endpoints import Endpoint, decode_row, usable_endpoints
+from shmroute.worker.routes import Route
 from shmroute.worker.table_view import ready_row, table_row
 from shmroute.worker.tables import ATTEMPTS, Table
 
@@ -31,7 +31,6 @@ __all__ = ["BuiltInTable", "Models", "check_table", "decode_app", "decode_apps",
 T = TypeVar("T")
 
 decode_apps = msgspec.msgpack.Decoder(tuple[App, ...]).decode
-_decode_row = msgspec.msgpack.Decoder(EndpointsRow).decode
 
 
 def decode_app(row: bytes) -> App:
@@ -41,7 +40,7 @@ def decode_app(row: bytes) -> App:
 
 def decode_endpoints(row: bytes) -> tuple[Endpoint, ...]:
     """Return the addresses of an ENDPOINTS row that `Route.endpoints` has."""
-    return usable_endpoints(_decode_row(row))
+    return usable_endpoints(decode_row(row))
 
 
 _TYPES: Final[dict[str, tuple[Any, str]]] = {

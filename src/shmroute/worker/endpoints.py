@@ -17,7 +17,10 @@ import msgspec
 from shmroute.errors import NoEndpoints
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState
 
-__all__ = ["Busy", "Endpoint", "Lease", "Pool", "usable_endpoints"]
+__all__ = ["Busy", "Endpoint", "Lease", "Pool", "decode_row", "usable_endpoints"]
+
+decode_row = msgspec.msgpack.Decoder(EndpointsRow).decode
+"""Decodes an ENDPOINTS row. Raises `msgspec.DecodeError`."""
 
 Busy: TypeAlias = dict[str, deque[None]]
 """Address -> one entry for each call under way. Appending and popping need no lock, which a fork could copy locked."""

@@ -23,7 +23,6 @@ from shmroute.native import native
 from shmroute.shm.layout import FORMAT_VERSION, GENERATION_AT, WORD_BYTES
 
 if TYPE_CHECKING:
-    from shmroute.shm.layout import SegmentHeader
     from shmroute.worker.routes import Route
 
 __all__ = ["NATIVE", "NEVER", "Lookup", "PlainRouteLookup", "PlainTableLookup", "RouteLookup", "TableLookup"]
@@ -82,14 +81,14 @@ class Lookup:
         self._cache.clear()
 
     def _enable(
-        self, control: memoryview[int], segment: memoryview[int], header: SegmentHeader, end: int, seen: float
+        self, control: memoryview[int], segment: memoryview[int], header: tuple[int, ...], end: int, seen: float
     ) -> None:
         """Answer as long as the generation word is `seen`.
 
         Args:
             control: the control block, which holds that word.
             segment: the mapped segment.
-            header: the segment's header when it was mapped.
+            header: the fields of the segment's header (`SegmentHeader`) when it was mapped.
             end: where its log ends in this generation, in bytes.
             seen: the generation.
         """

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 import msgspec
+from msgspec.structs import astuple
 
 from shmroute.errors import AreaUnreadable, NoAccess, NotReady, SnapshotExpired
-from shmroute.rows import Kind
+from shmroute.kinds import Kind
 from shmroute.shm.layout import MAX_GENERATION
 from shmroute.shm.reader import RowReader
 from shmroute.shm.register import Register
 from shmroute.worker import environment
 from shmroute.worker.forks import register
 from shmroute.worker.lookup import NEVER, Lookup
-from shmroute.worker.metadata import bytes_in
 from shmroute.worker.row_cache import RowCache, make_room
 
 __all__ = ["Position"]
@@ -302,7 +302,7 @@ class Position:
 
     def _enable(self, lookup: Lookup, rows: RowReader) -> None:
         segment = rows.segment
-        lookup._enable(rows.control.buffer, segment.buffer, segment.header, rows.end, self.seen)
+        lookup._enable(rows.control.buffer, segment.buffer, astuple(segment.header), rows.end, self.seen)
 
     def _drop(self, lookups: list[tuple[_Served, Lookup]], changed: Iterable[tuple[int, str]]) -> None:
         by_kind: dict[int, list[Lookup]] = {}
@@ -331,6 +331,8 @@ class Position:
 
     def _last_metadata(self, key: str) -> bytes | None:
         """Return the value in a METADATA row before the current move; None if it cannot be read any more."""
+        from shmroute.worker.metadata import bytes_in
+
         if self._former is None:
             return None
         try:

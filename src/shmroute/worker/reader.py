@@ -17,20 +17,19 @@ from shmroute.errors import (
     SnapshotExpired,
     StaleRoutes,
 )
-from shmroute.rows import BUILT_IN_TABLES, Kind, SettingsRow
+from shmroute.kinds import BUILT_IN_TABLES, Kind
 from shmroute.worker.binding import ReaderBinding
-from shmroute.worker.built_in import BuiltInTable, Models, check_table, decode_app, decode_apps, decode_endpoints
 from shmroute.worker.lookup import RouteLookup
 from shmroute.worker.position import Position
-from shmroute.worker.routes import App, Route, route_in
+from shmroute.worker.routes import Route, route_in
 from shmroute.worker.row_cache import CACHED_ROWS, make_room
-from shmroute.worker.snapshot import Snapshot
-from shmroute.worker.table_view import decoder
-from shmroute.worker.tables import Table
 
 if TYPE_CHECKING:
+    from shmroute.rows import App
     from shmroute.worker.changes import AsyncChanges, Change, Changes, Reset
     from shmroute.worker.endpoints import Endpoint
+    from shmroute.worker.snapshot import Snapshot
+    from shmroute.worker.tables import Table
 
 __all__ = ["Reader"]
 
@@ -132,6 +131,8 @@ class Reader(RouteLookup):
 
     def _steady_seconds(self) -> float:
         """Return the largest age in normal operation, in seconds; 0 if unknown. Needs the position's lock."""
+        from shmroute.rows import SettingsRow
+
         row = self._position.row(Kind.SETTINGS, "")
         return msgspec.msgpack.decode(row, type=SettingsRow).steady_seconds if row is not None else 0.0
 
@@ -153,6 +154,8 @@ class Reader(RouteLookup):
             AppNotFound: no AppModel names the app (in that namespace).
             NotReady, AreaUnreadable, NoAccess: as `resolve`.
         """
+        from shmroute.worker.built_in import decode_apps
+
         found = self._position.part(Kind.APP, name, lambda value: decode_apps(value) if value else ())
         for app in found:
             if namespace is None or app.namespace == namespace:
@@ -165,6 +168,8 @@ class Reader(RouteLookup):
 
     def apps(self) -> dict[str, App]:
         """Return all apps of one generation: name -> app; the oldest AppModel's entry if several name the app."""
+        from shmroute.worker.built_in import decode_app
+
         listing = self._position.listing(Kind.APP)
         return {key: self._position.decoded(decode_app, value) for key, value in listing}
 
@@ -190,9 +195,16 @@ class Reader(RouteLookup):
         Raises:
             TypeError: `name` is not a str, or is a built-in table's and `type` is another than that of its values.
         """
+        table = self._tables.get((name, type)) if isinstance(name, str) else None
+        return table if table is not None else self._new_table(name, type)
+
+    def _new_table(self, name: str, type: Any) -> Table[Any]:  # noqa: A002 - as msgspec calls it
+        """Check the arguments of `table`, and make the table unless one of other arguments is the same."""
+        from shmroute.worker.built_in import check_table
+
         check_table(name, type)
         if name in BUILT_IN_TABLES:
-            type = Any  # noqa: A001 - see above
+            type = Any  # noqa: A001 - whether its type is named or not
         table = self._tables.get((name, type))
         if table is None:
             make_room(self._tables, _TABLES)
@@ -200,6 +212,10 @@ class Reader(RouteLookup):
         return table
 
     def _make_table(self, name: str, type: Any) -> Table[Any]:  # noqa: A002 - as msgspec calls it
+        from shmroute.worker.built_in import BuiltInTable, Models, decode_app, decode_endpoints
+        from shmroute.worker.table_view import decoder
+        from shmroute.worker.tables import Table
+
         match name:
             case "models":
                 return Models(self._position, self._decode_route, self.resolve)
@@ -215,6 +231,8 @@ class Reader(RouteLookup):
         Raises:
             NotReady, AreaUnreadable, NoAccess: as `resolve`.
         """
+        from shmroute.worker.snapshot import Snapshot
+
         return Snapshot(self._position, self._route_of)
 
     def changes(

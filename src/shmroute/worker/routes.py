@@ -1,4 +1,4 @@
-"""The values that a look-up returns: `Route` and `App`. Both are immutable.
+"""`Route`, the value that a look-up returns. It is immutable.
 
 A route is a value of one generation. Its endpoints are looked up at each use, so that a stored route never leads to a
 withdrawn address. Its metadata is that of its own version: looked up until it has been read, and constant from then on.
@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import msgspec
 
 from shmroute.errors import ModelNotFound, ShmrouteError
-from shmroute.rows import App
 
 if TYPE_CHECKING:
     from shmroute.calls import Attempts, Policy
     from shmroute.worker.endpoints import Endpoint, Lease, Pool
     from shmroute.worker.metadata import MetadataValue
 
-__all__ = ["App", "Route", "RouteSource", "route_in"]
+__all__ = ["Route", "RouteSource", "route_in"]
 
 
 class RouteSource(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Container
 from itertools import islice
 from typing import Any, Final
 
-from shmroute.rows import Kind
+from shmroute.kinds import Kind
 
 __all__ = ["CACHED_ROWS", "RowCache", "make_room"]
 

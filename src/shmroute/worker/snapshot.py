@@ -16,10 +16,11 @@ from shmroute.worker.routes import route_in
 from shmroute.worker.table_view import TableView, decoder, ready_row, table_row
 
 if TYPE_CHECKING:
+    from shmroute.rows import App
     from shmroute.shm.reader import RowReader
     from shmroute.worker.endpoints import Endpoint
     from shmroute.worker.position import Position
-    from shmroute.worker.routes import App, Route
+    from shmroute.worker.routes import Route
 
 __all__ = ["Snapshot"]
 

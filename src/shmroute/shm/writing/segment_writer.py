@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from shmroute.errors import AreaUnreadable
 from shmroute.shm import layout, posix
 from shmroute.shm.fences import fence
@@ -220,7 +222,7 @@ class SegmentWriter:
             AreaUnreadable, NoAccess: the file has been removed or replaced.
         """
         self.live_rows = self.slots_used
-        self.header = self.header._replace(log_at=self.end, rows=self.slots_used)
+        self.header = replace(self.header, log_at=self.end, rows=self.slots_used)
         self._buffer[self.end : self.end + LOG_SPARE_BYTES] = bytes(LOG_SPARE_BYTES)
         data = pack_segment_header(self.header)
         self._buffer[WORD_BYTES : len(data)] = data[WORD_BYTES:]
