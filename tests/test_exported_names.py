@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import shmroute
+
 API_PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 
 PUBLIC = {
@@ -88,6 +90,7 @@ PUBLIC = {
     "shmroute.contrib.granian": ["beside"],
     "shmroute.contrib.gunicorn": ["on_exit", "post_fork", "when_ready"],
     "shmroute.contrib.httpx": ["AsyncTransport", "Transport", "url_for"],
+    "shmroute.contrib.prometheus": ["CallsCollector", "WorkerCollector"],
     "shmroute.contrib.requests": ["Adapter", "url_for"],
     "shmroute.kube": [
         "Abort",
@@ -152,3 +155,13 @@ def test_every_module_of_the_api_page_is_pinned() -> None:
         # A class may be documented where it is defined, and be imported from the public package around it.
         package = next(each for each in sorted(PUBLIC, reverse=True) if f"{module}.".startswith(f"{each}."))
         assert not member or member in PUBLIC[package], name
+
+
+def test_only_public_modules_list_their_names() -> None:
+    """Packages, and `shmroute.rows`, list them too: they pass on names of other modules."""
+    source = Path(shmroute.__file__).parent
+    listing = [
+        path for path in source.rglob("*.py") if "__all__ = [" in path.read_text() and path.name != "__init__.py"
+    ]
+    modules = {f"shmroute.{'.'.join(path.relative_to(source).with_suffix('').parts)}" for path in listing}
+    assert modules - {"shmroute.rows"} <= PUBLIC.keys()

@@ -8,16 +8,6 @@ from __future__ import annotations
 import enum
 from typing import TypeAlias
 
-__all__ = [
-    "BUILT_IN_TABLES",
-    "FIRST_TABLE_NUMBER",
-    "LAST_TABLE_NUMBER",
-    "TABLE_KINDS",
-    "Kind",
-    "RowKey",
-    "table_kinds",
-]
-
 
 class Kind(enum.IntEnum):
     """The kind of a row. The comment beside each kind gives the key and the value."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from shmroute.worker.endpoints import Busy, Pool
     from shmroute.worker.metadata import MetadataValue
 
-__all__ = ["ReaderBinding"]
-
 
 class ReaderBinding:
     """The link from routes to their reader's position. Each reader makes one; the class of its routes holds it.

@@ -26,8 +26,6 @@ from shmroute.worker.tables import ATTEMPTS, Table
 if TYPE_CHECKING:
     from shmroute.worker.position import Position
 
-__all__ = ["BuiltInTable", "Models", "check_table", "decode_app", "decode_apps", "decode_endpoints"]
-
 T = TypeVar("T")
 
 decode_apps = msgspec.msgpack.Decoder(tuple[App, ...]).decode

@@ -17,8 +17,6 @@ import msgspec
 from shmroute.errors import NoEndpoints
 from shmroute.rows import EndpointRow, EndpointsRow, EndpointsState
 
-__all__ = ["Busy", "Endpoint", "Lease", "Pool", "decode_row", "usable_endpoints"]
-
 decode_row = msgspec.msgpack.Decoder(EndpointsRow).decode
 """Decodes an ENDPOINTS row. Raises `msgspec.DecodeError`."""
 

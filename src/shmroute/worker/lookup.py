@@ -25,8 +25,6 @@ from shmroute.shm.layout import FORMAT_VERSION, GENERATION_AT, WORD_BYTES
 if TYPE_CHECKING:
     from shmroute.worker.routes import Route
 
-__all__ = ["NATIVE", "NEVER", "Lookup", "PlainRouteLookup", "PlainTableLookup", "RouteLookup", "TableLookup"]
-
 NEVER: Final = memoryview(b"\0\0\0\0\0\0\xf8\x7f").cast("d", shape=())
 """The generation word of a reader that is not attached: a NaN, which equals nothing, not even itself."""
 

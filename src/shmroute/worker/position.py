@@ -26,8 +26,6 @@ from shmroute.worker.forks import register
 from shmroute.worker.lookup import NEVER, Lookup
 from shmroute.worker.row_cache import RowCache, make_room
 
-__all__ = ["Position"]
-
 _MAX_ABSENT_NAME: Final = 512
 """Longest name that is remembered as absent, in characters: clients may ask for made-up names of any length."""
 

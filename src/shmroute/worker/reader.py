@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from shmroute.worker.snapshot import Snapshot
     from shmroute.worker.tables import Table
 
-__all__ = ["Reader"]
-
 _WAIT_STEP_SECONDS: Final = 0.005
 
 _MODEL: Final = int(Kind.MODEL)

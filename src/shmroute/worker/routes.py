@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from shmroute.worker.endpoints import Endpoint, Lease, Pool
     from shmroute.worker.metadata import MetadataValue
 
-__all__ = ["Route", "RouteSource", "route_in"]
-
 
 class RouteSource(Protocol):
     """Looks up endpoints and metadata for a route: `shmroute.worker.binding.ReaderBinding`."""

@@ -12,8 +12,6 @@ from typing import Any, Final
 
 from shmroute.kinds import Kind
 
-__all__ = ["CACHED_ROWS", "RowCache", "make_room"]
-
 CACHED_ROWS: Final = 131_072
 """Largest number of rows that a worker keeps decoded, about 0.5 KiB each: enough for every hot set we have met."""
 

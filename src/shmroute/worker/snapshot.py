@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from shmroute.worker.position import Position
     from shmroute.worker.routes import Route
 
-__all__ = ["Snapshot"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 
