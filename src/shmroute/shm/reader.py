@@ -132,11 +132,6 @@ class RowReader:
         view.__dict__.update(self.__dict__)
         return view
 
-    @property
-    def live_rows(self) -> int:
-        """Number of rows of all kinds. Unverified: for estimates."""
-        return self._place.segment.live_rows
-
     # --- rows ----------------------------------------------------------------------------------------------
 
     def get(self, kind: int, key: str) -> bytes | None:

@@ -80,14 +80,6 @@ class Segment:
         self.hash_key = self.header.hash_key
         self._hint = self.buffer[HINT_AT : HINT_AT + WORD_BYTES].cast("Q")
 
-    @property
-    def live_rows(self) -> int:
-        """Number of rows after the newest batch. Unverified: for estimates."""
-        hint = self._hint[0]
-        if not self.header.log_at <= hint <= self.header.capacity - BATCH_BYTES:
-            return self.header.rows
-        return Batch(*BATCH.unpack_from(self.map, hint)[:-1]).live_rows
-
     # --- the log -------------------------------------------------------------------------------------------
 
     def position(self) -> tuple[int, int]:

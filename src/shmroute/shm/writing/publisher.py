@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import chain, islice
 from time import perf_counter
 from typing import Final, NamedTuple, Self, TypeVar
@@ -291,13 +290,7 @@ class Publisher:
             NoAccess: a new segment cannot be opened; nothing has changed.
             AreaBusy: this process was forked from the one that made this publisher.
         """
-        with self._change():
-            if self._writer is not None:
-                self._append(self._writer, self._encoded(changes))
-            elif rows := {key: value for key, value in changes.items() if value is not None}:
-                self._publish_anew(rows)
-        self.maintain()
-        return self.generation
+        return self._change(self._publish, changes)
 
     def replace(self, rows: Mapping[tuple[int, str], bytes]) -> int:
         """Publish `rows` in place of all former rows, in at most one generation.
@@ -305,25 +298,25 @@ class Publisher:
         Raises:
             OutOfSharedMemory, ValueError, NoAccess, AreaBusy: as `publish`.
         """
-        with self._change():
-            try:
-                self._replace(rows)
-            except AreaUnreadable as error:
-                _log.warning("area %s: %s; all rows are published anew", self.area, error)
-                self._publish_anew(rows)
-        self.maintain()
-        return self.generation
+        return self._change(self._replace, rows)
 
-    @contextmanager
-    def _change(self) -> Iterator[None]:
-        """Mark the time of a change. After these errors nothing has changed; after any other, `_begin` recovers."""
+    def _change(self, work: Callable[[T], None], rows: T) -> int:
+        """Do the work of one change. After these errors nothing has changed; after any other, `_begin` recovers."""
         self._begin()
         try:
-            yield
+            work(rows)
         except (OutOfSharedMemory, NoAccess, ValueError):
             self._at_work = False
             raise
         self._at_work = False
+        self.maintain()
+        return self.generation
+
+    def _publish(self, changes: Mapping[tuple[int, str], bytes | None]) -> None:
+        if self._writer is not None:
+            self._append(self._writer, self._encoded(changes))
+        elif rows := {key: value for key, value in changes.items() if value is not None}:
+            self._publish_anew(rows)
 
     def _append(self, writer: SegmentWriter, changes: Sequence[Change]) -> None:
         planned = writer.plan(changes, self._pause)
@@ -337,6 +330,13 @@ class Publisher:
             self._publish_anew(self._merged(writer, planned))
 
     def _replace(self, rows: Rows) -> None:
+        try:
+            self._append_differences(rows)
+        except AreaUnreadable as error:
+            _log.warning("area %s: %s; all rows are published anew", self.area, error)
+            self._publish_anew(rows)
+
+    def _append_differences(self, rows: Rows) -> None:
         if self._writer is None:
             self._publish_anew(rows)
             return
