@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonpath
 import msgspec
 import pytest
 
@@ -104,6 +105,27 @@ def test_an_escaped_dot_is_part_of_a_name() -> None:
     path = r".metadata.labels.app\.kubernetes\.io/name"
     assert row(tenant(), key=path).row_key == "gateway"
     assert row(tenant(), key=".metadata.labels['app.kubernetes.io/name']").row_key == "gateway"
+
+
+@pytest.mark.parametrize("path", [".a", ".a.b", ".a.b._c", ".a.length", ".not", ".a.not.b"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"a": None},
+        {"a": {"b": None, "not": {"b": False}}},
+        {"a": {"b": {"_c": [1]}}},
+        {"a": [{"b": 1}], "not": 2},
+        {"a": "text"},
+    ],
+)
+def test_path_of_plain_names_gives_what_the_library_gives(path: str, body: dict[str, Any]) -> None:
+    expected = jsonpath.findall(f"${path}", body)
+    manifest = {"metadata": {"name": "x"}, **body}
+    if expected:
+        assert [msgspec.msgpack.decode(row(manifest, value=path).value)] == expected
+    else:
+        assert f"no {path}" in reason(manifest, value=path)
 
 
 def test_default_key_includes_the_namespace_if_there_are_several() -> None:

@@ -147,9 +147,9 @@ class Segment:
         Raises:
             AreaUnreadable: a record or slot on the search path is damaged.
         """
-        _, slot, word, value = self.probe(kind, key, end_word)
+        hashed, slot, word, value = self.probe(kind, key, end_word)
         if not word:
-            self.check_way(kind, key, slot)
+            self.check_way(hashed, slot, set())
         return value
 
     def has(self, kind: int, key: bytes, end_word: int) -> bool:
@@ -158,9 +158,9 @@ class Segment:
         Raises:
             AreaUnreadable: a record or slot on the search path is damaged.
         """
-        _, slot, word, value = self.probe(kind, key, end_word, values=False)
+        hashed, slot, word, value = self.probe(kind, key, end_word, values=False)
         if not word:
-            self.check_way(kind, key, slot)
+            self.check_way(hashed, slot, set())
         return value is not None
 
     def probe(self, kind: int, key: bytes, end_word: int, *, values: bool = True) -> tuple[int, int, int, bytes | None]:
@@ -198,19 +198,25 @@ class Segment:
                 raise AreaUnreadable(self.name, "no slot is free")
         return hashed, slot, 0, None
 
-    def check_way(self, kind: int, key: bytes, free: int) -> None:
+    def check_way(self, hashed: int, free: int, verified: set[int]) -> None:
         """Verify all slots between the one where the search for a row began and the free one where it ended.
 
         Otherwise a damaged slot could make a row look absent.
+
+        Args:
+            hashed: the hash of the row.
+            free: the free slot.
+            verified: slots that need not be verified again; those on the way are added.
 
         Raises:
             AreaUnreadable: a slot or record there is damaged.
         """
         slots = self.header.slots
-        slot = hash_of(self.header.hash_key, kind, key) * slots >> 32
+        slot = hashed * slots >> 32
         while slot != free:
-            if entry := self.slots[slot]:
+            if slot not in verified and (entry := self.slots[slot]):
                 self._row_of(entry, NO_END, values=False)
+                verified.add(slot)
             slot = slot + 1 if slot + 1 < slots else 0
 
     def record_at(self, word: int, *, values: bool = True) -> Record:

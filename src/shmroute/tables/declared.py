@@ -201,6 +201,8 @@ class DeclaredTable:
         """Set or remove the INVALID row of an object, as its state requires."""
         reason, row = self._set_aside.get(key) or self._beyond.get(key), None
         if reason is None:
+            if key not in self._listed:
+                return
             self._listed.discard(key)
         else:
             self._listed.add(key)
@@ -238,7 +240,8 @@ class DeclaredTable:
         insort(claims, claim_of(new))
         if claims[0] == claim_of(new):
             self._show(new.row_key, before, new)
-        self._note_conflict(new.row_key, claims, len(claims) == 2)
+        if before is not None:
+            self._note_conflict(new.row_key, claims, len(claims) == 2)
 
     def _let_go(self, old: TableObject) -> None:
         claims = self._claims[old.row_key]
@@ -246,9 +249,10 @@ class DeclaredTable:
         del claims[bisect_left(claims, claim_of(old))]
         if first:
             self._show(old.row_key, old, self._objects[claims[0][2]] if claims else None)
-        self._conflict_count -= len(claims) == 1
-        self._note_conflict(old.row_key, claims, False)
-        if not claims:
+        if claims:
+            self._conflict_count -= len(claims) == 1
+            self._note_conflict(old.row_key, claims, False)
+        else:
             del self._claims[old.row_key]
 
     def _note_conflict(self, row_key: str, claims: list[Claim], new: bool) -> None:

@@ -470,7 +470,7 @@ class WatcherLoop:
         rows: dict[RowKey, bytes | None] = dict(self._index.rows())
         if self._metadata is not None:
             kinds = {int(Kind.METADATA), *self._tables.metadata_kinds}
-            rows.update(((kind, key), value) for kind in kinds for key, value in publisher.rows(kind))
+            rows.update(publisher.rows_of(kinds))
             rows.update((key, row) for key, row in unpublished.items() if key[0] in kinds)
             rows.update(self._metadata.want_lost(rows, self._index.metadata()))
         return rows

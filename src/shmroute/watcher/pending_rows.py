@@ -147,9 +147,8 @@ class PendingRows:
         held_back = self._held_back()
         try:
             if self.complete and not self._damaged:
-                for number in self._outdated:
-                    for key, _ in publisher.rows(number):
-                        self._unpublished.setdefault((number, key), None)
+                for key, _ in publisher.rows_of(self._outdated):
+                    self._unpublished.setdefault(key, None)
                 publisher.publish({key: value for key, value in self._unpublished.items() if key not in held_back})
             else:
                 publisher.replace(self._complete_table(publisher))
@@ -217,6 +216,7 @@ class PendingRows:
         table[Kind.SETTINGS, ""] = encode(self._settings)
         if self._definitions is not None:
             table[DEFINITIONS] = self._definitions
+        kept: dict[str, tuple[int, ...]] = {}
         for kind in self._unsynced.values():
             former = _former_table(publisher, kind)
             numbers = kind.row_kinds
@@ -226,12 +226,13 @@ class PendingRows:
                 row = publisher.get(Kind.TABLES, kind.name)
                 assert row is not None  # noqa: S101 - `former` comes from it
                 table[Kind.TABLES, kind.name] = row
-            self._former[kind.name] = numbers
-            for key in [key for key in table if key[0] in numbers]:
-                del table[key]
-            for number in numbers:
-                table.update(((number, name), value) for name, value in publisher.rows(number))
-        return table
+            kept[kind.name] = numbers
+        unknown = {number for numbers in kept.values() for number in numbers}
+        table = {key: row for key, row in table.items() if key[0] not in unknown}
+        former_rows = dict(publisher.rows_of(unknown))
+        found = {number for number, _ in former_rows}
+        self._former.update({name: numbers for name, numbers in kept.items() if not found.isdisjoint(numbers)})
+        return table | former_rows
 
 
 def _former_table(publisher: Publisher, kind: WatchedKind) -> int | None:

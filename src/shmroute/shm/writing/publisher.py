@@ -7,7 +7,7 @@ Called from one thread (the watcher's owner thread). The process may be killed a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from time import perf_counter
 from typing import Final, NamedTuple, Self, TypeVar
@@ -362,10 +362,18 @@ class Publisher:
 
     def rows(self, kind: int) -> Iterator[tuple[str, bytes]]:
         """Yield `(key, value)` of the published rows of one kind. Damaged rows are left out."""
-        if self._writer is not None:
-            for record in self._writer.reading.rows(NO_END, kind, leave_out_damaged=True):
-                if record.value is not None:
-                    yield record.key.decode(), record.value
+        for (_, key), value in self.rows_of((kind,)):
+            yield key, value
+
+    def rows_of(self, kinds: Collection[int]) -> Iterator[tuple[tuple[int, str], bytes]]:
+        """Yield `((kind, key), value)` of the published rows of these kinds. Damaged rows are left out.
+
+        Reads the whole segment, however few rows there are: ask for all kinds at once.
+        """
+        if self._writer is not None and kinds:
+            for record in self._writer.reading.rows(NO_END, leave_out_damaged=True):
+                if record.value is not None and record.kind in kinds:
+                    yield (record.kind, record.key.decode()), record.value
 
     def _merged(self, writer: SegmentWriter, planned: Sequence[Planned]) -> Rows:
         """Return all rows with the planned changes applied."""

@@ -246,14 +246,16 @@ class SegmentWriter:
         """
         reading = self.reading
         probe = reading.probe
+        verified: set[int] = set()
         planned = []
         for count, (kind, key, value) in enumerate(changes, 1):
             hashed, slot, previous, old = probe(kind, key, NO_END)
             if not previous:
-                reading.check_way(kind, key, slot)
+                reading.check_way(hashed, slot, verified)
             if old != value:
                 planned.append(Planned(kind, key, value, hashed, slot, previous, old is not None))
             if count % CHANGES_BETWEEN_PAUSES == 0:
+                verified.clear()  # bounds its size
                 pause()
         return planned
 
