@@ -32,6 +32,19 @@ class RouteSource(Protocol):
         """Return the metadata of the route's model in the newest generation."""
 
 
+class Parts:
+    """What a route has looked up so far: the endpoints of its app, and its metadata.
+
+    One object and not two fields of `Route`: most routes look up neither, and a worker may remember a million of them.
+    """
+
+    __slots__ = ("metadata", "pool")
+
+    def __init__(self, metadata: MetadataValue | None = None) -> None:
+        self.metadata = metadata
+        self.pool: Pool | None = None
+
+
 class Route(msgspec.Struct, frozen=True, array_like=True):
     """The app and version that serve a model. The wire form is an array of the public fields in this order."""
 
@@ -45,8 +58,8 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
     """`metadata.name` of the AppModel that serves the model."""
     others: tuple[Route, ...] = ()
     """Routes of the same model in other namespaces, the oldest AppModel first."""
-    _pool: Any = None
-    _metadata: Any = None
+    _parts: Any = None
+    """`Parts`, once something has been looked up."""
     _source: ClassVar[RouteSource | None] = None
     """The reader's binding. Each reader sets it in a subclass of its own; None for a route that no reader made."""
 
@@ -74,7 +87,9 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
         Raises:
             NoEndpoints: there is no address; `reason` says why.
         """
-        pool: Pool | None = self._pool  # the following is `current_pool`, without a call
+        # The following is `current_pool`, without a call.
+        parts: Parts | None = self._parts
+        pool = parts.pool if parts is not None else None
         if pool is None or pool.stale or (position := pool.position).word[()] != position.seen:
             pool = self.current_pool()
         return pool.next() if key is None and not leave_out else pool.pick(key, leave_out)
@@ -130,11 +145,18 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
 
     def current_pool(self) -> Pool:
         """Return the app's current endpoints. For `shmroute.calls`."""
-        pool: Pool | None = self._pool
+        parts = self._looked_up()
+        pool = parts.pool
         if pool is None or pool.stale or (position := pool.position).word[()] != position.seen:
-            pool = self._bound_source().pool_of(self)
-            msgspec.structs.force_setattr(self, "_pool", pool)
+            pool = parts.pool = self._bound_source().pool_of(self)
         return pool
+
+    def _looked_up(self) -> Parts:
+        parts: Parts | None = self._parts
+        if parts is None:
+            parts = Parts()
+            msgspec.structs.force_setattr(self, "_parts", parts)
+        return parts
 
     # --- metadata ------------------------------------------------------------------------------------------
 
@@ -201,10 +223,10 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
 
         So value, version and state always belong together.
         """
-        value: MetadataValue | None = self._metadata
+        parts = self._looked_up()
+        value = parts.metadata
         if value is None or not (self._has_own(value) or self._bound_source().is_current(value)):
-            value = self._bound_source().metadata_of(self)
-            msgspec.structs.force_setattr(self, "_metadata", value)
+            value = parts.metadata = self._bound_source().metadata_of(self)
         return value
 
     def _bound_source(self) -> RouteSource:

@@ -12,7 +12,7 @@ from shmroute.errors import ModelNotFound, SnapshotExpired
 from shmroute.rows import Kind, TableRow
 from shmroute.worker.built_in import check_table, decode_app, decode_endpoints
 from shmroute.worker.metadata import MetadataValue, decode_row
-from shmroute.worker.routes import route_in
+from shmroute.worker.routes import Parts, route_in
 from shmroute.worker.table_view import TableView, decoder, ready_row, table_row
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Snapshot:
 
     def _with_metadata(self, route: Route) -> Route:
         for each in (route, *route.others):
-            msgspec.structs.force_setattr(each, "_metadata", self._metadata_of(each))
+            msgspec.structs.force_setattr(each, "_parts", Parts(self._metadata_of(each)))
         return route
 
     def _metadata_of(self, route: Route) -> MetadataValue:
