@@ -87,15 +87,19 @@ tables:
         until(lambda: len(noting.calls) == 5, "call of the handler")
         assert [call[0] for call in noting.calls] == ["add", "update", "add", "delete", "delete"]
 
-        lists = {state.resource: state.lists for state in watcher.status.sources}
+        def lists() -> dict[str, int]:
+            return {state.resource: state.lists for state in watcher.status.sources}
+
+        until(lambda: lists()["dark"] == 1, "the count of the first list, which is told once a second")
+        before = lists()
         tables.write_text(
             "tables:\n  dark: {resource: configmaps.v1, fieldSelector: metadata.name=dark, value: .data}\n"
         )
         until(lambda: watcher.status.tables == ("dark",), "the tables file")
         core.patch_namespaced_config_map("dark", space, {"data": {"on": "3"}})
         until(lambda: dark["dark"] == {"on": "3"}, "change of the table that stayed")
-        now = {state.resource: state.lists for state in watcher.status.sources}
-        assert now == {name: count for name, count in lists.items() if name in now}, "nothing was listed again"
+        now = lists()
+        assert now == {name: count for name, count in before.items() if name in now}, "nothing was listed again"
     with contextlib.suppress(client.ApiException):
         core.delete_namespaced_config_map("dark", space)
 
