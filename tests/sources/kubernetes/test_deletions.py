@@ -68,6 +68,12 @@ class Guarded:
         self.asked.get(timeout=WAIT_SECONDS)
         self.answers.put(reason)
 
+    def lists_again(self, *names: str) -> None:
+        """Send a list, and answer twice that the resource is there: a waiting request may be older than the list."""
+        self.guard.put(listed(*names))
+        self.answers.put("")
+        self.answers.put("")
+
     def until(self, event: Event) -> list[Event]:
         """Return the events before this one."""
         return list(iter(lambda: self.next()[0], event))
@@ -143,8 +149,7 @@ def test_objects_stay_while_their_definition_is_being_deleted(it: Guarded) -> No
         it.answer(answer)
     while "not installed" not in getattr(it.next()[0], "reason", ""):
         pass
-    it.guard.put(listed("a"))
-    it.answer("")
+    it.lists_again("a")
     found = it.until(SourceState("t", "watching", 9))
     assert listed("a") in found, "the list after the definition is there again counts"
     assert not [event for event in found if isinstance(event, Deleted)]
@@ -165,8 +170,7 @@ def test_rows_count_as_old_until_a_returned_resource_is_listed(it: Guarded) -> N
         )
     )
     assert not [event for event in found if isinstance(event, (Deleted, Replaced))]
-    it.guard.put(listed("b"))
-    it.answers.put("")
+    it.lists_again("b")
     it.until(listed("b"))
     assert it.next() == [SourceState("t", "listing", 99, "no answer yet")]
 
@@ -180,8 +184,7 @@ def test_a_list_of_a_resource_that_is_going_does_not_become_the_first_one(
     new.until(SourceState("t", "watching", 0, "the definition is being deleted", missing=True))
     assert "no list counts before it is back" in caplog.text
     assert new.guard.count(None) is None
-    new.guard.put(listed("b"))
-    new.answer("")
+    new.lists_again("b")
     new.until(listed("b"))
     assert new.next() == [SourceState("t", "watching", 7)]
 
