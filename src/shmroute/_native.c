@@ -141,10 +141,10 @@ static uint64_t siphash13(uint64_t key, const unsigned char *data, size_t length
 
 static const uint64_t never = UINT64_MAX; /* a word that no `seen` equals */
 
-/* A key that the cache had lately, in the place of its hash. One place is within one line of memory, where a dict's
- * look-up takes two in far apart pages, which a large cache finds cold: that is a fifth of a warm look-up. It holds no
- * hash, since a key that is not the same object is compared anyway, and 24 bytes would cross the ends of lines. */
+/* A key that the cache had lately. One place is one line of memory where a dict's look-up takes two in far apart pages,
+ * which a large cache finds cold: that is a fifth of a warm look-up. */
 typedef struct {
+    Py_hash_t hash;
     PyObject *key; /* NULL: empty */
     PyObject *value;
 } Recent;
@@ -380,11 +380,12 @@ static PyObject *first_touch(Lookup *self, PyObject *key)
 }
 
 /* Fill a place, or empty it. What it had is released last, which may run other code. */
-static void remember(Recent *place, PyObject *key, PyObject *value)
+static void remember(Recent *place, Py_hash_t hash, PyObject *key, PyObject *value)
 {
     Recent former = *place;
     Py_XINCREF(key);
     Py_XINCREF(value);
+    place->hash = hash;
     place->key = key;
     place->value = value;
     Py_XDECREF(former.key);
@@ -395,46 +396,34 @@ static void forget_recent(Lookup *self)
 {
     for (int place = 0; self->recent && place < RECENT; place++)
         if (self->recent[place].key)
-            remember(&self->recent[place], NULL, NULL);
-}
-
-/* Whether the cache belongs to the newest generation. */
-static inline int is_current(const Lookup *self)
-{
-    const uint64_t *word = __atomic_load_n(&self->word, __ATOMIC_ACQUIRE);
-    return load_word(word) == __atomic_load_n(&self->seen, __ATOMIC_RELAXED);
-}
-
-/* The value, if it is among the recent keys, else NULL. */
-static inline PyObject *quickest(const Lookup *self, PyObject *key)
-{
-#ifdef Py_GIL_DISABLED
-    (void)self, (void)key;
-#else
-    if (is_current(self) && PyUnicode_CheckExact(key)) {
-        const Recent *recent = &self->recent[hash_of_str(key) & (RECENT - 1)];
-        if (recent->key == key || (recent->key && !PyUnicode_Compare(recent->key, key)))
-            return Py_NewRef(recent->value);
-    }
-#endif
-    return NULL;
+            remember(&self->recent[place], 0, NULL, NULL);
 }
 
 /* The value from the cache or the segment. NULL without an exception: `_look_up` has to do it. */
-static PyObject *quick(Lookup *self, PyObject *key)
+__attribute__((always_inline)) /* the two callers are the warm path */
+static inline PyObject *quick(Lookup *self, PyObject *key)
 {
-    if (!is_current(self))
+    const uint64_t *word = __atomic_load_n(&self->word, __ATOMIC_ACQUIRE);
+    if (load_word(word) != __atomic_load_n(&self->seen, __ATOMIC_RELAXED))
         return NULL;
 #ifdef Py_GIL_DISABLED
     PyObject *found;
     if (PyDict_GetItemRef(self->cache, key, &found) > 0)
         return found;
 #else
+    Recent *recent = NULL;
+    Py_hash_t hash = 0;
+    if (PyUnicode_CheckExact(key)) {
+        hash = hash_of_str(key);
+        recent = &self->recent[hash & (RECENT - 1)];
+        if (recent->key && recent->hash == hash && (recent->key == key || !PyUnicode_Compare(recent->key, key)))
+            return Py_NewRef(recent->value);
+    }
     PyObject *found = PyDict_GetItemWithError(self->cache, key);
     if (found) {
         Py_INCREF(found);
-        if (PyUnicode_CheckExact(key))
-            remember(&self->recent[hash_of_str(key) & (RECENT - 1)], key, found);
+        if (recent)
+            remember(recent, hash, key, found);
         return found;
     }
 #endif
@@ -474,11 +463,6 @@ static PyObject *resolve_slowly(PyObject *self, PyObject *const *args, Py_ssize_
 {
     static char *keywords[] = {"model", "namespace", "max_age", NULL};
     PyObject *model, *namespace = Py_None, *max_age = Py_None, *result = NULL;
-    if (count == 1 && !names) {
-        PyObject *found = quick((Lookup *)self, args[0]);
-        if (found || PyErr_Occurred())
-            return found;
-    }
     PyObject *positional = PyTuple_New(count), *named = PyDict_New();
     if (!positional || !named)
         goto done;
@@ -503,12 +487,15 @@ done:
 
 static PyObject *resolve(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    PyObject *found = count == 1 && !names ? quickest((Lookup *)self, args[0]) : NULL;
-    return found ? found : resolve_slowly(self, args, count, names);
+    if (count == 1 && !names) {
+        PyObject *found = quick((Lookup *)self, args[0]);
+        if (found || PyErr_Occurred())
+            return found;
+    }
+    return resolve_slowly(self, args, count, names);
 }
 
-__attribute__((noinline))
-static PyObject *subscript_slowly(PyObject *self, PyObject *key)
+static PyObject *subscript(PyObject *self, PyObject *key)
 {
     PyObject *found = quick((Lookup *)self, key);
     if (found || PyErr_Occurred())
@@ -519,12 +506,6 @@ static PyObject *subscript_slowly(PyObject *self, PyObject *key)
     found = PyObject_CallFunctionObjArgs(method, key, NULL);
     Py_DECREF(method);
     return found;
-}
-
-static PyObject *subscript(PyObject *self, PyObject *key)
-{
-    PyObject *found = quickest((Lookup *)self, key);
-    return found ? found : subscript_slowly(self, key);
 }
 
 /* --- what shmroute.worker.position calls ------------------------------------------------------------------------- */
@@ -542,8 +523,8 @@ static PyObject *drop(PyObject *self, PyObject *key)
     if (hash == -1)
         return NULL;
     Recent *recent = &((Lookup *)self)->recent[hash & (RECENT - 1)];
-    if (recent->key && hash_of_str(recent->key) == hash)
-        remember(recent, NULL, NULL);
+    if (recent->hash == hash)
+        remember(recent, 0, NULL, NULL);
     if (PyDict_DelItem(((Lookup *)self)->cache, key) < 0) {
         if (!PyErr_ExceptionMatches(PyExc_KeyError))
             return NULL;
@@ -559,10 +540,10 @@ static int take_out(Lookup *self, PyObject *key, PyObject *dropped)
     if (hash == -1)
         return -1;
     Recent *recent = &self->recent[hash & (RECENT - 1)];
-    if (recent->key && hash_of_str(recent->key) == hash) {
+    if (recent->key && recent->hash == hash) {
         if (PyList_Append(dropped, recent->value) < 0)
             return -1;
-        remember(recent, NULL, NULL);
+        remember(recent, 0, NULL, NULL);
     }
     PyObject *value = PyDict_GetItemWithError(self->cache, key);
     if (!value)
