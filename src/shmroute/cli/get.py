@@ -135,14 +135,14 @@ def command(
                 follow_models(reader, is_wanted, model_items, output)
             return
         wanted = members() if members is not None else None
-    found = [(key, value) for _, key, value in rows.rows(view.kind) if wanted is None or key in wanted]
-    if what == "tables":
-        found += built_in_tables(rows)
-    items = [item for key, value in found for item in view.items(key, value) if is_wanted(item)]
+        found = [(key, value) for _, key, value in rows.rows(view.kind) if wanted is None or key in wanted]
+        if what == "tables":
+            found += built_in_tables(rows)
+        items = [item for key, value in found for item in view.items(key, value) if is_wanted(item)]
+        if what == "tables":
+            add_ages(items, reader)
     if pending:
         items = [item for item in items if item.get("state") != "loaded"]
-    if what == "tables":
-        add_ages(items, area)
     items.sort(key=lambda item: (item.get("namespace", ""), item[view.name]))
     if declared and output in ("table", "wide"):
         items = [{**item, "value": short(item["value"], _MAX_SHOWN)} for item in items]

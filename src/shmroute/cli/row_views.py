@@ -25,8 +25,9 @@ from shmroute.rows import (
     TableRow,
 )
 from shmroute.shm.reader import RowReader
-from shmroute.watcher.report import age_words, onlooker
+from shmroute.watcher.report import age_words
 from shmroute.worker.endpoints import Endpoint
+from shmroute.worker.reader import Reader
 from shmroute.worker.routes import Route
 from shmroute.worker.table_view import endpoints_ready
 
@@ -173,13 +174,12 @@ def _table_items(key: str, value: bytes) -> list[Item]:
     ]
 
 
-def add_ages(items: list[Item], area: str) -> None:
+def add_ages(items: list[Item], reader: Reader) -> None:
     """Give each item of `tables` the seconds since it was last in step with its source; None means never."""
-    with onlooker(area) as reader:
-        for item in items:
-            age = reader.table(item["table"]).age
-            item["age"] = age if math.isfinite(age) else None
-            item["age_words"] = age_words(age) if math.isfinite(age) else "never"
+    for item in items:
+        age = reader.table(item["table"]).age
+        item["age"] = age if math.isfinite(age) else None
+        item["age_words"] = age_words(age) if math.isfinite(age) else "never"
 
 
 def _row_items(key: str, value: bytes) -> list[Item]:
