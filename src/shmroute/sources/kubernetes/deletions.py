@@ -207,14 +207,17 @@ class DeletionGuard:
             self._drop(reason)
             self._plan(asked + self._away.failed())
             return False
-        return self._returned(asked) if self._reason else self._stays(asked)
+        if self._reason:
+            return self._returned(asked)
+        self._stays(asked)
+        return False
 
     def _oldest(self) -> float:
         """Return the time from which the oldest of what is held could have been decided."""
         listed = (self._held_list_from,) if self._held_list is not None else ()
         return min((*listed, *(decides for decides, _ in self._held.values())), default=float("inf"))
 
-    def _stays(self, asked: float) -> bool:
+    def _stays(self, asked: float) -> None:
         """Pass on what a request made at `asked` decides; the rest waits for the next one."""
         if self._held_list is not None and self._held_list_from <= asked:
             self._believe_list(self._held_list)
@@ -222,7 +225,6 @@ class DeletionGuard:
             self._believe(key for key, (decides, _) in tuple(self._held.items()) if decides <= asked)
         if (oldest := self._oldest()) < float("inf"):
             self._plan(max(oldest, asked + self._spacing))
-        return False
 
     def _returned(self, asked: float) -> bool:
         """Take a list made since the resource is there again; ask for one if there is none."""
@@ -231,7 +233,8 @@ class DeletionGuard:
             self._reason = ""
             self._away.reset()
             self._believe_list(self._held_list)
-            return self._stays(asked)
+            self._stays(asked)
+            return False
         first = self._reason != RETURNED
         self._reason = RETURNED
         self._held = {}
