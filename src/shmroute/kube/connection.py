@@ -1,8 +1,5 @@
 """Raw requests to the API server, through urllib3's connection pool.
 
-The official client finds a pod's service account, and is loaded for nothing else: that takes half a second of processor
-time and 20 MiB in each watcher.
-
 Called by `shmroute.sources.kubernetes` (streams) and by `shmroute.kube`'s writing side (requests). It
 knows HTTP, authentication and TLS; it never knows what an AppModel is, never retries a request that the
 server refused, and never logs a token. All failures of a request become `ApiError` here, and only here.
